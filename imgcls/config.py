@@ -1,0 +1,138 @@
+"""From overrides to one checked configuration, without importing torch, lightning or timm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from imgcls.errors import UserError, nearest
+from imgcls.options import check_options
+
+VERSION_BASE = "1.3"
+
+
+def config_dir() -> Path:
+    """The folder of the configuration groups: inside the installed package, or beside it in a checkout."""
+    installed = Path(__file__).parent / "conf"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def compose(overrides: Sequence[str] = (), config_name: str = "train") -> DictConfig:
+    """Compose and check the configuration that `python -m imgcls.train` would run with these `overrides`.
+
+    >>> cfg = compose(["model=resnet50", "optim.lr=1e-3"])
+    >>> cfg.model.name, cfg.optim.lr
+    ('resnet50', 0.001)
+
+    Raises UserError for an unknown group, option or value, with the nearest valid names.
+    """
+    register_resolvers()
+    cfg = _compose(list(overrides), config_name)
+    check(cfg)
+    return cfg
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise UserError for the first value of `cfg` that cannot be right."""
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise explain(error, [], "") from error
+    assert isinstance(plain, dict)
+    check_options(plain)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain dictionaries, lists and values."""
+    container = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(container, dict)
+    return container  # type: ignore[return-value]
+
+
+def register_resolvers() -> None:
+    """Make `${by_start:frozen,finetuned,scratch}` known: a default that depends on where the weights start."""
+    OmegaConf.register_new_resolver("by_start", _by_start, replace=True)
+
+
+def _by_start(frozen: Any, finetuned: Any, scratch: Any, *, _root_: DictConfig) -> Any:
+    model = _root_.model
+    if model.freeze == "backbone":
+        return frozen
+    return finetuned if model.pretrained or model.weights is not None else scratch
+
+
+def _compose(overrides: list[str], config_name: str) -> DictConfig:
+    import hydra
+
+    try:
+        with hydra.initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):
+            return hydra.compose(config_name, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides, config_name) from error
+
+
+def explain(error: Exception, overrides: list[str], config_name: str) -> UserError:
+    """Hydra's and OmegaConf's many-line errors as one line with the nearest valid names."""
+    text = str(error)
+    if match := re.search(r"Could not find '([^']+)'\s*(?:Available options in '([^']+)':(.*))?", text, re.DOTALL):
+        group, _, choice = match[1].rpartition("/")
+        options = (match[3] or "").split("\n\n")[0].split()
+        return UserError(f"{group}={choice}: there is no {group} called {choice!r}. {nearest(choice, options)}")
+    if match := re.search(r"Could not override '([^']+)'. No match in the defaults list", text):
+        return UserError(f"Unknown option group {match[1]!r}. {nearest(match[1], _known_names(overrides, config_name))}")
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return UserError(f"Unknown option {match[1]!r}. {_nearest_option(match[1], overrides, config_name)}")
+    if match := re.search(r"(?:Key|Missing key|ConfigKeyError).*?'?([\w.]+)'? is not in struct", text):
+        return UserError(f"Unknown option {match[1]!r}. {_nearest_option(match[1], overrides, config_name)}")
+    first, *rest = (line.strip() for line in text.splitlines() if line.strip())
+    detail = next((line for line in rest if "HYDRA_FULL_ERROR" not in line), "")
+    return UserError(f"{first} {detail}".strip())
+
+
+def _nearest_option(option: str, overrides: list[str], config_name: str) -> str:
+    known = _known_names(overrides, config_name)
+    prefix, _, last = option.rpartition(".")
+    siblings = [name for name in known if name.rpartition(".")[0] == prefix]
+    same_last = [name for name in known if name.rpartition(".")[2] == last]
+    if option in ("trainer.accumulate_grad_batches", "data.accumulate_grad_batches"):
+        return "data.batch_size is the effective batch; data.micro_batch_size says how it is cut."
+    close = nearest(option, siblings)
+    return close if close.startswith("Did you mean") or not same_last else f"Did you mean {' or '.join(same_last[:3])}?"
+
+
+def _known_names(overrides: list[str], config_name: str) -> list[str]:
+    """All option names (dotted) and group names of the composition with the group choices of `overrides`."""
+    groups = sorted(path.name for path in config_dir().iterdir() if path.is_dir() and path.name != "hydra")
+    parser = OverridesParser.create()
+    choices = [text for text in overrides if parser.parse_override(text).key_or_group in groups]
+    for attempt in (choices, []):
+        try:
+            return [*groups, *_option_names(_compose_quietly(attempt, config_name))]
+        except (HydraException, OmegaConfBaseException):
+            continue
+    return groups
+
+
+def _compose_quietly(overrides: list[str], config_name: str) -> DictConfig:
+    import hydra
+
+    with hydra.initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):
+        return hydra.compose(config_name, overrides)
+
+
+def _option_names(cfg: DictConfig | ListConfig, prefix: str = "") -> Iterator[str]:
+    if not isinstance(cfg, DictConfig):
+        return
+    for key in cfg:
+        name = f"{prefix}{key}"
+        if str(key) != "_target_":
+            yield name
+        if isinstance(child := cfg._get_node(key), DictConfig):
+            yield from _option_names(child, f"{name}.")

@@ -1,0 +1,79 @@
+"""Augmentation of whole batches on the device where they are, different for each picture.
+
+Every random number comes from the picture's own Draws, so the result does not depend on what else is in the batch.
+Pictures are (N, 3, H, W), uint8 or float, with values in 0..255 until they are normalised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from imgcls.data.crops import Layout, PaddedCrop, RandomResizedCrop, resize
+from imgcls.data.mixing import Mixing
+from imgcls.data.randomness import Draws
+from imgcls.errors import UserError
+
+Transform = Callable[[Tensor, Draws], Tensor]
+
+
+class Augment:
+    """Crop, flip, policy, colour jitter, your own transforms; then, on normalised pictures, erasing and mixing.
+
+    Args:
+        crop: RandomResizedCrop, PaddedCrop, or None for the picture as evaluation sees it.
+        flip: probability of a mirror image, left to right; 0 where sides matter, as with digits.
+        policy: TrivialAugment or RandAugment.
+        jitter: ColorJitter.
+        erasing: RandomErasing.
+        mixing: Mixing, which makes the labels soft: float (N, C).
+        extra: further transforms, each called as transform(float pictures in 0..255, draws).
+    """
+
+    def __init__(
+        self,
+        crop: RandomResizedCrop | PaddedCrop | None = None,
+        flip: float = 0.0,
+        policy: Transform | None = None,
+        jitter: Transform | None = None,
+        erasing: Transform | None = None,
+        mixing: Mixing | None = None,
+        extra: Sequence[Transform] = (),
+    ) -> None:
+        if not 0 <= flip <= 1:
+            raise UserError(f"augment.flip={flip} is a probability; it lies in 0..1.")
+        self.crop, self.flip, self.policy, self.jitter = crop, flip, policy, jitter
+        self.erasing, self.mixing, self.extra = erasing, mixing, tuple(extra)
+
+    @property
+    def layout(self) -> Layout:
+        """How the crop wants the store to hold the pictures."""
+        return self.crop.layout if self.crop is not None else "centre"
+
+    def pixels(self, images: Tensor, draws: Draws, size: int, aspect: Tensor | None = None) -> Tensor:
+        """All that happens before normalisation: (N, 3, H, W) to (N, 3, size, size), values in 0..255."""
+        images = resize(images, size) if self.crop is None else self.crop(images, draws.stream("crop"), size, aspect)
+        if self.flip:
+            images = flip(images, draws.stream("flip").uniform(1)[:, 0] < self.flip)
+        transforms = [("policy", self.policy), ("jitter", self.jitter)]
+        transforms += [(f"extra{position}", transform) for position, transform in enumerate(self.extra)]
+        for name, transform in transforms:
+            if transform is not None:
+                images = transform(images.to(torch.float32), draws.stream(name))
+        return images
+
+    def finish(self, images: Tensor, labels: Tensor, draws: Draws, num_classes: int) -> tuple[Tensor, Tensor]:
+        """All that happens to normalised float pictures; labels are int64 (N,), or float (N, C) after mixing."""
+        if self.erasing is not None:
+            images = self.erasing(images, draws.stream("erasing"))
+        if self.mixing is not None and self.mixing.active:
+            return self.mixing(images, labels, draws.stream("mixing"), num_classes)
+        return images, labels
+
+
+def flip(images: Tensor, chosen: Tensor) -> Tensor:
+    """Mirror the `chosen` pictures, bool (N,), left to right; `images` stay as they were."""
+    positions = chosen.nonzero()[:, 0].to(images.device)
+    return images.index_copy(0, positions, images[positions].flip(-1))

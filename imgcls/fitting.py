@@ -1,0 +1,123 @@
+"""Run a configuration to its end: into a locked run folder, on one device or several, whatever memory they have."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from imgcls.config import check, plain
+from imgcls.errors import UserError
+from imgcls.interrupts import StopSignals
+from imgcls.recording import Recording, logging_to
+
+if TYPE_CHECKING:
+    from imgcls.runs import Run
+
+log = logging.getLogger(__name__)
+
+
+class OutOfMemory(Exception):  # noqa: N818 - a state that is handled, not an error that is shown
+    """A device had no memory left for the micro-batch of `size` pictures."""
+
+    def __init__(self, size: int, reason: str) -> None:
+        super().__init__(reason)
+        self.size = size
+
+
+def fit(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
+    """Train what `cfg` describes and return the finished run.
+
+    A run folder that holds an unfinished run of the same configuration is gone on with; a finished one is returned
+    as it is. Raises UserError for what the user can mend and Interrupted when a signal stopped the run.
+    """
+    from imgcls.runs import load
+
+    check(cfg)
+    folder = Path(cfg.run_dir).expanduser()
+    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    if rank > 0:  # started from outside, for example by torchrun: rank 0 owns the run folder
+        _fit_with_enough_memory(cfg, folder, None)
+        return load(folder)
+    with Recording(folder, plain(cfg), overrides or [], cfg.resume) as recording:
+        if recording.finished:
+            log.info("%s holds this run, finished. resume=auto leaves it as it is.", folder)
+            return load(folder)
+        with logging_to(folder / "log.txt"):
+            _fit_with_enough_memory(cfg, folder, recording)
+        recording.update(state="finished")
+        return load(folder)
+
+
+def _fit_with_enough_memory(cfg: DictConfig, folder: Path, recording: Recording | None) -> None:
+    """Train; where a device runs out of memory, halve the micro-batch and go on from the last checkpoint.
+
+    The optimiser sees the same batches, because the gradients of the parts are accumulated.
+    """
+    micro: int | None = cfg.data.get("micro_batch_size")
+    if recording is not None:
+        micro = recording.status.get("micro_batch_size", micro)
+    while True:
+        try:
+            _fit_once(cfg, folder, micro)
+            return
+        except OutOfMemory as error:
+            failed, reason = error.size, str(error)
+        gc.collect()
+        if failed <= 1:
+            raise UserError(
+                f"The device has not enough memory for one picture ({reason}). "
+                "Choose a smaller data.image_size or model."
+            )
+        micro = failed // 2
+        if recording is not None:
+            recording.update(micro_batch_size=micro)
+        log.warning(
+            "Out of memory with %d pictures at a time: now %d, with gradients accumulated to the same batch of %d.",
+            failed,
+            micro,
+            cfg.data.batch_size,
+        )
+
+
+def _fit_once(cfg: DictConfig, folder: Path, micro: int | None) -> None:
+    import torch
+
+    from imgcls.devices import choose_devices, is_out_of_memory
+    from imgcls.launch.processes import started_from_outside, train_in_processes
+
+    devices = choose_devices(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
+    if devices.total > 1 and not started_from_outside():
+        if devices.num_nodes > 1:
+            raise UserError(
+                f"trainer.num_nodes={devices.num_nodes}: start the same command on each machine through torchrun, "
+                "with one run_dir that all of them share."
+            )
+        train_in_processes(plain(cfg), folder, devices.per_node, micro)
+        return
+
+    from imgcls.training import train
+
+    with StopSignals() as stop:
+        try:
+            train(cfg, folder, stop, micro)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            size = micro or -(-cfg.data.batch_size // devices.total)
+            reason = str(error).splitlines()[0]
+        else:
+            return
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    raise OutOfMemory(size, reason)
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file of a run folder."""
+    return json.loads(file.read_text())

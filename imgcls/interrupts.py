@@ -1,0 +1,55 @@
+"""SIGTERM and Ctrl-C end a run at a good moment: after the current step, with a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupted(Exception):  # noqa: N818 - the field says "interrupted", and it is no error of the program
+    """The run was asked to stop by a signal; the same command goes on with it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.exit_code = 128 + signum
+
+
+class StopSignals:
+    """While active, SIGTERM and SIGINT raise Interrupted: at once, or when asked for while `deferred`.
+
+    Training sets `deferred` and asks at the end of each step, so that it can write a checkpoint first. A second
+    signal is never deferred. Only the main thread can install signal handlers; elsewhere nothing is changed.
+    """
+
+    def __init__(self) -> None:
+        self.deferred = False
+        self.requested: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        self.install()
+        return self
+
+    def install(self) -> None:
+        """Take the signals over (again, where Lightning has put its own handlers in place)."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                current = signal.signal(signum, self._handle)
+                self._previous.setdefault(signum, current)
+
+    def raise_if_requested(self) -> None:
+        """Raise Interrupted if a signal has come."""
+        if self.requested is not None:
+            raise Interrupted(self.requested)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        repeated, self.requested = self.requested is not None, signum
+        if repeated or not self.deferred:
+            raise Interrupted(signum)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        self._previous = {}

@@ -1,0 +1,225 @@
+"""What the values of the options can be: checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from imgcls.errors import UserError, nearest
+
+Check = Callable[[Any], str | None]  # None: right; else what the value must be
+
+
+def check_options(config: Mapping[str, Any]) -> None:
+    """Raise UserError for the first option of the plain, resolved `config` whose value cannot be right."""
+    for name, check in OPTIONS.items():
+        value = _look_up(config, name)
+        if value is not _ABSENT and (complaint := check(value)):
+            raise UserError(f"{name}={_shown(value)}: {complaint}")
+    _check_together(config)
+
+
+def _check_together(config: Mapping[str, Any]) -> None:
+    model, data = config.get("model", {}), config.get("data", {})
+    micro, batch = data.get("micro_batch_size"), data.get("batch_size")
+    if isinstance(micro, int) and isinstance(batch, int) and micro > batch:
+        raise UserError(f"data.micro_batch_size={micro}: it cannot be larger than data.batch_size={batch}.")
+    if model.get("freeze") == "backbone" and not model.get("pretrained") and model.get("weights") is None:
+        raise UserError(
+            "model.freeze=backbone freezes random weights. Give weights with model.pretrained=true or model.weights=FILE."
+        )
+    stopping = config.get("early_stopping") or {}
+    if stopping.get("_target_") and config.get("trainer", {}).get("max_epochs") == -1:
+        return
+    if config.get("trainer", {}).get("max_epochs") in (-1, None) and config.get("optim", {}).get("schedule") != "constant":
+        raise UserError(
+            "trainer.max_epochs=-1 trains without an end, which a schedule cannot anneal to. "
+            "Use optim.schedule=constant or give a number of epochs."
+        )
+
+
+def whole(low: int, high: int | None = None, *, none: bool = False) -> Check:
+    """A whole number from `low` to `high`."""
+
+    def check(value: Any) -> str | None:
+        if none and value is None:
+            return None
+        right = isinstance(value, int) and not isinstance(value, bool) and value >= low and (high is None or value <= high)
+        span = f"of at least {low}" if high is None else f"from {low} to {high}"
+        return None if right else f"must be a whole number {span}{', or null' if none else ''}."
+
+    return check
+
+
+def number(
+    low: float = -math.inf, high: float = math.inf, *, open_low: bool = False, none: bool = False, words: Sequence[str] = ()
+) -> Check:
+    """A number from `low` (or above it) to `high`, or one of `words`."""
+
+    def check(value: Any) -> str | None:
+        if (none and value is None) or (isinstance(value, str) and value in words):
+            return None
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+        if is_number and (value > low if open_low else value >= low) and value <= high and not math.isinf(value):
+            return None
+        left = "" if low == -math.inf else f" above {low:g}" if open_low else f" of at least {low:g}"
+        right = "" if high == math.inf else f"{' and' if left else ''} of at most {high:g}"
+        also = "".join(f", or {word}" for word in [*words, *(["null"] if none else [])])
+        return f"must be a number{left}{right}{also}."
+
+    return check
+
+
+def choice(*names: str | int | bool | None) -> Check:
+    """One of `names`."""
+
+    def check(value: Any) -> str | None:
+        if any(value == name and type(value) is type(name) for name in names):
+            return None
+        texts = ["null" if name is None else str(name).lower() if isinstance(name, bool) else str(name) for name in names]
+        return f"is not known. {nearest(str(value), texts)}"
+
+    return check
+
+
+def either(*checks: Check) -> Check:
+    """Right where one of `checks` says so; the complaint is the first one's."""
+
+    def check(value: Any) -> str | None:
+        complaints = [complaint for one in checks if (complaint := one(value))]
+        return complaints[0] if len(complaints) == len(checks) else None
+
+    return check
+
+
+def flag(value: Any) -> str | None:
+    """true or false."""
+    return None if isinstance(value, bool) else "must be true or false."
+
+
+def numbers(value: Any) -> str | None:
+    """A list of numbers."""
+    right = isinstance(value, list) and all(isinstance(one, int | float) and not isinstance(one, bool) for one in value)
+    return None if right else "must be a list of numbers."
+
+
+def widths(value: Any) -> str | None:
+    """A list of layer widths."""
+    right = isinstance(value, list) and all(isinstance(one, int) and not isinstance(one, bool) and one > 0 for one in value)
+    return None if right else "must be a list of layer widths, such as [1000,100]."
+
+
+def mean_and_std(value: Any) -> str | None:
+    """Means and standard deviations of the three channels."""
+    right = isinstance(value, list) and len(value) == 2 and all(not numbers(one) and len(one) == 3 for one in value)
+    return None if right else "must be pretrained, dataset, or [[mean, mean, mean], [std, std, std]]."
+
+
+def existing_file(value: Any) -> str | None:
+    """A file or folder that is there, or null."""
+    if value is None or (isinstance(value, str) and "://" in value):
+        return None
+    return None if Path(str(value)).expanduser().exists() else "no such file or folder."
+
+
+def existing_folder(value: Any) -> str | None:
+    """A folder that is there, an s3:// address, or null."""
+    if value is None or (isinstance(value, str) and value.startswith("s3://")):
+        return None
+    path = Path(str(value)).expanduser()
+    if path.is_dir():
+        return None
+    return "is a file, not a folder." if path.exists() else "no such folder."
+
+
+def timm_model(value: Any) -> str | None:
+    """The name of an architecture that the installed timm can build."""
+    from imgcls.models.names import all_model_names, known_model
+
+    if isinstance(value, str) and known_model(value):
+        return None
+    return f"timm has no model of this name. {nearest(str(value), all_model_names())}"
+
+
+def devices(value: Any) -> str | None:
+    """auto, a number of devices, or a list of device indices."""
+    if value == "auto" or not whole(1)(value) or value == -1 or (isinstance(value, str) and value.isdigit()):
+        return None
+    if isinstance(value, list) and value and not any(whole(0)(one) for one in value):
+        return None
+    return "must be auto, a number of devices of at least 1, or a list of their indices."
+
+
+OPTIONS: dict[str, Check] = {
+    "seed": whole(0, 2**32 - 1),
+    "resume": choice("auto", "never"),
+    "model.name": timm_model,
+    "model.pretrained": flag,
+    "model.weights": existing_file,
+    "model.stem": choice("standard", "small"),
+    "model.freeze": choice("none", "backbone", "head_first"),
+    "model.unfreeze_epoch": whole(1),
+    "model.drop_rate": number(0, 1),
+    "model.drop_path_rate": number(0, 1),
+    "model.channels_last": choice("auto", True, False),
+    "model.compile": choice("auto", True, False),
+    "model.head.hidden": widths,
+    "model.head.dropout": number(0, 1),
+    "optim.lr": number(0, open_low=True, words=["auto"]),
+    "optim.weight_decay": number(0),
+    "optim.momentum": number(0, 1),
+    "optim.schedule": choice("cosine", "onecycle", "constant"),
+    "optim.warmup_epochs": number(0),
+    "optim.layer_decay": number(0, 1, open_low=True),
+    "optim.backbone_lr_scale": number(0),
+    "optim.ema": number(0, 1, none=True),
+    "loss.label_smoothing": number(0, 1),
+    "loss.class_weights": either(choice(None, "balanced"), numbers),
+    "loss.focal_gamma": number(0),
+    "data.root": existing_folder,
+    "data.batch_size": whole(1),
+    "data.micro_batch_size": whole(1, none=True),
+    "data.image_size": whole(8, 4096),
+    "data.resize": whole(8, 8192, none=True),
+    "data.interpolation": choice("nearest", "bilinear", "bicubic", "lanczos"),
+    "data.num_workers": either(whole(0), choice("auto")),
+    "data.val_fraction": number(0, 0.9, open_low=True),
+    "data.store": choice("auto", "memory", "disk", "device", "none"),
+    "data.normalization": either(choice("pretrained", "dataset"), mean_and_std),
+    "data.on_bad": choice("skip", "error"),
+    "data.sampler": choice("shuffle", "balanced"),
+    "trainer.max_epochs": whole(-1),
+    "trainer.accelerator": choice("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.devices": devices,
+    "trainer.num_nodes": whole(1),
+    "trainer.gradient_clip_val": number(0, none=True),
+    "trainer.gradient_clip_algorithm": choice("norm", "value"),
+    "trainer.precision": choice(
+        "auto", "32-true", "32", 32, "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true", 64, 16
+    ),
+    "checkpoint.monitor": choice("val/accuracy", "val/accuracy_top5", "val/loss", "val/macro_f1", "val/ece"),
+    "checkpoint.mode": choice("max", "min"),
+    "checkpoint.top_k": whole(1),
+    "checkpoint.every_minutes": number(0, open_low=True, none=True),
+    "early_stopping.monitor": choice("val/accuracy", "val/accuracy_top5", "val/loss", "val/macro_f1", "val/ece"),
+    "early_stopping.mode": choice("max", "min"),
+    "early_stopping.patience": whole(1),
+    "early_stopping.min_delta": number(0),
+    "early_stopping.cut_schedule": flag,
+}
+
+_ABSENT = object()
+
+
+def _look_up(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        if not isinstance(config, Mapping) or part not in config:
+            return _ABSENT
+        config = config[part]
+    return config
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

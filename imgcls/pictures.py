@@ -1,0 +1,170 @@
+"""Opening one picture of any kind as RGB: the one way that training, evaluation, predict and serve share.
+
+Needs Pillow and numpy alone.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 89_478_485
+"""Larger pictures are refused before they are decoded: a quarter of a gigabyte as RGB (Pillow's own limit)."""
+
+PICTURE_SUFFIXES: frozenset[str] = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff .avif .avifs .heic .heif .hif .jp2 .j2k .mpo "
+    ".ppm .pgm .pbm .pnm .ico .qoi".split()
+)
+"""Lower-case endings of files that are taken for pictures when a folder is searched."""
+
+# Decoders that run in this process and recognise their files by the first bytes. Not EPS and PDF, whose decoders
+# start other programs.
+FORMATS = "JPEG PNG WEBP BMP GIF TIFF MPO AVIF HEIF JPEG2000 PPM DIB ICO QOI".split()
+
+# What the checks report in one list would otherwise also be a warning in the middle of a progress bar.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", "(Corrupt EXIF data|Truncated File Read|Metadata Warning)", UserWarning, r"PIL\.")
+
+
+class BadPicture(ValueError):
+    """A picture that cannot be used; `reason` is one short phrase."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def open_picture(source: Path | str | bytes | Image.Image | np.ndarray) -> Image.Image:
+    """The picture, wholly decoded, in mode RGB and upright.
+
+    The first frame of an animation; grey, palette, CMYK and 16-bit pictures converted; transparent parts on white;
+    the EXIF orientation applied. Colour profiles are ignored, as torchvision does.
+
+    Args:
+        source: a file, the bytes of one, a Pillow picture, or an array: uint8 or uint16 (H, W), (H, W, 1), (H, W, 3)
+            or (H, W, 4).
+
+    Raises BadPicture where there is no such file, or it is empty, truncated, no picture, or larger than MAX_PIXELS.
+    """
+    return decode(source)[0]
+
+
+def decode(source: Path | str | bytes | Image.Image | np.ndarray) -> tuple[Image.Image, str]:
+    """`open_picture(source)` and the name of the format that the content has ('JPEG', 'PNG'; '' without a file)."""
+    if isinstance(source, np.ndarray):
+        return _to_rgb(_from_array(source)), ""
+    if isinstance(source, Image.Image):
+        return _decoded(source), source.format or ""
+    if isinstance(source, bytes | bytearray | memoryview):
+        if not len(source):
+            raise BadPicture("empty")
+        file: io.BytesIO | str = io.BytesIO(source)
+    else:
+        file = str(source)
+    try:
+        with Image.open(file, formats=_formats()) as image:
+            return _decoded(image), image.format or ""
+    except BadPicture:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadPicture(f"more than {MAX_PIXELS:,} pixels") from error
+    except UnidentifiedImageError as error:
+        empty = isinstance(file, str) and not Path(file).stat().st_size
+        raise BadPicture("empty" if empty else "not a picture") from error
+    except FileNotFoundError as error:
+        raise BadPicture("no such file") from error
+    except IsADirectoryError as error:
+        raise BadPicture("a folder, not a file") from error
+    except PermissionError as error:
+        raise BadPicture("may not be read") from error
+    except OSError as error:
+        raise BadPicture(_phrase(error)) from error
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BadPicture(f"{width}x{height}, more than {MAX_PIXELS:,} pixels")
+    if not width * height:
+        raise BadPicture("no pixels")
+    try:
+        image.load()
+        return _to_rgb(_upright(image))
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise SyntaxError, struct.error, EOFError, zlib.error and others
+        raise BadPicture(_phrase(error)) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    if image.format in ("BMP", "GIF", "PPM", "DIB", "ICO", "QOI"):
+        return image
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # broken metadata in a sound picture
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy()
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        coloured = image.convert("RGBA")
+        white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, coloured).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values of more than 8 bits as uint8: 0..65535 is scaled, integers of 0..255 and floats of 0..1 are known
+    by their largest value."""
+    if values.dtype == np.uint16:
+        return (values >> 8).astype(np.uint8)
+    values = np.nan_to_num(values.astype(np.float64))
+    top = values.max(initial=0.0)
+    if np.issubdtype(values.dtype, np.floating) and top <= 1.0:
+        values = values * 255.0
+    elif top > 255.0:
+        values = values / 257.0
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
+        raise BadPicture(f"an array of shape {array.shape}, not (height, width) or (height, width, 1, 3 or 4)")
+    if array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise BadPicture(f"an array of {array.dtype}, not of uint8 values 0 to 255")
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise BadPicture(f"{array.shape[1]}x{array.shape[0]}, more than {MAX_PIXELS:,} pixels")
+    return Image.fromarray(np.ascontiguousarray(array[..., 0] if channels == 1 and array.ndim == 3 else array))
+
+
+def _phrase(error: BaseException) -> str:
+    """A decoder's error as one short phrase."""
+    text = " ".join(str(error).split())
+    if "truncated" in text.lower() or isinstance(error, EOFError) or "not enough data" in text.lower():
+        return f"truncated ({text})" if text and text.lower() != "truncated" else "truncated"
+    return f"cannot be decoded ({text or type(error).__name__})"
+
+
+@cache
+def _formats() -> list[str]:
+    """Those of FORMATS that the installed Pillow can decode; HEIC where pillow-heif is installed."""
+    try:
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    except ImportError:
+        pass
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]

@@ -1,0 +1,115 @@
+"""From a picture to the pixels and numbers a model takes: the one way that validation, test, predict and serve share.
+
+Needs Pillow and numpy alone, so that a portable model can be served without torch's data stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from imgcls.errors import UserError, nearest
+
+INTERPOLATIONS: dict[str, Image.Resampling] = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize the shorter side with antialiasing, crop the centre, normalise.
+
+    A picture that already is `image_size` squared is taken as it is.
+
+    >>> Preprocessing(image_size=2, resize=2).pixels(Image.new("RGB", (4, 8), (255, 0, 0))).shape
+    (2, 2, 3)
+    """
+
+    image_size: int
+    """Side of the square that goes into the model, px."""
+    resize: int
+    """Shorter side before the centre crop, px; at least `image_size`."""
+    interpolation: str = "bicubic"
+    """Name of Pillow's filter; one of INTERPOLATIONS."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Subtracted from red, green, blue in 0..1."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """What they are then divided by."""
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise UserError(f"image_size is {self.image_size}; it is a side in pixels, at least 1.")
+        if self.resize < self.image_size:
+            raise UserError(
+                f"resize={self.resize} is smaller than image_size={self.image_size}: the centre crop would not fit. "
+                f"Set resize to {self.image_size} or more."
+            )
+        if self.interpolation not in INTERPOLATIONS:
+            raise UserError(
+                f"Unknown interpolation '{self.interpolation}'. {nearest(self.interpolation, INTERPOLATIONS)}"
+            )
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))
+            if len(values) != 3 or (name == "std" and min(values) <= 0):
+                raise UserError(f"{name}={list(values)} must be three numbers, for red, green and blue, std above 0.")
+            object.__setattr__(self, name, values)
+
+    def pixels(self, picture: Image.Image) -> np.ndarray:
+        """The picture as uint8 (image_size, image_size, 3), before normalisation.
+
+        The same as torchvision's Resize(resize) and CenterCrop(image_size) of a PIL picture, in one resampling
+        that computes only what the crop keeps.
+        """
+        if picture.mode != "RGB":
+            from imgcls.pictures import open_picture
+
+            picture = open_picture(picture)
+        size, (width, height) = self.image_size, picture.size
+        if (width, height) == (size, size):
+            return np.array(picture, dtype=np.uint8)
+        short = min(width, height)
+        scaled_width, scaled_height = self.resize * width // short, self.resize * height // short
+        left, top = round((scaled_width - size) / 2), round((scaled_height - size) / 2)
+        if short == self.resize:
+            return np.array(picture.crop((left, top, left + size, top + size)), dtype=np.uint8)
+        x, y = width / scaled_width, height / scaled_height
+        box = (left * x, top * y, min((left + size) * x, width), min((top + size) * y, height))
+        return np.array(picture.resize((size, size), INTERPOLATIONS[self.interpolation], box=box), dtype=np.uint8)
+
+    def normalise(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 (N, H, W, 3) to float32 (N, 3, H, W): each channel less its mean, divided by its std.
+
+        Subtraction before multiplication, in float32: no fused operation can round it otherwise, so it is equal bit
+        for bit to what the data module computes on any device.
+        """
+        offset, scale = self.offset_and_scale()
+        channels_first = np.moveaxis(np.asarray(pixels), -1, 1).astype(np.float32, order="C")
+        channels_first -= offset[:, None, None]
+        channels_first *= scale[:, None, None]
+        return channels_first
+
+    def offset_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
+        """float32 (3,) twice: normalised = (value in 0..255 - offset) * scale."""
+        offset = 255.0 * np.asarray(self.mean, dtype=np.float64)
+        scale = 1.0 / (255.0 * np.asarray(self.std, dtype=np.float64))
+        return offset.astype(np.float32), scale.astype(np.float32)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """What `as_dict` gave, as read back from JSON."""
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})

@@ -1,0 +1,269 @@
+"""From a configuration to a trained, tested and exported model: the heart of imgcls, in one process.
+
+`fitting.py` calls `train` here, or in one process for each device; everything that this module writes goes into the
+run folder, in the order in which a reader would do it by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.strategies import DDPStrategy
+from omegaconf import DictConfig, OmegaConf
+
+from imgcls import results
+from imgcls.checkpoints import LAST, AtomicCheckpointIO, Checkpoints, read_checkpoint
+from imgcls.data.module import ImageDataModule
+from imgcls.devices import Devices, choose_devices
+from imgcls.errors import UserError
+from imgcls.files import atomic_write_text
+from imgcls.history import History
+from imgcls.interrupts import StopSignals
+from imgcls.models.backbones import Network, create_network
+from imgcls.models.classifier import Classifier
+from imgcls.progress import ProgressBar, say
+from imgcls.timing import Timing
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: int | None = None) -> dict[str, float]:
+    """Train, choose the best epoch, test it once, write the run folder; return the final metrics.
+
+    Goes on from `folder/checkpoints/last.ckpt` where there is one.
+
+    Args:
+        cfg: the composed configuration.
+        folder: the run folder.
+        stop: the signals that end the training after a step.
+        micro_batch_size: pictures that a device takes at a time; None: all of its share of `data.batch_size`.
+    """
+    began = time.monotonic()
+    torch.set_float32_matmul_precision("high")
+    L.seed_everything(cfg.seed, verbose=False)
+    devices = choose_devices(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
+    datamodule = build_data(cfg, devices, micro_batch_size)
+    last = folder / "checkpoints" / LAST
+    resuming = last.is_file()
+
+    learning_rate = cfg.optim.lr
+    if learning_rate == "auto":
+        learning_rate = _found_learning_rate(cfg, datamodule, devices, folder)
+    classifier = build_classifier(cfg, datamodule, devices, learning_rate, pretrained=not resuming)
+
+    history = History(folder / "metrics.csv", announce=say)
+    timing = Timing()
+    checkpoints: Checkpoints = instantiate(cfg.checkpoint, folder=folder / "checkpoints", stop=stop)
+    callbacks: list[L.Callback] = [timing, ProgressBar(), history, checkpoints]
+    if cfg.early_stopping.get("_target_"):
+        callbacks.append(instantiate(cfg.early_stopping))
+    if cfg.optim.ema is not None:
+        from imgcls.models.ema import WeightAveraging
+
+        callbacks.append(WeightAveraging(decay=cfg.optim.ema))
+    trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks)
+
+    _say_what_will_happen(cfg, datamodule, classifier, devices, resuming)
+    trainer.fit(classifier, datamodule=datamodule, ckpt_path=str(last) if resuming else None)
+
+    checkpoints.stop.deferred = False
+    _load_best(classifier, checkpoints)
+    tested = _test(trainer, classifier, datamodule)
+    metrics = {
+        **_best_row(history, checkpoints),
+        **tested,
+        **timing.summary(),
+        "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
+        "seconds": round(sum(row["seconds"] for row in history.rows), 3),
+    }
+    if trainer.is_global_zero:
+        results.write(folder, cfg, datamodule, classifier, metrics)
+        log.debug("This process took %.1f s.", time.monotonic() - began)
+    return metrics
+
+
+def build_data(cfg: DictConfig, devices: Devices, micro_batch_size: int | None = None) -> ImageDataModule:
+    """The data module of `cfg`, ready for training."""
+    options: dict[str, Any] = {}
+    if micro_batch_size is not None:
+        options["micro_batch_size"] = micro_batch_size
+    datamodule: ImageDataModule = instantiate(cfg.data, **options)
+    datamodule.world_size = devices.total
+    datamodule.backbone_statistics = backbone_statistics(cfg.model.name)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    return datamodule
+
+
+def backbone_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the pixels that timm's weights of this model were trained with."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    fallback = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
+    return (config.mean, config.std) if config is not None else fallback
+
+
+def build_network(cfg: DictConfig, num_classes: int, *, pretrained: bool = True) -> Network:
+    """The network of `cfg`, with its weights if `pretrained` (a resumed run reads them from its checkpoint)."""
+    model = cfg.model
+    return create_network(
+        model.name,
+        num_classes,
+        pretrained=pretrained and model.pretrained and model.weights is None,
+        weights=Path(model.weights).expanduser() if pretrained and model.weights is not None else None,
+        stem=model.stem,
+        head=instantiate(model.head),
+        drop_rate=model.drop_rate,
+        drop_path_rate=model.drop_path_rate,
+        image_size=cfg.data.image_size,
+    )
+
+
+def build_classifier(
+    cfg: DictConfig, datamodule: ImageDataModule, devices: Devices, learning_rate: float, *, pretrained: bool = True
+) -> Classifier:
+    """The LightningModule of `cfg` for the classes of `datamodule`."""
+    model, loss = cfg.model, cfg.loss
+    L.seed_everything(cfg.seed, verbose=False)  # the head's random weights do not depend on what was done before
+    network = build_network(cfg, datamodule.num_classes, pretrained=pretrained)
+    epochs = cfg.trainer.max_epochs
+    steps = datamodule.steps_per_epoch * epochs
+    return Classifier(
+        network,
+        optim=instantiate(cfg.optim, lr=learning_rate),
+        class_names=datamodule.class_names,
+        label_smoothing=loss.label_smoothing,
+        class_weights=class_weights(loss.class_weights, datamodule),
+        focal_gamma=loss.focal_gamma,
+        freeze=model.freeze,
+        unfreeze_epoch=model.unfreeze_epoch,
+        channels_last=devices.channels_last(model.channels_last, cfg.data.image_size),
+        compile=devices.compile(model.compile, steps),
+        seed=cfg.seed,
+    )
+
+
+def class_weights(wanted: Any, datamodule: ImageDataModule) -> torch.Tensor | None:
+    """The weights of the classes in the loss, shape (C,), of mean 1 over the pictures.
+
+    'balanced' weighs each class by the inverse of its number of training pictures.
+    """
+    if wanted is None:
+        return None
+    counts = datamodule.class_counts().float()
+    if wanted == "balanced":
+        return counts.sum() / (len(counts) * counts.clamp(min=1))
+    weights = torch.tensor([float(weight) for weight in wanted])
+    if len(weights) != len(counts):
+        raise UserError(f"loss.class_weights has {len(weights)} weights, but there are {len(counts)} classes.")
+    return weights
+
+
+def build_trainer(
+    cfg: DictConfig,
+    devices: Devices,
+    datamodule: ImageDataModule,
+    classifier: Classifier,
+    callbacks: list[L.Callback],
+    **options: Any,
+) -> L.Trainer:
+    """Lightning's Trainer from `cfg.trainer`, with what imgcls decides for it."""
+    strategy = cfg.trainer.strategy
+    if strategy in ("auto", "ddp") and devices.total > 1:
+        strategy = DDPStrategy(find_unused_parameters=classifier.needs_find_unused_parameters)
+    trainer: L.Trainer = instantiate(
+        cfg.trainer,
+        _convert_="all",
+        callbacks=callbacks,
+        accelerator=devices.accelerator,
+        devices=devices.indices,
+        strategy=strategy,
+        precision=devices.precision(cfg.trainer.precision),
+        accumulate_grad_batches=datamodule.accumulation,
+        plugins=[AtomicCheckpointIO()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        **options,
+    )
+    return trainer
+
+
+def _found_learning_rate(cfg: DictConfig, datamodule: ImageDataModule, devices: Devices, folder: Path) -> float:
+    from imgcls.learning_rate import find_learning_rate
+
+    file = folder / "learning_rate.json"
+    if file.is_file():
+        return float(json.loads(file.read_text())["suggestion"])
+    if devices.total > 1:
+        raise UserError("optim.lr=auto searches on one device. Find it with trainer.devices=1, then give optim.lr.")
+    found = find_learning_rate(cfg, datamodule, devices)
+    atomic_write_text(file, json.dumps(found, indent=2) + "\n")
+    log.info("Learning-rate finder: optim.lr=%.3g.", found["suggestion"])
+    return float(found["suggestion"])
+
+
+def _say_what_will_happen(
+    cfg: DictConfig, datamodule: ImageDataModule, classifier: Classifier, devices: Devices, resuming: bool
+) -> None:
+    log.info(
+        "%s %s on %s: %d classes, %d training and %d validation pictures, on %s%s.",
+        "Going on with" if resuming else "Training",
+        cfg.model.name,
+        type(datamodule).__name__,
+        datamodule.num_classes,
+        len(datamodule.source.train),
+        len(datamodule.source.val) if datamodule.source.val is not None else 0,
+        devices.accelerator,
+        f" ({devices.total} processes)" if devices.total > 1 else "",
+    )
+    if datamodule.accumulation > 1:
+        log.info(
+            "Each batch of %d pictures is computed in %d parts of at most %d, and the gradients are accumulated.",
+            datamodule.batch_size,
+            datamodule.accumulation * devices.total,
+            datamodule.micro_batch_size,
+        )
+
+
+def _load_best(classifier: Classifier, checkpoints: Checkpoints) -> None:
+    file = checkpoints.best if checkpoints.best.is_file() else checkpoints.last
+    if file.is_file():
+        classifier.load_state_dict(read_checkpoint(file)["state_dict"])
+
+
+def _test(trainer: L.Trainer, classifier: Classifier, datamodule: ImageDataModule) -> dict[str, float]:
+    """The metrics of the one look at the test pictures; empty where the data set has none."""
+    if datamodule.source.test is None:
+        log.info("There are no test pictures: the run ends with its validation metrics.")
+        return {}
+    # Only the weights: the callbacks of the training must not act on the test.
+    tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
+    return {name: float(value) for name, value in sorted(tested[0].items())}
+
+
+def _best_row(history: History, checkpoints: Checkpoints) -> dict[str, float]:
+    if not history.rows:
+        return {}
+    epoch = checkpoints.best_epoch if checkpoints.best_epoch is not None else history.rows[-1]["epoch"]
+    row = next(row for row in history.rows if row["epoch"] == epoch)
+    chosen = {name: float(value) for name, value in row.items() if name.startswith(("train/", "val/"))}
+    return {"best_epoch": int(epoch), "epochs": len(history.rows), **chosen}
+
+
+def load_config(file: Path) -> DictConfig:
+    """A configuration from a run's `config.yaml`."""
+    cfg = OmegaConf.load(file)
+    assert isinstance(cfg, DictConfig)
+    return cfg
