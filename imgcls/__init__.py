@@ -1,3 +1,38 @@
-"""imgcls: fine-tune image classifiers, and know what every run did."""
+"""imgcls: fine-tune image classifiers, and know what every run did.
+
+>>> import imgcls
+>>> cfg = imgcls.compose(["model=resnet18", "data=digits", "run_dir=runs/first"])
+>>> run = imgcls.fit(cfg)  # doctest: +SKIP
+>>> run.metrics["test/accuracy"]  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["Run", "UserError", "compose", "fit", "load"]
+
+if TYPE_CHECKING:
+    from imgcls.config import compose
+    from imgcls.errors import UserError
+    from imgcls.launch import launch as fit
+    from imgcls.runs import Run, load
+
+_WHERE = {
+    "compose": ("imgcls.config", "compose"),
+    "fit": ("imgcls.launch", "launch"),
+    "load": ("imgcls.runs", "load"),
+    "Run": ("imgcls.runs", "Run"),
+    "UserError": ("imgcls.errors", "UserError"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import imgcls` stays instant."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'imgcls' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _WHERE[name]
+    return getattr(import_module(module), attribute)

@@ -86,7 +86,9 @@ def explain(error: Exception, overrides: list[str], config_name: str) -> UserErr
         options = (match[3] or "").split("\n\n")[0].split()
         return UserError(f"{group}={choice}: there is no {group} called {choice!r}. {nearest(choice, options)}")
     if match := re.search(r"Could not override '([^']+)'. No match in the defaults list", text):
-        return UserError(f"Unknown option group {match[1]!r}. {nearest(match[1], _known_names(overrides, config_name))}")
+        return UserError(
+            f"Unknown option group {match[1]!r}. {nearest(match[1], _known_names(overrides, config_name))}"
+        )
     if match := re.search(r"Could not override '([^']+)'", text):
         return UserError(f"Unknown option {match[1]!r}. {_nearest_option(match[1], overrides, config_name)}")
     if match := re.search(r"(?:Key|Missing key|ConfigKeyError).*?'?([\w.]+)'? is not in struct", text):

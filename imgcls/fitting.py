@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -86,38 +85,37 @@ def _fit_with_enough_memory(cfg: DictConfig, folder: Path, recording: Recording 
 
 
 def _fit_once(cfg: DictConfig, folder: Path, micro: int | None) -> None:
-    import torch
-
-    from imgcls.devices import choose_devices, is_out_of_memory
+    from imgcls.devices import choose_devices
     from imgcls.launch.processes import started_from_outside, train_in_processes
 
     devices = choose_devices(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
-    if devices.total > 1 and not started_from_outside():
-        if devices.num_nodes > 1:
-            raise UserError(
-                f"trainer.num_nodes={devices.num_nodes}: start the same command on each machine through torchrun, "
-                "with one run_dir that all of them share."
-            )
+    if devices.total == 1 or started_from_outside():
+        train_here(cfg, folder, micro)
+    elif devices.num_nodes > 1:
+        raise UserError(
+            f"trainer.num_nodes={devices.num_nodes}: start the same command on each machine through torchrun, "
+            "with one run_dir that all of them share."
+        )
+    else:
         train_in_processes(plain(cfg), folder, devices.per_node, micro)
-        return
 
+
+def train_here(cfg: DictConfig, folder: Path, micro: int | None = None) -> None:
+    """Train in this process, which may be one of several. Raises OutOfMemory where the device has too little."""
+    import torch
+
+    from imgcls.devices import choose_devices, is_out_of_memory
     from imgcls.training import train
 
     with StopSignals() as stop:
         try:
             train(cfg, folder, stop, micro)
+            return
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            size = micro or -(-cfg.data.batch_size // devices.total)
-            reason = str(error).splitlines()[0]
-        else:
-            return
+            devices = choose_devices(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
+            size, reason = micro or -(-cfg.data.batch_size // devices.total), str(error).splitlines()[0]
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     raise OutOfMemory(size, reason)
-
-
-def read_json(file: Path) -> Any:
-    """The content of a JSON file of a run folder."""
-    return json.loads(file.read_text())

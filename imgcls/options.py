@@ -33,7 +33,10 @@ def _check_together(config: Mapping[str, Any]) -> None:
     stopping = config.get("early_stopping") or {}
     if stopping.get("_target_") and config.get("trainer", {}).get("max_epochs") == -1:
         return
-    if config.get("trainer", {}).get("max_epochs") in (-1, None) and config.get("optim", {}).get("schedule") != "constant":
+    if (
+        config.get("trainer", {}).get("max_epochs") in (-1, None)
+        and config.get("optim", {}).get("schedule") != "constant"
+    ):
         raise UserError(
             "trainer.max_epochs=-1 trains without an end, which a schedule cannot anneal to. "
             "Use optim.schedule=constant or give a number of epochs."
@@ -46,7 +49,9 @@ def whole(low: int, high: int | None = None, *, none: bool = False) -> Check:
     def check(value: Any) -> str | None:
         if none and value is None:
             return None
-        right = isinstance(value, int) and not isinstance(value, bool) and value >= low and (high is None or value <= high)
+        right = (
+            isinstance(value, int) and not isinstance(value, bool) and value >= low and (high is None or value <= high)
+        )
         span = f"of at least {low}" if high is None else f"from {low} to {high}"
         return None if right else f"must be a whole number {span}{', or null' if none else ''}."
 
@@ -54,7 +59,12 @@ def whole(low: int, high: int | None = None, *, none: bool = False) -> Check:
 
 
 def number(
-    low: float = -math.inf, high: float = math.inf, *, open_low: bool = False, none: bool = False, words: Sequence[str] = ()
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    none: bool = False,
+    words: Sequence[str] = (),
 ) -> Check:
     """A number from `low` (or above it) to `high`, or one of `words`."""
 
@@ -78,7 +88,9 @@ def choice(*names: str | int | bool | None) -> Check:
     def check(value: Any) -> str | None:
         if any(value == name and type(value) is type(name) for name in names):
             return None
-        texts = ["null" if name is None else str(name).lower() if isinstance(name, bool) else str(name) for name in names]
+        texts = [
+            "null" if name is None else str(name).lower() if isinstance(name, bool) else str(name) for name in names
+        ]
         return f"is not known. {nearest(str(value), texts)}"
 
     return check
@@ -107,7 +119,9 @@ def numbers(value: Any) -> str | None:
 
 def widths(value: Any) -> str | None:
     """A list of layer widths."""
-    right = isinstance(value, list) and all(isinstance(one, int) and not isinstance(one, bool) and one > 0 for one in value)
+    right = isinstance(value, list) and all(
+        isinstance(one, int) and not isinstance(one, bool) and one > 0 for one in value
+    )
     return None if right else "must be a list of layer widths, such as [1000,100]."
 
 

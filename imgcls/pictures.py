@@ -17,21 +17,22 @@ MAX_PIXELS = 89_478_485
 """Larger pictures are refused before they are decoded: a quarter of a gigabyte as RGB (Pillow's own limit)."""
 
 PICTURE_SUFFIXES: frozenset[str] = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff .avif .avifs .heic .heif .hif .jp2 .j2k .mpo "
-    ".ppm .pgm .pbm .pnm .ico .qoi".split()
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"]
+    + [".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".qoi"]
 )
 """Lower-case endings of files that are taken for pictures when a folder is searched."""
 
 # Decoders that run in this process and recognise their files by the first bytes. Not EPS and PDF, whose decoders
 # start other programs.
-FORMATS = "JPEG PNG WEBP BMP GIF TIFF MPO AVIF HEIF JPEG2000 PPM DIB ICO QOI".split()
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO", "AVIF", "HEIF", "JPEG2000", "PPM", "DIB", "ICO", "QOI")
+ORIENTATION = 0x0112
 
 # What the checks report in one list would otherwise also be a warning in the middle of a progress bar.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", "(Corrupt EXIF data|Truncated File Read|Metadata Warning)", UserWarning, r"PIL\.")
 
 
-class BadPicture(ValueError):
+class BadPicture(ValueError):  # noqa: N818 (it is the picture that is bad)
     """A picture that cannot be used; `reason` is one short phrase."""
 
     def __init__(self, reason: str) -> None:
@@ -102,10 +103,8 @@ def _decoded(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    if image.format in ("BMP", "GIF", "PPM", "DIB", "ICO", "QOI"):
-        return image
     try:
-        return ImageOps.exif_transpose(image)
+        return image if image.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
     except Exception:  # broken metadata in a sound picture
         return image
 
@@ -127,9 +126,10 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     by their largest value."""
     if values.dtype == np.uint16:
         return (values >> 8).astype(np.uint8)
+    fractions = np.issubdtype(values.dtype, np.floating)
     values = np.nan_to_num(values.astype(np.float64))
     top = values.max(initial=0.0)
-    if np.issubdtype(values.dtype, np.floating) and top <= 1.0:
+    if fractions and top <= 1.0:
         values = values * 255.0
     elif top > 255.0:
         values = values / 257.0

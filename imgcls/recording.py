@@ -33,7 +33,9 @@ def read_status(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError as error:
-        raise UserError(f"{folder / 'status.json'} is damaged: {error}. Remove the folder or choose another.") from error
+        raise UserError(
+            f"{folder / 'status.json'} is damaged: {error}. Remove the folder or choose another."
+        ) from error
 
 
 @dataclass
@@ -134,7 +136,9 @@ class Recording:
             self._lock.close()
             self._lock = None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if error is not None:
                 state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
@@ -161,7 +165,17 @@ def environment() -> dict[str, Any]:
     import subprocess
 
     versions = {}
-    for name in ("imgcls", "torch", "torchvision", "lightning", "timm", "torchmetrics", "hydra-core", "numpy", "pillow"):
+    for name in (
+        "imgcls",
+        "torch",
+        "torchvision",
+        "lightning",
+        "timm",
+        "torchmetrics",
+        "hydra-core",
+        "numpy",
+        "pillow",
+    ):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     git: dict[str, str] = {}

@@ -1,0 +1,23 @@
+"""Where a run is computed: here, or wherever `launch=…` says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from imgcls.runs import Run
+
+
+def launch(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
+    """Train what `cfg` describes where `cfg.launch` says, and return the finished run.
+
+    Args:
+        cfg: a composed configuration, see `imgcls.compose`.
+        overrides: the words it was composed from, kept in the run folder.
+    """
+    from hydra.utils import instantiate
+
+    run: Run = instantiate(cfg.launch)(cfg, overrides)
+    return run

@@ -1,0 +1,120 @@
+"""A run folder read back: its metrics, its predictions, and its model at work on new pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgcls.errors import UserError
+from imgcls.recording import read_status
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from imgcls.portable import PortableModel
+
+
+class Run:
+    """One run folder.
+
+    Args:
+        folder: the folder that a training wrote.
+
+    Raises:
+        UserError: the folder is no run folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser()
+        if not self.folder.is_dir():
+            raise UserError(f"run={folder}: no such folder.")
+        if not (self.folder / "config.yaml").is_file():
+            raise UserError(f"run={folder}: this folder holds no run (it has no config.yaml).{self._nearby()}")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}, {self.status.get('state', 'unknown')})"
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """State (`running`, `finished`, `failed`, `interrupted`), reason and times."""
+        return read_status(self.folder)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The final metrics; empty before the run has finished."""
+        file = self.folder / "metrics.json"
+        return json.loads(file.read_text()) if file.is_file() else {}
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """One row an epoch."""
+        rows = self._table("metrics.csv")
+        return [{name: float(value) for name, value in row.items() if value != ""} for row in rows]
+
+    @property
+    def predictions(self) -> list[dict[str, str]]:
+        """One row a test picture: file, label, predicted, correct, confidence, loss, the five likeliest classes."""
+        return self._table("predictions.csv")
+
+    @property
+    def config(self) -> DictConfig:
+        """The resolved configuration of the run."""
+        from omegaconf import DictConfig, OmegaConf
+
+        cfg = OmegaConf.load(self.folder / "config.yaml")
+        assert isinstance(cfg, DictConfig)
+        return cfg
+
+    @property
+    def report_file(self) -> Path:
+        """Where the report is."""
+        return self.folder / "report.html"
+
+    @cached_property
+    def model(self) -> PortableModel:
+        """The portable model: preprocessing, network and class names in one."""
+        from imgcls import portable
+
+        if not (self.folder / "model" / "model.json").is_file():
+            state = self.status.get("state", "not finished")
+            raise UserError(
+                f"{self.folder} holds no model yet (the run is {state}). Run its command again to finish it."
+            )
+        return portable.load(self.folder / "model")
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes, in the order of the model's outputs."""
+        return list(self.model.class_names)
+
+    def predict(self, pictures: Any, top_k: int = 5) -> list[list[tuple[str, float]]]:
+        """The `top_k` likeliest classes of each picture, each as (name, probability).
+
+        Args:
+            pictures: paths, bytes, Pillow images or uint8 arrays (H, W, 3); one alone, or a sequence of them.
+            top_k: how many classes; no more than there are.
+        """
+        if isinstance(pictures, str | Path | bytes) or not isinstance(pictures, Sequence):
+            pictures = [pictures]
+        return self.model.top(pictures, top_k)
+
+    def _table(self, name: str) -> list[dict[str, str]]:
+        file = self.folder / name
+        if not file.is_file():
+            return []
+        with file.open(encoding="utf-8", newline="") as text:
+            return list(csv.DictReader(text))
+
+    def _nearby(self) -> str:
+        inside = sorted(path.parent for path in self.folder.glob("*/config.yaml"))
+        inside = inside or sorted(path.parent for path in self.folder.glob("*/*/config.yaml"))
+        return f" Did you mean {inside[-1]}?" if inside else ""
+
+
+def load(folder: str | Path) -> Run:
+    """The run in `folder`. Raises UserError where there is none."""
+    return Run(folder)
