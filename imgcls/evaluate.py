@@ -102,10 +102,8 @@ def pictures_of(datamodule: ImageDataModule, split: str, known: Sequence[str]) -
     """The loader of a split whose labels count in the classes `known` to the model. Raises UserError."""
     unknown = [name for name in datamodule.class_names if name not in known]
     if unknown:
-        raise UserError(
-            f"The model does not know the class {unknown[0]!r}{f' and {len(unknown) - 1} more' if unknown[1:] else ''}. "
-            f"{nearest(unknown[0], known)}"
-        )
+        more = f" and {len(unknown) - 1} more" if unknown[1:] else ""
+        raise UserError(f"The model does not know the class {unknown[0]!r}{more}. {nearest(unknown[0], known)}")
     datamodule.setup("test")
     if getattr(datamodule.source, split) is None:
         raise UserError(f"split={split}: this data set has no such pictures.")

@@ -28,15 +28,11 @@ def _check_together(config: Mapping[str, Any]) -> None:
         raise UserError(f"data.micro_batch_size={micro}: it cannot be larger than data.batch_size={batch}.")
     if model.get("freeze") == "backbone" and not model.get("pretrained") and model.get("weights") is None:
         raise UserError(
-            "model.freeze=backbone freezes random weights. Give weights with model.pretrained=true or model.weights=FILE."
+            "model.freeze=backbone freezes random weights. "
+            "Give others with model.pretrained=true or model.weights=FILE."
         )
-    stopping = config.get("early_stopping") or {}
-    if stopping.get("_target_") and config.get("trainer", {}).get("max_epochs") == -1:
-        return
-    if (
-        config.get("trainer", {}).get("max_epochs") in (-1, None)
-        and config.get("optim", {}).get("schedule") != "constant"
-    ):
+    endless = config.get("trainer", {}).get("max_epochs") in (-1, None)
+    if endless and config.get("optim", {}).get("schedule") != "constant":
         raise UserError(
             "trainer.max_epochs=-1 trains without an end, which a schedule cannot anneal to. "
             "Use optim.schedule=constant or give a number of epochs."

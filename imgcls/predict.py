@@ -50,10 +50,10 @@ def predict(arguments: Sequence[str]) -> None:
             else:
                 print(f"{file!s:{width}}  " + "  ".join(f"{name} {value:.1%}" for name, value in answer))
     if unreadable:
-        raise Unreadable(f"{unreadable} of {len(files)} pictures could not be read.")
+        raise UnreadableError(f"{unreadable} of {len(files)} pictures could not be read.")
 
 
-class Unreadable(UserError):
+class UnreadableError(UserError):
     """Some pictures were no pictures; the others were answered."""
 
     exit_code = 1

@@ -66,4 +66,4 @@ def say(line: str) -> None:
 
 def _images_a_batch(trainer: L.Trainer) -> int:
     datamodule: Any = getattr(trainer, "datamodule", None)
-    return int(round(getattr(datamodule, "expected_micro_batch", 1.0) * trainer.world_size)) or 1
+    return round(getattr(datamodule, "expected_micro_batch", 1.0) * trainer.world_size) or 1

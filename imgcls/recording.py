@@ -195,11 +195,18 @@ def environment() -> dict[str, Any]:
     }
 
 
+class _QuietFileHandler(logging.FileHandler):
+    """A log that cannot be written (a full disk) must not bury the message that says so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        pass
+
+
 @contextlib.contextmanager
 def logging_to(file: Path, *, terminal: bool = True) -> Iterator[None]:
     """Send what imgcls and Lightning say to `file`, and imgcls's own messages also to stderr."""
     with explain_os_errors(file):
-        to_file = logging.FileHandler(file, encoding="utf-8")
+        to_file = _QuietFileHandler(file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     to_terminal = logging.StreamHandler(sys.stderr)
     to_terminal.setFormatter(logging.Formatter("%(message)s"))

@@ -1,0 +1,41 @@
+"""Shared pieces: no network, small thread pools, and pictures that are made on the spot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing is read from or written to the user's cache."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("IMGCLS_CACHE", str(cache))
+    return cache
+
+
+def write_pictures(root: Path, splits: dict[str, int], classes: tuple[str, ...] = ("cat", "dog", "owl"), side: int = 24) -> Path:
+    """A tree `root/split/class/N.png` whose classes differ in colour, so that a small network can tell them apart."""
+    rng = np.random.default_rng(0)
+    for split, count in splits.items():
+        for position, name in enumerate(classes):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 120, (side, side, 3), dtype=np.uint8)
+                pixels[..., position % 3] += 100
+                Image.fromarray(pixels).save(folder / f"{number:03}.png")
+    return root
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """24 training, 8 test pictures of each of three classes, 24 px."""
+    return write_pictures(tmp_path / "pictures", {"train": 24, "test": 8})

@@ -1,0 +1,196 @@
+"""Every kind of picture comes out as right RGB, or as a BadPicture with a reason."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import random
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from imgcls.pictures import ORIENTATION, BadPicture, decode, open_picture
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def noise(width: int = 24, height: int = 16) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "TIFF", "PPM", "JPEG", "WEBP", "AVIF", "JPEG2000", "ICO", "MPO"])
+def test_formats(kind: str, tmp_path: Path) -> None:
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    path = tmp_path / "picture.jpg"  # mislabelled: the content decides
+    path.write_bytes(encoded(Image.new("RGB", (16, 16), RED), kind))
+    picture, found = decode(path)
+    assert (picture.mode, picture.size) == ("RGB", (16, 16))
+    assert np.abs(np.asarray(picture, dtype=int) - RED).max() <= 4
+    assert found == ("JPEG" if kind == "MPO" else kind)
+
+
+def test_lossless_pixels_are_unchanged() -> None:
+    image = noise()
+    for source in (encoded(image, "PNG"), image, np.asarray(image)):
+        assert np.array_equal(np.asarray(open_picture(source)), np.asarray(image))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation: int) -> None:
+    upright = Image.new("RGB", (32, 16), "black")
+    upright.paste(RED, (0, 0, 8, 8))  # red at the upper left
+    undo = {
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_270],
+    }
+    stored = upright
+    for step in undo.get(orientation, []):
+        stored = stored.transpose(step)
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    picture = open_picture(encoded(stored, "PNG", exif=exif))
+    assert np.array_equal(np.asarray(picture), np.asarray(upright))
+    assert np.array_equal(np.asarray(open_picture(picture)), np.asarray(upright)), "it is not turned twice"
+
+
+def test_broken_exif_is_ignored() -> None:
+    picture = open_picture(encoded(noise(), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff"))
+    assert picture.size == (24, 16)
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "YCbCr", "CMYK", "RGBA", "LA", "HSV", "LAB", "RGBX", "RGBa", "La", "PA"]
+)
+def test_modes(mode: str) -> None:
+    if mode == "LAB":
+        from PIL import ImageCms
+
+        profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        image = ImageCms.applyTransform(
+            Image.new("RGB", (4, 4), WHITE), ImageCms.buildTransform(*profiles, "RGB", "LAB")
+        )
+    elif mode in ("RGBa", "La", "PA"):
+        image = Image.new("RGBA" if mode == "RGBa" else "LA", (4, 4), "white").convert(mode)
+    else:
+        image = Image.new("RGB", (4, 4), WHITE).convert(mode)
+    picture = open_picture(image)
+    assert picture.mode == "RGB"
+    assert np.asarray(picture).min() >= 254
+
+
+def test_cmyk_jpeg() -> None:
+    content = encoded(Image.new("RGB", (16, 16), RED).convert("CMYK"), "JPEG", quality=95)
+    assert np.abs(np.asarray(open_picture(content), dtype=int) - RED).max() <= 6
+
+
+def test_transparency_is_white() -> None:
+    clear = Image.new("RGBA", (2, 1), (*RED, 0))
+    clear.putpixel((1, 0), (*RED, 255))
+    assert np.asarray(open_picture(encoded(clear, "PNG"))).tolist() == [[list(WHITE), list(RED)]]
+    half = Image.new("LA", (1, 1), (0, 128))
+    assert np.asarray(open_picture(encoded(half, "PNG"))).tolist() == [[[127, 127, 127]]]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.putpixel((1, 0), 1)
+    content = encoded(palette, "PNG", transparency=0)
+    assert np.asarray(open_picture(content)).tolist() == [[list(WHITE), [0, 0, 255]]]
+    key = encoded(Image.new("RGB", (1, 1), RED), "PNG", transparency=RED)
+    assert np.asarray(open_picture(key)).tolist() == [[list(WHITE)]]
+
+
+def test_sixteen_bits() -> None:
+    ramp = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    expected = np.arange(256).reshape(16, 16)
+    for kind in ("PNG", "TIFF"):
+        pixels = np.asarray(open_picture(encoded(Image.fromarray(ramp), kind)))
+        assert np.array_equal(pixels[..., 0], expected)
+        assert np.array_equal(pixels[..., 0], pixels[..., 2])
+    assert np.array_equal(np.asarray(open_picture(ramp))[..., 1], expected)
+    assert np.array_equal(np.asarray(open_picture(Image.fromarray(ramp.astype(np.int32))))[..., 1], expected)
+    fractions = Image.fromarray((ramp / 65535).astype(np.float32))
+    assert np.array_equal(np.asarray(open_picture(encoded(fractions, "TIFF")))[..., 1], expected)
+    assert np.asarray(open_picture(Image.fromarray(np.ones((1, 1), dtype=np.int32)))).max() == 1
+
+
+def test_first_frame() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, "blue", "green")]
+    for kind in ("GIF", "PNG", "WEBP", "TIFF"):
+        content = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+        assert np.abs(np.asarray(open_picture(content), dtype=int) - RED).max() <= 4
+
+
+def test_arrays() -> None:
+    grey = np.full((3, 5), 7, dtype=np.uint8)
+    for array in (grey, grey[..., None], np.repeat(grey[..., None], 3, axis=2)):
+        assert np.asarray(open_picture(array)).shape == (3, 5, 3)
+    for wrong in (np.zeros((3, 5)), np.zeros((3, 5, 2), dtype=np.uint8), np.zeros((0, 5), dtype=np.uint8)):
+        with pytest.raises(BadPicture, match="an array of"):
+            open_picture(wrong)
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    photo = encoded(noise(64, 64), "JPEG", quality=95)
+    for name, content, reason in [
+        ("empty.jpg", b"", "empty"),
+        ("cut.jpg", photo[:-150], "truncated"),
+        ("cut.png", encoded(noise(), "PNG")[:-200], "truncated"),
+        ("text.jpg", b"<html>not found</html>", "not a picture"),
+        ("head.jpg", photo[:10], "not a picture"),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        for source in (tmp_path / name, str(tmp_path / name), content):
+            with pytest.raises(BadPicture) as error:
+                open_picture(source)
+            assert error.value.reason.startswith(reason), name
+    for path, reason in [(tmp_path / "none.jpg", "no such file"), (tmp_path, "a folder, not a file")]:
+        with pytest.raises(BadPicture, match=reason):
+            open_picture(path)
+
+
+def test_decompression_bomb() -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    for side in (10_000, 60_000):  # beyond our limit, and beyond the one at which Pillow itself refuses
+        header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+        bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+        with pytest.raises(BadPicture, match="more than 89,478,485 pixels"):
+            open_picture(bomb)
+
+
+def test_postscript_starts_no_program() -> None:
+    with pytest.raises(BadPicture, match="not a picture"):
+        open_picture(encoded(noise(), "EPS"))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_damaged_files_raise_nothing_else(kind: str) -> None:
+    content, chance = encoded(noise(), kind), random.Random(0)
+    for _ in range(150):
+        damaged = bytearray(content[: chance.randrange(len(content)) + 1])
+        for _ in range(chance.randrange(8)):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        try:
+            assert open_picture(bytes(damaged)).mode == "RGB"
+        except BadPicture as error:
+            assert error.reason
+
+
+def test_bad_pictures_travel_between_processes() -> None:
+    assert pickle.loads(pickle.dumps(BadPicture("empty"))).reason == "empty"
