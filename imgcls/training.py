@@ -15,6 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
@@ -65,9 +66,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     if cfg.early_stopping.get("_target_"):
         callbacks.append(instantiate(cfg.early_stopping))
     if cfg.optim.ema is not None:
-        from imgcls.models.ema import WeightAveraging
-
-        callbacks.append(WeightAveraging(decay=cfg.optim.ema))
+        callbacks.append(EMAWeightAveraging(decay=cfg.optim.ema))
     trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks)
 
     _say_what_will_happen(cfg, datamodule, classifier, devices, resuming)

@@ -1,0 +1,194 @@
+"""A timm backbone with a head of our own: the network that is trained, exported and served."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from imgcls.errors import UserError, nearest
+from imgcls.models.heads import Head, Linear, head_from_dict
+
+log = logging.getLogger(__name__)
+
+
+class Network(nn.Module):
+    """Pictures to scores: `head(backbone(images))`.
+
+    Attributes:
+        backbone: a timm model without its classifier.
+        head: from features to scores.
+        frozen: the backbone is not trained: no gradients are computed for it, its batch norms are in eval mode.
+        architecture: plain values from which `network_from_architecture` rebuilds the network.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, architecture: dict[str, Any]) -> None:
+        super().__init__()
+        self.backbone, self.head, self.architecture = backbone, head, architecture
+        self.frozen = False
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) normalised pictures to (N, F) features."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features: Tensor = self.backbone(images)
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) normalised pictures to (N, C) scores before the softmax."""
+        scores: Tensor = self.head(self.features(images))
+        return scores
+
+    def freeze(self, frozen: bool) -> None:
+        """Freeze the backbone, or let it train again."""
+        self.frozen = frozen
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Network:
+        """Training or evaluation mode; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+
+def create_network(
+    name: str,
+    num_classes: int,
+    *,
+    pretrained: bool = False,
+    weights: Path | None = None,
+    stem: str = "standard",
+    head: Head | None = None,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    image_size: int | None = None,
+) -> Network:
+    """Build a network around the timm model `name`.
+
+    Args:
+        name: any classifier of timm, with or without a weights tag (`resnet50.a1_in1k`).
+        num_classes: C.
+        pretrained: download timm's weights of the backbone.
+        weights: read weights from this file or run folder instead, see `imgcls.models.weights`.
+        stem: 'standard', or 'small' without the early down-sampling that small pictures do not survive.
+        head: from features to scores; a linear layer by default.
+        drop_rate: dropout before the head.
+        drop_path_rate: stochastic depth, where the backbone has it.
+        image_size: side of the pictures, px; for backbones that are built for one size.
+
+    Raises:
+        UserError: an unknown model, weights that cannot be had or do not fit, a stem that cannot be made small.
+    """
+    head = head or Linear()
+    options: dict[str, Any] = {"num_classes": 0}
+    if drop_rate:
+        options["drop_rate"] = drop_rate
+    if drop_path_rate:
+        options["drop_path_rate"] = drop_path_rate
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if image_size is not None and config is not None and config.fixed_input_size:
+        options["img_size"] = image_size
+    backbone = _create_backbone(name, pretrained, options)
+    architecture = {
+        "name": name.partition(".")[0],
+        "num_classes": num_classes,
+        "stem": stem,
+        "head": head.as_dict(),
+        "drop_rate": drop_rate,
+        "drop_path_rate": drop_path_rate,
+        "image_size": image_size,
+    }
+    if stem == "small":
+        _make_stem_small(backbone, name, reinitialised=pretrained or weights is not None)
+    network = Network(backbone, head(_width(backbone), num_classes), architecture)
+    if weights is not None:
+        from imgcls.models.weights import load_weights
+
+        load_weights(network, weights)
+    return network
+
+
+def network_from_architecture(architecture: dict[str, Any]) -> Network:
+    """The untrained network that `Network.architecture` describes."""
+    options = dict(architecture)
+    return create_network(
+        options.pop("name"), options.pop("num_classes"), head=head_from_dict(options.pop("head")), **options
+    )
+
+
+def _create_backbone(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    if not timm.is_model(name.partition(".")[0]):
+        raise UserError(f"model.name={name}: timm has no model of this name. {nearest(name, timm.list_models())}")
+    if not pretrained:
+        return _built(name, options)
+    if not timm.get_pretrained_cfg(name, allow_unregistered=True):
+        raise UserError(f"timm has no pretrained weights for {name}. Use model.pretrained=false or model.weights=FILE.")
+    try:
+        with _short_timeouts():
+            return timm.create_model(name, pretrained=True, **options)
+    except Exception as error:
+        _built(name, options)  # a mistake in the options, not in the download, is told as such
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"The pretrained weights of {name} cannot be loaded ({reason[:160]}). "
+            "Give them with model.weights=FILE, or train from random weights with model.pretrained=false."
+        ) from error
+
+
+def _built(name: str, options: dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=False, **options)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise UserError(f"timm cannot build {name} with {options}: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def _short_timeouts() -> Iterator[None]:
+    """The hub's client waits and tries again for minutes where there is no network; a few seconds tell as much."""
+    import huggingface_hub.constants as constants
+
+    before = constants.HF_HUB_ETAG_TIMEOUT
+    if "HF_HUB_ETAG_TIMEOUT" not in os.environ:
+        constants.HF_HUB_ETAG_TIMEOUT = 5
+    try:
+        yield
+    finally:
+        constants.HF_HUB_ETAG_TIMEOUT = before
+
+
+def _width(backbone: nn.Module) -> int:
+    """The number of features that the backbone gives without a classifier."""
+    width = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features", None)
+    if not isinstance(width, int):
+        raise UserError("This timm model is no classifier: it does not say how many features it has.")
+    return width
+
+
+def _make_stem_small(backbone: nn.Module, name: str, reinitialised: bool) -> None:
+    """Take the down-sampling out of the first convolution (and the pooling after it), in place."""
+    path = getattr(backbone, "default_cfg", {}).get("first_conv")
+    conv = None
+    if isinstance(path, str) and path in dict(backbone.named_modules()):
+        conv = backbone.get_submodule(path)
+    if not isinstance(conv, nn.Conv2d) or conv.stride != (2, 2):
+        raise UserError(
+            f"model.stem=small: {name} has no strided stem that could be made small. Use model.stem=standard."
+        )
+    if conv.kernel_size[0] > 3:
+        small = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
+        nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
+        parent, _, attribute = path.rpartition(".")
+        setattr(backbone.get_submodule(parent), attribute, small)
+        if reinitialised:
+            log.info("model.stem=small: the first convolution starts from random weights, the others are kept.")
+    else:
+        conv.stride = (1, 1)
+    if isinstance(getattr(backbone, "maxpool", None), nn.Module):
+        backbone.maxpool = nn.Identity()

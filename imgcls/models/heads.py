@@ -1,0 +1,92 @@
+"""What turns a backbone's features into one score a class.
+
+A head is a small description that is called with the sizes it has to connect; the description goes into the portable
+model, which can therefore be rebuilt from `model.json` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from torch import nn
+
+from imgcls.errors import UserError, nearest
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "identity": nn.Identity,
+}
+NORMS: dict[str, type[nn.Module]] = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+
+
+class Head(Protocol):
+    """Anything that builds a module from (N, in_features) features to (N, num_classes) scores."""
+
+    def __call__(self, in_features: int, num_classes: int) -> nn.Module: ...
+
+    def as_dict(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One linear layer, after dropout."""
+
+    dropout: float = 0.0
+
+    def __call__(self, in_features: int, num_classes: int) -> nn.Module:
+        return nn.Sequential(nn.Dropout(self.dropout), nn.Linear(in_features, num_classes))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values that `head_from_dict` rebuilds this head from."""
+        return {"kind": "linear", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Hidden layers of any widths, each followed by normalisation, activation and dropout, then a linear layer.
+
+    `hidden=[1000, 100]` on a ResNet50 gives 2048→1000→100→classes.
+    """
+
+    hidden: Sequence[int] = (512,)
+    activation: str = "relu"
+    norm: str = "none"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", [int(width) for width in self.hidden])
+        if any(width < 1 for width in self.hidden):
+            raise UserError(f"model.head.hidden={list(self.hidden)}: widths are at least 1.")
+        if self.activation not in ACTIVATIONS:
+            raise UserError(f"model.head.activation={self.activation}: {nearest(self.activation, ACTIVATIONS)}")
+        if self.norm not in NORMS:
+            raise UserError(f"model.head.norm={self.norm}: {nearest(self.norm, NORMS)}")
+
+    def __call__(self, in_features: int, num_classes: int) -> nn.Module:
+        layers: list[nn.Module] = []
+        for width in self.hidden:
+            layers += [nn.Linear(in_features, width), NORMS[self.norm](width), ACTIVATIONS[self.activation]()]
+            layers.append(nn.Dropout(self.dropout))
+            in_features = width
+        return nn.Sequential(*layers, nn.Linear(in_features, num_classes))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values that `head_from_dict` rebuilds this head from."""
+        return {"kind": "mlp", **asdict(self)}
+
+
+HEADS: dict[str, type[Linear] | type[Mlp]] = {"linear": Linear, "mlp": Mlp}
+
+
+def head_from_dict(values: dict[str, Any]) -> Head:
+    """The head that `as_dict` described. Raises UserError for a kind that this version does not know."""
+    options = dict(values)
+    kind = options.pop("kind")
+    if kind not in HEADS:
+        raise UserError(f"This model has a head {kind!r} that this version of imgcls does not know.")
+    return HEADS[kind](**options)

@@ -1,0 +1,144 @@
+"""Optimisers and learning-rate schedules, and which parameter gets which rate and weight decay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from imgcls.errors import UserError, nearest
+from imgcls.models.backbones import Network
+
+SCHEDULES = ("cosine", "onecycle", "constant")
+
+
+@dataclass
+class Optim:
+    """What all optimisers share; use AdamW, Adam or SGD.
+
+    Args:
+        lr: the largest learning rate, of the head.
+        weight_decay: for weights of two and more dimensions; norms and biases are not decayed, as in timm.
+        schedule: 'cosine' (to `final_lr_ratio`), 'onecycle' (Smith 2018, torch's OneCycleLR) or 'constant'.
+        warmup_epochs: epochs in which the rate grows linearly; for 'onecycle' they are its rising part.
+        final_lr_ratio: the last rate of 'cosine', as a share of the largest.
+        layer_decay: each layer further from the head gets this times the rate of the one above it (1: none).
+        backbone_lr_scale: the backbone's rate as a share of the head's.
+        ema: decay of the exponential moving average of the weights; None: none. Read by the training.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    warmup_epochs: float = 0.0
+    final_lr_ratio: float = 0.0
+    layer_decay: float = 1.0
+    backbone_lr_scale: float = 1.0
+    ema: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise UserError(f"optim.schedule={self.schedule}: {nearest(self.schedule, SCHEDULES)}")
+
+    def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The torch optimiser of these parameter groups."""
+        raise NotImplementedError
+
+    def build(
+        self, network: Network, steps: float, steps_per_epoch: float
+    ) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
+        """The optimiser of `network` and its schedule, which is stepped after each optimiser step.
+
+        Args:
+            network: what is trained; parameters that need no gradient are left out.
+            steps: optimiser steps of the whole training; infinite only with the constant schedule.
+            steps_per_epoch: optimiser steps of an epoch.
+        """
+        optimizer = self.optimizer(self.parameter_groups(network))
+        if self.schedule == "constant" and not self.warmup_epochs:
+            return optimizer, None
+        warmup = min(self.warmup_epochs * steps_per_epoch, 0.5 * steps)
+        if self.schedule == "onecycle":
+            rates = [group["lr"] for group in optimizer.param_groups]
+            share = max(warmup, 1.0) / steps if self.warmup_epochs else 0.3
+            return optimizer, OneCycleLR(optimizer, rates, total_steps=max(2, int(steps)), pct_start=min(share, 0.9))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / (warmup + 1)
+            if self.schedule == "constant":
+                return 1.0
+            progress = min(1.0, (step - warmup) / max(1.0, steps - warmup))
+            return self.final_lr_ratio + (1 - self.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+
+        return optimizer, LambdaLR(optimizer, factor)
+
+    def parameter_groups(self, network: Network) -> list[dict[str, Any]]:
+        """One group for each pair of rate and weight decay; the last one holds the head's weights."""
+        scales = self._scales(network)
+        groups: dict[tuple[float, float], dict[str, Any]] = {}
+        for name, parameter in network.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            decay = 0.0 if parameter.ndim < 2 or name.endswith(".bias") else self.weight_decay
+            key = (scales[name], decay)
+            group = groups.setdefault(key, {"params": [], "lr": self.lr * key[0], "weight_decay": decay})
+            group["params"].append(parameter)
+        return [groups[key] for key in sorted(groups)]
+
+    def _scales(self, network: Network) -> dict[str, float]:
+        """The rate of each parameter as a share of the head's."""
+        scales = {name: 1.0 for name, _ in network.named_parameters()}
+        backbone: Any = network.backbone
+        depths: dict[str, int] = {}
+        if self.layer_decay < 1:
+            from timm.models import group_parameters
+
+            if not hasattr(backbone, "group_matcher"):
+                raise UserError("optim.layer_decay: timm does not know the layers of this model. Use layer_decay=1.")
+            depths = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
+        deepest = max(depths.values(), default=0)
+        for name, _ in backbone.named_parameters():
+            decay = self.layer_decay ** (deepest + 1 - depths[name]) if depths else 1.0
+            scales[f"backbone.{name}"] = self.backbone_lr_scale * decay
+        return scales
+
+
+@dataclass
+class AdamW(Optim):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2017)."""
+
+    betas: Sequence[float] = (0.9, 0.999)
+
+    def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """torch.optim.AdamW."""
+        first, second = self.betas
+        return torch.optim.AdamW(groups, betas=(first, second))
+
+
+@dataclass
+class Adam(Optim):
+    """Adam (Kingma and Ba 2014), with weight decay as an L2 penalty."""
+
+    betas: Sequence[float] = (0.9, 0.999)
+
+    def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """torch.optim.Adam."""
+        first, second = self.betas
+        return torch.optim.Adam(groups, betas=(first, second))
+
+
+@dataclass
+class SGD(Optim):
+    """Stochastic gradient descent with momentum."""
+
+    momentum: float = 0.9
+    nesterov: bool = True
+
+    def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """torch.optim.SGD."""
+        return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov and self.momentum > 0)
