@@ -90,10 +90,9 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
 
 def build_data(cfg: DictConfig, devices: Devices, micro_batch_size: int | None = None) -> ImageDataModule:
     """The data module of `cfg`, ready for training."""
-    options: dict[str, Any] = {}
+    datamodule: ImageDataModule = instantiate(cfg.data)
     if micro_batch_size is not None:
-        options["micro_batch_size"] = micro_batch_size
-    datamodule: ImageDataModule = instantiate(cfg.data, **options)
+        datamodule.micro_batch_size = micro_batch_size
     datamodule.world_size = devices.total
     datamodule.backbone_statistics = backbone_statistics(cfg.model.name)
     datamodule.prepare_data()

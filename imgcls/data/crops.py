@@ -116,7 +116,7 @@ def _whole_pixels(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def _grid(pixels: Tensor, size: int, height: int, width: int) -> Tensor:
-    """Where `interpolate` reads each output pixel, in grid_sample's -1..1, never outside the box: (N, size, size, 2)."""
+    """Where `interpolate` reads each output pixel, in -1..1, never outside the box: (N, size, size, 2)."""
     steps = (torch.arange(size, device=pixels.device) + 0.5) / size
     axes = []
     for axis, side in ((0, width), (1, height)):
@@ -127,7 +127,7 @@ def _grid(pixels: Tensor, size: int, height: int, width: int) -> Tensor:
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """(N, 3, H, W) to (N, 3, size, size), bicubic with antialiasing as Pillow does it; nothing where it has that size."""
+    """(N, 3, H, W) to (N, 3, size, size), bicubic and antialiased as in Pillow; untouched where it fits."""
     if images.shape[-2:] == (size, size):
         return images
     if images.device.type == "cpu" or images.is_floating_point():
@@ -139,5 +139,6 @@ def resize(images: Tensor, size: int) -> Tensor:
 def _range(name: str, values: tuple[float, float], most: float = math.inf) -> tuple[float, float]:
     low, high = (float(value) for value in values)
     if not 0 < low <= high <= most:
-        raise UserError(f"crop.{name}={[low, high]} must be two rising numbers above 0{', up to 1' if most == 1 else ''}.")
+        limit = f" and at most {most:g}" if math.isfinite(most) else ""
+        raise UserError(f"crop.{name}={[low, high]} must be two rising numbers above 0{limit}.")
     return low, high

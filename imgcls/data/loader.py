@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
@@ -139,13 +139,24 @@ class Loader(Generic[T]):
         plan: which pictures each batch takes.
         load: called in the thread as load(positions, draws, epoch); what it returns is the batch, what it raises is
             raised by the iteration.
+        finish: called on each batch in the thread that iterates, as it is handed out.
         ahead: how many batches are loaded before they are asked for; 0 loads in the calling thread.
 
     Used without Lightning, each new pass is the next epoch; a pass that was broken off is begun again.
     """
 
-    def __init__(self, plan: Plan, load: Callable[[Tensor, Tensor, int], T], *, ahead: int = 2) -> None:
-        self.plan, self.load, self.ahead = plan, load, ahead
+    batch_sampler = None
+    """Asked for by Lightning, as DataLoader has it."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        load: Callable[[Tensor, Tensor, int], T],
+        *,
+        finish: Callable[[T], T] | None = None,
+        ahead: int = 2,
+    ) -> None:
+        self.plan, self.load, self.finish, self.ahead = plan, load, finish, ahead
         self.epoch = 0
         self._given = 0
         self._resume_at = 0
@@ -171,11 +182,11 @@ class Loader(Generic[T]):
         start, self._resume_at, self._given = self._resume_at, 0, self._resume_at
         epoch = self.epoch
         batches = self.plan.epoch(epoch)[start:]
-        loaded = run_ahead(lambda batch: self.load(*batch, epoch), batches, self.ahead)
+        loaded = run_ahead(lambda batch: self.load(batch[0], batch[1], epoch), batches, self.ahead)
         try:
             for batch in loaded:
                 self._given += 1
-                yield batch
+                yield self.finish(batch) if self.finish is not None else batch
         finally:
             loaded.close()
 
@@ -193,7 +204,7 @@ class Loader(Generic[T]):
             raise UserError("The checkpoint lies within an accumulated step, and the batch is now cut otherwise.")
 
 
-def run_ahead(load: Callable[[Any], T], items: Iterable[Any], ahead: int) -> Iterator[T]:
+def run_ahead(load: Callable[[Any], T], items: Iterable[Any], ahead: int) -> Generator[T, None, None]:
     """load(item) for each item in order, up to `ahead` of them before they are asked for, in one thread.
 
     Closing the generator ends the thread and drops what was loaded ahead.

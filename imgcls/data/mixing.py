@@ -23,9 +23,7 @@ class Mixing:
         switch: probability of cutmix where both are on.
     """
 
-    def __init__(
-        self, mixup: float = 0.0, cutmix: float = 0.0, probability: float = 1.0, switch: float = 0.5
-    ) -> None:
+    def __init__(self, mixup: float = 0.0, cutmix: float = 0.0, probability: float = 1.0, switch: float = 0.5) -> None:
         if min(mixup, cutmix) < 0:
             raise UserError(f"mixing.mixup={mixup} and mixing.cutmix={cutmix} are alphas: 0 (off) or more.")
         if not (0 <= probability <= 1 and 0 <= switch <= 1):
@@ -65,7 +63,7 @@ class Mixing:
 
 
 def _span(centre: Tensor, side: Tensor, length: int) -> Tensor:
-    """Which of `length` cells lie in a stretch of share `side` around `centre`, cut off at the ends: bool (N, length)."""
+    """Which of `length` cells lie in a stretch of share `side` around `centre`: bool (N, length)."""
     cells = (torch.arange(length, device=centre.device) + 0.5) / length
     return (cells - centre[:, None]).abs() < side[:, None] / 2
 

@@ -7,7 +7,6 @@ processes, and after a resume.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -39,17 +38,19 @@ def _name_key(name: str) -> int:
     return _signed(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
 
 
-@dataclass(frozen=True)
 class Draws:
     """One source of random numbers for each picture of a batch.
+
+    Not a dataclass and not a tensor, so Lightning's batch transfer leaves it on the CPU: what an operation decides is
+    known there without waiting for the device.
 
     >>> draws = Draws.of(seed=0, epoch=3, pictures=torch.tensor([7, 8]))
     >>> draws.stream("flip").uniform(1).shape
     torch.Size([2, 1])
     """
 
-    keys: Tensor
-    """int64 (N,)."""
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys  # int64 (N,)
 
     @classmethod
     def of(cls, seed: int, epoch: int, pictures: Tensor) -> Draws:

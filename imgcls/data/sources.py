@@ -105,15 +105,17 @@ class Source:
         if not bad:
             return self
         paths = {file.path for file in bad}
-        splits = {name: split.without(paths) for name, split in self.splits().items()}
-        for label, count in enumerate(splits["train"].class_counts(len(self.class_names))):
-            if not count and (self.train.labels == label).any():
-                example = next(file for file in bad if file.path in set(self.train.files))
-                raise UserError(
-                    f"No training picture of class '{self.class_names[label]}' can be read "
-                    f"(for example {example.path}: {example.reason}). Replace the files or remove the class."
-                )
-        return replace(self, **splits, bad=(*self.bad, *bad))
+        train = self.train.without(paths)
+        lost = np.setdiff1d(self.train.labels, train.labels)
+        if len(lost):
+            at = int(np.flatnonzero(self.train.labels == lost[0])[0])
+            reason = next(file.reason for file in bad if file.path == self.train.files[at])
+            raise UserError(
+                f"No training picture of class '{self.class_names[lost[0]]}' can be used "
+                f"(for example {self.train.files[at]}: {reason}). Replace the files or remove the class."
+            )
+        val, test = (split and split.without(paths) for split in (self.val, self.test))
+        return replace(self, train=train, val=val, test=test, bad=(*self.bad, *bad))
 
 
 def picture_name(relative: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,7 +130,7 @@ def _create_backbone(name: str, pretrained: bool, options: dict[str, Any]) -> nn
     if not timm.get_pretrained_cfg(name, allow_unregistered=True):
         raise UserError(f"timm has no pretrained weights for {name}. Use model.pretrained=false or model.weights=FILE.")
     try:
-        with _short_timeouts():
+        with _hub_asked_once():
             return timm.create_model(name, pretrained=True, **options)
     except Exception as error:
         _built(name, options)  # a mistake in the options, not in the download, is told as such
@@ -150,17 +149,25 @@ def _built(name: str, options: dict[str, Any]) -> nn.Module:
 
 
 @contextmanager
-def _short_timeouts() -> Iterator[None]:
-    """The hub's client waits and tries again for minutes where there is no network; a few seconds tell as much."""
-    import huggingface_hub.constants as constants
+def _hub_asked_once() -> Iterator[None]:
+    """Ask once whether the hub can be reached; if not, take what is in its cache, without a minute of retries."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
 
-    before = constants.HF_HUB_ETAG_TIMEOUT
-    if "HF_HUB_ETAG_TIMEOUT" not in os.environ:
-        constants.HF_HUB_ETAG_TIMEOUT = 5
+    unreachable: Exception | None = None
+    before = constants.HF_HUB_OFFLINE
+    if not before:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=5)
+        except Exception as error:  # the hub's HTTP library has changed before, and its exceptions with it
+            unreachable = error
+            constants.HF_HUB_OFFLINE = True
     try:
         yield
+    except Exception as error:
+        raise (ConnectionError(f"{constants.ENDPOINT}: {unreachable}") if unreachable else error) from error
     finally:
-        constants.HF_HUB_ETAG_TIMEOUT = before
+        constants.HF_HUB_OFFLINE = before
 
 
 def _width(backbone: nn.Module) -> int:

@@ -1,0 +1,384 @@
+"""The base of every data set: a LightningDataModule that hands out whole batches and finishes them on the device.
+
+A new data set gives `find` (and `download`, where it can); everything else is here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgcls.data.augment import Augment
+from imgcls.data.loader import EvaluationPlan, Loader, TrainingPlan
+from imgcls.data.randomness import Draws
+from imgcls.data.sources import BadFile, Source, Split
+from imgcls.data.store import (
+    STORE_KINDS,
+    Recipe,
+    Store,
+    build_in_memory,
+    evaluation_recipe,
+    training_recipe,
+)
+from imgcls.errors import UserError, nearest
+from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+
+log = logging.getLogger(__name__)
+
+NORMALIZATIONS = ("pretrained", "imagenet", "dataset")
+SAMPLERS = ("shuffle", "balanced")
+Statistics = tuple[Sequence[float], Sequence[float]]
+
+
+class Batch(NamedTuple):
+    """What the model is given."""
+
+    images: Tensor
+    """float32 (N, 3, S, S), augmented in training, normalised."""
+    labels: Tensor
+    """int64 (N,); in training with mixing float32 (N, C)."""
+    index: Tensor  # type: ignore[assignment]  # a tuple has a method of that name, which nobody misses
+    """int64 (N,), positions in the split."""
+
+
+class Fate:
+    """What augmentation needs to know of each picture; stays on the CPU, see Draws."""
+
+    def __init__(self, draws: Draws, aspect: Tensor) -> None:
+        self.draws, self.aspect = draws, aspect
+
+
+class RawBatch(NamedTuple):
+    """What travels to the device: as few bytes as can be."""
+
+    images: Tensor
+    """uint8 (N, 3, H, W), as the store holds them."""
+    labels: Tensor
+    index: Tensor  # type: ignore[assignment]  # a tuple has a method of that name, which nobody misses
+    fate: Fate | None
+    """None in evaluation."""
+
+
+class ImageDataModule(L.LightningDataModule):
+    """Pictures and labels of a data set, as batches.
+
+    Args:
+        root: folder of the data set.
+        batch_size: pictures in one optimiser step, over all devices and micro-batches.
+        image_size: side of the square that the model takes, px.
+        resize: shorter side before the centre crop in evaluation, px; image_size / 0.875 if None.
+        interpolation: Pillow's filter for all resizing before the store.
+        num_workers: threads that decode pictures; `auto` takes the processor's cores.
+        val_fraction: share of the training pictures that validate, where the data set has no validation pictures.
+        seed: decides the split, the order and the augmentation.
+        store: where decoded pixels are held: `memory`, `disk`, `device`, `none`, or `auto`.
+        augment: what is done to training pictures; None leaves them as evaluation sees them.
+        normalization: `pretrained` (the backbone's own, see `backbone_statistics`), `imagenet`, `dataset` (computed
+            from the training pictures), or [means, stds] of pixels in 0..1.
+        sampler: `shuffle`, or `balanced`, which draws each class equally often.
+        on_bad: `skip` leaves out pictures that cannot be read, `error` ends with a message.
+        cache: folder for stores on disk; the user's cache folder if None.
+        micro_batch_size: most pictures that fit the device at once; None takes a device's whole share of the batch.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        batch_size: int = 64,
+        image_size: int = 224,
+        resize: int | None = None,
+        interpolation: str = "bicubic",
+        num_workers: int | str = "auto",
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        store: str = "auto",
+        augment: Augment | None = None,
+        normalization: str | Statistics = "pretrained",
+        sampler: str = "shuffle",
+        on_bad: str = "skip",
+        cache: str | Path | None = None,
+        micro_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        # a process may have no picture to evaluate where there are more processes than pictures
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        _one_of("store", store, STORE_KINDS)
+        _one_of("sampler", sampler, SAMPLERS)
+        _one_of("on_bad", on_bad, ("skip", "error"))
+        if isinstance(normalization, str):
+            _one_of("normalization", normalization, NORMALIZATIONS)
+        if batch_size < 1:
+            raise UserError(f"data.batch_size={batch_size} must be 1 or more.")
+        self.root = Path(root).expanduser() if root is not None else None
+        self.batch_size, self.image_size, self.interpolation = batch_size, image_size, interpolation
+        self.resize = resize if resize is not None else round(image_size / 0.875)
+        self.num_workers = _cores() if num_workers == "auto" else max(1, int(num_workers))
+        self.val_fraction, self.seed, self.store_kind, self.on_bad = val_fraction, seed, store, on_bad
+        self.augment, self.normalization, self.sampler = augment or Augment(), normalization, sampler
+        self.cache = cache
+        self.backbone_statistics: Statistics | None = None
+        """(means, stds) that the pretrained backbone wants; set by whoever knows the model, before `setup`."""
+        self.micro_batch_size = micro_batch_size
+        self.world_size = 1
+        """Processes that share a batch, as long as no trainer is attached that knows."""
+        self._source: Source | None = None
+        self._stores: dict[tuple[str, Recipe], Store] = {}
+        self._loader: Loader[RawBatch | Batch] | None = None
+        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    # ---- what a data set gives
+
+    def download(self) -> None:
+        """Bring the files to `root` where they are not there; called once on each machine."""
+
+    def find(self) -> Source:
+        """Names, labels and pictures of the splits. Raises UserError where they are not as expected."""
+        raise NotImplementedError(f"{type(self).__name__} must say in find() which pictures it has.")
+
+    # ---- the data set
+
+    @property
+    def source(self) -> Source:
+        """The splits, without pictures that cannot be read as far as they were decoded."""
+        if self._source is None:
+            self._source = self.find()
+            if self._source.val is None and self.val_fraction:
+                from imgcls.data.splits import with_validation
+
+                self._source = with_validation(self._source, self.val_fraction, self.seed)
+        return self._source
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Readable names, by label."""
+        return self.source.class_names
+
+    @class_names.setter
+    def class_names(self, names: Sequence[str]) -> None:
+        self._source = replace(self.source, class_names=tuple(names))
+
+    def relabel(self, labels: Sequence[int]) -> None:
+        """Let label k be called labels[k] from now on: the order of classes that a trained model has."""
+        to = np.asarray(labels, dtype=np.int64)
+
+        def relabelled(split: Split) -> Split:
+            return replace(split, labels=to[split.labels])
+
+        source = self.source
+        val, test = (split and relabelled(split) for split in (source.val, source.test))
+        self._source = replace(source, train=relabelled(source.train), val=val, test=test)
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.class_names)
+
+    def class_counts(self) -> Tensor:
+        """int64 (C,): training pictures of each class."""
+        return torch.bincount(torch.from_numpy(self.source.train.labels), minlength=self.num_classes)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """From a picture to what the model takes; `normalization=dataset` decodes the training pictures first."""
+        mean, std = self._statistics()
+        return Preprocessing(self.image_size, self.resize, self.interpolation, _three(mean), _three(std))
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Of red, green, blue in 0..1: what normalisation subtracts."""
+        return self.preprocessing.mean
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """What normalisation divides by."""
+        return self.preprocessing.std
+
+    def _statistics(self) -> Statistics:
+        if not isinstance(self.normalization, str):
+            mean, std = self.normalization
+            return mean, std
+        if self.normalization == "dataset":
+            from imgcls.data.statistics import channel_statistics
+
+            return channel_statistics(self._store("train"))
+        if self.normalization == "pretrained" and self.backbone_statistics is not None:
+            return self.backbone_statistics
+        return IMAGENET_MEAN, IMAGENET_STD
+
+    # ---- Lightning's hooks
+
+    def prepare_data(self) -> None:
+        """Download; Lightning calls it once on each machine."""
+        self.download()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find the pictures and decode those of the stage: `fit`, `validate`, `test`, `predict`, or all if None."""
+        splits = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
+        for split in splits[stage] if stage is not None else ("train", "val", "test"):
+            if self._split(split) is not None:
+                self._store(split)
+
+    def train_dataloader(self) -> Loader[RawBatch | Batch]:
+        """Batches of an epoch in an order of its own."""
+        return self._make_loader("train", self._training_plan())
+
+    def val_dataloader(self) -> Loader[RawBatch | Batch] | list[Any]:
+        """Validation pictures in order; nothing where there are none."""
+        return self.evaluation_dataloader("val") if self._split("val") is not None else []
+
+    def test_dataloader(self) -> Loader[RawBatch | Batch]:
+        """Test pictures in order."""
+        return self.evaluation_dataloader("test")
+
+    def predict_dataloader(self) -> Loader[RawBatch | Batch]:
+        """Test pictures in order."""
+        return self.evaluation_dataloader("test")
+
+    def evaluation_dataloader(self, split: str) -> Loader[RawBatch | Batch]:
+        """The pictures of `split` (train, val, test) in order, each once, as evaluation sees them."""
+        rank, world_size = self._ranks()
+        batch_size = self.micro_batch_size or max(1, self.batch_size // world_size)
+        count = len(self._store(split, evaluation=True))
+        return self._make_loader(split, EvaluationPlan(count, batch_size, rank=rank, world_size=world_size))
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment (in training) and normalise a whole batch on the device where it is now."""
+        if not isinstance(batch, RawBatch):
+            return batch
+        images, labels, fate = batch.images, batch.labels, batch.fate
+        with torch.no_grad():
+            if fate is not None:
+                images = self.augment.pixels(images, fate.draws, self.image_size, fate.aspect)
+            images = self._normalise(images)
+            if fate is not None:
+                images, labels = self.augment.finish(images, labels, fate.draws, self.num_classes)
+        if self.trainer is not None and self._running():
+            images = self.trainer.precision_plugin.convert_input(images)
+        return Batch(images, labels, batch.index)
+
+    # ---- how the batch is cut
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches that a device takes for one optimiser step: Trainer(accumulate_grad_batches=…)."""
+        _, world_size = self._ranks()
+        share = -(-min(self.batch_size, len(self._need("train"))) // world_size)
+        return -(-share // min(self.micro_batch_size or share, share))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch."""
+        return len(self._training_plan()) // self.accumulation
+
+    @property
+    def expected_micro_batch(self) -> float:
+        """Pictures of a training micro-batch in the mean: what a sum of losses is to be divided by."""
+        _, world_size = self._ranks()
+        return min(self.batch_size, len(self._need("train"))) / (world_size * self.accumulation)
+
+    # ---- inside
+
+    def _split(self, name: str) -> Split | None:
+        return self.source.splits().get(name)
+
+    def _need(self, name: str) -> Split:
+        split = self._split(name)
+        if split is None:
+            raise UserError(f"{type(self).__name__} at {self.root} has no {name} pictures.")
+        return split
+
+    def _training_plan(self) -> TrainingPlan:
+        rank, world_size = self._ranks()
+        return TrainingPlan(
+            self._need("train").labels,
+            self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            accumulation=self.accumulation,
+            sampler=self.sampler,
+        )
+
+    def _store(self, name: str, *, evaluation: bool = False) -> Store:
+        """The pixels of a split, decoded when they are first asked for; those of `train` as training wants them."""
+        split, shape = self._need(name), Preprocessing(self.image_size, self.resize, self.interpolation)
+        training = name == "train" and not evaluation
+        recipe = training_recipe(split, self.augment.layout, shape) if training else evaluation_recipe(shape)
+        if (name, recipe) not in self._stores:
+            self._stores[name, recipe] = store = build_in_memory(split, recipe, self.num_workers)
+            if store.bad:
+                self._leave_out(split, store.bad)
+        return self._stores[name, recipe]
+
+    def _leave_out(self, split: Split, bad: Sequence[tuple[int, str]]) -> None:
+        files = [BadFile(split.files[position], reason) for position, reason in bad]
+        some = "; ".join(f"{file.path}: {file.reason}" for file in files[:3])
+        if self.on_bad == "error":
+            raise UserError(
+                f"{len(files)} pictures cannot be read ({some}{'; …' if len(files) > 3 else ''}). "
+                "Repair or remove them, or set data.on_bad=skip."
+            )
+        log.warning("%d pictures cannot be read and are left out: %s", len(files), some)
+        self._source = self.source.without(files)
+
+    def _make_loader(self, name: str, plan: TrainingPlan | EvaluationPlan) -> Loader[RawBatch | Batch]:
+        training = isinstance(plan, TrainingPlan)
+        store = self._store(name, evaluation=not training)
+        labels, aspects = torch.from_numpy(self._need(name).labels), torch.from_numpy(store.aspects)
+        pin = self._device().type == "cuda"
+
+        def load(positions: Tensor, draws: Tensor, epoch: int) -> RawBatch:
+            fate = Fate(Draws.of(self.seed, epoch, draws), aspects[positions]) if training else None
+            return RawBatch(store.gather(positions, pin=pin), labels[positions], positions, fate)
+
+        return Loader(plan, load, finish=self._finish_alone)
+
+    def _finish_alone(self, batch: RawBatch | Batch) -> RawBatch | Batch:
+        """Without a running trainer that calls the hook above, as in a notebook, batches come out finished."""
+        return batch if self._running() else self.on_after_batch_transfer(batch, 0)
+
+    def _running(self) -> bool:
+        trainer = self.trainer
+        return (
+            trainer is not None and getattr(trainer, "datamodule", None) is self and trainer.state.status == "running"
+        )
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, self.world_size)
+
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        """Values in 0..255 to float32, equal bit for bit to Preprocessing.normalise."""
+        if images.device not in self._constants:
+            constants = (torch.from_numpy(value)[:, None, None] for value in self.preprocessing.offset_and_scale())
+            self._constants[images.device] = next(constants).to(images.device), next(constants).to(images.device)
+        offset, scale = self._constants[images.device]
+        if images.is_floating_point():
+            return images.contiguous().sub(offset).mul_(scale)
+        return images.contiguous().to(torch.float32).sub_(offset).mul_(scale)
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise UserError(f"Unknown data.{name}={value!r}. {nearest(str(value), allowed)}")
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,228 @@
+"""Decoded pixels, made once: in memory, in a file that all processes map, on the device, or not held at all.
+
+What a store holds never changes what a batch contains; it only decides how fast it comes.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from imgcls.data.crops import Layout
+from imgcls.data.sources import Split
+from imgcls.errors import UserError
+from imgcls.pictures import BadPicture
+from imgcls.preprocessing import INTERPOLATIONS, Preprocessing
+
+log = logging.getLogger(__name__)
+
+StoreKind = Literal["auto", "memory", "disk", "device", "none"]
+T = TypeVar("T")
+STORE_KINDS = ("auto", "memory", "disk", "device", "none")
+SAMPLED_FILES = 256
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a picture becomes the square of pixels that a store holds."""
+
+    layout: Layout
+    side: int
+    """px."""
+    resize: int
+    """Shorter side before the centre crop, px; not used when squashed."""
+    interpolation: str
+
+    @cached_property
+    def _centre(self) -> Preprocessing:
+        return Preprocessing(self.side, self.resize, self.interpolation)
+
+    def pixels(self, picture: Image.Image) -> np.ndarray:
+        """uint8 (side, side, 3)."""
+        if self.layout == "centre":
+            return self._centre.pixels(picture)
+        if picture.size != (self.side, self.side):
+            picture = picture.resize((self.side, self.side), INTERPOLATIONS[self.interpolation])
+        return np.asarray(picture, dtype=np.uint8)
+
+    def nbytes(self, count: int) -> int:
+        """Bytes of `count` pictures."""
+        return count * self.side * self.side * 3
+
+
+def evaluation_recipe(preprocessing: Preprocessing) -> Recipe:
+    """Exactly the pixels of the portable model."""
+    return Recipe("centre", preprocessing.image_size, preprocessing.resize, preprocessing.interpolation)
+
+
+def training_recipe(split: Split, layout: Layout, preprocessing: Preprocessing) -> Recipe:
+    """What the training pictures are held as.
+
+    Squashed ones a little larger than the model's side, so that a crop is seldom enlarged; but never larger than the
+    pictures are. Small square pictures of one size are held as they are, and enlarged on the device.
+    """
+    size, sizes = preprocessing.image_size, picture_sizes(split)
+    if layout == "squash":
+        side = min(round(1.14 * size), max((max(pair) for pair in sizes), default=size))
+        return Recipe("squash", side, side, preprocessing.interpolation)
+    if len(sizes) == 1 and preprocessing.resize == size:
+        width, height = next(iter(sizes))
+        if width == height < size:
+            return Recipe("centre", width, width, preprocessing.interpolation)
+    return evaluation_recipe(preprocessing)
+
+
+def picture_sizes(split: Split) -> set[tuple[int, int]]:
+    """(width, height) that occur; from the headers of up to 256 files evenly spread over the split."""
+    if isinstance(split.pictures, np.ndarray):
+        return {(split.pictures.shape[2], split.pictures.shape[1])} if len(split) else set()
+    sizes = set()
+    for path in split.pictures[:: max(1, len(split) // SAMPLED_FILES)]:
+        try:
+            with Image.open(path) as picture:
+                sizes.add(picture.size)
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue  # found as bad when it is decoded
+    return sizes
+
+
+class Store(Protocol):
+    """The pixels of one split."""
+
+    bad: tuple[tuple[int, str], ...]
+    """Pictures of the split that cannot be read, by position, and why. Positions below count without them."""
+    aspects: np.ndarray
+    """float32 (N,): width / height of the original pictures."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
+        """uint8 (n, 3, side, side), in channels_last order, of the pictures at `positions`, int64 (n,)."""
+
+
+class ArrayStore:
+    """Pixels in one array: in memory, or mapped from a file.
+
+    Args:
+        pixels: uint8 (rows, side, side, 3).
+        aspects: float32 (rows,), width / height of the originals.
+        bad: rows that hold no picture, and why.
+    """
+
+    def __init__(self, pixels: np.ndarray, aspects: np.ndarray, bad: Sequence[tuple[int, str]] = ()) -> None:
+        self.pixels, self.bad = pixels, tuple(bad)
+        self._rows = np.delete(np.arange(len(pixels)), [row for row, _ in self.bad]) if self.bad else None
+        self.aspects = aspects if self._rows is None else aspects[self._rows]
+
+    def __len__(self) -> int:
+        return len(self.aspects)
+
+    def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
+        rows = positions.numpy() if self._rows is None else self._rows[positions.numpy()]
+        out = torch.empty((len(rows), *self.pixels.shape[1:]), dtype=torch.uint8, pin_memory=pin)
+        # numpy's take runs in the loader's thread without starting torch's threads, which the model needs
+        np.take(self.pixels, rows, axis=0, out=out.numpy(), mode="clip")
+        return out.permute(0, 3, 1, 2)
+
+
+class DeviceStore:
+    """Pixels on the device where the model is."""
+
+    def __init__(self, held: ArrayStore, device: torch.device) -> None:
+        self.bad, self.aspects = held.bad, held.aspects
+        everything = torch.from_numpy(np.ascontiguousarray(held.pixels))
+        self._pixels = everything.to(device)
+        rows = np.arange(len(held.pixels)) if held._rows is None else held._rows
+        self._rows = torch.from_numpy(rows)
+
+    def __len__(self) -> int:
+        return len(self.aspects)
+
+    def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
+        rows = self._rows[positions].to(self._pixels.device)
+        return self._pixels.index_select(0, rows).permute(0, 3, 1, 2)
+
+
+class DecodingStore:
+    """Holds nothing: each picture is decoded again whenever it is asked for, in threads.
+
+    Every picture is decoded once at the start, so that what cannot be read is known before training.
+    """
+
+    def __init__(self, split: Split, recipe: Recipe, workers: int) -> None:
+        self.recipe, self._pool = recipe, ThreadPoolExecutor(max(1, workers), thread_name_prefix="imgcls-decode")
+        aspects = np.ones(len(split), dtype=np.float32)
+        self.bad = tuple(decode_all(split, recipe, None, aspects, workers, "Checking"))
+        good = np.delete(np.arange(len(split)), [row for row, _ in self.bad])
+        self.split, self.aspects = split.subset(good), aspects[good]
+
+    def __len__(self) -> int:
+        return len(self.aspects)
+
+    def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
+        side = self.recipe.side
+        out = torch.empty((len(positions), side, side, 3), dtype=torch.uint8, pin_memory=pin)
+        target = out.numpy()
+
+        def decode(row: int, position: int) -> None:
+            target[row] = self.recipe.pixels(self.split.open(position))
+
+        try:
+            list(self._pool.map(decode, range(len(positions)), positions.tolist()))
+        except BadPicture as error:
+            raise UserError(f"A picture that was read before cannot be read now: {error}.") from error
+        return out.permute(0, 3, 1, 2)
+
+
+def decode_all(
+    split: Split, recipe: Recipe, out: np.ndarray | None, aspects: np.ndarray, workers: int, title: str
+) -> list[tuple[int, str]]:
+    """Decode every picture of `split` into the rows of `out`, uint8 (N, side, side, 3), in threads.
+
+    Pillow decodes and resizes without holding Python's lock, so threads serve as well as processes and write straight
+    into `out`. Fills `aspects`, float32 (N,). Returns (position, reason) of those that cannot be read.
+    """
+
+    def decode(position: int) -> str | None:
+        try:
+            picture = split.open(position)
+        except BadPicture as error:
+            return error.reason
+        aspects[position] = picture.width / picture.height
+        if out is not None:
+            out[position] = recipe.pixels(picture)
+        return None
+
+    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="imgcls-decode") as pool:
+        reasons = with_bar(pool.map(decode, range(len(split))), len(split), f"{title} {len(split):,} pictures")
+        return [(position, reason) for position, reason in enumerate(reasons) if reason is not None]
+
+
+def with_bar(items: Iterable[T], total: int, title: str) -> Iterable[T]:
+    """`items` with a progress bar on a terminal; as they are elsewhere."""
+    if not sys.stderr.isatty():
+        return items
+    from tqdm import tqdm
+
+    bar: Iterable[T] = tqdm(items, total=total, desc=title, unit="", leave=False)
+    return bar
+
+
+def build_in_memory(split: Split, recipe: Recipe, workers: int) -> ArrayStore:
+    """All pictures of `split` as one array; where they are pixels of that very form already, that array itself."""
+    held = split.pictures
+    aspects = np.ones(len(split), dtype=np.float32)
+    if isinstance(held, np.ndarray) and held.shape[1:] == (recipe.side, recipe.side, 3):
+        return ArrayStore(held, aspects)
+    out = np.empty((len(split), recipe.side, recipe.side, 3), dtype=np.uint8)
+    return ArrayStore(out, aspects, decode_all(split, recipe, out, aspects, workers, "Decoding"))
