@@ -64,13 +64,26 @@ def _run_hydra(task: Callable[[DictConfig], Any], config_name: str) -> None:
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting
 
+    raised: list[Exception] = []
+
     def checked(cfg: DictConfig) -> Any:
-        check(cfg)
-        return task(cfg)
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        try:
+            check(cfg)
+            return task(cfg)
+        except (UserError, Interrupted) as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            raised.append(error)  # Hydra would print a line of its own about it
+            return None
 
     try:
         with explain_os_errors_of_hydra(explain_os_errors):
             hydra.main(version_base=VERSION_BASE, config_path=str(config_dir()), config_name=config_name)(checked)()
+        if raised:
+            raise raised[0]
     except (HydraException, OmegaConfBaseException) as error:
         if before is not None:
             raise

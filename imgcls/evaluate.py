@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgcls.cli import guarded, parse_arguments
 from imgcls.errors import UserError, nearest
@@ -23,7 +23,6 @@ from imgcls.files import atomic_write_text
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from imgcls.data.module import ImageDataModule
     from imgcls.runs import Run
 
 SPLITS = ("test", "val", "train")
@@ -47,24 +46,18 @@ def evaluate(
         raise UserError(f"split={split}: {nearest(split, SPLITS)}")
     cfg = _configuration(run, overrides)
 
-    import lightning as L
-
     from imgcls.checkpoints import read_checkpoint
     from imgcls.devices import choose_devices
     from imgcls.training import build_classifier, build_data, build_trainer
 
     devices = replace(choose_devices(cfg.trainer.accelerator, "auto"), indices=1)
     datamodule = build_data(cfg, devices)
-    names = list(datamodule.class_names)
+    datamodule.test_on(split, run.class_names)
     state = read_checkpoint(_checkpoint_file(run, checkpoint))["state_dict"]
-    known = run.class_names if (run.folder / "model" / "model.json").is_file() else names
-    measured = pictures_of(datamodule, split, known)
-    L.seed_everything(cfg.seed, verbose=False)
-    datamodule.class_names = tuple(known)
     classifier = build_classifier(cfg, datamodule, devices, learning_rate=1.0, pretrained=False)
     classifier.load_state_dict(state)
     trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks=[])
-    tested = trainer.test(classifier, dataloaders=measured, verbose=False)[0]
+    tested = trainer.test(classifier, datamodule=datamodule, verbose=False)[0]
     return {
         "images": len(classifier.test_outputs.index),
         **{name.removeprefix("test/"): float(value) for name, value in sorted(tested.items())},
@@ -78,16 +71,19 @@ def _configuration(run: Run, overrides: Sequence[str]) -> DictConfig:
 
     cfg = run.config
     if any(word.startswith("data=") for word in overrides):
-        other = compose(["data=digits", *overrides] if not overrides else list(overrides))
-        other.data.image_size = cfg.data.image_size
-        cfg.data = other.data
+        cfg.data = compose(list(overrides)).data
     else:
-        known = set(cfg.data)
+        known = [str(name) for name in cfg.data]
         for word in overrides:
             name, _, value = word.removeprefix("data.").partition("=")
             if name.split(".")[0] not in known:
-                raise UserError(f"Unknown option 'data.{name}'. {nearest(name, map(str, known))}")
+                raise UserError(f"Unknown option 'data.{name}'. {nearest(name, known)}")
             OmegaConf.update(cfg, f"data.{name}", OmegaConf.create(f"value: {value}").value)
+    preprocessing = run.model.preprocessing  # the model sees pictures as it was trained to
+    cfg.data.image_size, cfg.data.resize = preprocessing.image_size, preprocessing.resize
+    cfg.data.interpolation = preprocessing.interpolation
+    cfg.data.normalization = [list(preprocessing.mean), list(preprocessing.std)]
+    cfg.loss.class_weights = None
     check(cfg)
     return cfg
 
@@ -96,19 +92,6 @@ def _checkpoint_file(run: Run, checkpoint: str) -> Path:
     if checkpoint in ("best", "last"):
         return run.folder / "checkpoints" / f"{checkpoint}.ckpt"
     return Path(checkpoint).expanduser()
-
-
-def pictures_of(datamodule: ImageDataModule, split: str, known: Sequence[str]) -> Any:
-    """The loader of a split whose labels count in the classes `known` to the model. Raises UserError."""
-    unknown = [name for name in datamodule.class_names if name not in known]
-    if unknown:
-        more = f" and {len(unknown) - 1} more" if unknown[1:] else ""
-        raise UserError(f"The model does not know the class {unknown[0]!r}{more}. {nearest(unknown[0], known)}")
-    datamodule.setup("test")
-    if getattr(datamodule.source, split) is None:
-        raise UserError(f"split={split}: this data set has no such pictures.")
-    datamodule.relabel([list(known).index(name) for name in datamodule.class_names])
-    return datamodule.evaluation_dataloader(split)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
@@ -51,6 +51,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     L.seed_everything(cfg.seed, verbose=False)
     devices = choose_devices(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
     datamodule = build_data(cfg, devices, micro_batch_size)
+    datamodule.setup("fit")
     last = folder / "checkpoints" / LAST
     resuming = last.is_file()
 
@@ -89,14 +90,13 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
 
 
 def build_data(cfg: DictConfig, devices: Devices, micro_batch_size: int | None = None) -> ImageDataModule:
-    """The data module of `cfg`, ready for training."""
-    datamodule: ImageDataModule = instantiate(cfg.data)
+    """The data module of `cfg`, its files in place."""
+    datamodule: ImageDataModule = instantiate(cfg.data, _convert_="all")
     if micro_batch_size is not None:
         datamodule.micro_batch_size = micro_batch_size
     datamodule.world_size = devices.total
     datamodule.backbone_statistics = backbone_statistics(cfg.model.name)
     datamodule.prepare_data()
-    datamodule.setup("fit")
     return datamodule
 
 
@@ -188,7 +188,7 @@ def build_trainer(
         accumulate_grad_batches=datamodule.accumulation,
         plugins=[AtomicCheckpointIO()],
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -18,14 +18,17 @@ import torch
 from torch import Tensor
 
 from imgcls.data.augment import Augment
+from imgcls.data.batch import Batch, Fate, RawBatch
+from imgcls.data.cache import cache_folder
+from imgcls.data.holding import on_device, open_store
 from imgcls.data.loader import EvaluationPlan, Loader, TrainingPlan
 from imgcls.data.randomness import Draws
 from imgcls.data.sources import BadFile, Source, Split
+from imgcls.data.statistics import channel_statistics
 from imgcls.data.store import (
     STORE_KINDS,
     Recipe,
     Store,
-    build_in_memory,
     evaluation_recipe,
     training_recipe,
 )
@@ -37,35 +40,6 @@ log = logging.getLogger(__name__)
 NORMALIZATIONS = ("pretrained", "imagenet", "dataset")
 SAMPLERS = ("shuffle", "balanced")
 Statistics = tuple[Sequence[float], Sequence[float]]
-
-
-class Batch(NamedTuple):
-    """What the model is given."""
-
-    images: Tensor
-    """float32 (N, 3, S, S), augmented in training, normalised."""
-    labels: Tensor
-    """int64 (N,); in training with mixing float32 (N, C)."""
-    index: Tensor  # type: ignore[assignment]  # a tuple has a method of that name, which nobody misses
-    """int64 (N,), positions in the split."""
-
-
-class Fate:
-    """What augmentation needs to know of each picture; stays on the CPU, see Draws."""
-
-    def __init__(self, draws: Draws, aspect: Tensor) -> None:
-        self.draws, self.aspect = draws, aspect
-
-
-class RawBatch(NamedTuple):
-    """What travels to the device: as few bytes as can be."""
-
-    images: Tensor
-    """uint8 (N, 3, H, W), as the store holds them."""
-    labels: Tensor
-    index: Tensor  # type: ignore[assignment]  # a tuple has a method of that name, which nobody misses
-    fate: Fate | None
-    """None in evaluation."""
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -87,7 +61,7 @@ class ImageDataModule(L.LightningDataModule):
         sampler: `shuffle`, or `balanced`, which draws each class equally often.
         on_bad: `skip` leaves out pictures that cannot be read, `error` ends with a message.
         cache: folder for stores on disk; the user's cache folder if None.
-        micro_batch_size: most pictures that fit the device at once; None takes a device's whole share of the batch.
+        micro_batch_size: most pictures that a device takes at a time; None takes its whole share of the batch.
     """
 
     def __init__(
@@ -125,7 +99,7 @@ class ImageDataModule(L.LightningDataModule):
         self.num_workers = _cores() if num_workers == "auto" else max(1, int(num_workers))
         self.val_fraction, self.seed, self.store_kind, self.on_bad = val_fraction, seed, store, on_bad
         self.augment, self.normalization, self.sampler = augment or Augment(), normalization, sampler
-        self.cache = cache
+        self.cache = Path(cache).expanduser() if cache is not None else cache_folder()
         self.backbone_statistics: Statistics | None = None
         """(means, stds) that the pretrained backbone wants; set by whoever knows the model, before `setup`."""
         self.micro_batch_size = micro_batch_size
@@ -133,7 +107,7 @@ class ImageDataModule(L.LightningDataModule):
         """Processes that share a batch, as long as no trainer is attached that knows."""
         self._source: Source | None = None
         self._stores: dict[tuple[str, Recipe], Store] = {}
-        self._loader: Loader[RawBatch | Batch] | None = None
+        self._computed: Statistics | None = None
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     # ---- what a data set gives
@@ -162,21 +136,6 @@ class ImageDataModule(L.LightningDataModule):
     def class_names(self) -> tuple[str, ...]:
         """Readable names, by label."""
         return self.source.class_names
-
-    @class_names.setter
-    def class_names(self, names: Sequence[str]) -> None:
-        self._source = replace(self.source, class_names=tuple(names))
-
-    def relabel(self, labels: Sequence[int]) -> None:
-        """Let label k be called labels[k] from now on: the order of classes that a trained model has."""
-        to = np.asarray(labels, dtype=np.int64)
-
-        def relabelled(split: Split) -> Split:
-            return replace(split, labels=to[split.labels])
-
-        source = self.source
-        val, test = (split and relabelled(split) for split in (source.val, source.test))
-        self._source = replace(source, train=relabelled(source.train), val=val, test=test)
 
     @property
     def num_classes(self) -> int:
@@ -208,9 +167,9 @@ class ImageDataModule(L.LightningDataModule):
             mean, std = self.normalization
             return mean, std
         if self.normalization == "dataset":
-            from imgcls.data.statistics import channel_statistics
-
-            return channel_statistics(self._store("train"))
+            if self._computed is None:
+                self._computed = channel_statistics(self._store("train"))
+            return self._computed
         if self.normalization == "pretrained" and self.backbone_statistics is not None:
             return self.backbone_statistics
         return IMAGENET_MEAN, IMAGENET_STD
@@ -286,6 +245,21 @@ class ImageDataModule(L.LightningDataModule):
         _, world_size = self._ranks()
         return min(self.batch_size, len(self._need("train"))) / (world_size * self.accumulation)
 
+    def test_on(self, split: str, class_names: Sequence[str]) -> None:
+        """Make the pictures of `split` the test pictures, with labels that count in `class_names`.
+
+        Raises UserError for a class that is not among them, and where there is no such split.
+        """
+        unknown = [name for name in self.class_names if name not in class_names]
+        if unknown:
+            more = f" and {len(unknown) - 1} more" if unknown[1:] else ""
+            close = nearest(unknown[0], class_names)
+            raise UserError(f"The model does not know the class {unknown[0]!r}{more}. {close}")
+        places = np.array([list(class_names).index(name) for name in self.class_names])
+        train, test = (replace(part, labels=places[part.labels]) for part in (self.source.train, self._need(split)))
+        self._source = replace(self.source, class_names=tuple(class_names), train=train, val=None, test=test)
+        self._stores.clear()
+
     # ---- inside
 
     def _split(self, name: str) -> Split | None:
@@ -315,7 +289,15 @@ class ImageDataModule(L.LightningDataModule):
         training = name == "train" and not evaluation
         recipe = training_recipe(split, self.augment.layout, shape) if training else evaluation_recipe(shape)
         if (name, recipe) not in self._stores:
-            self._stores[name, recipe] = store = build_in_memory(split, recipe, self.num_workers)
+            self._stores[name, recipe] = store = open_store(
+                split,
+                recipe,
+                self.store_kind,
+                cache=self.cache,
+                title=f"{type(self).__name__}, {name}",
+                workers=self.num_workers,
+                processes=self._processes_here(),
+            )
             if store.bad:
                 self._leave_out(split, store.bad)
         return self._stores[name, recipe]
@@ -333,9 +315,10 @@ class ImageDataModule(L.LightningDataModule):
 
     def _make_loader(self, name: str, plan: TrainingPlan | EvaluationPlan) -> Loader[RawBatch | Batch]:
         training = isinstance(plan, TrainingPlan)
-        store = self._store(name, evaluation=not training)
+        device = self._device()
+        store = on_device(self._store(name, evaluation=not training), self.store_kind, device)
         labels, aspects = torch.from_numpy(self._need(name).labels), torch.from_numpy(store.aspects)
-        pin = self._device().type == "cuda"
+        pin = device.type == "cuda"
 
         def load(positions: Tensor, draws: Tensor, epoch: int) -> RawBatch:
             fate = Fate(Draws.of(self.seed, epoch, draws), aspects[positions]) if training else None
@@ -355,6 +338,12 @@ class ImageDataModule(L.LightningDataModule):
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, self.world_size)
+
+    def _processes_here(self) -> int:
+        """Processes on this machine that open the same pixels."""
+        if self.trainer is not None:
+            return max(1, self.trainer.world_size // self.trainer.num_nodes)
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
 
     def _device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")

@@ -1,6 +1,6 @@
 """Decoded pixels, made once: in memory, in a file that all processes map, on the device, or not held at all.
 
-What a store holds never changes what a batch contains; it only decides how fast it comes.
+Where they are held never changes what a batch contains; it only decides how fast it comes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol, TypeVar
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +27,6 @@ from imgcls.preprocessing import INTERPOLATIONS, Preprocessing
 
 log = logging.getLogger(__name__)
 
-StoreKind = Literal["auto", "memory", "disk", "device", "none"]
 T = TypeVar("T")
 STORE_KINDS = ("auto", "memory", "disk", "device", "none")
 SAMPLED_FILES = 256
@@ -54,6 +54,10 @@ class Recipe:
         if picture.size != (self.side, self.side):
             picture = picture.resize((self.side, self.side), INTERPOLATIONS[self.interpolation])
         return np.asarray(picture, dtype=np.uint8)
+
+    def shape(self, count: int) -> tuple[int, int, int, int]:
+        """Of the array of `count` pictures."""
+        return count, self.side, self.side, 3
 
     def nbytes(self, count: int) -> int:
         """Bytes of `count` pictures."""
@@ -103,6 +107,8 @@ class Store(Protocol):
     """Pictures of the split that cannot be read, by position, and why. Positions below count without them."""
     aspects: np.ndarray
     """float32 (N,): width / height of the original pictures."""
+    folder: Path | None
+    """Where it is on disk."""
 
     def __len__(self) -> int: ...
 
@@ -117,18 +123,25 @@ class ArrayStore:
         pixels: uint8 (rows, side, side, 3).
         aspects: float32 (rows,), width / height of the originals.
         bad: rows that hold no picture, and why.
+        folder: where the array is on disk.
     """
 
-    def __init__(self, pixels: np.ndarray, aspects: np.ndarray, bad: Sequence[tuple[int, str]] = ()) -> None:
-        self.pixels, self.bad = pixels, tuple(bad)
-        self._rows = np.delete(np.arange(len(pixels)), [row for row, _ in self.bad]) if self.bad else None
-        self.aspects = aspects if self._rows is None else aspects[self._rows]
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        aspects: np.ndarray,
+        bad: Sequence[tuple[int, str]] = (),
+        folder: Path | None = None,
+    ) -> None:
+        self.pixels, self.bad, self.folder = pixels, tuple(bad), folder
+        self.rows = np.delete(np.arange(len(pixels)), [row for row, _ in self.bad])
+        self.aspects = aspects[self.rows]
 
     def __len__(self) -> int:
-        return len(self.aspects)
+        return len(self.rows)
 
     def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
-        rows = positions.numpy() if self._rows is None else self._rows[positions.numpy()]
+        rows = self.rows[positions.numpy()]
         out = torch.empty((len(rows), *self.pixels.shape[1:]), dtype=torch.uint8, pin_memory=pin)
         # numpy's take runs in the loader's thread without starting torch's threads, which the model needs
         np.take(self.pixels, rows, axis=0, out=out.numpy(), mode="clip")
@@ -139,18 +152,16 @@ class DeviceStore:
     """Pixels on the device where the model is."""
 
     def __init__(self, held: ArrayStore, device: torch.device) -> None:
-        self.bad, self.aspects = held.bad, held.aspects
-        everything = torch.from_numpy(np.ascontiguousarray(held.pixels))
-        self._pixels = everything.to(device)
-        rows = np.arange(len(held.pixels)) if held._rows is None else held._rows
-        self._rows = torch.from_numpy(rows)
+        self.bad, self.aspects, self.folder = held.bad, held.aspects, held.folder
+        good = held.pixels if not held.bad else held.pixels[held.rows]
+        # a private mapping or a copy: torch wants memory that can be written
+        self._pixels = torch.from_numpy(np.array(good, copy=not good.flags.writeable or None)).to(device)
 
     def __len__(self) -> int:
         return len(self.aspects)
 
     def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
-        rows = self._rows[positions].to(self._pixels.device)
-        return self._pixels.index_select(0, rows).permute(0, 3, 1, 2)
+        return self._pixels.index_select(0, positions.to(self._pixels.device)).permute(0, 3, 1, 2)
 
 
 class DecodingStore:
@@ -159,28 +170,31 @@ class DecodingStore:
     Every picture is decoded once at the start, so that what cannot be read is known before training.
     """
 
+    folder: Path | None = None
+
     def __init__(self, split: Split, recipe: Recipe, workers: int) -> None:
-        self.recipe, self._pool = recipe, ThreadPoolExecutor(max(1, workers), thread_name_prefix="imgcls-decode")
+        self.recipe, self._pool = recipe, ThreadPoolExecutor(workers, thread_name_prefix="imgcls-decode")
         aspects = np.ones(len(split), dtype=np.float32)
         self.bad = tuple(decode_all(split, recipe, None, aspects, workers, "Checking"))
         good = np.delete(np.arange(len(split)), [row for row, _ in self.bad])
         self.split, self.aspects = split.subset(good), aspects[good]
 
     def __len__(self) -> int:
-        return len(self.aspects)
+        return len(self.split)
 
     def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
-        side = self.recipe.side
-        out = torch.empty((len(positions), side, side, 3), dtype=torch.uint8, pin_memory=pin)
+        out = torch.empty(self.recipe.shape(len(positions)), dtype=torch.uint8, pin_memory=pin)
         target = out.numpy()
 
         def decode(row: int, position: int) -> None:
-            target[row] = self.recipe.pixels(self.split.open(position))
+            try:
+                target[row] = self.recipe.pixels(self.split.open(position))
+            except BadPicture as error:
+                name = self.split.names[position]
+                raise UserError(f"{name} was read before training and cannot be read now: {error.reason}.") from error
 
-        try:
-            list(self._pool.map(decode, range(len(positions)), positions.tolist()))
-        except BadPicture as error:
-            raise UserError(f"A picture that was read before cannot be read now: {error}.") from error
+        for _ in self._pool.map(decode, range(len(positions)), positions.tolist()):
+            pass
         return out.permute(0, 3, 1, 2)
 
 
@@ -203,9 +217,12 @@ def decode_all(
             out[position] = recipe.pixels(picture)
         return None
 
-    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="imgcls-decode") as pool:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="imgcls-decode")
+    try:
         reasons = with_bar(pool.map(decode, range(len(split))), len(split), f"{title} {len(split):,} pictures")
         return [(position, reason) for position, reason in enumerate(reasons) if reason is not None]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def with_bar(items: Iterable[T], total: int, title: str) -> Iterable[T]:
@@ -216,13 +233,3 @@ def with_bar(items: Iterable[T], total: int, title: str) -> Iterable[T]:
 
     bar: Iterable[T] = tqdm(items, total=total, desc=title, unit="", leave=False)
     return bar
-
-
-def build_in_memory(split: Split, recipe: Recipe, workers: int) -> ArrayStore:
-    """All pictures of `split` as one array; where they are pixels of that very form already, that array itself."""
-    held = split.pictures
-    aspects = np.ones(len(split), dtype=np.float32)
-    if isinstance(held, np.ndarray) and held.shape[1:] == (recipe.side, recipe.side, 3):
-        return ArrayStore(held, aspects)
-    out = np.empty((len(split), recipe.side, recipe.side, 3), dtype=np.uint8)
-    return ArrayStore(out, aspects, decode_all(split, recipe, out, aspects, workers, "Decoding"))

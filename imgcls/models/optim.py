@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR
 
 from imgcls.errors import UserError, nearest
 from imgcls.models.backbones import Network
-
-SCHEDULES = ("cosine", "onecycle", "constant")
+from imgcls.models.schedules import SCHEDULES, Schedule
 
 
 @dataclass
@@ -22,10 +20,9 @@ class Optim:
 
     Args:
         lr: the largest learning rate, of the head.
-        weight_decay: for weights of two and more dimensions; norms and biases are not decayed, as in timm.
-        schedule: 'cosine' (to `final_lr_ratio`), 'onecycle' (Smith 2018, torch's OneCycleLR) or 'constant'.
-        warmup_epochs: epochs in which the rate grows linearly; for 'onecycle' they are its rising part.
-        final_lr_ratio: the last rate of 'cosine', as a share of the largest.
+        weight_decay: for weights of two and more dimensions; norms, biases and what the timm model names
+            (positions of a transformer) are not decayed.
+        schedule, warmup_epochs, final_lr_ratio: see `imgcls.models.schedules`.
         layer_decay: each layer further from the head gets this times the rate of the one above it (1: none).
         backbone_lr_scale: the backbone's rate as a share of the head's.
         ema: decay of the exponential moving average of the weights; None: none. Read by the training.
@@ -44,47 +41,36 @@ class Optim:
         if self.schedule not in SCHEDULES:
             raise UserError(f"optim.schedule={self.schedule}: {nearest(self.schedule, SCHEDULES)}")
 
-    def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    def optimizer(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
         """The torch optimiser of these parameter groups."""
         raise NotImplementedError
 
     def build(
-        self, network: Network, steps: float, steps_per_epoch: float
-    ) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
+        self, network: Network, steps: float, steps_per_epoch: float, *, fused: bool = True
+    ) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """The optimiser of `network` and its schedule, which is stepped after each optimiser step.
 
         Args:
             network: what is trained; parameters that need no gradient are left out.
             steps: optimiser steps of the whole training; infinite only with the constant schedule.
             steps_per_epoch: optimiser steps of an epoch.
+            fused: update each parameter in one pass over it, where the device can; not with a gradient scaler, whose
+                gradients Lightning could then not clip.
         """
-        optimizer = self.optimizer(self.parameter_groups(network))
-        if self.schedule == "constant" and not self.warmup_epochs:
-            return optimizer, None
-        warmup = min(self.warmup_epochs * steps_per_epoch, 0.5 * steps)
-        if self.schedule == "onecycle":
-            rates = [group["lr"] for group in optimizer.param_groups]
-            share = max(warmup, 1.0) / steps if self.warmup_epochs else 0.3
-            return optimizer, OneCycleLR(optimizer, rates, total_steps=max(2, int(steps)), pct_start=min(share, 0.9))
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / (warmup + 1)
-            if self.schedule == "constant":
-                return 1.0
-            progress = min(1.0, (step - warmup) / max(1.0, steps - warmup))
-            return self.final_lr_ratio + (1 - self.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
-
-        return optimizer, LambdaLR(optimizer, factor)
+        optimizer = self.optimizer(self.parameter_groups(network), fused)
+        schedule = Schedule(self.schedule, steps, self.warmup_epochs * steps_per_epoch, self.final_lr_ratio)
+        return optimizer, LambdaLR(optimizer, schedule)
 
     def parameter_groups(self, network: Network) -> list[dict[str, Any]]:
-        """One group for each pair of rate and weight decay; the last one holds the head's weights."""
+        """One group for each pair of rate and weight decay, the slowest first; parameters that need gradients only."""
         scales = self._scales(network)
+        exempt = getattr(network.backbone, "no_weight_decay", set)()
         groups: dict[tuple[float, float], dict[str, Any]] = {}
         for name, parameter in network.named_parameters():
             if not parameter.requires_grad:
                 continue
-            decay = 0.0 if parameter.ndim < 2 or name.endswith(".bias") else self.weight_decay
+            spared = parameter.ndim < 2 or name.endswith(".bias") or name.removeprefix("backbone.") in exempt
+            decay = 0.0 if spared else self.weight_decay
             key = (scales[name], decay)
             group = groups.setdefault(key, {"params": [], "lr": self.lr * key[0], "weight_decay": decay})
             group["params"].append(parameter)
@@ -114,10 +100,10 @@ class AdamW(Optim):
 
     betas: Sequence[float] = (0.9, 0.999)
 
-    def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    def optimizer(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
         """torch.optim.AdamW."""
         first, second = self.betas
-        return torch.optim.AdamW(groups, betas=(first, second))
+        return torch.optim.AdamW(groups, betas=(first, second), fused=_where_known(groups, fused))
 
 
 @dataclass
@@ -126,10 +112,10 @@ class Adam(Optim):
 
     betas: Sequence[float] = (0.9, 0.999)
 
-    def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    def optimizer(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
         """torch.optim.Adam."""
         first, second = self.betas
-        return torch.optim.Adam(groups, betas=(first, second))
+        return torch.optim.Adam(groups, betas=(first, second), fused=_where_known(groups, fused))
 
 
 @dataclass
@@ -139,6 +125,12 @@ class SGD(Optim):
     momentum: float = 0.9
     nesterov: bool = True
 
-    def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    def optimizer(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
         """torch.optim.SGD."""
-        return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov and self.momentum > 0)
+        nesterov = self.nesterov and self.momentum > 0
+        return torch.optim.SGD(groups, momentum=self.momentum, nesterov=nesterov, fused=_where_known(groups, fused))
+
+
+def _where_known(groups: list[dict[str, Any]], fused: bool) -> bool | None:
+    kinds = {parameter.device.type for group in groups for parameter in group["params"]}
+    return True if fused and kinds <= {"cpu", "cuda"} else None

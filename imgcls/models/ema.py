@@ -1,0 +1,131 @@
+"""An exponential moving average of the weights, which is what validation measures and checkpoints deliver.
+
+Lightning's own EMAWeightAveraging leaves the averaged weights out of checkpoints that are saved with
+`weights_only=True` (callbacks are not asked for those), averages whatever else the module holds in buffers, and
+swaps weights in a later `trainer.validate(ckpt_path=…)` too; this one does none of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+AVERAGED = "state_dict"  # where a checkpoint holds what everyone but a resumed training wants
+CURRENT = "current_state_dict"
+
+
+class Average:
+    """A second set of a network's weights: averaged floating-point values, the latest of all others.
+
+    Batch-norm statistics are averaged with the weights that they belong to.
+
+    Args:
+        network: whose weights are averaged.
+        decay: share of the average that each step keeps; less in the first steps, (1 + step) / (10 + step), so that
+            a short training does not end with an average of its random beginning.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network, self.decay = network, decay
+        self.shadow = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        self.swapped = False
+        """Whether the network holds the average now, and `shadow` the weights that are trained."""
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after optimiser step `step` (the first is 1)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averaged, latest = [], []
+        for name, value in self.network.state_dict().items():
+            if value.is_floating_point():
+                averaged.append(self.shadow[name])
+                latest.append(value)
+            else:
+                self.shadow[name].copy_(value)
+        torch._foreach_lerp_(averaged, latest, 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the weights of the network and the average."""
+        for name, value in self.network.state_dict().items():
+            kept = value.clone()
+            value.copy_(self.shadow[name])
+            self.shadow[name].copy_(kept)
+        self.swapped = not self.swapped
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any], prefix: str) -> None:
+        """Put the average where every reader looks for weights, and the trained weights beside it."""
+        live = {name: value for name, value in checkpoint[AVERAGED].items() if name.startswith(prefix)}
+        shadow = {f"{prefix}{name}": value for name, value in self.shadow.items()}
+        average, current = (live, shadow) if self.swapped else (shadow, live)
+        checkpoint[AVERAGED] = {**checkpoint[AVERAGED], **average}
+        checkpoint[CURRENT] = current
+
+    @torch.no_grad()
+    def load(self, average: Mapping[str, Tensor]) -> None:
+        """Go on with this average."""
+        for name, value in self.shadow.items():
+            value.copy_(average[name])
+
+
+class WeightAveraging(L.Callback):
+    """Average the weights of a Classifier over its optimiser steps; validate and save the average.
+
+    In the checkpoints `state_dict` holds the average; the weights that a resumed training goes on with are beside it.
+    When the training ends, the module holds the average.
+
+    Args:
+        decay: see Average. 0.999 suits a few thousand steps.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay={decay} must be in 0..1, and less than 1.")
+        self.decay = decay
+        self._step = 0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            pl_module.average = Average(_network(pl_module), self.decay)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        average = _average(pl_module)
+        device = pl_module.device
+        average.shadow = {name: value.to(device) for name, value in average.shadow.items()}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if trainer.global_step > self._step:  # not in the middle of a batch that is cut into micro-batches
+            self._step = trainer.global_step
+            _average(pl_module).update(self._step)
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._show(trainer, pl_module, averaged=True)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._show(trainer, pl_module, averaged=False)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._show(trainer, pl_module, averaged=True)
+
+    def _show(self, trainer: L.Trainer, pl_module: L.LightningModule, *, averaged: bool) -> None:
+        if trainer.state.fn == "fit" and _average(pl_module).swapped != averaged:
+            _average(pl_module).swap()
+
+
+def _network(pl_module: L.LightningModule) -> nn.Module:
+    network = pl_module.network
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def _average(pl_module: L.LightningModule) -> Average:
+    average = pl_module.average
+    assert isinstance(average, Average)
+    return average

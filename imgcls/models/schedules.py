@@ -1,0 +1,64 @@
+"""How the learning rate goes up and down: a share of its largest value, as a pure function of the optimiser step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from imgcls.errors import UserError, nearest
+
+SCHEDULES = ("cosine", "onecycle", "constant")
+
+# Smith and Topin 2018, with the numbers of torch's OneCycleLR and fastai
+ONECYCLE_START, ONECYCLE_END, ONECYCLE_RISE = 1 / 25, 1 / 250_000, 0.3
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The factor of the learning rate at each optimiser step.
+
+    Nothing but the rate changes: the momentum that was asked for is kept in 'onecycle' too, unlike in torch's
+    OneCycleLR, which would overrule `optim.momentum`.
+
+    >>> schedule = Schedule("cosine", steps=12, warmup=2)
+    >>> [round(schedule(step), 2) for step in (0, 1, 2, 7, 12)]
+    [0.33, 0.67, 1.0, 0.5, 0.0]
+
+    Args:
+        kind: 'cosine' down to `final_ratio`, 'onecycle' (up along a cosine, then down along one), or 'constant'.
+        steps: of the whole training; infinite only with 'constant'.
+        warmup: steps in which the rate grows (linearly, except for 'onecycle'), at most half of all;
+            0 with 'onecycle' means three tenths of all.
+        final_ratio: the last factor of 'cosine'.
+    """
+
+    kind: str
+    steps: float
+    warmup: float = 0.0
+    final_ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in SCHEDULES:
+            raise UserError(f"optim.schedule={self.kind}: {nearest(self.kind, SCHEDULES)}")
+        if math.isinf(self.steps) and self.kind != "constant":
+            raise UserError(f"optim.schedule={self.kind} needs a number of epochs or steps to anneal over.")
+
+    def __call__(self, step: int) -> float:
+        rise = min(self.warmup, 0.5 * self.steps)
+        if self.kind == "onecycle":
+            rise = rise or ONECYCLE_RISE * self.steps
+            if step < rise:
+                return _along_cosine(ONECYCLE_START, 1.0, step / rise)
+            return _along_cosine(1.0, ONECYCLE_END, self._progress(step, rise))
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        if self.kind == "constant":
+            return 1.0
+        return _along_cosine(1.0, self.final_ratio, self._progress(step, rise))
+
+    def _progress(self, step: int, rise: float) -> float:
+        return min(1.0, (step - rise) / max(1.0, self.steps - rise))
+
+
+def _along_cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
