@@ -24,7 +24,7 @@ def test_pixels_are_torchvisions_resize_and_centre_crop(size: tuple[int, int], i
     usual = v2.Compose([v2.Resize(36, v2.InterpolationMode(interpolation)), v2.CenterCrop(32)])
     ours = Preprocessing(32, 36, interpolation).pixels(picture(*size))
     assert ours.dtype == np.uint8
-    assert np.abs(ours.astype(int) - np.asarray(usual(picture(*size)))).max() <= 1
+    assert np.abs(ours.astype(int) - np.asarray(usual(picture(*size)))).max() <= 2
 
 
 def test_a_picture_of_the_right_size_is_not_resampled() -> None:

@@ -59,7 +59,7 @@ def open_store(
             folder = cache / "stores" / store_key(split, recipe)
             found = open_on_disk(folder, len(split), recipe)
             if found is not None:
-                log.info("%s: %s of decoded pixels found in %s.", title, _gb(size), folder)
+                log.info("%s: %s of decoded pixels found in %s.", title, _bytes(size), folder)
                 return found
             free, share = free_disk(cache), DISK_SHARE
         else:
@@ -68,10 +68,10 @@ def open_store(
             log.log(
                 logging.INFO if kind == "auto" else logging.WARNING,
                 "%s: decoded pixels need %s, too much for the %s of free %s.",
-                *(title, _gb(size), _gb(free), choice),
+                *(title, _bytes(size), _bytes(free), choice),
             )
             continue
-        log.info("%s: decoding %s pictures once, %s in %s.", title, f"{len(split):,}", _gb(size), choice)
+        log.info("%s: decoding %s pictures once, %s in %s.", title, f"{len(split):,}", _bytes(size), choice)
         if choice == "memory":
             return build_in_memory(split, recipe, workers)
         try:
@@ -94,7 +94,7 @@ def on_device(store: Store, kind: str, device: torch.device) -> Store:
     if size <= free * (1 if kind == "device" else DEVICE_SHARE):
         return DeviceStore(store, device)
     if kind == "device":
-        log.warning("data.store=device: %s of pixels do not fit %s of free device memory.", _gb(size), _gb(free))
+        log.warning("data.store=device: %s of pixels do not fit %s of free device memory.", _bytes(size), _bytes(free))
     return store
 
 
@@ -148,5 +148,8 @@ def _available() -> int:
         return 4 << 30  # unknown: enough for small data sets, and no more
 
 
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.2g} GB" if size < 1e10 else f"{size / 1e9:.0f} GB"
+def _bytes(size: int) -> str:
+    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= one:
+            return f"{size / one:.1f} {unit}"
+    return f"{size} bytes"

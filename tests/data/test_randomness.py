@@ -32,7 +32,7 @@ def test_numbers_stay_the_same_for_ever() -> None:
     assert drawn.flatten().mul(2**24).to(torch.int64).tolist() == PINNED
 
 
-PINNED = [0, 0, 0, 0]
+PINNED = [6354833, 7233674, 13890331, 256077]
 
 
 def test_seed_epoch_picture_and_name_each_change_the_numbers() -> None:
