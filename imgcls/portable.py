@@ -5,9 +5,12 @@ It is read without Hydra, Lightning and the training data, and nothing in it is 
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import json
 import logging
 import platform
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +122,11 @@ def export(
         "class_names": list(class_names),
         "preprocessing": preprocessing.as_dict(),
         "metrics": dict(metrics),
-        "versions": {"imgcls": imgcls.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "imgcls": imgcls.__version__,
+            **{name: importlib.metadata.version(name) for name in ("torch", "timm")},
+            "python": platform.python_version(),
+        },
     }
     atomic_write_text(folder / CARD, model_card(description))
     atomic_write_text(folder / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
@@ -134,30 +141,76 @@ def load(folder: str | Path) -> PortableModel:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{folder / DESCRIPTION} is damaged: {error}") from error
-    version = description.get("format_version")
+    version = description.get("format_version") if isinstance(description, dict) else None
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise UserError(f"{folder} has format {version}; this imgcls reads up to {FORMAT_VERSION}. Update it.")
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    network = network_from_architecture(description["architecture"])
+    try:
+        network = network_from_architecture(description["architecture"])
+        preprocessing, names = Preprocessing.from_dict(description["preprocessing"]), tuple(description["class_names"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / DESCRIPTION} is damaged: {error}.") from error
     try:
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder / WEIGHTS} cannot be read: {str(error).splitlines()[0]}") from error
-    return PortableModel(
-        network.eval(),
-        Preprocessing.from_dict(description["preprocessing"]),
-        tuple(description["class_names"]),
-        description,
-    )
+    return PortableModel(network.eval(), preprocessing, names, description)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How well the exported files agree with each other on some pictures."""
+
+    pictures: int
+    difference: float
+    """The largest difference between two probabilities."""
+    agreement: float
+    """The share of the pictures for which the likeliest class is the same."""
+
+
+def check(folder: str | Path, pixels: np.ndarray, network: Network | None = None) -> dict[str, Parity]:
+    """Compare what was exported with what it came from.
+
+    Args:
+        folder: of the portable model.
+        pixels: uint8 (N, S, S, 3) as `Preprocessing.pixels` gives them.
+        network: what was exported; with it the weights read back are compared (`safetensors`).
+
+    Returns:
+        For `safetensors` (with a network) and `onnx` (with a `model.onnx` and onnxruntime): how well they agree.
+    """
+    model, found = load(folder), {}
+    reference = model.probabilities(pixels)
+    if network is not None:
+        training = network.training
+        own = PortableModel(network.eval(), model.preprocessing, model.class_names, model.description)
+        found["safetensors"] = compare(own.probabilities(pixels), reference)
+        network.train(training)
+    file = Path(folder) / ONNX
+    if file.is_file() and importlib.util.find_spec("onnxruntime"):
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        scores = session.run(["scores"], {"images": model.preprocessing.normalise(pixels)})[0]
+        found["onnx"] = compare(reference, torch.from_numpy(scores).softmax(dim=1).numpy())
+    return found
+
+
+def compare(first: np.ndarray, second: np.ndarray) -> Parity:
+    """Compare two tables of probabilities, float32 (N, C).
+
+    >>> compare(np.array([[0.75, 0.25], [0.5, 0.5]]), np.array([[0.5, 0.5], [0.25, 0.75]]))
+    Parity(pictures=2, difference=0.25, agreement=0.5)
+    """
+    agreement = float((first.argmax(axis=1) == second.argmax(axis=1)).mean())
+    return Parity(len(first), float(np.abs(first - second).max()), agreement)
 
 
 def export_onnx(network: Network, preprocessing: Preprocessing, file: Path) -> bool:
     """Write `file` (input `images`, float32 (N, 3, S, S) normalised; output `scores`); False where onnx is missing."""
-    import importlib.util
-    import warnings
-
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         return False
     side = preprocessing.image_size

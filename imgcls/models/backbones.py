@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,41 +86,65 @@ def create_network(
     Raises:
         UserError: an unknown model, weights that cannot be had or do not fit, a stem that cannot be made small.
     """
-    head = head or Linear()
-    options: dict[str, Any] = {"num_classes": 0}
-    if drop_rate:
-        options["drop_rate"] = drop_rate
-    if drop_path_rate:
-        options["drop_path_rate"] = drop_path_rate
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if image_size is not None and config is not None and config.fixed_input_size:
-        options["img_size"] = image_size
-    backbone = _create_backbone(name, pretrained, options)
     architecture = {
         "name": name.partition(".")[0],
         "num_classes": num_classes,
         "stem": stem,
-        "head": head.as_dict(),
+        "head": (head or Linear()).as_dict(),
         "drop_rate": drop_rate,
         "drop_path_rate": drop_path_rate,
         "image_size": image_size,
     }
-    if stem == "small":
-        _make_stem_small(backbone, name, reinitialised=pretrained or weights is not None)
-    network = Network(backbone, head(_width(backbone), num_classes), architecture)
+    network = network_from_architecture(architecture, name=name, pretrained=pretrained)
+    if stem == "small" and pretrained:
+        log.info("model.stem=small: a first convolution that was made smaller starts from random weights.")
     if weights is not None:
         from imgcls.models.weights import load_weights
 
         load_weights(network, weights)
+    if image_size is not None:
+        _try(network, image_size)
     return network
 
 
-def network_from_architecture(architecture: dict[str, Any]) -> Network:
-    """The untrained network that `Network.architecture` describes."""
-    options = dict(architecture)
-    return create_network(
-        options.pop("name"), options.pop("num_classes"), head=head_from_dict(options.pop("head")), **options
-    )
+def network_from_architecture(
+    architecture: dict[str, Any], *, name: str | None = None, pretrained: bool = False
+) -> Network:
+    """The network that `Network.architecture` describes, untrained unless `pretrained`.
+
+    Args:
+        architecture: what `create_network` made of its arguments.
+        name: of the timm model, with the tag of its weights.
+        pretrained: download timm's weights of the backbone.
+    """
+    name, size = name or architecture["name"], architecture["image_size"]
+    options: dict[str, Any] = {"num_classes": 0}
+    options |= {rate: architecture[rate] for rate in ("drop_rate", "drop_path_rate") if architecture[rate]}
+    config = timm.get_pretrained_cfg(architecture["name"], allow_unregistered=True)
+    if size is not None and config is not None and config.fixed_input_size:
+        options["img_size"] = size
+    backbone = _create_backbone(name, pretrained, options)
+    if architecture["stem"] == "small":
+        _make_stem_small(backbone, name)
+    head = head_from_dict(architecture["head"])
+    return Network(backbone, head(_width(backbone), architecture["num_classes"]), architecture)
+
+
+@torch.no_grad()
+def _try(network: Network, image_size: int) -> None:
+    """Raise UserError where the network cannot take pictures of this size."""
+    training = network.training
+    try:
+        network.eval()(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        name, stem = network.architecture["name"], network.architecture["stem"]
+        with_stem = " with model.stem=small" if stem == "small" else ""
+        raise UserError(
+            f"{name}{with_stem} cannot take pictures of data.image_size={image_size} ({_first_line(error)}). "
+            "Choose another size, stem or model."
+        ) from error
+    finally:
+        network.train(training)
 
 
 def _create_backbone(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
@@ -134,9 +159,8 @@ def _create_backbone(name: str, pretrained: bool, options: dict[str, Any]) -> nn
             return timm.create_model(name, pretrained=True, **options)
     except Exception as error:
         _built(name, options)  # a mistake in the options, not in the download, is told as such
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
-            f"The pretrained weights of {name} cannot be loaded ({reason[:160]}). "
+            f"The pretrained weights of {name} cannot be loaded ({_first_line(error)}). "
             "Give them with model.weights=FILE, or train from random weights with model.pretrained=false."
         ) from error
 
@@ -145,7 +169,12 @@ def _built(name: str, options: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=False, **options)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise UserError(f"timm cannot build {name} with {options}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"timm cannot build {name} with {options}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:160] if lines else type(error).__name__
 
 
 @contextmanager
@@ -155,7 +184,8 @@ def _hub_asked_once() -> Iterator[None]:
     from huggingface_hub.utils import get_session
 
     unreachable: Exception | None = None
-    before = constants.HF_HUB_OFFLINE
+    before, patience = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # some weights come from other addresses, which torch would wait for without an end
     if not before:
         try:
             get_session().head(constants.ENDPOINT, timeout=5)
@@ -168,6 +198,7 @@ def _hub_asked_once() -> Iterator[None]:
         raise (ConnectionError(f"{constants.ENDPOINT}: {unreachable}") if unreachable else error) from error
     finally:
         constants.HF_HUB_OFFLINE = before
+        socket.setdefaulttimeout(patience)
 
 
 def _width(backbone: nn.Module) -> int:
@@ -178,23 +209,22 @@ def _width(backbone: nn.Module) -> int:
     return width
 
 
-def _make_stem_small(backbone: nn.Module, name: str, reinitialised: bool) -> None:
-    """Take the down-sampling out of the first convolution (and the pooling after it), in place."""
+def _make_stem_small(backbone: nn.Module, name: str) -> None:
+    """Take the down-sampling out of the first convolution (and the pooling after it), in place.
+
+    A kernel of more than 3x3 becomes a new one of 3x3, as usual for CIFAR (He et al. 2016, 4.2).
+    """
     path = getattr(backbone, "default_cfg", {}).get("first_conv")
-    conv = None
-    if isinstance(path, str) and path in dict(backbone.named_modules()):
-        conv = backbone.get_submodule(path)
-    if not isinstance(conv, nn.Conv2d) or conv.stride != (2, 2):
+    conv = dict(backbone.named_modules()).get(path) if isinstance(path, str) else None
+    if not isinstance(path, str) or not isinstance(conv, nn.Conv2d) or conv.stride != (2, 2):
         raise UserError(
             f"model.stem=small: {name} has no strided stem that could be made small. Use model.stem=standard."
         )
-    if conv.kernel_size[0] > 3:
+    if max(conv.kernel_size) > 3:
         small = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
         nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
         parent, _, attribute = path.rpartition(".")
         setattr(backbone.get_submodule(parent), attribute, small)
-        if reinitialised:
-            log.info("model.stem=small: the first convolution starts from random weights, the others are kept.")
     else:
         conv.stride = (1, 1)
     if isinstance(getattr(backbone, "maxpool", None), nn.Module):

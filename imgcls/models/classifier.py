@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassCalibrationError,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-)
+from torch import Tensor
 
+from imgcls.errors import UserError, nearest
 from imgcls.models.backbones import Network
+from imgcls.models.ema import Average
 from imgcls.models.losses import picture_losses
+from imgcls.models.measuring import Collector, Outputs, evaluation_metrics, update
 from imgcls.models.optim import AdamW, Optim
 
-CALIBRATION_BINS = 15
-
-
-@dataclass
-class Outputs:
-    """What the model said of every test picture, in the order of the split, on the CPU."""
-
-    index: Tensor
-    """int64 (N,), positions in the split."""
-    logits: Tensor
-    """float32 (N, C)."""
-    labels: Tensor
-    """int64 (N,)."""
-    loss: Tensor
-    """float32 (N,), cross entropy without smoothing."""
+FREEZING = ("none", "backbone", "head_first")
 
 
 class Classifier(L.LightningModule):
@@ -75,6 +57,8 @@ class Classifier(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if freeze not in FREEZING:
+            raise UserError(f"model.freeze={freeze}: {nearest(freeze, FREEZING)}")
         count = int(network.architecture["num_classes"])
         self.network, self.optim = network, optim or AdamW()
         self.class_names = tuple(class_names or map(str, range(count)))
@@ -87,16 +71,18 @@ class Classifier(L.LightningModule):
         if freeze == "backbone":
             self.network.backbone.requires_grad_(False)
         if compile:
-            self.network.compile()
+            self.network.compile()  # in place, so that the names in checkpoints stay what they are
         self._freeze_for(0)
-        self._random = any(_draws_at_random(module) for module in network.modules())
-        self._train_totals: Tensor | None = None
+
+        self.average: Average | None = None  # set by imgcls.models.ema.WeightAveraging
+        self.last_loss = torch.zeros(())
+        """The loss of the last micro-batch, on the device; reading its value waits for the device."""
         self.val_metrics = evaluation_metrics(count, "val/")
         self.test_metrics = evaluation_metrics(count, "test/")
-        self.confusion = MulticlassConfusionMatrix(count)
-        self.test_outputs = Outputs(torch.empty(0, dtype=torch.int64), *(torch.empty(0) for _ in range(3)))
-        self.test_confusion = torch.empty(0, 0)
-        self._kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.test_outputs = Outputs.empty(count)
+        self._collector = Collector(count)
+        # Sums over the epoch so far: losses, hits, pictures. No buffer, which DDP would overwrite with those of rank 0.
+        self._train_totals: Tensor | None = None
 
     # ---- what Lightning calls
 
@@ -104,28 +90,32 @@ class Classifier(L.LightningModule):
         """(N, 3, H, W) normalised pictures to (N, C) scores."""
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
+        if self.dtype != images.dtype:  # the weights' precision is not the pictures' with trainer.precision=bf16-true
+            images = images.to(self.dtype)
         scores: Tensor = self.network(images)
         return scores
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and its schedule by the step."""
         steps = self.trainer.estimated_stepping_batches
-        epochs = self.trainer.max_epochs or 0
-        optimizer, schedule = self.optim.build(self.network, steps, steps / epochs if epochs > 0 else steps)
-        if schedule is None:
-            return optimizer
+        batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        optimizer, schedule = self.optim.build(
+            self.network, steps, min(batches, steps), fused=self.trainer.precision != "16-mixed"
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
         self._freeze_for(self.current_epoch)
+        if self._train_totals is not None:
+            self._train_totals = self._train_totals.to(self.device)
 
-    def on_train_epoch_start(self) -> None:
+    def on_train_epoch_start(self) -> None:  # not called where training goes on in the middle of an epoch
         self._freeze_for(self.current_epoch)
+        self._train_totals = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        if self._random:
-            step = self.trainer.fit_loop.epoch_loop.total_batch_idx
-            torch.manual_seed((self.seed * 1_000_003 + step) * 1_009 + self.global_rank)
+        place = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
+        torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         images, labels = batch[0], batch[1]
@@ -137,68 +127,94 @@ class Classifier(L.LightningModule):
             class_weights=self.class_weights,  # type: ignore[arg-type]
             focal_gamma=self.focal_gamma,
         )
+        total = losses.sum()
         with torch.no_grad():
             hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
             right = (logits.argmax(dim=1) == hard).sum()
             # float64 where the device has it: sums of millions of pictures stay exact
             kind = torch.float32 if losses.device.type == "mps" else torch.float64
-            totals = torch.stack([losses.sum().to(kind), right.to(kind), torch.full_like(right, len(hard), dtype=kind)])
+            totals = torch.stack([total.to(kind), right.to(kind), torch.full_like(right, len(hard), dtype=kind)])
             self._train_totals = totals if self._train_totals is None else self._train_totals + totals
-        return losses.sum() / self._expected_pictures(len(losses))
+        loss = total / self._expected_pictures(len(losses))
+        self.last_loss = loss.detach()
+        return loss
 
     def on_train_epoch_end(self) -> None:
-        if self._train_totals is None:
-            return
-        totals = self._train_totals
-        if self.trainer.world_size > 1:
-            totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
-        self._train_totals = None
-        self.log("train/loss", (totals[0] / totals[2]).float())
-        self.log("train/accuracy", (totals[1] / totals[2]).float())
+        totals = self._sum_of_totals()
+        if totals is not None:
+            self.log("train/loss", (totals[0] / totals[2]).float(), sync_dist=self._several)
+            self.log("train/accuracy", (totals[1] / totals[2]).float(), sync_dist=self._several)
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_metrics.reset()
+        if self._several:
+            self._share_statistics()
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        self._measure(self.val_metrics, batch)
+        logits, losses = self._look_at(batch)
+        update(self.val_metrics, logits, batch[1], losses)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(self.val_metrics.compute())
+        self.log_dict(self.val_metrics.compute(), sync_dist=self._several)
         self.val_metrics.reset()
 
+    def on_test_epoch_start(self) -> None:
+        self.test_metrics.reset()
+        self._collector = Collector(len(self.class_names))
+
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        logits, losses = self._measure(self.test_metrics, batch)
-        labels = batch[1]
-        self.confusion.update(logits, labels)
-        seen = sum(len(kept[0]) for kept in self._kept)
-        index = batch[2] if len(batch) > 2 else torch.arange(seen, seen + len(labels), device=labels.device)
-        self._kept.append((index, logits, labels, losses))
+        logits, losses = self._look_at(batch)
+        update(self.test_metrics, logits, batch[1], losses)
+        index = batch[2] if len(batch) > 2 else None
+        self._collector.add(index, logits, batch[1], losses, self.global_rank, self.trainer.world_size)
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(self.test_metrics.compute())
-        self.test_confusion = self.confusion.compute().cpu()
-        self.test_outputs = self._gathered()
+        self.log_dict(self.test_metrics.compute(), sync_dist=self._several)
+        self.test_outputs = self._collector.gather(self.device, self.trainer.world_size)
         self.test_metrics.reset()
-        self.confusion.reset()
-        self._kept = []
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Probabilities of the classes, float32 (N, C), for a batch of pictures, alone or as its first part."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        probabilities: Tensor = self(images).float().softmax(dim=1)
+        return probabilities
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self._train_totals is not None:  # in the middle of an epoch
-            checkpoint["train_totals"] = self._own_totals().cpu()
+        totals = self._sum_of_totals()
+        if totals is not None:
+            checkpoint["train_totals"] = totals.cpu()
+        if self.average is not None and "state_dict" in checkpoint:
+            self.average.on_save_checkpoint(checkpoint, prefix="network.")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer is None or self.trainer.state.fn != "fit":
+            return
+        if self.average is not None:
+            self.average.on_load_checkpoint(checkpoint, prefix="network.")
         totals = checkpoint.get("train_totals")
         if totals is not None:
-            rank = self.trainer.global_rank if totals.ndim == 2 else 0
-            self._train_totals = (totals[rank] if totals.ndim == 2 else totals).to(self.device)
+            self._train_totals = totals if self.global_rank == 0 else torch.zeros_like(totals)
 
     # ---- for others
 
     @property
+    def test_confusion(self) -> Tensor:
+        """int64 (C, C): how many test pictures of a class (row) were taken for which (column)."""
+        return self.test_outputs.confusion
+
+    @property
     def test_class_accuracy(self) -> Tensor:
         """(C,): the share of each class's test pictures that was recognised; NaN where it has none."""
-        return self.test_confusion.diagonal() / self.test_confusion.sum(dim=1)
+        confusion = self.test_confusion
+        return confusion.diagonal() / confusion.sum(dim=1)
 
     @property
     def needs_find_unused_parameters(self) -> bool:
-        """Whether DDP must look for parameters without a gradient: those of the backbone while only the head trains."""
+        """Whether DDP must look for parameters that get no gradient.
+
+        Those of a backbone that is frozen for good need none, and DDP leaves them alone. Those of 'head_first' need
+        one later, and DDP decides once what it waits for.
+        """
         return self.freeze_mode == "head_first"
 
     # ---- inside
@@ -214,48 +230,24 @@ class Classifier(L.LightningModule):
         datamodule: Any = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
         return float(getattr(datamodule, "expected_micro_batch", count))
 
-    def _measure(self, metrics: MetricCollection, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        images, labels = batch[0], batch[1]
-        logits = self(images).float()
-        losses = picture_losses(logits, labels)
-        for name, metric in metrics.items(keep_base=True):
-            if name == "loss":
-                metric.update(losses)
-            else:
-                metric.update(logits, labels)
-        return logits, losses
+    def _look_at(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Scores, float32 (N, C), and plain cross entropies, float32 (N,)."""
+        logits = self(batch[0]).float()
+        return logits, picture_losses(logits, batch[1])
 
-    def _own_totals(self) -> Tensor:
-        assert self._train_totals is not None
-        if self.trainer.world_size == 1:
-            return self._train_totals
-        gathered: Tensor = self.trainer.strategy.all_gather(self._train_totals)
-        return gathered
+    @property
+    def _several(self) -> bool:
+        return self.trainer.world_size > 1
 
-    def _gathered(self) -> Outputs:
-        columns = [torch.cat(column) for column in zip(*self._kept, strict=True)] if self._kept else []
-        if self.trainer.world_size > 1:
-            from torchmetrics.utilities.distributed import gather_all_tensors
+    def _sum_of_totals(self) -> Tensor | None:
+        """The sums of this epoch so far over all processes; all of them have to ask."""
+        totals = self._train_totals
+        if totals is None or not self._several:
+            return totals
+        summed: Tensor = self.trainer.strategy.reduce(totals.clone(), reduce_op="sum")
+        return summed
 
-            columns = [torch.cat(gather_all_tensors(column)) for column in columns]
-        index, logits, labels, losses = (column.cpu() for column in columns)
-        order = index.argsort()
-        return Outputs(index[order], logits[order], labels[order], losses[order])
-
-
-def evaluation_metrics(num_classes: int, prefix: str) -> MetricCollection:
-    """Loss, accuracy, top-5 accuracy (more than five classes), macro F1 and calibration error, over pictures."""
-    metrics: dict[str, Any] = {
-        "loss": MeanMetric(),
-        "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-        "macro_f1": MulticlassF1Score(num_classes, average="macro"),
-        "ece": MulticlassCalibrationError(num_classes, n_bins=CALIBRATION_BINS),
-    }
-    if num_classes > 5:
-        metrics["accuracy_top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
-    return MetricCollection(metrics, prefix=prefix, compute_groups=False)
-
-
-def _draws_at_random(module: nn.Module) -> bool:
-    dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
-    return dropout or bool(getattr(module, "drop_prob", 0))
+    def _share_statistics(self) -> None:
+        """Give all processes the batch-norm statistics of the first, which are those that checkpoints hold."""
+        for buffer in self.network.buffers():
+            torch.distributed.broadcast(buffer, src=0)

@@ -7,12 +7,11 @@ swaps weights in a later `trainer.validate(ckpt_path=…)` too; this one does no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 AVERAGED = "state_dict"  # where a checkpoint holds what everyone but a resumed training wants
 CURRENT = "current_state_dict"
@@ -66,10 +65,11 @@ class Average:
         checkpoint[CURRENT] = current
 
     @torch.no_grad()
-    def load(self, average: Mapping[str, Tensor]) -> None:
-        """Go on with this average."""
+    def on_load_checkpoint(self, checkpoint: dict[str, Any], prefix: str) -> None:
+        """Go on with the average of a checkpoint, and let its reader go on with the trained weights."""
         for name, value in self.shadow.items():
-            value.copy_(average[name])
+            value.copy_(checkpoint[AVERAGED][f"{prefix}{name}"])
+        checkpoint[AVERAGED] = {**checkpoint[AVERAGED], **checkpoint.get(CURRENT, {})}
 
 
 class WeightAveraging(L.Callback):
@@ -90,7 +90,8 @@ class WeightAveraging(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
-            pl_module.average = Average(_network(pl_module), self.decay)
+            classifier: Any = pl_module
+            classifier.average = Average(classifier.network, self.decay)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         average = _average(pl_module)
@@ -119,13 +120,7 @@ class WeightAveraging(L.Callback):
             _average(pl_module).swap()
 
 
-def _network(pl_module: L.LightningModule) -> nn.Module:
-    network = pl_module.network
-    assert isinstance(network, nn.Module)
-    return network
-
-
 def _average(pl_module: L.LightningModule) -> Average:
-    average = pl_module.average
+    average: object = pl_module.average
     assert isinstance(average, Average)
     return average

@@ -28,5 +28,5 @@ def picture_losses(
     )
     if focal_gamma:
         sure = (-F.cross_entropy(logits.float(), labels, reduction="none")).exp()
-        losses = (1 - sure).clamp(min=0) ** focal_gamma * losses
+        losses = (1 - sure).clamp(min=1e-6) ** focal_gamma * losses
     return losses

@@ -58,13 +58,14 @@ class Optim:
                 gradients Lightning could then not clip.
         """
         optimizer = self.optimizer(self.parameter_groups(network), fused)
-        schedule = Schedule(self.schedule, steps, self.warmup_epochs * steps_per_epoch, self.final_lr_ratio)
+        warmup = self.warmup_epochs * steps_per_epoch if self.warmup_epochs else 0.0
+        schedule = Schedule(self.schedule, steps, warmup, self.final_lr_ratio)
         return optimizer, LambdaLR(optimizer, schedule)
 
     def parameter_groups(self, network: Network) -> list[dict[str, Any]]:
         """One group for each pair of rate and weight decay, the slowest first; parameters that need gradients only."""
         scales = self._scales(network)
-        exempt = getattr(network.backbone, "no_weight_decay", set)()
+        exempt: set[str] = set(getattr(network.backbone, "no_weight_decay", set)())
         groups: dict[tuple[float, float], dict[str, Any]] = {}
         for name, parameter in network.named_parameters():
             if not parameter.requires_grad:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imgcls.errors import UserError
 from imgcls.models.backbones import Network
 
 log = logging.getLogger(__name__)
 
-WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema", "model_state")
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state")
 PREFIXES = ("module.", "_orig_mod.", "network.", "model.")
 CLASSIFIERS = ("fc.", "classifier.", "head.fc.", "head.", "last_linear.")
 
@@ -34,25 +36,25 @@ def load_weights(network: Network, source: Path) -> None:
     state = _without_prefixes(read_state(file))
     if not any(name.startswith("backbone.") for name in state):
         state = {f"backbone.{name}": value for name, value in state.items()}
-    own = network.state_dict()
-    backbone = {name: value for name, value in own.items() if name.startswith("backbone.")}
-    given = {name: value for name, value in state.items() if name.startswith("backbone.")}
-    extra = [name for name in given if name not in backbone]
-    unexpected = [name for name in extra if not name.removeprefix("backbone.").startswith(CLASSIFIERS)]
-    missing = [name for name in backbone if name not in given and not name.endswith("num_batches_tracked")]
-    shapes = [name for name in backbone if name in given and given[name].shape != backbone[name].shape]
-    if missing or unexpected or shapes:
-        raise UserError(_misfit(file, network, missing, unexpected, shapes, given, backbone))
+    given = {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
+    if _misfit(network, given):
+        given = _as_this_timm_names_them(network.backbone, given)
+    _leave_out_other_stem(network, given, file)
+    misfit = _misfit(network, given)
+    if misfit:
+        raise UserError(
+            f"model.weights={file} holds another architecture than {network.architecture['name']} ({misfit}). "
+            "Choose the model that the weights were trained with, and its model.stem."
+        )
+    own = network.backbone.state_dict()
+    network.backbone.load_state_dict({**own, **{name: given[name] for name in own if name in given}})
 
-    head = {name: value for name, value in state.items() if name.startswith("head.")}
-    own_head = {name: value for name, value in own.items() if name.startswith("head.")}
-    fits = head.keys() == own_head.keys() and all(head[name].shape == own_head[name].shape for name in head)
-    chosen = {name: value for name, value in given.items() if name in backbone}
-    if fits and head:
-        chosen |= head
+    head = {name.removeprefix("head."): value for name, value in state.items() if name.startswith("head.")}
+    own_head = network.head.state_dict()
+    if head and _shapes(head) == _shapes(own_head):
+        network.head.load_state_dict(head)
     else:
         log.info("%s: only the backbone is taken; the head starts from random weights.", file)
-    network.load_state_dict({**own, **chosen})
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
@@ -63,6 +65,11 @@ def read_state(file: Path) -> dict[str, Tensor]:
 
             return load_file(file)
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"model.weights={file}: it is damaged, or needs pickled code, which imgcls never executes. "
+            "Save its state dictionary with torch.save or safetensors."
+        ) from error
     except Exception as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"model.weights={file}: no weights can be read from it ({reason[:160]}).") from error
@@ -103,22 +110,41 @@ def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _misfit(
-    file: Path,
-    network: Network,
-    missing: list[str],
-    unexpected: list[str],
-    shapes: list[str],
-    given: dict[str, Tensor],
-    backbone: dict[str, Tensor],
-) -> str:
+def _shapes(state: dict[str, Any]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
+
+
+def _misfit(network: Network, given: dict[str, Tensor]) -> str:
+    """Why these weights are not those of the network's backbone; empty where they are."""
+    own = network.backbone.state_dict()
+    missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in given if name not in own and not name.startswith(CLASSIFIERS)]
+    shapes = [name for name in own if name in given and given[name].shape != own[name].shape]
     parts = [f"{len(missing)} tensors missing"] if missing else []
-    parts += [f"{len(unexpected)} unknown"] if unexpected else []
+    parts += [f"{len(unknown)} unknown"] if unknown else []
     if shapes:
         name = shapes[0]
-        parts.append(f"{name} is {tuple(given[name].shape)}, not {tuple(backbone[name].shape)}")
-    architecture = network.architecture["name"]
-    return (
-        f"model.weights={file} holds another architecture than {architecture} ({', '.join(parts)}). "
-        "Choose the model that the weights were trained with, and its model.stem."
-    )
+        parts.append(f"{name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}")
+    return ", ".join(parts)
+
+
+def _as_this_timm_names_them(backbone: nn.Module, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights after timm's own conversion: older names, positions of a transformer for another picture size."""
+    convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return given
+    try:
+        converted = convert(dict(given), backbone)
+    except Exception as error:  # it expects weights of this architecture, and these may be any
+        log.debug("timm's conversion of the weights failed: %s", error)
+        return given
+    return {name: value for name, value in converted.items() if isinstance(value, Tensor)}
+
+
+def _leave_out_other_stem(network: Network, given: dict[str, Tensor], file: Path) -> None:
+    """With a small stem, keep the new first kernel where the given one is of the standard stem."""
+    name = f"{getattr(network.backbone, 'default_cfg', {}).get('first_conv')}.weight"
+    own = network.backbone.state_dict()
+    if network.architecture["stem"] == "small" and name in given and given[name].shape[2:] != own[name].shape[2:]:
+        log.info("%s: the first convolution is not of a small stem; it starts from random weights.", file)
+        given[name] = own[name]
