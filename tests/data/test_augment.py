@@ -1,0 +1,356 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+from torchvision.transforms import v2
+
+from imgcls.data import crops, operations, policies
+from imgcls.data.augment import Augment, flip
+from imgcls.data.crops import PaddedCrop, RandomResizedCrop, resized_crops
+from imgcls.data.mixing import Mixing, _beta
+from imgcls.data.policies import OPERATIONS, ColorJitter, RandAugment, RandomErasing, TrivialAugment
+from imgcls.data.randomness import Draws
+from imgcls.errors import UserError
+
+CONF = Path(__file__).parents[2] / "conf" / "augment"
+
+
+def pictures(count: int, size: int = 24) -> Tensor:
+    """Smooth pictures, uint8 (N, 3, size, size)."""
+    small = torch.rand(count, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    large = F.interpolate(small, size=(size, size), mode="bicubic", antialias=True)
+    return large.mul(255).clamp(0, 255).to(torch.uint8)
+
+
+def draws(count: int, epoch: int = 0) -> Draws:
+    return Draws.of(0, epoch, torch.arange(count))
+
+
+EVERYTHING = {
+    "none": Augment(),
+    "crop": Augment(crop=RandomResizedCrop(), flip=0.5),
+    "padded": Augment(crop=PaddedCrop(), flip=0.5),
+    "trivial": Augment(policy=TrivialAugment()),
+    "rand": Augment(policy=RandAugment()),
+    "jitter": Augment(jitter=ColorJitter(0.4, 0.4, 0.4, 0.1)),
+    "erasing": Augment(erasing=RandomErasing(1.0, fill="noise")),
+    "own": Augment(extra=[lambda images, draws: images * draws.uniform(1)[:, :, None, None]]),
+    "all": Augment(RandomResizedCrop(), 0.5, TrivialAugment(), ColorJitter(), RandomErasing(0.5)),
+}
+
+
+@pytest.mark.parametrize("augment", EVERYTHING.values(), ids=EVERYTHING)
+def test_a_picture_fares_the_same_alone_and_in_any_batch(augment: Augment) -> None:
+    images, aspect = pictures(16), torch.linspace(0.5, 2, 16)
+
+    def run(at: list[int]) -> Tensor:
+        chosen = torch.tensor(at)
+        drawn = Draws.of(7, 3, chosen)
+        done = augment.pixels(images[chosen], drawn, 20, aspect[chosen]).float()
+        return augment.finish(done, chosen, drawn, 16)[0]
+
+    together = run(list(range(16)))
+    assert together.shape == (16, 3, 20, 20)
+    for at in ([5], [11, 5, 2], [15, 14, 13, 12, 11, 10, 9]):
+        # sums within one picture may be taken in another order in another batch
+        torch.testing.assert_close(run(at), together[at], rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in EVERYTHING if name != "none"])
+def test_every_picture_and_every_epoch_fares_otherwise(name: str) -> None:
+    augment, images = EVERYTHING[name], pictures(1).expand(32, -1, -1, -1)
+
+    def run(epoch: int) -> Tensor:
+        drawn = draws(32, epoch)
+        done = augment.pixels(images, drawn, 24).float()
+        return augment.finish(done, torch.zeros(32, dtype=torch.int64), drawn, 2)[0]
+
+    first, second = run(0), run(1)
+    assert len(torch.unique(first.flatten(1), dim=0)) > 8
+    assert not torch.equal(first, second)
+    assert torch.equal(first, run(0))
+
+
+@pytest.mark.parametrize("augment", EVERYTHING.values(), ids=EVERYTHING)
+def test_what_goes_in_is_left_alone(augment: Augment) -> None:
+    images = pictures(8)
+    before = images.clone()
+    done = augment.pixels(images, draws(8), 24)
+    augment.finish(done.float(), torch.arange(8), draws(8), 8)
+    assert torch.equal(images, before)
+
+
+def test_values_stay_in_range() -> None:
+    for name, augment in EVERYTHING.items():
+        done = augment.pixels(pictures(64), draws(64), 24).float()
+        assert -0.001 <= done.min() <= done.max() <= 255.001, name
+
+
+def test_without_augmentation_the_pixels_are_those_of_the_store() -> None:
+    images = pictures(4)
+    assert torch.equal(Augment().pixels(images, draws(4), 24), images)
+
+
+# ---- crops
+
+
+def test_boxes_have_torchvisions_distribution() -> None:
+    """Shares of area and shape against torchvision's own parameters, for a picture of 3:2."""
+    aspect, count = 1.5, 4000
+    boxes = RandomResizedCrop((0.35, 1.0)).boxes(draws(count), torch.full((count,), aspect))
+    picture = torch.empty(3, 400, 600)
+    torch.manual_seed(0)
+    usual = [v2.RandomResizedCrop(8, scale=(0.35, 1.0)).make_params([picture]) for _ in range(count)]
+    theirs = torch.tensor([[p["left"] / 600, p["top"] / 400, p["width"] / 600, p["height"] / 400] for p in usual])
+    assert (boxes >= 0).all()
+    assert (boxes[:, :2] + boxes[:, 2:] <= 1.0001).all()
+    quantiles = torch.linspace(0.05, 0.95, 19)
+    for ours, other in zip(_described(boxes, aspect), _described(theirs, aspect), strict=True):
+        assert (ours.quantile(quantiles) - other.quantile(quantiles)).abs().max() < 0.04
+
+
+def _described(boxes: Tensor, aspect: float) -> tuple[Tensor, ...]:
+    area, shape = boxes[:, 2] * boxes[:, 3], boxes[:, 2] / boxes[:, 3] * aspect
+    return area, shape.log(), boxes[:, 0], boxes[:, 1]
+
+
+def test_a_box_that_never_fits_is_the_largest_centred_one() -> None:
+    boxes = RandomResizedCrop((1.0, 1.0), (1.0, 1.0)).boxes(draws(3), torch.tensor([0.5, 1.0, 4.0]))
+    expected = [[0.0, 0.25, 1.0, 0.5], [0.0, 0.0, 1.0, 1.0], [0.375, 0.0, 0.25, 1.0]]
+    torch.testing.assert_close(boxes, torch.tensor(expected))
+
+
+def test_crops_from_a_squashed_picture_show_true_shapes() -> None:
+    """A circle in a wide picture stays round when the box is square in the original."""
+    height, width, side = 100, 200, 128
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    circle = (((x - 100) ** 2 + (y - 50) ** 2) < 40**2).to(torch.uint8) * 255
+    squashed = F.interpolate(circle.expand(1, 3, -1, -1).contiguous(), size=(side, side), mode="bilinear")
+    crop = RandomResizedCrop((1.0, 1.0), (1.0, 1.0))  # the middle square
+    out = crop(squashed, draws(1), 64, torch.tensor([width / height]))[0, 0].float() / 255
+    columns, rows = (out.amax(0) > 0.5).sum(), (out.amax(1) > 0.5).sum()
+    assert columns == pytest.approx(0.8 * 64, abs=2)
+    assert rows == pytest.approx(0.8 * 64, abs=2)
+
+
+def test_the_cpus_crops_are_those_of_any_other_device() -> None:
+    images = pictures(12, 40)
+    boxes = RandomResizedCrop((0.1, 1.0)).boxes(draws(12), torch.ones(12))
+    pixels = crops._whole_pixels(boxes, 40, 40)
+    grid = crops._grid(pixels.float(), 32, 40, 40)
+    sampled = F.grid_sample(images.float(), grid, align_corners=False, padding_mode="border")
+    ours = resized_crops(images, boxes, 32).float()
+    assert (sampled - ours).abs().max() <= 1
+
+
+def test_crops_take_channels_last_and_float() -> None:
+    images = pictures(4, 40)
+    boxes = RandomResizedCrop().boxes(draws(4), torch.ones(4))
+    expected = resized_crops(images, boxes, 32)
+    assert torch.equal(resized_crops(images.contiguous(memory_format=torch.channels_last), boxes, 32), expected)
+    torch.testing.assert_close(resized_crops(images.float(), boxes, 32), expected.float(), rtol=0, atol=1.0)
+
+
+def test_padded_crops_are_windows_of_the_padded_picture() -> None:
+    images, count = pictures(1, 16).expand(300, -1, -1, -1), 300
+    done = PaddedCrop(0.125)(images, draws(count), 16)
+    padded = F.pad(images[0], (2, 2, 2, 2))
+    windows = {padded[:, y : y + 16, x : x + 16].numpy().tobytes(): (y, x) for y in range(5) for x in range(5)}
+    places = [windows[picture.numpy().tobytes()] for picture in done]
+    assert set(places) == {(y, x) for y in range(5) for x in range(5)}
+
+
+def test_small_pictures_are_enlarged_after_the_crop() -> None:
+    assert PaddedCrop()(pictures(2, 16), draws(2), 32).shape == (2, 3, 32, 32)
+    assert Augment().pixels(pictures(2, 16), draws(2), 32).shape == (2, 3, 32, 32)
+
+
+def test_enlarging_is_pillows() -> None:
+    from PIL import Image
+
+    image = pictures(1, 16)
+    ours = crops.resize(image, 40)[0].permute(1, 2, 0).numpy().astype(int)
+    theirs = Image.fromarray(image[0].permute(1, 2, 0).numpy()).resize((40, 40), Image.Resampling.BICUBIC)
+    assert np.abs(ours - np.asarray(theirs)).max() <= 2
+
+
+def test_flip() -> None:
+    images = pictures(3)
+    done = flip(images, torch.tensor([True, False, True]))
+    assert torch.equal(done, torch.stack([images[0].flip(-1), images[1], images[2].flip(-1)]))
+    assert not torch.equal(images[0], done[0])
+
+
+# ---- policies
+
+
+def _in_floats(function: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, float], Tensor]:
+    """Without the rounding of torchvision's uint8 path."""
+    return lambda image, strength: function(image / 255, strength) * 255
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "strength"),
+    [
+        (operations.brightness, _in_floats(v2.functional.adjust_brightness), 1.4),
+        (operations.color, _in_floats(v2.functional.adjust_saturation), 0.3),
+        (operations.contrast, _in_floats(v2.functional.adjust_contrast), 1.7),
+        (operations.sharpness, _in_floats(v2.functional.adjust_sharpness), 1.9),
+        (operations.posterize, v2.functional.posterize, 3),
+        (operations.solarize, v2.functional.solarize, 100.0),
+        (operations.auto_contrast, lambda image, _: v2.functional.autocontrast(image), 0),
+        (operations.equalize, lambda image, _: v2.functional.equalize(image), 0),
+    ],
+)
+def test_operations_are_torchvisions(
+    ours: Callable[[Tensor, Tensor], Tensor], theirs: Callable[[Tensor, Any], Tensor], strength: float
+) -> None:
+    images = pictures(5)
+    images[1, 0] = 77  # a channel of one value
+    done = ours(images.float(), torch.full((5,), float(strength)))
+    assert (done - theirs(images, strength).float()).abs().max() <= 1.01
+
+
+def test_hue_keeps_grey_and_luma_and_turns_back() -> None:
+    images = pictures(2).float() / 4 + 96  # no colour so strong that it would leave the cube
+    turned = operations.hue(images, torch.tensor([0.5, 0.1]))
+    torch.testing.assert_close(operations.grey(turned), operations.grey(images), rtol=0, atol=0.6)
+    torch.testing.assert_close(operations.hue(turned, -torch.tensor([0.5, 0.1])), images, rtol=0, atol=1.5)
+    grey = operations.grey(images).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(operations.hue(grey, torch.tensor([0.3, 0.4])), grey, rtol=0, atol=1e-2)
+
+
+def test_moves() -> None:
+    images = pictures(1, 16).float()
+    right = operations.warp(images, OPERATIONS["translate_x"].matrix(torch.tensor([3.0])))
+    torch.testing.assert_close(right[..., :-3], images[..., 3:], rtol=0, atol=1e-2)
+    assert (right[..., -3:] == 0).all()
+    turned = operations.warp(images, OPERATIONS["rotate"].matrix(torch.tensor([90.0])))
+    torch.testing.assert_close(turned, images.rot90(1, (2, 3)), rtol=0, atol=1e-2)
+
+
+def test_trivial_augment_chooses_each_operation_equally_often() -> None:
+    chosen: list[Tensor] = []
+    original = policies.apply_operations
+
+    def watch(images: Tensor, picked: Tensor, strengths: dict[str, Tensor], negative: Tensor) -> Tensor:
+        chosen.append(picked)
+        return original(images, picked, strengths, negative)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policies, "apply_operations", watch)
+        TrivialAugment()(torch.zeros(7000, 3, 4, 4), draws(7000))
+    counts = torch.bincount(chosen[0], minlength=14)
+    assert len(counts) == 14
+    assert counts.min() > 400
+    assert counts.max() < 600
+
+
+def test_rand_augment_of_strength_nought_does_little() -> None:
+    images = pictures(1).float().expand(200, -1, -1, -1)
+    weak, strong = (RandAugment(1, magnitude)(images, draws(200)) for magnitude in (1, 30))
+    assert (weak - images).abs().mean() < (strong - images).abs().mean() / 2
+
+
+def test_erasing() -> None:
+    images = torch.ones(2000, 3, 20, 20)
+    share = 1 - RandomErasing(0.5, (0.1, 0.2), (0.5, 2.0))(images, draws(2000)).mean((1, 2, 3))
+    erased = share > 0
+    assert abs(erased.float().mean() - 0.5) < 0.05
+    assert share[erased].min() > 0.06
+    assert share[erased].max() < 0.24
+    noise = RandomErasing(1.0, (1.0, 1.0), (1.0, 1.0), "noise")(images[:50], draws(50))
+    assert abs(noise.mean()) < 0.02
+    assert abs(noise.std() - 1) < 0.02
+    assert len(torch.unique(noise[:, 0, 0, 0])) == 50
+
+
+# ---- mixing
+
+
+def one_colour(count: int) -> Tensor:
+    return torch.arange(count).float()[:, None, None, None].expand(-1, 3, 20, 20).contiguous()
+
+
+@pytest.mark.parametrize("mixing", [Mixing(mixup=0.4), Mixing(cutmix=1.0), Mixing(0.2, 1.0)])
+def test_labels_say_how_much_of_each_picture_there_is(mixing: Mixing) -> None:
+    count = 40
+    mixed, targets = mixing(one_colour(count), torch.arange(count), draws(count), count)
+    assert targets.shape == (count, count)
+    torch.testing.assert_close(targets.sum(1), torch.ones(count))
+    torch.testing.assert_close(mixed.mean((1, 2, 3)), targets @ torch.arange(count).float(), rtol=1e-4, atol=1e-4)
+    assert len(torch.unique((targets > 0).sum(1))) > 1 or (targets.max(1).values < 1).any()
+
+
+def test_cutmix_pastes_and_mixup_blends() -> None:
+    cut, _ = Mixing(cutmix=1.0)(one_colour(20), torch.arange(20), draws(20), 20)
+    assert {float(value) for value in torch.unique(cut[5])} <= {4.0, 5.0}
+    blended, _ = Mixing(mixup=1.0)(one_colour(20), torch.arange(20), draws(20), 20)
+    assert all(len(torch.unique(picture)) == 1 for picture in blended)
+
+
+def test_mixing_with_a_probability() -> None:
+    _, targets = Mixing(mixup=1.0, probability=0.3)(one_colour(1000), torch.arange(1000), draws(1000), 1000)
+    assert abs((targets.max(1).values < 1).float().mean() - 0.3) < 0.05
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.2, 0.8, 1.0, 3.0])
+def test_shares_have_a_beta_distribution(alpha: float) -> None:
+    scipy_stats = pytest.importorskip("scipy.stats")
+    uniform = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+    expected = scipy_stats.beta(alpha, alpha).ppf(uniform.numpy())
+    assert np.abs(_beta(alpha, uniform).numpy() - expected).max() < 1e-4
+
+
+# ---- options
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: Augment(flip=1.5), "probability"),
+        (lambda: PaddedCrop(4), "share of the side"),
+        (lambda: RandomResizedCrop((0.9, 0.1)), "rising"),
+        (lambda: RandomResizedCrop((0.5, 1.5)), "at most 1"),
+        (lambda: RandAugment(2, 31), "magnitude"),
+        (lambda: RandomErasing(2.0), "probability"),
+        (lambda: RandomErasing(fill="black"), "mean or noise"),
+        (lambda: Mixing(-1), "alphas"),
+        (lambda: Mixing(1, probability=3), "probabilities"),
+        (lambda: ColorJitter(2), "jitter"),
+    ],
+)
+def test_wrong_options_are_said(wrong: Callable[[], Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        wrong()
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_configuration_makes_an_augmentation(file: Path) -> None:
+    augment = instantiate(OmegaConf.load(file))
+    assert isinstance(augment, Augment)
+    assert augment.pixels(pictures(4, 16), draws(4), 16, torch.ones(4)).shape == (4, 3, 16, 16)
+    assert augment.mixing is not None
+    assert not augment.mixing.active
+    assert augment.layout == ("squash" if file.stem in ("default", "strong") else "centre")
+    for line in file.read_text().splitlines():
+        name = line.strip().split(":")[0]
+        if name in ("scale", "ratio", "padding", "flip", "probability", "area", "mixup", "cutmix", "fill"):
+            assert "#" in line, f"{line} is not explained"
+
+
+def test_crop_shares_are_uniform_in_log_shape() -> None:
+    shape = RandomResizedCrop((0.01, 0.02), (0.5, 2.0)).boxes(draws(5000), torch.ones(5000))
+    logs = (shape[:, 2] / shape[:, 3]).log() / math.log(2)
+    assert abs(logs.mean()) < 0.05
+    assert logs.std() == pytest.approx(1 / math.sqrt(3), abs=0.03)
