@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from imgcls.data.crops import Layout, PaddedCrop, RandomResizedCrop, resize
+from imgcls.data.crops import Layout, PaddedCrop, RandomResizedCrop, flip, resize
 from imgcls.data.mixing import Mixing
 from imgcls.data.randomness import Draws
 from imgcls.errors import UserError
@@ -54,9 +54,11 @@ class Augment:
 
     def pixels(self, images: Tensor, draws: Draws, size: int, aspect: Tensor | None = None) -> Tensor:
         """All that happens before normalisation: (N, 3, H, W) to (N, 3, size, size), values in 0..255."""
-        images = resize(images, size) if self.crop is None else self.crop(images, draws.stream("crop"), size, aspect)
-        if self.flip:
-            images = flip(images, draws.stream("flip").uniform(1)[:, 0] < self.flip)
+        mirrored = draws.stream("flip").uniform(1)[:, 0] < self.flip if self.flip else None
+        if self.crop is None:
+            images = flip(resize(images, size), mirrored)
+        else:
+            images = self.crop(images, draws.stream("crop"), size, aspect, mirrored)
         transforms = [("policy", self.policy), ("jitter", self.jitter)]
         transforms += [(f"extra{position}", transform) for position, transform in enumerate(self.extra)]
         for name, transform in transforms:
@@ -71,9 +73,3 @@ class Augment:
         if self.mixing is not None and self.mixing.active:
             return self.mixing(images, labels, draws.stream("mixing"), num_classes)
         return images, labels
-
-
-def flip(images: Tensor, chosen: Tensor) -> Tensor:
-    """Mirror the `chosen` pictures, bool (N,), left to right; `images` stay as they were."""
-    positions = chosen.nonzero()[:, 0].to(images.device)
-    return images.index_copy(0, positions, images[positions].flip(-1))

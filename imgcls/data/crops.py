@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -57,11 +58,16 @@ class RandomResizedCrop:
         place = torch.where(none[:, None], 0.5, draws.stream("place").uniform(2))
         return torch.stack([place[:, 0] * (1 - width), place[:, 1] * (1 - height), width, height], 1)
 
-    def __call__(self, images: Tensor, draws: Draws, size: int, aspect: Tensor | None = None) -> Tensor:
-        """(N, 3, H, W) squashed pictures to (N, 3, size, size); `aspect` (N,) is that of the originals, 1 if absent."""
+    def __call__(
+        self, images: Tensor, draws: Draws, size: int, aspect: Tensor | None = None, mirrored: Tensor | None = None
+    ) -> Tensor:
+        """(N, 3, H, W) squashed pictures to (N, 3, size, size).
+
+        `aspect`, (N,), is that of the originals, 1 if absent; those that are `mirrored`, bool (N,), come out so.
+        """
         if aspect is None:
             aspect = torch.ones(len(images), device=draws.keys.device)
-        return resized_crops(images, self.boxes(draws, aspect), size)
+        return resized_crops(images, self.boxes(draws, aspect), size, mirrored)
 
 
 class PaddedCrop:
@@ -78,19 +84,49 @@ class PaddedCrop:
             raise UserError(f"crop.padding={padding} is a share of the side; it lies in 0..1, as 0.125 does.")
         self.padding = padding
 
-    def __call__(self, images: Tensor, draws: Draws, size: int, aspect: Tensor | None = None) -> Tensor:
-        """(N, 3, H, H) to (N, 3, size, size): cropped at H, then resized if that is another side."""
-        side = images.shape[-1]
-        pixels = round(self.padding * side)
-        if pixels:
-            offsets = draws.stream("place").integers(2, 2 * pixels + 1).to(images.device)
-            padded = F.pad(images.contiguous(), (pixels,) * 4)
-            windows = padded.unfold(2, side, 1).unfold(3, side, 1)
-            images = windows[torch.arange(len(images), device=images.device), :, offsets[:, 1], offsets[:, 0]]
-        return resize(images, size)
+    def __call__(
+        self, images: Tensor, draws: Draws, size: int, aspect: Tensor | None = None, mirrored: Tensor | None = None
+    ) -> Tensor:
+        """(N, 3, H, H) to (N, 3, size, size): cropped at H, then resized if that is another side.
+
+        Those that are `mirrored`, bool (N,), come out so.
+        """
+        pixels = round(self.padding * images.shape[-1])
+        places = draws.stream("place").integers(2, 2 * pixels + 1)
+        return resize(padded_crops(images, places, pixels, mirrored), size)
 
 
-def resized_crops(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+def padded_crops(images: Tensor, places: Tensor, pixels: int, mirrored: Tensor | None = None) -> Tensor:
+    """Windows of (N, 3, H, H) at `places` (N, 2: x, y) after padding with `pixels` of black; some `mirrored`.
+
+    On the CPU picture by picture in numpy: one pass without torch's threads, which measured faster even on idle cores,
+    and twenty times as fast where the cores are busy.
+    """
+    side = images.shape[-1]
+    if images.device.type == "cpu":
+        shape = (*images.shape[:2], side + 2 * pixels, side + 2 * pixels)
+        padded = np.zeros(shape, dtype=np.float32 if images.is_floating_point() else np.uint8)
+        padded[:, :, pixels : pixels + side, pixels : pixels + side] = images.numpy()
+        out = np.empty((*images.shape[:2], side, side), dtype=padded.dtype)
+        flips = mirrored.tolist() if mirrored is not None else [False] * len(images)
+        for position, ((x, y), turned) in enumerate(zip(places.tolist(), flips, strict=True)):
+            window = padded[position, :, y : y + side, x : x + side]
+            out[position] = window[:, :, ::-1] if turned else window
+        return torch.from_numpy(out)
+    windows = F.pad(images.contiguous(), (pixels,) * 4).unfold(2, side, 1).unfold(3, side, 1)
+    x, y = places.to(images.device).unbind(1)
+    return flip(windows[torch.arange(len(images), device=images.device), :, y, x], mirrored)
+
+
+def flip(images: Tensor, chosen: Tensor | None) -> Tensor:
+    """Mirror the `chosen` pictures, bool (N,), left to right; `images` stay as they were."""
+    if chosen is None:
+        return images
+    positions = chosen.nonzero()[:, 0].to(images.device)
+    return images.index_copy(0, positions, images[positions].flip(-1))
+
+
+def resized_crops(images: Tensor, boxes: Tensor, size: int, mirrored: Tensor | None = None) -> Tensor:
     """Boxes of shares (N, 4: left, top, width, height), to whole pixels, resized bilinearly to (N, 3, size, size).
 
     On the CPU picture by picture with torch's uint8 kernels, measured 3 to 4 times as fast as `grid_sample` there;
@@ -99,13 +135,15 @@ def resized_crops(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     pixels = _whole_pixels(boxes, images.shape[-2], images.shape[-1])
     if images.device.type == "cpu":
         out = images.new_empty((len(images), images.shape[1], size, size))
-        for position, (left, top, width, height) in enumerate(pixels.tolist()):
+        target, flips = out.numpy(), mirrored.tolist() if mirrored is not None else [False] * len(images)
+        for position, ((left, top, width, height), turned) in enumerate(zip(pixels.tolist(), flips, strict=True)):
             part = images[position : position + 1, :, top : top + height, left : left + width]
-            out[position] = F.interpolate(part, size=(size, size), mode="bilinear")[0]
+            crop = F.interpolate(part, size=(size, size), mode="bilinear")[0].numpy()
+            target[position] = crop[:, :, ::-1] if turned else crop
         return out
     grid = _grid(pixels.to(images.device, torch.float32), size, images.shape[-2], images.shape[-1])
     values = F.grid_sample(images.to(torch.float32), grid, align_corners=False, padding_mode="border")
-    return values if images.is_floating_point() else values.round_().to(images.dtype)
+    return flip(values if images.is_floating_point() else values.round_().to(images.dtype), mirrored)
 
 
 def _whole_pixels(boxes: Tensor, height: int, width: int) -> Tensor:

@@ -350,6 +350,8 @@ class ImageDataModule(L.LightningDataModule):
 
     def _normalise(self, images: Tensor) -> Tensor:
         """Values in 0..255 to float32, equal bit for bit to Preprocessing.normalise."""
+        if images.device.type == "cpu" and not images.is_floating_point():
+            return torch.from_numpy(self.preprocessing.normalise(images.permute(0, 2, 3, 1).numpy()))
         if images.device not in self._constants:
             constants = (torch.from_numpy(value)[:, None, None] for value in self.preprocessing.offset_and_scale())
             self._constants[images.device] = next(constants).to(images.device), next(constants).to(images.device)

@@ -15,8 +15,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from imgcls.data import crops, operations, policies
-from imgcls.data.augment import Augment, flip
-from imgcls.data.crops import PaddedCrop, RandomResizedCrop, resized_crops
+from imgcls.data.augment import Augment
+from imgcls.data.crops import PaddedCrop, RandomResizedCrop, flip, padded_crops, resized_crops
 from imgcls.data.mixing import Mixing, _beta
 from imgcls.data.policies import OPERATIONS, ColorJitter, RandAugment, RandomErasing, TrivialAugment
 from imgcls.data.randomness import Draws
@@ -149,8 +149,9 @@ def test_the_cpus_crops_are_those_of_any_other_device() -> None:
     pixels = crops._whole_pixels(boxes, 40, 40)
     grid = crops._grid(pixels.float(), 32, 40, 40)
     sampled = F.grid_sample(images.float(), grid, align_corners=False, padding_mode="border")
-    ours = resized_crops(images, boxes, 32).float()
-    assert (sampled - ours).abs().max() <= 1
+    mirrored = torch.arange(12) % 2 == 0
+    ours = resized_crops(images, boxes, 32, mirrored).float()
+    assert (flip(sampled, mirrored) - ours).abs().max() <= 1
 
 
 def test_crops_take_channels_last_and_float() -> None:
@@ -168,6 +169,10 @@ def test_padded_crops_are_windows_of_the_padded_picture() -> None:
     windows = {padded[:, y : y + 16, x : x + 16].numpy().tobytes(): (y, x) for y in range(5) for x in range(5)}
     places = [windows[picture.numpy().tobytes()] for picture in done]
     assert set(places) == {(y, x) for y in range(5) for x in range(5)}
+    mirrored = torch.arange(count) % 3 == 0
+    assert torch.equal(PaddedCrop(0.125)(images, draws(count), 16, None, mirrored), flip(done, mirrored))
+    places = torch.tensor([[0, 4], [4, 1]])
+    assert torch.equal(padded_crops(images[:2].float(), places, 2), padded_crops(images[:2], places, 2).float())
 
 
 def test_small_pictures_are_enlarged_after_the_crop() -> None:
