@@ -16,9 +16,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 89_478_485
 """Larger pictures are refused before they are decoded: a quarter of a gigabyte as RGB (Pillow's own limit)."""
 
+_USUAL = [".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"]
+_RARER = [".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".qoi"]
 PICTURE_SUFFIXES: frozenset[str] = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"]
-    + [".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".qoi"]
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
+    | {".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".qoi"}
 )
 """Lower-case endings of files that are taken for pictures when a folder is searched."""
 
@@ -83,7 +85,11 @@ def decode(source: Path | str | bytes | Image.Image | np.ndarray) -> tuple[Image
         raise BadPicture("a folder, not a file") from error
     except PermissionError as error:
         raise BadPicture("may not be read") from error
-    except OSError as error:
+    except MemoryError:
+        raise
+    except (
+        Exception
+    ) as error:  # Pillow's readers raise ValueError, SyntaxError, struct.error and others, not only OSError
         raise BadPicture(_phrase(error)) from error
 
 
@@ -98,7 +104,7 @@ def _decoded(image: Image.Image) -> Image.Image:
         return _to_rgb(_upright(image))
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders raise SyntaxError, struct.error, EOFError, zlib.error and others
+    except Exception as error:
         raise BadPicture(_phrase(error)) from error
 
 
@@ -115,7 +121,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
-        coloured = image.convert("RGBA")
+        coloured = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, coloured).convert("RGB")
     return image.convert("RGB")
