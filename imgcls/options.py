@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,10 @@ def _check_together(config: Mapping[str, Any]) -> None:
             "model.freeze=backbone freezes random weights. "
             "Give others with model.pretrained=true or model.weights=FILE."
         )
+    if config.get("export", {}).get("onnx") is True:
+        missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise UserError(f"export.onnx=true needs {' and '.join(missing)}: pip install 'imgcls[onnx]'.")
     endless = config.get("trainer", {}).get("max_epochs") in (-1, None)
     if endless and config.get("optim", {}).get("schedule") != "constant":
         raise UserError(
@@ -165,6 +170,7 @@ def devices(value: Any) -> str | None:
 OPTIONS: dict[str, Check] = {
     "seed": whole(0, 2**32 - 1),
     "resume": choice("auto", "never"),
+    "export.onnx": choice("auto", True, False),
     "model.name": timm_model,
     "model.pretrained": flag,
     "model.weights": existing_file,

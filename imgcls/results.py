@@ -33,6 +33,7 @@ def write(
         class_names=datamodule.class_names,
         metrics={name: value for name, value in metrics.items() if name.startswith(("val/", "test/"))},
         folder=folder / "model",
+        onnx=cfg.export.onnx is not False,
     )
     atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
@@ -29,7 +28,9 @@ from imgcls.history import History
 from imgcls.interrupts import StopSignals
 from imgcls.models.backbones import Network, create_network
 from imgcls.models.classifier import Classifier
+from imgcls.models.ema import WeightAveraging
 from imgcls.progress import ProgressBar, say
+from imgcls.report import write_report
 from imgcls.timing import Timing
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,6 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         stop: the signals that end the training after a step.
         micro_batch_size: pictures that a device takes at a time; None: all of its share of `data.batch_size`.
     """
-    began = time.monotonic()
     torch.set_float32_matmul_precision("high")
     L.seed_everything(cfg.seed, verbose=False)
     devices = choose_devices(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
@@ -67,11 +67,11 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     if cfg.early_stopping.get("_target_"):
         callbacks.append(instantiate(cfg.early_stopping))
     if cfg.optim.ema is not None:
-        callbacks.append(EMAWeightAveraging(decay=cfg.optim.ema))
+        callbacks.insert(0, WeightAveraging(decay=cfg.optim.ema))
     trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks)
 
     _say_what_will_happen(cfg, datamodule, classifier, devices, resuming)
-    trainer.fit(classifier, datamodule=datamodule, ckpt_path=str(last) if resuming else None)
+    trainer.fit(classifier, datamodule=datamodule, ckpt_path=str(last) if resuming else None, weights_only=True)
 
     checkpoints.stop.deferred = False
     _load_best(classifier, checkpoints)
@@ -85,7 +85,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     }
     if trainer.is_global_zero:
         results.write(folder, cfg, datamodule, classifier, metrics)
-        log.debug("This process took %.1f s.", time.monotonic() - began)
+        write_report(folder)
     return metrics
 
 

@@ -21,7 +21,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     return cache
 
 
-def write_pictures(root: Path, splits: dict[str, int], classes: tuple[str, ...] = ("cat", "dog", "owl"), side: int = 24) -> Path:
+def write_pictures(
+    root: Path, splits: dict[str, int], classes: tuple[str, ...] = ("cat", "dog", "owl"), side: int = 24
+) -> Path:
     """A tree `root/split/class/N.png` whose classes differ in colour, so that a small network can tell them apart."""
     rng = np.random.default_rng(0)
     for split, count in splits.items():

@@ -77,7 +77,9 @@ def test_every_option_has_a_comment() -> None:
             continue
         for line in file.read_text().splitlines():
             option = line.strip()
-            if not option or option.startswith(("#", "- ", "defaults:", "_target_: ", "hydra:", "run:", "sweep:", "dir:")):
+            if not option or option.startswith(
+                ("#", "- ", "defaults:", "_target_: ", "hydra:", "run:", "sweep:", "dir:")
+            ):
                 continue
             opens_a_group = option.endswith(":")
             if not opens_a_group and "#" not in option and "subdir" not in option:
@@ -95,7 +97,10 @@ def test_help_and_mistakes_answer_without_torch() -> None:
     )
     for arguments, code in ((["--help"], "0"), (["optim.lrr=1"], "2"), (["model.name=resnet5O"], "2")):
         ran = subprocess.run(
-            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=Path(__file__).parent.parent
+            [sys.executable, "-c", program, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent.parent,
         )
         assert "heavy []" in ran.stdout, ran.stderr
         assert f"code {code}" in ran.stdout

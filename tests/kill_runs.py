@@ -1,0 +1,88 @@
+"""Kill a run at random moments, go on with it, and compare its end with that of a run that was left alone.
+
+usage: python tests/kill_runs.py FOLDER PICTURES [KILLS] [OVERRIDES…]
+
+The libraries are imported once, each attempt is a forked child, so that twenty kills take a minute and not ten.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import imgcls.training  # noqa: F401 - imported before the first fork
+from imgcls import compose, fit
+
+TIMES = ("seconds", "images_per_second", "training_seconds", "data_wait_fraction")
+
+
+def start(overrides: list[str]) -> int:
+    """Begin a run in a forked child; its process number."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        fit(compose(overrides))
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def numbers(folder: Path) -> dict[str, float]:
+    """The final metrics that do not measure time."""
+    return {
+        name: value for name, value in json.loads((folder / "metrics.json").read_text()).items() if name not in TIMES
+    }
+
+
+def main() -> None:
+    """Print one JSON line with what was found."""
+    folder, pictures, kills = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    overrides = ["data=imagefolder", f"data.root={pictures}", *sys.argv[4:]]
+    began = time.monotonic()
+    _, status = os.waitpid(start([*overrides, f"run_dir={folder / 'whole'}"]), 0)
+    assert status == 0, "the run that was left alone failed"
+    length = time.monotonic() - began
+
+    dice = random.Random(0)
+    killed, runs, equal = 0, 0, True
+    while killed < kills:
+        runs += 1
+        killed_folder = folder / f"killed{runs}"
+        while True:
+            child = start([*overrides, f"run_dir={killed_folder}"])
+            deadline = time.monotonic() + dice.uniform(0.1, 0.8) * length
+            status = -1
+            while time.monotonic() < deadline:
+                done, status = os.waitpid(child, os.WNOHANG)
+                if done:
+                    break
+                time.sleep(0.01)
+            else:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                killed += 1
+                continue
+            assert status == 0, f"a run that was gone on with failed in {killed_folder}"
+            break
+        same = [
+            numbers(folder / "whole") == numbers(killed_folder),
+            (folder / "whole/predictions.csv").read_bytes() == (killed_folder / "predictions.csv").read_bytes(),
+            (folder / "whole/model/model.safetensors").read_bytes()
+            == (killed_folder / "model/model.safetensors").read_bytes(),
+        ]
+        equal = equal and all(same)
+        left = [path.name for path in killed_folder.rglob("*.tmp")]
+        print(f"run {runs}: equal {same}, {killed} kills so far, left behind {left}", file=sys.stderr)
+    print(json.dumps({"kills": killed, "runs": runs, "equal": equal, "seconds_of_one_run": round(length, 2)}))
+
+
+if __name__ == "__main__":
+    main()
