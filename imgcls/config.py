@@ -42,11 +42,10 @@ def compose(overrides: Sequence[str] = (), config_name: str = "train") -> DictCo
 def check(cfg: DictConfig) -> None:
     """Raise UserError for the first value of `cfg` that cannot be right."""
     try:
-        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise explain(error, [], "") from error
-    assert isinstance(plain, dict)
-    check_options(plain)
+    check_options(values)
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -133,7 +132,7 @@ def _option_names(cfg: DictConfig | ListConfig, prefix: str = "") -> Iterator[st
     if not isinstance(cfg, DictConfig):
         return
     for key in cfg:
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key!s}"
         if str(key) != "_target_":
             yield name
         if isinstance(child := cfg._get_node(key), DictConfig):

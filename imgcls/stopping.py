@@ -41,8 +41,9 @@ class EarlyStopping(LightningEarlyStopping):
         super().on_validation_end(trainer, pl_module)
         if before or not trainer.should_stop:
             return
+        classifier: Any = pl_module
         rate = trainer.optimizers[0].param_groups[-1]["lr"]
-        if self.cut_schedule or pl_module.optim.schedule == "constant" or rate <= ANNEALED * self._peak:
+        if self.cut_schedule or classifier.optim.schedule == "constant" or rate <= ANNEALED * self._peak:
             log.info("Early stopping: %s has not improved for %d validations.", self.monitor, self.patience)
             return
         trainer.should_stop = False
