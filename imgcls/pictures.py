@@ -16,8 +16,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 89_478_485
 """Larger pictures are refused before they are decoded: a quarter of a gigabyte as RGB (Pillow's own limit)."""
 
-_USUAL = [".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"]
-_RARER = [".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".qoi"]
 PICTURE_SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
     | {".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".qoi"}
@@ -87,9 +85,7 @@ def decode(source: Path | str | bytes | Image.Image | np.ndarray) -> tuple[Image
         raise BadPicture("may not be read") from error
     except MemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # Pillow's readers raise ValueError, SyntaxError, struct.error and others, not only OSError
+    except Exception as error:  # Pillow raises ValueError, SyntaxError, struct.error and others, not only OSError
         raise BadPicture(_phrase(error)) from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +13,35 @@ from imgcls.data.sources import Split, picture_name
 from imgcls.errors import UserError
 from imgcls.pictures import PICTURE_SUFFIXES
 
+NO_CLASSES = frozenset({"__MACOSX", "@eaDir", "lost+found"})  # what other programs leave in folders
+
+Identity = tuple[int, int]
+
 
 def class_folders(root: Path) -> list[str]:
     """The names of the folders in `root` that can be classes, sorted; hidden ones are none."""
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry.name for entry in _scan(str(root)) if entry.name not in NO_CLASSES and entry.is_dir())
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """All pictures in `folder` and the folders in it, sorted; links are followed, but never in a circle."""
-    return sorted(_walk(folder, frozenset()))
+def pictures_in(folder: Path, within: Sequence[Path] = ()) -> list[str]:
+    """All pictures in `folder` and the folders in it, as sorted paths relative to it.
+
+    Files are known by their ending; hidden ones are left out. Links are followed, but no folder is entered twice, and
+    none of `within` (the folders that `folder` lies in) at all.
+    """
+    return sorted(_walk(str(folder), "", {_identity(str(one)) for one in within}))
 
 
-def find_split(root: Path, folder: Path, folders: Sequence[str] | None = None) -> tuple[tuple[str, ...], Split]:
+def find_split(
+    root: Path, folder: Path, classes: Sequence[str] | None = None, *, least: int = 2
+) -> tuple[tuple[str, ...], Split]:
     """The pictures of `folder/<class>/`, named by their path from `root`.
 
     Args:
         root: the data set's folder.
-        folder: the folder of the split.
-        folders: the classes it must have; those that it has, if None.
+        folder: the folder of the split, `root` itself or in it.
+        classes: the class folders that it must have; those that it has, if None.
+        least: the fewest classes that there must be.
 
     Returns:
         The class folders, in the order of the labels, and the split.
@@ -38,70 +49,93 @@ def find_split(root: Path, folder: Path, folders: Sequence[str] | None = None) -
     Raises:
         UserError: no class, one class only, or a class without a picture.
     """
-    found = class_folders(folder)
-    folders = tuple(folders if folders is not None else found)
-    if not folders:
-        hint = " It holds pictures, but not in one folder a class." if pictures_in(folder) else ""
+    found = {picture_name(name): name for name in class_folders(folder)}
+    classes = tuple(found) if classes is None else tuple(classes)
+    if not classes:
+        loose = pictures_in(folder)
+        hint = f" Its {len(loose)} pictures lie in no class folder." if loose else ""
         raise UserError(f"{folder} holds no class folders.{hint} Expected {folder.name}/<class>/<picture>.jpg.")
+    prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
     names: list[str] = []
-    labels: list[int] = []
     files: list[Path] = []
-    for label, name in enumerate(folders):
-        inside = pictures_in(folder / name) if name in found else []
+    counts: list[int] = []
+    for one in classes:
+        inside = pictures_in(folder / found[one], [root, folder]) if one in found else []
         if not inside:
-            raise UserError(f"The class {name!r} has no picture in {folder / name}. Add pictures or remove the folder.")
-        names += [picture_name(str(file.relative_to(root))) for file in inside]
-        labels += [label] * len(inside)
-        files += inside
-    if len(folders) == 1:
-        raise UserError(f"{folder} has only one class ({folders[0]}). A classifier needs two or more class folders.")
-    return folders, Split(tuple(names), np.array(labels, dtype=np.int64), tuple(files))
+            place = folder / found.get(one, one)
+            raise UserError(f"The class {one!r} has no picture in {place}. Add pictures or remove the class.")
+        names += [picture_name(f"{prefix}{found[one]}/{path}") for path in inside]
+        start = f"{folder}{os.sep}{found[one]}{os.sep}"
+        files += [Path(start + path) for path in inside]
+        counts.append(len(inside))
+    if len(classes) < least:
+        deeper = class_folders(folder / found[classes[0]])
+        hint = f" If {', '.join(deeper[:3])} … are the classes: data.root={folder / classes[0]}." if deeper else ""
+        raise UserError(f"{folder} has only one class, {classes[0]!r}; a classifier needs two or more.{hint}")
+    return classes, Split(tuple(names), np.repeat(np.arange(len(classes)), counts), tuple(files))
 
 
-def find_splits(root: Path, places: dict[str, Path]) -> tuple[tuple[str, ...], dict[str, Split]]:
+def find_splits(root: Path, places: Mapping[str, Path]) -> tuple[tuple[str, ...], dict[str, Split]]:
     """The splits in `places`, which must have the same classes; readable class names and the splits.
 
     Raises UserError that names a class which one split has and another has not.
     """
+    have = {split: {picture_name(name) for name in class_folders(place)} for split, place in places.items()}
     first, *others = places
-    reference = class_folders(places[first])
-    for other in others:
-        theirs = class_folders(places[other])
-        odd = sorted(set(reference) ^ set(theirs))
-        if odd:
-            has, lacks = (first, other) if odd[0] in reference else (other, first)
-            more = f" (and {len(odd) - 1} more differ)" if len(odd) > 1 else ""
-            raise UserError(
-                f"The classes of {places[first].name} and {places[other].name} in {root} differ: "
-                f"{odd[0]!r} is in {places[has].name} but not in {places[lacks].name}{more}."
-            )
-    folders: tuple[str, ...] = ()
-    splits = {}
-    for name, place in places.items():
-        folders, splits[name] = find_split(root, place, reference)
-    return readable_names(folders), splits
+    for other in others if have[first] else ():
+        for has, lacks in ((first, other), (other, first)):
+            if odd := sorted(have[has] - have[lacks]):
+                more = f" and {len(odd) - 3} more" if odd[3:] else ""
+                raise UserError(
+                    f"The classes of {places[first].name} and {places[other].name} in {root} differ: "
+                    f"{', '.join(map(repr, odd[:3]))}{more} in {places[has].name} but not in {places[lacks].name}. "
+                    "Both need the same class folders."
+                )
+    classes, train = find_split(root, places[first])
+    splits = {first: train} | {other: find_split(root, places[other], classes)[1] for other in others}
+    return readable_names(classes), splits
 
 
 def need_folder(root: Path | None, name: str) -> Path:
-    """`root`, which must be a folder with something in it."""
+    """`root`, which must be a folder with something in it. Raises UserError."""
     if root is None:
         raise UserError(f"data={name} needs data.root=DIR, the folder of the pictures.")
     if not root.is_dir():
-        raise UserError(f"data.root={root}: no such folder.")
-    if not any(root.iterdir()):
+        raise UserError(f"data.root={root}: {'this is a file, not a folder' if root.exists() else 'no such folder'}.")
+    if next(_scan(str(root)), None) is None:
         raise UserError(f"data.root={root}: this folder is empty.")
     return root
 
 
-def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
-    if here in above:
+def _walk(folder: str, prefix: str, entered: set[Identity]) -> Iterator[str]:
+    here = _identity(folder)
+    if here in entered:
         return
-    for entry in os.scandir(folder):
-        if entry.name.startswith("."):
-            continue
+    entered.add(here)
+    for entry in _scan(folder):
+        name = entry.name
         if entry.is_dir():
-            yield from _walk(Path(entry.path), above | {here})
-        elif os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES and entry.is_file():  # noqa: PTH122 - 60,000 times
-            yield Path(entry.path)
+            if name not in NO_CLASSES:
+                yield from _walk(entry.path, f"{prefix}{name}/", entered)
+        # a link to nothing is kept, so that it is listed among the bad files; a pipe is not
+        elif _is_picture(name) and (entry.is_file() or not os.path.exists(entry.path)):  # noqa: PTH110
+            yield f"{prefix}{name}"
+
+
+def _scan(folder: str) -> Iterator[os.DirEntry[str]]:
+    """What is in `folder`, but for hidden files and folders."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry for entry in entries if not entry.name.startswith("."))
+    except PermissionError as error:
+        raise UserError(f"{folder} may not be read. Give yourself the permission, or choose another folder.") from error
+
+
+def _is_picture(name: str) -> bool:
+    dot = name.rfind(".")
+    return dot > 0 and name[dot:].lower() in PICTURE_SUFFIXES
+
+
+def _identity(folder: str) -> Identity:
+    status = os.stat(folder)  # noqa: PTH116
+    return status.st_dev, status.st_ino

@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_NUMBER = re.compile(r"^(?:\d+|n\d{8})[.\-_ ]+(?=\D)")
+_NUMBER = re.compile(r"^(?:\d+[.\-_ ]+|n\d{8}[.\-_ ]+)(?=\D)")
 _CALTECH_101 = re.compile(r"-101$")
 
 
 def readable(folder: str) -> str:
-    """The class that a folder name stands for.
+    """The class that a folder name stands for: without its number, underscores as spaces.
 
-    >>> readable("002.Afghan_hound"), readable("n02085620-Chihuahua"), readable("127.laptop-101"), readable("7")
-    ('Afghan hound', 'Chihuahua', 'laptop', '7')
+    >>> [readable(name) for name in ("002.Afghan_hound", "n02085620-Chihuahua", "127.laptop-101", "coffee-mug", "7")]
+    ['Afghan hound', 'Chihuahua', 'laptop', 'coffee-mug', '7']
     """
     name = _NUMBER.sub("", folder.strip())
-    if name != folder:
+    if name != folder.strip():
         name = _CALTECH_101.sub("", name)
-    return name.replace("_", " ").strip() or folder
+    return " ".join(name.replace("_", " ").split()) or folder
 
 
 def readable_names(folders: Sequence[str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,18 +23,21 @@ def with_validation(source: Source, fraction: float, seed: int) -> Source:
     return replace(source, train=train, val=val)
 
 
-def cut(split: Split, shares: list[float], seed: int) -> list[Split]:
-    """Cut `split` into parts of about `shares` (which sum to 1) of each class; the first gets at least one of each.
+def cut(split: Split, shares: Sequence[float], seed: int) -> list[Split]:
+    """Cut `split` into parts of `shares` (which sum to 1) in each class; the first gets at least one of each class.
 
-    A picture's place is decided by a hash of the seed and its name, so adding pictures moves few others.
+    The order within a class is that of a hash of the seed and the name. What rounding takes from one class it gives
+    to the next, so that a part has its share of the whole even where no class is large enough for one picture of it.
     """
-    parts: list[list[int]] = [[] for _ in shares]
     keys = [hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest() for name in split.names]
+    upto = np.cumsum(shares)
+    parts: list[list[int]] = [[] for _ in shares]
+    before = 0
     for label in np.unique(split.labels):
         members = sorted(np.flatnonzero(split.labels == label).tolist(), key=keys.__getitem__)
-        ends = np.round(np.cumsum(shares) * len(members)).astype(int)
-        ends[0] = max(1, ends[0])
-        begins = [0, *ends[:-1]]
-        for part, begin, end in zip(parts, begins, ends, strict=True):
-            part.extend(members[begin : max(begin, end)])
+        ends = np.rint(upto * (before + len(members))) - np.rint(upto * before)
+        ends = np.maximum.accumulate(np.maximum(ends, 1)).astype(int)
+        for part, begin, end in zip(parts, [0, *ends[:-1]], ends, strict=True):
+            part.extend(members[begin:end])
+        before += len(members)
     return [split.subset(sorted(part)) for part in parts]
