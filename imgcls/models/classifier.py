@@ -99,8 +99,12 @@ class Classifier(L.LightningModule):
         """The optimiser, and its schedule by the step."""
         steps = self.trainer.estimated_stepping_batches
         batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        if self.trainer.ckpt_path is not None:
+            # Counting the steps has set up the loader before its position was read from the checkpoint, and Lightning
+            # would leave it at that: training would go on at the first batch of the epoch.
+            self.trainer.fit_loop._combined_loader = None
         optimizer, schedule = self.optim.build(
-            self.network, steps, min(batches, steps), fused=self.trainer.precision != "16-mixed"
+            self.network, steps, min(batches, steps), fused="mixed" not in str(self.trainer.precision)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -144,6 +148,7 @@ class Classifier(L.LightningModule):
         if totals is not None:
             self.log("train/loss", (totals[0] / totals[2]).float(), sync_dist=self._several)
             self.log("train/accuracy", (totals[1] / totals[2]).float(), sync_dist=self._several)
+        self._train_totals = None
 
     def on_validation_epoch_start(self) -> None:
         self.val_metrics.reset()

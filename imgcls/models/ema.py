@@ -112,7 +112,7 @@ class WeightAveraging(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._show(trainer, pl_module, averaged=False)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._show(trainer, pl_module, averaged=True)
 
     def _show(self, trainer: L.Trainer, pl_module: L.LightningModule, *, averaged: bool) -> None:

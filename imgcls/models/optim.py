@@ -63,17 +63,21 @@ class Optim:
         return optimizer, LambdaLR(optimizer, schedule)
 
     def parameter_groups(self, network: Network) -> list[dict[str, Any]]:
-        """One group for each pair of rate and weight decay, the slowest first; parameters that need gradients only."""
+        """One group for each pair of rate and weight decay, those of the head last; frozen parameters are in none.
+
+        Head and backbone never share a group: torch's fused SGD needs all of a group to have their first step together,
+        which 'head_first' takes at different times.
+        """
         scales = self._scales(network)
         exempt: set[str] = set(getattr(network.backbone, "no_weight_decay", set)())
-        groups: dict[tuple[float, float], dict[str, Any]] = {}
+        groups: dict[tuple[bool, float, float], dict[str, Any]] = {}
         for name, parameter in network.named_parameters():
             if not parameter.requires_grad:
                 continue
             spared = parameter.ndim < 2 or name.endswith(".bias") or name.removeprefix("backbone.") in exempt
-            decay = 0.0 if spared else self.weight_decay
-            key = (scales[name], decay)
-            group = groups.setdefault(key, {"params": [], "lr": self.lr * key[0], "weight_decay": decay})
+            decay, scale = 0.0 if spared else self.weight_decay, scales[name]
+            key = (name.startswith("head."), scale, decay)
+            group = groups.setdefault(key, {"params": [], "lr": self.lr * scale, "weight_decay": decay})
             group["params"].append(parameter)
         return [groups[key] for key in sorted(groups)]
 

@@ -1,0 +1,108 @@
+"""Two processes on the CPU give the numbers of one."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import DDPStrategy
+
+from imgcls.models.ema import WeightAveraging
+from imgcls.models.optim import SGD
+
+from .helpers import Loader, classifier, pictures, trainer
+
+BATCH, STEPS, COUNT = 7, 3, 21
+
+
+class Shares(L.LightningDataModule):
+    """Batches of 7 pictures, cut unevenly between the processes; evaluation takes every second picture."""
+
+    def __init__(self, world_size: int) -> None:
+        super().__init__()
+        self.world_size, self.expected_micro_batch = world_size, BATCH / world_size
+
+    @property
+    def rank(self) -> int:
+        assert self.trainer is not None
+        return self.trainer.global_rank
+
+    def train_dataloader(self) -> Loader:
+        images, labels = pictures(COUNT)
+        starts = range(0, COUNT, BATCH)
+        mine = [torch.arange(start, start + BATCH).tensor_split(self.world_size)[self.rank] for start in starts]
+        some = torch.cat(mine)
+        return Loader(images[some], labels[some], [len(part) for part in mine])
+
+    def val_dataloader(self) -> Loader:
+        images, labels = pictures(COUNT)
+        some = torch.arange(self.rank, COUNT, self.world_size)
+        return Loader(images[some], labels[some], [len(part) for part in some.split(4)])
+
+    def test_dataloader(self) -> Any:
+        images, labels = pictures(COUNT)
+        some = torch.arange(self.rank, COUNT, self.world_size)
+        return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images[some], labels[some]), batch_size=4)
+
+
+class Save(Checkpoint):
+    """Writes down what the first process found."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.rows = file, []  # type: ignore[var-annotated]
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step == 2:
+            trainer.save_checkpoint(self.file.with_name("middle.ckpt"))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self.rows.append({name: value.item() for name, value in trainer.callback_metrics.items()})
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            outputs, state = vars(pl_module.test_outputs), pl_module.state_dict()
+            metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+            torch.save({"rows": self.rows, "test": metrics, "outputs": outputs, "state": state}, self.file)
+
+
+class OneThread(L.Callback):
+    """A forked process may not use the threads of its parent."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        torch.set_num_threads(1)
+
+
+def found(file: Path, world_size: int, **options: Any) -> dict[str, Any]:
+    module = classifier("test_vit", optim=SGD(lr=0.05, schedule="cosine"), **options)
+    unused = module.needs_find_unused_parameters
+    ddp = DDPStrategy(start_method="fork", process_group_backend="gloo", find_unused_parameters=unused)
+    strategy = {"strategy": ddp, "devices": world_size} if world_size > 1 else {"devices": 1}
+    file.parent.mkdir()
+    callbacks = [OneThread(), WeightAveraging(0.9), Save(file)]
+    both(trainer(2, callbacks, **strategy), module, Shares(world_size))
+    return {**torch.load(file), "middle": torch.load(file.with_name("middle.ckpt"), weights_only=True)}
+
+
+def both(quiet: L.Trainer, module: L.LightningModule, datamodule: L.LightningDataModule) -> None:
+    quiet.fit(module, datamodule=datamodule)
+    quiet.test(module, datamodule=datamodule, verbose=False)
+
+
+@pytest.mark.parametrize("options", [{}, {"freeze": "head_first"}, {"freeze": "backbone"}], ids=str)
+def test_two_processes_give_the_numbers_of_one(options: dict[str, Any], tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        one, two = found(tmp_path / "one/found.pt", 1, **options), found(tmp_path / "two/found.pt", 2, **options)
+    finally:
+        torch.set_num_threads(threads)
+    # each `fit` and `test` forks anew, and the rows stay in the process of the training
+    for name, value in one["test"].items():
+        assert two["test"][name] == pytest.approx(value, rel=1e-4), name
+    for name, value in one["state"].items():
+        assert torch.allclose(two["state"][name], value, atol=1e-5), name
+    assert torch.equal(two["outputs"]["index"], torch.arange(COUNT))
+    assert torch.equal(two["outputs"]["labels"], one["outputs"]["labels"])
+    assert torch.allclose(two["outputs"]["logits"], one["outputs"]["logits"], atol=1e-4)
+    assert torch.allclose(two["middle"]["train_totals"], one["middle"]["train_totals"], rtol=1e-5)

@@ -1,0 +1,122 @@
+"""Which parameter gets which rate and decay, and how the rate goes."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from imgcls.errors import UserError
+from imgcls.models.optim import SGD, Adam, AdamW, Optim
+from imgcls.models.schedules import Schedule
+
+from .helpers import network
+
+
+def rates(optim: Optim, name: str = "test_resnet") -> dict[str, tuple[float, float]]:
+    net = network(name)
+    of = {id(parameter): key for key, parameter in net.named_parameters()}
+    groups = optim.parameter_groups(net)
+    found = {of[id(one)]: (group["lr"], group["weight_decay"]) for group in groups for one in group["params"]}
+    assert found.keys() == dict(net.named_parameters()).keys()
+    return found
+
+
+def test_norms_and_biases_are_not_decayed() -> None:
+    found = rates(AdamW(lr=1.0, weight_decay=0.1))
+    assert found["backbone.conv1.0.weight"] == (1.0, 0.1)
+    assert found["backbone.bn1.weight"] == found["head.1.bias"] == (1.0, 0.0)
+    assert found["head.1.weight"] == (1.0, 0.1)
+
+
+def test_positions_of_a_transformer_are_not_decayed() -> None:
+    assert rates(AdamW(lr=1.0, weight_decay=0.1), "test_vit")["backbone.pos_embed"] == (1.0, 0.0)
+
+
+def test_the_backbone_can_be_slower_than_the_head() -> None:
+    found = rates(SGD(lr=1.0, backbone_lr_scale=0.1))
+    assert found["backbone.conv1.0.weight"][0] == pytest.approx(0.1)
+    assert found["head.1.weight"][0] == 1.0
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_layers_further_from_the_head_are_slower(name: str) -> None:
+    found = rates(AdamW(lr=1.0, layer_decay=0.5), name)
+    assert found["head.1.weight"][0] == 1.0
+    seen = {rate for key, (rate, _) in found.items() if key.startswith("backbone.")}
+    assert max(seen) == 0.5
+    assert {math.log2(rate) % 1 for rate in seen} == {0.0}
+    first = "backbone.conv1.0.weight" if name == "test_resnet" else "backbone.patch_embed.proj.weight"
+    assert found[first][0] == min(seen) < 0.1
+
+
+def test_what_is_frozen_for_good_is_not_in_the_optimiser() -> None:
+    net = network()
+    net.backbone.requires_grad_(False)
+    optimizer, _ = AdamW().build(net, 10, 5)
+    assert {id(one) for group in optimizer.param_groups for one in group["params"]} == set(
+        map(id, net.head.parameters())
+    )
+
+
+@pytest.mark.parametrize("optim", [AdamW(lr=0.01), Adam(lr=0.01), SGD(lr=0.01), SGD(lr=0.01, momentum=0.0)])
+def test_every_optimiser_lowers_a_loss_fused_or_not(optim: Optim) -> None:
+    for fused in (False, True):
+        net = network()
+        images = torch.randn(8, 3, 32, 32)
+        optimizer, schedule = optim.build(net, 10, 5, fused=fused)
+        losses = []
+        for _ in range(10):
+            loss = net(images).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0]
+
+
+def test_the_momentum_that_was_asked_for_is_kept_by_onecycle() -> None:
+    optimizer, schedule = SGD(lr=0.1, momentum=0.6, schedule="onecycle").build(network(), 20, 10)
+    for _ in range(20):
+        assert {group["momentum"] for group in optimizer.param_groups} == {0.6}
+        optimizer.step()
+        schedule.step()
+
+
+def test_cosine_warms_up_and_ends_where_it_should() -> None:
+    schedule = Schedule("cosine", steps=100, warmup=10, final_ratio=0.1)
+    factors = [schedule(step) for step in range(101)]
+    assert factors[0] < factors[5] < factors[10] == 1.0
+    assert factors[55] == pytest.approx(0.55)
+    assert factors[100] == pytest.approx(0.1)
+    assert all(later <= earlier for earlier, later in itertools.pairwise(factors[10:]))
+
+
+def test_onecycle_is_torchs() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=101, cycle_momentum=False)
+    ours = Schedule("onecycle", steps=100)
+    for step in range(101):
+        assert ours(step) == pytest.approx(theirs.get_last_lr()[0], abs=0.03)
+        optimizer.step()
+        theirs.step() if step < 100 else None
+    assert ours(100) < 1e-5
+
+
+def test_constant_needs_no_end() -> None:
+    schedule = Schedule("constant", steps=math.inf, warmup=4)
+    assert [schedule(step) for step in (0, 4, 10**9)] == [pytest.approx(0.2), 1.0, 1.0]
+    optimizer, _ = SGD(schedule="constant").build(network(), math.inf, math.inf)
+    assert optimizer.param_groups[0]["lr"] == 1e-3
+
+
+def test_a_warm_up_is_at_most_half_of_the_training() -> None:
+    assert Schedule("cosine", steps=4, warmup=100)(2) == 1.0
+
+
+def test_what_cannot_be_is_told() -> None:
+    with pytest.raises(UserError, match="cosine"):
+        Schedule("cosin", steps=1)
+    with pytest.raises(UserError, match=r"optim\.schedule=cosine"):
+        Schedule("cosine", steps=math.inf)

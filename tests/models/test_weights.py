@@ -1,0 +1,144 @@
+"""Weights from every kind of file, and one clear line where they do not fit."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from imgcls.errors import UserError
+from imgcls.models.backbones import Network, create_network
+from imgcls.models.weights import load_weights
+
+from .helpers import CLASSES, classifier, network, trainer
+
+
+def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    one, other = first.state_dict(), second.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def source() -> Network:
+    return network(seed=1)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "network.", "_orig_mod.module."])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+def test_state_dictionaries_with_every_prefix_and_wrapper(
+    source: Network, tmp_path: Path, prefix: str, wrapper: str | None
+) -> None:
+    state: dict[str, Any] = {f"{prefix}{name}": value for name, value in source.state_dict().items()}
+    torch.save({wrapper: state, "epoch": 3} if wrapper else state, tmp_path / "w.pth")
+    assert same(create_network("test_resnet", CLASSES, weights=tmp_path / "w.pth"), source)
+
+
+def test_safetensors_and_the_folder_of_a_run(source: Network, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    save_file(source.state_dict(), tmp_path / "model/model.safetensors")
+    assert same(create_network("test_resnet", CLASSES, weights=tmp_path / "model/model.safetensors"), source)
+    assert same(create_network("test_resnet", CLASSES, weights=tmp_path), source)
+
+
+def test_the_best_checkpoint_of_a_run_without_an_exported_model(tmp_path: Path) -> None:
+    module = classifier(seed=1)
+    quiet = trainer()
+    quiet.strategy.connect(module)
+    quiet.save_checkpoint(tmp_path / "checkpoints/best.ckpt", weights_only=True)
+    assert same(create_network("test_resnet", CLASSES, weights=tmp_path), module.network)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
+def test_timms_own_checkpoints_without_their_classifier(tmp_path: Path, caplog: Any, prefix: str, name: str) -> None:
+    theirs = timm.create_model(name, num_classes=10)
+    torch.save(
+        {"state_dict": {f"{prefix}{key}": value for key, value in theirs.state_dict().items()}}, tmp_path / "w.pth"
+    )
+    with caplog.at_level(logging.INFO):
+        ours = create_network(name, CLASSES, weights=tmp_path / "w.pth")
+    assert "only the backbone is taken" in caplog.text
+    theirs.reset_classifier(0)
+    assert same(ours.backbone, theirs)
+
+
+def test_the_average_of_a_timm_training_is_preferred(source: Network, tmp_path: Path) -> None:
+    torch.save({"state_dict": network(seed=2).state_dict(), "state_dict_ema": source.state_dict()}, tmp_path / "w.pth")
+    assert same(create_network("test_resnet", CLASSES, weights=tmp_path / "w.pth"), source)
+
+
+def test_a_head_of_another_size_is_left_out_with_a_notice(tmp_path: Path, caplog: Any) -> None:
+    other = network(num_classes=3, seed=1)
+    torch.save(other.state_dict(), tmp_path / "w.pt")
+    with caplog.at_level(logging.INFO):
+        ours = create_network("test_resnet", CLASSES, weights=tmp_path / "w.pt")
+    assert "the head starts from random weights" in caplog.text
+    assert same(ours.backbone, other.backbone)
+
+
+def test_positions_of_a_transformer_fit_another_picture_size(tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "w.pth")
+    ours = create_network("test_vit", CLASSES, image_size=64, weights=tmp_path / "w.pth")
+    assert ours(torch.zeros(1, 3, 64, 64)).shape == (1, CLASSES)
+
+
+def test_a_standard_stem_is_left_out_of_a_small_one(tmp_path: Path, caplog: Any) -> None:
+    theirs = create_network("resnet18", 2)
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    with caplog.at_level(logging.INFO):
+        ours = create_network("resnet18", 2, stem="small", weights=tmp_path / "w.pth")
+    assert "first convolution is not of a small stem" in caplog.text
+    assert same(ours.backbone.layer1, theirs.backbone.layer1)
+    torch.save(ours.state_dict(), tmp_path / "small.pth")
+    assert same(create_network("resnet18", 2, stem="small", weights=tmp_path / "small.pth"), ours)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "resnet10t"])
+def test_another_architecture_is_told_in_a_line(source: Network, tmp_path: Path, name: str) -> None:
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=f"another architecture than {name}") as told:
+        create_network(name, CLASSES, weights=tmp_path / "w.pth")
+    assert len(str(told.value).splitlines()) <= 2
+    assert len(str(told.value)) < 400
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("executed",)
+
+
+def test_nothing_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Evil()}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="never executes"):
+        load_weights(network(), tmp_path / "w.pth")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".ckpt", ".safetensors"])
+def test_damaged_and_missing_files_are_told(source: Network, tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"w{suffix}"
+    with pytest.raises(UserError, match="no such file"):
+        load_weights(source, file)
+    (save_file if suffix == ".safetensors" else torch.save)(source.state_dict(), file)
+    whole = file.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"<html>not found</html>"):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"model\.weights=.*w\."):
+            load_weights(source, file)
+
+
+@pytest.mark.parametrize("content", [{}, [1, 2], {"state_dict": {"epoch": 1}}, torch.zeros(2)])
+def test_a_file_without_weights_is_told(source: Network, tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="no state dictionary"):
+        load_weights(source, tmp_path / "w.pth")
+
+
+def test_an_empty_folder_is_told(source: Network, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither an exported model nor a best checkpoint"):
+        load_weights(source, tmp_path)
