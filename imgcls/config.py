@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -80,6 +80,8 @@ def _compose(overrides: list[str], config_name: str) -> DictConfig:
 def explain(error: Exception, overrides: list[str], config_name: str) -> UserError:
     """Hydra's and OmegaConf's many-line errors as one line with the nearest valid names."""
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        return UserError(f"{error.override}: this cannot be read. Write name=value; quote special characters.")
     if match := re.search(r"Could not find '([^']+)'\s*(?:Available options in '([^']+)':(.*))?", text, re.DOTALL):
         group, _, choice = match[1].rpartition("/")
         options = (match[3] or "").split("\n\n")[0].split()

@@ -44,7 +44,7 @@ def evaluate(
     """
     if split not in SPLITS:
         raise UserError(f"split={split}: {nearest(split, SPLITS)}")
-    cfg = _configuration(run, overrides)
+    cfg = _configuration(run, split, overrides)
 
     from imgcls.checkpoints import read_checkpoint
     from imgcls.devices import choose_devices
@@ -64,7 +64,7 @@ def evaluate(
     }
 
 
-def _configuration(run: Run, overrides: Sequence[str]) -> DictConfig:
+def _configuration(run: Run, split: str, overrides: Sequence[str]) -> DictConfig:
     from omegaconf import OmegaConf
 
     from imgcls.config import check, compose
@@ -72,6 +72,7 @@ def _configuration(run: Run, overrides: Sequence[str]) -> DictConfig:
     cfg = run.config
     if any(word.startswith("data=") for word in overrides):
         cfg.data = compose(list(overrides)).data
+        cfg.data.val_fraction = cfg.data.val_fraction if split == "val" else 0.0
     else:
         known = [str(name) for name in cfg.data]
         for word in overrides:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.tuner import Tuner
@@ -28,7 +27,8 @@ def find_learning_rate(cfg: DictConfig, datamodule: ImageDataModule, devices: De
 
     log.info("Searching for a learning rate in %d steps from %g to %g.", STEPS, SMALLEST, LARGEST)
     classifier = build_classifier(cfg, datamodule, devices, learning_rate=SMALLEST)
-    trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks=[], **_quiet())
+    options = {"max_epochs": -1, "max_steps": STEPS, "default_root_dir": tempfile.gettempdir()}
+    trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks=[], **options)
     finder = Tuner(trainer).lr_find(
         classifier, datamodule=datamodule, min_lr=SMALLEST, max_lr=LARGEST, num_training=STEPS, update_attr=False
     )
@@ -36,7 +36,3 @@ def find_learning_rate(cfg: DictConfig, datamodule: ImageDataModule, devices: De
     if finder is None or suggestion is None:
         raise UserError("optim.lr=auto: the loss never fell, so there is no rate to choose. Give optim.lr a number.")
     return {"suggestion": suggestion, **{name: list(map(float, finder.results[name])) for name in ("lr", "loss")}}
-
-
-def _quiet() -> dict[str, Any]:
-    return {"default_root_dir": Path(tempfile.gettempdir())}

@@ -201,7 +201,7 @@ OPTIONS: dict[str, Check] = {
     "data.resize": whole(8, 8192, none=True),
     "data.interpolation": choice("nearest", "bilinear", "bicubic", "lanczos"),
     "data.num_workers": either(whole(0), choice("auto")),
-    "data.val_fraction": number(0, 0.9, open_low=True),
+    "data.val_fraction": number(0, 0.9),
     "data.store": choice("auto", "memory", "disk", "device", "none"),
     "data.normalization": either(choice("pretrained", "dataset"), mean_and_std),
     "data.on_bad": choice("skip", "error"),

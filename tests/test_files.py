@@ -12,9 +12,14 @@ from imgcls.files import atomic_path, atomic_write_text, explain_os_errors
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "status.json"
     atomic_write_text(target, "old")
-    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("killed")
+
+    def killed_while_writing() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        killed_while_writing()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
