@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from imgcls.data.cache import alone, cache_folder
 from imgcls.data.download import download, unpack
 from imgcls.data.folders import need_folder
 from imgcls.data.module import ImageDataModule
@@ -47,33 +47,47 @@ class ArchivedDataModule(ImageDataModule):
         return self.root if self.root is not None else cache_folder() / "data" / type(self).__name__.lower()
 
     def download(self) -> None:
-        """Download and unpack the archive, unless `root` is given or it is there already."""
-        if self.root is not None or self.folder.is_dir():
-            return
-        archive = self.folder.with_name(self.archive.url.rpartition("/")[2])
-        try:
-            download(self.archive.url, archive, size=self.archive.size, md5=self.archive.md5)
-        except UserError as error:
-            raise UserError(
-                f"{self.title} are not in {self.folder} and cannot be downloaded: {error}\n"
-                f"Give their folder with data.root=DIR ({self.layout})."
-            ) from error
-        unpack(archive, self.folder)
-        archive.unlink()
+        """Download and unpack the archive, unless `root` is given or it is there already. Raises UserError."""
+        if self.root is None and not self.folder.is_dir():
+            fetch(self.archive, self.folder, self.title, self.layout)
 
     def located(self, inside: Sequence[str], holds: Callable[[Path], bool]) -> Path:
         """The folder that `holds` the data set: `folder` itself, or one of the names `inside` it. Raises UserError."""
-        folder = need_folder(self.folder, type(self).__name__.lower())
-        for place in (folder, *(folder / name for name in inside)):
-            if place.is_dir() and any((place / name).is_dir() for name in inside):
-                continue  # the archive's own folder is deeper
-            if place.is_dir() and holds(place):
-                return place
-        raise UserError(f"data.root={folder} does not look like {self.title}. Expected {self.layout}.")
+        if self.root is None and not self.folder.is_dir():
+            raise UserError(
+                f"{_sentence(self.title)} is not in {self.folder}. prepare_data() downloads it; or give its folder "
+                f"with data.root=DIR ({self.layout})."
+            )
+        return locate(need_folder(self.folder, type(self).__name__.lower()), inside, holds, self.title, self.layout)
 
 
-def cache_folder() -> Path:
-    """Where downloads and stores are kept: $IMGCLS_CACHE, or `imgcls` in the user's cache folder."""
-    if own := os.environ.get("IMGCLS_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "imgcls"
+def fetch(archive: Archive, folder: Path, title: str, layout: str) -> None:
+    """Bring the content of `archive` to the new `folder`; of several processes one does, and the others wait.
+
+    Raises UserError that says how to do without the download.
+    """
+    with alone(folder):
+        if folder.is_dir():
+            return
+        file = folder.with_name(f"{folder.name}-{archive.url.rpartition('/')[2]}")
+        try:
+            if not file.is_file():
+                download(archive.url, file, size=archive.size, md5=archive.md5)
+        except UserError as error:
+            raise UserError(
+                f"{_sentence(title)} is not in {folder}, and {error}\nGive its folder with data.root=DIR ({layout})."
+            ) from error
+        unpack(file, folder)
+        file.unlink()
+
+
+def locate(root: Path, inside: Sequence[str], holds: Callable[[Path], bool], title: str, layout: str) -> Path:
+    """The folder that `holds` the data set: one of the names `inside` `root`, or `root` itself. Raises UserError."""
+    for place in (*(root / name for name in inside), root):
+        if place.is_dir() and holds(place):
+            return place
+    raise UserError(f"data.root={root} does not look like {title}. Expected {layout}.")
+
+
+def _sentence(title: str) -> str:
+    return title[:1].upper() + title[1:]

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from imgcls.files import explain_os_errors
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -11,3 +23,20 @@ def cache_folder() -> Path:
     if own := os.environ.get("IMGCLS_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "imgcls"
+
+
+@contextmanager
+def alone(target: Path) -> Iterator[None]:
+    """Wait until no other process is making `target`; a process that is killed holds up nobody."""
+    lock = target.with_name(f".{target.name}.lock")
+    with explain_os_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    with file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("Another process is making %s; waiting for it.", target)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,275 @@
+"""Downloads from a server on this machine that breaks off, sends wrong bytes, redirects and answers 503."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from imgcls.data import archives
+from imgcls.data.archives import Archive, fetch
+from imgcls.data.download import ATTEMPTS, download, unpack
+from imgcls.errors import UserError
+
+CONTENT = os.urandom(300_000)
+MD5, SHA256 = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server:
+    """Serves `content`; each request takes one `script` entry: how many bytes before it breaks off, or a state."""
+
+    def __init__(self) -> None:
+        self.content, self.ranges, self.script = CONTENT, True, []  # type: ignore[var-annotated]
+        self.requests: list[str | None] = []
+        self.retry_after: str | None = None
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.answer(self)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/archive.tar"
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        wanted = handler.headers.get("Range")
+        self.requests.append(wanted)
+        if handler.path == "/moved":
+            handler.send_response(302)
+            handler.send_header("Location", self.url)
+            handler.end_headers()
+            return
+        step = self.script.pop(0) if self.script else None
+        if step in (404, 503, 429):
+            handler.send_response(step)
+            if self.retry_after:
+                handler.send_header("Retry-After", self.retry_after)
+            handler.end_headers()
+            return
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.ranges else 0
+        if start >= len(self.content):
+            handler.send_response(416)
+            handler.send_header("Content-Range", f"bytes */{len(self.content)}")
+            handler.end_headers()
+            return
+        handler.send_response(206 if start else 200)
+        if start:
+            handler.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
+        handler.send_header("Content-Length", str(len(self.content) - start))
+        handler.end_headers()
+        handler.wfile.write(self.content[start : None if step is None else start + step])
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    return []
+
+
+def test_plain_and_redirected(server: Server, tmp_path: Path, waits: list[float]) -> None:
+    for number, url in enumerate([server.url, server.url.replace("archive.tar", "moved")]):
+        target = tmp_path / "new" / str(number)
+        download(url, target, size=len(CONTENT), md5=MD5, sha256=SHA256.upper(), wait=waits.append)
+        assert target.read_bytes() == CONTENT
+    assert waits == []
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["0", "1"]
+
+
+def test_broken_off_goes_on(server: Server, tmp_path: Path, waits: list[float]) -> None:
+    server.script = [100_000, 150_000]
+    download(server.url, tmp_path / "file", md5=MD5, wait=waits.append)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert server.requests == [None, "bytes=100000-", "bytes=250000-"]
+    assert waits == [1.0, 1.0]
+
+
+def test_many_breaks_with_progress_do_not_end_it(server: Server, tmp_path: Path, waits: list[float]) -> None:
+    server.script = [20_000] * 3 * ATTEMPTS
+    server.content = CONTENT
+    download(server.url, tmp_path / "file", md5=MD5, wait=waits.append)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_an_earlier_try_is_gone_on_with(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file.part").write_bytes(CONTENT[:1234])
+    download(server.url, tmp_path / "file", md5=MD5)
+    assert server.requests == ["bytes=1234-"]
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_whole_part_is_taken(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file.part").write_bytes(CONTENT)
+    download(server.url, tmp_path / "file", md5=MD5)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_server_without_ranges_starts_again(server: Server, tmp_path: Path, waits: list[float]) -> None:
+    server.ranges, server.script = False, [100_000]
+    download(server.url, tmp_path / "file", md5=MD5, wait=waits.append)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("part", [b"another file's beginning", CONTENT + b"and more"])
+def test_part_of_another_file_is_dropped(part: bytes, server: Server, tmp_path: Path, waits: list[float]) -> None:
+    (tmp_path / "file.part").write_bytes(part)
+    download(server.url, tmp_path / "file", md5=MD5, wait=waits.append)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_busy_server(server: Server, tmp_path: Path, waits: list[float]) -> None:
+    server.script = [503, 503, 429]
+    download(server.url, tmp_path / "file", md5=MD5, wait=waits.append)
+    assert waits == [1.0, 2.0, 4.0]
+    server.script, server.retry_after = [503], "7"
+    download(server.url, tmp_path / "again", wait=waits.append)
+    assert waits[3:] == [7.0]
+
+
+def test_busy_for_good(server: Server, tmp_path: Path, waits: list[float]) -> None:
+    server.script = [503] * 99
+    with pytest.raises(UserError, match=r"archive.tar cannot be reached \(HTTP 503, Service Unavailable\)"):
+        download(server.url, tmp_path / "file", wait=waits.append)
+    assert len(waits) == ATTEMPTS - 1
+
+
+def test_not_there(server: Server, tmp_path: Path, waits: list[float]) -> None:
+    server.script = [404]
+    with pytest.raises(UserError, match="HTTP 404"):
+        download(server.url, tmp_path / "file", wait=waits.append)
+    assert waits == []
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        ({"size": 5}, "300,000 bytes instead of 5"),
+        ({"md5": "0" * 32}, "another md5"),
+        ({"sha256": "0"}, "another sha256"),
+    ],
+)
+def test_wrong_bytes(expected: dict, message: str, server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        download(server.url, tmp_path / "file", **expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_server(tmp_path: Path, waits: list[float]) -> None:
+    with pytest.raises(UserError, match="cannot be reached"):
+        download("http://127.0.0.1:9/file", tmp_path / "file", wait=waits.append)
+    with pytest.raises(UserError, match="cannot be reached"):
+        download("http://no-such-host.invalid/file", tmp_path / "file", wait=waits.append)
+    assert len(waits) == ATTEMPTS - 1, "a name that is not known is not asked for again"
+
+
+def write_tar(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for member, content in members:
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+def test_unpack(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tgz", (tarfile.TarInfo("a/b.txt"), b"x"), (link("a/c.txt", "b.txt"), b""))
+    unpack(tar, tmp_path / "tar")
+    assert (tmp_path / "tar" / "a" / "c.txt").read_bytes() == b"x"
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("a/é.txt", "x")
+    unpack(tmp_path / "a.zip", tmp_path / "zip")
+    assert (tmp_path / "zip" / "a" / "é.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        tarfile.TarInfo("../out.txt"),
+        tarfile.TarInfo("a/../../out.txt"),
+        link("out", "/etc/passwd"),
+        link("out", "../../x"),
+        link("out", "/etc/passwd", tarfile.LNKTYPE),
+        link("device", "", tarfile.CHRTYPE),
+        link("pipe", "", tarfile.FIFOTYPE),
+    ],
+    ids=lambda member: f"{member.name} {member.linkname}",
+)
+def test_unpack_stays_in_its_folder(evil: tarfile.TarInfo, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    tar = write_tar(tmp_path / "in" / "a.tgz", (evil, b""))
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        unpack(tar, tmp_path / "in" / "new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["in", "a.tgz"]
+
+
+@pytest.mark.parametrize("name", ["../out.txt", "/out.txt", "a/../../out.txt"])
+def test_unzip_stays_in_its_folder(name: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr(name, "x")
+    with pytest.raises(UserError, match="outside"):
+        unpack(tmp_path / "a.zip", tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-200], lambda content: b"<html>", lambda content: b""])
+def test_damaged_archive(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tgz", (tarfile.TarInfo("b"), os.urandom(5000)), (tarfile.TarInfo("c"), b"x"))
+    tar.write_bytes(damage(tar.read_bytes()))
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        unpack(tar, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_fetch_makes_the_folder_once(server: Server, tmp_path: Path) -> None:
+    server.content = write_tar(tmp_path / "a.tgz", (tarfile.TarInfo("a/b.txt"), b"x")).read_bytes()
+    folder = tmp_path / "cache" / "set"
+    threads = [
+        threading.Thread(target=fetch, args=(Archive(server.url, len(server.content)), folder, "it", ""))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (folder / "a" / "b.txt").read_bytes() == b"x"
+    assert len(server.requests) == 1
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".set.lock", "set"]
+
+
+def test_no_network_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(url: str, *args: object, **options: object) -> None:
+        raise UserError(f"{url} cannot be reached (Network is unreachable).")
+
+    monkeypatch.setattr(archives, "download", refuse)
+    from imgcls.data.cifar10 import Cifar10
+
+    with pytest.raises(UserError) as error:
+        fetch(Cifar10.default_archive, tmp_path / "cifar10", Cifar10.title, Cifar10.layout)
+    assert str(error.value) == (
+        f"CIFAR-10 is not in {tmp_path}/cifar10, and https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz cannot be "
+        "reached (Network is unreachable).\n"
+        "Give its folder with data.root=DIR (the original batches, or train/<class> and test/<class>)."
+    )
