@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-
-import numpy as np
 
 from imgcls.data.archives import Archive, ArchivedDataModule
 from imgcls.data.folders import class_folders, find_split
@@ -12,7 +11,9 @@ from imgcls.data.labels import readable_names
 from imgcls.data.sources import Source
 from imgcls.data.splits import cut
 
-SHARES = [0.7, 0.1, 0.2]  # train, validation, test
+TEST_SHARE = 0.2
+VAL_SHARE_OF_TRAIN = 0.125  # 10 % of all
+_CLASS = re.compile(r"\d{3}\.")
 
 
 class Caltech256(ArchivedDataModule):
@@ -20,7 +21,7 @@ class Caltech256(ArchivedDataModule):
 
     Args:
         clutter: keep the 257th folder, pictures of none of the classes.
-        **options: of ArchivedDataModule.
+        **options: of ArchivedDataModule; `val_fraction` is 1/8 where it is not given.
     """
 
     title = "Caltech-256"
@@ -31,14 +32,22 @@ class Caltech256(ArchivedDataModule):
     )
 
     def __init__(self, root: str | Path | None = None, *, clutter: bool = False, **options: object) -> None:
-        super().__init__(root, **options)  # type: ignore[arg-type]
+        super().__init__(root, **{"val_fraction": VAL_SHARE_OF_TRAIN, **options})  # type: ignore[arg-type]
         self.clutter = clutter
 
     def find(self) -> Source:
-        """All classes, split."""
-        folder = self.located(["256_ObjectCategories"], holds=lambda path: bool(class_folders(path)))
-        folders = [name for name in class_folders(folder) if self.clutter or not name.endswith(".clutter")]
-        found, everything = find_split(folder, folder, folders)
-        train, val, test = cut(everything, SHARES, self.seed)
-        assert len(np.unique(train.labels)) == len(found)
-        return Source(readable_names(found), train, val if len(val) else None, test if len(test) else None)
+        """All classes; 20 % to test, and validation is split off by `val_fraction`."""
+        folder = self.located(["256_ObjectCategories"], lambda place: bool(_classes(place)))
+        return find_caltech256(folder, self.seed, clutter=self.clutter)
+
+
+def find_caltech256(folder: Path, seed: int, *, clutter: bool = False) -> Source:
+    """The pictures of the folders `NNN.name` in `folder`, 20 % of each class to test. Raises UserError."""
+    names = [name for name in _classes(folder) if clutter or not name.endswith(".clutter")]
+    found, everything = find_split(folder, folder, names)
+    train, test = cut(everything, [1 - TEST_SHARE, TEST_SHARE], seed)
+    return Source(readable_names(found), train, None, test if len(test) else None)
+
+
+def _classes(folder: Path) -> list[str]:
+    return [name for name in class_folders(folder) if _CLASS.match(name)]

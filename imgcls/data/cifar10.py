@@ -2,68 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from imgcls.data.archives import Archive, ArchivedDataModule
-from imgcls.data.folders import find_splits
-from imgcls.data.imagefolder import split_folders
+from imgcls.data.imagefolder import find_tree, split_folders
 from imgcls.data.sources import Source, Split
 from imgcls.errors import UserError
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BINARY, PYTHON = "cifar-10-batches-bin", "cifar-10-batches-py"
 BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
-RECORD = 1 + 3 * 32 * 32  # one label, then the red, green and blue planes
+SIDE = 32  # px
+PLANES = 3 * SIDE * SIDE  # the red, green and blue planes of one picture
+
+Read = Callable[[Path, str], tuple[np.ndarray, np.ndarray]]
 
 
 class Cifar10(ArchivedDataModule):
     """CIFAR-10 (Krizhevsky 2009): the original batches, or a tree `train/<class>`, `test/<class>`."""
 
-    title = "The pictures of CIFAR-10"
+    title = "CIFAR-10"
     layout = "the original batches, or train/<class> and test/<class>"
     default_archive = Archive(
-        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", 170052171, "c32a1d4ab5d03f1284b67883e8d87530"
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", 170_052_171, "c32a1d4ab5d03f1284b67883e8d87530"
     )
 
     def find(self) -> Source:
         """Training and test pictures; validation is split off by `val_fraction`."""
-        return find_cifar10(self.located([BINARY, PYTHON, "cifar10"], holds=_holds))
+        return find_cifar10(self.located([BINARY, PYTHON, "cifar10"], holds_cifar10))
 
 
 def find_cifar10(folder: Path) -> Source:
-    """The pictures in `folder`, in whichever of the three layouts."""
-    if (folder / "test_batch.bin").is_file() or (folder / "test_batch").is_file():
-        read = _read_binary if (folder / "test_batch.bin").is_file() else _read_python
-        splits = {name: _from_batches(folder, name, batches, read) for name, batches in BATCHES.items()}
-        return Source(NAMES, splits["train"], None, splits["test"])
+    """The pictures in `folder`, in whichever of the three layouts. Raises UserError."""
+    if reader := _reader(folder):
+        train, test = (_from_batches(folder, split, reader) for split in ("train", "test"))
+        return Source(NAMES, train, None, test)
     places = split_folders(folder)
-    if "test" not in places:
-        raise UserError(f"{folder} has no folder 'test'. Expected train/<class> and test/<class>.")
-    names, splits = find_splits(folder, places)
-    return Source(names, splits["train"], splits.get("val"), splits["test"])
+    if missing := [split for split in ("train", "test") if split not in places]:
+        raise UserError(f"{folder} has no folder {missing[0]!r}. Expected {Cifar10.layout}.")
+    return find_tree(folder, places)
 
 
-def _holds(folder: Path) -> bool:
-    batches = (folder / "test_batch.bin").is_file() or (folder / "test_batch").is_file()
-    return batches or "train" in split_folders(folder)
+def holds_cifar10(folder: Path) -> bool:
+    """Whether original batches or a tree of folders are in `folder`."""
+    return _reader(folder) is not None or "train" in split_folders(folder)
 
 
-def _from_batches(folder: Path, name: str, batches: list[str], read: object) -> Split:
-    parts = [read(folder, batch) for batch in batches]  # type: ignore[operator]
-    labels = np.concatenate([labels for labels, _ in parts])
-    pictures = np.concatenate([pictures for _, pictures in parts])
-    return Split(tuple(f"{name}/{number:05}" for number in range(len(labels))), labels, pictures)
+def _reader(folder: Path) -> Read | None:
+    """How the batches in `folder` are read; None where there are none."""
+    for ending, read in ((".bin", _read_binary), ("", _read_python)):
+        if any((folder / f"{batch}{ending}").is_file() for batches in BATCHES.values() for batch in batches):
+            return read
+    return None
+
+
+def _from_batches(folder: Path, split: str, read: Read) -> Split:
+    labels, planes = zip(*(read(folder, batch) for batch in BATCHES[split]), strict=True)
+    pictures = np.concatenate(planes).reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+    names = tuple(f"{split}/{number:05}" for number in range(len(pictures)))
+    return Split(names, np.concatenate(labels), np.ascontiguousarray(pictures))
 
 
 def _read_binary(folder: Path, batch: str) -> tuple[np.ndarray, np.ndarray]:
     file = folder / f"{batch}.bin"
-    content = np.frombuffer(_bytes_of(file), dtype=np.uint8)
-    if len(content) == 0 or len(content) % RECORD:
-        raise UserError(f"{file} is damaged: {len(content)} bytes are no whole number of pictures. Download it again.")
-    records = content.reshape(-1, RECORD)
-    return records[:, 0].astype(np.int64), _channels_last(records[:, 1:])
+    content = np.frombuffer(_content(file), dtype=np.uint8)
+    if len(content) % (1 + PLANES):
+        raise _damaged(file, f"its {len(content):,} bytes are no whole number of pictures")
+    records = content.reshape(-1, 1 + PLANES)
+    return _checked(file, records[:, 0], records[:, 1:])
 
 
 def _read_python(folder: Path, batch: str) -> tuple[np.ndarray, np.ndarray]:
@@ -71,18 +80,26 @@ def _read_python(folder: Path, batch: str) -> tuple[np.ndarray, np.ndarray]:
 
     file = folder / batch
     try:
-        content = read_arrays(_bytes_of(file))
-        labels, pixels = content[b"labels"], content[b"data"]
-    except (UnsafePickle, KeyError, ValueError, EOFError, TypeError) as error:
-        raise UserError(f"{file} is no batch of CIFAR-10 that can be read: {error}") from error
-    return np.asarray(labels, dtype=np.int64), _channels_last(np.asarray(pixels, dtype=np.uint8))
+        content = read_arrays(_content(file))
+        return _checked(file, np.asarray(content[b"labels"]), np.asarray(content[b"data"]))
+    except (UnsafePickle, KeyError, TypeError, ValueError) as error:
+        raise _damaged(file, str(error)) from error
 
 
-def _channels_last(planes: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+def _checked(file: Path, labels: np.ndarray, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(labels int64 (N,), planes uint8 (N, 3072))"""
+    if planes.dtype != np.uint8 or planes.shape != (len(labels), PLANES) or not len(labels):
+        raise _damaged(file, f"it holds {len(labels)} labels and {planes.dtype} {planes.shape} pixels")
+    if not (np.issubdtype(labels.dtype, np.integer) and labels.min() >= 0 and labels.max() < len(NAMES)):
+        raise _damaged(file, "its labels are not 0 to 9")
+    return labels.astype(np.int64), planes
 
 
-def _bytes_of(file: Path) -> bytes:
+def _content(file: Path) -> bytes:
     if not file.is_file():
         raise UserError(f"{file} is missing: CIFAR-10 has five training batches and one test batch.")
     return file.read_bytes()
+
+
+def _damaged(file: Path, why: str) -> UserError:
+    return UserError(f"{file} is no batch of CIFAR-10 that can be read ({why}). Download the archive again.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from imgcls.data.module import ImageDataModule
@@ -9,24 +11,32 @@ from imgcls.data.sources import Source, Split
 from imgcls.data.splits import cut
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SHARES = [0.7, 0.1, 0.2]  # train, validation, test
+BRIGHTEST = 16
+TEST_SHARE = 0.2
+VAL_SHARE_OF_TRAIN = 0.125  # 10 % of all
 
 
 class Digits(ImageDataModule):
-    """The optical digits of the UCI repository (Alpaydin and Kaynak 1998), 8x8 px, grey."""
+    """The optical digits of the UCI repository (Alpaydin and Kaynak 1998), 8x8 px, grey, split 70/10/20 by `seed`."""
+
+    def __init__(self, root: str | Path | None = None, **options: object) -> None:
+        super().__init__(root, **{"val_fraction": VAL_SHARE_OF_TRAIN, **options})  # type: ignore[arg-type]
 
     def find(self) -> Source:
-        """All digits, split by `seed`."""
+        """All digits, 20 % to test; validation is split off by `val_fraction`."""
         return find_digits(self.seed)
 
 
 def find_digits(seed: int) -> Source:
-    """The digits as RGB pictures, 70 % to train, 10 % to validate, 20 % to test."""
+    """The digits as RGB pictures, 80 % to train, 20 % to test."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    pictures = np.repeat(grey[..., None], 3, axis=3)
-    everything = Split(tuple(f"digits/{n:04}" for n in range(len(grey))), digits.target, pictures)
-    train, val, test = cut(everything, SHARES, seed)
-    return Source(NAMES, train, val, test)
+    grey = np.rint(digits.images * (255 / BRIGHTEST)).astype(np.uint8)
+    everything = Split(
+        tuple(f"digits/{number:04}" for number in range(len(grey))),
+        digits.target,
+        np.repeat(grey[..., None], 3, axis=3),
+    )
+    train, test = cut(everything, [1 - TEST_SHARE, TEST_SHARE], seed)
+    return Source(NAMES, train, None, test)

@@ -32,16 +32,13 @@ def pictures_in(folder: Path, within: Sequence[Path] = ()) -> list[str]:
     return sorted(_walk(str(folder), "", {_identity(str(one)) for one in within}))
 
 
-def find_split(
-    root: Path, folder: Path, classes: Sequence[str] | None = None, *, least: int = 2
-) -> tuple[tuple[str, ...], Split]:
+def find_split(root: Path, folder: Path, classes: Sequence[str] | None = None) -> tuple[tuple[str, ...], Split]:
     """The pictures of `folder/<class>/`, named by their path from `root`.
 
     Args:
         root: the data set's folder.
         folder: the folder of the split, `root` itself or in it.
         classes: the class folders that it must have; those that it has, if None.
-        least: the fewest classes that there must be.
 
     Returns:
         The class folders, in the order of the labels, and the split.
@@ -68,7 +65,7 @@ def find_split(
         start = f"{folder}{os.sep}{found[one]}{os.sep}"
         files += [Path(start + path) for path in inside]
         counts.append(len(inside))
-    if len(classes) < least:
+    if len(classes) == 1:
         deeper = class_folders(folder / found[classes[0]])
         hint = f" If {', '.join(deeper[:3])} … are the classes: data.root={folder / classes[0]}." if deeper else ""
         raise UserError(f"{folder} has only one class, {classes[0]!r}; a classifier needs two or more.{hint}")

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import pickle
 from typing import Any
 
 import numpy as np
 
+_RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): codecs.encode,  # how Python 3 writes bytes in the old protocol
+}
+
 
 class UnsafePickle(Exception):  # noqa: N818 - it says what the file is
-    """The pickle asks for more than arrays."""
+    """The content is no pickle, or asks for more than arrays."""
 
 
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Only what an array of plain numbers needs."""
-        if (module, name) in (("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")):
-            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
-        if (module, name) == ("_codecs", "encode"):  # how protocol 2 writes bytes
-            import codecs
-
-            return codecs.encode
-        raise UnsafePickle(f"it asks for {module}.{name}, which is not an array")
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise UnsafePickle(f"it asks for {module}.{name}, which is not an array") from None
 
 
 def read_arrays(content: bytes) -> Any:
     """The dictionaries, lists, numbers and arrays in `content`. Raises UnsafePickle for anything else."""
     try:
         return _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
-    except (pickle.UnpicklingError, IndexError, AttributeError) as error:
-        raise UnsafePickle(str(error)) from error
+    except (UnsafePickle, MemoryError):
+        raise
+    except Exception as error:  # a damaged pickle raises whatever its random operations raise
+        raise UnsafePickle(f"it is no whole pickle: {error}") from error
