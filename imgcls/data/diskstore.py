@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL
+import torch
 
 from imgcls.data.sources import Split
 from imgcls.data.store import ArrayStore, Recipe, decode_all
@@ -33,11 +34,11 @@ PIXELS, ASPECTS, DESCRIPTION = "pixels.u8", "aspects.npy", "store.json"
 def store_key(split: Split, recipe: Recipe) -> str:
     """A name made from what the store holds: 32 hexadecimal digits.
 
-    Of files the names, sizes and times of change, of arrays the pixels; and the recipe, and Pillow's version, because
-    another one may decode and resize otherwise.
+    Of files the names, sizes and times of change, of arrays the pixels; and the recipe, and the versions of Pillow and
+    torch, because others may decode and resize otherwise.
     """
     content = hashlib.blake2b(digest_size=16)
-    content.update(json.dumps([FORMAT, PIL.__version__, asdict(recipe)]).encode())
+    content.update(json.dumps([FORMAT, PIL.__version__, torch.__version__, asdict(recipe)]).encode())
     if isinstance(split.pictures, np.ndarray):
         content.update(json.dumps(split.pictures.shape).encode())
         content.update(np.ascontiguousarray(split.pictures).data)

@@ -20,6 +20,7 @@ from torch import Tensor
 from imgcls.data.augment import Augment
 from imgcls.data.batch import Batch, Fate, RawBatch
 from imgcls.data.cache import cache_folder
+from imgcls.data.crops import THREADED
 from imgcls.data.holding import on_device, open_store
 from imgcls.data.loader import EvaluationPlan, Loader, TrainingPlan
 from imgcls.data.randomness import Draws
@@ -32,6 +33,7 @@ from imgcls.data.store import (
     evaluation_recipe,
     training_recipe,
 )
+from imgcls.data.threads import in_slices
 from imgcls.errors import UserError, nearest
 from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
@@ -307,10 +309,10 @@ class ImageDataModule(L.LightningDataModule):
         some = "; ".join(f"{file.path}: {file.reason}" for file in files[:3])
         if self.on_bad == "error":
             raise UserError(
-                f"{len(files)} pictures cannot be read ({some}{'; …' if len(files) > 3 else ''}). "
+                f"{len(files)} of {len(split)} pictures cannot be read ({some}{'; …' if len(files) > 3 else ''}). "
                 "Repair or remove them, or set data.on_bad=skip."
             )
-        log.warning("%d pictures cannot be read and are left out: %s", len(files), some)
+        log.warning("%d of %d pictures cannot be read and are left out: %s", len(files), len(split), some)
         self._source = self.source.without(files)
 
     def _make_loader(self, name: str, plan: TrainingPlan | EvaluationPlan) -> Loader[RawBatch | Batch]:
@@ -351,7 +353,7 @@ class ImageDataModule(L.LightningDataModule):
     def _normalise(self, images: Tensor) -> Tensor:
         """Values in 0..255 to float32, equal bit for bit to Preprocessing.normalise."""
         if images.device.type == "cpu" and not images.is_floating_point():
-            return torch.from_numpy(self.preprocessing.normalise(images.permute(0, 2, 3, 1).numpy()))
+            return self._normalise_here(images)
         if images.device not in self._constants:
             constants = (torch.from_numpy(value)[:, None, None] for value in self.preprocessing.offset_and_scale())
             self._constants[images.device] = next(constants).to(images.device), next(constants).to(images.device)
@@ -359,6 +361,17 @@ class ImageDataModule(L.LightningDataModule):
         if images.is_floating_point():
             return images.contiguous().sub(offset).mul_(scale)
         return images.contiguous().to(torch.float32).sub_(offset).mul_(scale)
+
+    def _normalise_here(self, images: Tensor) -> Tensor:
+        """The same on the CPU, by Preprocessing itself; torch's threads wait for each other on busy cores."""
+        out = torch.empty(images.shape, dtype=torch.float32)
+        target, pixels, preprocessing = out.numpy(), images.permute(0, 2, 3, 1).numpy(), self.preprocessing
+
+        def normalise(which: slice) -> None:
+            preprocessing.normalise(pixels[which], out=target[which])
+
+        in_slices(normalise, len(images), THREADED // images[0].numel())
+        return out
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:

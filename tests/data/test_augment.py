@@ -146,9 +146,7 @@ def test_crops_from_a_squashed_picture_show_true_shapes() -> None:
 def test_the_cpus_crops_are_those_of_any_other_device() -> None:
     images = pictures(12, 40)
     boxes = RandomResizedCrop((0.1, 1.0)).boxes(draws(12), torch.ones(12))
-    pixels = crops._whole_pixels(boxes, 40, 40)
-    grid = crops._grid(pixels.float(), 32, 40, 40)
-    sampled = F.grid_sample(images.float(), grid, align_corners=False, padding_mode="border")
+    sampled = crops._sampled(images, crops._whole_pixels(boxes, 40, 40), 32).float()
     mirrored = torch.arange(12) % 2 == 0
     ours = resized_crops(images, boxes, 32, mirrored).float()
     assert (flip(sampled, mirrored) - ours).abs().max() <= 1
@@ -172,6 +170,7 @@ def test_padded_crops_are_windows_of_the_padded_picture() -> None:
     mirrored = torch.arange(count) % 3 == 0
     assert torch.equal(PaddedCrop(0.125)(images, draws(count), 16, None, mirrored), flip(done, mirrored))
     places = torch.tensor([[0, 4], [4, 1]])
+    assert torch.equal(crops._windows(images[:2], places, 2), padded_crops(images[:2], places, 2))
     assert torch.equal(padded_crops(images[:2].float(), places, 2), padded_crops(images[:2], places, 2).float())
 
 

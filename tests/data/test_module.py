@@ -11,9 +11,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from imgcls.data.augment import Augment
+from imgcls.data.batch import RawBatch
 from imgcls.data.crops import PaddedCrop, RandomResizedCrop
+from imgcls.data.mixing import Mixing
 from imgcls.data.module import Batch, ImageDataModule
+from imgcls.data.policies import TrivialAugment
 from imgcls.data.sources import Source, Split
+from imgcls.errors import UserError
+from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 
 def split(count: int, offset: int = 0, size: int = 8) -> Split:
@@ -182,3 +187,169 @@ def test_the_seed_decides_order_and_augmentation() -> None:
 
     assert torch.equal(first(1).images, first(1).images)
     assert first(1).index.tolist() != first(2).index.tolist()
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk", "none", "device", "auto"])
+def test_where_pixels_are_held_does_not_change_a_batch(pictures: Path, tmp_path: Path, kind: str) -> None:
+    def run(store: str) -> list[Batch]:
+        augment = Augment(crop=RandomResizedCrop(), flip=0.5, policy=TrivialAugment())
+        return list(Folder(pictures, store=store, cache=tmp_path / store, augment=augment).train_dataloader())
+
+    for ours, theirs in zip(run(kind), run("memory"), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+class Folder(ImageDataModule):
+    """Pictures in files: every third one validates."""
+
+    def __init__(self, root: Path, **options: Any) -> None:
+        super().__init__(root, **{"batch_size": 8, "image_size": 16, "resize": 18, **options})
+
+    def find(self) -> Source:
+        files = tuple(sorted(self.root.rglob("*.png")))
+        labels = np.array([("cat", "dog", "owl").index(file.parent.name) for file in files])
+        everything = Split(tuple(file.as_posix() for file in files), labels, files)
+        val = np.arange(0, len(files), 3)
+        train = np.setdiff1d(np.arange(len(files)), val)
+        return Source(("cat", "dog", "owl"), everything.subset(train), everything.subset(val))
+
+
+def test_pictures_that_cannot_be_read_are_left_out_before_training(
+    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = Folder(pictures).source
+    broken = [whole.train.files[3], whole.val.files[2]]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:50])
+    datamodule = Folder(pictures)
+    datamodule.setup("fit")
+    assert sorted(path for path, _ in datamodule.source.bad) == sorted(broken)
+    assert len(datamodule.source.train) == len(whole.train) - 1
+    assert "left out" in caplog.text
+    model = Recorder()
+    trainer(tmp_path, epochs=1).fit(model, datamodule=datamodule)
+    assert model.evaluated[-len(datamodule.source.val) :] == list(range(len(whole.val) - 1))
+    batch = next(iter(datamodule.val_dataloader()))
+    expected = datamodule.preprocessing.pixels(datamodule.source.val.open(5))
+    assert np.array_equal(batch.images[5].numpy(), datamodule.preprocessing.normalise(expected[None])[0])
+    with pytest.raises(UserError, match="1 of 64 pictures cannot be read"):
+        Folder(pictures, on_bad="error").setup("fit")
+
+
+def test_normalization() -> None:
+    assert Noise(normalization="imagenet").mean == IMAGENET_MEAN
+    chosen = Noise()
+    assert chosen.std == IMAGENET_STD
+    chosen.backbone_statistics = ((0.5, 0.5, 0.5), (0.4, 0.4, 0.4))
+    assert chosen.mean == (0.5, 0.5, 0.5)
+    assert Noise(normalization=[[0.1, 0.2, 0.3], [1, 1, 1]]).mean == (0.1, 0.2, 0.3)
+    computed = Noise(normalization="dataset")
+    pixels = computed.source.train.pictures / 255
+    assert computed.mean == pytest.approx(pixels.mean((0, 1, 2)).tolist())
+    assert computed.std == pytest.approx(pixels.std((0, 1, 2)).tolist())
+    loader = computed.train_dataloader()
+    images = torch.cat([batch.images for batch in loader])
+    assert images.mean((0, 2, 3)).abs().max() < 1e-4
+    assert (images.std((0, 2, 3)) - 1).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"store": "memori"}, "Did you mean memory"),
+        ({"sampler": "random"}, "Unknown data.sampler"),
+        ({"on_bad": "ignore"}, "Unknown data.on_bad"),
+        ({"normalization": "imagnet"}, "Did you mean imagenet"),
+        ({"batch_size": 0}, "1 or more"),
+    ],
+)
+def test_wrong_options_are_said(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        Noise(**options)
+
+
+def test_the_balanced_sampler_and_class_counts() -> None:
+    class Uneven(Noise):
+        def find(self) -> Source:
+            whole = split(60)
+            return Source(("a", "b", "c"), Split(whole.names, np.array([0] * 50 + [1] * 8 + [2] * 2), whole.pictures))
+
+    datamodule = Uneven(sampler="balanced", batch_size=30, val_fraction=0, augment=Augment(crop=PaddedCrop()))
+    assert datamodule.class_counts().tolist() == [50, 8, 2]
+    batches = list(datamodule.train_dataloader())
+    labels = torch.cat([batch.labels for batch in batches])
+    assert torch.bincount(labels).min() >= 10
+    index = torch.cat([batch.index for batch in batches])
+    images = torch.cat([batch.images for batch in batches])[index == 59]
+    assert len(torch.unique(images.flatten(1), dim=0)) > 3  # the same picture, augmented otherwise each time
+
+
+def test_mixing_makes_labels_soft(tmp_path: Path) -> None:
+    datamodule = Noise(augment=Augment(mixing=Mixing(mixup=0.5, cutmix=1.0)))
+    batch = next(iter(datamodule.train_dataloader()))
+    assert batch.labels.shape == (4, 3)
+    assert batch.labels.dtype == torch.float32
+    trainer(tmp_path, epochs=1).fit(Recorder(), datamodule=datamodule)
+
+
+def test_validation_is_split_from_training_where_there_is_none(tmp_path: Path) -> None:
+    class Whole(Noise):
+        def find(self) -> Source:
+            return Source(("a", "b", "c"), split(40))
+
+    first, second = Whole(val_fraction=0.25).source, Whole(val_fraction=0.25).source
+    assert first.val is not None
+    assert len(first.val) == 10
+    assert first.val.names == second.val.names
+    assert not set(first.val.names) & set(first.train.names)
+    without = Whole(val_fraction=0)
+    assert without.val_dataloader() == []
+    trainer(tmp_path, epochs=1).fit(Recorder(), datamodule=without)
+
+
+def test_a_split_that_is_not_there_is_said() -> None:
+    datamodule = Noise()
+    datamodule._source = Source(("a", "b", "c"), split(9), split(3))
+    with pytest.raises(UserError, match="no test pictures"):
+        datamodule.test_dataloader()
+
+
+def test_another_data_set_is_tested_in_the_order_of_the_models_classes() -> None:
+    datamodule = Noise()
+    datamodule.test_on("val", ("c", "x", "a", "b"))
+    batch = next(iter(datamodule.test_dataloader()))
+    assert [datamodule.class_names[label] for label in batch.labels] == ["a", "b", "c", "a"]
+    with pytest.raises(UserError, match="does not know the class 'b'"):
+        Noise().test_on("val", ("a", "c"))
+
+
+def test_steps_and_micro_batches() -> None:
+    datamodule = Noise(batch_size=8, micro_batch_size=3)
+    assert (datamodule.accumulation, datamodule.steps_per_epoch) == (3, 2)
+    assert datamodule.expected_micro_batch == pytest.approx(8 / 3)
+    datamodule.world_size = 2
+    assert (datamodule.accumulation, datamodule.steps_per_epoch) == (2, 2)
+    assert datamodule.expected_micro_batch == 2
+    small = Noise(batch_size=500)
+    assert (small.accumulation, small.steps_per_epoch, small.expected_micro_batch) == (1, 1, 20)
+
+
+def test_batches_survive_lightnings_transfer() -> None:
+    datamodule = Noise(augment=Augment(flip=0.5))
+    loader = datamodule.train_dataloader()
+    loader.finish = None
+    raw = next(iter(loader))
+    moved = datamodule.transfer_batch_to_device(raw, torch.device("cpu"), 0)
+    assert type(moved) is RawBatch
+    assert moved.fate is raw.fate
+    assert moved.images.dtype == torch.uint8
+    assert type(datamodule.on_after_batch_transfer(moved, 0)) is Batch
+
+
+def test_half_precision_weights_get_half_precision_pictures(tmp_path: Path) -> None:
+    class Half(Recorder):
+        def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+            assert batch.images.dtype == torch.bfloat16
+            return super().training_step(batch, batch_idx)
+
+    trainer(tmp_path, epochs=1, precision="bf16-true").fit(Half(), datamodule=Noise())
