@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -74,6 +75,14 @@ class Run:
         """Where the report is."""
         return self.folder / "report.html"
 
+    def report(self) -> Page:
+        """The report, made if it is not there; a notebook shows it inline."""
+        if not self.report_file.is_file():
+            from imgcls.report import write_report
+
+            write_report(self.folder)
+        return Page(self.report_file)
+
     @cached_property
     def model(self) -> PortableModel:
         """The portable model: preprocessing, network and class names in one."""
@@ -113,6 +122,20 @@ class Run:
         inside = sorted(path.parent for path in self.folder.glob("*/config.yaml"))
         inside = inside or sorted(path.parent for path in self.folder.glob("*/*/config.yaml"))
         return f" Did you mean {inside[-1]}?" if inside else ""
+
+
+class Page:
+    """A report: prints as its path, and shows itself in a notebook."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __repr__(self) -> str:
+        return str(self.file)
+
+    def _repr_html_(self) -> str:
+        content = html.escape(self.file.read_text(encoding="utf-8"), quote=True)
+        return f'<iframe srcdoc="{content}" style="width: 100%; height: 40rem; border: 0"></iframe>'
 
 
 def load(folder: str | Path) -> Run:

@@ -1,10 +1,7 @@
-"""The report of a run."""
+"""The report of a run: one self-contained page, and its figures as files."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from imgcls.report.page import write_report
 
-
-def write_report(folder: Path) -> Path:
-    """Placeholder until the page is there."""
-    return folder / "report.html"
+__all__ = ["write_report"]
