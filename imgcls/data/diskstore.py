@@ -95,7 +95,7 @@ def _build(folder: Path, split: Split, recipe: Recipe, workers: int) -> None:
             _reserve(file.fileno(), recipe.nbytes(len(split)))
             pixels = np.memmap(file, dtype=np.uint8, mode="r+", shape=recipe.shape(len(split)))
             aspects = np.ones(len(split), dtype=np.float32)
-            bad = decode_all(split, recipe, pixels, aspects, workers, "Decoding")
+            bad = decode_all(split, recipe, pixels, aspects, workers)
             pixels.flush()
             os.fsync(file.fileno())
         np.save(partial / ASPECTS, aspects)

@@ -71,7 +71,8 @@ def open_store(
                 *(title, _bytes(size), _bytes(free), choice),
             )
             continue
-        log.info("%s: decoding %s pictures once, %s in %s.", title, f"{len(split):,}", _bytes(size), choice)
+        place = "in memory" if choice == "memory" else f"on disk, in {folder}"
+        log.info("%s: decoding %s pictures once, %s %s.", title, f"{len(split):,}", _bytes(size), place)
         if choice == "memory":
             return build_in_memory(split, recipe, workers)
         try:
@@ -79,7 +80,7 @@ def open_store(
         except (OSError, UserError) as error:
             log.warning("%s: no store on disk. %s", title, error)
     log.info("%s: no store; each picture is decoded in every epoch.", title)
-    return DecodingStore(split, recipe, workers)
+    return DecodingStore(split, recipe, workers, cache)
 
 
 def on_device(store: Store, kind: str, device: torch.device) -> Store:
@@ -108,7 +109,7 @@ def _choices(kind: str, count: int, processes: int) -> tuple[str, ...]:
 def build_in_memory(split: Split, recipe: Recipe, workers: int) -> ArrayStore:
     """All pictures of `split` as one array."""
     out, aspects = np.empty(recipe.shape(len(split)), dtype=np.uint8), np.ones(len(split), dtype=np.float32)
-    return ArrayStore(out, aspects, decode_all(split, recipe, out, aspects, workers, "Decoding"))
+    return ArrayStore(out, aspects, decode_all(split, recipe, out, aspects, workers))
 
 
 def free_disk(folder: Path) -> int:

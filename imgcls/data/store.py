@@ -174,17 +174,21 @@ class DeviceStore:
 class DecodingStore:
     """Holds nothing: each picture is decoded again whenever it is asked for, in threads.
 
-    Every picture is decoded once at the start, so that what cannot be read is known before training.
+    Every picture is looked at before, so that what cannot be read is known before training; what was seen is remembered
+    in the folder `cache` (see checks.inspect).
     """
 
     folder: Path | None = None
 
-    def __init__(self, split: Split, recipe: Recipe, workers: int) -> None:
+    def __init__(self, split: Split, recipe: Recipe, workers: int, cache: Path) -> None:
+        from imgcls.data.checks import inspect
+
         self.recipe, self.workers = recipe, workers
-        aspects = np.ones(len(split), dtype=np.float32)
-        self.bad = tuple(decode_all(split, recipe, None, aspects, workers, "Checking"))
-        good = np.delete(np.arange(len(split)), [row for row, _ in self.bad])
-        self.split, self.aspects = split.subset(good), aspects[good]
+        seen = inspect(split.pictures, cache, workers)
+        self.bad = tuple((position, reason) for position, reason in enumerate(seen.reasons) if reason)
+        good = np.delete(np.arange(len(split)), [position for position, _ in self.bad])
+        self.split = split.subset(good)
+        self.aspects = (seen.sizes[good, 0] / seen.sizes[good, 1]).astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.split)
@@ -206,7 +210,7 @@ class DecodingStore:
 
 
 def decode_all(
-    split: Split, recipe: Recipe, out: np.ndarray | None, aspects: np.ndarray, workers: int, title: str
+    split: Split, recipe: Recipe, out: np.ndarray, aspects: np.ndarray, workers: int
 ) -> list[tuple[int, str]]:
     """Decode every picture of `split` into the rows of `out`, uint8 (N, side, side, 3), in threads.
 
@@ -220,13 +224,12 @@ def decode_all(
         except BadPicture as error:
             return error.reason
         aspects[position] = picture.width / picture.height
-        if out is not None:
-            out[position] = recipe.pixels(picture)
+        out[position] = recipe.pixels(picture)
         return None
 
     own = ThreadPoolExecutor(workers, thread_name_prefix="imgcls-decode")
     try:
-        reasons = with_bar(own.map(decode, range(len(split))), len(split), f"{title} {len(split):,} pictures")
+        reasons = with_bar(own.map(decode, range(len(split))), len(split), f"Decoding {len(split):,} pictures")
         return [(position, reason) for position, reason in enumerate(reasons) if reason is not None]
     finally:
         own.shutdown(wait=True, cancel_futures=True)
