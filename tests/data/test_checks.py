@@ -1,0 +1,178 @@
+"""Bad files are found, and remembered as long as they do not change; duplicates are found across splits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgcls.data import checks
+from imgcls.data.checks import Findings, bad_as_csv, check_pictures, inspect, leave_out_bad, mislabelled
+from imgcls.data.duplicates import difference_hashes, find_duplicates
+from imgcls.data.folders import find_split
+from imgcls.data.sources import BadFile, Source, Split
+from imgcls.errors import UserError
+from tests.conftest import write_pictures
+
+
+def scene(seed: int, side: int = 96) -> Image.Image:
+    """A smooth picture, different for each seed."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def odd_files(tmp_path: Path) -> dict[str, Path]:
+    """One file of every kind that a folder can hold."""
+    files = {name: tmp_path / name for name in ("good.jpg", "cut.jpg", "empty.jpg", "page.jpg", "png.jpg", "dead.jpg")}
+    scene(0).save(files["good.jpg"])
+    files["cut.jpg"].write_bytes(files["good.jpg"].read_bytes()[:-150])
+    files["empty.jpg"].touch()
+    files["page.jpg"].write_text("<html>Not found</html>")
+    scene(1).save(files["png.jpg"], "PNG")
+    files["dead.jpg"].symlink_to(tmp_path / "gone.jpg")
+    return files
+
+
+def test_bad_files_and_reasons(odd_files: dict[str, Path]) -> None:
+    bad = {file.path.name: file.reason.split(" (")[0] for file in check_pictures(list(odd_files.values()))}
+    assert bad == {
+        "cut.jpg": "truncated",
+        "empty.jpg": "empty",
+        "page.jpg": "not a picture",
+        "dead.jpg": "no such file",
+    }
+
+
+def test_findings(odd_files: dict[str, Path]) -> None:
+    files = [odd_files["good.jpg"], odd_files["png.jpg"]]
+    found = inspect(files, workers=1)
+    assert found.formats == ["JPEG", "PNG"]
+    assert found.sizes.tolist() == [[96, 96], [96, 96]]
+    assert mislabelled(files, found) == [(odd_files["png.jpg"], "PNG")]
+    assert np.abs(found.thumbnails[1].mean((0, 1)) - np.asarray(scene(1)).mean((0, 1))).max() < 2
+
+
+def test_pixels_without_files() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 3), dtype=np.uint8)
+    pixels[69] = pixels[3]
+    found = inspect(pixels)
+    assert found.formats == [""] * 70
+    assert len(np.unique(found.digests, axis=0)) == 69
+    assert len(inspect([])) == 0
+
+
+def test_what_was_seen_is_kept(odd_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    files, looked = list(odd_files.values()), []
+    look = Findings.look
+
+    def counted(self: Findings, row: int, picture: Path) -> None:
+        looked.append(picture.name)
+        look(self, row, picture)
+
+    monkeypatch.setattr(Findings, "look", counted)
+    first = inspect(files)
+    assert len(looked) == 6
+    looked.clear()
+    second = inspect(files)
+    assert looked == ["dead.jpg"], "a file that is not there is looked for again"
+    assert (second.reasons, second.formats) == (first.reasons, first.formats)
+    for name in ("sizes", "digests", "thumbnails"):
+        assert np.array_equal(getattr(first, name), getattr(second, name))
+
+    looked.clear()
+    shutil.copy(odd_files["good.jpg"], odd_files["empty.jpg"])
+    os.utime(odd_files["png.jpg"], ns=(1, 1))
+    third = inspect(files)
+    assert sorted(looked) == ["dead.jpg", "empty.jpg", "png.jpg"]
+    assert third.reasons[files.index(odd_files["empty.jpg"])] == ""
+
+
+def test_an_interrupted_check_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, looked = [tmp_path / f"{number}.png" for number in range(100)], []
+    for number, file in enumerate(files):
+        scene(number, 8).save(file)
+    look = Findings.look
+
+    def interrupted(self: Findings, row: int, picture: Path) -> None:
+        if picture.name == "70.png":
+            raise KeyboardInterrupt
+        look(self, row, picture)
+
+    monkeypatch.setattr(Findings, "look", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        inspect(files, workers=1)
+    monkeypatch.setattr(Findings, "look", lambda self, row, picture: looked.append(row) or look(self, row, picture))
+    inspect(files, workers=1)
+    assert looked == list(range(64, 100))
+
+
+def test_a_broken_memory_is_none(odd_files: dict[str, Path], own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = list(odd_files.values())
+    inspect(files)
+    (memory,) = (own_cache / "checks").iterdir()
+    for content in (b"", b"PK\x03\x04 no zip", memory.read_bytes()[:-30]):
+        memory.write_bytes(content)
+        assert len(check_pictures(files)) == 4
+    monkeypatch.setattr(checks, "_VERSION", "another Pillow")
+    assert len(check_pictures(files)) == 4
+    assert len(check_pictures(files, cache=Path("/dev/null/none"))) == 4, "no memory, no error"
+
+
+def test_leave_out_bad(tmp_path: Path) -> None:
+    root = write_pictures(tmp_path, {"train": 3})
+    broken = root / "train" / "dog" / "001.png"
+    broken.write_bytes(b"x")
+    classes, split = find_split(root / "train", root / "train")
+    source = leave_out_bad(Source(classes, split))
+    assert source.bad == (BadFile(broken, "not a picture"),)
+    assert len(source.train) == 8
+    with pytest.raises(UserError, match=r"1 pictures cannot be used \(.*001.png: not a picture\)"):
+        leave_out_bad(Source(classes, split), on_bad="error")
+    assert bad_as_csv(source.bad) == f"path,reason\n{broken},not a picture\n"
+
+
+def held(*pictures: Image.Image, name: str) -> Split:
+    pixels = np.stack([np.asarray(picture.resize((64, 64))) for picture in pictures])
+    return Split(tuple(f"{name}/{number}" for number in range(len(pixels))), np.arange(len(pixels)) % 2, pixels)
+
+
+def test_duplicates_across_splits(tmp_path: Path) -> None:
+    scenes = [scene(number) for number in range(200)]
+    scenes[7].save(tmp_path / "poor.jpg", quality=40)
+    recompressed = Image.open(tmp_path / "poor.jpg")
+    smaller = scenes[8].resize((40, 40))
+    white, black = (Image.new("RGB", (64, 64), colour) for colour in ("white", "black"))
+    train = held(*scenes[:100], white, name="train")
+    val = held(*scenes[100:120], scenes[3], name="val")
+    test = held(*scenes[120:200], recompressed, smaller, scenes[103], white, black, name="test")
+    source = Source(("a", "b"), train, val, test)
+    findings = {name: inspect(split.pictures) for name, split in source.splits().items()}
+    found = [(one.kind, one.name, one.other_name, one.same_class) for one in find_duplicates(source, findings)]
+    assert found == [
+        ("identical", "val/20", "train/3", False),
+        ("near", "test/80", "train/7", False),
+        ("near", "test/81", "train/8", False),
+        ("identical", "test/83", "train/100", False),  # nothing but white: equal, but never near
+        ("identical", "test/82", "val/3", False),
+    ]
+
+
+def test_bad_pictures_are_no_duplicates(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "x.jpg").touch()
+    (classes, train), (_, test) = (find_split(tmp_path, tmp_path / split) for split in ("train", "test"))
+    source = Source(classes, train, None, test)
+    assert find_duplicates(source, {"train": inspect(train.files), "test": inspect(test.files)}) == []
+
+
+def test_difference_hash() -> None:
+    rising = np.repeat(np.arange(9, dtype=np.uint8)[None, None, :, None] * 20, 8, axis=1).repeat(3, axis=3)
+    assert difference_hashes(rising).tolist() == [2**64 - 1]
+    assert difference_hashes(rising[:, :, ::-1]).tolist() == [0]
