@@ -1,4 +1,4 @@
-"""Images a second in training: imgcls (Lightning, metrics, timing, clipping) against a plain PyTorch loop, side by side.
+"""Images a second in training: imgcls (Lightning, metrics, clipping) against a plain PyTorch loop, side by side.
 
     python benchmarks/training.py [--model resnet18] [--size 32] [--batch 64] [--batches 20] [--repeats 5] [--json FILE]
 
