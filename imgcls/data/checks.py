@@ -70,6 +70,18 @@ class Findings:
         digests, sizes = np.zeros((count, 2), dtype=np.uint64), np.zeros((count, 2), dtype=np.int64)
         return cls([""] * count, [""] * count, sizes, digests, np.zeros((count, *THUMBNAIL, 3), dtype=np.uint8))
 
+    def rows(self, rows: Sequence[int]) -> Findings:
+        """Those `rows` alone."""
+        at = np.asarray(rows, dtype=np.int64)
+        reasons, formats = [self.reasons[row] for row in rows], [self.formats[row] for row in rows]
+        return Findings(reasons, formats, self.sizes[at], self.digests[at], self.thumbnails[at])
+
+    def followed_by(self, other: Findings) -> Findings:
+        """These rows and then those of `other`."""
+        sizes, digests = (np.concatenate(both) for both in ((self.sizes, other.sizes), (self.digests, other.digests)))
+        thumbnails = np.concatenate((self.thumbnails, other.thumbnails))
+        return Findings(self.reasons + other.reasons, self.formats + other.formats, sizes, digests, thumbnails)
+
     def copy_row(self, row: int, other: Findings, at: int) -> None:
         """Take row `at` of `other` as row `row`."""
         self.reasons[row], self.formats[row] = other.reasons[at], other.formats[at]
@@ -133,14 +145,16 @@ def inspect(pictures: Sequence[Path] | np.ndarray, cache: Path | None = None, wo
         return findings
     stamps = _stamps(pictures)
     memory = (cache or cache_folder()) / "checks" / f"{_key(pictures)}.npz"
-    known = _recall(memory, pictures, stamps, findings)
+    before = _recall(memory)
+    known = _take_over(before, pictures, stamps, findings)
     unknown = np.flatnonzero(~known)
     try:
         for row in _look_at(findings, pictures, unknown.tolist(), workers):
             known[row] = True
     finally:  # an interrupted check goes on where it was
         if len(unknown):
-            _remember(memory, pictures, stamps, findings, known)
+            rows = np.flatnonzero(known).tolist()
+            _remember(memory, before, _Seen([str(pictures[row]) for row in rows], stamps[rows], findings.rows(rows)))
     return findings
 
 
@@ -201,37 +215,54 @@ def _key(paths: Sequence[Path]) -> str:
     return hashlib.blake2b(os.fsencode(common), digest_size=12).hexdigest()
 
 
-def _recall(memory: Path, paths: Sequence[Path], stamps: np.ndarray, findings: Findings) -> np.ndarray:
-    """Fill the rows of files that are as they were when last seen; bool (N,): which."""
-    known = np.zeros(len(paths), dtype=bool)
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What is kept: of each path its stamp and what was seen."""
+
+    paths: list[str]
+    stamps: np.ndarray
+    findings: Findings
+
+
+def _recall(memory: Path) -> _Seen:
+    """What is in the file `memory`; nothing where it is damaged or was written with another version."""
     try:
         with np.load(memory, allow_pickle=False) as kept:
             words = json.loads(kept["words"].tobytes())
-            if words["version"] != _VERSION:
-                return known
-            old_stamps = kept["stamps"]
-            seen = Findings(words["reasons"], words["formats"], kept["sizes"], kept["digests"], kept["thumbnails"])
+            if words["version"] == _VERSION:
+                columns = (kept[name] for name in ("sizes", "digests", "thumbnails"))
+                return _Seen(words["paths"], kept["stamps"], Findings(words["reasons"], words["formats"], *columns))
     except (OSError, EOFError, ValueError, KeyError, BadZipFile):
-        return known
-    places = {path: place for place, path in enumerate(words["paths"])}
+        pass
+    return _Seen([], np.zeros((0, 2), dtype=np.int64), Findings.empty(0))
+
+
+def _take_over(seen: _Seen, paths: Sequence[Path], stamps: np.ndarray, findings: Findings) -> np.ndarray:
+    """Fill the rows of files that are as they were when last seen; bool (N,): which."""
+    known = np.zeros(len(paths), dtype=bool)
+    places = {path: place for place, path in enumerate(seen.paths)}
     for row, path in enumerate(paths):
         place = places.get(str(path))
-        if place is not None and stamps[row, 0] >= 0 and (old_stamps[place] == stamps[row]).all():
-            findings.copy_row(row, seen, place)
+        if place is not None and stamps[row, 0] >= 0 and (seen.stamps[place] == stamps[row]).all():
+            findings.copy_row(row, seen.findings, place)
             known[row] = True
     return known
 
 
-def _remember(memory: Path, paths: Sequence[Path], stamps: np.ndarray, findings: Findings, known: np.ndarray) -> None:
-    rows = np.flatnonzero(known).tolist()
+def _remember(memory: Path, before: _Seen, now: _Seen) -> None:
+    """Keep `now`, and of `before` what is about other files: another split may lie in the same folder."""
+    newer = set(now.paths)
+    others = [place for place, path in enumerate(before.paths) if path not in newer]
+    findings = before.findings.rows(others).followed_by(now.findings)
     words = {
         "version": _VERSION,
-        "paths": [str(paths[row]) for row in rows],
-        "reasons": [findings.reasons[row] for row in rows],
-        "formats": [findings.formats[row] for row in rows],
+        "paths": [before.paths[place] for place in others] + now.paths,
+        "reasons": findings.reasons,
+        "formats": findings.formats,
     }
-    sizes, digests, thumbnails = findings.sizes[rows], findings.digests[rows], findings.thumbnails[rows]
+    arrays = {"sizes": findings.sizes, "digests": findings.digests, "thumbnails": findings.thumbnails}
+    arrays["stamps"] = np.concatenate((before.stamps[others], now.stamps))
+    arrays["words"] = np.frombuffer(json.dumps(words).encode(), dtype=np.uint8)
     # a memory that cannot be written only costs time
     with suppress(OSError, UserError), atomic_path(memory) as temporary, temporary.open("wb") as file:
-        text = np.frombuffer(json.dumps(words).encode(), dtype=np.uint8)
-        np.savez(file, words=text, stamps=stamps[rows], sizes=sizes, digests=digests, thumbnails=thumbnails)
+        np.savez(file, allow_pickle=False, **arrays)

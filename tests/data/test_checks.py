@@ -92,6 +92,16 @@ def test_what_was_seen_is_kept(odd_files: dict[str, Path], monkeypatch: pytest.M
     assert third.reasons[files.index(odd_files["empty.jpg"])] == ""
 
 
+def test_parts_of_a_folder_share_a_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / f"{number}.png" for number in range(6)]
+    for number, file in enumerate(files):
+        scene(number, 8).save(file)
+    for part in (files[::2], files[1::2]):
+        inspect(part)
+    monkeypatch.setattr(Findings, "look", lambda self, row, picture: pytest.fail("it is known"))
+    assert inspect(files).sizes.tolist() == [[8, 8]] * 6
+
+
 def test_an_interrupted_check_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, looked = [tmp_path / f"{number}.png" for number in range(100)], []
     for number, file in enumerate(files):
