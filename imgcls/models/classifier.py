@@ -119,7 +119,10 @@ class Classifier(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         place = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
-        torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
+        seed = int(place.generate_state(1, np.uint64)[0])
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks every kind of device, for 0.1 ms a step
+        if self.device.type in ("cuda", "mps"):
+            getattr(torch, self.device.type).manual_seed(seed)
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         images, labels = batch[0], batch[1]
