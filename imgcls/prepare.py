@@ -1,0 +1,216 @@
+"""`python -m imgcls.prepare data=…`: get a data set ready, and see what is in it before training.
+
+usage: python -m imgcls.prepare data=NAME [data.option=value …] [duplicates=true|false] [output=FOLDER]
+
+Downloads what is missing, looks at every picture, builds the store of decoded pixels that training takes them from
+(give the same options as to train), and prints a table: pictures per class and split, sizes, formats, files that cannot
+be used, and pictures that are in two splits. `output=FOLDER` also keeps bad_files.csv and duplicates.csv there.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imgcls.cli import guarded, parse_arguments
+from imgcls.errors import UserError, nearest
+from imgcls.files import atomic_write_text
+
+if TYPE_CHECKING:
+    from imgcls.data.duplicates import Duplicate
+    from imgcls.data.module import ImageDataModule
+    from imgcls.data.sources import BadFile
+
+SHOWN = 10  # files of each kind in the printed table
+
+
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """What was found in a data set that is now ready for training."""
+
+    class_names: tuple[str, ...]
+    counts: dict[str, np.ndarray]
+    """Split to int64 (C,): usable pictures of each class."""
+    sizes: np.ndarray
+    """int64 (N, 2): width and height of all usable pictures, px."""
+    formats: dict[str, int]
+    """Pictures of each format, by their content; the most frequent first."""
+    bad: tuple[BadFile, ...]
+    mislabelled: list[tuple[Path, str]]
+    """Files whose ending says another format than they have; they are read all the same."""
+    duplicates: list[Duplicate] | None
+    """None where nobody asked."""
+    mean: tuple[float, float, float]
+    """Of the training pixels' red, green and blue in 0..1."""
+    std: tuple[float, float, float]
+    stores: dict[str, Path | None]
+    """Split to the folder of its decoded pixels; None where they are held in memory or not at all."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def pictures(self) -> int:
+        """Usable ones, of all splits."""
+        return int(sum(counts.sum() for counts in self.counts.values()))
+
+
+def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparation:
+    """Download, check, count and decode the data set of `datamodule`, which is then set up for all stages.
+
+    Raises UserError where the pictures are not as expected, and for bad files where `on_bad` is 'error'.
+    """
+    from imgcls.data.checks import BadFile, inspect, mislabelled
+    from imgcls.data.duplicates import find_duplicates
+    from imgcls.data.statistics import channel_statistics
+
+    datamodule.prepare_data()
+    source = datamodule.source
+    findings = {
+        name: inspect(split.pictures, datamodule.cache, datamodule.num_workers)
+        for name, split in source.splits().items()
+    }
+    bad = [
+        BadFile(file, reason)
+        for name, split in source.splits().items()
+        for file, reason in zip(split.files, findings[name].reasons, strict=bool(split.files))
+        if reason
+    ]
+    twins = find_duplicates(source, findings) if duplicates else None
+    wrong_endings = [
+        pair
+        for name, split in source.splits().items()
+        if split.files
+        for pair in mislabelled(split.files, findings[name])
+    ]
+    usable = source.without(bad)
+    datamodule.setup()
+    mean, std = channel_statistics(datamodule._store("train"))
+    good = [np.array([not reason for reason in found.reasons], dtype=bool) for found in findings.values()]
+    formats = Counter(kind for found in findings.values() for kind in found.formats if kind)
+    return Preparation(
+        class_names=source.class_names,
+        counts={name: split.class_counts(len(source.class_names)) for name, split in usable.splits().items()},
+        sizes=np.concatenate([found.sizes[ok] for found, ok in zip(findings.values(), good, strict=True)]),
+        formats=dict(formats.most_common()),
+        bad=tuple(bad),
+        mislabelled=wrong_endings,
+        duplicates=twins,
+        mean=(mean[0], mean[1], mean[2]),
+        std=(std[0], std[1], std[2]),
+        stores={name: datamodule._store(name).folder for name in usable.splits()},
+        notes=source.notes,
+    )
+
+
+def table(preparation: Preparation) -> str:
+    """`preparation` as text for a terminal."""
+    return "\n".join([*_counts(preparation), "", *_properties(preparation), *_lists(preparation)])
+
+
+def _counts(preparation: Preparation) -> Iterator[str]:
+    wide = max(len(name) for name in ("class", "all", *preparation.class_names))
+    columns = [np.append(counts, counts.sum()) for counts in preparation.counts.values()]
+    yield f"{'class':{wide}}" + "".join(f"{name:>9}" for name in preparation.counts)
+    for row, name in enumerate([*preparation.class_names, f"all {len(preparation.class_names)} classes"]):
+        yield f"{name:{wide}}" + "".join(f"{column[row]:>9,}" for column in columns)
+
+
+def _properties(preparation: Preparation) -> Iterator[str]:
+    yield f"sizes       {_sizes(preparation.sizes)}"
+    if preparation.formats:
+        yield f"formats     {', '.join(f'{kind} {count:,}' for kind, count in preparation.formats.items())}"
+    yield f"mean        {' '.join(f'{value:.4f}' for value in preparation.mean)}    (training pixels: red, green, blue)"
+    yield f"std         {' '.join(f'{value:.4f}' for value in preparation.std)}"
+    folders = {str(folder) for folder in preparation.stores.values() if folder is not None}
+    for title, folder in zip(["decoded in", *[""] * len(folders)], sorted(folders), strict=False):
+        yield f"{title:11} {folder}"
+    for note in preparation.notes:
+        yield f"note        {note}"
+
+
+def _lists(preparation: Preparation) -> Iterator[str]:
+    yield f"bad files   {len(preparation.bad):,}{', left out:' if preparation.bad else ''}"
+    yield from _some(f"{file.path}: {file.reason}" for file in preparation.bad)
+    if preparation.mislabelled:
+        yield f"endings     {len(preparation.mislabelled):,} files are of another format than their ending says:"
+        yield from _some(f"{file}: {kind}" for file, kind in preparation.mislabelled)
+    if preparation.duplicates is not None:
+        yield f"duplicates  {_duplicates(preparation.duplicates)}"
+        yield from _some(
+            f"{one.split} {one.name} = {one.other_split} {one.other_name}"
+            f" ({one.kind}{'' if one.same_class else ', another class'})"
+            for one in sorted(preparation.duplicates, key=lambda one: (one.same_class, one.kind))
+        )
+
+
+def _duplicates(found: Sequence[Duplicate]) -> str:
+    if not found:
+        return "no picture is in two splits"
+    kinds = Counter((one.kind, one.split, one.other_split) for one in found)
+    return ", ".join(f"{count:,} {kind} in {split} and {other}" for (kind, split, other), count in kinds.items()) + ":"
+
+
+def _sizes(sizes: np.ndarray) -> str:
+    distinct = np.unique(sizes, axis=0)
+    if len(distinct) == 1:
+        return f"{distinct[0, 0]}x{distinct[0, 1]} px"
+    (smallest_width, smallest_height), (width, height) = sizes.min(axis=0), sizes.max(axis=0)
+    middle_width, middle_height = np.median(sizes, axis=0).astype(int)
+    return f"{smallest_width}–{width} x {smallest_height}–{height} px, median {middle_width} x {middle_height}"
+
+
+def _some(lines: Iterable[str]) -> Iterator[str]:
+    every = list(lines)
+    yield from (f"  {line}" for line in every[:SHOWN])
+    if every[SHOWN:]:
+        yield f"  … and {len(every) - SHOWN:,} more"
+
+
+def duplicates_as_csv(duplicates: Sequence[Duplicate]) -> str:
+    """A table with one row a duplicate."""
+    from imgcls.data.duplicates import Duplicate
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Duplicate._fields)
+    writer.writerows(duplicates)
+    return text.getvalue()
+
+
+def main() -> None:
+    """The command line."""
+    sys.exit(guarded(lambda: _command(sys.argv[1:])))
+
+
+def _command(arguments: Sequence[str]) -> None:
+    defaults = {"duplicates": "true", "output": ""}
+    groups = ("data", "model", "augment", "seed", "experiment", "trainer")
+    options, overrides, rest = parse_arguments(arguments, defaults, usage=__doc__ or "", overrides=groups)
+    if rest:
+        raise UserError(f"What is {rest[0]!r}? Options are given as name=value, as in data=cifar10.")
+    if options["duplicates"] not in ("true", "false"):
+        raise UserError(f"duplicates={options['duplicates']}: {nearest(options['duplicates'], ['true', 'false'])}")
+    from imgcls.config import compose
+
+    cfg: Any = compose(overrides)
+    from hydra.utils import instantiate
+
+    preparation = prepare(instantiate(cfg.data, _convert_="all"), duplicates=options["duplicates"] == "true")
+    print(table(preparation))
+    if options["output"]:
+        from imgcls.data.checks import bad_as_csv
+
+        folder = Path(options["output"]).expanduser()
+        atomic_write_text(folder / "bad_files.csv", bad_as_csv(preparation.bad))
+        atomic_write_text(folder / "duplicates.csv", duplicates_as_csv(preparation.duplicates or []))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The table that says what is in a data set, from the function and from the command line."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from imgcls.data.digits import Digits
+from imgcls.data.imagefolder import ImageFolder
+from imgcls.errors import UserError
+from imgcls.prepare import main, prepare, table
+from tests.conftest import write_pictures
+
+
+@pytest.fixture
+def odd_folder(tmp_path: Path) -> Path:
+    """Pictures among which one is broken, one mislabelled and one in two splits."""
+    root = write_pictures(tmp_path / "set", {"train": 10, "val": 2, "test": 3})
+    (root / "train" / "cat" / "000.png").write_bytes(b"")
+    shutil.copy(root / "train" / "dog" / "001.png", root / "test" / "dog" / "twin.png")
+    shutil.move(root / "train" / "owl" / "002.png", root / "train" / "owl" / "002.jpg")
+    return root
+
+
+def test_prepare(odd_folder: Path, own_cache: Path) -> None:
+    data = ImageFolder(odd_folder, image_size=16, resize=16, batch_size=8, store="disk")
+    found = prepare(data)
+    assert {name: counts.tolist() for name, counts in found.counts.items()} == {
+        "train": [9, 10, 10],
+        "val": [2, 2, 2],
+        "test": [3, 4, 3],
+    }
+    assert found.pictures == 45
+    assert found.formats == {"PNG": 45}
+    assert [(file.path.name, file.reason) for file in found.bad] == [("000.png", "empty")]
+    assert found.mislabelled == [(odd_folder / "train" / "owl" / "002.jpg", "PNG")]
+    assert found.duplicates is not None
+    assert [(one.kind, one.name, one.other_name) for one in found.duplicates] == [
+        ("identical", "test/dog/twin.png", "train/dog/001.png")
+    ]
+    assert 0.2 < found.mean[0] < 0.5
+    assert all(folder and folder.is_relative_to(own_cache) for folder in found.stores.values())
+    assert len(data.train_dataloader()) == 3, "it is ready to train"
+
+    lines = table(found).splitlines()
+    assert lines[0].split() == ["class", "train", "val", "test"]
+    assert lines[4].split() == ["all", "3", "classes", "29", "6", "10"]
+    assert "sizes       24x24 px" in lines
+    assert "formats     PNG 45" in lines
+    assert "bad files   1, left out:" in lines
+    assert f"  {odd_folder}/train/cat/000.png: empty" in lines
+    assert "duplicates  1 identical in test and train:" in lines
+    assert "  test test/dog/twin.png = train train/dog/001.png (identical)" in lines
+
+
+def test_bad_files_can_be_fatal(odd_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"000.png: empty.*data.on_bad=skip"):
+        prepare(ImageFolder(odd_folder, image_size=16, resize=16, on_bad="error"))
+
+
+def test_pictures_that_are_no_files() -> None:
+    found = prepare(Digits(image_size=8, resize=8), duplicates=False)
+    assert found.pictures == 1797
+    assert (found.formats, found.duplicates) == ({}, None)
+    assert "8x8 px" in table(found)
+    assert "duplicates" not in table(found)
+
+
+def test_command(
+    odd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["prepare", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    given = ("data=imagefolder", f"data.root={odd_folder}", "data.image_size=16", "model.pretrained=false")
+    code, out, err = run(*given, f"output={tmp_path / 'out'}")
+    assert (code, err) == (0, "")
+    assert "all 3 classes" in out
+    assert (tmp_path / "out" / "bad_files.csv").read_text().endswith("000.png,empty\n")
+    assert "twin.png,train,train/dog/001.png,True" in (tmp_path / "out" / "duplicates.csv").read_text()
+
+    for words, message in [
+        (["data=imagefoldr"], "there is no data called 'imagefoldr'. Did you mean imagefolder?"),
+        (["data=imagefolder"], "data=imagefolder needs data.root=DIR"),
+        (["data=imagefolder", f"data.root={tmp_path / 'none'}"], "no such folder"),
+        (["nonsense"], "What is 'nonsense'?"),
+        (["duplicates=maybe"], "duplicates=maybe"),
+    ]:
+        code, out, err = run(*words)
+        assert (code, out) == (2, "")
+        assert message in err
