@@ -36,6 +36,11 @@ def _check_together(config: Mapping[str, Any]) -> None:
         missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
         if missing:
             raise UserError(f"export.onnx=true needs {' and '.join(missing)}: pip install 'imgcls[onnx]'.")
+    if model.get("freeze") == "backbone" and model.get("stem") == "small":
+        raise UserError(
+            "model.stem=small with model.freeze=backbone would freeze a first convolution with random weights. "
+            "Use model.freeze=head_first, or model.stem=standard."
+        )
     endless = config.get("trainer", {}).get("max_epochs") in (-1, None)
     if endless and config.get("optim", {}).get("schedule") != "constant":
         raise UserError(
@@ -183,6 +188,8 @@ OPTIONS: dict[str, Check] = {
     "model.compile": choice("auto", True, False),
     "model.head.hidden": widths,
     "model.head.dropout": number(0, 1),
+    "model.head.activation": choice("relu", "gelu", "silu", "tanh", "identity"),
+    "model.head.norm": choice("none", "batch", "layer"),
     "optim.lr": number(0, open_low=True, words=["auto"]),
     "optim.weight_decay": number(0),
     "optim.momentum": number(0, 1),
@@ -190,7 +197,10 @@ OPTIONS: dict[str, Check] = {
     "optim.warmup_epochs": number(0),
     "optim.layer_decay": number(0, 1, open_low=True),
     "optim.backbone_lr_scale": number(0),
-    "optim.ema": number(0, 1, none=True),
+    "optim.final_lr_ratio": number(0, 1),
+    "optim.betas": numbers,
+    "optim.nesterov": flag,
+    "optim.ema": number(0, 0.999999, none=True),
     "loss.label_smoothing": number(0, 1),
     "loss.class_weights": either(choice(None, "balanced"), numbers),
     "loss.focal_gamma": number(0),

@@ -126,7 +126,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _eight_bits(values: np.ndarray) -> np.ndarray:
     """Grey values of more than 8 bits as uint8: 0..65535 is scaled, integers of 0..255 and floats of 0..1 are known
     by their largest value."""
-    if values.dtype == np.uint16:
+    if values.dtype.kind == "u" and values.itemsize == 2:  # in either byte order
         return (values >> 8).astype(np.uint8)
     fractions = np.issubdtype(values.dtype, np.floating)
     values = np.nan_to_num(values.astype(np.float64))
@@ -142,8 +142,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
         raise BadPicture(f"an array of shape {array.shape}, not (height, width) or (height, width, 1, 3 or 4)")
-    if array.dtype == np.uint16:
-        array = (array >> 8).astype(np.uint8)
+    if array.dtype.kind == "u" and array.itemsize == 2:
+        array = _eight_bits(array)
     if array.dtype != np.uint8:
         raise BadPicture(f"an array of {array.dtype}, not of uint8 values 0 to 255")
     if array.shape[0] * array.shape[1] > MAX_PIXELS:

@@ -70,6 +70,18 @@ def test_exif_orientation(orientation: int) -> None:
     assert np.array_equal(np.asarray(open_picture(picture)), np.asarray(upright)), "it is not turned twice"
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "WEBP"])
+def test_exif_orientation_in_other_formats(kind: str) -> None:
+    upright = Image.new("RGB", (32, 16), "black")
+    upright.paste(RED, (0, 0, 16, 16))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    picture = open_picture(encoded(upright.transpose(Image.Transpose.ROTATE_90), kind, exif=exif))
+    assert picture.size == (32, 16)
+    assert np.asarray(picture)[8, 4, 0] > 200
+    assert np.asarray(picture)[8, 28, 0] < 50
+
+
 def test_broken_exif_is_ignored() -> None:
     picture = open_picture(encoded(noise(), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff"))
     assert picture.size == (24, 16)
@@ -122,11 +134,23 @@ def test_sixteen_bits() -> None:
         pixels = np.asarray(open_picture(encoded(Image.fromarray(ramp), kind)))
         assert np.array_equal(pixels[..., 0], expected)
         assert np.array_equal(pixels[..., 0], pixels[..., 2])
-    assert np.array_equal(np.asarray(open_picture(ramp))[..., 1], expected)
+    for array in (ramp, ramp.astype(">u2"), ramp[:, :8].astype("<u2")):
+        assert np.array_equal(np.asarray(open_picture(array))[..., 1], expected[:, : array.shape[1]])
     assert np.array_equal(np.asarray(open_picture(Image.fromarray(ramp.astype(np.int32))))[..., 1], expected)
     fractions = Image.fromarray((ramp / 65535).astype(np.float32))
     assert np.array_equal(np.asarray(open_picture(encoded(fractions, "TIFF")))[..., 1], expected)
     assert np.asarray(open_picture(Image.fromarray(np.ones((1, 1), dtype=np.int32)))).max() == 1
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_dark_sixteen_bits_stay_dark(order: str) -> None:
+    """A TIFF in either byte order whose values would all fit in eight bits."""
+    tags = [(256, 4), (257, 4), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, 4), (279, 32)]
+    content = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 40)
+    content += np.full((4, 4), 200, dtype=f"{order}u2").tobytes() + struct.pack(f"{order}H", len(tags))
+    content += b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags) + bytes(4)
+    assert Image.open(io.BytesIO(content)).getpixel((0, 0)) == 200
+    assert not np.asarray(open_picture(content)).any()
 
 
 def test_first_frame() -> None:

@@ -88,7 +88,7 @@ def _read_python(folder: Path, batch: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _checked(file: Path, labels: np.ndarray, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(labels int64 (N,), planes uint8 (N, 3072))"""
-    if planes.dtype != np.uint8 or planes.shape != (len(labels), PLANES) or not len(labels):
+    if planes.dtype != np.uint8 or planes.shape != (*labels.shape, PLANES) or not len(labels):
         raise _damaged(file, f"it holds {len(labels)} labels and {planes.dtype} {planes.shape} pixels")
     if not (np.issubdtype(labels.dtype, np.integer) and labels.min() >= 0 and labels.max() < len(NAMES)):
         raise _damaged(file, "its labels are not 0 to 9")

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from pathlib import Path
 
 from tqdm import tqdm
@@ -85,7 +85,11 @@ def unpack(archive: Path, folder: Path) -> None:
             else:
                 _untar(archive, beside)
             beside.replace(folder)
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # the decompressors raise zlib.error, LZMAError, RuntimeError and others
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's, not the archive's
             raise UserError(f"{archive} cannot be unpacked: {error}. Remove it and start again.") from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -114,7 +118,7 @@ def _fetch_patiently(url: str, part: Path, wait: Callable[[float], None]) -> Non
         have = _size(part)
         try:
             return _fetch(url, part)
-        except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
+        except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError, ValueError) as error:
             fruitless = 1 if _size(part) > have else fruitless + 1
             if fruitless == ATTEMPTS or not _may_pass(error):
                 raise UserError(f"{url} cannot be reached ({_reason(error)}).") from error
@@ -154,6 +158,8 @@ def _may_pass(error: Exception) -> bool:
     """Whether another try may succeed: not where the address is wrong, there is no network, or the server says no."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code in PASSING
+    if isinstance(error, InvalidURL) or type(error) is ValueError:
+        return False
     return not isinstance(getattr(error, "reason", None), socket.gaierror | ssl.SSLCertVerificationError | str)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import random
 import tarfile
 import threading
 import zipfile
@@ -116,6 +117,13 @@ def test_an_earlier_try_is_gone_on_with(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
+def test_redirection_keeps_what_is_there(server: Server, tmp_path: Path, waits: list[float]) -> None:
+    server.script = [100_000]
+    download(server.url.replace("archive.tar", "moved"), tmp_path / "file", md5=MD5, wait=waits.append)
+    assert server.requests == [None, None, "bytes=100000-", "bytes=100000-"]
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
 def test_whole_part_is_taken(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file.part").write_bytes(CONTENT)
     download(server.url, tmp_path / "file", md5=MD5)
@@ -180,6 +188,13 @@ def test_no_server(tmp_path: Path, waits: list[float]) -> None:
     assert len(waits) == ATTEMPTS - 1, "a name that is not known is not asked for again"
 
 
+@pytest.mark.parametrize("url", ["www.example.org/a.zip", "http://a b/c.zip", "http://[::1/x", "other://x/y"])
+def test_no_address(url: str, tmp_path: Path, waits: list[float]) -> None:
+    with pytest.raises(UserError, match="cannot be reached"):
+        download(url, tmp_path / "file", wait=waits.append)
+    assert waits == []
+
+
 def write_tar(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
     with tarfile.open(path, "w:gz") as tar:
         for member, content in members:
@@ -241,6 +256,42 @@ def test_damaged_archive(damage: Callable[[bytes], bytes], tmp_path: Path) -> No
     with pytest.raises(UserError, match="cannot be unpacked"):
         unpack(tar, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("kind", ["w", "w:gz", "w:xz", "w:bz2", "zip"])
+def test_archives_with_wrong_bytes_raise_nothing_else(kind: str, tmp_path: Path) -> None:
+    path, content, chance = tmp_path / "a", b"abcdef" * 100 + os.urandom(300), random.Random(0)
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+            packed.writestr("a/b", content)
+    else:
+        with tarfile.open(path, kind) as tar:
+            member = tarfile.TarInfo("a/b")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    whole, failed = path.read_bytes(), 0
+    for number in range(60):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(len(whole))] ^= chance.randrange(1, 256)
+        path.write_bytes(damaged)
+        try:
+            unpack(path, tmp_path / str(number))
+        except UserError:
+            failed += 1
+            assert not (tmp_path / str(number)).exists()
+    assert failed
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_killed_unpacking_is_begun_again(server: Server, tmp_path: Path) -> None:
+    write_tar(tmp_path / "set-archive.tar", (tarfile.TarInfo("a/b.txt"), b"x"))
+    half = tmp_path / ".set.unpacking" / "a"
+    half.mkdir(parents=True)
+    (half / "half.txt").touch()
+    fetch(Archive(server.url), tmp_path / "set", "it", "")
+    assert server.requests == [], "the archive was there already"
+    assert [path.name for path in (tmp_path / "set" / "a").iterdir()] == ["b.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".set.lock", "set"]
 
 
 def test_fetch_makes_the_folder_once(server: Server, tmp_path: Path) -> None:
