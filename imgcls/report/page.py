@@ -51,7 +51,8 @@ def collect(folder: Path) -> dict[str, Any]:
     per_class = _table(folder / "per_class.csv")
     confusion = _table(folder / "confusion.csv")
     names = [row["label"] for row in confusion]
-    counts = np.array([[int(row[name]) for name in names] for row in confusion], dtype=int).reshape(len(names), len(names))
+    cells = [int(row[name]) for row in confusion for name in names]
+    counts = np.array(cells, dtype=int).reshape(len(names), len(names))
     history = [{name: float(value) for name, value in row.items() if value} for row in _table(folder / "metrics.csv")]
     overrides = folder / "overrides.yaml"
     return {
