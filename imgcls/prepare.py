@@ -115,10 +115,11 @@ def table(preparation: Preparation) -> str:
 
 
 def _counts(preparation: Preparation) -> Iterator[str]:
-    wide = max(len(name) for name in ("class", "all", *preparation.class_names))
+    names = [*preparation.class_names, f"all {len(preparation.class_names)} classes"]
+    wide = max(map(len, names))
     columns = [np.append(counts, counts.sum()) for counts in preparation.counts.values()]
     yield f"{'class':{wide}}" + "".join(f"{name:>9}" for name in preparation.counts)
-    for row, name in enumerate([*preparation.class_names, f"all {len(preparation.class_names)} classes"]):
+    for row, name in enumerate(names):
         yield f"{name:{wide}}" + "".join(f"{column[row]:>9,}" for column in columns)
 
 
