@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from imgcls.files import atomic_path
 from imgcls.interrupts import StopSignals
 
 LAST, BEST = "last.ckpt", "best.ckpt"
+SPARE = 1 << 20  # bytes; where less is free after a failed write, the disk was full
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -26,11 +29,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, temporary)
             except RuntimeError as error:  # torch's own writer hides the OSError of a full disk
-                if "PytorchStreamWriter" in str(error) or "file write failed" in str(error):
-                    raise UserError(
-                        f"Cannot write {path}: the disk is full. Free some space, then run the same command again."
-                    ) from error
-                raise
+                full = shutil.disk_usage(temporary.parent).free < SPARE
+                for one in (error, error.__context__):  # they hold the half-written file open, and its space with it
+                    traceback.clear_frames(one.__traceback__ if one is not None else None)
+                if not full:
+                    raise
+                raise UserError(
+                    f"Cannot write {path}: the disk is full. Free some space, then run the same command again."
+                ) from None
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return read_checkpoint(Path(path))

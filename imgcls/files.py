@@ -53,6 +53,6 @@ def explain_os_errors(path: Path) -> Iterator[None]:
             raise UserError(
                 f"No space left on the disk of {path}. Free some, then run the same command again."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
             raise UserError(f"Cannot write {path}: {error.strerror}. Choose a folder that can be written.") from error
         raise

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pickle
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from imgcls.checkpoints import AtomicCheckpointIO, Checkpoints, read_checkpoint
+from imgcls.errors import UserError
+
+
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    io, file = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    io.save_checkpoint({"step": 1}, file)
+
+    def full(_: Any, target: Path) -> None:
+        target.write_bytes(b"half of it")
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 128 vs 24")
+
+    monkeypatch.setattr(torch, "save", full)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(100, 100, 0))
+    with pytest.raises(UserError, match="disk is full"):
+        io.save_checkpoint({"step": 2}, file)
+    assert read_checkpoint(file) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [file]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10**12, 0, 10**12))
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        io.save_checkpoint({"step": 2}, file)
+
+
+class Malicious:
+    def __reduce__(self) -> Any:
+        return print, ("executed",)
+
+
+def test_a_checkpoint_is_never_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.ckpt").write_bytes(pickle.dumps(Malicious()))
+    torch.save({"state": Malicious()}, tmp_path / "y.ckpt")
+    for name in ("x.ckpt", "y.ckpt"):
+        with pytest.raises(UserError, match="no checkpoint that can be read"):
+            read_checkpoint(tmp_path / name)
+    assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", [1, 2]), ("min", [0, 3])])
+def test_the_best_epochs_are_kept_and_nan_is_never_best(tmp_path: Path, mode: str, best: list[int]) -> None:
+    checkpoints = Checkpoints(tmp_path, mode=mode, top_k=2)
+    values = [0.1, 0.9, 0.9, 0.1, float("nan")]
+    assert [epoch for _, epoch in sorted(zip(values, range(5), strict=True), key=checkpoints._rank)][:2] == best
