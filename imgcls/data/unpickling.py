@@ -43,7 +43,8 @@ class _Array:
         self.array = np.frombuffer(content, dtype=kind.dtype).reshape(shape, order="F" if by_columns else "C")
 
 
-class _ArraysOnly(pickle.Unpickler):
+# Not pickle.Unpickler, which takes up to 64 GB at once where a damaged file numbers an object so.
+class _ArraysOnly(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Only what an array of plain numbers needs."""
         if (module, name) in (("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")):
