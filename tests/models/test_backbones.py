@@ -1,6 +1,5 @@
 """Any timm backbone, its stem, its freezing, and what is said where it cannot be had."""
 
-import time
 from typing import Any
 
 import pytest
@@ -109,18 +108,16 @@ def broken_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return attempts
 
 
-def test_without_a_network_the_error_says_what_to_do_and_comes_fast(
+def test_without_a_network_the_error_says_what_to_do_after_few_tries(
     broken_network: list[Any], monkeypatch, tmp_path
 ) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    began = time.monotonic()
     with pytest.raises(
         UserError, match=r"weights of resnet18 cannot be .*model\.weights=FILE.*model\.pretrained=false"
     ) as told:
         create_network("resnet18", 2, pretrained=True)
-    assert time.monotonic() - began < 10
     assert 0 < len(broken_network) < 4
     assert len(str(told.value).splitlines()) <= 2
     assert len(str(told.value)) < 500

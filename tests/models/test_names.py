@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import timm
 
@@ -17,13 +16,6 @@ def test_a_tag_of_the_weights_is_allowed() -> None:
     assert names.known_model("resnet50")
     assert names.known_model("resnet50.a1_in1k")
     assert not names.known_model("resnet51")
-
-
-def test_reading_them_takes_a_moment() -> None:
-    names.all_model_names.cache_clear()
-    began = time.process_time()
-    names.all_model_names()
-    assert time.process_time() - began < 0.5  # 0.1 s on a free machine
 
 
 def test_torch_and_timm_are_not_imported() -> None:
