@@ -63,7 +63,8 @@ def with_imgcls(network: Network, batches: Batches, accelerator: str) -> float:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Classifier(network, optim=AdamW(lr=1e-4), label_smoothing=0.1), batches)
+    loader = torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type, var-annotated]
+    trainer.fit(Classifier(network, optim=AdamW(lr=1e-4), label_smoothing=0.1), loader)
     return clock.seconds
 
 
