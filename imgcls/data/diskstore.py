@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,16 +13,9 @@ import numpy as np
 import PIL
 import torch
 
+from imgcls.data.cache import alone
 from imgcls.data.sources import Split
 from imgcls.data.store import ArrayStore, Recipe, decode_all
-from imgcls.files import explain_os_errors
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes that start at once build twice, and the first one's store is kept
-    fcntl = None  # type: ignore[assignment]
-
-log = logging.getLogger(__name__)
 
 FORMAT = 1
 PIXELS, ASPECTS, DESCRIPTION = "pixels.u8", "aspects.npy", "store.json"
@@ -74,9 +64,7 @@ def build_on_disk(folder: Path, split: Split, recipe: Recipe, workers: int) -> A
     Of several processes one builds and the others wait. It is written beside its place and renamed when complete, so
     a kill leaves no half store. Raises OSError where the disk is too small, before anything is decoded.
     """
-    with explain_os_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_suffix(".lock")):
+    with alone(folder):
         store = open_on_disk(folder, len(split), recipe)
         if store is None:
             _build(folder, split, recipe, workers)
@@ -87,7 +75,7 @@ def build_on_disk(folder: Path, split: Split, recipe: Recipe, workers: int) -> A
 
 
 def _build(folder: Path, split: Split, recipe: Recipe, workers: int) -> None:
-    partial = folder.with_suffix(".partial") if fcntl else folder.with_suffix(f".{os.getpid()}.partial")
+    partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
     partial.mkdir()
     try:
@@ -114,17 +102,3 @@ def _reserve(file: int, size: int) -> None:
         os.posix_fallocate(file, 0, size)
     else:
         os.ftruncate(file, size)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    if fcntl is None:
-        yield
-        return
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("Another process is building the same store of pixels; waiting for it.")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -24,6 +24,7 @@ from imgcls.data.crops import THREADED
 from imgcls.data.holding import on_device, open_store
 from imgcls.data.loader import EvaluationPlan, Loader, TrainingPlan
 from imgcls.data.randomness import Draws
+from imgcls.data.remote import is_remote, local_root, synchronise
 from imgcls.data.sources import BadFile, Source, Split
 from imgcls.data.statistics import channel_statistics
 from imgcls.data.store import (
@@ -48,7 +49,7 @@ class ImageDataModule(L.LightningDataModule):
     """Pictures and labels of a data set, as batches.
 
     Args:
-        root: folder of the data set.
+        root: folder of the data set, or s3://bucket/prefix, which is kept as a folder in `cache`.
         batch_size: pictures in one optimiser step, over all devices and micro-batches.
         image_size: side of the square that the model takes, px.
         resize: shorter side before the centre crop in evaluation, px; image_size / 0.875 if None.
@@ -95,13 +96,15 @@ class ImageDataModule(L.LightningDataModule):
             _one_of("normalization", normalization, NORMALIZATIONS)
         if batch_size < 1:
             raise UserError(f"data.batch_size={batch_size} must be 1 or more.")
-        self.root = Path(root).expanduser() if root is not None else None
+        self.address = str(root) if is_remote(root) else None
+        """s3://bucket/prefix, where the pictures are fetched from."""
         self.batch_size, self.image_size, self.interpolation = batch_size, image_size, interpolation
         self.resize = resize if resize is not None else round(image_size / 0.875)
         self.num_workers = _cores() if num_workers == "auto" else max(1, int(num_workers))
         self.val_fraction, self.seed, self.store_kind, self.on_bad = val_fraction, seed, store, on_bad
         self.augment, self.normalization, self.sampler = augment or Augment(), normalization, sampler
         self.cache = Path(cache).expanduser() if cache is not None else cache_folder()
+        self.root = local_root(root, self.cache)
         self.backbone_statistics: Statistics | None = None
         """(means, stds) that the pretrained backbone wants; set by whoever knows the model, before `setup`."""
         self.micro_batch_size = micro_batch_size
@@ -179,8 +182,11 @@ class ImageDataModule(L.LightningDataModule):
     # ---- Lightning's hooks
 
     def prepare_data(self) -> None:
-        """Download; Lightning calls it once on each machine."""
-        self.download()
+        """Bring the pictures to this machine where they are not yet; Lightning calls it once on each."""
+        if self.address is not None and self.root is not None:
+            synchronise(self.address, self.root)
+        else:
+            self.download()
 
     def setup(self, stage: str | None = None) -> None:
         """Find the pictures and decode those of the stage: `fit`, `validate`, `test`, `predict`, or all if None."""

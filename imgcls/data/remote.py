@@ -162,7 +162,7 @@ def _client() -> Any:
     try:
         boto3, config = import_module("boto3"), import_module("botocore.config")
     except ImportError as error:
-        raise UserError("data.root=s3://… needs boto3. Install it with pip install boto3.") from error
+        raise UserError("data.root=s3://… needs boto3. Install it with pip install 'imgcls[s3]'.") from error
     return boto3.client("s3", config=config.Config(max_pool_connections=WORKERS, retries={"mode": "standard"}))
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from imgcls.data.folders import find_split
+from imgcls.data.imagefolder import ImageFolder
 from imgcls.data.remote import LEDGER, is_remote, local_root, synchronise
 from imgcls.errors import UserError
 
@@ -114,6 +116,23 @@ def test_addresses(tmp_path: Path, own_cache: Path) -> None:
 
 
 moto = pytest.mark.skipif(importlib.util.find_spec("moto") is None, reason="moto is not installed")
+
+
+def test_a_data_set_in_a_bucket(
+    bucket: Bucket, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    files = {path.relative_to(pictures).as_posix(): path.read_bytes() for path in pictures.rglob("*.png")}
+    bucket.files = {f"set/{name}": content for name, content in files.items()}
+    monkeypatch.setattr("imgcls.data.remote._client", lambda: bucket)
+    here, there = ImageFolder(pictures, image_size=24), ImageFolder("s3://bucket/set", image_size=24)
+    for datamodule in (here, there):
+        datamodule.prepare_data()
+        datamodule.setup()
+    assert there.root == own_cache / "remote" / "bucket" / "set"
+    assert there.source.train.names == here.source.train.names
+    assert there.class_names == here.class_names
+    first, other = (next(iter(datamodule.train_dataloader())) for datamodule in (here, there))
+    assert torch.equal(first.images, other.images)
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_a_store(files: Split, t
     assert process.exitcode == 9
     assert open_on_disk(folder, 12, CENTRE) is None
     assert len(build_on_disk(folder, files, CENTRE, 1)) == 11
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "one.lock", "pictures"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".one.lock", "one", "pictures"]
 
 
 def test_an_interrupted_build_leaves_nothing(files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +128,7 @@ def test_an_interrupted_build_leaves_nothing(files: Split, tmp_path: Path, monke
     monkeypatch.setattr(diskstore, "decode_all", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build_on_disk(tmp_path / "one", files, CENTRE, 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.lock", "pictures"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".one.lock", "pictures"]
 
 
 def test_of_two_that_start_at_once_one_builds(
@@ -154,7 +154,7 @@ def test_of_two_that_start_at_once_one_builds(
         thread.join()
     assert len(builds) == 1
     assert len(stores) == 2
-    assert "Another process is building" in caplog.text
+    assert "Another process is making" in caplog.text
 
 
 @pytest.mark.parametrize(
