@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from imgcls.data.module import ImageDataModule
     from imgcls.data.sources import Split
     from imgcls.models.classifier import Classifier
+
+log = logging.getLogger(__name__)
 
 
 def write(
@@ -36,6 +39,18 @@ def write(
         onnx=cfg.export.onnx is not False,
     )
     atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+
+def write_data_notes(folder: Path, datamodule: ImageDataModule) -> None:
+    """Say what is to be known of the pictures before training; `bad_files.csv` lists those that are left out."""
+    from imgcls.data.checks import bad_as_csv
+
+    source = datamodule.source
+    for note in source.notes:
+        log.info("%s", note)
+    if source.bad:
+        atomic_write_text(folder / "bad_files.csv", bad_as_csv(source.bad))
+        log.warning("%d files are left out, see %s.", len(source.bad), folder / "bad_files.csv")
 
 
 def write_predictions(folder: Path, split: Split, classifier: Classifier) -> None:

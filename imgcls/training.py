@@ -51,7 +51,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     L.seed_everything(cfg.seed, verbose=False)
     devices = choose_devices(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
     datamodule = build_data(cfg, devices, micro_batch_size)
-    datamodule.setup("fit")
+    datamodule.setup()  # the test pictures too: what cannot be read is to be known before hours of training
     last = folder / "checkpoints" / LAST
     resuming = last.is_file()
 
@@ -70,6 +70,8 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         callbacks.insert(0, WeightAveraging(decay=cfg.optim.ema))
     trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks)
 
+    if trainer.is_global_zero:
+        results.write_data_notes(folder, datamodule)
     _say_what_will_happen(cfg, datamodule, classifier, devices, resuming)
     trainer.fit(classifier, datamodule=datamodule, ckpt_path=str(last) if resuming else None, weights_only=True)
 

@@ -73,6 +73,22 @@ def test_a_run_leaves_a_whole_run_folder(fit: Fit) -> None:
     assert not list(run.folder.rglob("*.tmp"))
 
 
+def test_bad_pictures_of_all_splits_are_listed_before_training(fit: Fit, pictures: Path) -> None:
+    (pictures / "train" / "cat" / "empty.png").touch()
+    (pictures / "test" / "dog" / "text.jpg").write_text("no picture")
+    run = fit("trainer.max_epochs=1")
+    rows = (run.folder / "bad_files.csv").read_text().splitlines()
+    assert rows[0] == "path,reason"
+    assert [Path(row.partition(",")[0]).name for row in rows[1:]] == ["empty.png", "text.jpg"]
+    assert len(run.predictions) == 24
+    with pytest.raises(UserError, match=r"empty\.png"):
+        fit("data.on_bad=error", name="strict")
+    (pictures / "train" / "cat" / "empty.png").unlink()
+    with pytest.raises(UserError, match=r"text\.jpg"):
+        fit("data.on_bad=error", name="stricter")
+    assert not (run.folder.parent / "stricter" / "metrics.csv").exists()
+
+
 def test_the_model_of_a_run_answers_as_its_test_did(fit: Fit, pictures: Path) -> None:
     run = imgcls.load(fit().folder)
     files = [pictures / row["file"] for row in run.predictions]
