@@ -219,6 +219,34 @@ def test_two_processes_give_the_metrics_of_one(fit: Fit) -> None:
     assert two.metrics["test/accuracy"] == pytest.approx(one.metrics["test/accuracy"], abs=0.05)
 
 
+def test_sigterm_stops_all_processes_and_they_go_on(fit: Fit, tmp_path: Path) -> None:
+    options = ["trainer.devices=2", "trainer.max_epochs=40", "trainer.check_val_every_n_epoch=1"]
+    folder, ended = tmp_path / "run", threading.Event()
+
+    def stop_when_training() -> None:
+        while not (folder / "metrics.csv").exists() and not ended.wait(0.01):
+            pass
+        if not ended.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    watcher = threading.Thread(target=stop_when_training)
+    watcher.start()
+    try:
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            fit(*options)
+    finally:
+        ended.set()
+        watcher.join()
+    run = imgcls.load(folder)
+    assert run.status["state"] == "interrupted"
+    assert 1 <= len(run.history) < 40
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["epoch"] >= len(run.history) - 1
+    assert not (folder / ".processes.json").exists()
+    went_on = fit(*options)
+    assert [row["epoch"] for row in went_on.history] == list(range(40))
+    assert went_on.status["resumed"] == 1
+
+
 def test_early_stopping_waits_for_the_schedule_unless_asked(fit: Fit) -> None:
     options = ["early_stopping=patience", "early_stopping.patience=1", "early_stopping.min_delta=1000"]
     waited = fit(*options, "trainer.max_epochs=8", name="waits")
