@@ -56,8 +56,19 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def register_resolvers() -> None:
-    """Make `${by_start:frozen,finetuned,scratch}` known: a default that depends on where the weights start."""
+    """Make the resolvers of `conf/` known.
+
+    `${by_start:frozen,finetuned,scratch}` is a default that depends on where the weights start; `${own_conf:}` is the
+    folder `conf` where a command runs, if there is one.
+    """
     OmegaConf.register_new_resolver("by_start", _by_start, replace=True)
+    OmegaConf.register_new_resolver("own_conf", _own_conf, replace=True)
+
+
+def _own_conf() -> list[str]:
+    """Hydra's search path for the user's own groups: the folder `conf` of the folder that a command runs in."""
+    own = Path.cwd() / "conf"
+    return [f"file://{own}"] if own.is_dir() and own != config_dir() else []
 
 
 def _by_start(frozen: Any, finetuned: Any, scratch: Any, *, _root_: DictConfig) -> Any:
