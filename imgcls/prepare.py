@@ -91,7 +91,7 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
     ]
     usable = source.without(bad)
     datamodule.setup()
-    mean, std = channel_statistics(datamodule._store("train"))
+    mean, std = channel_statistics(datamodule.store_of("train"))
     good = [np.array([not reason for reason in found.reasons], dtype=bool) for found in findings.values()]
     formats = Counter(kind for found in findings.values() for kind in found.formats if kind)
     return Preparation(
@@ -104,7 +104,7 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
         duplicates=twins,
         mean=(mean[0], mean[1], mean[2]),
         std=(std[0], std[1], std[2]),
-        stores={name: datamodule._store(name).folder for name in usable.splits()},
+        stores={name: datamodule.store_of(name).folder for name in usable.splits()},
         notes=source.notes,
     )
 

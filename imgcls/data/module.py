@@ -173,7 +173,7 @@ class ImageDataModule(L.LightningDataModule):
             return mean, std
         if self.normalization == "dataset":
             if self._computed is None:
-                self._computed = channel_statistics(self._store("train"))
+                self._computed = channel_statistics(self.store_of("train"))
             return self._computed
         if self.normalization == "pretrained" and self.backbone_statistics is not None:
             return self.backbone_statistics
@@ -193,7 +193,7 @@ class ImageDataModule(L.LightningDataModule):
         splits = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
         for split in splits[stage] if stage is not None else ("train", "val", "test"):
             if self._split(split) is not None:
-                self._store(split)
+                self.store_of(split)
 
     def train_dataloader(self) -> Loader[RawBatch | Batch]:
         """Batches of an epoch in an order of its own."""
@@ -215,7 +215,7 @@ class ImageDataModule(L.LightningDataModule):
         """The pictures of `split` (train, val, test) in order, each once, as evaluation sees them."""
         rank, world_size = self._ranks()
         batch_size = self.micro_batch_size or max(1, self.batch_size // world_size)
-        count = len(self._store(split, evaluation=True))
+        count = len(self.store_of(split, evaluation=True))
         return self._make_loader(split, EvaluationPlan(count, batch_size, rank=rank, world_size=world_size))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -291,7 +291,7 @@ class ImageDataModule(L.LightningDataModule):
             sampler=self.sampler,
         )
 
-    def _store(self, name: str, *, evaluation: bool = False) -> Store:
+    def store_of(self, name: str, *, evaluation: bool = False) -> Store:
         """The pixels of a split, decoded when they are first asked for; those of `train` as training wants them."""
         split, shape = self._need(name), Preprocessing(self.image_size, self.resize, self.interpolation)
         training = name == "train" and not evaluation
@@ -324,7 +324,7 @@ class ImageDataModule(L.LightningDataModule):
     def _make_loader(self, name: str, plan: TrainingPlan | EvaluationPlan) -> Loader[RawBatch | Batch]:
         training = isinstance(plan, TrainingPlan)
         device = self._device()
-        store = on_device(self._store(name, evaluation=not training), self.store_kind, device)
+        store = on_device(self.store_of(name, evaluation=not training), self.store_kind, device)
         labels, aspects = torch.from_numpy(self._need(name).labels), torch.from_numpy(store.aspects)
         pin = device.type == "cuda"
 
