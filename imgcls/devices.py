@@ -31,6 +31,12 @@ class Devices:
     def on_gpu(self) -> bool:
         return self.accelerator in ("cuda", "mps")
 
+    def torch_device(self, local_rank: int = 0) -> torch.device:
+        """The device of the process `local_rank` of this machine."""
+        if self.accelerator != "cuda":
+            return torch.device(self.accelerator)
+        return torch.device("cuda", self.indices[local_rank] if isinstance(self.indices, list) else local_rank)
+
     def precision(self, wanted: str | int) -> str | int:
         """`wanted`, or for auto: bfloat16 where the GPU computes in it, half precision on older ones, else float32."""
         if wanted != "auto":

@@ -41,6 +41,13 @@ def _check_together(config: Mapping[str, Any]) -> None:
             "model.stem=small with model.freeze=backbone would freeze a first convolution with random weights. "
             "Use model.freeze=head_first, or model.stem=standard."
         )
+    mixing = (data.get("augment") or {}).get("mixing") or {}
+    mixes = mixing.get("mixup") or mixing.get("cutmix")
+    if mixes and model.get("freeze") == "backbone" and model.get("feature_views") is not None:
+        raise UserError(
+            "Mixing works on pictures, not on the features of a frozen backbone. "
+            "Use model.feature_views=null, which runs the frozen backbone in every epoch, or no mixup and cutmix."
+        )
     endless = config.get("trainer", {}).get("max_epochs") in (-1, None)
     if endless and config.get("optim", {}).get("schedule") != "constant":
         raise UserError(
@@ -181,6 +188,7 @@ OPTIONS: dict[str, Check] = {
     "model.weights": existing_file,
     "model.stem": choice("standard", "small"),
     "model.freeze": choice("none", "backbone", "head_first"),
+    "model.feature_views": whole(0, none=True),
     "model.unfreeze_epoch": whole(1),
     "model.drop_rate": number(0, 1),
     "model.drop_path_rate": number(0, 1),

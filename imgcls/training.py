@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from imgcls import results
 from imgcls.checkpoints import LAST, AtomicCheckpointIO, Checkpoints, read_checkpoint
+from imgcls.data.augment import Augment
 from imgcls.data.module import ImageDataModule
 from imgcls.devices import Devices, choose_devices
 from imgcls.errors import UserError
+from imgcls.features import use_features
 from imgcls.files import atomic_write_text
 from imgcls.history import History
 from imgcls.interrupts import StopSignals
@@ -51,14 +55,21 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     L.seed_everything(cfg.seed, verbose=False)
     devices = choose_devices(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
     datamodule = build_data(cfg, devices, micro_batch_size)
+    features_once = cfg.model.freeze == "backbone" and cfg.model.feature_views is not None
+    if features_once and cfg.model.feature_views == 0:
+        datamodule.augment = Augment()  # the plain pictures, which are then decoded once for training and evaluation
     datamodule.setup()  # the test pictures too: what cannot be read is to be known before hours of training
     last = folder / "checkpoints" / LAST
     resuming = last.is_file()
 
-    learning_rate = cfg.optim.lr
-    if learning_rate == "auto":
-        learning_rate = _found_learning_rate(cfg, datamodule, devices, folder)
-    classifier = build_classifier(cfg, datamodule, devices, learning_rate, pretrained=not resuming)
+    searching = cfg.optim.lr == "auto"
+    classifier = build_classifier(cfg, datamodule, devices, 1.0 if searching else cfg.optim.lr, pretrained=not resuming)
+    if features_once:
+        if resuming:
+            classifier.load_state_dict(read_checkpoint(last)["state_dict"])
+        _use_features(cfg, datamodule, classifier, devices)
+    if searching:
+        classifier.optim = replace(classifier.optim, lr=_found_learning_rate(cfg, datamodule, devices, folder))
 
     history = History(folder / "metrics.csv", announce=say)
     timing = Timing()
@@ -89,6 +100,23 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         results.write(folder, cfg, datamodule, classifier, metrics)
         write_report(folder)
     return metrics
+
+
+def _use_features(cfg: DictConfig, datamodule: ImageDataModule, classifier: Classifier, devices: Devices) -> None:
+    """Run the frozen backbone once for all epochs."""
+    if cfg.model.feature_views == 0:
+        log.info(
+            "The backbone is frozen: the head trains on its features of the plain pictures, computed once. "
+            "model.feature_views=8 adds augmentation in 8 views, null has ever new ones."
+        )
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    use_features(
+        datamodule,
+        classifier.network,
+        views=cfg.model.feature_views,
+        augmentation=OmegaConf.to_container(cfg.data.augment, resolve=True),
+        device=devices.torch_device(local_rank),
+    )
 
 
 def build_data(cfg: DictConfig, devices: Devices, micro_batch_size: int | None = None) -> ImageDataModule:

@@ -80,7 +80,8 @@ def _build(folder: Path, split: Split, recipe: Recipe, workers: int) -> None:
     partial.mkdir()
     try:
         with (partial / PIXELS).open("w+b") as file:
-            _reserve(file.fileno(), recipe.nbytes(len(split)))
+            file.truncate(recipe.nbytes(len(split)))
+            reserve(partial / PIXELS)
             pixels = np.memmap(file, dtype=np.uint8, mode="r+", shape=recipe.shape(len(split)))
             aspects = np.ones(len(split), dtype=np.float32)
             bad = decode_all(split, recipe, pixels, aspects, workers)
@@ -96,9 +97,9 @@ def _build(folder: Path, split: Split, recipe: Recipe, workers: int) -> None:
         raise
 
 
-def _reserve(file: int, size: int) -> None:
-    """Take the space now: a mapped file on a disk that fills up later would end the process without a word."""
+def reserve(file: Path) -> None:
+    """Take the space of `file` now: a mapped file on a disk that fills up later ends the process without a word."""
+    size = file.stat().st_size
     if size and hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, size)
-    else:
-        os.ftruncate(file, size)
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, size)

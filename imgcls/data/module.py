@@ -21,6 +21,7 @@ from imgcls.data.augment import Augment
 from imgcls.data.batch import Batch, Fate, RawBatch
 from imgcls.data.cache import cache_folder
 from imgcls.data.crops import THREADED
+from imgcls.data.features import FeatureStore
 from imgcls.data.holding import on_device, open_store
 from imgcls.data.loader import EvaluationPlan, Loader, TrainingPlan
 from imgcls.data.randomness import Draws
@@ -107,6 +108,8 @@ class ImageDataModule(L.LightningDataModule):
         self.root = local_root(root, self.cache)
         self.backbone_statistics: Statistics | None = None
         """(means, stds) that the pretrained backbone wants; set by whoever knows the model, before `setup`."""
+        self.features: dict[str, FeatureStore] = {}
+        """Split to what a frozen backbone says of its pictures; the loaders give these in the pictures' place."""
         self.micro_batch_size = micro_batch_size
         self.world_size = 1
         """Processes that share a batch, as long as no trainer is attached that knows."""
@@ -218,6 +221,14 @@ class ImageDataModule(L.LightningDataModule):
         count = len(self.store_of(split, evaluation=True))
         return self._make_loader(split, EvaluationPlan(count, batch_size, rank=rank, world_size=world_size))
 
+    def in_order(self, split: str, batch_size: int, epoch: int | None = None) -> Loader[RawBatch | Batch]:
+        """All pictures of `split` in order, for this process alone: as evaluation sees them, or training in `epoch`."""
+        training = epoch is not None
+        plan = EvaluationPlan(len(self.store_of(split, evaluation=not training)), batch_size)
+        loader = self._picture_loader(split, plan, training=training)
+        loader.epoch = epoch or 0
+        return loader
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment (in training) and normalise a whole batch on the device where it is now."""
         if not isinstance(batch, RawBatch):
@@ -293,9 +304,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def store_of(self, name: str, *, evaluation: bool = False) -> Store:
         """The pixels of a split, decoded when they are first asked for; those of `train` as training wants them."""
-        split, shape = self._need(name), Preprocessing(self.image_size, self.resize, self.interpolation)
-        training = name == "train" and not evaluation
-        recipe = training_recipe(split, self.augment.layout, shape) if training else evaluation_recipe(shape)
+        split, recipe = self._need(name), self.recipe_of(name, evaluation=evaluation)
         if (name, recipe) not in self._stores:
             self._stores[name, recipe] = store = open_store(
                 split,
@@ -310,6 +319,12 @@ class ImageDataModule(L.LightningDataModule):
                 self._leave_out(split, store.bad)
         return self._stores[name, recipe]
 
+    def recipe_of(self, name: str, *, evaluation: bool = False) -> Recipe:
+        """How the pictures of a split are held; those of `train` as training wants them."""
+        shape = Preprocessing(self.image_size, self.resize, self.interpolation)
+        training = name == "train" and not evaluation
+        return training_recipe(self._need(name), self.augment.layout, shape) if training else evaluation_recipe(shape)
+
     def _leave_out(self, split: Split, bad: Sequence[tuple[int, str]]) -> None:
         files = [BadFile(split.files[position], reason) for position, reason in bad]
         some = "; ".join(f"{file.path}: {file.reason}" for file in files[:3])
@@ -322,13 +337,27 @@ class ImageDataModule(L.LightningDataModule):
         self._source = self.source.without(files)
 
     def _make_loader(self, name: str, plan: TrainingPlan | EvaluationPlan) -> Loader[RawBatch | Batch]:
-        training = isinstance(plan, TrainingPlan)
+        if name in self.features:
+            return self._feature_loader(name, plan)
+        return self._picture_loader(name, plan, training=isinstance(plan, TrainingPlan))
+
+    def _feature_loader(self, name: str, plan: TrainingPlan | EvaluationPlan) -> Loader[RawBatch | Batch]:
+        features, labels = self.features[name], torch.from_numpy(self._need(name).labels)
+
+        def load(positions: Tensor, draws: Tensor, epoch: int) -> RawBatch | Batch:
+            return Batch(features.gather(positions, epoch), labels[positions], positions)
+
+        return Loader(plan, load)
+
+    def _picture_loader(
+        self, name: str, plan: TrainingPlan | EvaluationPlan, *, training: bool
+    ) -> Loader[RawBatch | Batch]:
         device = self._device()
         store = on_device(self.store_of(name, evaluation=not training), self.store_kind, device)
         labels, aspects = torch.from_numpy(self._need(name).labels), torch.from_numpy(store.aspects)
         pin = device.type == "cuda"
 
-        def load(positions: Tensor, draws: Tensor, epoch: int) -> RawBatch:
+        def load(positions: Tensor, draws: Tensor, epoch: int) -> RawBatch | Batch:
             fate = Fate(Draws.of(self.seed, epoch, draws), aspects[positions]) if training else None
             return RawBatch(store.gather(positions, pin=pin), labels[positions], positions, fate)
 

@@ -34,6 +34,11 @@ class Network(nn.Module):
         self.backbone, self.head, self.architecture = backbone, head, architecture
         self.frozen = False
 
+    @property
+    def num_features(self) -> int:
+        """F."""
+        return _width(self.backbone)
+
     def features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) normalised pictures to (N, F) features."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
@@ -41,8 +46,8 @@ class Network(nn.Module):
         return features
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised pictures to (N, C) scores before the softmax."""
-        scores: Tensor = self.head(self.features(images))
+        """(N, 3, H, W) normalised pictures, or the (N, F) features of such, to (N, C) scores before the softmax."""
+        scores: Tensor = self.head(images if images.ndim == 2 else self.features(images))
         return scores
 
     def freeze(self, frozen: bool) -> None:

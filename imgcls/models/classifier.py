@@ -87,8 +87,8 @@ class Classifier(L.LightningModule):
     # ---- what Lightning calls
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised pictures to (N, C) scores."""
-        if self.channels_last:
+        """(N, 3, H, W) normalised pictures, or (N, F) features of the backbone, to (N, C) scores."""
+        if self.channels_last and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         if self.dtype != images.dtype:  # the weights' precision is not the pictures' with trainer.precision=bf16-true
             images = images.to(self.dtype)
