@@ -233,6 +233,8 @@ OPTIONS: dict[str, Check] = {
     "trainer.precision": choice(
         "auto", "32-true", "32", 32, "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true", 64, 16
     ),
+    "debug.every": whole(1),
+    "debug.warn": flag,
     "checkpoint.monitor": choice("val/accuracy", "val/accuracy_top5", "val/loss", "val/macro_f1", "val/ece"),
     "checkpoint.mode": choice("max", "min"),
     "checkpoint.top_k": whole(1),

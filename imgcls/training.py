@@ -75,6 +75,9 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     timing = Timing()
     checkpoints: Checkpoints = instantiate(cfg.checkpoint, folder=folder / "checkpoints", stop=stop)
     callbacks: list[L.Callback] = [timing, ProgressBar(), history, checkpoints]
+    if cfg.debug.get("_target_"):
+        counts = datamodule.class_counts().tolist()
+        callbacks.insert(-1, instantiate(cfg.debug, folder=folder / "debug", class_counts=counts, _convert_="all"))
     if cfg.early_stopping.get("_target_"):
         callbacks.append(instantiate(cfg.early_stopping))
     if cfg.optim.ema is not None:

@@ -348,7 +348,7 @@ def test_the_parts_work_with_a_plain_trainer(pictures: Path) -> None:
 
 def test_kills_at_random_moments_change_nothing(tmp_path: Path, pictures: Path) -> None:
     program = Path(__file__).parent / "kill_runs.py"
-    kills = os.environ.get("IMGCLS_TEST_KILLS", "6")
+    kills = os.environ.get("IMGCLS_TEST_KILLS", "20")
     environment = {**os.environ, "PYTHONPATH": str(program.parent.parent)}
     ran = subprocess.run(
         [

@@ -1,0 +1,112 @@
+"""What is observed of a training, and that observing changes nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+
+import imgcls
+from imgcls.checkpoints import Checkpoints
+from imgcls.debug.observations import read_observations
+from imgcls.debug.rules import ISSUES
+from imgcls.debug.tensor_rules import ExplodingTensor, VanishingGradient
+from imgcls.errors import UserError
+from imgcls.interrupts import Interrupted
+from imgcls.runs import Run
+from tests.debug.trainings import WIDTH, deep_backbone, healthy_backbone, train
+
+
+def fit(tmp_path: Path, pictures: Path, *overrides: str, name: str = "run") -> Run:
+    small = ["model.name=test_resnet", "model.pretrained=false", "data.image_size=24", "data.resize=24"]
+    small += ["data.batch_size=16", "trainer.max_epochs=3", "trainer.accelerator=cpu", "export.onnx=false"]
+    place = ["data=imagefolder", f"data.root={pictures}", f"run_dir={tmp_path / name}"]
+    return imgcls.fit(imgcls.compose([*place, *small, *overrides]))
+
+
+def test_a_run_is_watched_and_is_the_same_as_one_that_is_not(tmp_path: Path, pictures: Path) -> None:
+    watched = fit(tmp_path, pictures, "debug.every=3", name="watched")
+    alone = fit(tmp_path, pictures, "debug=off", name="alone")
+    outcomes = json.loads((watched.folder / "debug" / "rules.json").read_text())
+    assert len(outcomes) == 15
+    assert {one["status"] for one in outcomes} <= {"NoIssuesFound", "IssuesFound"}
+    single = json.loads((watched.folder / "debug" / "rules" / "VanishingGradient.json").read_text())
+    assert set(single) == {"RuleTriggered", "Violations", "Details", "Datapoints", "RuleParameters"}
+    steps = [one.step for one in read_observations(watched.folder / "debug" / "observations.jsonl")]
+    assert steps == [0, 1, 2, 3, 4, 6, 9]
+    assert not (alone.folder / "debug").exists()
+    model = Path("model") / "model.safetensors"
+    assert (watched.folder / model).read_bytes() == (alone.folder / model).read_bytes()
+
+
+def test_a_resumed_run_has_observed_the_same(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fit(tmp_path, pictures, "debug.every=3", name="whole")
+    original = Checkpoints.on_train_batch_end
+
+    def signalled(self: Checkpoints, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == 5:
+            signal.raise_signal(signal.SIGTERM)
+        original(self, trainer, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_batch_end", signalled)
+        with pytest.raises(Interrupted):
+            fit(tmp_path, pictures, "debug.every=3", name="stopped")
+    resumed = fit(tmp_path, pictures, "debug.every=3", name="stopped")
+    for file in ("observations.jsonl", "rules.json"):
+        assert (resumed.folder / "debug" / file).read_text() == (whole.folder / "debug" / file).read_text()
+
+
+def test_gradients_and_updates_are_those_of_the_optimiser(tmp_path: Path) -> None:
+    class Look(L.Callback):
+        def __init__(self) -> None:
+            self.size: list[float] = []
+            self.ratio: list[float] = []
+
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            weight = pl_module.network.backbone[0].weight
+            self.size.append(float(weight.grad.abs().mean()))
+            self.ratio.append(float(0.05 * weight.grad.abs().max() / weight.abs().max()))
+
+    look = Look()
+    backbone = nn.Sequential(nn.Conv2d(3, WIDTH, 8), nn.Flatten())
+    recorder = train(tmp_path, backbone, epochs=1, every=1, callbacks=(look,), accumulate_grad_batches=5)
+    assert len(recorder.observations) == 1
+    one = recorder.observations[0]
+    assert one.gradient_size["backbone.0.weight"] == pytest.approx(look.size[0], rel=1e-4)
+    assert 0 < one.update_ratio["backbone.0.weight"] <= 1.91 * look.ratio[0]  # Nesterov's first step is 1.9 gradients
+    assert one.update_ratio["backbone.0.weight"] == pytest.approx(1.9 * look.ratio[0], rel=1e-3)
+
+
+def test_frozen_layers_are_left_out(tmp_path: Path) -> None:
+    recorder = train(tmp_path, healthy_backbone(), epochs=1, freeze="backbone")
+    assert set(recorder.observations[-1].gradient_size) == {"head.weight"}
+
+
+def test_a_compiled_network_is_watched_without_its_activations(tmp_path: Path) -> None:
+    backbone = healthy_backbone()
+    recorder = train(tmp_path, backbone, epochs=1)
+    assert recorder.observations[0].dead
+    from imgcls.debug.activations import Activations
+
+    backbone.compile(backend="eager")
+    watching = Activations(backbone, torch.zeros(1, 3, 8, 8))
+    backbone(torch.zeros(2, 3, 8, 8))
+    assert watching.end().read()["dead"] == {}
+
+
+def test_a_rule_ends_the_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rules = {"ExplodingTensor": ExplodingTensor(), "VanishingGradient": VanishingGradient()}
+    recorder = train(tmp_path, deep_backbone(nn.ReLU, 3), lr=1e8, epochs=9, rules=rules, stop_on=("ExplodingTensor",))
+    assert recorder.stopped_by == "ExplodingTensor"
+    assert len(recorder.losses) == 5, "one epoch"
+    assert recorder.outcomes["ExplodingTensor"].status == ISSUES
+    assert "no longer finite" in caplog.text
+    with pytest.raises(UserError, match="Did you mean ExplodingTensor"):
+        train(tmp_path, healthy_backbone(), rules=rules, stop_on=("ExplodingTensors",))

@@ -1,0 +1,105 @@
+"""Small trainings, sick and healthy, and what was seen of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from imgcls.debug.observations import Record
+from imgcls.debug.recorder import Recorder
+from imgcls.debug.rules import Rule
+from imgcls.history import History
+from imgcls.models.backbones import Network
+from imgcls.models.classifier import Classifier
+from imgcls.models.optim import SGD
+
+CLASSES = 4
+WIDTH = 16
+
+
+def pictures(count: int, *, random_labels: bool = False, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Noise with a bright quarter that tells the class, (N, 3, 8, 8), and the labels."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, CLASSES, (count,), generator=generator)
+    images = 0.3 * torch.randn(count, 3, 8, 8, generator=generator)
+    for quarter in range(CLASSES):
+        top, left = 4 * (quarter // 2), 4 * (quarter % 2)
+        images[labels == quarter, :, top : top + 4, left : left + 4] += 1.0
+    images -= images.mean()
+    if random_labels:
+        labels = torch.randint(0, CLASSES, (count,), generator=generator)
+    return images, labels
+
+
+def healthy_backbone() -> nn.Module:
+    """Convolutions, batch norms, ReLUs."""
+    layers: list[nn.Module] = []
+    for given in (3, WIDTH):
+        layers += [nn.Conv2d(given, WIDTH, 3, stride=2, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * WIDTH, WIDTH), nn.ReLU())
+
+
+def deep_backbone(activation: type[nn.Module], depth: int = 30) -> nn.Module:
+    """Linear layers, each followed by `activation`, and no norms."""
+    layers: list[nn.Module] = [nn.Flatten(), nn.Linear(3 * 8 * 8, WIDTH), activation()]
+    for _ in range(depth - 1):
+        layers += [nn.Linear(WIDTH, WIDTH), activation()]
+    return nn.Sequential(*layers)
+
+
+def train(
+    folder: Path,
+    backbone: nn.Module,
+    *,
+    lr: float = 0.05,
+    epochs: int = 6,
+    data: tuple[Tensor, Tensor] | None = None,
+    val: tuple[Tensor, Tensor] | None = None,
+    every: int = 1,
+    batch_size: int = 32,
+    rules: dict[str, Rule] | None = None,
+    stop_on: tuple[str, ...] = (),
+    class_counts: tuple[int, ...] = (),
+    freeze: str = "none",
+    callbacks: tuple[L.Callback, ...] = (),
+    **options: Any,
+) -> Recorder:
+    """Train and return the recorder that watched."""
+    torch.manual_seed(0)
+    network = Network(backbone, nn.Linear(WIDTH, CLASSES), {"num_classes": CLASSES, "name": "test"})
+    classifier = Classifier(
+        network, optim=SGD(lr=lr, weight_decay=0.0, schedule="constant", warmup_epochs=0), freeze=freeze
+    )
+    recorder = Recorder(folder, every=every, rules=rules, stop_on=stop_on, class_counts=class_counts)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    trainer = L.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        devices=1,
+        callbacks=[*callbacks, History(folder / "metrics.csv"), recorder],
+        **{**quiet, **options},
+    )
+    loaders = [
+        DataLoader(TensorDataset(*part), batch_size) for part in (data or pictures(160), val or pictures(64, seed=1))
+    ]
+    trainer.fit(classifier, *loaders)
+    recorder.rows = next(one.rows for one in trainer.callbacks if isinstance(one, History))  # type: ignore[attr-defined]
+    return recorder
+
+
+def record_of(recorder: Recorder) -> Record:
+    """What the rules were given at the end."""
+    recorder._read()
+    return Record(
+        tuple(recorder.observations),
+        tuple(recorder.losses),
+        tuple(recorder.rates),
+        tuple(recorder.rows),  # type: ignore[attr-defined]
+        recorder.class_counts,
+        tuple(recorder.pauses),
+    )
