@@ -15,12 +15,13 @@ from imgcls.debug.rules import Outcome, Rule, some
 class VanishingGradient(Rule):
     """The mean absolute gradient of a trained layer is below `threshold`, `patience` observed steps in a row.
 
-    SageMaker fires on the first one. Residual branches that begin with a norm of zero have none in their first steps,
-    and train well.
+    SageMaker fires on the first one. Residual branches that begin with a norm of zero have hardly any while the
+    learning rate warms up, and train well; so only steps from `start_step` on count.
     """
 
     threshold: float = 1e-7
-    patience: int = 4
+    patience: int = 2
+    start_step: int = 10
     advice: ClassVar[str] = (
         "Use batch norms or residual connections, ReLU instead of sigmoid, or a larger learning rate for lower layers."
     )
@@ -28,7 +29,7 @@ class VanishingGradient(Rule):
     def find(self, record: Record) -> Outcome:
         return self._layers(
             record,
-            lambda one: one.gradient_size,
+            lambda one: one.gradient_size if one.step >= self.start_step else {},
             lambda size: size < self.threshold,
             "The gradients of {count} layers vanish; first in step {step}, where those of {layer} are {value:.1e}.",
             self.patience,
@@ -62,7 +63,7 @@ class PoorWeightInitialization(Rule):
     `activation_inputs_threshold`, or gradients of less spread than `distribution_range_threshold`.
 
     SageMaker fires on each of the three alone; residual networks that train well have such variances and gradients, so
-    here the loss must be flat as well.
+    here the loss must be flat as well, and still be so after the warm-up of the learning rate.
     """
 
     activation_inputs_threshold: float = 10.0
@@ -73,7 +74,8 @@ class PoorWeightInitialization(Rule):
 
     def find(self, record: Record) -> Outcome:
         early = record.observations[: self.steps]
-        losses = record.losses[: max(self.steps, self.patience * 2)]
+        warm = next((step for step, rate in enumerate(record.rates) if rate >= max(record.rates) / 2), 0)
+        losses = record.losses[: warm + max(self.steps, self.patience * 2)]
         if len(losses) < self.patience * 2 or not early:
             return self._healthy(len(early))
         before, after = fmean(losses[: self.patience]), fmean(losses[-self.patience :])
