@@ -39,7 +39,7 @@ class Overfit(Rule):
             if in_a_row >= self.patience:
                 steps.append(int(row.get("step", row["epoch"])))
             best = min(best, val)
-        if not steps:
+        if in_a_row < self.patience:  # a bad epoch that was followed by better ones is none
             return self._healthy(len(rows))
         last = rows[-1]
         return self._issue(
