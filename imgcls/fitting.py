@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 from pathlib import Path
@@ -51,8 +52,17 @@ def fit(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
 
         with logging_to(folder / "log.txt"):
             _fit_with_enough_memory(cfg, folder, recording)
-        recording.update(state="finished")
+        recording.update(state="finished", **_stopped(folder))
         return load(folder)
+
+
+def _stopped(folder: Path) -> dict[str, str]:
+    """Fields of the status of a run that a rule has ended."""
+    file = folder / "debug" / "stopped.json"
+    if not file.is_file():
+        return {}
+    why = json.loads(file.read_text(encoding="utf-8"))
+    return {"stopped_by": why["rule"], "reason": f"stopped by {why['rule']}: {why['sentence']}"}
 
 
 def _fit_with_enough_memory(cfg: DictConfig, folder: Path, recording: Recording | None) -> None:

@@ -235,6 +235,8 @@ OPTIONS: dict[str, Check] = {
     ),
     "debug.every": whole(1),
     "debug.warn": flag,
+    "debug.profile": choice(True, False, "kernels"),
+    "debug.sample_seconds": number(0.01),
     "checkpoint.monitor": choice("val/accuracy", "val/accuracy_top5", "val/loss", "val/macro_f1", "val/ece"),
     "checkpoint.mode": choice("max", "min"),
     "checkpoint.top_k": whole(1),

@@ -51,6 +51,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         stop: the signals that end the training after a step.
         micro_batch_size: pictures that a device takes at a time; None: all of its share of `data.batch_size`.
     """
+    timing = Timing()
     torch.set_float32_matmul_precision("high")
     L.seed_everything(cfg.seed, verbose=False)
     devices = choose_devices(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
@@ -72,12 +73,11 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         classifier.optim = replace(classifier.optim, lr=_found_learning_rate(cfg, datamodule, devices, folder))
 
     history = History(folder / "metrics.csv", announce=say)
-    timing = Timing()
     checkpoints: Checkpoints = instantiate(cfg.checkpoint, folder=folder / "checkpoints", stop=stop)
     callbacks: list[L.Callback] = [timing, ProgressBar(), history, checkpoints]
     if cfg.debug.get("_target_"):
         counts = datamodule.class_counts().tolist()
-        callbacks.insert(-1, instantiate(cfg.debug, folder=folder / "debug", class_counts=counts, _convert_="all"))
+        callbacks[-1:-1] = instantiate(cfg.debug, folder=folder / "debug", class_counts=counts, _convert_="all")
     if cfg.early_stopping.get("_target_"):
         callbacks.append(instantiate(cfg.early_stopping))
     if cfg.optim.ema is not None:

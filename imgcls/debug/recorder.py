@@ -28,22 +28,24 @@ log = logging.getLogger(__name__)
 
 FIRST_STEPS = 5  # always observed: what is wrong from the start shows here
 PENDING = 20  # observations that wait on the device before they are read
+STOPPED = "stopped.json"  # the rule that ended the training, and why
 LONG = 60.0  # seconds from which a step is written down as a pause
 
 
 class Recorder(Checkpoint):
     """Writes `observations.jsonl` and `rules.json` in a run's folder `debug`, while it trains.
 
-    Statistics are computed on the device and read at the end of the epoch, so that no step waits for them; the first
-    process alone observes. It is a Checkpoint for Lightning only so that it runs after the metrics of the epoch are
-    known.
+    Statistics are computed on the device and read at the end of the epoch (or when twenty wait), so that no step waits
+    for them; the first process alone observes. It is a Checkpoint for Lightning only so that it runs after the metrics
+    of the epoch are known.
 
     Args:
         folder: `debug` in the run folder.
         every: observe each n-th optimiser step, and the first few.
         rules: by name.
         warn: say in the log what a rule finds, as soon as it is found.
-        stop_on: names of rules that end the training, cleanly, at the end of the epoch.
+        stop_on: names of rules that end the training, cleanly: where the rules look (after twenty observations and at
+            the end of an epoch; with several processes only there), it validates, and the run goes on to its test.
         class_counts: training pictures of each class.
     """
 
@@ -143,7 +145,8 @@ class Recorder(Checkpoint):
             )
             self._activations = self._parameters = None
             if len(self._pending) >= PENDING:
-                self._read()
+                self._look(_history(trainer))
+                trainer.should_stop = trainer.should_stop or (self._must_stop() and trainer.world_size == 1)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._step_began = time.monotonic()
@@ -153,11 +156,7 @@ class Recorder(Checkpoint):
         stop = False
         if trainer.is_global_zero:
             self._look(_history(trainer))
-            found = [name for name in self.stop_on if self.outcomes[name].status == ISSUES]
-            stop = bool(found)
-            if found and self.stopped_by is None:
-                self.stopped_by = found[0]
-                log.warning("%s ends the training (debug.stop_on).", found[0])
+            stop = self._must_stop()
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         trainer.should_stop = trainer.should_stop or stop
@@ -179,6 +178,15 @@ class Recorder(Checkpoint):
             self._losses = []
         pending, self._pending = self._pending, []
         self.observations += [_observation(seen) for seen in pending]
+
+    def _must_stop(self) -> bool:
+        found = [name for name in self.stop_on if self.outcomes[name].status == ISSUES]
+        if found and self.stopped_by is None:
+            self.stopped_by = found[0]
+            why = {"rule": found[0], "sentence": self.outcomes[found[0]].sentence}
+            atomic_write_text(self.folder / STOPPED, json.dumps(why, indent=1) + "\n")
+            log.warning("%s ends the training (debug.stop_on).", found[0])
+        return bool(found)
 
     def _write(self) -> None:
         self._read()

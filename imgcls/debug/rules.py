@@ -46,7 +46,7 @@ class Outcome:
 
 
 class Rule(ABC):
-    """A condition that a healthy training does not meet."""
+    """A condition that a healthy training does not meet; it looks at a Record, or at a Profile."""
 
     advice: ClassVar[str]
 
@@ -56,10 +56,10 @@ class Rule(ABC):
         return type(self).__name__
 
     @abstractmethod
-    def find(self, record: Record) -> Outcome:
+    def find(self, record: Any) -> Outcome:
         """What is found in `record`."""
 
-    def check(self, record: Record) -> Outcome:
+    def check(self, record: Any) -> Outcome:
         """`find`, with a fault of the rule itself as the outcome `Error`."""
         try:
             return self.find(record)

@@ -1,0 +1,156 @@
+"""The callbacks that write down where the time of a run goes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from imgcls.debug.profile import read_profile, write_profile, write_steps
+from imgcls.debug.rules import Rule
+from imgcls.debug.sampler import SystemSampler
+from imgcls.files import atomic_path, atomic_write_text
+from imgcls.timing import Timing
+
+
+class Profiler(L.Callback):
+    """Samples the machine and keeps the times of steps, in `folder`; `profile.json` there is made at the end.
+
+    Only the first process writes. The times are those of the Timing among the trainer's callbacks.
+
+    Args:
+        folder: `debug/profile` in the run folder.
+        rules: by name.
+        sample_seconds: time between two samples of the machine.
+    """
+
+    def __init__(self, folder: Path, *, rules: Mapping[str, Rule] | None = None, sample_seconds: float = 0.5) -> None:
+        self.folder, self.rules, self.sample_seconds = folder, dict(rules or {}), sample_seconds
+        self._sampler: SystemSampler | None = None
+        self._timing: Timing | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        self._timing = next((one for one in callbacks if isinstance(one, Timing)), None)
+        if self._timing is not None:
+            self._timing.keep_steps = stage == "fit"
+        self._sampler = SystemSampler(self.folder, self.sample_seconds)
+        self._sampler.start()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._write_steps()
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._write_steps()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._end_sampling()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self._sampler is None:
+            return
+        self._end_sampling()
+        self._write_steps()
+        facts = {"phases": self._phases(), "loader": _loader(getattr(trainer, "datamodule", None))}
+        atomic_write_text(self.folder / "facts.json", json.dumps(facts) + "\n")
+        write_profile(self.folder, read_profile(self.folder), self.rules)
+
+    def _end_sampling(self) -> None:
+        if self._sampler is not None:
+            self._sampler.end()
+            self._sampler = None
+
+    def _write_steps(self) -> None:
+        if self._timing is not None:
+            steps, self._timing.steps = self._timing.steps, []
+            write_steps(self.folder, steps)
+
+    def _phases(self) -> dict[str, float]:
+        timing = self._timing
+        if timing is None or timing.initialised is None:
+            return {}
+        now = time.monotonic()
+        finished = timing.finished if timing.finished is not None else now
+        return {
+            "initialisation": timing.initialised,
+            "training": finished - timing.began - timing.initialised - timing.validation_seconds,
+            "validation": timing.validation_seconds,
+            "finalisation": now - finished,
+        }
+
+
+class Kernels(L.Callback):
+    """Looks at a few steps with torch.profiler: a Chrome trace and a table of operators, in `folder`.
+
+    Open `trace.json` in a browser at chrome://tracing or ui.perfetto.dev.
+
+    Args:
+        folder: `debug/profile/kernels` in the run folder.
+        first: batches of this process that are left out, until everything is warm.
+        batches: how many are looked at; fewer where the training ends before.
+    """
+
+    def __init__(self, folder: Path, *, first: int = 5, batches: int = 3) -> None:
+        self.folder, self.first, self.batches = folder, first, batches
+        self._seen = 0
+        self._profile: Any = None
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._seen == self.first and trainer.is_global_zero:
+            import torch.profiler
+
+            self._profile = torch.profiler.profile(record_shapes=True)
+            self._profile.start()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._seen += 1
+        if self._seen == self.first + self.batches:
+            self._write()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._write()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        if self._profile is None:
+            return
+        profile, self._profile = self._profile, None
+        profile.stop()
+        with atomic_path(self.folder / "trace.json") as file:
+            profile.export_chrome_trace(str(file))
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["operator", "calls", "cpu_self_ms", "cpu_total_ms", "device_self_ms", "device_total_ms"])
+        for one in sorted(
+            profile.key_averages(), key=lambda one: -(one.self_cpu_time_total + one.self_device_time_total)
+        ):
+            times = (
+                one.self_cpu_time_total,
+                one.cpu_time_total,
+                one.self_device_time_total,
+                one.device_time_total,
+            )
+            writer.writerow([one.key, one.count, *(round(microseconds / 1000, 4) for microseconds in times)])
+        atomic_write_text(self.folder / "operators.csv", text.getvalue())
+
+
+def _loader(datamodule: Any) -> dict[str, Any]:
+    names = {"workers": "num_workers", "store": "store_kind", "batch_size": "batch_size"}
+    known = {name: getattr(datamodule, attribute, None) for name, attribute in names.items()}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cores": cores, **{name: value for name, value in known.items() if isinstance(value, int | str)}}

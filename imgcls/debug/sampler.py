@@ -1,0 +1,201 @@
+"""What the machine does while a run trains: processors, memory, GPUs, disk and network, in SageMaker's files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgcls.errors import UserError
+from imgcls.files import atomic_write_text
+
+log = logging.getLogger(__name__)
+
+NODE = "algo-1"
+FLUSH_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One moment of one machine; shares in %, rates in bytes a second."""
+
+    timestamp: float
+    cpu: tuple[float, ...] = ()
+    """Of each core."""
+    io_wait: float = 0.0
+    """Mean over the cores."""
+    memory: float = 0.0
+    gpu: tuple[float, ...] = ()
+    gpu_memory: tuple[float, ...] = ()
+    disk: float = 0.0
+    network: float = 0.0
+
+
+class SystemSampler(threading.Thread):
+    """Takes a Sample every `seconds` and writes one file a minute below `folder`/system/incremental.
+
+    A thread of its own that does nothing else: half a millisecond of processor time a sample.
+    """
+
+    def __init__(self, folder: Path, seconds: float = 0.5) -> None:
+        super().__init__(name="imgcls-sampler", daemon=True)
+        self.folder, self.seconds = folder, seconds
+        self._ended = threading.Event()
+        self._samples: list[Sample] = []
+
+    def run(self) -> None:
+        """Sample until `end`."""
+        try:
+            machine = _Machine()
+            flushed = time.monotonic()
+            while not self._ended.wait(self.seconds):
+                self._samples.append(machine.sample())
+                if time.monotonic() - flushed > FLUSH_SECONDS:
+                    self._flush()
+                    flushed = time.monotonic()
+            self._samples.append(machine.sample())
+            self._flush()
+        except (OSError, UserError) as error:  # a profile must never end a training
+            log.warning("The machine is no longer sampled: %s", error)
+
+    def end(self) -> None:
+        """Stop, and write what was sampled last."""
+        self._ended.set()
+        self.join(timeout=10)
+
+    def _flush(self) -> None:
+        samples, self._samples = self._samples, []
+        if samples:
+            write_samples(self.folder, samples)
+
+
+def write_samples(folder: Path, samples: Sequence[Sample]) -> None:
+    """One file of JSON lines, named by its last sample, as SageMaker's profiler names its own."""
+    last = samples[-1].timestamp
+    hour = time.strftime("%Y%m%d%H", time.gmtime(last))
+    file = folder / "system" / "incremental" / hour / f"{int(last * 1e6)}.{NODE}.json"
+    atomic_write_text(file, "".join(json.dumps(line) + "\n" for sample in samples for line in _lines(sample)))
+
+
+def read_samples(folder: Path) -> list[Sample]:
+    """All samples below `folder`, of this library or of a SageMaker job, in order; a cut last line is left out."""
+    moments: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for file in sorted(folder.glob("system/incremental/*/*.json")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError, KeyError):
+                event = json.loads(line)
+                moments.setdefault((str(event["NodeId"]), float(event["Timestamp"])), []).append(event)
+    return [_sample(moment[1], moments[moment]) for moment in sorted(moments, key=lambda moment: moment[1])]
+
+
+def _lines(sample: Sample) -> Iterator[dict[str, Any]]:
+    def event(kind: str, name: str, dimension: str, value: float) -> dict[str, Any]:
+        return {
+            "Type": kind,
+            "Name": name,
+            "Dimension": dimension,
+            "Value": round(value, 2),
+            "NodeId": NODE,
+            "Timestamp": round(sample.timestamp, 6),
+        }
+
+    for place, share in enumerate(sample.cpu):
+        yield event("cpu", f"cpu{place}", "CPUUtilization", share)
+        yield event("cpu", f"cpu{place}", "I/OWaitPercentage", sample.io_wait)
+    yield event("memory", "memory", "MemoryUsedPercent", sample.memory)
+    for place, share in enumerate(sample.gpu):
+        yield event("gpu", f"gpu{place}", "GPUUtilization", share)
+    for place, share in enumerate(sample.gpu_memory):
+        yield event("gpu", f"gpu{place}", "GPUMemoryUtilization", share)
+    yield event("disk", "disk", "BytesPerSecond", sample.disk)
+    yield event("network", "network", "BytesPerSecond", sample.network)
+
+
+def _sample(timestamp: float, events: Sequence[dict[str, Any]]) -> Sample:
+    def values(dimension: str, kind: str = "") -> tuple[float, ...]:
+        found = [one for one in events if one["Dimension"] == dimension and kind in ("", one["Type"])]
+        return tuple(float(one["Value"]) for one in sorted(found, key=lambda one: _number(str(one.get("Name", "")))))
+
+    def mean(of: tuple[float, ...]) -> float:
+        return sum(of) / len(of) if of else 0.0
+
+    return Sample(
+        timestamp,
+        cpu=values("CPUUtilization"),
+        io_wait=mean(values("I/OWaitPercentage")),
+        memory=mean(values("MemoryUsedPercent") or values("MemoryUtilization")),
+        gpu=values("GPUUtilization"),
+        gpu_memory=values("GPUMemoryUtilization"),
+        disk=mean(values("BytesPerSecond", "disk")),
+        network=mean(values("BytesPerSecond", "network")),
+    )
+
+
+def _number(name: str) -> int:
+    digits = "".join(one for one in name if one.isdigit())
+    return int(digits or 0)
+
+
+class _Machine:
+    """Reads the machine's counters."""
+
+    def __init__(self) -> None:
+        import psutil
+
+        self._psutil = psutil
+        psutil.cpu_percent(percpu=True)
+        psutil.cpu_times_percent()
+        self._gpus = _gpus()
+        self._bytes = self._counted()
+        self._at = time.monotonic()
+
+    def sample(self) -> Sample:
+        """The machine since the last sample."""
+        counted, now = self._counted(), time.monotonic()
+        passed = max(now - self._at, 1e-3)
+        disk, network = ((after - before) / passed for after, before in zip(counted, self._bytes, strict=True))
+        self._bytes, self._at = counted, now
+        cpu = tuple(self._psutil.cpu_percent(percpu=True))
+        gpus = [gpu() for gpu in self._gpus]
+        return Sample(
+            time.time(),
+            cpu=cpu,
+            io_wait=float(getattr(self._psutil.cpu_times_percent(), "iowait", 0.0)),
+            memory=float(self._psutil.virtual_memory().percent),
+            gpu=tuple(used for used, _ in gpus),
+            gpu_memory=tuple(memory for _, memory in gpus),
+            disk=disk,
+            network=network,
+        )
+
+    def _counted(self) -> tuple[int, int]:
+        disk, network = self._psutil.disk_io_counters(), self._psutil.net_io_counters()
+        return (
+            disk.read_bytes + disk.write_bytes if disk else 0,
+            network.bytes_recv + network.bytes_sent if network else 0,
+        )
+
+
+def _gpus() -> list[Any]:
+    """For each GPU a function to (% busy, % of memory used); none where nvidia-ml-py or a GPU is missing."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no library, no driver, no device: each says it with an error of its own
+        return []
+
+    def reader(handle: Any) -> Any:
+        def read() -> tuple[float, float]:
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu), 100.0 * memory.used / memory.total
+
+        return read
+
+    return [reader(pynvml.nvmlDeviceGetHandleByIndex(place)) for place in range(pynvml.nvmlDeviceGetCount())]

@@ -1,0 +1,60 @@
+"""The profile of real runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgcls.data.loader import Loader
+from imgcls.debug.rules import ISSUES
+from tests.debug.test_recorder import fit
+
+
+def test_a_slow_loader_is_found_and_operators_are_listed(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Loader.__iter__
+
+    def slow(self: Loader) -> Any:
+        for batch in original(self):
+            time.sleep(0.2)
+            yield batch
+
+    monkeypatch.setattr(Loader, "__iter__", slow)
+    run = fit(tmp_path, pictures, "debug.profile=kernels", "debug.sample_seconds=0.1", "data.store=none")
+    folder = run.folder / "debug" / "profile"
+    profile = json.loads((folder / "profile.json").read_text())
+    outcomes = {one["rule"]: one for one in profile["rules"]}
+    assert outcomes["Dataloader"]["status"] == ISSUES
+    assert "data.store=memory would remove it" in outcomes["Dataloader"]["advice"]
+    assert profile["steps"]["parts"]["data_wait"]["seconds"] > 0.1
+    assert profile["steps"]["count"] == 12
+    assert set(profile["summary"]) == {"initialisation", "training", "validation", "finalisation"}
+    assert all(part["seconds"] > 0 for part in profile["summary"].values())
+    assert run.metrics["data_wait_fraction"] == pytest.approx(profile["steps"]["parts"]["data_wait"]["share"], abs=0.01)
+    assert profile["timeline"]
+    trace = json.loads((folder / "kernels" / "trace.json").read_text())
+    assert any("conv" in str(event.get("name")) for event in trace["traceEvents"])
+    assert "aten::convolution_backward" in (folder / "kernels" / "operators.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("rule", "lr", "why"),
+    [("UnchangedTensor", "1e-9", "do not change"), ("ExplodingTensor", "1e30", "no longer finite")],
+)
+def test_a_run_that_a_rule_ends_has_its_test_and_report(
+    tmp_path: Path, pictures: Path, rule: str, lr: str, why: str
+) -> None:
+    words = [f"debug.stop_on=[{rule}]", f"optim.lr={lr}", "trainer.max_epochs=9", "debug.profile=false"]
+    run = fit(tmp_path, pictures, *words)
+    assert run.status["state"] == "finished"
+    assert run.status["stopped_by"] == rule
+    assert why in run.status["reason"]
+    assert len(run.history) == 1
+    assert "test/accuracy" in run.metrics
+    assert run.report_file.is_file()
+    assert not (run.folder / "debug" / "profile").exists()
