@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.errors import UserError, nearest
+from imgcls.loggers import check_logger
 
 Check = Callable[[Any], str | None]  # None: right; else what the value must be
 
@@ -41,6 +42,7 @@ def _check_together(config: Mapping[str, Any]) -> None:
             "model.stem=small with model.freeze=backbone would freeze a first convolution with random weights. "
             "Use model.freeze=head_first, or model.stem=standard."
         )
+    check_logger(config.get("logger") or {})
     mixing = (data.get("augment") or {}).get("mixing") or {}
     mixes = mixing.get("mixup") or mixing.get("cutmix")
     if mixes and model.get("freeze") == "backbone" and model.get("feature_views") is not None:

@@ -23,7 +23,17 @@ from imgcls.interrupts import Interrupted
 log = logging.getLogger("imgcls")
 
 # What may differ when a run is resumed: where it runs, not what it computes.
-MOVABLE = ("run_dir", "resume", "launch", "data.root", "data.num_workers", "data.store", "trainer.devices", "debug")
+MOVABLE = (
+    "run_dir",
+    "resume",
+    "launch",
+    "data.root",
+    "data.num_workers",
+    "data.store",
+    "trainer.devices",
+    "debug",
+    "logger",
+)
 
 
 def read_status(folder: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from imgcls.features import use_features
 from imgcls.files import atomic_write_text
 from imgcls.history import History
 from imgcls.interrupts import StopSignals
+from imgcls.loggers import log_figures
 from imgcls.models.backbones import Network, create_network
 from imgcls.models.classifier import Classifier
 from imgcls.models.ema import WeightAveraging
@@ -82,7 +83,8 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         callbacks.append(instantiate(cfg.early_stopping))
     if cfg.optim.ema is not None:
         callbacks.insert(0, WeightAveraging(decay=cfg.optim.ema))
-    trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks)
+    logger = instantiate(cfg.logger) if cfg.logger.get("_target_") else False
+    trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks, logger=logger)
 
     if trainer.is_global_zero:
         results.write_data_notes(folder, datamodule)
@@ -102,6 +104,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     if trainer.is_global_zero:
         results.write(folder, cfg, datamodule, classifier, metrics)
         write_report(folder)
+        log_figures(trainer.logger, folder)
     return metrics
 
 
@@ -220,7 +223,7 @@ def build_trainer(
         precision=devices.precision(cfg.trainer.precision),
         accumulate_grad_batches=datamodule.accumulation,
         plugins=[AtomicCheckpointIO()],
-        logger=False,
+        logger=options.pop("logger", False),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -1,0 +1,76 @@
+"""Lightning's loggers, each with a way to log a figure; none of them is imported unless a run asks for it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from imgcls.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+NEEDS = {"TensorBoard": "tensorboard", "MLflow": "mlflow", "WeightsAndBiases": "wandb"}
+"""Of each target below: the package, which is the name of the extra as well."""
+
+
+@runtime_checkable
+class LogsFigures(Protocol):
+    """A logger that shows pictures."""
+
+    def log_figure(self, name: str, file: Path) -> None:
+        """Show the PNG `file` as `name`."""
+
+
+def check_logger(logger: Mapping[str, Any]) -> None:
+    """Raise UserError where the package of the chosen logger is missing."""
+    package = NEEDS.get(str(logger.get("_target_")).rpartition(".")[2])
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise UserError(f"logger={package} needs {package}: pip install 'imgcls[{package}]'.")
+
+
+def log_figures(logger: Logger | None, folder: Path) -> None:
+    """Hand the figures of the report in `folder`/figures to `logger`."""
+    if isinstance(logger, LogsFigures):
+        for file in sorted((folder / "figures").glob("*.png")):
+            logger.log_figure(file.stem, file)
+
+
+def TensorBoard(save_dir: str) -> Logger:  # noqa: N802 - what a configuration names
+    """Events in `save_dir`/tensorboard."""
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    class WithFigures(TensorBoardLogger):
+        def log_figure(self, name: str, file: Path) -> None:
+            import numpy as np
+            from PIL import Image
+
+            pixels = np.asarray(Image.open(file).convert("RGB"))
+            self.experiment.add_image(f"figures/{name}", pixels, dataformats="HWC")
+            self.experiment.flush()
+
+    return WithFigures(save_dir=save_dir, name="tensorboard", version="", default_hp_metric=False)
+
+
+def MLflow(**options: Any) -> Logger:  # noqa: N802
+    """Lightning's MLFlowLogger with `options`; figures are artifacts."""
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    class WithFigures(MLFlowLogger):
+        def log_figure(self, name: str, file: Path) -> None:
+            self.experiment.log_artifact(self.run_id, str(file), artifact_path="figures")
+
+    return WithFigures(**options)
+
+
+def WeightsAndBiases(**options: Any) -> Logger:  # noqa: N802
+    """Lightning's WandbLogger with `options`."""
+    from lightning.pytorch.loggers import WandbLogger
+
+    class WithFigures(WandbLogger):
+        def log_figure(self, name: str, file: Path) -> None:
+            self.log_image(f"figures/{name}", [str(file)])
+
+    return WithFigures(**options)
