@@ -1,0 +1,1 @@
+"""Amazon SageMaker: the parts of which `launch=sagemaker` is to be made."""
