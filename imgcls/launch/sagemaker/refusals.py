@@ -1,0 +1,74 @@
+"""What AWS refuses, as one or two lines that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from imgcls.errors import UserError
+
+QUOTA = ("ResourceLimitExceeded", "LimitExceededException")
+CREDENTIALS = (
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+)
+PERMISSION = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403")
+NO_BUCKET = ("NoSuchBucket", "404")
+ADVICE_WITHOUT_CODE = {
+    "NoCredentialsError": "There are no AWS credentials. Run `aws configure`, or set AWS_PROFILE.",
+    "PartialCredentialsError": "The AWS credentials are incomplete. Run `aws configure`, or set AWS_PROFILE.",
+    "NoRegionError": "There is no AWS region. Set AWS_DEFAULT_REGION, for example to eu-central-1.",
+    "ProfileNotFound": "Set AWS_PROFILE to a profile of ~/.aws/config.",
+    "EndpointConnectionError": "Check the network and the AWS region.",
+}
+
+
+@contextmanager
+def refusals_explained(doing: str) -> Iterator[None]:
+    """Turn what botocore raises into a UserError.
+
+    Args:
+        doing: what was tried, as in "create the training job".
+    """
+    try:
+        yield
+    except Exception as error:
+        explained = explain(error, doing)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def explain(error: Exception, doing: str) -> UserError | None:
+    """The line for `error`; None where it does not come from botocore."""
+    if not type(error).__module__.startswith(("botocore", "boto3", "s3transfer")):
+        return None
+    said = " ".join(str(error).split())
+    response: dict[str, Any] = getattr(error, "response", None) or {}
+    code = str(response.get("Error", {}).get("Code", ""))
+    message = " ".join(str(response.get("Error", {}).get("Message", "")).split()) or said
+    advice = _advice(code, message) if code else ADVICE_WITHOUT_CODE.get(type(error).__name__, "")
+    return UserError(f"Could not {doing}: {message.rstrip('.')}. {advice}".rstrip())
+
+
+def _advice(code: str, message: str) -> str:
+    if code in QUOTA:
+        return "Ask for a higher quota in Service Quotas, or choose another instance type or fewer instances."
+    if code in CREDENTIALS:
+        return "The AWS credentials are not valid (any more). Sign in again, or set AWS_PROFILE."
+    if code in NO_BUCKET:
+        return "Check the bucket's name and region."
+    if code in PERMISSION and "PassRole" in message:
+        return "Your user needs iam:PassRole for the training role."
+    if code in PERMISSION:
+        return "Ask for this permission, or use a role that has it."
+    if code == "ValidationException" and "assume" in message.lower():
+        return "The role must exist and trust sagemaker.amazonaws.com."
+    if code == "ValidationException" and "instance" in message.lower():
+        return "Choose an instance type that SageMaker offers for training in this region."
+    return f"AWS calls it {code}."
