@@ -193,3 +193,15 @@ def test_without_room_on_the_disk_they_stay_in_memory(tmp_path: Path, monkeypatc
     store = build_features(tmp_path / "one", SHAPE, parts())
     assert store.gather(torch.tensor([0]), epoch=1).tolist() == [[0, 0, 0]]
     assert not (tmp_path / "one").exists()
+
+
+def test_two_processes_share_them_and_give_the_numbers_of_one(fit: Fit, own_cache: Path) -> None:
+    options = ["trainer.max_epochs=2", "optim=sgd", "optim.lr=0.1"]
+    one = fit(*options, name="one")
+    built = {file: file.stat().st_mtime_ns for file in (own_cache / "features").glob("*/features.npy")}
+    two = fit(*options, "trainer.devices=2", name="two")
+    assert {file: file.stat().st_mtime_ns for file in (own_cache / "features").glob("*/features.npy")} == built
+    for row, reference in zip(two.history, one.history, strict=True):
+        for name in ("train/loss", "val/loss", "val/accuracy"):
+            assert row[name] == pytest.approx(reference[name], abs=1e-4), name
+    assert [row["predicted"] for row in two.predictions] == [row["predicted"] for row in one.predictions]
