@@ -13,6 +13,7 @@ import numpy as np
 from imgcls import portable
 from imgcls.files import atomic_write_bytes, atomic_write_text
 from imgcls.history import as_csv
+from imgcls.report.gathering import gather
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -30,6 +31,7 @@ def write(
     """Write everything that a finished run holds beside its checkpoints; `metrics.json` comes last."""
     if datamodule.source.test is not None:
         write_predictions(folder, datamodule.source.test, classifier)
+    gather(folder, datamodule, classifier)
     portable.export(
         classifier.network,
         preprocessing=datamodule.preprocessing,

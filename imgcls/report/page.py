@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import csv
-import json
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,11 @@ import numpy as np
 
 from imgcls.files import atomic_write_bytes, atomic_write_text
 from imgcls.recording import read_status
+from imgcls.report import figures
+from imgcls.report.calibration import calibrate, expected_error
+from imgcls.report.reading import most_wrong, read_history, read_json, read_table, samples
+
+log = logging.getLogger(__name__)
 
 SHOWN = {
     "test/accuracy": "test accuracy",
@@ -20,100 +25,276 @@ SHOWN = {
     "test/loss": "test loss",
     "test/ece": "calibration error",
     "val/accuracy": "validation accuracy",
+    "best_epoch": "best epoch",
     "images_per_second": "images per second",
-    "data_wait_fraction": "share of time waiting for data",
+    "data_wait_fraction": "time waiting for data",
 }
+PERCENT = ("accuracy", "accuracy_top5", "data_wait_fraction")
 MOST_ROWS = 20  # of the tables of errors
+PARTS = ("text", "svgs", "wide", "matrix", "outcomes", "silent", "pictures", "table", "fold", "second", "strip", "pre")
+Section = dict[str, Any]
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` and `figures/*.png` of the run in `folder`; return the page's path."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    """Write `report.html` and `figures/*.png` of the run in `folder`; return the page's path.
 
-    content = collect(folder)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    A section that cannot be made is a warning and a sentence on the page.
+    """
+    sections = {name: _tried(folder, name, make) for name, (_, make) in SECTIONS.items()}
+    shown = [
+        {**dict.fromkeys(PARTS), "id": name, "title": SECTIONS[name][0], **section}
+        for name, section in sections.items()
+        if section is not None
+    ]
+    atomic_write_text(
+        folder / "report.html",
+        render("report.html.j2", title=folder.resolve().name, sections=shown, **_headline(folder)),
     )
-    pictures = {}
-    for name, figure in draw(content).items():
-        atomic_write_bytes(folder / "figures" / f"{name}.png", figure)
-        pictures[name] = "data:image/png;base64," + base64.b64encode(figure).decode()
-    page = environment.get_template("report.html.j2").render(**content, figures=pictures)
-    atomic_write_text(folder / "report.html", page)
     return folder / "report.html"
 
 
-def collect(folder: Path) -> dict[str, Any]:
-    """What the page shows, from the run's files; empty lists for what the run has not."""
-    metrics = _json(folder / "metrics.json")
-    config_text = (folder / "config.yaml").read_text(encoding="utf-8")
-    predictions = _table(folder / "predictions.csv")
-    per_class = _table(folder / "per_class.csv")
-    confusion = _table(folder / "confusion.csv")
-    names = [row["label"] for row in confusion]
-    cells = [int(row[name]) for row in confusion for name in names]
-    counts = np.array(cells, dtype=int).reshape(len(names), len(names))
-    history = [{name: float(value) for name, value in row.items() if value} for row in _table(folder / "metrics.csv")]
-    overrides = folder / "overrides.yaml"
+def render(template: str, **content: Any) -> str:
+    """One of this package's pages."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**content)
+
+
+def number(name: str, value: Any) -> str:
+    """A metric as a reader wants it."""
+    if name == "best_epoch":
+        return str(int(value) + 1)
+    if name.rpartition("/")[2] in PERCENT:
+        return f"{value:.2%}".replace("%", " %")
+    return f"{value:.4g}"
+
+
+def _tried(folder: Path, name: str, make: Callable[[Path], Section | None]) -> Section | None:
+    try:
+        section = make(folder)
+        charts = section.get("charts", {}) if section else {}
+        for title, chart in charts.items():
+            atomic_write_bytes(folder / "figures" / f"{title}.png", chart.as_png())
+        return {**section, "svgs": [svg for chart in charts.values() for svg in chart.as_svgs()]} if section else None
+    except Exception as error:  # a finished training must not fail on its report
+        log.warning("Report: the section %r of %s failed. %s: %s", name, folder, type(error).__name__, error)
+        return {"text": f"This section could not be drawn: {type(error).__name__}: {error}."}
+
+
+def _headline(folder: Path) -> dict[str, Any]:
+    metrics, status = read_json(folder / "metrics.json"), read_status(folder)
+    history, confusion = read_history(folder), read_table(folder / "confusion.csv")
+    pictures = len(read_table(folder / "predictions.csv"))
+    if "test/accuracy" in metrics:
+        share = metrics["test/accuracy"]
+        sentence = f"{share:.2%} of {pictures} test pictures of {len(confusion)} classes are recognised."
+    elif "val/accuracy" in metrics:
+        sentence = f"{metrics['val/accuracy']:.2%} of the validation pictures are recognised; there was no test."
+    elif history and "val/accuracy" in history[-1]:
+        last = history[-1]
+        sentence = (
+            f"No result yet: after {len(history)} epoch{'s' if history[1:] else ''}, {last['val/accuracy']:.2%} "
+            "of the validation pictures are recognised."
+        )
+    else:
+        sentence = "The run has no result yet."
+    state = status.get("state", "unknown")
+    if state not in ("finished", "running"):
+        sentence += f" The run is {state}{': ' + str(status['reason']) if status.get('reason') else ''}."
+    numbers = [(label, number(name, metrics[name])) for name, label in SHOWN.items() if name in metrics]
+    return {"sentence": sentence, "numbers": numbers}
+
+
+def _curves(folder: Path) -> Section | None:
+    history = read_history(folder)
+    return {"charts": {"curves": figures.learning_curves({folder.name: history})}} if history else None
+
+
+def _confusion(folder: Path) -> Section | None:
+    table = read_table(folder / "confusion.csv")
+    names = [row["label"] for row in table]
+    if not names:
+        return None
+    counts = np.array([[int(row[name]) for name in names] for row in table])
+    pairs = _most_confused(counts, names)
+    section: Section = {
+        "table": {"head": ["shown", "seen", "pictures"], "numeric": [2], "rows": pairs},
+        "text": "" if pairs else "No test picture was taken for another class.",
+    }
+    if len(names) <= figures.MOST_CLASSES:
+        section["charts"] = {"confusion": figures.confusion_matrix(counts, names)}
+        section["wide"] = True
+    else:
+        image = figures.confusion_pixels(counts)
+        atomic_write_bytes(folder / "figures" / "confusion.png", image)
+        cells = {f"{row},{column}": int(counts[row, column]) for row, column in zip(*np.nonzero(counts), strict=True)}
+        section["matrix"] = {"image": base64.b64encode(image).decode(), "names": names, "cells": cells}
+    return section
+
+
+def _classes(folder: Path) -> Section | None:
+    rows = sorted(read_table(folder / "per_class.csv"), key=lambda row: float(row["accuracy"] or 2))
+    cells = [
+        [row["class"], row["pictures"], f"{float(row['accuracy']):.2%}" if row["accuracy"] else ""] for row in rows
+    ]
+    table = {"head": ["class", "test pictures", "accuracy"], "numeric": [1, 2], "rows": cells}
+    return {"table": table, "fold": len(rows) > 40} if rows else None
+
+
+def _calibration(folder: Path) -> Section | None:
+    predictions = read_table(folder / "predictions.csv")
+    if not predictions:
+        return None
+    sure = np.array([float(row["confidence"]) for row in predictions])
+    right = np.array([float(row["correct"]) for row in predictions])
+    section: Section = {"charts": {"calibration": figures.reliability(sure, right)}}
+    logits, names = folder / "test_logits.npy", [row["label"] for row in read_table(folder / "confusion.csv")]
+    if logits.is_file() and len(predictions) > 1:
+        labels = np.array([names.index(row["label"]) for row in predictions])
+        found = calibrate(np.load(logits, allow_pickle=False), labels)
+        told = f"The expected calibration error is {found.before:.4f}. "
+        if found.after < found.before:
+            side = "too sure of itself" if found.temperature > 1 else "less sure than it could be"
+            told += (
+                f"The model is {side}: dividing its scores by the temperature {found.temperature:.2f} would make it "
+                f"{found.after:.4f}. "
+            )
+        else:
+            told += f"No temperature would mend it: the best one, {found.temperature:.2f}, makes it {found.after:.4f}. "
+        section["text"] = told + (
+            "The temperature is fitted on the test pictures themselves (each half of them is judged with the "
+            "temperature of the other half), so fit it on pictures of your own before you rely on it."
+        )
+    else:
+        section["text"] = f"The expected calibration error is {expected_error(sure, right):.4f}."
+    return section
+
+
+def _pictures_of(rows: list[dict[str, str]], folder: Path) -> list[dict[str, str]]:
+    held = read_json(folder / "report_data" / "pictures.json")
+    return [
+        {
+            "image": held.get(row["file"], ""),
+            "file": row["file"],
+            "shown": row["label"],
+            "seen": row["predicted"],
+            "note": f"{float(row['confidence']):.0%} sure",
+            "wrong": "" if row["correct"] == "1" else "yes",
+        }
+        for row in rows
+    ]
+
+
+def _wrong(folder: Path) -> Section | None:
+    rows = most_wrong(read_table(folder / "predictions.csv"))
+    return {"pictures": _pictures_of(rows, folder)} if rows else None
+
+
+def _samples(folder: Path) -> Section | None:
+    rows = samples(read_table(folder / "predictions.csv"))
+    return {"pictures": _pictures_of(rows, folder)} if rows else None
+
+
+def _gradcam(folder: Path) -> Section | None:
+    held = read_json(folder / "report_data" / "gradcam.json")
+    if not held.get("pictures"):
+        return {"text": held["reason"]} if held.get("reason") else None
+    shown = [
+        {**one, "file": name, "note": "", "wrong": "" if one["seen"] == one["shown"] else "yes"}
+        for name, one in held["pictures"].items()
+    ]
+    return {"text": "Bright is what spoke for the class that was seen (Grad-CAM).", "pictures": shown}
+
+
+def _data(folder: Path) -> Section | None:
+    held, bad = read_json(folder / "report_data" / "counts.json"), read_table(folder / "bad_files.csv")
+    section: Section = {"text": " ".join(held.get("notes", []))}
+    if held.get("splits"):
+        splits = held["splits"]
+        rows = [
+            [name, *(str(counts[place]) for counts in splits.values())] for place, name in enumerate(held["classes"])
+        ]
+        total = ["all", *(str(sum(counts)) for counts in splits.values())]
+        numeric = list(range(1, len(total)))
+        section["table"] = {"head": ["pictures of", *splits], "numeric": numeric, "rows": rows, "total": total}
+        section["fold"] = len(rows) > 15
+    if bad:
+        section["second"] = {"title": f"{len(bad)} files were left out", "rows": [list(row.values()) for row in bad]}
+        section["second"]["head"] = list(bad[0])
+    augmented = read_json(folder / "report_data" / "augmented.json").get("pictures", [])
+    section["strip"] = augmented
+    return section if held.get("splits") or bad or augmented else None
+
+
+def _rules(folder: Path) -> Section | None:
+    outcomes = read_json(folder / "debug" / "rules.json")
+    return _outcomes(outcomes) if outcomes else None
+
+
+def _outcomes(outcomes: list[dict[str, Any]]) -> Section:
+    found = [one for one in outcomes if one["status"] != "NoIssuesFound"]
+    silent = ", ".join(one["rule"] for one in outcomes if one["status"] == "NoIssuesFound")
+    text = (
+        f"{len(found)} of {len(outcomes)} rules found something." if found else f"{len(outcomes)} rules found nothing."
+    )
+    return {"text": text, "outcomes": found, "silent": silent}
+
+
+def _profile(folder: Path) -> Section | None:
+    profile = read_json(folder / "debug" / "profile" / "profile.json")
+    if not profile:
+        return None
+    section = _outcomes(profile.get("rules", []))
+    section["charts"] = {"profile": figures.profile_shares(profile)}
+    spread = ("max", "p99", "p95", "p50", "min")
+    rows = [[f"{one['name']}, {one['unit']}", *(f"{one[name]:.4g}" for name in spread)] for one in profile["system"]]
+    section["table"] = {"head": ["resource", *spread], "numeric": [1, 2, 3, 4, 5], "rows": rows}
+    return section
+
+
+def _configuration(folder: Path) -> Section:
+    environment, overrides = read_json(folder / "environment.json"), folder / "overrides.yaml"
+    facts = {
+        "machine": f"{environment.get('machine', '')}, {environment.get('cpus', '?')} processors",
+        "python": environment.get("python", ""),
+        **environment.get("versions", {}),
+        "git": " ".join(f"{name}: {value}" for name, value in environment.get("git", {}).items()) or "no repository",
+    }
+    config = (folder / "config.yaml").read_text(encoding="utf-8")
+    seed = [line.partition(":")[2].strip() for line in config.splitlines() if line.startswith("seed:")]
+    rows = [["seed", *seed[:1]]] if seed else []
+    rows += [[name, str(value)] for name, value in facts.items()] if environment else []
+    said = overrides.read_text(encoding="utf-8").strip() if overrides.is_file() else ""
     return {
-        "title": folder.name,
-        "sentence": _sentence(metrics, len(names), len(predictions)),
-        "status": read_status(folder),
-        "numbers": [(label, metrics[name]) for name, label in SHOWN.items() if name in metrics],
-        "history": history,
-        "names": names,
-        "counts": counts,
-        "predictions": predictions,
-        "per_class": sorted(per_class, key=lambda row: float(row["accuracy"] or 2)),
-        "confused": _most_confused(counts, names),
-        "wrong": sorted((row for row in predictions if row["correct"] == "0"), key=lambda row: -float(row["loss"]))[
-            :MOST_ROWS
-        ],
-        "overrides": overrides.read_text(encoding="utf-8") if overrides.is_file() else "",
-        "config": config_text,
-        "environment": _json(folder / "environment.json"),
+        "pre": [("Words of the command", said if said != "[]" else ""), ("All options", config)],
+        "table": {"head": ["what", "value"], "numeric": [], "rows": rows},
     }
 
 
-def draw(content: dict[str, Any]) -> dict[str, bytes]:
-    """The figures that the run has something for, as PNG files by name."""
-    from imgcls.report import figures
-
-    drawn = {}
-    if content["history"]:
-        drawn["curves"] = figures.as_png(figures.learning_curves(content["history"]))
-    if 0 < len(content["names"]) <= figures.MOST_CLASSES:
-        drawn["confusion"] = figures.as_png(figures.confusion_matrix(content["counts"], content["names"]))
-    if content["predictions"]:
-        sure = np.array([float(row["confidence"]) for row in content["predictions"]])
-        right = np.array([float(row["correct"]) for row in content["predictions"]])
-        drawn["calibration"] = figures.as_png(figures.reliability(sure, right))
-    return drawn
-
-
-def _sentence(metrics: dict[str, Any], classes: int, pictures: int) -> str:
-    if "test/accuracy" in metrics:
-        return f"{metrics['test/accuracy']:.2%} of {pictures} test pictures of {classes} classes are recognised."
-    if "val/accuracy" in metrics:
-        return f"{metrics['val/accuracy']:.2%} of the validation pictures are recognised; there was no test."
-    return "The run has no result yet."
-
-
-def _most_confused(counts: np.ndarray, names: list[str]) -> list[dict[str, Any]]:
-    if not len(names):
-        return []
+def _most_confused(counts: np.ndarray, names: list[str]) -> list[list[str]]:
     errors = counts * (1 - np.eye(len(names), dtype=int))
     order = np.argsort(-errors, axis=None, kind="stable")[:MOST_ROWS]
     pairs = [divmod(int(place), len(names)) for place in order]
-    return [{"shown": names[a], "seen": names[b], "count": int(errors[a, b])} for a, b in pairs if errors[a, b]]
+    return [[names[a], names[b], str(errors[a, b])] for a, b in pairs if errors[a, b]]
 
 
-def _table(file: Path) -> list[dict[str, str]]:
-    if not file.is_file():
-        return []
-    with file.open(encoding="utf-8", newline="") as text:
-        return list(csv.DictReader(text))
-
-
-def _json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+SECTIONS: Mapping[str, tuple[str, Callable[[Path], Section | None]]] = {
+    "curves": ("Learning curves", _curves),
+    "confusion": ("Confusion", _confusion),
+    "classes": ("Classes", _classes),
+    "calibration": ("Calibration", _calibration),
+    "wrong": ("Most wrong", _wrong),
+    "samples": ("Samples", _samples),
+    "gradcam": ("Where the model looked", _gradcam),
+    "data": ("Data", _data),
+    "rules": ("Rules", _rules),
+    "profile": ("Profile", _profile),
+    "configuration": ("Configuration", _configuration),
+}

@@ -4,10 +4,16 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from imgcls.history import as_csv
 from imgcls.report import write_report
+from imgcls.report.calibration import calibrate
+from imgcls.report.comparison import write_comparison
+from imgcls.report.gradcam import heat_maps
 
 
 def run_folder(folder: Path, names: list[str], tested: bool = True) -> Path:
@@ -46,14 +52,17 @@ def test_a_reader_finds_the_result_and_the_errors(tmp_path: Path, count: int) ->
     assert "<b>" not in page
     assert "Café" in page
     assert "Café/0.jpg" in page
-    assert "Café/1.jpg" not in page.partition("Most wrong")[2]
+    wrong = page.partition('id="wrong"')[2].partition('id="samples"')[0]
+    assert "Café/0.jpg" in wrong
+    assert "Café/1.jpg" not in wrong
     assert (folder / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert (folder / "figures" / "confusion.png").is_file() == (count <= 30)
+    assert (folder / "figures" / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert ("Zoom" in page) == (count > 30)
 
 
 def test_the_page_stands_alone(tmp_path: Path) -> None:
     page = write_report(run_folder(tmp_path / "run", ["a", "b"])).read_text()
-    assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert "http" not in page
 
 
@@ -61,3 +70,69 @@ def test_a_run_without_test_pictures_has_a_report(tmp_path: Path) -> None:
     page = write_report(run_folder(tmp_path / "run", ["a", "b"], tested=False)).read_text()
     assert "25.00% of the validation pictures" in page
     assert "Confusion" not in page
+
+
+def test_a_section_that_fails_is_a_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = run_folder(tmp_path / "run", ["a", "b"])
+    (folder / "per_class.csv").write_text("class,pictures,accuracy\na,2,much\n")
+    page = write_report(folder).read_text()
+    assert "This section could not be drawn: ValueError" in page
+    assert "'classes'" in caplog.text
+    assert "50.00% of 4 test pictures" in page
+
+
+def test_what_rules_and_profile_found_is_told(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", ["a", "b"])
+    found = {"rule": "Overfit", "status": "IssuesFound", "sentence": "It overfits.", "advice": "Stop.", "steps": [7]}
+    silent = {"rule": "AllZero", "status": "NoIssuesFound", "sentence": "", "advice": "", "steps": [], "layers": []}
+    (folder / "debug" / "profile").mkdir(parents=True)
+    (folder / "debug" / "rules.json").write_text(json.dumps([{**found, "layers": ["fc.weight"]}, silent]))
+    profile = {
+        "summary": {"training": {"seconds": 2.0, "share": 1.0}},
+        "system": [{"name": "CPU", "unit": "%", "max": 99, "p99": 98, "p95": 97, "p50": 50, "min": 1}],
+        "steps": {"parts": {"data_wait": {"seconds": 0.1, "share": 0.41}}},
+        "rules": [],
+    }
+    (folder / "debug" / "profile" / "profile.json").write_text(json.dumps(profile))
+    page = write_report(folder).read_text()
+    for words in ("It overfits.", "Stop.", "Steps 7.", "fc.weight", "Nothing found by AllZero", "41 %", "CPU, %"):
+        assert words in page, words
+
+
+def test_runs_are_compared_by_what_differs(tmp_path: Path) -> None:
+    first, second = (run_folder(tmp_path / name, ["a", "b"]) for name in ("first", "second"))
+    (second / "config.yaml").write_text("seed: 1\n")
+    (second / "metrics.json").write_text(json.dumps({"val/accuracy": 0.75}))
+    page = write_comparison([first, second], tmp_path / "both.html").read_text()
+    assert "second is best: 75.00%" in page
+    assert "<td>seed</td><td>0</td><td>1</td>" in page
+
+
+def test_the_temperature_of_a_model_that_is_too_sure_is_found() -> None:
+    rng = np.random.default_rng(0)
+    honest = rng.normal(size=(4000, 5)) * 2
+    chances = np.exp(honest) / np.exp(honest).sum(axis=1, keepdims=True)
+    labels = np.array([rng.choice(5, p=row) for row in chances])
+    found = calibrate(honest * 3, labels)
+    assert found.temperature == pytest.approx(3, rel=0.1)
+    assert found.after < 0.03 < found.before
+
+
+def test_heat_lies_where_the_class_is_seen() -> None:
+    class Backbone(nn.Module):
+        def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+            return nn.functional.avg_pool2d(images, 4)
+
+        def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+            return features.mean(dim=(2, 3))
+
+    network = nn.Module()
+    network.backbone, network.head = Backbone(), nn.Linear(3, 2, bias=False)
+    network.head.weight.data = torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])
+    images = torch.zeros(1, 3, 16, 16)
+    images[:, 0, :4, :4] = images[:, 1, 12:, 12:] = 1
+    for seen, place in ((0, (1, 1)), (1, (14, 14))):
+        heat = heat_maps(network, images, torch.tensor([seen]))
+        assert isinstance(heat, torch.Tensor)
+        assert heat[0][place] == 1
+        assert heat[0][15 - place[0], 15 - place[1]] == 0
