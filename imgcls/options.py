@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from imgcls.debug.smdebug_needs import check_smdebug
 from imgcls.errors import UserError, nearest
 from imgcls.loggers import check_logger
 
@@ -43,6 +44,8 @@ def _check_together(config: Mapping[str, Any]) -> None:
             "Use model.freeze=head_first, or model.stem=standard."
         )
     check_logger(config.get("logger") or {})
+    if (config.get("debug") or {}).get("smdebug") is True:
+        check_smdebug()
     mixing = (data.get("augment") or {}).get("mixing") or {}
     mixes = mixing.get("mixup") or mixing.get("cutmix")
     if mixes and model.get("freeze") == "backbone" and model.get("feature_views") is not None:
@@ -238,6 +241,7 @@ OPTIONS: dict[str, Check] = {
     "debug.every": whole(1),
     "debug.warn": flag,
     "debug.profile": choice(True, False, "kernels"),
+    "debug.smdebug": flag,
     "debug.sample_seconds": number(0.01),
     "checkpoint.monitor": choice("val/accuracy", "val/accuracy_top5", "val/loss", "val/macro_f1", "val/ece"),
     "checkpoint.mode": choice("max", "min"),

@@ -22,6 +22,8 @@ def watch(
     profile: bool | str = True,
     sample_seconds: float = 0.5,
     profile_rules: Mapping[str, Rule] | None = None,
+    smdebug: bool = False,
+    smdebug_collections: Sequence[str] = ("losses", "gradients", "weights", "biases"),
     class_counts: Sequence[int] = (),
 ) -> list[L.Callback]:
     """The callbacks, in order.
@@ -31,6 +33,7 @@ def watch(
         every, rules, warn, stop_on, class_counts: see Recorder.
         profile: True for a Profiler, 'kernels' for one with the operators of a few steps, False for none.
         sample_seconds, profile_rules: see Profiler.
+        smdebug: also write an smdebug trial of each `every`-th step to `debug/smdebug`, with `smdebug_collections`.
     """
     callbacks: list[L.Callback] = [
         Recorder(folder, every=every, rules=rules, warn=warn, stop_on=stop_on, class_counts=class_counts)
@@ -39,4 +42,8 @@ def watch(
         callbacks.append(Profiler(folder / "profile", rules=profile_rules, sample_seconds=sample_seconds))
     if profile == "kernels":
         callbacks.append(Kernels(folder / "profile" / "kernels"))
+    if smdebug:
+        from imgcls.debug.smdebug_callback import SMDebug
+
+        callbacks.append(SMDebug(folder / "smdebug", every=every, collections=tuple(smdebug_collections)))
     return callbacks

@@ -1,0 +1,123 @@
+"""Writes an smdebug trial of a training, driven from Lightning and not by smdebug's own hooks on modules.
+
+Those miss or mistake what happens with torch.compile, 16 bits, accumulation and several processes; the values that are
+handed over here are those that the optimiser uses.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from imgcls.debug.smdebug_needs import check_smdebug
+from imgcls.errors import UserError
+
+CONFIGURATION = "/opt/ml/input/config/debughookconfig.json"  # where SageMaker puts it
+
+
+class SMDebug(L.Callback):
+    """Saves losses, gradients, weights and biases of every so many steps with smdebug, by the first process.
+
+    A step is one of the optimiser in training, however many parts its batch has, and a batch in validation. On
+    SageMaker the collections, the intervals and the folder come from `debughookconfig.json`.
+
+    Args:
+        folder: where the trial is written; it must not exist.
+        every: save each n-th step.
+        collections: of losses, gradients, weights and biases.
+
+    Raises:
+        UserError: smdebug is missing or cannot work here.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        every: int = 50,
+        collections: tuple[str, ...] = ("losses", "gradients", "weights", "biases"),
+    ) -> None:
+        check_smdebug()
+        self.folder, self.every, self.collections = folder, every, collections
+        self._hook: Any = None
+        self._losses: list[torch.Tensor] = []
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        if str(trainer.precision) in ("bf16-true", "16-true"):
+            raise UserError(f"debug.smdebug cannot save weights of {trainer.precision}. Use bf16-mixed or 32-true.")
+        self._hook = self._make_hook()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._hook is not None and not self._losses:
+            self._begin("TRAIN", pl_module)
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self._hook is None or not self._hook._get_collections_to_save_for_step():
+            return
+        network: Any = pl_module.network
+        for name, parameter in network.named_parameters():
+            if parameter.grad is not None:
+                self._hook._save_for_tensor(f"gradient/{network._get_name()}_{name}", parameter.grad)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._hook is None:
+            return
+        loss: Any = pl_module.last_loss
+        self._losses.append(loss.detach())
+        if not trainer.fit_loop._should_accumulate():
+            self._hook.record_tensor_value("Loss", torch.stack(self._losses).mean())
+            self._losses = []
+
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if self._hook is not None:
+            self._begin("EVAL", pl_module)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _make_hook(self) -> Any:
+        from smdebug.pytorch import Hook, SaveConfig
+
+        configuration = os.environ.get("SMDEBUG_CONFIG_FILE_PATH", CONFIGURATION)
+        if Path(configuration).is_file():
+            return Hook.create_from_json_file(configuration)
+        folder, number = self.folder, 1
+        while folder.exists():  # a resumed run goes on in a trial of its own: smdebug writes into no old one
+            number += 1
+            folder = self.folder.with_name(f"{self.folder.name}-{number}")
+        return Hook(
+            out_dir=str(folder),
+            save_config=SaveConfig(save_interval=self.every),
+            include_collections=list(self.collections),
+        )
+
+    def _begin(self, mode: str, pl_module: L.LightningModule) -> None:
+        from smdebug import modes
+
+        network: Any = getattr(pl_module.network, "_orig_mod", pl_module.network)
+        self._hook._close_writers()
+        self._hook.set_mode(getattr(modes, mode))
+        network._module_name = network._get_name()
+        self._hook.forward_pre_hook(network, ())
+
+    def _close(self) -> None:
+        if self._hook is not None:
+            self._hook.close()
+            self._hook = None

@@ -1,0 +1,76 @@
+"""What smdebug reads back is what the optimiser used; the tests of it run where the extra `debugger` is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+
+from imgcls.debug import smdebug_needs
+from imgcls.debug.smdebug_callback import SMDebug
+from imgcls.debug.smdebug_needs import check_smdebug
+from imgcls.errors import UserError
+from imgcls.models.ema import WeightAveraging
+from tests.debug.trainings import healthy_backbone, train
+
+RIGHT_NUMPY = tuple(map(int, version("numpy").split(".")[:2])) < (2, 3)
+needs_smdebug = pytest.mark.skipif(
+    importlib.util.find_spec("smdebug") is None or not RIGHT_NUMPY, reason="needs the extra `debugger`"
+)
+
+
+class Used(L.Callback):
+    """The gradients and the loss of each optimiser step."""
+
+    def __init__(self) -> None:
+        self.gradients: list[np.ndarray] = []
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.gradients.append(pl_module.network.head.weight.grad.float().numpy().copy())
+
+
+def test_without_smdebug_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smdebug_needs.sys, "version_info", (3, 12))
+    monkeypatch.setattr(smdebug_needs.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'imgcls\[debugger\]'"):
+        check_smdebug()
+    monkeypatch.setattr(smdebug_needs.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.3.0")
+    with pytest.raises(UserError, match=r"numpy 2\.3\.0, only below 2\.3"):
+        check_smdebug()
+    monkeypatch.setattr(smdebug_needs.sys, "version_info", (3, 13))
+    with pytest.raises(UserError, match=r"Python 3\.11 or 3\.12"):
+        check_smdebug()
+
+
+@needs_smdebug
+@pytest.mark.parametrize("kind", ["plain", "bf16", "accumulated", "compiled", "ema"])
+def test_gradients_are_those_of_the_optimiser(kind: str, tmp_path: Path) -> None:
+    from smdebug import modes
+    from smdebug.trials import create_trial
+
+    backbone, used = healthy_backbone(), Used()
+    options: dict[str, Any] = {
+        "bf16": {"precision": "bf16-mixed"},
+        "accumulated": {"accumulate_grad_batches": 5},
+    }.get(kind, {})
+    averaging = (WeightAveraging(decay=0.9),) if kind == "ema" else ()
+    if kind == "compiled":
+        backbone.compile(backend="eager")
+    callbacks = (*averaging, used, SMDebug(tmp_path / "trial", every=2))
+    train(tmp_path, backbone, epochs=2, callbacks=callbacks, **options)
+
+    trial = create_trial(str(tmp_path / "trial"))
+    steps = trial.steps(mode=modes.TRAIN)
+    assert steps == list(range(0, len(used.gradients), 2))
+    assert trial.steps(mode=modes.EVAL) == [0, 2]
+    saved = trial.tensor("gradient/Network_head.weight")
+    for step in steps:
+        np.testing.assert_array_equal(saved.value(step, mode=modes.TRAIN), used.gradients[step])
+    assert trial.tensor_names(collection="losses", mode=modes.TRAIN)
+    assert any(name.endswith("head.bias") for name in trial.tensor_names(collection="biases"))
