@@ -103,9 +103,17 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     }
     if trainer.is_global_zero:
         results.write(folder, cfg, datamodule, classifier, metrics)
-        write_report(folder)
+        _report(folder)
         log_figures(trainer.logger, folder)
     return metrics
+
+
+def _report(folder: Path) -> None:
+    """The report; a run that has all its results must not fail for its picture of them."""
+    try:
+        write_report(folder)
+    except Exception:
+        log.warning("The report could not be written. Try again: python -m imgcls.report run=%s", folder, exc_info=True)
 
 
 def _use_features(cfg: DictConfig, datamodule: ImageDataModule, classifier: Classifier, devices: Devices) -> None:
