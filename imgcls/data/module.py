@@ -20,22 +20,15 @@ from torch import Tensor
 from imgcls.data.augment import Augment
 from imgcls.data.batch import Batch, Fate, RawBatch
 from imgcls.data.cache import cache_folder
-from imgcls.data.crops import THREADED
 from imgcls.data.features import FeatureStore
 from imgcls.data.holding import on_device, open_store
 from imgcls.data.loader import EvaluationPlan, Loader, TrainingPlan
+from imgcls.data.normalization import Normaliser
 from imgcls.data.randomness import Draws
 from imgcls.data.remote import is_remote, local_root, synchronise
 from imgcls.data.sources import BadFile, Source, Split
 from imgcls.data.statistics import channel_statistics
-from imgcls.data.store import (
-    STORE_KINDS,
-    Recipe,
-    Store,
-    evaluation_recipe,
-    training_recipe,
-)
-from imgcls.data.threads import in_slices
+from imgcls.data.store import STORE_KINDS, Recipe, Store, evaluation_recipe, training_recipe
 from imgcls.errors import UserError, nearest
 from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
@@ -116,7 +109,7 @@ class ImageDataModule(L.LightningDataModule):
         self._source: Source | None = None
         self._stores: dict[tuple[str, Recipe], Store] = {}
         self._computed: Statistics | None = None
-        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._normaliser: Normaliser | None = None
 
     # ---- what a data set gives
 
@@ -386,27 +379,9 @@ class ImageDataModule(L.LightningDataModule):
         return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
 
     def _normalise(self, images: Tensor) -> Tensor:
-        """Values in 0..255 to float32, equal bit for bit to Preprocessing.normalise."""
-        if images.device.type == "cpu" and not images.is_floating_point():
-            return self._normalise_here(images)
-        if images.device not in self._constants:
-            constants = (torch.from_numpy(value)[:, None, None] for value in self.preprocessing.offset_and_scale())
-            self._constants[images.device] = next(constants).to(images.device), next(constants).to(images.device)
-        offset, scale = self._constants[images.device]
-        if images.is_floating_point():
-            return images.contiguous().sub(offset).mul_(scale)
-        return images.contiguous().to(torch.float32).sub_(offset).mul_(scale)
-
-    def _normalise_here(self, images: Tensor) -> Tensor:
-        """The same on the CPU, by Preprocessing itself; torch's threads wait for each other on busy cores."""
-        out = torch.empty(images.shape, dtype=torch.float32)
-        target, pixels, preprocessing = out.numpy(), images.permute(0, 2, 3, 1).numpy(), self.preprocessing
-
-        def normalise(which: slice) -> None:
-            preprocessing.normalise(pixels[which], out=target[which])
-
-        in_slices(normalise, len(images), THREADED // images[0].numel())
-        return out
+        if self._normaliser is None or self._normaliser.preprocessing != self.preprocessing:
+            self._normaliser = Normaliser(self.preprocessing)
+        return self._normaliser(images)
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
