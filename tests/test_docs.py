@@ -1,74 +1,184 @@
-"""What the pages in docs/ show works: commands compose, files and classes do what is said of them."""
+"""What README and docs/ show works: commands run or compose, files and programs do what is said of them."""
 
 from __future__ import annotations
 
+import copy
 import re
-import shlex
+import runpy
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from PIL import Image
 
-from imgcls.config import compose
+from imgcls.config import check, compose
 from tests.conftest import write_pictures
+from tests.documents import PAGES, ROOT, Command, blocks, commands, one_trial, options
 
-PAGES = sorted((Path(__file__).parent.parent / "docs").rglob("*.md"))
+HYDRA = ("train", "prepare")
+ELSEWHERE = {
+    r"^python3 -m venv \.venv && ": ".ci/run runs the second of them, test_readme.py looks at both",
+    r"^\.venv/bin/(python -m pytest|ruff|mypy)": "what .ci/run does",
+    r"^(\.venv/bin/)?(sphinx-build|jupyter|jupytext) ": "test_pages.py and test_notebooks.py build and run them",
+}
+"""Lines that are no commands of imgcls, and what runs them."""
+
+NOT_COMPOSED = re.compile(
+    r"s3:|DIR|FILE|…|^(group|run|output|split|checkpoint|logger|model\.weights|run_dir|experiment)=|augment=mine"
+)
+"""Options of other commands, and those that name what is not here."""
+
+QUICK = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "export.onnx=false", "debug.profile=false"]
 
 
-def blocks(page: str, language: str) -> list[str]:
-    text = next(path for path in PAGES if path.stem == page).read_text()
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with all that the pages speak of: pictures, configuration files, modules, and runs that were trained."""
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMGCLS_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        patch.syspath_prepend(str(folder))
+        _write_files(folder)
+        _write_pictures(folder)
+        _train_quickly(patch)
+        for block in blocks("python"):
+            if block.file is None:
+                exec(compile(block.text, block.page, "exec"), {})
+        shutil.copytree(folder / "runs" / "first", folder / "runs" / "second")
+        yield folder
+
+
+def _write_files(folder: Path) -> None:
+    for block in [*blocks("yaml"), *blocks("python")]:
+        if block.file is not None:
+            file = folder / block.file
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(block.text)
+
+
+def _write_pictures(folder: Path) -> None:
+    pictures = write_pictures(folder / "pictures", {"train": 6, "test": 2}, ("daisy", "rose"))
+    rows = [f"{path.relative_to(pictures)},{path.parent.name},{path.parent.parent.name}" for path in every(pictures)]
+    (pictures / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
+    write_pictures(folder / "other_pictures", {"": 4}, ("zero", "one", "two"))
+    (folder / "holiday").mkdir()
+    for name in ("picture.png", "picture.jpg", "holiday/1.jpg"):
+        Image.new("RGB", (40, 30), (90, 120, 40)).save(folder / name)
+
+
+def every(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.png"))
+
+
+def _train_quickly(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("imgcls.config.compose", lambda words=(), **more: compose([*words, *QUICK], **more))
+    for name, value in {"LIMIT_TRAIN_BATCHES": "2", "LIMIT_VAL_BATCHES": "1", "LOGGER": "False"}.items():
+        patch.setenv(f"PL_TRAINER_{name}", value)  # Lightning's own defaults of a Trainer that says nothing of them
 
 
 @pytest.fixture
-def flowers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as the page on data describes it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    pictures = write_pictures(tmp_path / "pictures", {"train": 6, "test": 2}, ("daisy", "rose"))
-    for block in blocks("data", "yaml"):
-        match = re.search(r"^# (conf/\S+)$", block, re.MULTILINE)
-        assert match, block
-        file = tmp_path / match[1]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(block)
-    rows = [
-        f"{path.relative_to(pictures)},{path.parent.name},{path.parent.parent.name}" for path in pictures.rglob("*.png")
+def inside(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(world)
+    monkeypatch.syspath_prepend(str(world))
+    return world
+
+
+def test_every_block_is_of_a_kind_that_is_tested() -> None:
+    kinds = {block.language.partition("}")[0] for block in blocks()}
+    assert kinds <= {"", "bash", "yaml", "python", "{eval-rst", "{toctree", "{include"}
+
+
+def test_every_command_is_run_or_composed() -> None:
+    unknown = [
+        f"{command.page}: {command.line}"
+        for command in commands()
+        if command.module is None and not any(re.search(pattern, command.line) for pattern in ELSEWHERE)
     ]
-    (pictures / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
-    (tmp_path / "flowers.py").write_text(blocks("data", "python")[0])
-    return pictures
+    assert not unknown
+    assert all(any(re.search(pattern, command.line) for command in commands()) for pattern in list(ELSEWHERE)[:2])
 
 
-def test_every_command_composes(flowers: Path) -> None:
-    lines = [line for page in PAGES for block in blocks(page.stem, "bash") for line in block.splitlines()]
-    trainings = [line for line in lines if line.startswith(("python -m imgcls.train", "python -m imgcls.prepare"))]
-    assert len(trainings) >= 6
-    for line in trainings:
-        words = [word for word in shlex.split(line)[3:] if not word.startswith("-")]
-        compose(words)
+IN_ANOTHER_TEST = "runs/cosine"  # test_extending.py
+COMPOSED = [command for command in commands() if command.module in HYDRA]
+RUN = [
+    command for command in commands() if command.module not in (None, *HYDRA) and IN_ANOTHER_TEST not in command.line
+]
 
 
-def test_a_data_set_of_ones_own(flowers: Path) -> None:
+def test_trainings_compose(inside: Path) -> None:
+    assert len(COMPOSED) >= 12
+    for command in COMPOSED:
+        compose(one_trial(command.words))
+
+
+@pytest.mark.parametrize("command", RUN, ids=lambda command: command.line[:60])
+def test_commands_run(
+    command: Command, inside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"imgcls.{command.module}", *command.words])
+    for name, value in command.environment.items():
+        monkeypatch.setenv(name, value)
+    module = f"imgcls.{command.module}"
+    monkeypatch.delitem(sys.modules, module, raising=False)  # runpy warns of a module that is there already
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    assert ended.value.code in (0, None), capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_option_composes(page: str, inside: Path) -> None:
+    for written in [words for name, words in options() if name == page]:
+        words = written.split()
+        if any(NOT_COMPOSED.search(word) for word in words):
+            continue
+        if not any(word.startswith("data=") for word in words):
+            words = ["data=imagefolder", "data.root=pictures", *words]
+        compose_quickly(one_trial(words))
+
+
+_COMPOSED: dict[tuple[str, ...], Any] = {}
+
+
+def compose_quickly(words: list[str]) -> None:
+    """As `compose`, with the groups composed once and the single options set in what they gave."""
+    parser = OverridesParser.create()
+    groups = tuple(word for word in words if "." not in word.partition("=")[0])
+    if groups not in _COMPOSED:
+        _COMPOSED[groups] = compose(list(groups))
+    cfg = copy.deepcopy(_COMPOSED[groups])
+    for word in words:
+        if word not in groups:
+            override = parser.parse_override(word)
+            OmegaConf.update(cfg, override.get_key_element(), override.value(), merge=False)
+    check(cfg)
+
+
+def test_files_of_the_configuration_are_read_as_yaml() -> None:
+    for block in blocks("yaml"):
+        assert isinstance(yaml.safe_load(block.text), dict), block
+
+
+def test_links_lead_to_files() -> None:
+    for page, content in PAGES.items():
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", content):
+            assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
+
+
+def test_a_data_set_of_ones_own(inside: Path) -> None:
     from hydra.utils import instantiate
 
-    sys.modules.pop("flowers", None)
     named, table = compose(["data=flowers"]), compose(["data=flowers_table", "data.image_size=24", "data.resize=24"])
     assert (named.model.name, named.data.image_size) == ("convnext_tiny.in12k_ft_in1k", 192)
-    datamodule = instantiate(table.data, _convert_="all")
+    datamodule: Any = instantiate(table.data, _convert_="all")
     datamodule.setup()
     assert type(datamodule).__name__ == "Flowers"
     assert datamodule.class_names == ("daisy", "rose")
     assert [len(split) for split in datamodule.source.splits().values()] == [11, 1, 4]
     assert next(iter(datamodule.train_dataloader())).images.shape == (11, 3, 24, 24)
-
-
-@pytest.mark.parametrize("page", [page.stem for page in PAGES])
-def test_every_option_composes(page: str, flowers: Path) -> None:
-    text = next(path for path in PAGES if path.stem == page).read_text()
-    options = re.findall(r"`((?:[a-z_]+(?:\.[a-z_]+)*=[^`\s]+ ?)+)`", text)
-    for option in options:
-        words = option.split()
-        elsewhere = r"s3:|^(logger=|model\.weights|run_dir|experiment|augment=mine)|…$"
-        if not any(re.search(elsewhere, word) for word in words):
-            compose(["data=imagefolder", "data.root=pictures", *words])

@@ -6,9 +6,11 @@ model, which can therefore be rebuilt from `model.json` alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
@@ -32,6 +34,23 @@ class Head(Protocol):
     def as_dict(self) -> dict[str, Any]: ...
 
 
+HEADS: dict[str, Callable[..., Head]] = {}
+"""What rebuilds a head, by the `kind` in its plain values."""
+
+T = TypeVar("T", bound=Callable[..., Head])
+
+
+def register_head(kind: str) -> Callable[[T], T]:
+    """A decorator for a class of heads whose `as_dict` says this `kind`, so that a portable model can be rebuilt."""
+
+    def register(head: T) -> T:
+        HEADS[kind] = head
+        return head
+
+    return register
+
+
+@register_head("linear")
 @dataclass(frozen=True)
 class Linear:
     """One linear layer, after dropout."""
@@ -46,6 +65,7 @@ class Linear:
         return {"kind": "linear", **asdict(self)}
 
 
+@register_head("mlp")
 @dataclass(frozen=True)
 class Mlp:
     """Hidden layers of any widths, each followed by normalisation, activation and dropout, then a linear layer.
@@ -80,13 +100,27 @@ class Mlp:
         return {"kind": "mlp", **asdict(self)}
 
 
-HEADS: dict[str, type[Linear] | type[Mlp]] = {"linear": Linear, "mlp": Mlp}
-
-
 def head_from_dict(values: dict[str, Any]) -> Head:
-    """The head that `as_dict` described. Raises UserError for a kind that this version does not know."""
+    """The head that `as_dict` described.
+
+    Heads of other modules are found where these are imported, or named in the environment: IMGCLS_PLUGINS=mine,other.
+    Raises UserError for a kind that is not known.
+    """
     options = dict(values)
     kind = options.pop("kind")
     if kind not in HEADS:
-        raise UserError(f"This model has a head {kind!r} that this version of imgcls does not know.")
+        for module in os.environ.get("IMGCLS_PLUGINS", "").replace(",", " ").split():
+            _import_plugin(module)
+    if kind not in HEADS:
+        raise UserError(
+            f"This model has a head {kind!r} that this version of imgcls does not know. "
+            "Name the module that registers it: IMGCLS_PLUGINS=MODULE."
+        )
     return HEADS[kind](**options)
+
+
+def _import_plugin(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"IMGCLS_PLUGINS={module}: it cannot be imported ({error}).") from error

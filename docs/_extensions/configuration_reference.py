@@ -1,0 +1,148 @@
+"""The reference of all options, made of the comments in `conf/` while the pages are built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import yaml
+
+from imgcls.config import config_dir
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+PLACE = "<!-- the groups of conf/ -->"
+HIDDEN = ("hydra/help", "hydra/job_logging")  # how Hydra speaks; no options
+COMMON = "_base"
+
+
+class Option(NamedTuple):
+    """One line of a file."""
+
+    name: str
+    default: str
+    comment: str
+
+
+class Group(NamedTuple):
+    """One file of `conf/`."""
+
+    folder: str
+    name: str
+    about: str
+    """The comment at its top."""
+    builds_on: tuple[str, ...]
+    options: tuple[Option, ...]
+
+
+def read(file: Path, conf: Path) -> Group:
+    """The options of one file, each by the name that it is overridden with."""
+    text = file.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    head = [line[1:].strip() for line in _leading_comment(lines)]
+    package = next((line.removeprefix("@package").strip() for line in head if line.startswith("@package")), None)
+    folder = file.parent.relative_to(conf).as_posix().removeprefix(".")
+    if package is None:
+        package = folder.replace("/", ".")
+    prefix = "" if package in ("", "_global_") else f"{package}."
+    node = yaml.compose(text)
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    defaults = next((value for key, value in pairs if key.value == "defaults"), None)
+    own = [(key, value) for key, value in pairs if key.value not in ("defaults", "hydra")]
+    return Group(
+        folder,
+        file.stem,
+        " ".join(line for line in head if not line.startswith("@")),
+        tuple(_builds_on(defaults)),
+        tuple(option for key, value in own for option in _options(key, value, prefix, lines)),
+    )
+
+
+def _leading_comment(lines: list[str]) -> Iterator[str]:
+    for line in lines:
+        if not line.startswith("#"):
+            return
+        yield line
+
+
+def _builds_on(defaults: yaml.Node | None) -> Iterator[str]:
+    for entry in defaults.value if isinstance(defaults, yaml.SequenceNode) else []:
+        if isinstance(entry, yaml.ScalarNode) and entry.value != "_self_":
+            yield entry.value
+        elif isinstance(entry, yaml.MappingNode):
+            for key, value in entry.value:
+                yield f"{key.value.removeprefix('override ').lstrip('/')}={value.value}"
+
+
+def _options(key: yaml.Node, value: yaml.Node, prefix: str, lines: list[str]) -> Iterator[Option]:
+    name = f"{prefix}{key.value}"
+    nested = isinstance(value, yaml.MappingNode) and not value.flow_style
+    if nested:
+        for inner_key, inner in value.value:
+            yield from _options(inner_key, inner, f"{name}.", lines)
+        return
+    line = lines[value.end_mark.line] if value.end_mark.line < len(lines) else ""
+    comment = re.match(r"\s*#\s*(.*)", line[value.end_mark.column :])
+    start = lines[value.start_mark.line]
+    default = start[value.start_mark.column : value.end_mark.column].strip()
+    yield Option(name, default, comment[1].strip() if comment else "")
+
+
+def read_all(conf: Path) -> dict[str, list[Group]]:
+    """The files of every group, by the group's name; what the others build on comes first."""
+    groups: dict[str, list[Group]] = {}
+    for file in sorted(conf.rglob("*.yaml"), key=lambda path: (path.parent, path.stem != COMMON, path.stem)):
+        group = read(file, conf)
+        if group.folder not in HIDDEN:
+            groups.setdefault(group.folder, []).append(group)
+    return groups
+
+
+def as_markdown(groups: dict[str, list[Group]]) -> str:
+    """One section a group, one table a file."""
+    first = groups.get("", [])
+    parts = [line for group in first for line in ["## Of the whole run", "", *_table(group), ""]]
+    for folder in sorted(name for name in groups if name):
+        choices = [f"`{group.name}`" for group in groups[folder] if group.name != COMMON]
+        parts += [f"## {folder}", "", f"`{folder}=` is {', '.join(choices)}.", ""]
+        for group in groups[folder]:
+            title = f"all of `{folder}=`" if group.name == COMMON else f"`{folder}={group.name}`"
+            parts += [f"### {title}", ""]
+            parts += [group.about, ""] if group.about else []
+            if building := [word for word in group.builds_on if word != COMMON]:
+                parts += [f"Builds on {', '.join(f'`{word}`' for word in building)}.", ""]
+            parts += [*_table(group), ""]
+    return "\n".join(parts)
+
+
+def _table(group: Group) -> Iterator[str]:
+    options = [option for option in group.options if not option.name.endswith("_target_") or option.comment]
+    if not options:
+        return
+    yield "| option | default | |"
+    yield "|---|---|---|"
+    for name, default, comment in options:
+        yield f"| `{name}` | {_code(default)} | {_escaped(comment)} |"
+
+
+def _code(text: str) -> str:
+    return f"`{text.replace('|', chr(92) + '|')}`" if text else ""
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([|\[\]<>*$])", r"\\\1", text)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("source-read", _fill_in)
+    return {"parallel_read_safe": True}
+
+
+def _fill_in(app: Sphinx, page: str, source: list[str]) -> None:
+    if PLACE in source[0]:
+        app.env.note_reread()
+        source[0] = source[0].replace(PLACE, as_markdown(read_all(config_dir())))
