@@ -30,7 +30,7 @@ ELSEWHERE = {
 """Lines that are no commands of imgcls, and what runs them."""
 
 NOT_COMPOSED = re.compile(
-    r"s3:|DIR|FILE|…|^(group|run|output|split|checkpoint|logger|model\.weights|run_dir|experiment)=|augment=mine"
+    r"s3:|DIR|FILE|…|^group\b|^(run|output|split|checkpoint|logger|model\.weights|run_dir|experiment)=|augment=mine"
 )
 """Options of other commands, and those that name what is not here."""
 

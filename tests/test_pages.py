@@ -42,6 +42,7 @@ def test_a_line_has_the_name_the_default_and_the_comment(reference: str) -> None
     assert "`model=` is `efficientnet_b2`, `resnet18`, `resnet50`." in reference
 
 
+@pytest.mark.filterwarnings("ignore::Warning")  # Sphinx's extensions on each other's interfaces
 def test_the_pages_are_built_without_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     application = pytest.importorskip("sphinx.application")
     monkeypatch.setattr(sys, "path", list(sys.path))
