@@ -25,6 +25,8 @@ class Augment:
     Args:
         crop: RandomResizedCrop, PaddedCrop, or None for the picture as evaluation sees it.
         flip: probability of a mirror image, left to right; 0 where sides matter, as with digits.
+        alternate_flip: mirror each picture in every second epoch, half of them in the odd ones (Jordan 2024), so that
+            two epochs show both sides of all; with `flip` of 1/2 only.
         policy: TrivialAugment or RandAugment.
         jitter: ColorJitter.
         erasing: RandomErasing.
@@ -41,9 +43,15 @@ class Augment:
         erasing: Transform | None = None,
         mixing: Mixing | None = None,
         extra: Sequence[Transform] = (),
+        alternate_flip: bool = False,
     ) -> None:
         if not 0 <= flip <= 1:
             raise UserError(f"augment.flip={flip} is a probability; it lies in 0..1.")
+        if alternate_flip and flip != 0.5:
+            raise UserError(
+                f"augment.alternate_flip=true mirrors each picture every second epoch: flip={flip} is not 0.5."
+            )
+        self.alternate_flip = alternate_flip
         self.crop, self.flip, self.policy, self.jitter = crop, flip, policy, jitter
         self.erasing, self.mixing, self.extra = erasing, mixing, tuple(extra)
 
@@ -54,7 +62,7 @@ class Augment:
 
     def pixels(self, images: Tensor, draws: Draws, size: int, aspect: Tensor | None = None) -> Tensor:
         """All that happens before normalisation: (N, 3, H, W) to (N, 3, size, size), values in 0..255."""
-        mirrored = draws.stream("flip").uniform(1)[:, 0] < self.flip if self.flip else None
+        mirrored = self._mirrored(draws) if self.flip else None
         if self.crop is None:
             images = flip(resize(images, size), mirrored)
         else:
@@ -65,6 +73,13 @@ class Augment:
             if transform is not None:
                 images = transform(images.to(torch.float32), draws.stream(name))
         return images
+
+    def _mirrored(self, draws: Draws) -> Tensor:
+        """Which pictures are mirrored, bool (N,)."""
+        if not self.alternate_flip:
+            return draws.stream("flip").uniform(1)[:, 0] < self.flip
+        first = draws.of_all_epochs.stream("flip").uniform(1)[:, 0] < 0.5
+        return first if draws.epoch % 2 == 0 else ~first
 
     def finish(self, images: Tensor, labels: Tensor, draws: Draws, num_classes: int) -> tuple[Tensor, Tensor]:
         """All that happens to normalised float pictures; labels are int64 (N,), or float (N, C) after mixing."""

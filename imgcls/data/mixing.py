@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imgcls.data.randomness import Draws
+from imgcls.data.transfer import send
 from imgcls.errors import UserError
 
 
@@ -38,10 +39,11 @@ class Mixing:
     def __call__(self, images: Tensor, labels: Tensor, draws: Draws, num_classes: int) -> tuple[Tensor, Tensor]:
         """float (N, 3, H, W) and int64 (N,) to mixed pictures and soft labels, float32 (N, C), rows of sum 1."""
         height, width = images.shape[-2:]
-        drawn = draws.uniform(5).to(images.device)
+        drawn = draws.uniform(5)  # what the quantiles are looked up for stays on the host
         cut = self._cut(drawn[:, 0])
         share = torch.where(cut, _beta(self.cutmix, drawn[:, 1]), _beta(self.mixup, drawn[:, 1]))
         share = torch.where(drawn[:, 2] < self.probability, share, torch.ones_like(share))
+        drawn, cut, share = (send(one, images.device) for one in (drawn, cut, share))
 
         side = torch.sqrt(1 - share)
         rows = _span(drawn[:, 3], side, height) & cut[:, None]
@@ -73,7 +75,7 @@ def _beta(alpha: float, uniform: Tensor) -> Tensor:
     if not alpha:
         return torch.ones_like(uniform)
     table = _beta_quantiles(alpha)
-    at = uniform.cpu().to(torch.float64).numpy()
+    at = uniform.to(torch.float64).numpy()
     half = np.interp(np.minimum(at, 1 - at), *table) ** (1 / alpha)
     return torch.from_numpy(np.where(at < 0.5, half, 1 - half)).to(uniform)
 

@@ -230,7 +230,7 @@ class ImageDataModule(L.LightningDataModule):
         with torch.no_grad():
             if fate is not None:
                 images = self.augment.pixels(images, fate.draws, self.image_size, fate.aspect)
-            images = self._normalise(images)
+            images = self.normalise(images)
             if fate is not None:
                 images, labels = self.augment.finish(images, labels, fate.draws, self.num_classes)
         if self.trainer is not None and self._running():
@@ -378,7 +378,8 @@ class ImageDataModule(L.LightningDataModule):
     def _device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
 
-    def _normalise(self, images: Tensor) -> Tensor:
+    def normalise(self, images: Tensor) -> Tensor:
+        """Values in 0..255 to float32, equal bit for bit to Preprocessing.normalise."""
         if self._normaliser is None or self._normaliser.preprocessing != self.preprocessing:
             self._normaliser = Normaliser(self.preprocessing)
         return self._normaliser(images)

@@ -86,10 +86,13 @@ def equalize(images: Tensor, _: Tensor) -> Tensor:
 
 
 def warp(images: Tensor, matrices: Tensor) -> Tensor:
-    """Read each output pixel at `matrices` (n, 2, 3) times its (x, y, 1), in pixels from the centre; black outside."""
+    """Read each output pixel at `matrices` (n, 2, 3) times its (x, y, 1), in pixels from the centre; black outside.
+
+    The matrices are on the device of the pictures.
+    """
     height, width = images.shape[-2:]
-    scale = torch.tensor([width / 2, height / 2, 1.0], device=images.device)
-    theta = matrices.to(images.device) * scale / scale[:2, None]
+    scale = torch.stack([matrices.new_full((), side) for side in (width / 2, height / 2, 1.0)])
+    theta = matrices * scale / scale[:2, None]
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from imgcls.data import operations
 from imgcls.data.randomness import Draws
+from imgcls.data.transfer import send
 from imgcls.errors import UserError
 
 BINS = 31
@@ -85,11 +86,12 @@ def apply_operations(images: Tensor, chosen: Tensor, strengths: dict[str, Tensor
         if operation.matrix is not None:
             moves.append((members, operation.matrix(strength)))
         elif operation.apply is not None:
-            at = members.to(images.device)
-            out[at] = operation.apply(images[at], strength.to(images.device))
+            at = send(members, images.device)
+            out[at] = operation.apply(images[at], send(strength, images.device))
     if moves:
-        at = torch.cat([members for members, _ in moves]).to(images.device)
-        out[at] = operations.warp(images[at], torch.cat([matrices for _, matrices in moves]))
+        at = send(torch.cat([members for members, _ in moves]), images.device)
+        matrices = send(torch.cat([matrices for _, matrices in moves]), images.device)
+        out[at] = operations.warp(images[at], matrices)
     return out
 
 
@@ -165,7 +167,7 @@ class ColorJitter:
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """New float pictures of the same shape."""
-        drawn = draws.uniform(4, -1.0, 1.0).to(images.device)
+        drawn = send(draws.uniform(4, -1.0, 1.0), images.device)
         if self.brightness:
             images = operations.brightness(images, 1 + self.brightness * drawn[:, 0])
         if self.contrast:
@@ -212,11 +214,12 @@ class RandomErasing:
         shape = torch.exp(low + drawn[members, 2] * (high - low))
         columns = _stretch(torch.sqrt(area * shape), drawn[members, 3], width)
         rows = _stretch(torch.sqrt(area / shape), drawn[members, 4], height)
-        at = members.to(images.device)
-        box = (rows[:, None, :, None] & columns[:, None, None, :]).to(images.device)
+        at = send(members, images.device)
+        box = send(rows, images.device)[:, None, :, None] & send(columns, images.device)[:, None, None, :]
         fill: float | Tensor = 0.0
         if self.fill == "noise":
-            fill = _normal(draws.of_pictures(members), images[0].numel()).view(-1, *images.shape[1:]).to(images)
+            noise = _normal(draws.of_pictures(members), images[0].numel()).view(-1, *images.shape[1:])
+            fill = send(noise.to(images.dtype), images.device)
         return images.index_copy(0, at, torch.where(box, fill, images[at]))
 
 

@@ -49,15 +49,34 @@ class Draws:
     torch.Size([2, 1])
     """
 
-    def __init__(self, keys: Tensor) -> None:
+    def __init__(self, keys: Tensor, origin: tuple[int, int, Tensor] | None = None) -> None:
         self.keys = keys  # int64 (N,)
+        self._origin = origin  # (seed, epoch, pictures), where this is the source itself and no stream of it
 
     @classmethod
     def of(cls, seed: int, epoch: int, pictures: Tensor) -> Draws:
         """Draws for `pictures`, int64 (N,): what is unique to each picture within the epoch, mostly its index."""
         keys = torch.full_like(pictures, _signed(seed * _GOLDEN + 1))
         keys = splitmix64(keys) + _signed((epoch + 1) * _GOLDEN)
-        return cls(splitmix64(splitmix64(keys) + (pictures + 1) * _signed(_GOLDEN)))
+        keys = splitmix64(splitmix64(keys) + (pictures + 1) * _signed(_GOLDEN))
+        return cls(keys, (seed, epoch, pictures))
+
+    @property
+    def epoch(self) -> int:
+        """Of the source; not known to its streams."""
+        return self._source[1]
+
+    @property
+    def of_all_epochs(self) -> Draws:
+        """Other numbers for the same pictures, the same in every epoch."""
+        seed, _, pictures = self._source
+        return Draws.of(seed, -1, pictures)
+
+    @property
+    def _source(self) -> tuple[int, int, Tensor]:
+        if self._origin is None:
+            raise ValueError("a stream does not know its epoch; ask the Draws that it was made from")
+        return self._origin
 
     def __len__(self) -> int:
         return len(self.keys)

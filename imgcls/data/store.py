@@ -23,6 +23,7 @@ from torch import Tensor
 from imgcls.data.crops import Layout
 from imgcls.data.sources import Split
 from imgcls.data.threads import pool
+from imgcls.data.transfer import send
 from imgcls.errors import UserError
 from imgcls.pictures import BadPicture
 from imgcls.preprocessing import INTERPOLATIONS, Preprocessing
@@ -168,7 +169,7 @@ class DeviceStore:
         return len(self.aspects)
 
     def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
-        return self._pixels.index_select(0, positions.to(self._pixels.device)).permute(0, 3, 1, 2)
+        return self._pixels.index_select(0, send(positions, self._pixels.device)).permute(0, 3, 1, 2)
 
 
 class DecodingStore:

@@ -40,6 +40,7 @@ EVERYTHING = {
     "none": Augment(),
     "crop": Augment(crop=RandomResizedCrop(), flip=0.5),
     "padded": Augment(crop=PaddedCrop(), flip=0.5),
+    "reflected": Augment(crop=PaddedCrop(mode="reflect"), flip=0.5, alternate_flip=True),
     "trivial": Augment(policy=TrivialAugment()),
     "rand": Augment(policy=RandAugment()),
     "jitter": Augment(jitter=ColorJitter(0.4, 0.4, 0.4, 0.1)),
@@ -169,9 +170,35 @@ def test_padded_crops_are_windows_of_the_padded_picture() -> None:
     assert set(places) == {(y, x) for y in range(5) for x in range(5)}
     mirrored = torch.arange(count) % 3 == 0
     assert torch.equal(PaddedCrop(0.125)(images, draws(count), 16, None, mirrored), flip(done, mirrored))
-    places = torch.tensor([[0, 4], [4, 1]])
-    assert torch.equal(crops._windows(images[:2], places, 2), padded_crops(images[:2], places, 2))
-    assert torch.equal(padded_crops(images[:2].float(), places, 2), padded_crops(images[:2], places, 2).float())
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
+def test_the_cpus_padded_crops_are_those_of_any_other_device(mode: str) -> None:
+    images, mirrored = pictures(5, 16), torch.tensor([True, False, True, False, False])
+    places = torch.tensor([[0, 4], [4, 1], [0, 0], [2, 2], [4, 4]])
+    ours = padded_crops(images, places, 2, mirrored, mode)
+    padded = F.pad(images.float(), (2, 2, 2, 2), mode=mode)
+    windows = [padded[row, :, y : y + 16, x : x + 16] for row, (x, y) in enumerate(places.tolist())]
+    assert torch.equal(ours.float(), flip(torch.stack(windows), mirrored))
+    for some in (images, images.contiguous(memory_format=torch.channels_last), images.float()):
+        assert torch.equal(crops._windows(some, places, 2, mirrored, mode), ours.to(some.dtype))
+        assert torch.equal(padded_crops(some, places, 2, mirrored, mode), ours.to(some.dtype))
+    assert torch.equal(crops._windows(images, places, 2, None, mode), padded_crops(images, places, 2, None, mode))
+
+
+def test_alternating_flips_show_both_sides_in_two_epochs() -> None:
+    images = pictures(64)
+    augment = Augment(flip=0.5, alternate_flip=True)
+    epochs = [augment.pixels(images, draws(64, epoch), 24) for epoch in range(4)]
+    assert torch.equal(epochs[1], epochs[0].flip(-1))
+    assert torch.equal(epochs[2], epochs[0])
+    assert torch.equal(epochs[3], epochs[1])
+    turned = (epochs[0] != images).flatten(1).any(1)
+    assert 16 < turned.sum() < 48  # which are mirrored first is random
+    some = torch.tensor([3, 50])
+    assert torch.equal(augment.pixels(images[some], Draws.of(0, 0, some), 24), epochs[0][some])
+    with pytest.raises(UserError, match=r"flip=0\.3"):
+        Augment(flip=0.3, alternate_flip=True)
 
 
 def test_small_pictures_are_enlarged_after_the_crop() -> None:
