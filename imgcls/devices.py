@@ -51,10 +51,10 @@ class Devices:
             return bool(wanted)
         return self.accelerator == "cuda" or (self.accelerator == "cpu" and image_size >= 128)
 
-    def compile(self, wanted: bool | str, steps: int) -> bool:
+    def compile(self, wanted: bool | str, steps: int) -> bool | str:
         """`wanted`, or for auto: on CUDA where the run is long enough to earn the compilation back."""
         if wanted != "auto":
-            return bool(wanted)
+            return wanted
         return self.accelerator == "cuda" and steps >= 3000
 
 

@@ -1,10 +1,11 @@
 """`python -m imgcls.evaluate run=DIR`: measure a run's model on any pictures.
 
 usage: python -m imgcls.evaluate run=DIR [split=test|val|train] [checkpoint=best|last|FILE] [output=FILE]
-                                 [data=GROUP] [data.option=value …]
+                                 [views=one|flip|flip_shift] [data=GROUP] [data.option=value …]
 
 Without `data…` the run's own data set is measured again. With another one, its classes are matched to the model's by
-name; every class that it has must be known to the model. `output=FILE` keeps the metrics as JSON.
+name; every class that it has must be known to the model. `views` says what the scores are the mean of, see model.views.
+`output=FILE` keeps the metrics as JSON.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     from imgcls.runs import Run
 
 SPLITS = ("test", "val", "train")
+VIEWS = ("one", "flip", "flip_shift")
 
 
 def evaluate(
-    run: Run, split: str = "test", checkpoint: str = "best", overrides: Sequence[str] = ()
+    run: Run, split: str = "test", checkpoint: str = "best", overrides: Sequence[str] = (), views: str | None = None
 ) -> dict[str, float]:
     """Loss and metrics of `run` on a split of its own or another data set, as means over pictures.
 
@@ -38,13 +40,16 @@ def evaluate(
         split: 'test', 'val' or 'train' (the training pictures without augmentation).
         checkpoint: 'best', 'last', or the path of a checkpoint of this run.
         overrides: `data=…` and `data.…=…` words for another data set.
+        views: what is averaged over when a picture is looked at, see `imgcls.models.views`; None: as the run does.
 
     Returns:
         Metrics named `loss`, `accuracy`, `accuracy_top5`, `macro_f1`, `ece`, and `images`.
     """
-    if split not in SPLITS:
-        raise UserError(f"split={split}: {nearest(split, SPLITS)}")
+    _one_of("split", split, SPLITS)
     cfg = _configuration(run, split, overrides)
+    if views is not None:
+        _one_of("views", views, VIEWS)
+        cfg.model.views = views
 
     from imgcls.checkpoints import read_checkpoint
     from imgcls.devices import choose_devices
@@ -62,6 +67,11 @@ def evaluate(
         "images": len(classifier.test_outputs.index),
         **{name.removeprefix("test/"): float(value) for name, value in sorted(tested.items())},
     }
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UserError(f"{name}={value}: {nearest(value, known)}")
 
 
 def _configuration(run: Run, split: str, overrides: Sequence[str]) -> DictConfig:
@@ -101,13 +111,15 @@ def main() -> None:
 
 
 def _command(arguments: Sequence[str]) -> None:
-    defaults = {"run": "", "split": "test", "checkpoint": "best", "output": ""}
+    defaults = {"run": "", "split": "test", "checkpoint": "best", "output": "", "views": ""}
     options, overrides, rest = parse_arguments(arguments, defaults, usage=__doc__ or "", overrides=("data",))
     if not options["run"] or rest:
         raise UserError(f"What is {rest[0]!r}?" if rest else "Which run? Give its folder: run=DIR")
     from imgcls.runs import load
 
-    measured = evaluate(load(options["run"]), options["split"], options["checkpoint"], overrides)
+    measured = evaluate(
+        load(options["run"]), options["split"], options["checkpoint"], overrides, options["views"] or None
+    )
     for name, value in measured.items():
         print(f"{name:15} {value:.6g}")
     if options["output"]:

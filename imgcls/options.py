@@ -13,6 +13,7 @@ from imgcls.errors import UserError, nearest
 from imgcls.loggers import check_logger
 
 Check = Callable[[Any], str | None]  # None: right; else what the value must be
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's own
 
 
 def check_options(config: Mapping[str, Any]) -> None:
@@ -53,6 +54,12 @@ def _check_together(config: Mapping[str, Any]) -> None:
             "Mixing works on pictures, not on the features of a frozen backbone. "
             "Use model.feature_views=null, which runs the frozen backbone in every epoch, or no mixup and cutmix."
         )
+    optim = config.get("optim", {})
+    if optim.get("decoupled") is True:
+        if optim.get("lr") == "auto":
+            raise UserError("optim.lr=auto searches for torch's own learning rate. Use optim.decoupled=false with it.")
+        if not optim.get("lr") or optim.get("momentum") == 1:
+            raise UserError("optim.decoupled=true needs optim.lr above 0 and optim.momentum below 1.")
     endless = config.get("trainer", {}).get("max_epochs") in (-1, None)
     if endless and config.get("optim", {}).get("schedule") != "constant":
         raise UserError(
@@ -129,6 +136,11 @@ def flag(value: Any) -> str | None:
     return None if isinstance(value, bool) else "must be true or false."
 
 
+def mapping(value: Any) -> str | None:
+    """Names and values."""
+    return None if isinstance(value, Mapping) else "must be names and values, such as {width: 64}, or null."
+
+
 def numbers(value: Any) -> str | None:
     """A list of numbers."""
     right = isinstance(value, list) and all(isinstance(one, int | float) and not isinstance(one, bool) for one in value)
@@ -198,7 +210,9 @@ OPTIONS: dict[str, Check] = {
     "model.drop_rate": number(0, 1),
     "model.drop_path_rate": number(0, 1),
     "model.channels_last": choice("auto", True, False),
-    "model.compile": choice("auto", True, False),
+    "model.compile": choice("auto", True, False, *COMPILE_MODES),
+    "model.options": either(choice(None), mapping),
+    "model.views": choice("one", "flip", "flip_shift"),
     "model.head.hidden": widths,
     "model.head.dropout": number(0, 1),
     "model.head.activation": choice("relu", "gelu", "silu", "tanh", "identity"),
@@ -206,11 +220,15 @@ OPTIONS: dict[str, Check] = {
     "optim.lr": number(0, open_low=True, words=["auto"]),
     "optim.weight_decay": number(0),
     "optim.momentum": number(0, 1),
-    "optim.schedule": choice("cosine", "onecycle", "constant"),
+    "optim.schedule": choice("cosine", "linear", "onecycle", "constant"),
     "optim.warmup_epochs": number(0),
     "optim.layer_decay": number(0, 1, open_low=True),
     "optim.backbone_lr_scale": number(0),
+    "optim.norm_lr_scale": number(0),
+    "optim.initial_lr_ratio": number(0, 1),
     "optim.final_lr_ratio": number(0, 1),
+    "optim.decay_biases": flag,
+    "optim.decoupled": flag,
     "optim.betas": numbers,
     "optim.nesterov": flag,
     "optim.ema": number(0, 0.999999, none=True),

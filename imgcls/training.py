@@ -24,6 +24,7 @@ from imgcls import results
 from imgcls.checkpoints import LAST, AtomicCheckpointIO, Checkpoints, read_checkpoint
 from imgcls.data.augment import Augment
 from imgcls.data.module import ImageDataModule
+from imgcls.data.samples import plain_pictures
 from imgcls.devices import Devices, choose_devices
 from imgcls.errors import UserError
 from imgcls.features import use_features
@@ -34,6 +35,7 @@ from imgcls.loggers import log_figures
 from imgcls.models.backbones import Network, create_network
 from imgcls.models.classifier import Classifier
 from imgcls.models.ema import WeightAveraging
+from imgcls.models.whitening import INITIAL_PICTURES, FromPictures
 from imgcls.progress import ProgressBar, say
 from imgcls.report import write_report
 from imgcls.timing import Timing
@@ -83,6 +85,8 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         callbacks.append(instantiate(cfg.early_stopping))
     if cfg.optim.ema is not None:
         callbacks.insert(0, WeightAveraging(decay=cfg.optim.ema))
+    if classifier.optim.lookahead is not None:
+        callbacks.insert(0, classifier.optim.lookahead)
     logger = instantiate(cfg.logger) if cfg.logger.get("_target_") else False
     trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks, logger=logger)
 
@@ -166,6 +170,8 @@ def build_network(cfg: DictConfig, num_classes: int, *, pretrained: bool = True)
         drop_rate=model.drop_rate,
         drop_path_rate=model.drop_path_rate,
         image_size=cfg.data.image_size,
+        options=OmegaConf.to_container(model.options) if model.get("options") else None,  # type: ignore[arg-type]
+        views=model.get("views", "one"),
     )
 
 
@@ -176,6 +182,8 @@ def build_classifier(
     model, loss = cfg.model, cfg.loss
     L.seed_everything(cfg.seed, verbose=False)  # the head's random weights do not depend on what was done before
     network = build_network(cfg, datamodule.num_classes, pretrained=pretrained)
+    if pretrained and model.weights is None and isinstance(network.backbone, FromPictures):
+        network.backbone.initialise_from(plain_pictures(datamodule, INITIAL_PICTURES))
     epochs = cfg.trainer.max_epochs
     steps = datamodule.steps_per_epoch * epochs
     return Classifier(

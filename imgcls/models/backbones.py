@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import imgcls.models.cifarnet  # noqa: F401 - makes its networks known to timm
 from imgcls.errors import UserError, nearest
 from imgcls.models.heads import Head, Linear, head_from_dict
+from imgcls.models.views import VIEWS
+from imgcls.models.views import views as views_of
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +49,33 @@ class Network(nn.Module):
         return features
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised pictures, or the (N, F) features of such, to (N, C) scores before the softmax."""
-        scores: Tensor = self.head(images if images.ndim == 2 else self.features(images))
+        """(N, 3, H, W) normalised pictures, or the (N, F) features of such, to (N, C) scores before the softmax.
+
+        In evaluation mode the scores are the mean over `architecture["views"]` of each picture.
+        """
+        scores: Tensor
+        if images.ndim == 2 or self.training or self.views == "one":
+            scores = self.head(images if images.ndim == 2 else self.features(images))
+        else:
+            seen = [weight * self.head(self.features(view)) for weight, view in views_of(images, self.views)]
+            scores = torch.stack(seen).sum(dim=0)
         return scores
+
+    @property
+    def views(self) -> str:
+        """How evaluation looks at a picture, see `imgcls.models.views`."""
+        kind: str = self.architecture.get("views", "one")
+        return kind
+
+    @property
+    def changes_with_epochs(self) -> bool:
+        """Whether parts of the backbone stop training after some epochs."""
+        return hasattr(self.backbone, "begin_epoch")
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Say which epoch begins, from 0 on, to a backbone that wants to know."""
+        if self.changes_with_epochs:
+            self.backbone.begin_epoch(epoch)  # type: ignore[operator]
 
     def freeze(self, frozen: bool) -> None:
         """Freeze the backbone, or let it train again."""
@@ -74,6 +101,8 @@ def create_network(
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     image_size: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    views: str = "one",
 ) -> Network:
     """Build a network around the timm model `name`.
 
@@ -87,10 +116,14 @@ def create_network(
         drop_rate: dropout before the head.
         drop_path_rate: stochastic depth, where the backbone has it.
         image_size: side of the pictures, px; for backbones that are built for one size.
+        options: further arguments of the timm model.
+        views: how evaluation looks at a picture, see `imgcls.models.views`.
 
     Raises:
         UserError: an unknown model, weights that cannot be had or do not fit, a stem that cannot be made small.
     """
+    if views not in VIEWS:
+        raise UserError(f"model.views={views}: {nearest(views, VIEWS)}")
     architecture = {
         "name": name.partition(".")[0],
         "num_classes": num_classes,
@@ -99,6 +132,8 @@ def create_network(
         "drop_rate": drop_rate,
         "drop_path_rate": drop_path_rate,
         "image_size": image_size,
+        "options": dict(options or {}),
+        "views": views,
     }
     network = network_from_architecture(architecture, name=name, pretrained=pretrained)
     if stem == "small" and pretrained:
@@ -123,7 +158,7 @@ def network_from_architecture(
         pretrained: download timm's weights of the backbone.
     """
     name, size = name or architecture["name"], architecture["image_size"]
-    options: dict[str, Any] = {"num_classes": 0}
+    options: dict[str, Any] = {**architecture.get("options", {}), "num_classes": 0}
     options |= {rate: architecture[rate] for rate in ("drop_rate", "drop_path_rate") if architecture[rate]}
     config = timm.get_pretrained_cfg(architecture["name"], allow_unregistered=True)
     if size is not None and config is not None and config.fixed_input_size:

@@ -36,7 +36,7 @@ class Classifier(L.LightningModule):
         freeze: 'none'; 'backbone' trains the head alone; 'head_first' does so for `unfreeze_epoch` epochs.
         unfreeze_epoch: the first epoch in which 'head_first' trains the backbone too.
         channels_last: lay pictures and weights out with the channels innermost.
-        compile: run the network through torch.compile.
+        compile: run the network through torch.compile; a text is the mode of its compilation.
         seed: of dropout and stochastic depth, which are seeded anew for each batch, so that a resumed run needs no
             stored state.
     """
@@ -53,7 +53,7 @@ class Classifier(L.LightningModule):
         freeze: str = "none",
         unfreeze_epoch: int = 1,
         channels_last: bool = False,
-        compile: bool = False,  # noqa: A002 - torch's own word
+        compile: bool | str = False,  # noqa: A002 - torch's own word
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -71,7 +71,8 @@ class Classifier(L.LightningModule):
         if freeze == "backbone":
             self.network.backbone.requires_grad_(False)
         if compile:
-            self.network.compile()  # in place, so that the names in checkpoints stay what they are
+            # in place, so that the names in checkpoints stay what they are
+            self.network.compile(mode=compile if isinstance(compile, str) else None)
         self._freeze_for(0)
 
         self.average: Average | None = None  # set by imgcls.models.ema.WeightAveraging
@@ -221,14 +222,15 @@ class Classifier(L.LightningModule):
         """Whether DDP must look for parameters that get no gradient.
 
         Those of a backbone that is frozen for good need none, and DDP leaves them alone. Those of 'head_first' need
-        one later, and DDP decides once what it waits for.
+        one later, others only in the first epochs, and DDP decides once what it waits for.
         """
-        return self.freeze_mode == "head_first"
+        return self.freeze_mode == "head_first" or self.network.changes_with_epochs
 
     # ---- inside
 
     def _freeze_for(self, epoch: int) -> None:
         """Which parts train is a function of the epoch alone, so that a resumed run does not freeze again."""
+        self.network.begin_epoch(epoch)
         self.network.freeze(
             self.freeze_mode == "backbone" or (self.freeze_mode == "head_first" and epoch < self.unfreeze_epoch)
         )
@@ -240,7 +242,8 @@ class Classifier(L.LightningModule):
 
     def _look_at(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Scores, float32 (N, C), and plain cross entropies, float32 (N,)."""
-        logits = self(batch[0]).float()
+        # A copy, because a CUDA graph (model.compile=reduce-overhead) writes the next batch's scores to the same place.
+        logits = self(batch[0]).to(torch.float32, copy=True)
         return logits, picture_losses(logits, batch[1])
 
     @property

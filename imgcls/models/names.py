@@ -1,4 +1,4 @@
-"""The names of timm's models, read from its sources: a misspelt one is refused before torch is imported."""
+"""The names of models, read from the sources of timm and imgcls: a misspelt one is refused before torch is imported."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _REGISTERED = re.compile(r"^@register_model\b[^\n]*\n(?:@[^\n]*\n)*def (\w+)\(",
 
 @cache
 def all_model_names() -> tuple[str, ...]:
-    """Names of all architectures of the installed timm, sorted; empty where it is not installed."""
+    """Names of all architectures of the installed timm and of imgcls, sorted; empty where timm is not installed."""
     spec = importlib.util.find_spec("timm")
     if spec is None or spec.origin is None:
         return ()
-    sources = (Path(spec.origin).parent / "models").glob("*.py")
+    sources = [*(Path(spec.origin).parent / "models").glob("*.py"), Path(__file__).with_name("cifarnet.py")]
     return tuple(sorted({name for file in sources for name in _REGISTERED.findall(file.read_text(encoding="utf-8"))}))
 
 

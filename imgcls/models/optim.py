@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from imgcls.errors import UserError, nearest
 from imgcls.models.backbones import Network
+from imgcls.models.lookahead import Lookahead
 from imgcls.models.schedules import SCHEDULES, Schedule
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 @dataclass
@@ -22,20 +26,27 @@ class Optim:
         lr: the largest learning rate, of the head.
         weight_decay: for weights of two and more dimensions; norms, biases and what the timm model names
             (positions of a transformer) are not decayed.
-        schedule, warmup_epochs, final_lr_ratio: see `imgcls.models.schedules`.
+        schedule, warmup_epochs, initial_lr_ratio, final_lr_ratio: see `imgcls.models.schedules`.
         layer_decay: each layer further from the head gets this times the rate of the one above it (1: none).
         backbone_lr_scale: the backbone's rate as a share of the head's.
+        norm_lr_scale: the rate of the shifts and scales of norms as a multiple of what they would have.
+        decay_biases: decay norms and biases too.
         ema: decay of the exponential moving average of the weights; None: none. Read by the training.
+        lookahead: pulls the weights back to a slow average of them; None: nothing does. Read by the training.
     """
 
     lr: float = 1e-3
     weight_decay: float = 0.0
     schedule: str = "cosine"
     warmup_epochs: float = 0.0
+    initial_lr_ratio: float = 0.0
     final_lr_ratio: float = 0.0
     layer_decay: float = 1.0
     backbone_lr_scale: float = 1.0
+    norm_lr_scale: float = 1.0
+    decay_biases: bool = False
     ema: float | None = None
+    lookahead: Lookahead | None = None
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -59,7 +70,7 @@ class Optim:
         """
         optimizer = self.optimizer(self.parameter_groups(network), fused)
         warmup = self.warmup_epochs * steps_per_epoch if self.warmup_epochs else 0.0
-        schedule = Schedule(self.schedule, steps, warmup, self.final_lr_ratio)
+        schedule = Schedule(self.schedule, steps, warmup, self.final_lr_ratio, self.initial_lr_ratio)
         return optimizer, LambdaLR(optimizer, schedule)
 
     def parameter_groups(self, network: Network) -> list[dict[str, Any]]:
@@ -75,11 +86,15 @@ class Optim:
             if not parameter.requires_grad:
                 continue
             spared = parameter.ndim < 2 or name.endswith(".bias") or name.removeprefix("backbone.") in exempt
-            decay, scale = 0.0 if spared else self.weight_decay, scales[name]
+            decay, scale = 0.0 if spared and not self.decay_biases else self.weight_decay, scales[name]
             key = (name.startswith("head."), scale, decay)
-            group = groups.setdefault(key, {"params": [], "lr": self.lr * scale, "weight_decay": decay})
+            group = groups.setdefault(key, {"params": [], **self.rates(scale, decay)})
             group["params"].append(parameter)
         return [groups[key] for key in sorted(groups)]
+
+    def rates(self, scale: float, decay: float) -> dict[str, float]:
+        """Learning rate and weight decay, as torch's optimiser takes them, of a group with `scale` times the rate."""
+        return {"lr": self.lr * scale, "weight_decay": decay}
 
     def _scales(self, network: Network) -> dict[str, float]:
         """The rate of each parameter as a share of the head's."""
@@ -96,6 +111,10 @@ class Optim:
         for name, _ in backbone.named_parameters():
             decay = self.layer_decay ** (deepest + 1 - depths[name]) if depths else 1.0
             scales[f"backbone.{name}"] = self.backbone_lr_scale * decay
+        for name, module in network.named_modules():
+            if isinstance(module, NORMS):
+                for own, _ in module.named_parameters(name, recurse=False):
+                    scales[own] *= self.norm_lr_scale
         return scales
 
 
@@ -125,10 +144,26 @@ class Adam(Optim):
 
 @dataclass
 class SGD(Optim):
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum.
+
+    Args:
+        momentum: of the running mean of the gradients.
+        nesterov: look ahead by the momentum.
+        decoupled: `lr` is the length of a step along a constant gradient, whatever the momentum, and `weight_decay` the
+            share of the weights that a step takes away, whatever the rate of their group, so that each can be tuned
+            alone (Page 2018); both at the peak of the schedule. With torch's own, momentum 0.9 makes steps ten times
+            as long.
+    """
 
     momentum: float = 0.9
     nesterov: bool = True
+    decoupled: bool = False
+
+    def rates(self, scale: float, decay: float) -> dict[str, float]:
+        if not self.decoupled:
+            return super().rates(scale, decay)
+        rate = self.lr * scale
+        return {"lr": rate * (1 - self.momentum), "weight_decay": decay / rate}
 
     def optimizer(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
         """torch.optim.SGD."""

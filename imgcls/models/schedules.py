@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from imgcls.errors import UserError, nearest
 
-SCHEDULES = ("cosine", "onecycle", "constant")
+SCHEDULES = ("cosine", "linear", "onecycle", "constant")
 
 # Smith and Topin 2018, with the numbers of torch's OneCycleLR and fastai
 ONECYCLE_START, ONECYCLE_END, ONECYCLE_RISE = 1 / 25, 1 / 250_000, 0.3
@@ -25,17 +25,20 @@ class Schedule:
     [0.33, 0.67, 1.0, 0.5, 0.0]
 
     Args:
-        kind: 'cosine' down to `final_ratio`, 'onecycle' (up along a cosine, then down along one), or 'constant'.
+        kind: 'cosine' or 'linear' down to `final_ratio`, 'onecycle' (up along a cosine, then down along one), or
+            'constant'.
         steps: of the whole training; infinite only with 'constant'.
         warmup: steps in which the rate grows (linearly, except for 'onecycle'), at most half of all;
             0 with 'onecycle' means three tenths of all.
-        final_ratio: the last factor of 'cosine'.
+        final_ratio: the last factor of 'cosine' and 'linear'.
+        initial_ratio: where the warm-up begins, except for 'onecycle'.
     """
 
     kind: str
     steps: float
     warmup: float = 0.0
     final_ratio: float = 0.0
+    initial_ratio: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in SCHEDULES:
@@ -51,9 +54,11 @@ class Schedule:
                 return _along_cosine(ONECYCLE_START, 1.0, step / rise)
             return _along_cosine(1.0, ONECYCLE_END, self._progress(step, rise))
         if step < rise:
-            return (step + 1) / (rise + 1)
+            return self.initial_ratio + (1 - self.initial_ratio) * (step + 1) / (rise + 1)
         if self.kind == "constant":
             return 1.0
+        if self.kind == "linear":
+            return 1 + (self.final_ratio - 1) * self._progress(step, rise)
         return _along_cosine(1.0, self.final_ratio, self._progress(step, rise))
 
     def _progress(self, step: int, rise: float) -> float:

@@ -50,6 +50,34 @@ def test_layers_further_from_the_head_are_slower(name: str) -> None:
     assert found[first][0] == min(seen) < 0.1
 
 
+def test_norms_can_be_faster_and_be_decayed() -> None:
+    found = rates(SGD(lr=0.5, weight_decay=0.1, norm_lr_scale=4.0, decay_biases=True))
+    assert found["backbone.bn1.bias"] == (2.0, 0.1)
+    assert found["backbone.conv1.0.weight"] == found["head.1.bias"] == (0.5, 0.1)
+
+
+def test_decoupled_rates_are_steps_whatever_the_momentum() -> None:
+    """Along a constant gradient: the length of a late step, and what decay takes away, for groups of any rate."""
+    for momentum in (0.0, 0.5, 0.9):
+        for scale in (1.0, 8.0):
+            optim = SGD(lr=0.25, weight_decay=0.01, momentum=momentum, decoupled=True)
+            rates = optim.rates(scale, optim.weight_decay)
+            weight = torch.nn.Parameter(torch.zeros(()))
+            optimizer = torch.optim.SGD([weight], momentum=momentum, nesterov=momentum > 0, lr=rates["lr"])
+            for _ in range(200):
+                before = weight.item()
+                weight.grad = torch.ones(())
+                optimizer.step()
+            assert before - weight.item() == pytest.approx(0.25 * scale, rel=1e-3)
+            decayed = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+            optimizer = torch.optim.SGD([decayed], momentum=momentum, nesterov=momentum > 0, **rates)
+            for _ in range(300):
+                before = decayed.item()
+                decayed.grad = torch.zeros((), dtype=torch.float64)
+                optimizer.step()
+            assert 1 - decayed.item() / before == pytest.approx(0.01, rel=0.15)
+
+
 def test_what_is_frozen_for_good_is_not_in_the_optimiser() -> None:
     net = network()
     net.backbone.requires_grad_(False)
@@ -91,6 +119,18 @@ def test_cosine_warms_up_and_ends_where_it_should() -> None:
     assert factors[55] == pytest.approx(0.55)
     assert factors[100] == pytest.approx(0.1)
     assert all(later <= earlier for earlier, later in itertools.pairwise(factors[10:]))
+
+
+def test_linear_goes_up_from_where_it_should_and_down_to_where_it_should() -> None:
+    schedule = Schedule("linear", steps=100, warmup=20, final_ratio=0.1, initial_ratio=0.2)
+    factors = [schedule(step) for step in range(101)]
+    rises = [later - earlier for earlier, later in itertools.pairwise(factors[:21])]
+    falls = [earlier - later for earlier, later in itertools.pairwise(factors[20:])]
+    assert 0.2 < factors[0] < 0.25
+    assert factors[20] == 1.0
+    assert factors[100] == pytest.approx(0.1)
+    assert rises == pytest.approx([rises[0]] * 20)
+    assert falls == pytest.approx([falls[0]] * 80)
 
 
 def test_onecycle_is_torchs() -> None:

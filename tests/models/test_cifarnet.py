@@ -1,0 +1,136 @@
+"""The fast networks: whitened pictures, identities at first, parts that stop training, views of a picture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imgcls.errors import UserError
+from imgcls.models.backbones import Network, create_network, network_from_architecture
+from imgcls.models.views import VIEWS, views
+from imgcls.models.whitening import whitening_filters
+
+from .helpers import CLASSES
+
+NARROW = {"widths": [8, 16, 16]}
+
+
+def small(name: str = "cifarnet", **options: object) -> Network:
+    torch.manual_seed(0)
+    return create_network(name, CLASSES, options=NARROW, image_size=32, **options)  # type: ignore[arg-type]
+
+
+def smooth(count: int) -> Tensor:
+    """Pictures whose neighbouring pixels are alike, as in photographs."""
+    coarse = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    fine = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    return F.interpolate(coarse, scale_factor=4, mode="bilinear") + 0.1 * fine
+
+
+def test_patches_come_out_uncorrelated_and_with_both_signs() -> None:
+    images = smooth(600)
+    out = F.conv2d(images, whitening_filters(images, 2)).transpose(0, 1).flatten(1)
+    positive, negative = out.chunk(2)
+    assert torch.allclose(positive, -negative)
+    moments = positive @ positive.T / positive.shape[1]
+    assert torch.allclose(moments, torch.eye(12), atol=0.1)  # eps makes the weakest a little weaker
+    patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(1, 4, 5, 0, 2, 3).reshape(12, -1)
+    before = patches @ patches.T / patches.shape[1]
+    assert not torch.allclose(before, torch.diag(before.diagonal()), atol=0.1)
+
+
+def test_pictures_without_variance_whiten_to_numbers() -> None:
+    assert whitening_filters(torch.zeros(3, 3, 8, 8), 2).isfinite().all()
+    grey = torch.randn(50, 1, 8, 8).expand(-1, 3, -1, -1)
+    assert whitening_filters(grey, 2).abs().max() < 50
+
+
+@pytest.mark.parametrize("name", ["cifarnet", "cifarnet_wide"])
+def test_the_first_filters_are_from_the_pictures_and_stay(name: str) -> None:
+    network = small(name)
+    network.backbone.initialise_from(smooth(20))  # type: ignore[operator]
+    before = network.backbone.whiten.weight.clone()  # type: ignore[union-attr, operator]
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    network.train()(smooth(4)).square().sum().backward()
+    optimizer.step()
+    assert torch.equal(before, network.backbone.whiten.weight)  # type: ignore[union-attr, arg-type]
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(not norm.weight.requires_grad and norm.bias.grad is not None for norm in norms)
+
+
+def test_convolutions_begin_as_identities() -> None:
+    first = small().backbone.groups[0].convs[1]  # type: ignore[union-attr, index]
+    maps = torch.randn(2, 8, 5, 5)
+    assert torch.equal(first(maps), maps)
+
+
+def test_the_first_bias_trains_in_the_first_epochs_only() -> None:
+    network = small().train()
+    bias = network.backbone.whiten.bias  # type: ignore[union-attr]
+    for epoch, trains in ((0, True), (2, True), (3, False), (1, True)):
+        network.begin_epoch(epoch)
+        network.zero_grad()
+        network(smooth(2)).sum().backward()
+        assert (bias.grad is not None) == trains
+
+
+@pytest.mark.parametrize("side", [32, 40, 64])
+def test_pictures_of_other_sizes_go_through(side: int) -> None:
+    network = small("cifarnet_wide").eval()
+    assert network.features(torch.randn(2, 3, side, side)).shape == (2, 16)
+
+
+def test_the_architecture_rebuilds_widths_and_views() -> None:
+    network = small("cifarnet_wide", views="flip").eval()
+    again = network_from_architecture(network.architecture).eval()
+    again.load_state_dict(network.state_dict())
+    assert again.views == "flip"
+    images = smooth(2)
+    assert torch.equal(network(images), again(images))
+
+
+def test_a_model_of_before_there_were_views_and_options_is_read() -> None:
+    old = {name: value for name, value in small().architecture.items() if name not in ("options", "views")}
+    assert network_from_architecture({**old, "name": "test_resnet"}).views == "one"
+
+
+def test_what_the_model_does_not_take_is_told() -> None:
+    with pytest.raises(UserError, match="widht"):
+        create_network("cifarnet", 2, options={"widht": 3})
+    with pytest.raises(UserError, match="three widths"):
+        create_network("cifarnet", 2, options={"widths": [3, 4]})
+
+
+# ---- views
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+def test_the_weights_of_the_views_add_up_to_one(kind: str) -> None:
+    images = torch.arange(2 * 3 * 6 * 6, dtype=torch.float32).view(2, 3, 6, 6)
+    seen = list(views(images, kind))
+    assert sum(weight for weight, _ in seen) == 1.0
+    assert len(seen) == {"one": 1, "flip": 2, "flip_shift": 6}[kind]
+    assert all(view.shape == images.shape for _, view in seen)
+    assert torch.equal(seen[0][1], images)
+
+
+def test_moved_views_are_the_picture_moved_by_a_pixel() -> None:
+    images = torch.randn(1, 3, 6, 6)
+    up, down = [view for _, view in views(images, "flip_shift")][2::2]
+    assert torch.equal(up[:, :, 1:, 1:], images[:, :, :-1, :-1])
+    assert torch.equal(down[:, :, :-1, :-1], images[:, :, 1:, 1:])
+
+
+def test_evaluation_averages_over_the_views_and_training_does_not() -> None:
+    network, images = small(views="flip_shift"), smooth(3)
+    plain = small()
+    network.eval(), plain.eval()
+    mean = sum(weight * plain(view) for weight, view in views(images, "flip_shift"))
+    assert torch.allclose(network(images), mean, atol=1e-6)
+    assert torch.allclose(network(images), network(images.flip(-1)), atol=1e-1)
+    features = network.features(images)
+    assert torch.equal(network(features), network.head(features))
+    network.train(), plain.train()
+    assert torch.equal(network(images), plain(images))
