@@ -7,6 +7,7 @@ from torch import Tensor
 
 from imgcls.data.crops import THREADED
 from imgcls.data.threads import in_slices
+from imgcls.data.transfer import send
 from imgcls.preprocessing import Preprocessing
 
 
@@ -29,7 +30,7 @@ class Normaliser:
     def _constants_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._constants:
             offset, scale = (torch.from_numpy(value)[:, None, None] for value in self.preprocessing.offset_and_scale())
-            self._constants[device] = offset.to(device), scale.to(device)
+            self._constants[device] = send(offset, device), send(scale, device)
         return self._constants[device]
 
     def _in_threads(self, images: Tensor) -> Tensor:

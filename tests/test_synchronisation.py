@@ -1,0 +1,206 @@
+"""No step of a training waits for the device.
+
+The device is torch's `meta` here, which holds no values: whatever wants to know one (`.item()`, `.cpu()`, `nonzero`, a
+mask as an index, `bincount`) raises, as it would make a CUDA device wait. Copies to it are counted if they would be
+waited for. So a training on `meta` that gets through its steps has no hidden synchronisation in them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import imgcls
+from imgcls.data.augment import Augment
+from imgcls.data.crops import PaddedCrop, RandomResizedCrop
+from imgcls.data.mixing import Mixing
+from imgcls.data.policies import ColorJitter, RandAugment, RandomErasing, TrivialAugment
+from imgcls.data.randomness import Draws
+from imgcls.data.store import ArrayStore, DeviceStore
+from imgcls.interrupts import StopSignals
+from imgcls.training import train
+
+META = torch.device("meta")
+
+
+class Copies(TorchDispatchMode):
+    """Lists the copies to the device that the host would wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited_for: list[str] = []
+        self.seen = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        name = func.name()
+        source = args[1] if name == "aten::copy_" else args[0] if name == "aten::_to_copy" else None
+        if isinstance(source, Tensor) and source.device.type == "cpu" and out.device == META:
+            self.seen += 1
+            waits = not (args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
+            if waits:
+                self.waited_for.append(f"{name} of {tuple(source.shape)}")
+        return out
+
+
+def test_the_device_that_stands_for_others_refuses_to_tell_values() -> None:
+    """The premise of this file."""
+    values = torch.ones(3, device=META)
+    for ask in (
+        lambda: values.sum().item(),
+        lambda: values.cpu(),
+        lambda: values.nonzero(),
+        lambda: values[values > 0],
+        lambda: bool((values > 0).all()),
+        lambda: torch.bincount(values.long()),
+    ):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            ask()
+    with Copies() as copies:
+        torch.ones(2).to(META)
+        torch.ones(2).to(META, non_blocking=True)
+        values.copy_(torch.ones(3))
+    assert copies.seen == 3
+    assert len(copies.waited_for) == 2
+
+
+# ---- augmentation
+
+AUGMENTATIONS = {
+    "nothing": Augment(),
+    "crop": Augment(RandomResizedCrop(), flip=0.5),
+    "padded": Augment(PaddedCrop(), flip=0.5),
+    "reflected": Augment(PaddedCrop(mode="reflect"), flip=0.5, alternate_flip=True),
+    "trivial": Augment(policy=TrivialAugment()),
+    "rand": Augment(policy=RandAugment()),
+    "jitter": Augment(jitter=ColorJitter(0.4, 0.4, 0.4, 0.1)),
+    "erasing": Augment(erasing=RandomErasing(1.0)),
+    "noise": Augment(erasing=RandomErasing(0.5, fill="noise")),
+    "mixing": Augment(mixing=Mixing(mixup=0.4, cutmix=1.0)),
+}
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
+def test_no_augmentation_waits(augment: Augment) -> None:
+    images, draws = torch.empty(64, 3, 24, 24, dtype=torch.uint8, device=META), Draws.of(0, 0, torch.arange(64))
+    labels = torch.zeros(64, dtype=torch.int64, device=META)
+    with Copies() as copies:
+        pixels = augment.pixels(images, draws, 20, torch.ones(64)).float()
+        done, _ = augment.finish(pixels, labels, draws, 5)
+    assert done.shape == (64, 3, 20, 20)
+    assert not copies.waited_for
+
+
+def test_pictures_held_on_the_device_are_gathered_without_waiting() -> None:
+    held = ArrayStore(np.zeros((9, 4, 4, 3), dtype=np.uint8), np.ones(9, dtype=np.float32))
+    store = DeviceStore(held, META)
+    with Copies() as copies:
+        assert store.gather(torch.tensor([1, 5])).device == META
+    assert copies.seen == 1
+    assert not copies.waited_for
+
+
+# ---- a whole training
+
+
+class Stop(Exception):  # noqa: N818 - it ends a test
+    """The steps that were asked for are done."""
+
+
+class Watch(L.Callback):
+    """Watches from the start of the training to the last batch of its first epoch, and ends it there."""
+
+    copies: Copies | None = None
+    steps = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert pl_module.device == META
+        Watch.copies, Watch.steps = Copies(), 0
+        Watch.copies.__enter__()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        Watch.steps = trainer.global_step
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            raise Stop
+
+    def on_exception(self, *args: Any) -> None:
+        if Watch.copies is not None:
+            Watch.copies.__exit__(None, None, None)
+
+
+class NoDevice(CPUAccelerator):
+    """Lets a strategy have any device."""
+
+    def setup_device(self, device: torch.device) -> None:
+        pass
+
+
+class OnMeta(SingleDeviceStrategy):
+    """Has `meta` as its device, and does not fetch the network from there at the end."""
+
+    def __init__(self) -> None:
+        super().__init__(META)
+
+    def teardown(self) -> None:
+        pass
+
+
+def trainer_on_meta(**options: Any) -> L.Trainer:
+    """Lightning's Trainer with `meta` as its device."""
+    own = {"accelerator": NoDevice(), "devices": 1, "strategy": OnMeta()}
+    return L.Trainer(**{**options, **own, "callbacks": [*options["callbacks"], Watch()]})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["experiment=cifar10_fast", "model.options={widths: [8, 16, 16]}"],
+        ["experiment=cifar10_accurate", "model.options={widths: [8, 16, 16]}"],
+        ["data=cifar10", "model.name=test_resnet", "model.pretrained=false", "optim.ema=0.9", "augment=strong"],
+        [
+            "data=cifar10",
+            "model.name=test_resnet",
+            "model.pretrained=false",
+            "optim=sgd",
+            "loss.class_weights=balanced",
+        ],
+    ],
+    ids=["cifar10_fast", "cifar10_accurate", "ema and strong augmentation", "class weights"],
+)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_no_step_of_a_training_waits(
+    options: list[str], parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.test_recipes import write_cifar10
+
+    cfg = imgcls.compose(
+        [
+            *options,
+            f"data.root={write_cifar10(tmp_path / 'pictures')}",
+            f"run_dir={tmp_path / 'run'}",
+            "data.batch_size=16",
+            f"data.micro_batch_size={16 // parts}",
+            "trainer.accelerator=cpu",
+            "trainer._target_=tests.test_synchronisation.trainer_on_meta",
+            "debug.every=1" if parts == 1 else "debug=off",
+            f"trainer.limit_train_batches={15 * parts}",
+        ]
+    )
+    # before the training, Lightning asks the device whether all processes have batches
+    for loop in ("fit_loop", "evaluation_loop"):
+        monkeypatch.setattr(f"lightning.pytorch.loops.{loop}.has_len_all_ranks", lambda *_: True)
+    with pytest.raises(Stop):
+        train(cfg, tmp_path / "run", StopSignals())
+    assert Watch.steps == 15
+    assert Watch.copies.seen > 15
+    assert not Watch.copies.waited_for
