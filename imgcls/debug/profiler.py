@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning as L
 
+from imgcls.debug.device_use import device_use
 from imgcls.debug.profile import read_profile, write_profile, write_steps
 from imgcls.debug.rules import Rule
 from imgcls.debug.sampler import SystemSampler
@@ -88,10 +89,14 @@ class Profiler(L.Callback):
         }
 
 
+STEPS = "imgcls::steps"
+
+
 class Kernels(L.Callback):
     """Looks at a few steps with torch.profiler: a Chrome trace and a table of operators, in `folder`.
 
-    Open `trace.json` in a browser at chrome://tracing or ui.perfetto.dev.
+    Open `trace.json` in a browser at chrome://tracing or ui.perfetto.dev. On a CUDA device `device.json` says for which
+    share of these steps it was idle, and how often the host waited for it (see device_use).
 
     Args:
         folder: `debug/profile/kernels` in the run folder.
@@ -103,6 +108,7 @@ class Kernels(L.Callback):
         self.folder, self.first, self.batches = folder, first, batches
         self._seen = 0
         self._profile: Any = None
+        self._window: Any = None
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -112,6 +118,8 @@ class Kernels(L.Callback):
 
             self._profile = torch.profiler.profile(record_shapes=True)
             self._profile.start()
+            self._window = torch.profiler.record_function(STEPS)
+            self._window.__enter__()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -130,9 +138,13 @@ class Kernels(L.Callback):
         if self._profile is None:
             return
         profile, self._profile = self._profile, None
+        self._window.__exit__(None, None, None)
         profile.stop()
         with atomic_path(self.folder / "trace.json") as file:
             profile.export_chrome_trace(str(file))
+        use = device_use(profile.events(), STEPS)
+        if use is not None:
+            atomic_write_text(self.folder / "device.json", json.dumps(use) + "\n")
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["operator", "calls", "cpu_self_ms", "cpu_total_ms", "device_self_ms", "device_total_ms"])
