@@ -39,6 +39,8 @@ class Timing(L.Callback):
     Attributes:
         keep_steps: collect a StepTime for each batch in `steps`, for whoever takes them out again.
         initialised: seconds from the making of this object to the first batch; None before it.
+        wall_seconds: from the first batch to the end of the training, with all that happened in between; what went
+            before a resume counts up to its checkpoint.
         validation_seconds: spent in validation.
         finished: the monotonic time at which the training ended; None before it.
     """
@@ -47,22 +49,26 @@ class Timing(L.Callback):
         self.images = 0
         self.seconds = 0.0
         self.waited = 0.0
+        self.wall_seconds = 0.0
         self.keep_steps = False
         self.steps: list[StepTime] = []
         self.began = time.monotonic()
         self.initialised: float | None = None
         self.validation_seconds = 0.0
         self.finished: float | None = None
+        self._first = 0.0
         self._mark = 0.0
         self._wait = 0.0
         self._validation_began = 0.0
         self._walls = [0.0, 0.0, 0.0]  # start of the batch, of the backward pass, its end
 
     def state_dict(self) -> dict[str, Any]:
-        return {"images": self.images, "seconds": self.seconds, "waited": self.waited}
+        wall = self.wall_seconds + (time.monotonic() - self._first if self._first else 0.0)
+        return {"images": self.images, "seconds": self.seconds, "waited": self.waited, "wall_seconds": wall}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.images, self.seconds, self.waited = (state_dict[name] for name in ("images", "seconds", "waited"))
+        self.wall_seconds = state_dict.get("wall_seconds", 0.0)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._mark = time.monotonic()
@@ -76,6 +82,7 @@ class Timing(L.Callback):
         now = time.monotonic()
         if self.initialised is None:
             self.initialised = now - self.began
+            self._first = now
         self._wait = now - self._mark
         self.waited += self._wait
         self.seconds += self._wait
@@ -110,11 +117,15 @@ class Timing(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.finished = time.monotonic()
+        if self._first:
+            self.wall_seconds += self.finished - self._first
+            self._first = 0.0
 
     def summary(self) -> dict[str, float]:
-        """`images_per_second` of training, `training_seconds` and `data_wait_fraction` (0 to 1)."""
+        """`images_per_second` of training, `training_seconds`, `wall_seconds` and `data_wait_fraction` (0 to 1)."""
         return {
             "images_per_second": round(self.images / self.seconds, 2) if self.seconds else 0.0,
             "training_seconds": round(self.seconds, 3),
+            "wall_seconds": round(self.wall_seconds, 3),
             "data_wait_fraction": round(self.waited / self.seconds, 4) if self.seconds else 0.0,
         }

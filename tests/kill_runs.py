@@ -18,7 +18,7 @@ from pathlib import Path
 import imgcls.training  # noqa: F401 - imported before the first fork
 from imgcls import compose, fit
 
-TIMES = ("seconds", "images_per_second", "training_seconds", "data_wait_fraction")
+TIMES = ("seconds", "images_per_second", "training_seconds", "wall_seconds", "data_wait_fraction")
 
 
 def start(overrides: list[str]) -> int:

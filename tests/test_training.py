@@ -34,7 +34,7 @@ SMALL = [
     "trainer.accelerator=cpu",
     "export.onnx=false",
 ]
-TIMES = ("seconds", "images_per_second", "training_seconds", "data_wait_fraction")
+TIMES = ("seconds", "images_per_second", "training_seconds", "wall_seconds", "data_wait_fraction")
 
 Fit = Callable[..., Run]
 
