@@ -6,6 +6,8 @@ import gc
 import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,10 +52,24 @@ def fit(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
             return load(folder)
         import imgcls.training  # noqa: F401 - Lightning sets its loggers up when it is imported
 
-        with logging_to(folder / "log.txt"):
+        with logging_to(folder / "log.txt"), _explained(recording):
             _fit_with_enough_memory(cfg, folder, recording)
         recording.update(state="finished", **_stopped(folder))
         return load(folder)
+
+
+@contextmanager
+def _explained(recording: Recording) -> Iterator[None]:
+    """A run that ends without a result has a report of how far it came."""
+    try:
+        yield
+    except BaseException as error:
+        recording.ended_by(error)
+        if (recording.folder / "metrics.csv").is_file() or (recording.folder / "debug").is_dir():
+            from imgcls.report import try_report
+
+            try_report(recording.folder)
+        raise
 
 
 def _stopped(folder: Path) -> dict[str, str]:

@@ -45,7 +45,11 @@ def _check_together(config: Mapping[str, Any]) -> None:
             "Use model.freeze=head_first, or model.stem=standard."
         )
     check_logger(config.get("logger") or {})
-    if (config.get("debug") or {}).get("smdebug") is True:
+    debug = config.get("debug") or {}
+    for name in debug.get("stop_on") or []:
+        if name not in debug.get("rules", {}):
+            raise UserError(f"debug.stop_on: there is no rule {name!r}. {nearest(str(name), debug.get('rules', {}))}")
+    if debug.get("smdebug") is True:
         check_smdebug()
     mixing = (data.get("augment") or {}).get("mixing") or {}
     mixes = mixing.get("mixup") or mixing.get("cutmix")

@@ -75,6 +75,14 @@ class Recording:
         status = {**self.status, **values, "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         atomic_write_text(self.folder / "status.json", json.dumps(status, indent=2) + "\n")
 
+    def ended_by(self, error: BaseException) -> None:
+        """Write down that `error` ended the run."""
+        state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # A full disk is often the very reason; the run's own error must still be the one that is shown.
+        with contextlib.suppress(OSError, UserError):
+            self.update(state=state, reason=reason)
+
     def __enter__(self) -> Recording:
         with explain_os_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -151,11 +159,7 @@ class Recording:
     ) -> None:
         try:
             if error is not None:
-                state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                # A full disk is often the very reason; the run's own error must still be the one that is shown.
-                with contextlib.suppress(OSError, UserError):
-                    self.update(state=state, reason=reason)
+                self.ended_by(error)
         finally:
             self._free_lock()
 

@@ -3,30 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 
-
-@dataclass(frozen=True)
-class StepTime:
-    """The seconds of one training batch, by the host's clock."""
-
-    batch: int
-    """Training batches of the run before this one."""
-    began: float
-    """Seconds since 1970 when the wait for its pictures began."""
-    data_wait: float
-    forward: float
-    backward: float
-    optimiser: float
-    """Clipping, step and learning rate; near 0 where the gradients are only accumulated."""
-
-    @property
-    def seconds(self) -> float:
-        """All of it."""
-        return self.data_wait + self.forward + self.backward + self.optimiser
+from imgcls.debug.steptimes import StepTime
 
 
 class Timing(L.Callback):

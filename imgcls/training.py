@@ -37,7 +37,7 @@ from imgcls.models.classifier import Classifier
 from imgcls.models.ema import WeightAveraging
 from imgcls.models.whitening import INITIAL_PICTURES, FromPictures
 from imgcls.progress import ProgressBar, say
-from imgcls.report import write_report
+from imgcls.report import try_report
 from imgcls.timing import Timing
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     checkpoints: Checkpoints = instantiate(cfg.checkpoint, folder=folder / "checkpoints", stop=stop)
     callbacks: list[L.Callback] = [timing, ProgressBar(), history, checkpoints]
     if cfg.debug.get("_target_"):
-        counts = datamodule.class_counts().tolist()
+        counts = _counts_that_train(cfg, datamodule)
         callbacks[-1:-1] = instantiate(cfg.debug, folder=folder / "debug", class_counts=counts, _convert_="all")
     if cfg.early_stopping.get("_target_"):
         callbacks.append(instantiate(cfg.early_stopping))
@@ -107,17 +107,16 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     }
     if trainer.is_global_zero:
         results.write(folder, cfg, datamodule, classifier, metrics)
-        _report(folder)
+        try_report(folder)
         log_figures(trainer.logger, folder)
     return metrics
 
 
-def _report(folder: Path) -> None:
-    """The report; a run that has all its results must not fail for its picture of them."""
-    try:
-        write_report(folder)
-    except Exception:
-        log.warning("The report could not be written. Try again: python -m imgcls.report run=%s", folder, exc_info=True)
+def _counts_that_train(cfg: DictConfig, datamodule: ImageDataModule) -> list[int]:
+    """Training pictures of each class; equal ones where classes are drawn or weighted to count the same."""
+    counts: list[int] = datamodule.class_counts().tolist()
+    evened = datamodule.sampler == "balanced" or cfg.loss.class_weights == "balanced"
+    return [sum(counts) // len(counts)] * len(counts) if evened else counts
 
 
 def _use_features(cfg: DictConfig, datamodule: ImageDataModule, classifier: Classifier, devices: Devices) -> None:

@@ -158,6 +158,14 @@ def inspect(pictures: Sequence[Path] | np.ndarray, cache: Path | None = None, wo
     return findings
 
 
+def remembered(pictures: Sequence[Path], cache: Path | None = None) -> int:
+    """How many of `pictures` `inspect` has looked at before, and would not decode again."""
+    if not pictures:
+        return 0
+    seen = _recall((cache or cache_folder()) / "checks" / f"{_key(pictures)}.npz")
+    return int(_take_over(seen, pictures, _stamps(pictures), Findings.empty(len(pictures))).sum())
+
+
 def mislabelled(paths: Sequence[Path], findings: Findings) -> list[tuple[Path, str]]:
     """(file, format) where the ending says another format than the content has; such files are read all the same."""
     pairs = zip(paths, findings.formats, strict=True)

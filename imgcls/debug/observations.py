@@ -1,15 +1,16 @@
-"""What is written down of a training step: small summaries of its tensors, one JSON line a step."""
+"""What the rules look at: small summaries of the tensors of some steps, and the losses of all of them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 Layers = Mapping[str, float]
 """A number for each layer, by its name in the network."""
+Spreads = Mapping[str, Sequence[float]]
+"""QUANTILES numbers for each layer, ascending: its quantiles 0, 0.05, …, 1 over the layer's channels."""
+
+QUANTILES = 21
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,20 @@ class Observation:
     """Share of zeros, 0 to 1."""
     weight_zeros: Layers = field(default_factory=dict)
     """Share of zeros, 0 to 1; of parameters that are trained."""
+    weight_size: Layers = field(default_factory=dict)
+    """Largest of the absolute values before the step."""
     update_ratio: Layers = field(default_factory=dict)
-    """Largest change of the layer's parameters in this step / largest of their absolute values before it."""
+    """Largest change of the layer's parameters in this step / `weight_size`."""
     infinite: tuple[str, ...] = ()
-    """What holds an infinity or NaN: `loss`, `gradient of …`, `output of …`, `weight of …`."""
-    output_variance: Layers = field(default_factory=dict)
+    """What holds an infinity or NaN: `loss`, `gradient of …`, `input of …`, `weight of …`."""
+    nan: tuple[str, ...] = ()
+    """Those losses, gradients and weights among `infinite` that hold a NaN."""
+    input_variance: Layers = field(default_factory=dict)
     """Variance of what a convolution or linear layer was given."""
-    dead: Layers = field(default_factory=dict)
-    """Of a ReLU layer: the share of its channels that are active for less than 1 % of the batch."""
-    saturated: Layers = field(default_factory=dict)
-    """Of a sigmoid or tanh layer: the share of its outputs at the flat ends."""
+    active: Spreads = field(default_factory=dict)
+    """Of a ReLU layer: the share (0 to 1) of the batch for which a channel lets something through."""
+    unsaturated: Spreads = field(default_factory=dict)
+    """Of a sigmoid or tanh layer: the share (0 to 1) of the batch for which a channel is not at its flat ends."""
     input_mean: float | None = None
     """Mean of the normalised pictures of this step."""
     images: int = 0
@@ -57,18 +62,19 @@ class Record:
     class_counts: tuple[int, ...] = ()
     """Training pictures of each class, as they are drawn."""
     pauses: tuple[tuple[int, float], ...] = ()
-    """(step, seconds) of every step that took a minute or more."""
+    """(step, seconds) of every step that took long."""
+    recognised: tuple[tuple[int, int], ...] = ()
+    """Of each class: its pictures in the last validation, and how many of them were recognised."""
 
 
-def write_observations(observations: Iterable[Observation]) -> str:
-    """One JSON object a line."""
-    return "".join(json.dumps(asdict(one)) + "\n" for one in observations)
+def share_below(quantiles: Sequence[float], limit: float) -> float:
+    """The share (0 to 1) of the values whose evenly spaced `quantiles` are given that lie below `limit`.
 
-
-def read_observations(file: Path) -> Iterator[Observation]:
-    """What `write_observations` wrote; nothing where there is no file."""
-    if not file.is_file():
-        return
-    for line in file.read_text(encoding="utf-8").splitlines():
-        values: dict[str, Any] = json.loads(line)
-        yield Observation(**{**values, "infinite": tuple(values["infinite"])})
+    >>> share_below([0.0, 0.0, 0.5, 1.0, 1.0], 0.25)
+    0.375
+    """
+    below = sum(value < limit for value in quantiles)
+    if below in (0, len(quantiles)):
+        return float(bool(below))
+    low, high = quantiles[below - 1], quantiles[below]
+    return (below - 1 + (limit - low) / (high - low)) / (len(quantiles) - 1)

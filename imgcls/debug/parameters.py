@@ -32,15 +32,18 @@ class Sizes:
         def named(numbers: Tensor) -> dict[str, float]:
             return {self.names[place]: float(f"{float(numbers[place]):.6g}") for place in self.matrices}
 
-        bad = [f"gradient of {self.names[i]}" for i in (~largest.isfinite()).nonzero().flatten().tolist()]
-        bad += [f"weight of {self.names[i]}" for i in (~weight.isfinite()).nonzero().flatten().tolist()]
+        def those(of: str, which: Tensor) -> list[str]:
+            return [f"{of} of {self.names[place]}" for place in which.nonzero().flatten().tolist()]
+
         return {
             "gradient_size": named(total / counts),
             "gradient_spread": named(spread),
             "gradient_zeros": named(1 - nonzero / counts),
             "weight_zeros": named(1 - weight_nonzero / counts),
+            "weight_size": named(weight),
             "update_ratio": {name: ratio for name, ratio in named(change / weight).items() if math.isfinite(ratio)},
-            "infinite": bad,
+            "infinite": [*those("gradient", ~largest.isfinite()), *those("weight", ~weight.isfinite())],
+            "nan": [*those("gradient", largest.isnan()), *those("weight", weight.isnan())],
         }
 
 

@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from imgcls.debug.sampler import Sample, read_samples
+from imgcls.debug.steptimes import StepTime, read_steps
 from imgcls.files import atomic_write_text
-from imgcls.timing import StepTime
 
 if TYPE_CHECKING:
-    from imgcls.debug.rules import Rule
+    from imgcls.debug.rules import Outcome, Rule
 
 MOST_POINTS = 400  # of a series in the file
 PARTS = ("data_wait", "forward", "backward", "optimiser")
@@ -41,30 +40,13 @@ class Profile:
     phases: Mapping[str, float] = field(default_factory=dict)
     """Seconds: initialisation, training, validation, finalisation."""
     loader: Mapping[str, Any] = field(default_factory=dict)
-    """`workers`, `cores`, `store`, `batch_size`, as far as they are known."""
+    """`workers`, `cores`, `batch_size`, `store` (as asked for) and `held` (where the pictures were: memory, disk,
+    features or none), as far as they are known."""
 
     def part(self, name: str) -> float:
         """Share (0 to 1) of `name`, one of PARTS, in the time of all steps; 0 without steps."""
         whole = sum(step.seconds for step in self.steps)
         return sum(getattr(step, name) for step in self.steps) / whole if whole else 0.0
-
-
-def write_steps(folder: Path, steps: Sequence[StepTime]) -> None:
-    """JSON lines in a file named by the first batch; a resumed run writes batches that it repeats over."""
-    if steps:
-        lines = "".join(json.dumps(asdict(step)) + "\n" for step in steps)
-        atomic_write_text(folder / "framework" / f"{steps[0].batch:012}.json", lines)
-
-
-def read_steps(folder: Path) -> list[StepTime]:
-    """What `write_steps` wrote; each batch once, as it was measured last."""
-    found: dict[int, StepTime] = {}
-    for file in sorted(folder.glob("framework/*.json"), key=lambda file: file.stat().st_mtime_ns):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError, TypeError):
-                step = StepTime(**json.loads(line))
-                found[step.batch] = step
-    return [found[batch] for batch in sorted(found)]
 
 
 def read_profile(folder: Path) -> Profile:
@@ -77,10 +59,15 @@ def read_profile(folder: Path) -> Profile:
     )
 
 
+def described(profile: Profile, rules: Mapping[str, Rule]) -> tuple[dict[str, Any], list[Outcome]]:
+    """The content of `profile.json`, and what `rules` find in `profile`."""
+    outcomes = [rule.check(profile) for rule in rules.values()]
+    return {**summary(profile), "rules": [asdict(one) for one in outcomes]}, outcomes
+
+
 def write_profile(folder: Path, profile: Profile, rules: Mapping[str, Rule]) -> dict[str, Any]:
     """Let `rules` look at `profile`; write `profile.json` and a file for each rule in `folder`; return the former."""
-    outcomes = [rule.check(profile) for rule in rules.values()]
-    content = {**summary(profile), "rules": [asdict(one) for one in outcomes]}
+    content, outcomes = described(profile, rules)
     atomic_write_text(folder / "profile.json", json.dumps(content, indent=1) + "\n")
     for outcome in outcomes:
         atomic_write_text(folder / "rules" / f"{outcome.rule}.json", json.dumps(outcome.as_sagemaker()) + "\n")

@@ -59,9 +59,7 @@ class CPUBottleneck(Rule):
     gpu_threshold: float = 10.0
     cpu_threshold: float = 90.0
     patience: int = 1000
-    advice: ClassVar[str] = (
-        "The processor holds the GPU up: decode once (data.store=memory or disk), augment less, or take more cores."
-    )
+    advice: ClassVar[str] = "The processor holds the GPU up."
 
     def find(self, record: Profile) -> Outcome:
         samples = [one for one in record.samples[self.patience :] if one.gpu]
@@ -69,11 +67,12 @@ class CPUBottleneck(Rule):
         if not samples or 100 * len(hit) / len(samples) <= self.threshold:
             return self._healthy(len(samples))
         share = len(hit) / len(samples)
-        return self._issue(
+        found = self._issue(
             f"In {share:.0%} of {len(samples)} samples a GPU was idle (below {self.gpu_threshold:.0f} %) while a core "
             f"was busy (above {self.cpu_threshold:.0f} %).",
             len(samples),
         )
+        return replace(found, advice=f"{self.advice} {_faster_loading(record)}")
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class IOBottleneck(Rule):
     gpu_threshold: float = 10.0
     io_threshold: float = 50.0
     patience: int = 1000
-    advice: ClassVar[str] = "Reading holds the GPU up: data.store=memory reads each picture once; or use a faster disk."
+    advice: ClassVar[str] = "Reading holds the GPU up; a faster disk would help."
 
     def find(self, record: Profile) -> Outcome:
         samples = [one for one in record.samples[self.patience :] if one.gpu]
@@ -92,11 +91,12 @@ class IOBottleneck(Rule):
         if not samples or 100 * len(hit) / len(samples) <= self.threshold:
             return self._healthy(len(samples))
         share = len(hit) / len(samples)
-        return self._issue(
+        found = self._issue(
             f"In {share:.0%} of {len(samples)} samples a GPU was idle while the processor waited for the disk, "
             f"{mean([one.io_wait for one in hit]):.0f} % of its time.",
             len(samples),
         )
+        return replace(found, advice=f"{self.advice} {_faster_loading(record)}")
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class Dataloader(Rule):
     min_threshold: float = 70.0
     max_threshold: float = 200.0
     wait_threshold: float = 10.0
-    advice: ClassVar[str] = "Decode once: data.store=memory, or data.store=disk."
+    advice: ClassVar[str] = "Decode once, and augment less."
 
     def find(self, record: Profile) -> Outcome:
         share = record.part("data_wait")
@@ -292,13 +292,24 @@ class OverallFrameworkMetrics(Rule):
 
 
 def _faster_loading(record: Profile) -> str:
-    store, share = record.loader.get("store"), record.part("data_wait")
-    if store in ("memory", "device"):
+    """What would give the model its pictures sooner, from where they are held (`loader.held`) in this run."""
+    held, share = record.loader.get("held"), record.part("data_wait")
+    gain = f"up to {share:.0%} of the time of the steps" if record.steps else "the wait"
+    if held == "features":
+        return f"The features of the frozen backbone are in memory already: a larger data.batch_size may spare {gain}."
+    if held in ("memory", "device"):
         return (
-            f"Up to {share:.0%} of the time could be saved. The pictures are in memory already: augment less, "
-            "or use a machine with more cores."
+            f"The pictures are decoded and in memory already, so the wait ({gain}) is for their augmentation: augment "
+            "less (augment=none), or use a machine with more cores."
         )
-    return f"data.store=memory would remove it: up to {share:.0%} of the time of the steps."
+    if held == "disk":
+        return f"The decoded pictures are read from disk; data.store=memory would spare that: {gain}."
+    if held == "none" and record.loader.get("store") != "none":
+        return (
+            f"Each picture is decoded in every epoch, as neither disk nor memory has room for all: {gain}. "
+            "Free some disk (IMGCLS_CACHE names another), or lower data.image_size."
+        )
+    return f"data.store=memory would remove it: {gain}."
 
 
 def _larger_batch(record: Profile) -> str:

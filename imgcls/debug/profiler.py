@@ -14,9 +14,10 @@ from typing import Any
 import lightning as L
 
 from imgcls.debug.device_use import device_use
-from imgcls.debug.profile import read_profile, write_profile, write_steps
+from imgcls.debug.profile import read_profile, write_profile
 from imgcls.debug.rules import Rule
 from imgcls.debug.sampler import SystemSampler
+from imgcls.debug.steptimes import write_steps
 from imgcls.files import atomic_path, atomic_write_text
 from imgcls.timing import Timing
 
@@ -165,4 +166,20 @@ def _loader(datamodule: Any) -> dict[str, Any]:
     names = {"workers": "num_workers", "store": "store_kind", "batch_size": "batch_size"}
     known = {name: getattr(datamodule, attribute, None) for name, attribute in names.items()}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cores": cores, **{name: value for name, value in known.items() if isinstance(value, int | str)}}
+    told = {name: value for name, value in known.items() if isinstance(value, int | str)}
+    return {"cores": cores, **told, **({"held": held} if (held := _held(datamodule)) else {})}
+
+
+def _held(datamodule: Any) -> str | None:
+    """Where the training pictures are, whatever was asked for; None where the data module is not of imgcls."""
+    from imgcls.data.module import ImageDataModule
+    from imgcls.data.store import ArrayStore
+
+    if not isinstance(datamodule, ImageDataModule):
+        return None
+    if "train" in datamodule.features:
+        return "features"
+    store = datamodule.store_of("train")
+    if not isinstance(store, ArrayStore):
+        return "none"
+    return "disk" if store.folder is not None else "memory"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import ClassVar
 
-from imgcls.debug.observations import Record
+from imgcls.debug.observations import Observation, Record, share_below
 from imgcls.debug.rules import Outcome, Rule, some
 
 
@@ -38,7 +38,10 @@ class VanishingGradient(Rule):
 
 @dataclass(frozen=True)
 class ExplodingTensor(Rule):
-    """The loss, a gradient, a weight or a layer's output holds an infinity or NaN."""
+    """The loss, a gradient, a weight or a layer's input holds an infinity or NaN; with `only_nan` a NaN.
+
+    Infinite gradients of 16 bits that a gradient scaler leaves out are none.
+    """
 
     only_nan: bool = False
     advice: ClassVar[str] = (
@@ -46,12 +49,19 @@ class ExplodingTensor(Rule):
     )
 
     def find(self, record: Record) -> Outcome:
-        bad = [one for one in record.observations if one.infinite]
-        late = [step for step, loss in enumerate(record.losses) if not math.isfinite(loss)]
+        def found(one: Observation) -> tuple[str, ...]:
+            return one.nan if self.only_nan else one.infinite
+
+        bad = [one for one in record.observations if found(one)]
+        late = [
+            step
+            for step, loss in enumerate(record.losses)
+            if math.isnan(loss) or (math.isinf(loss) and not self.only_nan)
+        ]
         count = len(record.observations) + len(record.losses)
         if not bad and not late:
             return self._healthy(count)
-        what = bad[0].infinite if bad else ("loss",)
+        what = found(bad[0]) if bad else ("loss",)
         first = min([*(one.step for one in bad[:1]), *late[:1]])
         steps = sorted({*(one.step for one in bad), *late})
         return self._issue(f"Values are no longer finite from step {first} on: {some(what)}.", count, steps, what)
@@ -60,14 +70,14 @@ class ExplodingTensor(Rule):
 @dataclass(frozen=True)
 class PoorWeightInitialization(Rule):
     """In the first `steps` observed steps: a flat loss, with inputs of layers whose variances differ by more than
-    `activation_inputs_threshold`, or gradients of less spread than `distribution_range_threshold`.
+    `threshold`, or gradients of less spread than `distribution_range`.
 
     SageMaker fires on each of the three alone; residual networks that train well have such variances and gradients, so
     here the loss must be flat as well, and still be so after the warm-up of the learning rate.
     """
 
-    activation_inputs_threshold: float = 10.0
-    distribution_range_threshold: float = 0.001
+    threshold: float = 10.0
+    distribution_range: float = 0.001
     patience: int = 5
     steps: int = 10
     advice: ClassVar[str] = "Use timm's initialisation or pretrained weights, batch norms, or a longer warm-up."
@@ -82,11 +92,11 @@ class PoorWeightInitialization(Rule):
         if after < before * 0.999:
             return self._healthy(len(early))
         for one in early:
-            variances = [value for value in one.output_variance.values() if math.isfinite(value)]
+            variances = [value for value in one.input_variance.values() if math.isfinite(value)]
             ratio = max(variances) / max(min(variances), 1e-30) if variances else 1.0
             spreads = [3.29 * value for value in one.gradient_spread.values()]  # p95 - p5 of a normal distribution
-            narrow = spreads and max(spreads) < self.distribution_range_threshold
-            if ratio > self.activation_inputs_threshold or narrow:
+            narrow = spreads and max(spreads) < self.distribution_range
+            if ratio > self.threshold or narrow:
                 why = f"the variances of layers' inputs differ by a factor of {ratio:.3g}" if not narrow else (
                     f"no gradient spreads over more than {max(spreads):.1e}"
                 )  # fmt: skip
@@ -103,9 +113,12 @@ class DeadRelu(Rule):
     advice: ClassVar[str] = "Lower optim.lr, use head=mlp with model.head.activation=gelu, or another initialisation."
 
     def find(self, record: Record) -> Outcome:
+        def dead(one: Observation) -> dict[str, float]:
+            return {layer: share_below(shares, self.threshold_inactivity / 100) for layer, shares in one.active.items()}
+
         return self._layers(
             record,
-            lambda one: one.dead,
+            dead,
             lambda share: 100 * share > self.threshold_layer,
             "{count} ReLU layers are mostly dead; first {layer} in step {step}, with {value:.0%} of its channels.",
         )
@@ -113,17 +126,30 @@ class DeadRelu(Rule):
 
 @dataclass(frozen=True)
 class SaturatedActivation(Rule):
-    """More than `threshold_layer` % of the outputs of a sigmoid or tanh lie where it is flat."""
+    """More than `threshold_layer` % of the channels of a sigmoid or tanh are flat for nearly the whole batch.
 
+    A channel counts where less than `threshold_inactivity` % of the batch gives it an input between its minimum and
+    maximum. Those two are looked at while it trains; the other thresholds can be changed afterwards.
+    """
+
+    threshold_tanh_min: float = -9.4999
+    threshold_tanh_max: float = 9.4999
+    threshold_sigmoid_min: float = -23.0
+    threshold_sigmoid_max: float = 16.99999
+    threshold_inactivity: float = 1.0
     threshold_layer: float = 50.0
     advice: ClassVar[str] = "Use ReLU or GELU, add a norm before the activation, or lower optim.lr."
 
     def find(self, record: Record) -> Outcome:
+        def flat(one: Observation) -> dict[str, float]:
+            limit = self.threshold_inactivity / 100
+            return {layer: share_below(shares, limit) for layer, shares in one.unsaturated.items()}
+
         return self._layers(
             record,
-            lambda one: one.saturated,
+            flat,
             lambda share: 100 * share > self.threshold_layer,
-            "{count} layers are saturated; first {layer} in step {step}, with {value:.0%} of its outputs.",
+            "{count} layers are saturated; first {layer} in step {step}, with {value:.0%} of its channels.",
         )
 
 
@@ -143,7 +169,9 @@ class UnchangedTensor(Rule):
             if one.step < len(record.rates) and record.rates[one.step] <= 0:
                 continue  # the end of a schedule
             for layer, ratio in one.update_ratio.items():
-                still[layer] = still.get(layer, 0) + 1 if ratio <= self.rtol else 0
+                size = one.weight_size.get(layer, 0.0)
+                unchanged = ratio * size <= self.atol + self.rtol * size  # numpy's allclose
+                still[layer] = still.get(layer, 0) + 1 if unchanged else 0
                 if still[layer] >= self.num_steps:
                     found.append((one.step, layer))
         looked_at = sum(len(one.update_ratio) for one in record.observations)
@@ -221,7 +249,7 @@ class TensorVariance(Rule):
     def find(self, record: Record) -> Outcome:
         return self._layers(
             record,
-            lambda one: one.output_variance,
+            lambda one: one.input_variance,
             lambda variance: not self.min_threshold <= variance <= self.max_threshold,
             "The inputs of {count} layers have no sensible variance; in step {step} {layer} is given {value:.1e}.",
         )

@@ -11,6 +11,8 @@ from typing import ClassVar
 from imgcls.debug.observations import Record
 from imgcls.debug.rules import Outcome, Rule
 
+FEWEST_PICTURES = 5  # of a class in a validation that says anything about it
+
 
 @dataclass(frozen=True)
 class Overfit(Rule):
@@ -75,44 +77,82 @@ class Overtraining(Rule):
 
 @dataclass(frozen=True)
 class LossNotDecreasing(Rule):
-    """The mean loss of `num_steps` steps never falls `diff_percent` % below that of the first ones.
+    """The mean loss of `num_steps` steps never falls `diff_percent` % below that of the first ones, or it ends more
+    than `increase_threshold_percent` % above it.
 
     SageMaker compares single steps, which the noise of mini-batches makes fire in any training; here means are
-    compared, `patience` in a row must be no better than the first, and the run's end counts, not a plateau after
-    progress.
+    compared, at least `patience` of them. A plateau after progress is none of this rule's business.
     """
 
     num_steps: int = 10
     diff_percent: float = 0.1
+    increase_threshold_percent: float = 5.0
     patience: int = 3
     advice: ClassVar[str] = "Try another learning rate (optim.lr=auto), check the labels, and train something at all."
 
     def find(self, record: Record) -> Outcome:
         means = _window_means(record.losses, self.num_steps)
-        limit = means[0] * (1 - self.diff_percent / 100) if means else 0.0
-        stuck = [position for position, mean in enumerate(means) if position and not mean < limit]
-        if len(means) <= self.patience or len(stuck) < len(means) - 1:
+        if len(means) <= self.patience:
+            return self._healthy(len(means))
+        fallen, risen = means[0] * (1 - self.diff_percent / 100), means[0] * (1 + self.increase_threshold_percent / 100)
+        stuck = [place for place, mean in enumerate(means) if place and not mean < fallen]
+        late = range(len(means) - self.patience, len(means))
+        if len(stuck) == len(means) - 1:
+            told = "The loss has not fallen"
+        elif all(not means[place] <= risen for place in late):  # NaN is not
+            stuck, told = list(late), "The loss has risen again"
+        else:
             return self._healthy(len(means))
         return self._issue(
-            f"The loss has not fallen: {means[0]:.4g} in the first {self.num_steps} steps, now {means[-1]:.4g}.",
+            f"{told}: {means[0]:.4g} in the first {self.num_steps} steps, now {means[-1]:.4g}.",
             len(means),
-            [position * self.num_steps for position in stuck],
+            [place * self.num_steps for place in stuck],
         )
 
 
 @dataclass(frozen=True)
 class ClassImbalance(Rule):
-    """The largest class has more than `threshold_imbalance` times the training pictures of the smallest."""
+    """The largest class has more than `threshold_imbalance` times the training pictures of the smallest; or a rare
+    class is mispredicted for more than `threshold_misprediction` (0 to 1) of its validation pictures.
+
+    SageMaker's second condition holds for every class while a training begins. Here it counts in the last validation,
+    for classes of at most half the pictures of the largest, and only while the mean of all classes is mispredicted for
+    at most half of the threshold: then it is the imbalance that keeps the class behind.
+    """
 
     threshold_imbalance: float = 10.0
+    threshold_misprediction: float = 0.7
     samples: int = 500
     advice: ClassVar[str] = "Use loss.class_weights=balanced or data.sampler=balanced, and look at macro F1."
 
     def find(self, record: Record) -> Outcome:
         counts = record.class_counts
-        if sum(counts) < self.samples or max(counts) <= self.threshold_imbalance * max(1, min(counts)):
+        if sum(counts) < self.samples:
             return self._healthy(len(counts))
-        return self._issue(f"The largest class has {max(counts)} pictures, the smallest {min(counts)}.", len(counts))
+        if max(counts) > self.threshold_imbalance * max(1, min(counts)):
+            return self._issue(
+                f"The largest class has {max(counts)} pictures, the smallest {min(counts)}.", len(counts)
+            )
+        missed = self._missed(counts, record.recognised)
+        if not missed:
+            return self._healthy(len(counts))
+        worst = max(missed, key=missed.__getitem__)
+        return self._issue(
+            f"{len(missed)} rare classes are hardly recognised; class {worst} has {counts[worst]} training pictures, "
+            f"the largest {max(counts)}, and {missed[worst]:.0%} of its validation pictures are taken for others.",
+            len(counts),
+        )
+
+    def _missed(self, counts: Sequence[int], recognised: Sequence[tuple[int, int]]) -> dict[int, float]:
+        """Of each rare class that is mispredicted because it is one, by its position: how often."""
+        wrong = {place: 1 - right / seen for place, (seen, right) in enumerate(recognised) if seen >= FEWEST_PICTURES}
+        if not wrong or fmean(wrong.values()) > self.threshold_misprediction / 2:
+            return {}
+        return {
+            place: share
+            for place, share in wrong.items()
+            if share > self.threshold_misprediction and 2 * counts[place] <= max(counts)
+        }
 
 
 @dataclass(frozen=True)
@@ -136,17 +176,22 @@ class CheckInputImages(Rule):
 
 @dataclass(frozen=True)
 class StalledTraining(Rule):
-    """A step took longer than `threshold` seconds."""
+    """A step took longer than `threshold` seconds; while it does, a thread of the Recorder says so."""
 
     threshold: float = 1800.0
     advice: ClassVar[str] = "Look at what the step waited for: the disk, the network, another process of the run."
 
     def find(self, record: Record) -> Outcome:
+        steps = len(record.losses)
         long = [(step, seconds) for step, seconds in record.pauses if seconds > self.threshold]
         if not long:
-            return self._healthy(len(record.pauses))
+            return self._healthy(steps)
         step, seconds = max(long, key=lambda pair: pair[1])
-        return self._issue(f"Step {step} took {seconds:.0f} seconds.", len(record.pauses), [step for step, _ in long])
+        return self._issue(f"Step {step} took {seconds:.3g} seconds.", steps, [step for step, _ in long])
+
+    def standing(self, step: int, seconds: float) -> Outcome:
+        """The outcome while `step` has not ended."""
+        return self._issue(f"Step {step} has taken {seconds:.3g} seconds and has not ended.", step, [step])
 
 
 def _without_improvement(rows: Sequence[Mapping[str, float]], name: str, delta: float) -> int:

@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
-from imgcls.report.page import write_report
+import logging
+from pathlib import Path
 
-__all__ = ["write_report"]
+log = logging.getLogger(__name__)
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` and `figures/*.png` of the run in `folder`; return the page's path."""
+    from imgcls.report.page import write_report as write
+
+    return write(folder)
+
+
+def try_report(folder: Path) -> None:
+    """The same at the end of a training, which must not fail for the picture of its results."""
+    try:
+        write_report(folder)
+    except Exception:
+        log.warning("The report could not be written. Try again: python -m imgcls.report run=%s", folder, exc_info=True)

@@ -1,7 +1,12 @@
 """`python -m imgcls.report run=DIR`: make a run's report again; with several runs, compare them.
 
-usage: python -m imgcls.report run=DIR
+usage: python -m imgcls.report run=DIR [debug.rules.NAME.parameter=value …]
        python -m imgcls.report run=DIR run=DIR … [output=comparison.html]
+       python -m imgcls.report trial=DIR [debug.rules.NAME.parameter=value …] [output=trial.html]
+       python -m imgcls.report profile=DIR [debug.profile_rules.NAME.parameter=value …] [output=profile.html]
+
+With a threshold, the rules look again at what was recorded of the run. `trial` is an smdebug trial that someone else
+recorded (a folder, or an s3:// address), `profile` the profiler output of a SageMaker job.
 """
 
 from __future__ import annotations
@@ -9,30 +14,59 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgcls.cli import guarded, parse_arguments
 from imgcls.errors import UserError
 
+if TYPE_CHECKING:
+    from imgcls.debug.rules import Outcome
+
+OPTIONS = {"run": "", "trial": "", "profile": "", "output": ""}
+
 
 def report(arguments: Sequence[str]) -> None:
-    """Write the report of the run, or the comparison of the runs, that `arguments` name, and say where it is."""
+    """Write the page that `arguments` ask for, and say where it is."""
+    options, words, rest = parse_arguments(arguments, OPTIONS, usage=__doc__ or "", overrides=["debug."])
+    given = [name for name in ("run", "trial", "profile") if options[name]]
+    if len(given) != 1 or rest:
+        raise UserError(f"What is {rest[0]!r}?" if rest else "Report on what? Give a run's folder: run=DIR")
+    output = Path(options["output"] or {"run": "comparison.html"}.get(given[0], f"{given[0]}.html")).expanduser()
+    if given[0] == "run":
+        _report_runs([word.partition("=")[2] for word in arguments if word.startswith("run=")], words, output)
+        return
+    from imgcls.report.foreign import write_profile_page, write_trial_page
+
+    write = write_trial_page if given[0] == "trial" else write_profile_page
+    _print(write(options[given[0]], words, output))
+    print(output)
+
+
+def _report_runs(named: Sequence[str], words: Sequence[str], output: Path) -> None:
     from imgcls.runs import load
 
-    named = [word.partition("=")[2] for word in arguments if word.startswith("run=")]
-    options, _, rest = parse_arguments(arguments, {"run": "", "output": ""}, usage=__doc__ or "")
-    if not options["run"] or rest:
-        raise UserError(f"What is {rest[0]!r}?" if rest else "Which run? Give its folder: run=DIR")
     folders = [load(name).folder for name in dict.fromkeys(named)]
-    if len(folders) == 1:
-        if options["output"]:
-            raise UserError("output= is for the comparison of several runs; a run's report is in its folder.")
-        from imgcls.report.page import write_report
+    if len(folders) > 1:
+        if words:
+            raise UserError(f"{words[0]}: the rules look again at one run at a time.")
+        from imgcls.report.comparison import write_comparison
 
-        print(write_report(folders[0]))
+        print(write_comparison(folders, output))
         return
-    from imgcls.report.comparison import write_comparison
+    if output != Path("comparison.html"):
+        raise UserError("output= is for the comparison of several runs; a run's report is in its folder.")
+    if words:
+        from imgcls.debug.again import check_again
 
-    print(write_comparison(folders, Path(options["output"] or "comparison.html").expanduser()))
+        _print(check_again(folders[0], words))
+    from imgcls.report.page import write_report
+
+    print(write_report(folders[0]))
+
+
+def _print(outcomes: Sequence[Outcome]) -> None:
+    for one in outcomes:
+        print(f"{one.rule:26} {one.status:15} {one.sentence}".rstrip())
 
 
 if __name__ == "__main__":

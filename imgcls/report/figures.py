@@ -24,7 +24,16 @@ from imgcls.report.calibration import BINS
 BLUE, ORANGE, GREEN, GREY, INK = "#2a78c8", "#d9772b", "#3a9a5b", "#8a8f98", "#1d2329"
 SERIES = (BLUE, ORANGE, GREEN, "#9a5fc0", "#c24b5a", "#5b8f94", "#a07c3b", GREY)
 MOST_CLASSES = 30  # of a confusion matrix that can still be read
+MOST_POINTS = 400  # of a curve
 PARTS = {"data_wait": "waiting for data", "forward": "forward", "backward": "backward", "optimiser": "optimiser"}
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What is known of every optimiser step of a run, float64 (steps,)."""
+
+    loss: np.ndarray
+    rate: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,11 @@ class Chart:
         return drawn
 
 
-def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Chart:
-    """Loss, accuracy and learning rate over the epochs of each run; of one run, training against validation."""
+def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], steps: Steps | None = None) -> Chart:
+    """Loss, accuracy and learning rate over the epochs of each run; of one run, training against validation.
+
+    With the `steps` of one run, its learning rate and the training loss are also drawn step by step.
+    """
     alone = len(runs) == 1
 
     def quantity(name: str) -> Callable[[Any], None]:
@@ -89,7 +101,30 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Chart:
                 _line(axes, points, GREY if alone else SERIES[number % len(SERIES)])
         _finish(axes, "learning rate after the epoch")
 
-    return Chart("Loss, accuracy and learning rate over the epochs", (quantity("loss"), quantity("accuracy"), rate))
+    known = {name.rpartition("/")[2] for rows in runs.values() for row in rows for name in row}
+    several = [name for name in ("loss", "accuracy") if name in known]
+    panels = [*map(quantity, several), rate]
+    if steps is not None and len(steps.loss) > 1:
+        panels[-1:] = [_over_steps(steps.loss, "training loss of each step", BLUE)]
+        panels += [_over_steps(steps.rate, "learning rate")] if len(steps.rate) else []
+    return Chart("Loss, accuracy and learning rate over the training", tuple(panels))
+
+
+def _over_steps(values: np.ndarray, title: str, colour: str = GREY) -> Callable[[Any], None]:
+    """Each value where there are few; the mean of each of 400 stretches, and the span of its values, where many."""
+
+    values = np.where(np.isfinite(values), values, np.nan)
+
+    def draw(axes: Any) -> None:
+        parts = np.array_split(values, min(len(values), MOST_POINTS))
+        places = np.cumsum([len(part) for part in parts])
+        axes.plot(places, [part.mean() for part in parts], color=colour, linewidth=1.2)
+        if len(values) > MOST_POINTS:
+            low, high = ([limit(part) for part in parts] for limit in (np.min, np.max))
+            axes.fill_between(places, low, high, color=colour, alpha=0.25, linewidth=0)
+        _finish(axes, title, "step")
+
+    return draw
 
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Chart:

@@ -28,18 +28,23 @@ log = logging.getLogger(__name__)
 
 SIDE = 128  # of a picture on the page, px
 AUGMENTED, EXPLAINED = 12, 8
+MOST_DECODED = 2000  # files that are looked at again for duplicates; seconds
+MOST_COMPARED = 100_000  # pictures of all splits
+KEPT_DUPLICATES = 100
 
 
 def gather(folder: Path, datamodule: ImageDataModule, classifier: Classifier) -> None:
-    """Write `counts`, `pictures`, `augmented` and `gradcam` of `report_data`; what fails is a warning and a reason.
+    """Write the files of `report_data`; what fails is a warning and a reason.
 
     - `counts.json`: `splits`, split to the pictures of each class; `notes`.
+    - `duplicates.json`: how many were `found`, the first 100 as `rows`; or a `note` why nobody looked.
     - `pictures.json`: file name to a small JPEG as base64, for the most wrong pictures and the samples.
     - `augmented.json`: `pictures`, each `label` and `image`, as training sees them.
     - `gradcam.json`: `pictures`, file name to `image` and `seen`; or the `reason` why there are none.
     """
     parts: dict[str, Callable[[], Mapping[str, Any]]] = {
         "counts": lambda: _counts(datamodule),
+        "duplicates": lambda: _duplicates(datamodule),
         "pictures": lambda: _pictures(folder, datamodule),
         "augmented": lambda: _augmented(datamodule),
         "gradcam": lambda: _explained(folder, datamodule, classifier),
@@ -57,6 +62,35 @@ def _counts(datamodule: ImageDataModule) -> dict[str, Any]:
     source, classes = datamodule.source, datamodule.num_classes
     counts = {name: split.class_counts(classes).tolist() for name, split in source.splits().items()}
     return {"classes": list(source.class_names), "splits": counts, "notes": list(source.notes)}
+
+
+def _duplicates(datamodule: ImageDataModule) -> dict[str, Any]:
+    from imgcls.data.checks import inspect, remembered
+    from imgcls.data.duplicates import find_duplicates
+
+    splits = datamodule.source.splits()
+    cache, count = datamodule.cache, sum(map(len, splits.values()))
+    unseen = sum(len(split.files) - remembered(split.files, cache) for split in splits.values())
+    if unseen > MOST_DECODED or count > MOST_COMPARED:
+        return {
+            "note": "Nobody has looked for pictures that are in two splits; python -m imgcls.prepare, with the same "
+            "words for data, does, and the next run will tell."
+            if count <= MOST_COMPARED
+            else "python -m imgcls.prepare, with the same words for data, looks for pictures that are in two splits."
+        }
+    seen = {name: inspect(split.pictures, cache, datamodule.num_workers) for name, split in splits.items()}
+    found = find_duplicates(datamodule.source, seen)
+    rows = [
+        {
+            "split": one.split,
+            "picture": one.name,
+            "also in": one.other_split,
+            "as": one.other_name,
+            "how": one.kind if one.same_class else f"{one.kind}, another class",
+        }
+        for one in sorted(found, key=lambda one: (one.same_class, one.kind))[:KEPT_DUPLICATES]
+    ]
+    return {"found": len(found), "rows": rows, **({} if found else {"note": "No picture is in two splits."})}
 
 
 def _pictures(folder: Path, datamodule: ImageDataModule) -> dict[str, str]:

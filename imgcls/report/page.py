@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,16 @@ from imgcls.files import atomic_write_bytes, atomic_write_text
 from imgcls.recording import read_status
 from imgcls.report import figures
 from imgcls.report.calibration import calibrate, expected_error
-from imgcls.report.reading import most_wrong, read_history, read_json, read_table, samples
+from imgcls.report.reading import (
+    class_names,
+    most_wrong,
+    read_confusion,
+    read_history,
+    read_json,
+    read_steps,
+    read_table,
+    samples,
+)
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +39,11 @@ SHOWN = {
     "data_wait_fraction": "time waiting for data",
 }
 PERCENT = ("accuracy", "accuracy_top5", "data_wait_fraction")
-MOST_ROWS = 20  # of the tables of errors
-PARTS = ("text", "svgs", "wide", "matrix", "outcomes", "silent", "pictures", "table", "fold", "second", "strip", "pre")
+MOST_ROWS = 20  # of the tables of errors, files and duplicates
+MOST_PIXELS = 500  # classes of a confusion matrix that is drawn whole
+WORST_CLASSES = 200  # that are drawn of a larger one
+LOG_LINES = 40  # that are shown of a run that did not finish
+PARTS = ("text", "svgs", "wide", "matrix", "outcomes", "silent", "pictures", "table", "fold", "more", "strip", "pre")
 Section = dict[str, Any]
 
 
@@ -41,16 +53,27 @@ def write_report(folder: Path) -> Path:
     A section that cannot be made is a warning and a sentence on the page.
     """
     sections = {name: _tried(folder, name, make) for name, (_, make) in SECTIONS.items()}
+    shown = {SECTIONS[name][0]: section for name, section in sections.items() if section is not None}
+    return write_page(folder / "report.html", folder.resolve().name, shown, **_headline(folder))
+
+
+def write_page(
+    output: Path, title: str, sections: Mapping[str, Section], *, sentence: str, numbers: Sequence[tuple[str, str]] = ()
+) -> Path:
+    """Write a page of `sections`, each by its title; return its path."""
     shown = [
-        {**dict.fromkeys(PARTS), "id": name, "title": SECTIONS[name][0], **section}
+        {**dict.fromkeys(PARTS), "id": name.lower().replace(" ", "-"), "title": name, **section}
         for name, section in sections.items()
-        if section is not None
     ]
-    atomic_write_text(
-        folder / "report.html",
-        render("report.html.j2", title=folder.resolve().name, sections=shown, **_headline(folder)),
-    )
-    return folder / "report.html"
+    page = render("report.html.j2", title=title, sections=shown, sentence=sentence, numbers=numbers)
+    atomic_write_text(output, page)
+    return output
+
+
+def drawn(section: Section) -> Section:
+    """`section` with its `charts` as they are on a page."""
+    charts = section.get("charts", {})
+    return {**section, "svgs": [svg for chart in charts.values() for svg in chart.as_svgs()]}
 
 
 def render(template: str, **content: Any) -> str:
@@ -79,10 +102,9 @@ def number(name: str, value: Any) -> str:
 def _tried(folder: Path, name: str, make: Callable[[Path], Section | None]) -> Section | None:
     try:
         section = make(folder)
-        charts = section.get("charts", {}) if section else {}
-        for title, chart in charts.items():
+        for title, chart in section.get("charts", {}).items() if section else ():
             atomic_write_bytes(folder / "figures" / f"{title}.png", chart.as_png())
-        return {**section, "svgs": [svg for chart in charts.values() for svg in chart.as_svgs()]} if section else None
+        return drawn(section) if section else None
     except Exception as error:  # a finished training must not fail on its report
         log.warning("Report: the section %r of %s failed. %s: %s", name, folder, type(error).__name__, error)
         return {"text": f"This section could not be drawn: {type(error).__name__}: {error}."}
@@ -90,11 +112,10 @@ def _tried(folder: Path, name: str, make: Callable[[Path], Section | None]) -> S
 
 def _headline(folder: Path) -> dict[str, Any]:
     metrics, status = read_json(folder / "metrics.json"), read_status(folder)
-    history, confusion = read_history(folder), read_table(folder / "confusion.csv")
-    pictures = len(read_table(folder / "predictions.csv"))
+    history, classes = read_history(folder), len(class_names(folder))
     if "test/accuracy" in metrics:
-        share = metrics["test/accuracy"]
-        sentence = f"{share:.2%} of {pictures} test pictures of {len(confusion)} classes are recognised."
+        pictures = len(read_table(folder / "predictions.csv"))
+        sentence = f"{metrics['test/accuracy']:.2%} of {pictures} test pictures of {classes} classes are recognised."
     elif "val/accuracy" in metrics:
         sentence = f"{metrics['val/accuracy']:.2%} of the validation pictures are recognised; there was no test."
     elif history and "val/accuracy" in history[-1]:
@@ -105,24 +126,29 @@ def _headline(folder: Path) -> dict[str, Any]:
         )
     else:
         sentence = "The run has no result yet."
-    state = status.get("state", "unknown")
+    state, stopped = status.get("state", "unknown"), read_json(folder / "debug" / "stopped.json")
     if state not in ("finished", "running"):
-        sentence += f" The run is {state}{': ' + str(status['reason']) if status.get('reason') else ''}."
+        words = {"failed": "has failed", "interrupted": "was interrupted"}.get(state, f"is {state}")
+        sentence += f" The run {words}{': ' + str(status['reason']).rstrip('.') if status.get('reason') else ''}."
+    if stopped:
+        sentence += f" The rule {stopped['rule']} ended the training: {stopped['sentence']}"
     numbers = [(label, number(name, metrics[name])) for name, label in SHOWN.items() if name in metrics]
     return {"sentence": sentence, "numbers": numbers}
 
 
 def _curves(folder: Path) -> Section | None:
-    history = read_history(folder)
-    return {"charts": {"curves": figures.learning_curves({folder.name: history})}} if history else None
+    history, held = read_history(folder), read_steps(folder)
+    steps = figures.Steps(held["loss"], held["rate"]) if held else None
+    if not history and (steps is None or len(steps.loss) < 2):
+        return None
+    return {"charts": {"curves": figures.learning_curves({folder.name: history}, steps)}}
 
 
 def _confusion(folder: Path) -> Section | None:
-    table = read_table(folder / "confusion.csv")
-    names = [row["label"] for row in table]
+    names = class_names(folder)
     if not names:
         return None
-    counts = np.array([[int(row[name]) for name in names] for row in table])
+    counts = read_confusion(folder)
     pairs = _most_confused(counts, names)
     section: Section = {
         "table": {"head": ["shown", "seen", "pictures"], "numeric": [2], "rows": pairs},
@@ -131,11 +157,16 @@ def _confusion(folder: Path) -> Section | None:
     if len(names) <= figures.MOST_CLASSES:
         section["charts"] = {"confusion": figures.confusion_matrix(counts, names)}
         section["wide"] = True
-    else:
-        image = figures.confusion_pixels(counts)
-        atomic_write_bytes(folder / "figures" / "confusion.png", image)
-        cells = {f"{row},{column}": int(counts[row, column]) for row, column in zip(*np.nonzero(counts), strict=True)}
-        section["matrix"] = {"image": base64.b64encode(image).decode(), "names": names, "cells": cells}
+        return section
+    if len(names) > MOST_PIXELS:
+        errors = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
+        worst = np.sort(np.argsort(-errors, kind="stable")[:WORST_CLASSES])
+        counts, names = counts[np.ix_(worst, worst)], [names[place] for place in worst]
+        section["text"] = f"The matrix shows the {WORST_CLASSES} classes with the most errors."
+    image = figures.confusion_pixels(counts)
+    atomic_write_bytes(folder / "figures" / "confusion.png", image)
+    cells = {f"{row},{column}": int(counts[row, column]) for row, column in zip(*np.nonzero(counts), strict=True)}
+    section["matrix"] = {"image": base64.b64encode(image).decode(), "names": names, "cells": cells}
     return section
 
 
@@ -155,9 +186,9 @@ def _calibration(folder: Path) -> Section | None:
     sure = np.array([float(row["confidence"]) for row in predictions])
     right = np.array([float(row["correct"]) for row in predictions])
     section: Section = {"charts": {"calibration": figures.reliability(sure, right)}}
-    logits, names = folder / "test_logits.npy", [row["label"] for row in read_table(folder / "confusion.csv")]
+    logits, places = folder / "test_logits.npy", {name: place for place, name in enumerate(class_names(folder))}
     if logits.is_file() and len(predictions) > 1:
-        labels = np.array([names.index(row["label"]) for row in predictions])
+        labels = np.array([places[row["label"]] for row in predictions])
         found = calibrate(np.load(logits, allow_pickle=False), labels)
         told = f"The expected calibration error is {found.before:.4f}. "
         if found.after < found.before:
@@ -225,20 +256,33 @@ def _data(folder: Path) -> Section | None:
         numeric = list(range(1, len(total)))
         section["table"] = {"head": ["pictures of", *splits], "numeric": numeric, "rows": rows, "total": total}
         section["fold"] = len(rows) > 15
-    if bad:
-        section["second"] = {"title": f"{len(bad)} files were left out", "rows": [list(row.values()) for row in bad]}
-        section["second"]["head"] = list(bad[0])
+    tables = [_listed(f"{len(bad)} files were left out", bad, "bad_files.csv")] if bad else []
+    twins = read_json(folder / "report_data" / "duplicates.json")
+    if twins.get("rows"):
+        title = f"{twins['found']} pictures are in two splits"
+        tables.append(_listed(title, twins["rows"], "report_data/duplicates.json", twins["found"]))
+    section["text"] = " ".join([section["text"], twins.get("note", "")]).strip()
+    section["more"] = tables
     augmented = read_json(folder / "report_data" / "augmented.json").get("pictures", [])
     section["strip"] = augmented
     return section if held.get("splits") or bad or augmented else None
 
 
+def _listed(title: str, rows: Sequence[Mapping[str, str]], file: str, count: int | None = None) -> Section:
+    """A table of the first of `rows`, whose keys are the head of the columns."""
+    left = (count or len(rows)) - MOST_ROWS
+    note = f"… and {left} more in {file}" if left > 0 else ""
+    cells = [[str(cell) for cell in row.values()] for row in rows[:MOST_ROWS]]
+    return {"title": title, "head": list(rows[0]), "rows": cells, "note": note}
+
+
 def _rules(folder: Path) -> Section | None:
     outcomes = read_json(folder / "debug" / "rules.json")
-    return _outcomes(outcomes) if outcomes else None
+    return outcome_section(outcomes) if outcomes else None
 
 
-def _outcomes(outcomes: list[dict[str, Any]]) -> Section:
+def outcome_section(outcomes: Sequence[Mapping[str, Any]]) -> Section:
+    """What rules found, from outcomes as in `rules.json`."""
     found = [one for one in outcomes if one["status"] != "NoIssuesFound"]
     silent = ", ".join(one["rule"] for one in outcomes if one["status"] == "NoIssuesFound")
     text = (
@@ -249,9 +293,12 @@ def _outcomes(outcomes: list[dict[str, Any]]) -> Section:
 
 def _profile(folder: Path) -> Section | None:
     profile = read_json(folder / "debug" / "profile" / "profile.json")
-    if not profile:
-        return None
-    section = _outcomes(profile.get("rules", []))
+    return profile_section(profile) if profile else None
+
+
+def profile_section(profile: Mapping[str, Any]) -> Section:
+    """Where the time went, from the content of `profile.json`."""
+    section = outcome_section(profile.get("rules", []))
     section["charts"] = {"profile": figures.profile_shares(profile)}
     spread = ("max", "p99", "p95", "p50", "min")
     rows = [[f"{one['name']}, {one['unit']}", *(f"{one[name]:.4g}" for name in spread)] for one in profile["system"]]
@@ -278,6 +325,15 @@ def _configuration(folder: Path) -> Section:
     }
 
 
+def _log(folder: Path) -> Section | None:
+    """The end of the log of a run that did not finish."""
+    file = folder / "log.txt"
+    if read_status(folder).get("state") not in ("failed", "interrupted") or not file.is_file():
+        return None
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+    return {"pre": [(f"The last {len(lines)} lines", "\n".join(lines))]}
+
+
 def _most_confused(counts: np.ndarray, names: list[str]) -> list[list[str]]:
     errors = counts * (1 - np.eye(len(names), dtype=int))
     order = np.argsort(-errors, axis=None, kind="stable")[:MOST_ROWS]
@@ -296,5 +352,6 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Path], Section | None]]] = {
     "data": ("Data", _data),
     "rules": ("Rules", _rules),
     "profile": ("Profile", _profile),
+    "log": ("Log", _log),
     "configuration": ("Configuration", _configuration),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,30 @@ def read_table(file: Path) -> Rows:
         return []
     with file.open(encoding="utf-8", newline="") as text:
         return list(csv.DictReader(text))
+
+
+def class_names(folder: Path) -> list[str]:
+    """The classes of the test, from the head of `confusion.csv`; none where there was no test."""
+    file = folder / "confusion.csv"
+    if not file.is_file():
+        return []
+    with file.open(encoding="utf-8", newline="") as text:
+        return next(csv.reader(text), [])[1:]
+
+
+def read_confusion(folder: Path) -> np.ndarray:
+    """int64 (C, C): the test pictures of each class (row) by what they were taken for (column)."""
+    with (folder / "confusion.csv").open(encoding="utf-8", newline="") as text:
+        return np.array([row[1:] for row in list(csv.reader(text))[1:]], dtype=np.int64)
+
+
+def read_steps(folder: Path) -> Mapping[str, np.ndarray]:
+    """`loss` and `rate` of every optimiser step, float64 (steps,); nothing where the run was not watched."""
+    file = folder / "debug" / "steps.npz"
+    if not file.is_file():
+        return {}
+    with np.load(file, allow_pickle=False) as steps:
+        return {name: steps[name] for name in ("loss", "rate")}
 
 
 def read_json(file: Path) -> Any:

@@ -10,11 +10,11 @@ import pytest
 from hydra.utils import instantiate
 
 import imgcls
-from imgcls.debug.profile import Profile, quantile, read_profile, summary, write_profile, write_steps
+from imgcls.debug.profile import Profile, quantile, read_profile, summary, write_profile
 from imgcls.debug.profile_rules import LoadBalancing, LowGPUUtilization
 from imgcls.debug.rules import ISSUES, NO_ISSUES, Rule
 from imgcls.debug.sampler import Sample, SystemSampler, read_samples, write_samples
-from imgcls.timing import StepTime
+from imgcls.debug.steptimes import StepTime, write_steps
 
 RULES: dict[str, Rule] = instantiate(imgcls.compose([]).debug.profile_rules, _convert_="all")
 STATES = ("OverallSystemUsage", "OverallFrameworkMetrics")
@@ -56,7 +56,7 @@ HEALTHY = Profile(
     samples(),
     steps(),
     {"initialisation": 30.0, "training": 900.0},
-    {"workers": 8, "cores": 8, "store": "none", "batch_size": 64},
+    {"workers": 8, "cores": 8, "held": "none", "store": "none", "batch_size": 64},
 )
 rising = [50.0 + 20.0 * place / COUNT for place in range(COUNT)]
 SICK = {
@@ -68,7 +68,7 @@ SICK = {
     "LoadBalancing": Profile(two_gpus(15.0)),
     "StepOutlier": Profile(steps=steps(slow=11)),
     "MaxInitializationTime": Profile(phases={"initialisation": 1201.0}),
-    "Dataloader": Profile(steps=steps(wait=0.1), loader={"workers": 1, "cores": 8, "store": "none"}),
+    "Dataloader": Profile(steps=steps(wait=0.1), loader={"workers": 1, "cores": 8, "held": "none", "store": "none"}),
 }
 
 
@@ -112,14 +112,39 @@ def test_sentences_have_the_numbers_of_the_run() -> None:
     assert "1 threads on 8 cores" in waiting.advice
     assert "data.batch_size=64 (now 32)" in RULES["BatchSize"].check(SICK["BatchSize"]).advice
     assert RULES["StepOutlier"].check(SICK["StepOutlier"]).steps == tuple(range(11))
-    held = Profile(steps=steps(wait=0.1), loader={"store": "memory"})
-    assert "in memory already" in RULES["Dataloader"].check(held).advice
     fluctuating = LowGPUUtilization(patience=0).check(Profile(samples(gpu=[95.0] * 9 + [2.0])))
     assert "in 4 its use went up and down" in fluctuating.sentence
     apart = LoadBalancing(patience=0, threshold=0.8).check(Profile(two_gpus(15.0)))
     assert f"{math.sqrt(math.log(2)):.2f} apart" in apart.sentence
     assert "data wait 1%" in RULES["OverallFrameworkMetrics"].check(HEALTHY).sentence
     assert "processor 88 %" in RULES["OverallSystemUsage"].check(HEALTHY).sentence
+
+
+WAITING = {"IOBottleneck": samples(gpu=[5.0], io_wait=60.0), "CPUBottleneck": samples(gpu=[5.0], cpu=(99.0,))}
+
+
+@pytest.mark.parametrize("rule", ["Dataloader", "LowGPUUtilization", "StepOutlier", *WAITING])
+@pytest.mark.parametrize(
+    ("loader", "words"),
+    [
+        ({"store": "auto", "held": "memory"}, "in memory already"),
+        ({"store": "memory", "held": "memory"}, "in memory already"),
+        ({"store": "auto", "held": "features"}, "features of the frozen backbone"),
+        ({"store": "auto", "held": "disk"}, "data.store=memory would spare that"),
+        ({"store": "auto", "held": "none"}, "neither disk nor memory has room"),
+        ({"store": "none", "held": "none"}, "data.store=memory would remove it"),
+        ({}, "data.store=memory would remove it"),
+    ],
+    ids=str,
+)
+def test_no_advice_proposes_what_the_run_does_already(rule: str, loader: dict[str, str], words: str) -> None:
+    slow = [StepTime(place, place / 10, 2.0 if place < 11 else 0.1, 0.03, 0.06, 0.01) for place in range(200)]
+    profile = Profile(WAITING.get(rule, samples(gpu=[40.0])), tuple(slow), loader=loader)
+    outcome = RULES[rule].check(profile)
+    assert outcome.status == ISSUES
+    assert words in outcome.advice
+    if loader.get("held") in ("memory", "features"):
+        assert "data.store" not in outcome.advice
 
 
 def test_samples_are_written_as_sagemaker_does(tmp_path: Path) -> None:

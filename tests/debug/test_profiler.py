@@ -11,6 +11,7 @@ import pytest
 
 from imgcls.data.loader import Loader
 from imgcls.debug.rules import ISSUES
+from imgcls.debug.storing import read_record
 from tests.debug.test_recorder import fit
 
 
@@ -55,6 +56,7 @@ def test_a_run_that_a_rule_ends_has_its_test_and_report(
     assert run.status["stopped_by"] == rule
     assert why in run.status["reason"]
     assert len(run.history) == 1
+    assert len(read_record(run.folder / "debug", []).losses) < 9 * 4
     assert "test/accuracy" in run.metrics
-    assert run.report_file.is_file()
+    assert f"The rule {rule} ended the training" in run.report_file.read_text()
     assert not (run.folder / "debug" / "profile").exists()

@@ -14,13 +14,16 @@ from torch import nn
 
 import imgcls
 from imgcls.checkpoints import Checkpoints
-from imgcls.debug.observations import read_observations
+from imgcls.debug.again import check_again
 from imgcls.debug.rules import ISSUES
+from imgcls.debug.storing import read_observations, read_record
 from imgcls.debug.tensor_rules import ExplodingTensor, VanishingGradient
 from imgcls.errors import UserError
 from imgcls.interrupts import Interrupted
+from imgcls.report.__main__ import report
 from imgcls.runs import Run
 from tests.debug.trainings import WIDTH, deep_backbone, healthy_backbone, train
+from tests.debug.trainings import pictures as noise
 
 
 def fit(tmp_path: Path, pictures: Path, *overrides: str, name: str = "run") -> Run:
@@ -38,7 +41,7 @@ def test_a_run_is_watched_and_is_the_same_as_one_that_is_not(tmp_path: Path, pic
     assert {one["status"] for one in outcomes} <= {"NoIssuesFound", "IssuesFound"}
     single = json.loads((watched.folder / "debug" / "rules" / "VanishingGradient.json").read_text())
     assert set(single) == {"RuleTriggered", "Violations", "Details", "Datapoints", "RuleParameters"}
-    steps = [one.step for one in read_observations(watched.folder / "debug" / "observations.jsonl")]
+    steps = [one.step for one in read_observations(watched.folder / "debug")]
     assert steps == [0, 1, 2, 3, 4, 6, 9]
     assert not (alone.folder / "debug").exists()
     model = Path("model") / "model.safetensors"
@@ -59,8 +62,9 @@ def test_a_resumed_run_has_observed_the_same(tmp_path: Path, pictures: Path, mon
         with pytest.raises(Interrupted):
             fit(tmp_path, pictures, "debug.every=3", name="stopped")
     resumed = fit(tmp_path, pictures, "debug.every=3", name="stopped")
-    for file in ("observations.jsonl", "rules.json"):
-        assert (resumed.folder / "debug" / file).read_text() == (whole.folder / "debug" / file).read_text()
+    assert read_record(resumed.folder / "debug", []) == read_record(whole.folder / "debug", [])
+    rules = Path("debug") / "rules.json"
+    assert (resumed.folder / rules).read_text() == (whole.folder / rules).read_text()
 
 
 def test_gradients_and_updates_are_those_of_the_optimiser(tmp_path: Path) -> None:
@@ -92,21 +96,63 @@ def test_frozen_layers_are_left_out(tmp_path: Path) -> None:
 def test_a_compiled_network_is_watched_without_its_activations(tmp_path: Path) -> None:
     backbone = healthy_backbone()
     recorder = train(tmp_path, backbone, epochs=1)
-    assert recorder.observations[0].dead
+    assert recorder.observations[0].active
     from imgcls.debug.activations import Activations
 
     backbone.compile(backend="eager")
     watching = Activations(backbone, torch.zeros(1, 3, 8, 8))
     backbone(torch.zeros(2, 3, 8, 8))
-    assert watching.end().read()["dead"] == {}
+    assert watching.end().read()["active"] == {}
 
 
-def test_a_rule_ends_the_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rules_look_again_at_other_thresholds(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fit(tmp_path, pictures, "debug.every=3", "debug.rules.Overfit.ratio_threshold=0.4")
+    rules = run.folder / "debug" / "rules.json"
+    before = json.loads(rules.read_text())
+    check_again(run.folder)
+    assert json.loads(rules.read_text()) == before
+    report([f"run={run.folder}", "debug.rules.WeightUpdateRatio.large_threshold=1e-6"])
+    assert "WeightUpdateRatio          IssuesFound" in capsys.readouterr().out
+    after = {one["rule"]: one for one in json.loads(rules.read_text())}
+    assert after["WeightUpdateRatio"]["parameters"]["large_threshold"] == 1e-6
+    assert after["Overfit"]["parameters"]["ratio_threshold"] == 0.4
+    assert "WeightUpdateRatio</strong>" in run.report_file.read_text()
+    for word, words in {
+        "debug.rules.Overfitt.patience=2": "Did you mean",
+        "debug.every=3": "only thresholds can be changed",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            report([f"run={run.folder}", word])
+    (run.folder / "debug" / "steps.npz").write_bytes(b"half")
+    with pytest.raises(UserError, match="cannot be read"):
+        check_again(run.folder)
+    (run.folder / "debug" / "steps.npz").unlink()
+    with pytest.raises(UserError, match="debug=off"):
+        check_again(run.folder)
+
+
+def test_a_rule_ends_the_training_where_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rules = {"ExplodingTensor": ExplodingTensor(), "VanishingGradient": VanishingGradient()}
-    recorder = train(tmp_path, deep_backbone(nn.ReLU, 3), lr=1e8, epochs=9, rules=rules, stop_on=("ExplodingTensor",))
+    sick: dict[str, Any] = {"backbone": deep_backbone(nn.ReLU, 3), "lr": 1e8, "epochs": 9, "rules": rules}
+    recorder = train(tmp_path / "stopped", **sick, data=noise(640), stop_on=("ExplodingTensor",))
     assert recorder.stopped_by == "ExplodingTensor"
-    assert len(recorder.losses) == 5, "one epoch"
+    assert len(recorder.losses) < 20, "in the middle of the first epoch"
+    assert "val/loss" in recorder.record.history[-1]
     assert recorder.outcomes["ExplodingTensor"].status == ISSUES
     assert "no longer finite" in caplog.text
     with pytest.raises(UserError, match="Did you mean ExplodingTensor"):
         train(tmp_path, healthy_backbone(), rules=rules, stop_on=("ExplodingTensors",))
+
+
+def test_what_is_found_is_said_once_or_only_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rules = {"ExplodingTensor": ExplodingTensor()}
+    loud = train(tmp_path / "loud", deep_backbone(nn.ReLU, 3), lr=1e8, epochs=2, rules=rules)
+    assert caplog.text.count("no longer finite") == 1
+    assert len(loud.losses) == 10
+    caplog.clear()
+    quiet = train(tmp_path / "quiet", deep_backbone(nn.ReLU, 3), lr=1e8, epochs=2, rules=rules, warn=False)
+    assert "no longer finite" not in caplog.text
+    assert quiet.outcomes["ExplodingTensor"].status == ISSUES
+    assert "IssuesFound" in (tmp_path / "quiet" / "rules.json").read_text()

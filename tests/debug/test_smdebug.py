@@ -10,13 +10,15 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy
 
 from imgcls.debug import smdebug_needs
 from imgcls.debug.smdebug_callback import SMDebug
 from imgcls.debug.smdebug_needs import check_smdebug
 from imgcls.errors import UserError
 from imgcls.models.ema import WeightAveraging
-from tests.debug.trainings import healthy_backbone, train
+from tests.debug.trainings import OneThread, healthy_backbone, train
 
 RIGHT_NUMPY = tuple(map(int, version("numpy").split(".")[:2])) < (2, 3)
 needs_smdebug = pytest.mark.skipif(
@@ -25,13 +27,18 @@ needs_smdebug = pytest.mark.skipif(
 
 
 class Used(L.Callback):
-    """The gradients and the loss of each optimiser step."""
+    """Writes down the gradients of each optimiser step."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: Path) -> None:
+        self.file = file
         self.gradients: list[np.ndarray] = []
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         self.gradients.append(pl_module.network.head.weight.grad.float().numpy().copy())
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            np.save(self.file, np.stack(self.gradients))
 
 
 def test_without_smdebug_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,28 +56,44 @@ def test_without_smdebug_one_line_says_what_to_install(monkeypatch: pytest.Monke
 
 
 @needs_smdebug
-@pytest.mark.parametrize("kind", ["plain", "bf16", "accumulated", "compiled", "ema"])
+@pytest.mark.parametrize("kind", ["plain", "bf16", "accumulated", "compiled", "ema", "two processes"])
 def test_gradients_are_those_of_the_optimiser(kind: str, tmp_path: Path) -> None:
     from smdebug import modes
     from smdebug.trials import create_trial
 
-    backbone, used = healthy_backbone(), Used()
+    backbone, used = healthy_backbone(), Used(tmp_path / "used.npy")
     options: dict[str, Any] = {
         "bf16": {"precision": "bf16-mixed"},
         "accumulated": {"accumulate_grad_batches": 5},
+        "two processes": {"strategy": DDPStrategy(start_method="fork", process_group_backend="gloo"), "devices": 2},
     }.get(kind, {})
     averaging = (WeightAveraging(decay=0.9),) if kind == "ema" else ()
     if kind == "compiled":
         backbone.compile(backend="eager")
-    callbacks = (*averaging, used, SMDebug(tmp_path / "trial", every=2))
-    train(tmp_path, backbone, epochs=2, callbacks=callbacks, **options)
+    callbacks = (OneThread(), *averaging, used, SMDebug(tmp_path / "trial", every=2))
+    threads = torch.get_num_threads()
+    try:
+        train(tmp_path, backbone, epochs=2, callbacks=callbacks, **options)
+    finally:
+        torch.set_num_threads(threads)
+    gradients = np.load(used.file)
 
     trial = create_trial(str(tmp_path / "trial"))
     steps = trial.steps(mode=modes.TRAIN)
-    assert steps == list(range(0, len(used.gradients), 2))
+    assert steps == list(range(0, len(gradients), 2))
     assert trial.steps(mode=modes.EVAL) == [0, 2]
     saved = trial.tensor("gradient/Network_head.weight")
     for step in steps:
-        np.testing.assert_array_equal(saved.value(step, mode=modes.TRAIN), used.gradients[step])
+        np.testing.assert_array_equal(saved.value(step, mode=modes.TRAIN), gradients[step])
     assert trial.tensor_names(collection="losses", mode=modes.TRAIN)
     assert any(name.endswith("head.bias") for name in trial.tensor_names(collection="biases"))
+
+
+def test_the_constraints_of_the_extra_follow_the_others() -> None:
+    root = Path(__file__).parents[2]
+    ours, theirs = (
+        dict(line.split("==") for line in (root / name).read_text().splitlines() if "==" in line)
+        for name in ("constraints.txt", "constraints-debugger.txt")
+    )
+    assert {name for name in ours if name in theirs and ours[name] != theirs[name]} == {"numpy"}
+    assert set(theirs) - set(ours) == {"smdebug", "protobuf", "pandas", "requests"}

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from imgcls.debug.observations import Record
 from imgcls.debug.recorder import Recorder
 from imgcls.debug.rules import Rule
 from imgcls.history import History
@@ -36,6 +35,15 @@ def pictures(count: int, *, random_labels: bool = False, seed: int = 0) -> tuple
     return images, labels
 
 
+def indistinct(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Pictures of classes 0, 1 and 2, a fifth of class 0 of which is said to be of class 3."""
+    images, labels = pictures(count, seed=seed)
+    images, labels = images[labels < 3], labels[labels < 3]
+    first = (labels == 0).nonzero().flatten()
+    labels[first[::5]] = 3
+    return images, labels
+
+
 def healthy_backbone() -> nn.Module:
     """Convolutions, batch norms, ReLUs."""
     layers: list[nn.Module] = []
@@ -52,6 +60,13 @@ def deep_backbone(activation: type[nn.Module], depth: int = 30) -> nn.Module:
     return nn.Sequential(*layers)
 
 
+class OneThread(L.Callback):
+    """A forked process may not use the threads of its parent."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        torch.set_num_threads(1)
+
+
 def train(
     folder: Path,
     backbone: nn.Module,
@@ -64,9 +79,11 @@ def train(
     batch_size: int = 32,
     rules: dict[str, Rule] | None = None,
     stop_on: tuple[str, ...] = (),
+    warn: bool = True,
     class_counts: tuple[int, ...] = (),
     freeze: str = "none",
     callbacks: tuple[L.Callback, ...] = (),
+    last: tuple[L.Callback, ...] = (),
     **options: Any,
 ) -> Recorder:
     """Train and return the recorder that watched."""
@@ -75,31 +92,16 @@ def train(
     classifier = Classifier(
         network, optim=SGD(lr=lr, weight_decay=0.0, schedule="constant", warmup_epochs=0), freeze=freeze
     )
-    recorder = Recorder(folder, every=every, rules=rules, stop_on=stop_on, class_counts=class_counts)
+    recorder = Recorder(folder, every=every, rules=rules, warn=warn, stop_on=stop_on, class_counts=class_counts)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    quiet |= {"accelerator": "cpu", "devices": 1}
     trainer = L.Trainer(
         max_epochs=epochs,
-        accelerator="cpu",
-        devices=1,
-        callbacks=[*callbacks, History(folder / "metrics.csv"), recorder],
+        callbacks=[*callbacks, History(folder / "metrics.csv"), recorder, *last],
         **{**quiet, **options},
     )
     loaders = [
         DataLoader(TensorDataset(*part), batch_size) for part in (data or pictures(160), val or pictures(64, seed=1))
     ]
     trainer.fit(classifier, *loaders)
-    recorder.rows = next(one.rows for one in trainer.callbacks if isinstance(one, History))  # type: ignore[attr-defined]
     return recorder
-
-
-def record_of(recorder: Recorder) -> Record:
-    """What the rules were given at the end."""
-    recorder._read()
-    return Record(
-        tuple(recorder.observations),
-        tuple(recorder.losses),
-        tuple(recorder.rates),
-        tuple(recorder.rows),  # type: ignore[attr-defined]
-        recorder.class_counts,
-        tuple(recorder.pauses),
-    )
