@@ -52,7 +52,7 @@ def test_a_reader_finds_the_result_and_the_errors(tmp_path: Path, count: int) ->
     assert "<b>" not in page
     assert "Café" in page
     assert "Café/0.jpg" in page
-    wrong = page.partition('id="wrong"')[2].partition('id="samples"')[0]
+    wrong = page.partition('id="most-wrong"')[2].partition('id="samples"')[0]
     assert "Café/0.jpg" in wrong
     assert "Café/1.jpg" not in wrong
     assert (folder / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
