@@ -71,10 +71,10 @@ def scaled(factor: float, offset: float = 0.0) -> tuple[Tensor, Tensor]:
 
 
 class Mixed(L.Callback):
-    """Labels that are mixed up from the fourth epoch on."""
+    """Labels that are mixed up from the fifth epoch on."""
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.current_epoch >= 3:
+        if trainer.current_epoch >= 4:
             labels = trainer.train_dataloader.dataset.tensors[1]
             labels.copy_(labels[torch.randperm(len(labels))])
 
