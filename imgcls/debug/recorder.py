@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 FIRST_STEPS = 5  # always observed: what is wrong from the start shows here
 PENDING = 20  # observations that wait on the device, or in memory, before they are read and written
 LOOKING = 0.01  # of the time of the training: what the rules may take in the middle of an epoch
+READ_AFTER = {"cpu": 0.0, "cuda": 10.0}  # seconds from one look to the next; a device that is read is waited for
 STOPPED = "stopped.json"  # the rule that ended the training, and why
 LONG = 60.0  # seconds from which a step is written down as a pause
 
@@ -47,9 +48,10 @@ LONG = 60.0  # seconds from which a step is written down as a pause
 class Recorder(Checkpoint):
     """Records a training in a run's folder `debug` (see `storing`), and writes `rules.json` there.
 
-    Statistics are computed on the device, by the first process alone. The rules look after an observed step as long as
-    they take no more than a hundredth of the time, and at the end of each epoch. It is a Checkpoint for Lightning only
-    so that it runs after the metrics of the epoch are known.
+    Statistics are computed on the device, by the first process alone. The rules look at the end of each epoch, and
+    after an observed step as long as they take no more than a hundredth of the time; a GPU, which would be waited for,
+    is read every ten seconds at most, and no other device before twenty observations wait. It is a Checkpoint for
+    Lightning only so that it runs after the metrics of the epoch are known.
 
     Args:
         folder: `debug` in the run folder.
@@ -94,7 +96,7 @@ class Recorder(Checkpoint):
         self._parameters: Parameters | None = None
         self._written = 0  # observations that are on disk
         self._content = 0, 0, 0  # of what is on disk
-        self._began = self._step_began = time.monotonic()
+        self._began = self._step_began = self._last_look = time.monotonic()
         self._looked = 0.0  # seconds
 
     # ---- what Lightning calls
@@ -122,7 +124,7 @@ class Recorder(Checkpoint):
         self.observations = [one for one in read_observations(self.folder) if one.step < len(self.losses)]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._began = self._step_began = time.monotonic()
+        self._began = self._step_began = self._last_look = time.monotonic()
         if trainer.is_global_zero:
             replace_observations(self.folder, self.observations)
             self._written = len(self.observations)
@@ -176,7 +178,7 @@ class Recorder(Checkpoint):
                 }
             )
             self._activations = self._parameters = None
-            paused = paused or self._may_look()
+            paused = paused or self._may_look(pl_module.device.type)
         if paused:
             self._look(_history(trainer))
             trainer.should_stop = trainer.should_stop or (self._must_stop() and trainer.world_size == 1)
@@ -261,8 +263,12 @@ class Recorder(Checkpoint):
             self._watch.end()
             self._watch = None
 
-    def _may_look(self) -> bool:
-        return bool(self.stop_on) or self._looked <= LOOKING * (time.monotonic() - self._began)
+    def _may_look(self, device: str) -> bool:
+        if self.stop_on or len(self._pending) >= PENDING:
+            return True
+        now = time.monotonic()
+        due = now - self._last_look >= READ_AFTER.get(device, math.inf)
+        return due and self._looked <= LOOKING * (now - self._began)
 
     def _must_stop(self) -> bool:
         found = [name for name in self.stop_on if self.outcomes[name].status == ISSUES]
@@ -300,7 +306,8 @@ class Recorder(Checkpoint):
         for name, outcome in self.outcomes.items():
             if self.warn and outcome.status == ISSUES and (name not in before or before[name].status != ISSUES):
                 log.warning("%s: %s %s", name, outcome.sentence, outcome.advice)
-        self._looked += time.monotonic() - began
+        self._last_look = time.monotonic()
+        self._looked += self._last_look - began
 
     def _write(self) -> None:
         self._read()
