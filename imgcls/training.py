@@ -96,7 +96,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     trainer.fit(classifier, datamodule=datamodule, ckpt_path=str(last) if resuming else None, weights_only=True)
 
     checkpoints.stop.deferred = False
-    _load_best(classifier, checkpoints)
+    _load_best(trainer, classifier, checkpoints)
     tested = _test(trainer, classifier, datamodule)
     metrics = {
         **_best_row(history, checkpoints),
@@ -286,10 +286,14 @@ def _say_what_will_happen(
         )
 
 
-def _load_best(classifier: Classifier, checkpoints: Checkpoints) -> None:
+def _load_best(trainer: L.Trainer, classifier: Classifier, checkpoints: Checkpoints) -> None:
+    """The weights of the best epoch, from the first process: others may be on machines that do not see its files."""
     file = checkpoints.best if checkpoints.best.is_file() else checkpoints.last
-    if file.is_file():
-        classifier.load_state_dict(read_checkpoint(file)["state_dict"])
+    state = read_checkpoint(file)["state_dict"] if trainer.is_global_zero and file.is_file() else None
+    if trainer.world_size > 1:
+        state = trainer.strategy.broadcast(state)
+    if state is not None:
+        classifier.load_state_dict(state)
 
 
 def _test(trainer: L.Trainer, classifier: Classifier, datamodule: ImageDataModule) -> dict[str, float]:
