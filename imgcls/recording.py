@@ -112,21 +112,15 @@ class Recording:
         )
 
     def _remember_configuration(self) -> None:
-        import yaml
-
-        content = yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True)
-        atomic_write_text(self.folder / "config.yaml", content)
-        atomic_write_text(self.folder / "overrides.yaml", yaml.safe_dump(self.overrides, allow_unicode=True))
+        write_configuration(self.folder, self.config, self.overrides)
         atomic_write_text(self.folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
     def _check_may_resume(self, state: str) -> None:
-        import yaml
-
         if self.resume == "never":
             raise UserError(
                 f"{self.folder} already holds a run ({state}). Choose another run_dir, or resume=auto to go on with it."
             )
-        stored = yaml.safe_load((self.folder / "config.yaml").read_text())
+        stored = stored_configuration(self.folder)
         changed = [change for change in differences(stored, self.config) if not change[0].startswith(MOVABLE)]
         if changed:
             name, before, now = changed[0]
@@ -162,6 +156,23 @@ class Recording:
                 self.ended_by(error)
         finally:
             self._free_lock()
+
+
+def write_configuration(folder: Path, config: Mapping[str, Any], overrides: list[str] | None = None) -> None:
+    """Write `config.yaml` and `overrides.yaml`."""
+    import yaml
+
+    content = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    atomic_write_text(folder / "config.yaml", content)
+    atomic_write_text(folder / "overrides.yaml", yaml.safe_dump(overrides or [], allow_unicode=True))
+
+
+def stored_configuration(folder: Path) -> dict[str, Any]:
+    """The content of `config.yaml`."""
+    import yaml
+
+    content: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text())
+    return content
 
 
 def differences(before: Any, now: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

@@ -32,6 +32,9 @@ def train(cfg: DictConfig) -> float | None:
 def print_summary(run: Run) -> None:
     """The few lines that a finished run ends with."""
     metrics = run.metrics
+    if not metrics:  # a job that goes on elsewhere
+        print(f"run folder  {run.folder}")
+        return
     shown = [
         ("test accuracy", "test/accuracy", "{:.2%}"),
         ("top-5", "test/accuracy_top5", "{:.2%}"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from imgcls.data.cache import alone, cache_folder
+from imgcls.data.cache import alone, data_folder
 from imgcls.data.download import download, unpack
 from imgcls.data.folders import need_folder
 from imgcls.data.module import ImageDataModule
@@ -44,7 +44,7 @@ class ArchivedDataModule(ImageDataModule):
     @property
     def folder(self) -> Path:
         """Where the data set is: `root`, or its place in the cache."""
-        return self.root if self.root is not None else cache_folder() / "data" / type(self).__name__.lower()
+        return self.root if self.root is not None else data_folder(type(self).__name__)
 
     def download(self) -> None:
         """Download and unpack the archive, unless `root` is given or it is there already. Raises UserError."""

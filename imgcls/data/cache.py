@@ -25,6 +25,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "imgcls"
 
 
+def data_folder(class_name: str) -> Path:
+    """Where a data set is kept that was downloaded by the data module `class_name`."""
+    return cache_folder() / "data" / class_name.lower()
+
+
 @contextmanager
 def alone(target: Path) -> Iterator[None]:
     """Wait until no other process is making `target`; a process that is killed holds up nobody."""

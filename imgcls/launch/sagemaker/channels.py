@@ -1,0 +1,70 @@
+"""What a job reads: its pictures and weights, in S3."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from imgcls.data.cache import data_folder
+from imgcls.data.remote import is_remote
+from imgcls.errors import UserError
+from imgcls.launch.sagemaker.cloud import Cloud
+from imgcls.launch.sagemaker.upload import place_of, send, send_file
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = ("model/model.safetensors", "checkpoints/best.ckpt")  # of a run folder, the better one first
+
+
+def upload_channels(cloud: Cloud, config: Mapping[str, Any]) -> dict[str, str]:
+    """Channel name to s3:// address of everything that the job of `config` reads; what changed is uploaded.
+
+    Raises UserError where a folder is empty or S3 refuses.
+    """
+    channels = {}
+    if is_remote(config["data"].get("root")):
+        channels["data"] = str(config["data"]["root"]).rstrip("/") + "/"
+    elif (folder := pictures_of(config)) is not None:
+        uri = cloud.places.uri("data", place_of(folder))
+        if uri not in cloud.in_place:
+            send(folder, uri, cloud.client("s3"), extra=cloud.encryption, title="the data set")
+        channels["data"] = f"{uri}/"
+    weights = config["model"]["weights"]
+    if isinstance(weights, str) and is_remote(weights):
+        channels["weights"] = weights
+    elif weights is not None and "://" not in str(weights):
+        file = weights_file(Path(str(weights)).expanduser())
+        digest = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]
+        uri = cloud.places.uri("weights", digest, file.name)
+        send_file(file, uri, cloud.client("s3"), extra=cloud.encryption)
+        channels["weights"] = uri
+    return channels
+
+
+def pictures_of(config: Mapping[str, Any]) -> Path | None:
+    """The folder of the data set of `config`, downloaded where it is missing; None where it needs none."""
+    data = config["data"]
+    if data.get("root") is not None:
+        return Path(str(data["root"])).expanduser()
+    if "url" not in data:
+        return None  # it comes with a package, or from wherever the user's own class takes it
+    folder = data_folder(str(data["_target_"]).rpartition(".")[2])
+    if not folder.is_dir():
+        from hydra.utils import instantiate
+        from omegaconf import OmegaConf
+
+        instantiate(OmegaConf.create(dict(data)), _convert_="all").prepare_data()
+    return folder
+
+
+def weights_file(path: Path) -> Path:
+    """The file of weights that `model.weights` names: itself, or that of a run folder."""
+    if path.is_file():
+        return path
+    for name in WEIGHTS:
+        if (path / name).is_file():
+            return path / name
+    raise UserError(f"model.weights={path}: this folder holds no run with weights.")

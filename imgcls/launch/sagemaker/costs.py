@@ -1,0 +1,54 @@
+"""What a job that runs may cost at most, by AWS's own price list."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+PRICE_LIST_REGION = "us-east-1"  # where the Price List service is, for all regions
+
+
+def hours(job: dict[str, Any], now: float) -> float:
+    """Machine hours that the job of the description may still run until it is stopped at its limit."""
+    resources, limits = job["ResourceConfig"], job["StoppingCondition"]
+    began: datetime | None = job.get("TrainingStartTime")
+    gone = max(0.0, now - began.timestamp()) if began is not None else 0.0
+    left = max(0.0, float(limits["MaxRuntimeInSeconds"]) - gone)
+    return float(resources["InstanceCount"]) * left / 3600
+
+
+def at_most(cloud: Any, job: dict[str, Any], machine_hours: float) -> str:
+    """What `machine_hours` more may cost, in words; in hours alone where the price list cannot be asked."""
+    kind = job["ResourceConfig"]["InstanceType"]
+    text = f"at most {machine_hours:.1f} more hours of {kind}"
+    price = hourly_price(cloud, kind)
+    if price is None:
+        return f"{text} (see https://aws.amazon.com/sagemaker/pricing)"
+    spot = ", before the discount of a spot job" if job.get("EnableManagedSpotTraining") else ""
+    return f"{text}, {machine_hours * price:.2f} USD at {price:.3f} USD an hour{spot}"
+
+
+def hourly_price(cloud: Any, kind: str) -> float | None:
+    """USD for an hour of training on the instance type; None where the price list is not to be had."""
+    try:
+        pricing = cloud.session.client("pricing", region_name=PRICE_LIST_REGION)
+        filters = {"regionCode": cloud.region, "instanceName": kind, "component": "Training"}
+        answer = pricing.get_products(
+            ServiceCode="AmazonSageMaker",
+            Filters=[{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in filters.items()],
+        )
+        prices = [_price(json.loads(text)) for text in answer["PriceList"]]
+    except Exception:  # a hint: without permission, network or such a product the hours are said
+        return None
+    known = [price for price in prices if price]
+    return min(known) if known else None
+
+
+def _price(product: dict[str, Any]) -> float | None:
+    """The on-demand price of an entry of the price list, by the hour."""
+    for term in product.get("terms", {}).get("OnDemand", {}).values():
+        for dimension in term["priceDimensions"].values():
+            if dimension.get("unit", "").lower() in ("hrs", "hours", "hour"):
+                return float(dimension["pricePerUnit"]["USD"])
+    return None

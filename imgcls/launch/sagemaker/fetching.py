@@ -1,0 +1,94 @@
+"""The results of a job brought here: the run folder as a local run would have left it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from imgcls.files import explain_os_errors
+from imgcls.launch.sagemaker.cloud import Cloud
+from imgcls.launch.sagemaker.container import JOB_FILE
+from imgcls.launch.sagemaker.naming import split_uri
+from imgcls.launch.sagemaker.refusals import refusals_explained
+
+log = logging.getLogger(__name__)
+
+OURS = {"status.json", "config.yaml", "overrides.yaml", JOB_FILE, ".lock"}
+"""Files of the run folder that are about the run here, not about the container."""
+FROM_STATUS = ("micro_batch_size", "stopped_by", "reason", "resumed")
+
+
+def fetch_results(cloud: Cloud, description: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Fill `folder` with what the finished job left.
+
+    Args:
+        cloud: the account.
+        description: of the job, see `following.describe`.
+        folder: the run folder; its files that are about the run here stay.
+
+    Returns:
+        What the job's own status adds to the one here.
+
+    Raises:
+        UserError: nothing can be read from S3, or the disk is full.
+    """
+    name = description["TrainingJobName"]
+    model = description["ModelArtifacts"]["S3ModelArtifacts"]
+    output = f"{description['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{name}/output/output.tar.gz"
+    with explain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as work:
+            unpacked = Path(work) / "run"
+            _unpack(cloud, output, unpacked, Path(work))
+            _unpack(cloud, model, unpacked / "model", Path(work))
+            status = _status(unpacked)
+            _move(unpacked, folder)
+    log.info("The results of %s are in %s.", name, folder)
+    return {key: status[key] for key in FROM_STATUS if status.get(key) is not None}
+
+
+def fetch_traces(cloud: Cloud, checkpoints: str, folder: Path) -> None:
+    """What an unfinished job has left in S3 so far: its log, its metrics; not its checkpoints, which stay there."""
+    bucket, prefix = split_uri(checkpoints)
+    client = cloud.client("s3")
+    with refusals_explained(f"read {checkpoints}"), explain_os_errors(folder):
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
+            for one in page.get("Contents", ()):
+                place = one["Key"].removeprefix(f"{prefix}/")
+                if place in ("log.txt", "metrics.csv") or place.startswith("debug/rules"):
+                    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+                    client.download_file(bucket, one["Key"], str(folder / place))
+
+
+def _unpack(cloud: Cloud, uri: str, target: Path, work: Path) -> None:
+    bucket, key = split_uri(uri)
+    archive = work / "archive.tar.gz"
+    with refusals_explained(f"fetch {uri}"):
+        cloud.client("s3").download_file(bucket, key, str(archive))
+    target.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive) as tar:
+        tar.extractall(target, filter="data")
+    archive.unlink()
+
+
+def _status(unpacked: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((unpacked / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _move(source: Path, folder: Path) -> None:
+    for path in sorted(source.iterdir()):
+        if path.name in OURS:
+            continue
+        target = folder / path.name
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        path.replace(target)

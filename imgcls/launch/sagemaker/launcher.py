@@ -1,0 +1,140 @@
+"""`launch=sagemaker`: the run becomes a training job, and its results come back to the run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgcls.interrupts import Interrupted, StopSignals
+from imgcls.launch.sagemaker.channels import upload_channels
+from imgcls.launch.sagemaker.cloud import Cloud
+from imgcls.launch.sagemaker.following import describe, ended, is_running
+from imgcls.launch.sagemaker.naming import base_name
+from imgcls.launch.sagemaker.options import JobOptions, check_job
+from imgcls.launch.sagemaker.record import JobRecord
+from imgcls.launch.sagemaker.results import await_results
+from imgcls.launch.sagemaker.training_job import JobPlan, create_job
+from imgcls.recording import Recording, logging_to
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from imgcls.runs import Run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SageMaker(JobOptions):
+    """Trains in a job of Amazon SageMaker, and waits for it.
+
+    The same command with the same run_dir attaches to a job that still runs, goes on with one that was stopped, and
+    returns a finished run.
+    """
+
+    def __call__(self, cfg: DictConfig, overrides: list[str] | None = None) -> Run:
+        from imgcls.config import check, plain
+        from imgcls.runs import load
+
+        check(cfg)
+        config = plain(cfg)
+        check_job(config)
+        folder = Path(cfg.run_dir).expanduser()
+        with Recording(folder, config, overrides or [], cfg.resume) as recording:
+            if recording.finished:
+                log.info("%s holds this run, finished. resume=auto leaves it as it is.", folder)
+                return load(folder)
+            with logging_to(folder / "launch.log"), StopSignals(), self.account(config) as cloud:
+                self.run(cloud, config, overrides or [], folder, recording)
+            return load(folder)
+
+    @contextlib.contextmanager
+    def account(self, config: dict[str, Any]) -> Iterator[Cloud]:
+        """The account that the job runs in."""
+        yield Cloud.connect(
+            self.region,
+            self.profile,
+            bucket=self.bucket,
+            prefix=self.prefix,
+            role=self.role,
+            kms_key=self.kms_key,
+        )
+
+    def run(
+        self, cloud: Cloud, config: dict[str, Any], overrides: list[str], folder: Path, recording: Recording
+    ) -> None:
+        """Make the job, or find the one that runs; wait for it; fetch its results."""
+        job = self.current_job(cloud, folder)
+        if job is None:
+            job = self.new_job(cloud, config, overrides, folder)
+            log.info("Made the job %s: %d x %s.", job, self.instance_count, self.instance_type)
+        recording.update(job=job)
+        if not self.wait:
+            log.info("It goes on by itself: python -m imgcls.jobs attach run=%s", folder)
+            return
+        self.finish(cloud, job, folder, recording)
+
+    def current_job(self, cloud: Cloud, folder: Path) -> str | None:
+        """The job of this run folder that runs, or has finished and is not fetched; None where a new one is needed."""
+        record = JobRecord.read(folder)
+        if record is None:
+            return None
+        job = record.job or _lost(cloud, record.base)
+        if job is None:
+            return None
+        description = describe(cloud, job)
+        if is_running(description):
+            log.info("Attached to %s, which runs already.", job)
+            return job
+        if description["TrainingJobStatus"] == "Completed":
+            return job
+        log.info("%s ended (%s); a new job goes on from its checkpoints.", job, ended(description).reason or "stopped")
+        return None
+
+    def new_job(self, cloud: Cloud, config: dict[str, Any], overrides: list[str], folder: Path) -> str:
+        """Upload what is needed and make the job; its name. The record of it is written before and after."""
+        record = JobRecord.read(folder) or JobRecord(
+            base_name(self.name or config["model"]["name"]),
+            str(config["launch"]["_target_"].split(".")[2]),
+            cloud.region,
+            cloud.places.bucket,
+            cloud.places.prefix,
+            profile=self.profile,
+        )
+        role = cloud.role_arn  # before anything is uploaded
+        log.debug("The job runs as %s.", role)
+        channels = upload_channels(cloud, config)
+        record.job = None
+        record.write(folder)
+        record.job = create_job(cloud, JobPlan(record.base, config, overrides, self, channels, self.additions(config)))
+        record.write(folder)
+        return record.job
+
+    def additions(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Fields of the request beyond those of ModelTrainer."""
+        return {}
+
+    def finish(self, cloud: Cloud, job: str, folder: Path, recording: Recording) -> None:
+        """Wait for the job and bring its results here. Raises UserError where it failed."""
+        try:
+            recording.update(**await_results(cloud, job, folder, poll=self.poll))
+        except (Interrupted, KeyboardInterrupt):
+            self.left_running(cloud, job)
+            raise
+
+    def left_running(self, cloud: Cloud, job: str) -> None:
+        """What is to be said, or done, when the user leaves before the job ends."""
+        log.warning("The job goes on, and costs. To stop it: python -m imgcls.jobs stop job=%s", job)
+
+
+def _lost(cloud: Cloud, base: str) -> str | None:
+    """A job that was made while this program was killed, before it could write the name down."""
+    found = cloud.client("sagemaker").list_training_jobs(
+        NameContains=base, SortBy="CreationTime", SortOrder="Descending"
+    )
+    names = [one["TrainingJobName"] for one in found["TrainingJobSummaries"]]
+    return str(names[0]) if names else None

@@ -1,0 +1,145 @@
+"""The options of a job, and what can be wrong with them; checked before anything is imported or uploaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imgcls.errors import UserError
+from imgcls.launch.sagemaker.instances import has_gpu, is_instance_type, needs_other_torch
+
+LONGEST_RUNTIME = 28 * 86400  # seconds, of a training job
+LONGEST_KEEP_ALIVE = 3600
+RESERVED = re.compile(r"(?i)(aws|sagemaker|sm)[_:]")
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What `conf/launch/_job.yaml` explains, option by option."""
+
+    role: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    bucket: str | None = None
+    prefix: str = "imgcls"
+    name: str | None = None
+    instance_type: str = "ml.g4dn.xlarge"
+    instance_count: int = 1
+    volume_size: int = 50
+    image: str | None = None
+    framework_version: str = "2.10.0"
+    requirements: str | None = None
+    code: list[str] = field(default_factory=list)
+    wheels: str | None = None
+    max_runtime: int = 86400
+    spot: bool = False
+    max_wait: int | None = None
+    keep_alive: int = 0
+    kms_key: str | None = None
+    subnets: list[str] = field(default_factory=list)
+    security_groups: list[str] = field(default_factory=list)
+    network_isolation: bool = False
+    encrypt_traffic: bool = False
+    tags: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    debugger: Any = False
+    wait: bool = True
+    poll: float = 10.0
+
+    @property
+    def longest_wait(self) -> int:
+        """Seconds that a spot job may wait and train."""
+        return self.max_wait if self.max_wait is not None else 2 * self.max_runtime
+
+
+def check_job(config: Mapping[str, Any]) -> None:
+    """Raise UserError for the first option of `config["launch"]` that cannot be right, or does not fit the run."""
+    launch, trainer, model = config["launch"], config["trainer"], config["model"]
+    _check_values(launch)
+    _check_machine(launch, trainer)
+    if launch["network_isolation"]:
+        if model["pretrained"] and model["weights"] is None:
+            raise UserError(
+                "launch.network_isolation=true: the job cannot download pretrained weights. "
+                "Give them with model.weights=FILE, or model.pretrained=false."
+            )
+        if launch["image"] is None and launch["wheels"] is None:
+            raise UserError(
+                "launch.network_isolation=true: AWS's image lacks packages that the job cannot download. "
+                "Give them with launch.wheels=FOLDER, or an image of your own with launch.image=URI."
+            )
+    if bool(launch["subnets"]) != bool(launch["security_groups"]):
+        raise UserError("launch.subnets and launch.security_groups belong together: give both or neither.")
+    if launch["spot"] and launch["keep_alive"]:
+        raise UserError("launch.keep_alive: a spot machine cannot be kept. Choose launch.spot or launch.keep_alive.")
+    if launch["spot"] and launch["max_wait"] is not None and launch["max_wait"] < launch["max_runtime"]:
+        raise UserError(
+            f"launch.max_wait={launch['max_wait']}: it includes the training, so it must be at least "
+            f"launch.max_runtime={launch['max_runtime']}."
+        )
+
+
+def _check_values(launch: Mapping[str, Any]) -> None:
+    kind = str(launch["instance_type"])
+    if not is_instance_type(kind):
+        raise UserError(f"launch.instance_type={kind}: SageMaker's types look like ml.g4dn.xlarge or ml.m5.xlarge.")
+    _whole(launch, "instance_count", 1, 100)
+    _whole(launch, "volume_size", 1, 16384)
+    _whole(launch, "max_runtime", 60, LONGEST_RUNTIME)
+    _whole(launch, "keep_alive", 0, LONGEST_KEEP_ALIVE)
+    if launch["max_wait"] is not None:
+        _whole(launch, "max_wait", 60, 2 * LONGEST_RUNTIME)
+    for name in ("spot", "network_isolation", "encrypt_traffic", "wait"):
+        if not isinstance(launch[name], bool):
+            raise UserError(f"launch.{name}={launch[name]}: must be true or false.")
+    if not isinstance(launch["poll"], int | float) or isinstance(launch["poll"], bool) or launch["poll"] <= 0:
+        raise UserError(f"launch.poll={launch['poll']}: must be a number of seconds above 0.")
+    if not re.fullmatch(r"[0-9]+\.[0-9]+(\.[0-9]+)?", str(launch["framework_version"])):
+        raise UserError(f"launch.framework_version={launch['framework_version']}: must be a version such as 2.10.0.")
+    bucket = launch["bucket"]
+    if bucket is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", str(bucket)):
+        raise UserError(f"launch.bucket={bucket}: this is no bucket's name. Give it without s3:// and folders.")
+    role = launch["role"]
+    if role is not None and not re.fullmatch(r"arn:[\w-]+:iam::\d{12}:role/[\w+=,.@/-]+|[\w+=,.@-]{1,64}", str(role)):
+        raise UserError(f"launch.role={role}: must be a role's name, or its ARN arn:aws:iam::<account>:role/<name>.")
+    for name in launch["tags"]:
+        if RESERVED.match(str(name)) or str(name) == "imgcls" or str(name).startswith("imgcls:"):
+            raise UserError(f"launch.tags.{name}: names that begin with aws: or imgcls are taken.")
+    for name in launch["environment"]:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)) or RESERVED.match(str(name)):
+            raise UserError(
+                f"launch.environment.{name}: must be a variable's name that does not begin with SM_ or AWS_."
+            )
+    wheels = launch["wheels"]
+    if wheels is not None and not list(Path(str(wheels)).expanduser().glob("*.whl")):
+        raise UserError(f"launch.wheels={wheels}: there are no wheels in this folder (pip download -d FOLDER …).")
+
+
+def _check_machine(launch: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
+    kind, accelerator = str(launch["instance_type"]), trainer["accelerator"]
+    if needs_other_torch(kind):
+        raise UserError(f"launch.instance_type={kind}: imgcls trains on CPUs and NVIDIA GPUs. Try ml.g4dn.xlarge.")
+    if accelerator in ("gpu", "cuda") and not has_gpu(kind):
+        raise UserError(
+            f"trainer.accelerator={accelerator}, but launch.instance_type={kind} has no GPU. Try ml.g4dn.xlarge."
+        )
+    if accelerator == "cpu" and has_gpu(kind):
+        raise UserError(
+            f"trainer.accelerator=cpu, but launch.instance_type={kind} has a GPU that you would pay for. "
+            "Try ml.m5.xlarge, or trainer.accelerator=auto."
+        )
+    if accelerator == "mps":
+        raise UserError("trainer.accelerator=mps: SageMaker has no Apple GPUs. Use trainer.accelerator=auto.")
+    if trainer["num_nodes"] not in (1, launch["instance_count"]):
+        raise UserError(
+            f"trainer.num_nodes={trainer['num_nodes']}: launch.instance_count={launch['instance_count']} decides."
+        )
+
+
+def _whole(launch: Mapping[str, Any], name: str, low: int, high: int) -> None:
+    value = launch[name]
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise UserError(f"launch.{name}={value}: must be a whole number from {low} to {high}.")

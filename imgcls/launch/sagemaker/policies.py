@@ -1,0 +1,221 @@
+"""What the role of the jobs, and the person who makes them, must be allowed: IAM policies for the names at hand.
+
+A `*` stands only for resources that AWS does not let a policy name (each is explained where it is); actions are all
+named. Who may call which: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonsagemaker.html
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from imgcls.errors import UserError
+from imgcls.launch.sagemaker.following import LOG_GROUP
+from imgcls.launch.sagemaker.naming import START
+
+Statement = dict[str, Any]
+UNNAMED = "*"  # for actions that know no resources
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names that the policies are for.
+
+    Args:
+        partition: aws, aws-cn, …
+        region: where the jobs are.
+        account: its number.
+        bucket: of everything.
+        prefix: the folder of the bucket.
+        role: of the jobs, by name.
+        images: ARNs of the container repositories that may be pulled.
+        kms_key: ARN of the key, if one is used.
+        vpc: whether jobs run in a VPC.
+        data: s3://bucket/prefix of data sets that are taken as they are.
+        default_bucket: whether the bucket may have to be made.
+    """
+
+    partition: str
+    region: str
+    account: str
+    bucket: str
+    prefix: str
+    role: str
+    images: Sequence[str] = ()
+    kms_key: str | None = None
+    vpc: bool = False
+    data: Sequence[str] = ()
+    default_bucket: bool = False
+
+    def arn(self, service: str, resource: str) -> str:
+        """The ARN of a resource of this account and region."""
+        return f"arn:{self.partition}:{service}:{self.region}:{self.account}:{resource}"
+
+    @property
+    def bucket_arn(self) -> str:
+        """Of the bucket itself."""
+        return f"arn:{self.partition}:s3:::{self.bucket}"
+
+    def objects(self, folder: str) -> str:
+        """ARN of all objects of a folder below the prefix."""
+        return f"{self.bucket_arn}/{'/'.join(part for part in (self.prefix, folder) if part)}/*"
+
+    @property
+    def role_arn(self) -> str:
+        """Of the jobs' role."""
+        return f"arn:{self.partition}:iam::{self.account}:role/{self.role}"
+
+    @property
+    def log_streams(self) -> str:
+        """ARN of the log streams of imgcls's jobs."""
+        return self.arn("logs", f"log-group:{LOG_GROUP}:log-stream:{START}*")
+
+
+def trust_policy() -> dict[str, Any]:
+    """Who may take the role on: SageMaker."""
+    return _policy(
+        [
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": "sagemaker.amazonaws.com"},
+                "Action": "sts:AssumeRole",
+            }
+        ]
+    )
+
+
+def role_policy(names: Names) -> dict[str, Any]:
+    """What a job needs: its channels, its results and checkpoints, its log and metrics, its image."""
+    statements = [
+        _allow("ReadInputs", ["s3:GetObject"], [names.objects(folder) for folder in ("data", "weights", "jobs")]),
+        _allow("WriteResults", ["s3:PutObject", "s3:AbortMultipartUpload"], [names.objects("jobs")]),
+        _allow("ListBucket", ["s3:ListBucket"], [names.bucket_arn]),
+        _allow(
+            "WriteLog",
+            ["logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"],
+            [names.arn("logs", f"log-group:{LOG_GROUP}"), names.log_streams],
+        ),
+        _allow("MakeLogGroup", ["logs:CreateLogGroup"], [names.arn("logs", f"log-group:{LOG_GROUP}")]),
+        # PutMetricData knows no resources, but its namespace can be named.
+        _allow("SendMetrics", ["cloudwatch:PutMetricData"], UNNAMED)
+        | {"Condition": {"StringEquals": {"cloudwatch:namespace": LOG_GROUP}}},
+        _allow("SignInToImages", ["ecr:GetAuthorizationToken"], UNNAMED),  # knows no resources
+    ]
+    if names.images:
+        pull = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+        statements.append(_allow("PullImage", pull, list(names.images)))
+    for number, place in enumerate(names.data):
+        bucket, _, prefix = place.removeprefix("s3://").strip("/").partition("/")
+        arn = f"arn:{names.partition}:s3:::{bucket}"
+        statements += [
+            _allow(f"ReadData{number}", ["s3:GetObject"], [f"{arn}/{prefix}/*" if prefix else f"{arn}/*"]),
+            _allow(f"ListData{number}", ["s3:ListBucket"], [arn]),
+        ]
+    if names.kms_key:
+        statements.append(_allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey", "kms:CreateGrant"], [names.kms_key]))
+    if names.vpc:
+        statements += _network(names)
+    return _policy(statements)
+
+
+def person_policy(names: Names) -> dict[str, Any]:
+    """What you need to make, follow, stop and list jobs, and to bring their results home."""
+    jobs = names.arn("sagemaker", f"training-job/{START}*")
+    statements = [
+        _allow(
+            "Jobs",
+            [
+                "sagemaker:AddTags",
+                "sagemaker:CreateTrainingJob",
+                "sagemaker:DescribeTrainingJob",
+                "sagemaker:StopTrainingJob",
+            ],
+            [jobs],
+        ),
+        _allow("ListJobs", ["sagemaker:ListTrainingJobs"], UNNAMED),  # knows no resources
+        _allow("PassRole", ["iam:PassRole"], [names.role_arn])
+        | {"Condition": {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}},
+        _allow("ListBucket", ["s3:ListBucket"], [names.bucket_arn]),
+        _allow(
+            "Upload",
+            ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"],
+            [names.objects(folder) for folder in ("data", "weights", "jobs")],
+        ),
+        _allow("RemoveOldPictures", ["s3:DeleteObject"], [names.objects("data")]),
+        _allow(
+            "ReadLog",
+            ["logs:DescribeLogStreams", "logs:GetLogEvents"],
+            [names.arn("logs", f"log-group:{LOG_GROUP}"), names.log_streams],
+        ),
+        _allow("AskPrices", ["pricing:GetProducts"], UNNAMED),  # knows no resources
+    ]
+    if names.default_bucket:
+        statements.append(_allow("MakeBucket", ["s3:CreateBucket"], [names.bucket_arn]))
+    if names.kms_key:
+        statements.append(_allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey"], [names.kms_key]))
+    return _policy(statements)
+
+
+def print_policies(options: dict[str, str]) -> None:
+    """The policies for the account of the environment, with the commands that use them."""
+    from imgcls.launch.sagemaker.cloud import Cloud
+    from imgcls.launch.sagemaker.options import JobOptions
+    from imgcls.launch.sagemaker.training_job import image_uri
+
+    cloud = Cloud.connect(options["region"] or None, options["profile"] or None)
+    role = options["role"] or "imgcls-training"
+    if "/" in role or ":" in role:
+        raise UserError(f"role={role}: give the role's name alone.")
+    names = Names(
+        cloud.partition,
+        cloud.region,
+        cloud.account,
+        options["bucket"] or f"sagemaker-{cloud.region}-{cloud.account}",
+        options["prefix"].strip("/"),
+        role,
+        images=[repository_arn(image_uri(JobOptions(), cloud.region), cloud.partition)],
+        kms_key=options["kms_key"] or None,
+        default_bucket=not options["bucket"],
+    )
+    parts = {"trust": trust_policy(), "role": role_policy(names), "person": person_policy(names)}
+    print(json.dumps(parts, indent=2))
+
+
+def repository_arn(image: str, partition: str) -> str:
+    """ARN of the repository of an image's URI.
+
+    >>> repository_arn("763104351884.dkr.ecr.eu-west-1.amazonaws.com/pytorch-training:2.10.0-gpu-py313", "aws")
+    'arn:aws:ecr:eu-west-1:763104351884:repository/pytorch-training'
+    """
+    registry, _, name = image.partition("/")
+    account, _, _, region = registry.split(".")[:4]
+    return f"arn:{partition}:ecr:{region}:{account}:repository/{name.split('@')[0].split(':')[0]}"
+
+
+def _network(names: Names) -> list[Statement]:
+    """In a VPC SageMaker gives each machine a network interface, on the role's behalf."""
+    describe = ["DhcpOptions", "NetworkInterfaces", "SecurityGroups", "Subnets", "Vpcs"]
+    interfaces = [names.arn("ec2", f"{kind}/*") for kind in ("network-interface", "subnet", "security-group")]
+    return [
+        _allow("LookAtNetwork", [f"ec2:Describe{what}" for what in describe], UNNAMED),  # they know no resources
+        _allow(
+            "NetworkInterfaces",
+            [
+                "ec2:CreateNetworkInterface",
+                "ec2:CreateNetworkInterfacePermission",
+                "ec2:DeleteNetworkInterface",
+                "ec2:DeleteNetworkInterfacePermission",
+            ],
+            interfaces,
+        ),
+    ]
+
+
+def _allow(name: str, actions: list[str], resources: Any) -> Statement:
+    return {"Sid": name, "Effect": "Allow", "Action": sorted(actions), "Resource": resources}
+
+
+def _policy(statements: list[Statement]) -> dict[str, Any]:
+    return {"Version": "2012-10-17", "Statement": statements}

@@ -1,0 +1,168 @@
+"""The training job as the SDK's ModelTrainer makes it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imgcls.errors import UserError, nearest
+from imgcls.launch.sagemaker.bundle import own_modules, requirements_text, write_bundle
+from imgcls.launch.sagemaker.cloud import Cloud, need, settle_sdk
+from imgcls.launch.sagemaker.metric_definitions import metric_definitions
+from imgcls.launch.sagemaker.naming import tags
+from imgcls.launch.sagemaker.options import JobOptions
+from imgcls.launch.sagemaker.refusals import refusals_explained
+
+log = logging.getLogger(__name__)
+
+COMMAND = "exec python3 -m imgcls.launch.sagemaker.container"
+SCRIPT = "/opt/ml/input/data/sm_drivers/sm_train.sh"
+# With `exec` the shells hand their process over to Python, which then hears SIGTERM.
+ARGUMENTS = ["-c", f"chmod +x {SCRIPT} && exec {SCRIPT}"]
+METRICS = (
+    "lr",
+    "train/loss",
+    "train/accuracy",
+    "val/loss",
+    "val/accuracy",
+    "val/accuracy_top5",
+    "val/macro_f1",
+    "val/ece",
+    "seconds",
+)
+IMAGE_FAMILIES = ("pytorch", "pytorch-amzn2023")
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """A job that is to be made.
+
+    Args:
+        base: the start of its name, see `naming.base_name`.
+        config: the composed configuration, plain.
+        overrides: the words it was composed from.
+        options: `config["launch"]`.
+        channels: channel name to s3:// address, of what is uploaded already.
+        more: fields of the request that ModelTrainer does not know, by name.
+    """
+
+    base: str
+    config: Mapping[str, Any]
+    overrides: list[str]
+    options: JobOptions
+    channels: Mapping[str, str]
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def create_job(cloud: Cloud, plan: JobPlan) -> str:
+    """Upload the source, make the training job, and return its name. Raises UserError for what AWS refuses."""
+    options, places = plan.options, cloud.places
+    settle_sdk()
+    log.info("Loading the SageMaker SDK.")
+    need("sagemaker.train.model_trainer")
+    from sagemaker.core.training import configs
+    from sagemaker.train.model_trainer import ModelTrainer
+
+    with tempfile.TemporaryDirectory(prefix="imgcls-") as work, refusals_explained("create the training job"):
+        bundle = Path(work) / "source.tar.gz"
+        job = {"config": plan.config, "overrides": plan.overrides, "base": plan.base}
+        wheels = Path(options.wheels).expanduser() if options.wheels is not None else None
+        write_bundle(
+            bundle,
+            job,
+            code=own_modules(plan.config, options.code),
+            requirements=requirements_text(options.requirements),
+            wheels=wheels,
+        )
+        trainer = ModelTrainer(
+            sagemaker_session=cloud.sdk_session(),
+            role=cloud.role_arn,
+            base_job_name=plan.base,
+            input_s3_key_prefix=places.jobs,
+            training_image=options.image or image_uri(options, cloud.region),
+            source_code=configs.SourceCode(source_dir=str(bundle), command=COMMAND),
+            compute=configs.Compute(
+                instance_type=options.instance_type,
+                instance_count=options.instance_count,
+                volume_size_in_gb=options.volume_size,
+                volume_kms_key_id=options.kms_key,
+                keep_alive_period_in_seconds=options.keep_alive or None,
+                enable_managed_spot_training=options.spot,
+            ),
+            stopping_condition=configs.StoppingCondition(
+                max_runtime_in_seconds=options.max_runtime,
+                max_wait_time_in_seconds=options.longest_wait if options.spot else None,
+            ),
+            networking=configs.Networking(
+                subnets=options.subnets or None,
+                security_group_ids=options.security_groups or None,
+                enable_network_isolation=options.network_isolation,
+                enable_inter_container_traffic_encryption=options.encrypt_traffic,
+            ),
+            output_data_config=configs.OutputDataConfig(
+                s3_output_path=places.uri("jobs"), kms_key_id=options.kms_key, compression_type="GZIP"
+            ),
+            checkpoint_config=configs.CheckpointConfig(
+                s3_uri=places.checkpoints(plan.base), local_path="/opt/ml/checkpoints"
+            ),
+            environment={name: str(value) for name, value in options.environment.items()},
+            tags=[
+                configs.Tag(key=one["Key"], value=one["Value"])
+                for one in tags("training-job", {name: str(value) for name, value in options.tags.items()})
+            ],
+        )
+        definitions = [
+            configs.MetricDefinition(name=one["Name"], regex=one["Regex"]) for one in metric_definitions(METRICS)
+        ]
+        trainer.with_metric_definitions(definitions)
+        channels = [
+            configs.InputData(channel_name=name, data_source=uri) for name, uri in sorted(plan.channels.items())
+        ]
+        with _added(cloud, plan):
+            trainer.train(input_data_config=channels, wait=False, logs=False)
+    made: Any = trainer._latest_training_job
+    return str(made.training_job_name)
+
+
+def image_uri(options: JobOptions, region: str) -> str:
+    """AWS's PyTorch training image of `framework_version` for the instance type.
+
+    Raises UserError where there is none.
+    """
+    from sagemaker.core import image_uris
+
+    version = str(options.framework_version)
+    reasons = []
+    for family in IMAGE_FAMILIES:
+        try:
+            return str(
+                image_uris.retrieve(
+                    family, region, version=version, instance_type=options.instance_type, image_scope="training"
+                )
+            )
+        except ValueError as error:
+            reasons.append(" ".join(str(error).split()))
+    known = sorted(
+        {word for reason in reasons for word in reason.replace(",", " ").split() if word[:2] in ("2.", "1.")}
+    )
+    region_is_wrong = all("region" in reason.lower() for reason in reasons)
+    if region_is_wrong:
+        raise UserError(f"launch.region={region}: AWS has no PyTorch images there. Give launch.image=URI.")
+    raise UserError(
+        f"launch.framework_version={version}: AWS has no such PyTorch training image. {nearest(version, known)}"
+    )
+
+
+@contextlib.contextmanager
+def _added(cloud: Cloud, plan: JobPlan) -> Any:
+    """While active, the request of this job gets what ModelTrainer has no field for."""
+    cloud.additions[plan.base] = {"ContainerArguments": ARGUMENTS, **plan.more}
+    try:
+        yield
+    finally:
+        del cloud.additions[plan.base]

@@ -1,0 +1,47 @@
+"""One of the training processes of a job on several hosts; `container.py` starts it through torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from imgcls.launch.sagemaker.container import say_why
+
+
+def main() -> int:
+    """Train this process's share; say why where that fails."""
+    work = json.loads(Path(sys.argv[1]).read_text())
+    from omegaconf import OmegaConf
+
+    from imgcls.errors import UserError
+    from imgcls.fitting import fit
+    from imgcls.interrupts import Interrupted
+    from imgcls.recording import write_configuration
+
+    cfg: Any = OmegaConf.create(work["config"])
+    if os.environ["RANK"] != "0" and os.environ["LOCAL_RANK"] == "0":
+        write_configuration(Path(work["folder"]), work["config"])  # this host has a run folder of its own
+    try:
+        fit(cfg, work["overrides"])
+    except UserError as error:
+        say_why(str(error))
+        return error.exit_code
+    except Interrupted as error:
+        return error.exit_code
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        say_why(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a process group with a dead member would hang in its own clean-up

@@ -1,0 +1,114 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imgcls.config import compose, plain
+from imgcls.launch.sagemaker import container
+from imgcls.launch.sagemaker.container import Failed, Host, configuration, hand_over, install, say_why
+
+
+def host(**changes) -> Host:
+    given = {"name": "algo-1", "rank": 0, "count": 1, "gpus": 0, "instance_type": "ml.m5.xlarge"}
+    return Host(**{**given, "network_interface": "eth0", **changes})
+
+
+@pytest.fixture
+def config() -> dict:
+    return plain(compose(["data=digits", "launch=sagemaker"]))
+
+
+def test_channels_become_the_paths_of_the_run(config: dict, tmp_path: Path) -> None:
+    before = json.dumps(config)
+    assert configuration(config, host(), tmp_path)["data"]["root"] is None
+    (tmp_path / "data").mkdir()
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.safetensors").write_text("x")
+    changed = configuration(config, host(count=2), tmp_path)
+    assert changed["data"]["root"] == str(tmp_path / "data")
+    assert changed["model"]["weights"] == str(tmp_path / "weights" / "model.safetensors")
+    assert changed["launch"] == {"_target_": "imgcls.launch.local.Local"}
+    assert (changed["trainer"]["num_nodes"], changed["trainer"]["accelerator"]) == (2, "auto")
+    assert json.dumps(config) == before
+
+
+def test_a_gpu_that_was_asked_for_must_be_there(config: dict, tmp_path: Path) -> None:
+    with pytest.raises(Failed, match=r"ml\.g4dn\.xlarge was asked for its GPU, but the container sees none"):
+        configuration(config, host(instance_type="ml.g4dn.xlarge"), tmp_path)
+    seen = configuration(config, host(instance_type="ml.g4dn.xlarge", gpus=1), tmp_path)
+    assert seen["trainer"]["accelerator"] == "gpu", "which ends the run where torch finds none"
+    config["trainer"]["accelerator"] = "cpu"
+    assert configuration(config, host(instance_type="ml.g4dn.xlarge"), tmp_path)["trainer"]["accelerator"] == "cpu"
+
+
+def test_only_what_is_missing_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    ran = []
+
+    def run(command, **options):
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "ERROR: No matching distribution")
+
+    monkeypatch.setattr(container.subprocess, "run", run)
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(f"timm=={timm.__version__}  # pinned\nnumpy\n\n")
+    install(requirements, tmp_path / "wheels")
+    assert ran == []
+    requirements.write_text("timm==0.0.1\n")
+    (tmp_path / "wheels").mkdir()
+    with pytest.raises(Failed, match=r"(?s)launch\.wheels=FOLDER.*No matching distribution"):
+        install(requirements, tmp_path / "wheels")
+    assert "--no-index" in ran[0]
+
+
+def test_the_first_reason_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SM_OUTPUT_FAILURE", str(tmp_path / "output" / "failure"))
+    say_why("the disk is full" + "x" * 5000)
+    say_why("a consequence of it")
+    text = (tmp_path / "output" / "failure").read_text()
+    assert text.startswith("the disk is full")
+    assert len(text) <= 1024
+
+
+def test_the_run_folder_is_handed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for name in ("model/model.safetensors", "checkpoints/best.ckpt", "metrics.json", ".lock", ".x.tmp"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    for _ in range(2):  # a job that is killed in the middle does it again
+        hand_over(folder, tmp_path / "model", tmp_path / "output")
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["model.safetensors"]
+    there = sorted(path.relative_to(tmp_path / "output").as_posix() for path in (tmp_path / "output").rglob("*.*"))
+    assert there == ["checkpoints/best.ckpt", "metrics.json"]
+    assert (folder / "metrics.json").read_text() == "metrics.json"
+
+
+def test_sigterm_before_the_training_ends_the_container(tmp_path: Path) -> None:
+    script = (
+        "import time\n"
+        "from imgcls.launch.sagemaker import container\n"
+        "container.Host.of_environment = lambda: (print('waiting', flush=True), time.sleep(60))\n"
+        "raise SystemExit(container.main())"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=Path.cwd(), text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == container.STARTED
+    assert process.stdout.readline().strip() == "waiting"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 128 + signal.SIGTERM
+    process.stdout.close()
+
+
+def test_a_bad_bundle_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SM_OUTPUT_FAILURE", str(tmp_path / "failure"))
+    before = signal.getsignal(signal.SIGTERM)
+    assert container.main() == 1
+    signal.signal(signal.SIGTERM, before)
+    assert "FileNotFoundError" in (tmp_path / "failure").read_text()
+    assert os.path.basename("job.json") in capsys.readouterr().err  # noqa: PTH119

@@ -1,0 +1,102 @@
+"""Following a job, against a stand-in for the account."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from imgcls.errors import UserError
+from imgcls.launch.sagemaker.container import STARTED
+from imgcls.launch.sagemaker.following import clean_reason, follow
+
+JOB = "imgcls-x-1"
+
+
+class Cloud:
+    """An account whose job goes through `states`; an exception among them is raised."""
+
+    class exceptions:  # noqa: N801 - boto3's name
+        ResourceNotFoundException = ClientError
+
+    def __init__(self, states: list[Any], lines: dict[str, list[str]] | None = None) -> None:
+        self.states, self.lines, self.looks = states, lines or {}, 0
+
+    def client(self, service: str) -> Cloud:
+        return self
+
+    def describe_training_job(self, TrainingJobName: str) -> dict[str, Any]:  # noqa: N803
+        state = self.states[min(self.looks, len(self.states) - 1)]
+        self.looks += 1
+        if isinstance(state, Exception):
+            raise state
+        status, secondary, reason = state
+        return {"TrainingJobStatus": status, "SecondaryStatus": secondary, "FailureReason": reason}
+
+    def describe_log_streams(self, **_: Any) -> dict[str, Any]:
+        if not self.lines:
+            raise ClientError({"Error": {"Code": "ResourceNotFoundException", "Message": "no group"}}, "x")
+        return {"logStreams": [{"logStreamName": f"{JOB}/{host}-17234"} for host in self.lines]}
+
+    def get_log_events(self, logStreamName: str, nextToken: str = "0", **_: Any) -> dict[str, Any]:  # noqa: N803
+        host = logStreamName.rpartition("/")[2].removesuffix("-17234")
+        start = int(nextToken)
+        page = self.lines[host][start : start + 2][: self.looks * 2]
+        return {"events": [{"message": line} for line in page], "nextForwardToken": str(start + len(page))}
+
+
+RUNS, DONE = ("InProgress", "Training", ""), ("Completed", "Completed", "")
+
+
+def test_states_and_lines_are_said_once(tmp_path: Path, capsys: Any, caplog: Any) -> None:
+    caplog.set_level("INFO", logger="imgcls")
+    lines = ["+ python3 --version", STARTED, "imgcls epoch=0 val/loss=1", "imgcls epoch=1 val/loss=0.5", "done"]
+    waits: list[float] = []
+    end = follow(Cloud([RUNS, RUNS, DONE], {"algo-1": lines}), JOB, tmp_path / "log", poll=3, wait=waits.append)
+    assert end.state == "Completed"
+    assert capsys.readouterr().out.splitlines() == lines[2:]
+    assert (tmp_path / "log").read_text().splitlines() == lines
+    assert waits == [3, 3]
+    assert caplog.messages.count(f"{JOB}: training.") == 1
+
+
+def test_several_hosts_are_told_apart(tmp_path: Path, capsys: Any) -> None:
+    lines = {"algo-1": [STARTED, "first"], "algo-2": [STARTED, "second"]}
+    follow(Cloud([RUNS, DONE], lines), JOB, tmp_path / "log", poll=1, wait=lambda _: None)
+    assert capsys.readouterr().out.splitlines() == ["algo-1 | first", "algo-2 | second"]
+
+
+def test_a_container_that_never_began_shows_its_last_lines(tmp_path: Path, capsys: Any) -> None:
+    failed = ("Failed", "Failed", "AlgorithmError: the reason, exit code: 1")
+    end = follow(Cloud([failed], {"algo-1": ["bash: no python"]}), JOB, tmp_path / "log", poll=1)
+    assert (end.state, end.reason) == ("Failed", "the reason")
+    assert "bash: no python" in capsys.readouterr().out
+
+
+def test_passing_faults_are_waited_out_and_others_are_not(tmp_path: Path) -> None:
+    away = EndpointConnectionError(endpoint_url="https://x")
+    slow = ClientError({"Error": {"Code": "ThrottlingException", "Message": "Rate exceeded"}}, "x")
+    end = follow(Cloud([RUNS, away, slow, DONE]), JOB, tmp_path / "log", poll=1, wait=lambda _: None)
+    assert end.state == "Completed"
+    expired = ClientError({"Error": {"Code": "ExpiredTokenException", "Message": "expired"}}, "x")
+    with pytest.raises(UserError, match="Sign in again"):
+        follow(Cloud([RUNS, expired]), JOB, tmp_path / "log", poll=1, wait=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("secondary", "said"),
+    [("MaxRuntimeExceeded", r"launch.max_runtime"), ("MaxWaitTimeExceeded", "launch.max_wait"), ("Stopped", "")],
+)
+def test_why_a_job_was_stopped(secondary: str, said: str, tmp_path: Path) -> None:
+    end = follow(Cloud([("Stopped", secondary, "")]), JOB, tmp_path / "log", poll=1)
+    assert end.state == "Stopped"
+    assert said in end.reason
+
+
+def test_reasons_lose_the_wrapping_of_aws() -> None:
+    assert (
+        clean_reason("AlgorithmError: data.root=x: no such\nfolder., exit code: 2") == "data.root=x: no such\nfolder."
+    )
+    assert clean_reason("CapacityError: Unable to provision") == "CapacityError: Unable to provision"

@@ -1,0 +1,64 @@
+import pytest
+
+from imgcls.config import compose, plain
+from imgcls.errors import UserError
+from imgcls.launch.sagemaker.instances import has_gpu, is_instance_type, needs_other_torch
+from imgcls.launch.sagemaker.options import check_job
+
+FINE = ["data=digits", "launch=sagemaker"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["launch.instance_type=g4dn.xlarge"], "look like ml.g4dn.xlarge"),
+        (["launch.instance_type=ml.trn1.2xlarge"], "CPUs and NVIDIA GPUs"),
+        (["launch.instance_count=0"], "from 1 to 100"),
+        (["launch.instance_count=two"], "from 1 to 100"),
+        (["launch.max_runtime=5"], "from 60"),
+        (["launch.spot=maybe"], "must be true or false"),
+        (["launch.poll=0"], "above 0"),
+        (["launch.framework_version=latest"], "a version such as 2.10.0"),
+        (["launch.bucket=s3://mine/x"], "no bucket's name"),
+        (["launch.role='arn:aws:iam::12:role/x'"], "a role's name, or its ARN"),
+        (["+launch.tags.imgcls=x"], "are taken"),
+        (["+launch.environment.SM_MODEL_DIR=x"], "does not begin with SM_"),
+        (["launch.wheels=/nowhere"], "no wheels in this folder"),
+        (["trainer.accelerator=gpu", "launch.instance_type=ml.m5.xlarge"], "has no GPU"),
+        (["trainer.accelerator=cpu"], "that you would pay for"),
+        (["trainer.accelerator=mps"], "no Apple GPUs"),
+        (["trainer.num_nodes=3", "launch.instance_count=2"], "launch.instance_count=2 decides"),
+        (["launch.network_isolation=true", "model.pretrained=true"], "cannot download pretrained weights"),
+        (["launch.network_isolation=true"], "launch.wheels=FOLDER"),
+        (["launch.subnets=[subnet-1]"], "belong together"),
+        (["launch.spot=true", "launch.keep_alive=600"], "cannot be kept"),
+        (["launch.spot=true", "launch.max_wait=60"], "includes the training"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_before_anything_is_uploaded(words: list[str], said: str) -> None:
+    with pytest.raises(UserError) as raised:
+        check_job(plain(compose([*FINE, *words])))
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["launch.instance_type=ml.m5.xlarge", "trainer.accelerator=cpu"],
+        ["launch.spot=true", "launch.max_wait=90000"],
+        ["launch.network_isolation=true", "launch.image=123456789012.dkr.ecr.eu-west-1.amazonaws.com/own:1"],
+        ["launch.role=arn:aws:iam::123456789012:role/team/trainer", "+launch.tags.team=vision"],
+    ],
+)
+def test_what_can_be_right_passes(words: list[str]) -> None:
+    check_job(plain(compose([*FINE, *words])))
+
+
+def test_instance_types() -> None:
+    assert [has_gpu(f"ml.{kind}") for kind in ("g5.xlarge", "p3.2xlarge", "g6e.12xlarge", "p5.48xlarge")] == [True] * 4
+    assert [has_gpu(f"ml.{kind}") for kind in ("m5.xlarge", "c6i.large", "r5.large", "t3.medium")] == [False] * 4
+    assert not has_gpu("ml.g5g.xlarge"), "an Arm machine, for which AWS has no such image"
+    assert needs_other_torch("ml.inf2.xlarge")
+    assert not is_instance_type("ml.g5")
