@@ -1,0 +1,137 @@
+"""AWS on loopback: moto answers the very requests that the SDK sends, and a training job is really run."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+from imgcls.launch.sagemaker.cloud import need
+
+log = logging.getLogger(__name__)
+
+REGION = "us-east-1"
+PARAMS = "imgcls-params"
+TARGET = "HTTP_X_AMZ_TARGET"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of AWS's interface."""
+
+    who: str
+    service: str
+    operation: str
+    params: dict[str, Any]
+
+
+def _keep_params(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+    context[PARAMS] = dict(params)
+
+
+class LocalAws:
+    """An AWS account of this process, with S3, SageMaker, CloudWatch Logs, IAM and STS.
+
+    Args:
+        run_job: gets the request of each CreateTrainingJob that moto has taken.
+        stop_job: gets the name of each job that StopTrainingJob asks to stop.
+    """
+
+    def __init__(self, run_job: Callable[[dict[str, Any]], None], stop_job: Callable[[str], None]) -> None:
+        self.run_job, self.stop_job = run_job, stop_job
+        self.calls: list[Call] = []
+        """All calls of the sessions, in order."""
+        self._server: Any = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> LocalAws:
+        moto = need("moto.server")
+        make_server = need("werkzeug.serving").make_server
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self._moto = moto.DomainDispatcherApplication(moto.create_backend_app)
+        handler = moto.MotoRequestHandler
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="imgcls-aws", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        backends = need("moto.backends")
+        for service in ("s3", "sagemaker", "logs"):
+            for account in backends.get_backend(service).values():
+                for backend in account.values():
+                    backend.reset()
+
+    @property
+    def address(self) -> str:
+        """http://127.0.0.1:port"""
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def session(self, who: str = "person") -> Any:
+        """A boto3 session that knows this account alone, and none of the user's settings.
+
+        Args:
+            who: who its calls are noted to be from, `person` or `role`.
+        """
+        botocore = need("botocore.session").Session()
+        for name in ("config_file", "credentials_file"):
+            botocore.set_config_variable(name, "/dev/null")
+        botocore.set_config_variable("profile", None)
+        address = self.address
+        boto3 = need("boto3")
+
+        class Session(boto3.Session):  # type: ignore[name-defined]
+            """Its clients and resources ask this machine."""
+
+            def client(self, *words: Any, **options: Any) -> Any:
+                return super().client(*words, **{**options, "endpoint_url": address})
+
+            def resource(self, *words: Any, **options: Any) -> Any:
+                return super().resource(*words, **{**options, "endpoint_url": address})
+
+        session = Session("rehearsal", "rehearsal", region_name=REGION, botocore_session=botocore)
+        session.events.register("before-parameter-build", _keep_params)
+        session.events.register("before-call", functools.partial(self._note, who))  # not called for what is not sent
+        return session
+
+    def _note(self, who: str, model: Any, context: dict[str, Any], **_: Any) -> None:
+        self.calls.append(Call(who, model.service_model.service_name, model.name, context[PARAMS]))
+
+    def job(self, name: str) -> Any:
+        """moto's record of a job, whose attributes DescribeTrainingJob answers with."""
+        backends = need("moto.backends").get_backend("sagemaker")
+        for account in backends.values():
+            for region in account.values():
+                if name in region.training_jobs:
+                    return region.training_jobs[name]
+        raise KeyError(name)
+
+    def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        operation = str(environ.get(TARGET, ""))
+        if not operation.startswith("SageMaker."):
+            answer: Iterable[bytes] = self._moto(environ, start_response)
+            return answer
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = BytesIO(body)
+        operation, content = operation.partition(".")[2], json.loads(body or b"{}")
+        if operation == "StopTrainingJob":  # which moto does not know
+            self.stop_job(content["TrainingJobName"])
+            start_response("200 OK", [("Content-Type", "application/x-amz-json-1.1")])
+            return [b"{}"]
+        status: list[str] = []
+
+        def started(code: str, *rest: Any, **more: Any) -> Any:
+            status.append(code)
+            return start_response(code, *rest, **more)
+
+        answer = self._moto(environ, started)
+        if operation == "CreateTrainingJob" and status and status[0].startswith("200"):
+            self.run_job(content)
+        return answer

@@ -1,0 +1,325 @@
+"""One training job as SageMaker would run it: channels in, containers, archives out."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from imgcls.launch.rehearsal.namespaces import host_command, unshare
+from imgcls.launch.sagemaker.following import LOG_GROUP
+from imgcls.launch.sagemaker.naming import split_uri
+
+log = logging.getLogger(__name__)
+
+TICK = 0.1  # seconds
+GRACE = 120.0  # seconds from SIGTERM to SIGKILL, as in SageMaker
+EPOCH = "imgcls epoch="
+PASSED_ON = ("LANG", "LC_ALL", "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES")
+
+
+@dataclass
+class RehearsedJob:
+    """A job that runs in a thread of its own.
+
+    Args:
+        request: of CreateTrainingJob.
+        record: moto's record of the job, which is kept up to date.
+        session: boto3 session of the account.
+        work: a new folder for everything of the job; removed by the supervisor.
+        links: s3:// address of a channel to the folder that it is read from in place.
+        interrupt_after: epochs after which the hosts are taken away, as from a spot job; None: never.
+    """
+
+    request: dict[str, Any]
+    record: Any
+    session: Any
+    work: Path
+    links: Mapping[str, Path] = field(default_factory=dict)
+    interrupt_after: int | None = None
+
+    def __post_init__(self) -> None:
+        self.name: str = self.request["TrainingJobName"]
+        self.stop = threading.Event()
+        self.metrics: dict[str, float] = {}
+        self._s3, self._logs = self.session.client("s3"), self.session.client("logs")
+        self._regexes = {
+            one["Name"]: re.compile(one["Regex"])
+            for one in self.request["AlgorithmSpecification"].get("MetricDefinitions", ())
+        }
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._epochs = 0
+        self.record.training_job_status = "InProgress"
+        self._state("Starting")
+        self.thread = threading.Thread(target=self._run, name=f"imgcls-{self.name}", daemon=True)
+
+    def _state(self, secondary: str, status: str = "InProgress") -> None:
+        self.record.secondary_status = secondary
+        self.record.training_job_status = status
+
+    def _run(self) -> None:
+        try:
+            self._attempts()
+        except Exception as error:
+            log.debug("The rehearsal failed.", exc_info=True)
+            self.record.failure_reason = f"InternalServerError: {type(error).__name__}: {error}"
+            self._state("Failed", "Failed")
+
+    def _attempts(self) -> None:
+        hosts = [f"algo-{number + 1}" for number in range(self.request["ResourceConfig"]["InstanceCount"])]
+        with contextlib.suppress(self._logs.exceptions.ResourceAlreadyExistsException):
+            self._logs.create_log_group(logGroupName=LOG_GROUP)
+        began = time.time()
+        while True:
+            self._state("Downloading")
+            folders = {host: self._furnish(host, hosts) for host in hosts}
+            self._state("Training")
+            self._start(folders, hosts)
+            why, codes = self._watch(folders, began)
+            self._state("Uploading" if why != "interrupted" else "Interrupted")
+            self._keep_checkpoints(folders[hosts[0]])
+            if why != "interrupted":
+                break
+            for folder in folders.values():
+                shutil.rmtree(folder, ignore_errors=True)
+        self._upload(folders[hosts[0]])
+        self.record.final_metric_data_list = [
+            {"MetricName": name, "Value": value, "Timestamp": int(time.time())} for name, value in self.metrics.items()
+        ]
+        self._conclude(why, codes, folders)
+
+    def _conclude(self, why: str, codes: Mapping[str, int], folders: Mapping[str, Path]) -> None:
+        if why in ("stopped", "timeout"):
+            self._state("MaxRuntimeExceeded" if why == "timeout" else "Stopped", "Stopped")
+        elif all(code == 0 for code in codes.values()):
+            self._state("Completed", "Completed")
+        else:
+            failures = [folder / "ml" / "output" / "failure" for folder in folders.values()]
+            said = [file.read_text(encoding="utf-8") for file in failures if file.is_file()]
+            code = next(code for code in codes.values() if code)
+            reason = said[0] if said else "the container gave no reason"
+            self.record.failure_reason = f"AlgorithmError: {reason}, exit code: {code}"
+            self._state("Failed", "Failed")
+
+    # ---- before
+
+    def _furnish(self, host: str, hosts: list[str]) -> Path:
+        """/opt/ml of a host, as SageMaker lays it out."""
+        folder = self.work / host
+        for place in ("input/config", "input/data", "model", "output/data", "checkpoints"):
+            (folder / "ml" / place).mkdir(parents=True, exist_ok=True)
+        config = folder / "ml" / "input" / "config"
+        channels = self.request.get("InputDataConfig", [])
+        modes = {"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated", "RecordWrapperType": "None"}
+        contents = {
+            "hyperparameters.json": self.request.get("HyperParameters") or {},
+            "inputdataconfig.json": {one["ChannelName"]: modes for one in channels},
+            "resourceconfig.json": {
+                "current_host": host,
+                "current_instance_type": "local",  # what it is: the entrypoint expects no GPU here
+                "current_group_name": "homogeneousCluster",
+                "hosts": hosts,
+                "network_interface_name": "lo",
+            },
+        }
+        if "DebugHookConfig" in self.request:
+            contents["debughookconfig.json"] = self.request["DebugHookConfig"]
+        for name, content in contents.items():
+            (config / name).write_text(json.dumps(content))
+        for one in channels:
+            uri = one["DataSource"]["S3DataSource"]["S3Uri"]
+            if uri not in self.links:
+                self._download(uri, folder / "ml" / "input" / "data" / one["ChannelName"])
+        if "CheckpointConfig" in self.request:
+            self._download(self.request["CheckpointConfig"]["S3Uri"].rstrip("/") + "/", folder / "ml" / "checkpoints")
+        return folder
+
+    def _download(self, uri: str, target: Path) -> None:
+        bucket, prefix = split_uri(uri)
+        folder, parent = prefix.rstrip("/") + "/", prefix[: prefix.rfind("/") + 1]
+        for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for one in page.get("Contents", ()):
+                key: str = one["Key"]
+                file = target / key.removeprefix(folder if key.startswith(folder) else parent)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                self._s3.download_file(bucket, one["Key"], str(file))
+
+    # ---- the hosts
+
+    def _start(self, folders: Mapping[str, Path], hosts: list[str]) -> None:
+        specification = self.request["AlgorithmSpecification"]
+        command = [*specification["ContainerEntrypoint"], *specification["ContainerArguments"]]
+        channels = {
+            one["ChannelName"]: one["DataSource"]["S3DataSource"]["S3Uri"]
+            for one in self.request.get("InputDataConfig", [])
+        }
+        links = {name: self.links[uri] for name, uri in channels.items() if uri in self.links}
+        spec = [
+            {
+                "name": host,
+                "log": str(folder / "log"),
+                "command": host_command(folder, command, hosts, links),
+                "environment": self._environment(folder),
+            }
+            for host, folder in folders.items()
+        ]
+        file = self.work / "spec.json"
+        file.write_text(json.dumps(spec))
+        if self._supervisor is None:
+            isolated = bool(self.request.get("EnableNetworkIsolation"))
+            words = [sys.executable, "-I", str(Path(__file__).with_name("supervisor.py")), str(file)]
+            self._supervisor = subprocess.Popen(
+                [*unshare(network=True), *words, "isolated"] if isolated else words,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+        self._tell("start")
+
+    def _environment(self, folder: Path) -> dict[str, str]:
+        """The container's environment: this Python under the names that the SDK looks for, and nothing of imgcls."""
+        programs = folder / "bin"
+        programs.mkdir(exist_ok=True)
+        for name, words in {"python3": "", "python": "", "pip3": " -m pip"}.items():
+            (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n')
+            (programs / name).chmod(0o755)
+        (folder / "tmp").mkdir(exist_ok=True)
+        return {
+            "PATH": f"{programs}:{os.environ.get('PATH', os.defpath)}",
+            "HOME": os.environ.get("HOME", "/"),
+            "TMPDIR": str(folder / "tmp"),
+            "PYTHONUNBUFFERED": "1",
+            **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
+            "TRAINING_JOB_NAME": self.name,
+            "AWS_REGION": self.session.region_name,
+            **(self.request.get("Environment") or {}),
+        }
+
+    def _watch(self, folders: Mapping[str, Path], began: float) -> tuple[str, dict[str, int]]:
+        """Why the hosts ended (finished, interrupted, stopped or timeout), and their exit codes."""
+        assert self._supervisor is not None
+        assert self._supervisor.stdout is not None
+        answers = self._supervisor.stdout
+        os.set_blocking(answers.fileno(), False)
+        limits = self.request["StoppingCondition"]
+        logs = {host: _Tail(folder / "log") for host, folder in folders.items()}
+        why, codes, told_at, waiting = "finished", {}, 0.0, b""
+        while len(codes) < len(folders):
+            self._pass_on(logs)
+            waiting += answers.read() or b""
+            *lines, waiting = waiting.split(b"\n")
+            for line in lines:
+                ended = json.loads(line)
+                codes[ended["host"]] = int(ended["code"])
+            if self._supervisor.poll() is not None and len(codes) < len(folders):
+                raise RuntimeError("the supervisor of the hosts ended")
+            if why == "finished":
+                why = self._reason_to_stop(time.time() - began > limits["MaxRuntimeInSeconds"])
+                if why != "finished":
+                    told_at = time.monotonic()
+                    self._tell("term")
+            elif time.monotonic() - told_at > GRACE:
+                self._tell("kill")
+            if any(codes.values()) and len(codes) < len(folders) and why == "finished":
+                told_at, why = time.monotonic(), "failed"  # the other hosts wait for one that is gone
+                self._tell("term")
+            time.sleep(TICK)
+        self._pass_on(logs)
+        if why == "interrupted" and not any(codes.values()):
+            why = "finished"  # it was quicker than the signal
+        return why, codes
+
+    def _reason_to_stop(self, too_long: bool) -> str:
+        if self.stop.is_set():
+            return "stopped"
+        if too_long:
+            return "timeout"
+        if self.interrupt_after is not None and self._epochs >= self.interrupt_after:
+            self.interrupt_after = None
+            return "interrupted"
+        return "finished"
+
+    def _tell(self, word: str) -> None:
+        assert self._supervisor is not None
+        assert self._supervisor.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._supervisor.stdin.write(word.encode() + b"\n")
+            self._supervisor.stdin.flush()
+
+    def close(self) -> None:
+        """End the job and remove all of it. The supervisor does that too when this process is killed."""
+        self.stop.set()
+        supervisor = self._supervisor
+        if supervisor is not None and supervisor.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                supervisor.stdin.close()
+            supervisor.wait()
+        self.thread.join(5)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _pass_on(self, logs: Mapping[str, _Tail]) -> None:
+        """New lines of the hosts to CloudWatch, and the metrics in them to the job."""
+        for host, tail in logs.items():
+            lines = tail.lines()
+            if not lines:
+                continue
+            stream = f"{self.name}/{host}-{int(self.record.creation_time.timestamp())}"
+            with contextlib.suppress(self._logs.exceptions.ResourceAlreadyExistsException):
+                self._logs.create_log_stream(logGroupName=LOG_GROUP, logStreamName=stream)
+            now = int(time.time() * 1000)
+            events = [{"timestamp": now, "message": line or " "} for line in lines]
+            self._logs.put_log_events(logGroupName=LOG_GROUP, logStreamName=stream, logEvents=events)
+            for line in lines:
+                self._epochs += line.startswith(EPOCH)
+                for name, regex in self._regexes.items():
+                    if match := regex.search(line):
+                        self.metrics[name] = float(match[1])
+
+    # ---- after
+
+    def _keep_checkpoints(self, first: Path) -> None:
+        if "CheckpointConfig" not in self.request:
+            return
+        bucket, prefix = split_uri(self.request["CheckpointConfig"]["S3Uri"].rstrip("/"))
+        folder = first / "ml" / "checkpoints"
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            self._s3.upload_file(str(file), bucket, f"{prefix}/{file.relative_to(folder).as_posix()}")
+
+    def _upload(self, first: Path) -> None:
+        bucket, prefix = split_uri(f"{self.request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{self.name}/output")
+        for name, folder in {"model": first / "ml" / "model", "output": first / "ml" / "output" / "data"}.items():
+            archive = self.work / f"{name}.tar.gz"
+            # stored, not compressed: weights hardly shrink, and this is this machine's time
+            with gzip.open(archive, "wb", compresslevel=0) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
+                tar.add(folder, arcname=".")
+            self._s3.upload_file(str(archive), bucket, f"{prefix}/{name}.tar.gz")
+            archive.unlink()
+
+
+class _Tail:
+    """The whole lines that a growing file has got."""
+
+    def __init__(self, file: Path) -> None:
+        self._file: IO[bytes] | None = None
+        self._path, self._rest = file, b""
+
+    def lines(self) -> list[str]:
+        if self._file is None:
+            if not self._path.is_file():
+                return []
+            self._file = self._path.open("rb")
+        *whole, self._rest = (self._rest + self._file.read()).split(b"\n")
+        return [line.decode(errors="replace").rstrip("\r") for line in whole]

@@ -1,0 +1,144 @@
+"""`launch=rehearsal`: the same job, here, without an AWS account and without Docker."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgcls.data.cache import alone, cache_folder
+from imgcls.data.remote import is_remote
+from imgcls.errors import UserError
+from imgcls.launch.rehearsal.aws import LocalAws
+from imgcls.launch.rehearsal.job import RehearsedJob
+from imgcls.launch.rehearsal.namespaces import check_namespaces
+from imgcls.launch.rehearsal.supervisor import LOCK
+from imgcls.launch.sagemaker.channels import pictures_of
+from imgcls.launch.sagemaker.cloud import Cloud
+from imgcls.launch.sagemaker.launcher import SageMaker
+from imgcls.launch.sagemaker.upload import place_of
+
+log = logging.getLogger(__name__)
+
+ROLE = "arn:aws:iam::123456789012:role/rehearsal"
+UPLOADED_AT_MOST = 64 << 20  # bytes; a larger data set is read where it is
+START = "imgcls-rehearsal-"
+
+
+@dataclass(frozen=True)
+class Rehearsal(SageMaker):
+    """Runs the job on this machine: moto takes the requests, namespaces are the containers.
+
+    Args:
+        interrupt: take the machine away in the middle of the training, as from a spot job, and start again from the
+            checkpoints.
+    """
+
+    interrupt: bool = False
+    poll: float = 0.2
+
+    @contextlib.contextmanager
+    def account(self, config: dict[str, Any]) -> Iterator[Cloud]:
+        """An account of AWS that is this process."""
+        check_namespaces()
+        if is_remote(config["data"].get("root")):
+            raise UserError("launch=rehearsal has no network to S3. Give a folder of this machine with data.root=DIR.")
+        remove_left_over()
+        stage = Stage(config, max(1, config["trainer"]["max_epochs"] // 2) if self.interrupt else None)
+        with _one_with_several_hosts(self.instance_count), LocalAws(stage.begin, stage.stop) as aws:
+            stage.aws = aws
+            try:
+                yield stage.cloud(self.role or ROLE, self.prefix)
+            finally:
+                stage.close()
+
+    def current_job(self, cloud: Cloud, folder: Path) -> str | None:
+        """None: the account that knew the last one is gone."""
+        return None
+
+    def left_running(self, cloud: Cloud, job: str) -> None:
+        """Nothing is left: the job ends with the account."""
+
+
+class Stage:
+    """The jobs of one rehearsal.
+
+    Args:
+        config: the composed configuration.
+        interrupt_after: epochs after which a job loses its machine; None: never.
+    """
+
+    aws: LocalAws
+
+    def __init__(self, config: dict[str, Any], interrupt_after: int | None) -> None:
+        self.config, self.interrupt_after = config, interrupt_after
+        self.jobs: dict[str, RehearsedJob] = {}
+        self.links: dict[str, Path] = {}
+
+    def cloud(self, role: str, prefix: str) -> Cloud:
+        """The account, with its bucket; a large data set is linked instead of uploaded."""
+        cloud = Cloud(self.aws.session(), role=role, prefix=prefix)
+        folder = pictures_of(self.config)
+        if folder is not None and _size(folder) > UPLOADED_AT_MOST:
+            uri = cloud.places.uri("data", place_of(folder))
+            self.links[f"{uri}/"] = folder
+            cloud.in_place.add(uri)
+            log.info("%s is large: the job reads it in place, and cannot write to it.", folder)
+        return cloud
+
+    def begin(self, request: dict[str, Any]) -> None:
+        """Run the job of a request."""
+        name = request["TrainingJobName"]
+        work = Path(tempfile.mkdtemp(prefix=START))
+        job = RehearsedJob(
+            request, self.aws.job(name), self.aws.session("role"), work, dict(self.links), self.interrupt_after
+        )
+        self.jobs[name] = job
+        job.thread.start()
+
+    def stop(self, name: str) -> None:
+        """Stop a job as AWS would."""
+        if name in self.jobs:
+            self.jobs[name].stop.set()
+
+    def close(self) -> None:
+        """End and remove everything."""
+        for job in self.jobs.values():
+            job.close()
+
+
+def remove_left_over() -> None:
+    """Remove folders whose rehearsal and supervisor were both killed: nobody holds their lock."""
+    for work in Path(tempfile.gettempdir()).glob(f"{START}*"):
+        try:
+            with (work / LOCK).open("r") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _one_with_several_hosts(count: int) -> Iterator[None]:
+    """The hosts of a job meet at a port that the SDK has chosen: one such job at a time."""
+    if count == 1:
+        yield
+    else:
+        with alone(cache_folder() / "rehearsal-hosts"):
+            yield
+
+
+def _size(folder: Path) -> int:
+    """Bytes in `folder`, or a little more than UPLOADED_AT_MOST where that is much."""
+    total = 0
+    for path in folder.rglob("*"):
+        total += path.stat().st_size if path.is_file() else 0
+        if total > UPLOADED_AT_MOST:
+            break
+    return total
