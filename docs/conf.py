@@ -21,6 +21,7 @@ myst_enable_extensions = ["colon_fence"]
 
 default_role = "code"  # what stands in single backticks in the docstrings
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # Lightning's own words on its hooks
 autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_google_docstring = True

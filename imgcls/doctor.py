@@ -33,8 +33,13 @@ FEATURES = {
     "tensorboard": "logger=tensorboard",
     "mlflow": "logger=mlflow",
     "wandb": "logger=wandb",
+    "search": "searches with Optuna: hydra/sweeper=optuna",
+    "serve": "the server: python -m imgcls.serve",
+    "sagemaker": "jobs and endpoints of SageMaker: launch=sagemaker",
+    "rehearsal": "the same jobs on this machine: launch=rehearsal",
     "debugger": "smdebug trials: debug.smdebug=true",
     "gpu": "GPUs in the profile of a run",
+    "notebooks": "the notebooks",
     "docs": "this documentation as pages: sphinx-build",
     "dev": "the tests and linters",
 }

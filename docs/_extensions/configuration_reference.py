@@ -36,6 +36,8 @@ class Group(NamedTuple):
     """The comment at its top."""
     builds_on: tuple[str, ...]
     options: tuple[Option, ...]
+    groups: dict[str, str]
+    """The groups that its defaults list names, with their comments there."""
 
 
 def read(file: Path, conf: Path) -> Group:
@@ -58,6 +60,7 @@ def read(file: Path, conf: Path) -> Group:
         " ".join(line for line in head if not line.startswith("@")),
         tuple(_builds_on(defaults)),
         tuple(option for key, value in own for option in _options(key, value, prefix, lines)),
+        dict(_commented_groups(defaults, lines)),
     )
 
 
@@ -77,6 +80,20 @@ def _builds_on(defaults: yaml.Node | None) -> Iterator[str]:
                 yield f"{key.value.removeprefix('override ').lstrip('/')}={value.value}"
 
 
+def _commented_groups(defaults: yaml.Node | None, lines: list[str]) -> Iterator[tuple[str, str]]:
+    for entry in defaults.value if isinstance(defaults, yaml.SequenceNode) else []:
+        if isinstance(entry, yaml.MappingNode):
+            for key, value in entry.value:
+                if comment := _comment_after(value, lines):
+                    yield key.value, comment
+
+
+def _comment_after(value: yaml.Node, lines: list[str]) -> str:
+    line = lines[value.end_mark.line] if value.end_mark.line < len(lines) else ""
+    comment = re.match(r"\s*#\s*(.*)", line[value.end_mark.column :])
+    return comment[1].strip() if comment else ""
+
+
 def _options(key: yaml.Node, value: yaml.Node, prefix: str, lines: list[str]) -> Iterator[Option]:
     name = f"{prefix}{key.value}"
     nested = isinstance(value, yaml.MappingNode) and not value.flow_style
@@ -84,11 +101,9 @@ def _options(key: yaml.Node, value: yaml.Node, prefix: str, lines: list[str]) ->
         for inner_key, inner in value.value:
             yield from _options(inner_key, inner, f"{name}.", lines)
         return
-    line = lines[value.end_mark.line] if value.end_mark.line < len(lines) else ""
-    comment = re.match(r"\s*#\s*(.*)", line[value.end_mark.column :])
     start = lines[value.start_mark.line]
     default = start[value.start_mark.column : value.end_mark.column].strip()
-    yield Option(name, default, comment[1].strip() if comment else "")
+    yield Option(name, default, _comment_after(value, lines))
 
 
 def read_all(conf: Path) -> dict[str, list[Group]]:
@@ -102,12 +117,17 @@ def read_all(conf: Path) -> dict[str, list[Group]]:
 
 
 def as_markdown(groups: dict[str, list[Group]]) -> str:
-    """One section a group, one table a file."""
-    first = groups.get("", [])
-    parts = [line for group in first for line in ["## Of the whole run", "", *_table(group), ""]]
-    for folder in sorted(name for name in groups if name):
+    """One section a group, in the order of the defaults list, one table a file."""
+    parts = []
+    about: dict[str, str] = {}
+    for whole in groups.get("", []):
+        parts += ["## Of the whole run", "", *_table(whole), ""]
+        about |= whole.groups
+    listed = [folder for folder in about if folder in groups]
+    for folder in [*listed, *sorted(set(groups) - {"", *listed})]:
         choices = [f"`{group.name}`" for group in groups[folder] if group.name != COMMON]
-        parts += [f"## {folder}", "", f"`{folder}=` is {', '.join(choices)}.", ""]
+        parts += [f"## {folder}", ""]
+        parts += [f"{_sentence(about[folder])} `{folder}=` is {', '.join(choices)}.", ""] if folder in about else []
         for group in groups[folder]:
             title = f"all of `{folder}=`" if group.name == COMMON else f"`{folder}={group.name}`"
             parts += [f"### {title}", ""]
@@ -116,6 +136,10 @@ def as_markdown(groups: dict[str, list[Group]]) -> str:
                 parts += [f"Builds on {', '.join(f'`{word}`' for word in building)}.", ""]
             parts += [*_table(group), ""]
     return "\n".join(parts)
+
+
+def _sentence(comment: str) -> str:
+    return f"{comment[:1].upper()}{comment[1:]}."
 
 
 def _table(group: Group) -> Iterator[str]:
@@ -133,7 +157,9 @@ def _code(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([|\[\]<>*$])", r"\\\1", text)
+    """Plain text as Markdown, but for what stands in backticks."""
+    parts = text.split("`")
+    return "`".join(part if place % 2 else re.sub(r"([|\[\]<>*_$])", r"\\\1", part) for place, part in enumerate(parts))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
