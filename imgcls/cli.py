@@ -58,7 +58,9 @@ def _run_hydra(task: Callable[[DictConfig], Any], config_name: str) -> None:
 
     from imgcls.config import VERSION_BASE, check, config_dir, explain, register_resolvers
     from imgcls.files import explain_os_errors
+    from imgcls.words import expand
 
+    sys.argv[1:] = expand(sys.argv[1:])
     register_resolvers()
     quiet = logging.getLogger("hydra")  # what it would say about its own failures is said by `explain`
     before = os.environ.get("HYDRA_FULL_ERROR")

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from imgcls.errors import UserError, nearest
 from imgcls.options import check_options
+from imgcls.words import expand
 
 VERSION_BASE = "1.3"
 
@@ -31,10 +32,12 @@ def compose(overrides: Sequence[str] = (), config_name: str = "train") -> DictCo
     >>> cfg.model.name, cfg.optim.lr
     ('resnet50', 0.001)
 
+    A file of overrides (a run's `overrides.yaml`, a search's `best.yaml`) stands for its words.
+
     Raises UserError for an unknown group, option or value, with the nearest valid names.
     """
     register_resolvers()
-    cfg = _compose(list(overrides), config_name)
+    cfg = _compose(expand(overrides), config_name)
     check(cfg)
     return cfg
 
@@ -150,3 +153,6 @@ def _option_names(cfg: DictConfig | ListConfig, prefix: str = "") -> Iterator[st
             yield name
         if isinstance(child := cfg._get_node(key), DictConfig):
             yield from _option_names(child, f"{name}.")
+
+
+register_resolvers()  # also where Hydra's launchers compose in a process of their own

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 from imgcls.data.diskstore import store_key
 from imgcls.data.features import FeatureStore, build_features, open_features
 from imgcls.data.module import ImageDataModule
+from imgcls.data.sources import SPLITS
 from imgcls.data.store import Recipe, with_bar
 from imgcls.models.backbones import Network
 
@@ -30,7 +31,13 @@ BATCH = 64
 
 
 def use_features(
-    datamodule: ImageDataModule, network: Network, *, views: int = 0, augmentation: Any = None, device: torch.device
+    datamodule: ImageDataModule,
+    network: Network,
+    *,
+    views: int = 0,
+    augmentation: Any = None,
+    device: torch.device,
+    splits: Sequence[str] = SPLITS,
 ) -> None:
     """Let `datamodule` give the features of its pictures in their place, computed by `network.backbone` or found again.
 
@@ -43,10 +50,11 @@ def use_features(
         views: of each training picture; 0: the picture as it is.
         augmentation: plain values that say what the augmentation does; part of the name of the features.
         device: where the backbone runs.
+        splits: those that are asked for, as far as the data set has them.
     """
     kind = backbone_key(network)
     found: dict[str, FeatureStore] = {}
-    for split in datamodule.source.splits():
+    for split in (name for name in datamodule.source.splits() if name in splits):
         epochs: list[int | None] = list(range(views)) if split == "train" and views else [None]
         name = _name(datamodule, split, kind, augmentation if epochs[0] is not None else None)
         folder = datamodule.cache / "features" / name

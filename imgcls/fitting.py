@@ -52,7 +52,7 @@ def fit(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
             return load(folder)
         import imgcls.training  # noqa: F401 - Lightning sets its loggers up when it is imported
 
-        with logging_to(folder / "log.txt"), _explained(recording):
+        with logging_to(folder / "log.txt", terminal=not cfg.quiet), _explained(recording):
             _fit_with_enough_memory(cfg, folder, recording)
         recording.update(state="finished", **_stopped(folder))
         return load(folder)

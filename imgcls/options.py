@@ -151,6 +151,17 @@ def numbers(value: Any) -> str | None:
     return None if right else "must be a list of numbers."
 
 
+def mapping(value: Any) -> str | None:
+    """Options and what they are to be."""
+    return None if isinstance(value, Mapping) else "must be options with their spaces: {optim.lr: 'interval(0.1,1)'}."
+
+
+def mappings(value: Any) -> str | None:
+    """A list of such."""
+    right = isinstance(value, list) and all(isinstance(one, Mapping) for one in value)
+    return None if right else "must be a list of options with their values: [{optim.lr: 0.1}]."
+
+
 def widths(value: Any) -> str | None:
     """A list of layer widths."""
     right = isinstance(value, list) and all(
@@ -203,6 +214,8 @@ def devices(value: Any) -> str | None:
 OPTIONS: dict[str, Check] = {
     "seed": whole(0, 2**32 - 1),
     "resume": choice("auto", "never"),
+    "test": flag,
+    "quiet": flag,
     "export.onnx": choice("auto", True, False),
     "model.name": timm_model,
     "model.pretrained": flag,
@@ -251,6 +264,14 @@ OPTIONS: dict[str, Check] = {
     "data.normalization": either(choice("pretrained", "dataset"), mean_and_std),
     "data.on_bad": choice("skip", "error"),
     "data.sampler": choice("shuffle", "balanced"),
+    "search.trials": whole(1),
+    "search.workers": whole(1),
+    "search.max_failures": whole(1),
+    "search.attempts": whole(1),
+    "search.dead_after": number(1),
+    "search.refit": flag,
+    "search.first": mappings,
+    "search.space": mapping,
     "trainer.max_epochs": whole(-1),
     "trainer.accelerator": choice("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": devices,

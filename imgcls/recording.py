@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import re
 import socket
 import sys
 import time
@@ -33,7 +34,19 @@ MOVABLE = (
     "trainer.devices",
     "debug",
     "logger",
+    "quiet",
+    "search",
+    "callbacks.search",
 )
+
+
+def without_passwords(text: str) -> str:
+    """`text` without the passwords of the addresses in it.
+
+    >>> without_passwords("search.storage=postgresql://me:secret@host/db")
+    'search.storage=postgresql://me:…@host/db'
+    """
+    return re.sub(r"(\w://[^\s:/@]*:)[^\s@]+@", r"\1…@", text)
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -113,7 +126,7 @@ class Recording:
 
     def _remember_configuration(self) -> None:
         write_configuration(self.folder, self.config, self.overrides)
-        atomic_write_text(self.folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        atomic_write_text(self.folder / "environment.json", without_passwords(json.dumps(environment(), indent=2) + "\n"))
 
     def _check_may_resume(self, state: str) -> None:
         if self.resume == "never":
@@ -159,12 +172,13 @@ class Recording:
 
 
 def write_configuration(folder: Path, config: Mapping[str, Any], overrides: list[str] | None = None) -> None:
-    """Write `config.yaml` and `overrides.yaml`."""
+    """Write `config.yaml` and `overrides.yaml`, without passwords."""
     import yaml
 
-    content = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-    atomic_write_text(folder / "config.yaml", content)
-    atomic_write_text(folder / "overrides.yaml", yaml.safe_dump(overrides or [], allow_unicode=True))
+    content = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=1000)
+    words = yaml.safe_dump(overrides or [], allow_unicode=True, width=1000)
+    atomic_write_text(folder / "config.yaml", without_passwords(content))
+    atomic_write_text(folder / "overrides.yaml", without_passwords(words))
 
 
 def stored_configuration(folder: Path) -> dict[str, Any]:

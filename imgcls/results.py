@@ -29,7 +29,7 @@ def write(
     folder: Path, cfg: DictConfig, datamodule: ImageDataModule, classifier: Classifier, metrics: dict[str, float]
 ) -> None:
     """Write everything that a finished run holds beside its checkpoints; `metrics.json` comes last."""
-    if datamodule.source.test is not None:
+    if cfg.test and datamodule.source.test is not None:
         write_predictions(folder, datamodule.source.test, classifier)
     gather(folder, datamodule, classifier)
     portable.export(

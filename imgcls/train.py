@@ -21,12 +21,22 @@ def train(cfg: DictConfig) -> float | None:
 
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
-    if hydra.mode == RunMode.MULTIRUN and not any(text.startswith("run_dir=") for text in overrides):
-        cfg.run_dir = hydra.runtime.output_dir
+    if hydra.mode == RunMode.MULTIRUN:
+        if not any(text.startswith("run_dir=") for text in overrides):
+            cfg.run_dir = hydra.runtime.output_dir
+        _keep_data()
     run = launch(cfg, overrides)
-    print_summary(run)
+    if not cfg.quiet:
+        print_summary(run)
     value: Any = run.metrics.get(cfg.checkpoint.monitor)
     return value
+
+
+def _keep_data() -> None:
+    """Let the next job in this process find the pictures open."""
+    from imgcls.data.sharing import keep_data
+
+    keep_data()
 
 
 def print_summary(run: Run) -> None:

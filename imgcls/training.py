@@ -25,6 +25,7 @@ from imgcls.checkpoints import LAST, AtomicCheckpointIO, Checkpoints, read_check
 from imgcls.data.augment import Augment
 from imgcls.data.module import ImageDataModule
 from imgcls.data.samples import plain_pictures
+from imgcls.data.sharing import keep, reuse
 from imgcls.devices import Devices, choose_devices
 from imgcls.errors import UserError
 from imgcls.features import use_features
@@ -62,7 +63,9 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     features_once = cfg.model.freeze == "backbone" and cfg.model.feature_views is not None
     if features_once and cfg.model.feature_views == 0:
         datamodule.augment = Augment()  # the plain pictures, which are then decoded once for training and evaluation
-    datamodule.setup()  # the test pictures too: what cannot be read is to be known before hours of training
+    # the test pictures too: what cannot be read is to be known before hours of training
+    datamodule.setup(None if cfg.test else "fit")
+    keep(datamodule, cfg.data)
     last = folder / "checkpoints" / LAST
     resuming = last.is_file()
 
@@ -75,7 +78,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     if searching:
         classifier.optim = replace(classifier.optim, lr=_found_learning_rate(cfg, datamodule, devices, folder))
 
-    history = History(folder / "metrics.csv", announce=say)
+    history = History(folder / "metrics.csv", announce=None if cfg.quiet else say)
     checkpoints: Checkpoints = instantiate(cfg.checkpoint, folder=folder / "checkpoints", stop=stop)
     callbacks: list[L.Callback] = [timing, ProgressBar(), history, checkpoints]
     if cfg.debug.get("_target_"):
@@ -83,6 +86,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         callbacks[-1:-1] = instantiate(cfg.debug, folder=folder / "debug", class_counts=counts, _convert_="all")
     if cfg.early_stopping.get("_target_"):
         callbacks.append(instantiate(cfg.early_stopping))
+    callbacks += instantiate(cfg.callbacks, _convert_="all").values()
     if cfg.optim.ema is not None:
         callbacks.insert(0, WeightAveraging(decay=cfg.optim.ema))
     if classifier.optim.lookahead is not None:
@@ -97,7 +101,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
 
     checkpoints.stop.deferred = False
     _load_best(trainer, classifier, checkpoints)
-    tested = _test(trainer, classifier, datamodule)
+    tested = _test(trainer, classifier, datamodule) if cfg.test else {}
     metrics = {
         **_best_row(history, checkpoints),
         **tested,
@@ -133,6 +137,7 @@ def _use_features(cfg: DictConfig, datamodule: ImageDataModule, classifier: Clas
         views=cfg.model.feature_views,
         augmentation=OmegaConf.to_container(cfg.data.augment, resolve=True),
         device=devices.torch_device(local_rank),
+        splits=tuple(split for split in datamodule.source.splits() if cfg.test or split != "test"),
     )
 
 
@@ -143,7 +148,8 @@ def build_data(cfg: DictConfig, devices: Devices, micro_batch_size: int | None =
         datamodule.micro_batch_size = micro_batch_size
     datamodule.world_size = devices.total
     datamodule.backbone_statistics = backbone_statistics(cfg.model.name)
-    datamodule.prepare_data()
+    if not reuse(datamodule, cfg.data):
+        datamodule.prepare_data()
     return datamodule
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,14 @@ log = logging.getLogger(__name__)
 NORMALIZATIONS = ("pretrained", "imagenet", "dataset")
 SAMPLERS = ("shuffle", "balanced")
 Statistics = tuple[Sequence[float], Sequence[float]]
+
+
+@dataclass
+class Opened:
+    """The pictures that a data module has found, and their pixels as far as they were asked for."""
+
+    source: Source | None = None
+    stores: dict[tuple[str, Recipe], Store] = field(default_factory=dict)
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -106,8 +114,7 @@ class ImageDataModule(L.LightningDataModule):
         self.micro_batch_size = micro_batch_size
         self.world_size = 1
         """Processes that share a batch, as long as no trainer is attached that knows."""
-        self._source: Source | None = None
-        self._stores: dict[tuple[str, Recipe], Store] = {}
+        self.opened = Opened()
         self._computed: Statistics | None = None
         self._normaliser: Normaliser | None = None
 
@@ -125,13 +132,13 @@ class ImageDataModule(L.LightningDataModule):
     @property
     def source(self) -> Source:
         """The splits, without pictures that cannot be read as far as they were decoded."""
-        if self._source is None:
-            self._source = self.find()
-            if self._source.val is None and self.val_fraction:
+        if self.opened.source is None:
+            self.opened.source = self.find()
+            if self.opened.source.val is None and self.val_fraction:
                 from imgcls.data.splits import with_validation
 
-                self._source = with_validation(self._source, self.val_fraction, self.seed)
-        return self._source
+                self.opened.source = with_validation(self.opened.source, self.val_fraction, self.seed)
+        return self.opened.source
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -269,8 +276,7 @@ class ImageDataModule(L.LightningDataModule):
             raise UserError(f"The model does not know the class {unknown[0]!r}{more}. {close}")
         places = np.array([list(class_names).index(name) for name in self.class_names])
         train, test = (replace(part, labels=places[part.labels]) for part in (self.source.train, self._need(split)))
-        self._source = replace(self.source, class_names=tuple(class_names), train=train, val=None, test=test)
-        self._stores.clear()
+        self.opened = Opened(replace(self.source, class_names=tuple(class_names), train=train, val=None, test=test))
 
     # ---- inside
 
@@ -298,8 +304,8 @@ class ImageDataModule(L.LightningDataModule):
     def store_of(self, name: str, *, evaluation: bool = False) -> Store:
         """The pixels of a split, decoded when they are first asked for; those of `train` as training wants them."""
         split, recipe = self._need(name), self.recipe_of(name, evaluation=evaluation)
-        if (name, recipe) not in self._stores:
-            self._stores[name, recipe] = store = open_store(
+        if (name, recipe) not in self.opened.stores:
+            self.opened.stores[name, recipe] = store = open_store(
                 split,
                 recipe,
                 self.store_kind,
@@ -310,7 +316,7 @@ class ImageDataModule(L.LightningDataModule):
             )
             if store.bad:
                 self._leave_out(split, store.bad)
-        return self._stores[name, recipe]
+        return self.opened.stores[name, recipe]
 
     def recipe_of(self, name: str, *, evaluation: bool = False) -> Recipe:
         """How the pictures of a split are held; those of `train` as training wants them."""
@@ -327,7 +333,7 @@ class ImageDataModule(L.LightningDataModule):
                 "Repair or remove them, or set data.on_bad=skip."
             )
         log.warning("%d of %d pictures cannot be read and are left out: %s", len(files), len(split), some)
-        self._source = self.source.without(files)
+        self.opened.source = self.source.without(files)
 
     def _make_loader(self, name: str, plan: TrainingPlan | EvaluationPlan) -> Loader[RawBatch | Batch]:
         if name in self.features:

@@ -29,7 +29,7 @@ def main() -> int:
     cfg: Any = OmegaConf.create(job["config"])
     first = os.environ["RANK"] == "0"
     try:
-        with logging_to(folder / "log.txt", terminal=first) if first else contextlib.nullcontext():
+        with logging_to(folder / "log.txt", terminal=not cfg.quiet) if first else contextlib.nullcontext():
             train_here(cfg, folder, job["micro_batch_size"])
     except UserError as error:
         return _say(folder, {"kind": "user", "message": str(error)}, error.exit_code)

@@ -46,10 +46,15 @@ class Schedule:
         if math.isinf(self.steps) and self.kind != "constant":
             raise UserError(f"optim.schedule={self.kind} needs a number of epochs or steps to anneal over.")
 
-    def __call__(self, step: int) -> float:
+    @property
+    def rise(self) -> float:
+        """Steps in which the rate grows."""
         rise = min(self.warmup, 0.5 * self.steps)
+        return rise or ONECYCLE_RISE * self.steps if self.kind == "onecycle" else rise
+
+    def __call__(self, step: int) -> float:
+        rise = self.rise
         if self.kind == "onecycle":
-            rise = rise or ONECYCLE_RISE * self.steps
             if step < rise:
                 return _along_cosine(ONECYCLE_START, 1.0, step / rise)
             return _along_cosine(1.0, ONECYCLE_END, self._progress(step, rise))

@@ -88,7 +88,7 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], steps: St
                     colour = (ORANGE if part == "val" else BLUE) if alone else SERIES[number % len(SERIES)]
                     dashed = not alone and part == "train"
                     _line(axes, points, colour, word if alone else None if dashed else run, dashed)
-            _finish(axes, name)
+            finish(axes, name)
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(frameon=False, labelcolor=INK, fontsize=8)
 
@@ -99,7 +99,7 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], steps: St
             points = [(row["epoch"] + 1, row["lr"]) for row in history if "lr" in row]
             if points:
                 _line(axes, points, GREY if alone else SERIES[number % len(SERIES)])
-        _finish(axes, "learning rate after the epoch")
+        finish(axes, "learning rate after the epoch")
 
     known = {name.rpartition("/")[2] for rows in runs.values() for row in rows for name in row}
     several = [name for name in ("loss", "accuracy") if name in known]
@@ -143,7 +143,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Chart:
             axes.text(
                 column + 0.5, row + 0.5, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=7
             )
-        _ink(axes)
+        ink(axes)
         axes.tick_params(length=0)
         axes.set_xlabel("seen")
         axes.set_ylabel("shown")
@@ -175,12 +175,12 @@ def reliability(confidence: np.ndarray, correct: np.ndarray) -> Chart:
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
         axes.plot(sure, hits, color=BLUE, marker="o", markersize=4)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), ylabel="share that is right")
-        _finish(axes, "calibration", "confidence", whole=False)
+        finish(axes, "calibration", "confidence", whole=False)
 
     def amount(axes: Any) -> None:
         axes.bar((np.arange(BINS) + 0.5) / BINS, counts, width=0.9 / BINS, color=BLUE)
         axes.set(xlim=(0, 1), ylabel="pictures")
-        _finish(axes, "how sure it is", "confidence", whole=False)
+        finish(axes, "how sure it is", "confidence", whole=False)
 
     return Chart("Share of right answers by confidence, and how often each confidence occurs", (diagram, amount))
 
@@ -195,7 +195,7 @@ def profile_shares(profile: Mapping[str, Any]) -> Chart:
             drawn = axes.barh([PARTS.get(name, name) for name in names], values, color=BLUE)
             axes.bar_label(drawn, [f"{value:.0f} %" for value in values], padding=3, color=INK, fontsize=8)
             axes.set_xlim(0, max([*values, 1]) * 1.2)
-            _finish(axes, title, "% of the time", whole=False)
+            finish(axes, title, "% of the time", whole=False)
 
         return draw
 
@@ -215,7 +215,7 @@ def profile_shares(profile: Mapping[str, Any]) -> Chart:
                 axes.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=label)
         axes.set(ylim=(0, 102), ylabel="%")
         axes.legend(frameon=False, labelcolor=INK, fontsize=8)
-        _finish(axes, "the machine", "seconds", whole=False)
+        finish(axes, "the machine", "seconds", whole=False)
 
     if len(timeline) > 1:
         panels.append(machine)
@@ -236,17 +236,19 @@ def _line(
     )
 
 
-def _finish(axes: Any, title: str, across: str = "epoch", *, whole: bool = True) -> None:
+def finish(axes: Any, title: str, across: str = "epoch", *, whole: bool = True) -> None:
+    """The title, the grid and the ink that all panels share; `whole`: the axis across counts."""
     axes.set_title(title, fontsize=10)
     axes.set_xlabel(across)
     axes.grid(alpha=0.35, color=GREY, linewidth=0.5)
     axes.set_axisbelow(True)
     if whole:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _ink(axes)
+    ink(axes)
 
 
-def _ink(axes: Any) -> None:
+def ink(axes: Any) -> None:
+    """Draw everything that is not data in the page's ink."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
     axes.tick_params(colors=INK, labelsize=8)

@@ -309,7 +309,7 @@ def test_validation_is_split_from_training_where_there_is_none(tmp_path: Path) -
 
 def test_a_split_that_is_not_there_is_said() -> None:
     datamodule = Noise()
-    datamodule._source = Source(("a", "b", "c"), split(9), split(3))
+    datamodule.opened.source = Source(("a", "b", "c"), split(9), split(3))
     with pytest.raises(UserError, match="no test pictures"):
         datamodule.test_dataloader()
 

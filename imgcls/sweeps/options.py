@@ -1,0 +1,108 @@
+"""The options `search.*`: what is sought, how, for how long, and where it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from imgcls.errors import UserError, nearest
+
+# The metrics that can be compared, and which way is better.
+VALIDATION = {
+    "val/accuracy": "max",
+    "val/accuracy_top5": "max",
+    "val/macro_f1": "max",
+    "val/loss": "min",
+    "val/ece": "min",
+}
+COSTS = {"seconds": "min", "training_seconds": "min", "parameters": "min", "images_per_second": "max"}
+METRICS = {**VALIDATION, **COSTS}
+PRUNED = "pruning"  # what `status.json` names as the rule that ended a trial early
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """The options of one search, checked. Knows nothing of Optuna but the names of its classes.
+
+    Args:
+        objectives: the metrics that are compared, each with `max` or `min`.
+        trials: how many trials the study has in the end, pruned and failed ones among them; a grid has its own number.
+        workers: how many of them run at the same time on this machine.
+        study: the name of the study; None: made from the command.
+        storage: None or 'sqlite': a file in the sweep's folder; 'journal': another kind of file there; or an address.
+        max_failures: after so many failed trials the search stops.
+        attempts: how often a worker may die at the same point of a trial before the trial counts as failed.
+        dead_after: seconds without a sign of life after which a worker on another machine counts as dead.
+        refit: train the best configuration once more at the end, and test it.
+        first: known good values, tried before all others.
+        sampler: the configuration of an Optuna sampler; its `_target_` may be 'grid'.
+        pruner: the configuration of an Optuna pruner.
+        seed: decides what the sampler suggests.
+    """
+
+    objectives: Mapping[str, str]
+    trials: int = 20
+    workers: int = 1
+    study: str | None = None
+    storage: str | None = None
+    max_failures: int = 5
+    attempts: int = 3
+    dead_after: float = 300.0
+    refit: bool = False
+    first: Sequence[Mapping[str, Any]] = ()
+    sampler: Mapping[str, Any] = field(default_factory=lambda: {"_target_": "optuna.samplers.TPESampler"})
+    pruner: Mapping[str, Any] = field(default_factory=lambda: {"_target_": "optuna.pruners.NopPruner"})
+    seed: int = 0
+
+    @property
+    def grid(self) -> bool:
+        """Whether every combination is tried."""
+        return self.sampler.get("_target_") == "grid"
+
+    @property
+    def prunes(self) -> bool:
+        """Whether a trial can be ended early."""
+        return not str(self.pruner.get("_target_")).endswith(".NopPruner")
+
+
+def search_options(search: Mapping[str, Any], seed: int) -> SearchOptions:
+    """The options from the plain dictionary `search` of a configuration. Raises UserError for what cannot be right.
+
+    >>> from imgcls import compose
+    >>> from imgcls.config import plain
+    >>> search_options(plain(compose(["search.objective=val/loss"]))["search"], seed=0).objectives
+    {'val/loss': 'min'}
+    """
+    names = _listed(search["objective"])
+    ways = _listed(search["direction"]) if search["direction"] is not None else [None] * len(names)
+    if len(names) != len(ways):
+        raise UserError(
+            f"search.objective has {len(names)} metrics and search.direction {len(ways)} directions. "
+            "Give each its own, as in search.direction=[max,min], or none."
+        )
+    for name in names:
+        if str(name).startswith("test/"):
+            raise UserError(
+                f"search.objective={name}: the test set is never searched on. Choose a validation metric, "
+                "and search.refit=true to test the best configuration once."
+            )
+        if name not in METRICS:
+            raise UserError(f"search.objective={name}: is not known. {nearest(str(name), METRICS)}")
+    for way in ways:
+        if way not in ("max", "min", None):
+            raise UserError(f"search.direction={way}: must be max or min, or null for the metric's own.")
+    if names[0] not in VALIDATION:
+        raise UserError(f"search.objective={names[0]}: alone it would choose the worst model. Put a val/ metric first.")
+    options = SearchOptions(
+        objectives={name: way or METRICS[name] for name, way in zip(names, ways, strict=True)},
+        seed=seed,
+        **{name: value for name, value in search.items() if name not in ("objective", "direction", "space")},
+    )
+    if options.prunes and len(names) > 1:
+        raise UserError("search/pruner: a search for several objectives cannot prune. Use search/pruner=none.")
+    return options
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,0 +1,135 @@
+"""`sweep.html`: what a search found, on one page that needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from imgcls.files import atomic_write_text
+from imgcls.report.figures import Chart
+from imgcls.report.page import PARTS, render
+from imgcls.sweeps import figures, outcome
+from imgcls.sweeps.figures import Point
+from imgcls.sweeps.study import Study
+
+log = logging.getLogger(__name__)
+
+MOST = 1000  # rows of the table; sweep.csv has all
+
+
+def write_page(study: Study) -> Path:
+    """Write `sweep.html` into the sweep's folder and return its path. A section that cannot be drawn says why."""
+    points, best = _points(study), outcome.best_trials(study)
+    sections = []
+    for title, (draw, wide) in _charts(study, points).items():
+        section: dict[str, Any] = {"id": title.lower().replace(" ", "-"), "title": title, "wide": wide}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                section["svgs"] = draw().as_svgs()
+        except Exception as error:  # too few trials, values that do not differ: the others are still worth it
+            section["text"] = f"This figure cannot be drawn: {' '.join(str(error).split()) or type(error).__name__}"
+        sections.append({**dict.fromkeys(PARTS), **section})
+    sections.append({**dict.fromkeys(PARTS), "id": "trials", "title": "Trials", "table": _table(study)})
+    file = study.folder / "sweep.html"
+    numbers = _numbers(study, points)
+    sentence = _sentence(study, points, best)
+    page = render("report.html.j2", title=study.name, sentence=sentence, numbers=numbers, sections=sections)
+    atomic_write_text(file, page)
+    return file
+
+
+def _points(study: Study) -> list[Point]:
+    best = {trial.number for trial in outcome.best_trials(study)}
+    found = []
+    for trial in study.trials:
+        if trial.state.name not in ("COMPLETE", "PRUNED"):
+            continue
+        reports = dict(trial.intermediate_values)
+        complete = trial.state.name == "COMPLETE"
+        values = trial.values if complete else [reports[max(reports)]] if reports else []
+        found.append(Point(trial.number, tuple(values), trial.params, complete, trial.number in best, reports))
+    return found
+
+
+def _charts(study: Study, points: list[Point]) -> dict[str, tuple[Callable[[], Chart], bool]]:
+    """The figures by title: how each is drawn, and whether it is wide."""
+    objectives, space = study.options.objectives, study.space
+    found: dict[str, tuple[Callable[[], Chart], bool]] = {}
+    if not any(point.complete for point in points):
+        return found
+    if len(objectives) > 1:
+        found["Compromises"] = (lambda: figures.compromises(points, list(objectives)), False)
+    for place, (name, way) in enumerate(objectives.items()):
+        suffix = f" of {name}" if len(objectives) > 1 else ""
+        found[f"History{suffix}"] = (lambda n=name, w=way, p=place: figures.history(points, n, w, p), False)
+        if any(len(point.reports) > 1 for point in points):
+            found["Learning curves"] = (lambda n=name: figures.learning_curves(points, n), False)
+        found[f"Importance{suffix}"] = (
+            lambda n=name, p=place: figures.importance(_importances(study, p), n),
+            False,
+        )
+        found[f"Slices{suffix}"] = (lambda n=name, p=place: figures.slices(points, space, n, p), False)
+        found[f"Parallel coordinates{suffix}"] = (
+            lambda n=name, w=way, p=place: figures.parallel_coordinates(points, space, n, w, p),
+            True,
+        )
+    return found
+
+
+def _importances(study: Study, place: int) -> dict[str, float]:
+    """Shares of the variance by fANOVA (Hutter, Hoos and Leyton-Brown 2014), as Optuna computes them."""
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    several = len(study.options.objectives) > 1
+    return get_param_importances(
+        study.optuna,
+        evaluator=FanovaImportanceEvaluator(seed=0),
+        target=(lambda trial: trial.values[place]) if several else None,
+    )
+
+
+def _sentence(study: Study, points: list[Point], best: list[Any]) -> str:
+    if not best:
+        return f"None of {study.total} trials is complete."
+    values = ", ".join(
+        f"{name} {value:.5g}" for name, value in zip(study.options.objectives, best[0].values, strict=True)
+    )
+    more = f" It is one of {len(best)} best compromises." if len(best) > 1 else ""
+    return f"Trial {best[0].number} is best: {values} with {outcome.shown(best[0].params)}.{more}"
+
+
+def _numbers(study: Study, points: list[Point]) -> list[tuple[str, str]]:
+    states = [row["state"] for row in outcome.rows(study)]
+    told = [(f"{state} trials", str(states.count(state))) for state in outcome.STATES.values() if state in states]
+    epochs = sum(int(trial.user_attrs.get("epochs", 0)) for trial in study.trials)
+    seconds = sum(trial.duration.total_seconds() for trial in study.trials if trial.duration is not None)
+    return [*told, ("epochs trained", str(epochs)), ("time of all trials", outcome.duration(seconds))]
+
+
+def _table(study: Study) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    rows = outcome.rows(study)[:MOST]
+    head = [name for name in rows[0] if name != "folder"]
+    numeric = [
+        place
+        for place, name in enumerate(head)
+        if all(isinstance(row[name], int | float) or row[name] == "" for row in rows) and name != "reason"
+    ]
+    best = {trial.number for trial in outcome.best_trials(study)}
+    cells = []
+    for row in rows:
+        shown = [f"{row[name]:.5g}" if isinstance(row[name], float) else str(row[name]) for name in head]
+        report = study.folder / row["folder"] / "report.html" if row["folder"] else None
+        if report is not None and report.is_file():
+            address = Path(os.path.relpath(report, study.folder)).as_posix()
+            shown[0] = Markup('<a href="{}">{}</a>').format(address, shown[0])
+        if row["trial"] in best:
+            shown[1] = Markup("<strong>best</strong>")
+        cells.append(shown)
+    return {"head": head, "numeric": numeric, "rows": cells}

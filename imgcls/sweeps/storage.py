@@ -1,0 +1,98 @@
+"""Where a study is kept, and the objects of Optuna that a configuration names."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from imgcls.errors import UserError
+from imgcls.recording import without_passwords
+
+NEEDED = "A search needs Optuna: pip install 'imgcls[search]'."
+
+
+def need_optuna() -> Any:
+    """The module optuna, quiet. Raises UserError where it is not installed."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError(NEEDED) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+@contextlib.contextmanager
+def without_experimental_warnings() -> Iterator[None]:
+    """Optuna calls half of its samplers and options experimental for years."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", need_optuna().exceptions.ExperimentalWarning)
+        yield
+
+
+def build(config: Mapping[str, Any], **more: Any) -> Any:
+    """An Optuna sampler or pruner from its configuration; `more` where its class knows it. Raises UserError."""
+    import inspect
+
+    from hydra.errors import InstantiationException
+    from hydra.utils import get_class, instantiate
+
+    try:
+        need_optuna()
+        parameters = inspect.signature(get_class(config["_target_"])).parameters
+        with without_experimental_warnings():
+            return instantiate({**config, **{name: value for name, value in more.items() if name in parameters}})
+    except (ImportError, ValueError, InstantiationException) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(f"{config['_target_']} cannot be used: {reason}") from error
+
+
+def need_sampler(config: Mapping[str, Any]) -> None:
+    """Raise UserError where a package is missing that the sampler imports when it first samples."""
+    import importlib.util
+
+    name = str(config["_target_"])
+    missing = name.endswith(".CmaEsSampler") and importlib.util.find_spec("cmaes") is None
+    if missing:
+        raise UserError("search/sampler=cmaes needs the package cmaes: pip install 'imgcls[search]'.")
+
+
+def storage_address(wanted: str | None, folder: Path) -> str:
+    """The address of the storage that `search.storage` means."""
+    if wanted in (None, "sqlite"):
+        return f"sqlite:///{folder.absolute() / 'study.db'}"
+    if wanted == "journal":
+        return f"journal:///{folder.absolute() / 'study.journal'}"
+    assert wanted is not None
+    if "://" not in wanted:
+        raise UserError(f"search.storage={wanted}: must be sqlite, journal, or an address such as sqlite:///study.db")
+    return wanted
+
+
+def storage_file(address: str) -> Path | None:
+    """The file that the storage at `address` is; None for a server."""
+    match = re.fullmatch(r"(?:sqlite(?:\+\w+)?|journal):///([^?]+).*", address)
+    return Path(match[1]).absolute() if match else None
+
+
+@functools.lru_cache(maxsize=8)
+def open_storage(address: str) -> Any:
+    """The storage at `address`; one object a process. Raises UserError where there is none."""
+    optuna = need_optuna()
+    file = storage_file(address)
+    try:
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        if address.startswith("journal:///"):
+            from optuna.storages.journal import JournalFileBackend
+
+            return optuna.storages.JournalStorage(JournalFileBackend(str(file)))
+        options = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else {"pool_pre_ping": True}
+        return optuna.storages.RDBStorage(address, engine_kwargs=options)
+    except Exception as error:  # SQLAlchemy's and the drivers' many errors
+        reason = without_passwords(str(error).splitlines()[0])
+        raise UserError(f"search.storage={without_passwords(address)}: cannot be opened: {reason}") from error

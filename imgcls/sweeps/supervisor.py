@@ -1,0 +1,152 @@
+"""`search.workers=N`: N processes that run the same command as helpers, and the one that looks after them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from imgcls.errors import UserError
+from imgcls.interrupts import Interrupted, StopSignals
+from imgcls.sweeps.study import Study
+from imgcls.sweeps.worker import raise_if_stopped
+
+HELPER = "IMGCLS_SEARCH_HELPER"  # in a helper's environment: the process that started it
+GRACE = 30.0  # seconds that helpers have to write a checkpoint
+PAUSE = 0.3
+
+
+def supervise(study: Study, arguments: Sequence[str], announce: Callable[[], None], *, share_gpus: bool = True) -> None:
+    """Keep `study.options.workers` helpers running until the study is finished.
+
+    Each imports and opens its data once and writes what it says to `worker-N.log` in the sweep's folder.
+
+    Args:
+        study: the study.
+        arguments: of the Python interpreter, for a helper.
+        announce: called again and again, to tell what is new.
+        share_gpus: whether each helper sees its share of the GPUs alone.
+
+    Raises:
+        UserError: too many trials have failed, or the helpers end before they finish any.
+        Interrupted: a signal came; the running trials are given back.
+    """
+    with StopSignals() as stop:
+        stop.deferred = True
+        helpers = _Helpers(study, arguments, share_gpus)
+        try:
+            while stop.requested is None:
+                announce()
+                study.requeue()
+                stopped = study.stopped() is not None
+                if study.has_waiting and not stopped:
+                    helpers.fill()
+                elif not helpers.running and (stopped or study.finished):
+                    break
+                time.sleep(PAUSE)
+        finally:
+            helpers.end()
+        announce()
+        if stop.requested is not None:
+            raise Interrupted(stop.requested)
+    raise_if_stopped(study)
+
+
+class _Helpers:
+    def __init__(self, study: Study, arguments: Sequence[str], share_gpus: bool) -> None:
+        self.study, self.arguments, self.share_gpus = study, arguments, share_gpus
+        self.processes: list[subprocess.Popen[bytes] | None] = [None] * study.options.workers
+        self.useless = 0  # helpers that ended with an error since the last trial that finished
+        self.done = 0
+
+    @property
+    def running(self) -> bool:
+        return any(process is not None and process.poll() is None for process in self.processes)
+
+    def fill(self) -> None:
+        """Start helpers in the places where none is running."""
+        done = sum(trial.state.is_finished() for trial in self.study.trials)
+        if done > self.done:
+            self.done, self.useless = done, 0
+        for number, process in enumerate(self.processes):
+            if process is not None and process.poll() is None:
+                continue
+            self.useless += process is not None and process.returncode != 0
+            if self.useless > 2 * len(self.processes):
+                raise UserError(f"The workers end before they finish a trial; {self._log(number)} says why.")
+            self.processes[number] = self._start(number)
+
+    def _start(self, number: int) -> subprocess.Popen[bytes]:
+        count = len(self.processes)
+        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
+        environment = {**os.environ, HELPER: str(os.getpid()), "OMP_NUM_THREADS": threads}
+        if self.share_gpus and (gpus := gpus_of(number, count, visible_gpus())):
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        with self._log(number).open("ab") as log:
+            command = [sys.executable, *self.arguments]
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def _log(self, number: int) -> Path:
+        return self.study.folder / f"worker-{number + 1}.log"
+
+    def end(self) -> None:
+        """Ask all to stop, and see that they do."""
+        left = [process for process in self.processes if process is not None and process.poll() is None]
+        for process in left:
+            process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE
+        for process in left:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, deadline - time.monotonic()))
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def visible_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> list[str]:
+    """The NVIDIA GPUs that a process may use, as CUDA_VISIBLE_DEVICES names them; without loading torch."""
+    told = environment.get("CUDA_VISIBLE_DEVICES")
+    if told is not None:
+        return [name.strip() for name in told.split(",") if name.strip()]
+    numbers = (file.name.removeprefix("nvidia") for file in devices.glob("nvidia[0-9]*"))
+    return [str(place) for place, _ in enumerate(sorted(number for number in numbers if number.isdigit()))]
+
+
+def gpus_of(worker: int, workers: int, gpus: Sequence[str]) -> list[str]:
+    """The GPUs of one of several workers: an equal share, or one that others use too; none: there are none to share.
+
+    >>> gpus_of(1, 2, ["0", "1", "2", "3"]), gpus_of(2, 3, ["0", "1"]), gpus_of(0, 2, ["0"])
+    (['2', '3'], ['0'], [])
+    """
+    if len(gpus) < 2:
+        return []
+    if len(gpus) < workers:
+        return [gpus[worker % len(gpus)]]
+    return list(gpus[worker * len(gpus) // workers : (worker + 1) * len(gpus) // workers])
+
+
+@contextlib.contextmanager
+def leaving_with_parent() -> Iterator[None]:
+    """In a helper: end as a signal would end it where the process that started it is gone."""
+    ended = threading.Event()
+    parent = int(os.environ[HELPER])
+
+    def look() -> None:
+        while not ended.wait(1.0):
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    thread = threading.Thread(target=look, name="search parent", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

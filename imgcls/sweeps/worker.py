@@ -1,0 +1,100 @@
+"""The loop of a worker: claim a trial, run it, tell the study how it went; until nothing is left."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from imgcls.errors import UserError
+from imgcls.files import atomic_write_text
+from imgcls.interrupts import Interrupted
+from imgcls.recording import read_status
+from imgcls.sweeps.options import PRUNED
+from imgcls.sweeps.study import Claim, Study
+
+Launch = Callable[[Sequence[Claim]], Sequence[BaseException | None]]
+PAUSE = 0.5  # seconds between two looks at what other workers do
+
+
+def work(
+    study: Study, launch: Launch, *, together: int = 1, wait: bool = True, announce: Callable[[], None] | None = None
+) -> None:
+    """Run trials of `study` until it is finished.
+
+    Args:
+        study: the study.
+        launch: runs trials in their folders; returns the error of each, None where there was none.
+        together: how many trials `launch` gets at a time.
+        wait: whether to stay while others run the last trials, to take over those of workers that die.
+        announce: called after each trial.
+
+    Raises:
+        UserError: too many trials have failed.
+        Interrupted: a signal came; the running trials are given back.
+    """
+    with study.alive():
+        while True:
+            if announce is not None:
+                announce()
+            raise_if_stopped(study)
+            claims = [claim for _ in range(together) if (claim := study.claim()) is not None]
+            if claims:
+                _run(study, launch, claims)
+            elif study.finished or not wait:
+                return
+            else:
+                time.sleep(PAUSE)
+
+
+def raise_if_stopped(study: Study) -> None:
+    """Raise UserError where too many trials have failed."""
+    if (why := study.stopped()) is not None:
+        raise UserError(f"The search {study.name} stops: {why}. Mend it, then raise search.max_failures.")
+
+
+def _run(study: Study, launch: Launch, claims: list[Claim]) -> None:
+    left = list(claims)
+    try:
+        errors = launch(claims)
+        for claim, error in zip(claims, errors, strict=True):
+            if isinstance(error, Interrupted | KeyboardInterrupt | SystemExit):
+                raise error
+            conclude(study, claim, error)
+            left.remove(claim)
+    except BaseException:
+        for claim in left:
+            study.release(claim)
+        raise
+
+
+def conclude(study: Study, claim: Claim, error: BaseException | None) -> None:
+    """Tell `study` what the run folder says of the trial, and `error` where it says nothing."""
+    status, file = read_status(claim.folder), claim.folder / "metrics.json"
+    metrics: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    facts = {name: metrics[name] for name in ("epochs", "best_epoch", "seconds") if name in metrics}
+    study.note(claim, folder=str(claim.folder), **facts)
+    if status.get("state") == "finished" and status.get("stopped_by") == PRUNED:
+        study.prune(claim, str(status["reason"]))
+    elif status.get("state") == "finished" and metrics:
+        values = [float(metrics.get(name, math.nan)) for name in study.options.objectives]
+        unknown = [name for name, value in zip(study.options.objectives, values, strict=True) if math.isnan(value)]
+        if unknown:
+            study.fail(claim, f"the run has no {unknown[0]}" if unknown[0] not in metrics else f"{unknown[0]} is nan")
+        else:
+            study.complete(claim, values)
+    else:
+        reason = _reason(error) or status.get("reason") or "its process ended without a word"
+        if error is not None and not isinstance(error, UserError):
+            atomic_write_text(claim.folder / "error.txt", "".join(traceback.format_exception(error)))
+        study.fail(claim, str(reason))
+
+
+def _reason(error: BaseException | None) -> str | None:
+    if error is None:
+        return None
+    said = str(error).strip().splitlines()
+    return said[0] if isinstance(error, UserError) and said else ": ".join([type(error).__name__, *said[:1]])
