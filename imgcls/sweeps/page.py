@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from imgcls.report.figures import Chart
 from imgcls.report.page import PARTS, render
 from imgcls.sweeps import figures, outcome
 from imgcls.sweeps.figures import Point
+from imgcls.sweeps.space import Space
 from imgcls.sweeps.study import Study
 
 log = logging.getLogger(__name__)
@@ -25,12 +27,14 @@ def write_page(study: Study) -> Path:
     """Write `sweep.html` into the sweep's folder and return its path. A section that cannot be drawn says why."""
     points, best = _points(study), outcome.best_trials(study)
     sections = []
-    for title, (draw, wide) in _charts(study, points).items():
-        section: dict[str, Any] = {"id": title.lower().replace(" ", "-"), "title": title, "wide": wide}
+    for title, draw in _charts(study, points).items():
+        section: dict[str, Any] = {"id": title.lower().replace(" ", "-"), "title": title}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                section["svgs"] = draw().as_svgs()
+                charts = draw()
+            section["svgs"] = [svg for chart in charts for svg in chart.as_svgs()]
+            section["wide"] = title.startswith("Parallel")
         except Exception as error:  # too few trials, values that do not differ: the others are still worth it
             section["text"] = f"This figure cannot be drawn: {' '.join(str(error).split()) or type(error).__name__}"
         sections.append({**dict.fromkeys(PARTS), **section})
@@ -56,29 +60,42 @@ def _points(study: Study) -> list[Point]:
     return found
 
 
-def _charts(study: Study, points: list[Point]) -> dict[str, tuple[Callable[[], Chart], bool]]:
-    """The figures by title: how each is drawn, and whether it is wide."""
+def _charts(study: Study, points: list[Point]) -> dict[str, Callable[[], list[Chart]]]:
+    """How the figures of each section are drawn, by its title."""
     objectives, space = study.options.objectives, study.space
-    found: dict[str, tuple[Callable[[], Chart], bool]] = {}
+    found: dict[str, Callable[[], list[Chart]]] = {}
     if not any(point.complete for point in points):
         return found
     if len(objectives) > 1:
-        found["Compromises"] = (lambda: figures.compromises(points, list(objectives)), False)
+        found["Compromises"] = lambda: [figures.compromises(points, list(objectives))]
     for place, (name, way) in enumerate(objectives.items()):
         suffix = f" of {name}" if len(objectives) > 1 else ""
-        found[f"History{suffix}"] = (lambda n=name, w=way, p=place: figures.history(points, n, w, p), False)
-        if any(len(point.reports) > 1 for point in points):
-            found["Learning curves"] = (lambda n=name: figures.learning_curves(points, n), False)
-        found[f"Importance{suffix}"] = (
-            lambda n=name, p=place: figures.importance(_importances(study, p), n),
-            False,
-        )
-        found[f"Slices{suffix}"] = (lambda n=name, p=place: figures.slices(points, space, n, p), False)
-        found[f"Parallel coordinates{suffix}"] = (
-            lambda n=name, w=way, p=place: figures.parallel_coordinates(points, space, n, w, p),
-            True,
-        )
+        found |= {
+            f"History{suffix}": partial(_history, points, name, way, place),
+            f"Importance{suffix}": partial(_importance, study, name, place),
+            f"Slices{suffix}": partial(_slices, points, space, name, place),
+            f"Parallel coordinates{suffix}": partial(_parallel, points, space, name, way, place),
+        }
     return found
+
+
+def _history(points: list[Point], name: str, way: str, place: int) -> list[Chart]:
+    charts = [figures.history(points, name, way, place)]
+    if any(len(point.reports) > 1 for point in points):
+        charts.append(figures.learning_curves(points, name))
+    return charts
+
+
+def _importance(study: Study, name: str, place: int) -> list[Chart]:
+    return [figures.importance(_importances(study, place), name)]
+
+
+def _slices(points: list[Point], space: Space, name: str, place: int) -> list[Chart]:
+    return [figures.slices(points, space, name, place)]
+
+
+def _parallel(points: list[Point], space: Space, name: str, way: str, place: int) -> list[Chart]:
+    return [figures.parallel_coordinates(points, space, name, way, place)]
 
 
 def _importances(study: Study, place: int) -> dict[str, float]:

@@ -1,0 +1,244 @@
+"""What a search saves: trials that share features against the usual loop, and pruned trials against whole ones.
+
+    python benchmarks/sweeps.py sharing [--photos DIR] [--weights FILE] [--train 2000] [--val 1000] [--json FILE]
+    python benchmarks/sweeps.py pruning [--pruner successive_halving] [--trials 20] [--epochs 12] [--seeds 0 1 2]
+
+"sharing" is the search of reference system 000 in small: a frozen ResNet50 with the head 2048-1000-100-10, learning
+rate and number of epochs, four trials. imgcls is its command, `-m hydra/sweeper=optuna search=cifar10_resnet50`, from
+the start of the process to its end. "usual" trains the same four configurations one after the other, each in a process
+of its own that loads everything and runs the frozen backbone in every epoch (under no_grad, in evaluation mode, with a
+DataLoader of two workers): torchvision's ImageFolder, the same optimiser, schedule, clipping and pictures. DIR holds
+train/<class>/*.png, as CIFAR-10 in folders; without it, pictures are generated. The weights are random, or FILE's.
+
+"pruning" searches the same space on the digits with and without a pruner, and counts the epochs that were trained.
+
+Each prints a table and one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+BATCH, SIDE = 64, 32
+
+
+def few(photos: Path | None, folder: Path, counts: dict[str, int]) -> Path:
+    """`counts` of pictures of ten classes for training and validation, as folders."""
+    for number in range(10):
+        begin = 0
+        sources = sorted(sorted(photos.glob("train/*"))[number].iterdir()) if photos is not None else []
+        for split, count in counts.items():
+            target = folder / split / f"class{number}"
+            target.mkdir(parents=True)
+            for position in range(begin, begin + count // 10):
+                file = target / f"{position:05}.png"
+                if photos is not None:
+                    shutil.copy(sources[position], file.with_suffix(sources[position].suffix))
+                else:
+                    _generated(number, position).save(file)
+            begin += count // 10
+    return folder
+
+
+def _generated(number: int, position: int) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    noise = np.random.default_rng(1000 * position + number).integers(0, 160, (SIDE, SIDE, 3), dtype=np.uint8)
+    noise[:, :, number % 3] += 9 * number
+    return Image.fromarray(noise)
+
+
+def usual_trial(job: dict[str, Any]) -> float:
+    """The best validation accuracy of one configuration, by the loop that one would write by hand."""
+    import torch
+    from torch import nn
+    from torch.utils.data import DataLoader
+    from torchvision import datasets
+    from torchvision.transforms import v2
+
+    from imgcls.models.backbones import create_network
+    from imgcls.models.heads import Mlp
+    from imgcls.models.weights import load_weights
+    from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+
+    torch.manual_seed(0)
+    network = create_network("resnet50", 10, head=Mlp(hidden=[1000, 100]))
+    load_weights(network, Path(job["weights"]))
+    network.eval()
+    transform = v2.Compose(
+        [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    )
+    loaders = {
+        split: DataLoader(
+            datasets.ImageFolder(Path(job["root"]) / split, transform),
+            BATCH,
+            shuffle=split == "train",
+            num_workers=2,
+            persistent_workers=True,
+        )
+        for split in ("train", "val")
+    }
+    head = network.head
+    optimizer = torch.optim.Adam(head.parameters(), lr=job["lr"])
+    steps = job["epochs"] * len(loaders["train"])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+    criterion = nn.CrossEntropyLoss()
+    best = 0.0
+    for _ in range(job["epochs"]):
+        head.train()
+        for images, labels in loaders["train"]:
+            with torch.no_grad():
+                features = network.features(images)
+            optimizer.zero_grad()
+            criterion(head(features), labels).backward()
+            nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+        head.eval()
+        right = count = 0
+        with torch.no_grad():
+            for images, labels in loaders["val"]:
+                right += int((head(network.features(images)).argmax(1) == labels).sum())
+                count += len(labels)
+        best = max(best, right / count)
+    return best
+
+
+def command(folder: Path, words: list[str], cache: Path) -> tuple[float, list[dict[str, str]]]:
+    """(seconds, rows of sweep.csv) of `python -m imgcls.train -m hydra/sweeper=optuna …`."""
+    environment = {**os.environ, "IMGCLS_CACHE": str(cache)}
+    line = [sys.executable, "-m", "imgcls.train", "-m", "hydra/sweeper=optuna", f"hydra.sweep.dir={folder}", *words]
+    began = time.perf_counter()
+    ended = subprocess.run(line, env=environment, capture_output=True, text=True)
+    seconds = time.perf_counter() - began
+    if ended.returncode:
+        raise SystemExit(ended.stdout + ended.stderr)
+    with (folder / "sweep.csv").open() as file:
+        return seconds, list(csv.DictReader(file))
+
+
+def sharing(asked: argparse.Namespace) -> dict[str, Any]:
+    """The search of reference system 000 in small, both ways."""
+    from safetensors.torch import save_file
+
+    from imgcls.models.backbones import create_network
+
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        root = few(asked.photos, place / "pictures", {"train": asked.train, "val": asked.val})
+        weights = asked.weights
+        if weights is None:
+            import torch
+
+            torch.manual_seed(0)
+            weights = place / "backbone.safetensors"
+            save_file(create_network("resnet50", 10).backbone.state_dict(), weights)
+        words = ["search=cifar10_resnet50", "data=imagefolder", f"data.root={root}", "model=resnet50"]
+        words += ["model.pretrained=false", f"model.weights={weights}", "model.freeze=backbone"]
+        words += ["head=mlp", "model.head.hidden=[1000,100]", "optim=adam", "optim.warmup_epochs=0"]
+        words += [f"data.image_size={SIDE}", f"data.resize={SIDE}", f"data.batch_size={BATCH}", "augment=none"]
+        words += ["loss.label_smoothing=0", "search.objective=val/accuracy"]
+        seconds, rows = command(place / "sweep", words, place / "cache")
+        usual_seconds, usual = 0.0, []
+        for row in rows:
+            epochs = int(row["trainer.max_epochs"])
+            job = {"lr": float(row["optim.lr"]), "epochs": epochs, "weights": str(weights), "root": str(root)}
+            began = time.perf_counter()
+            told = subprocess.run(
+                [sys.executable, __file__, "trial", "--job", json.dumps(job)],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            usual_seconds += time.perf_counter() - began
+            usual.append(float(told.stdout.splitlines()[-1]))
+    ours = [float(row["val/accuracy"]) for row in rows]
+    print(f"\nfour trials, {asked.train} training and {asked.val} validation pictures of {SIDE} px, frozen ResNet50")
+    print(f"{'trial':>5}{'rate':>10}{'epochs':>8}{'usual':>9}{'imgcls':>9}")
+    for row, left, right in zip(rows, usual, ours, strict=True):
+        rate, epochs = float(row["optim.lr"]), row["trainer.max_epochs"]
+        print(f"{row['trial']:>5}{rate:10.2g}{epochs:>8}{left:9.2%}{right:9.2%}")
+    print(f"{'best':>5}{'':18}{max(usual):9.2%}{max(ours):9.2%}")
+    print(f"{'time':>5}{'':18}{usual_seconds:7.1f} s{seconds:7.1f} s   {usual_seconds / seconds:.1f}x")
+    return {
+        "usual_seconds": usual_seconds,
+        "imgcls_seconds": seconds,
+        "ratio": usual_seconds / seconds,
+        "usual_accuracy": usual,
+        "imgcls_accuracy": ours,
+        "epochs": [int(row["trainer.max_epochs"]) for row in rows],
+    }
+
+
+def pruning(asked: argparse.Namespace) -> dict[str, Any]:
+    """Searches of the digits with and without a pruner, by imgcls.search in this process."""
+    import contextlib
+
+    import imgcls
+
+    space = {"optim.lr": "tag(log,interval(1e-4,1e-1))", "data.batch_size": [32, 64, 128], "optim": ["sgd", "adamw"]}
+    words = [f"model.name={asked.model}", f"trainer.max_epochs={asked.epochs}", "debug=off", "data.num_workers=1"]
+    results: list[dict[str, Any]] = []
+    print(f"\n{asked.trials} trials of {asked.epochs} epochs, digits, {asked.model}, {asked.pruner}")
+    print(f"{'seed':>5}{'whole':>16}{'pruned':>16}{'epochs':>14}{'share':>8}")
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["IMGCLS_CACHE"] = str(Path(temporary) / "cache")
+        for seed in asked.seeds:
+            found = {}
+            for pruner in ("none", asked.pruner):
+                folder = Path(temporary) / f"{seed}-{pruner}"
+                with (Path(temporary) / "said").open("a") as said, contextlib.redirect_stdout(said):
+                    found[pruner] = imgcls.search(
+                        [*words, f"seed={seed}"], space, folder=folder, trials=asked.trials, pruner=pruner
+                    )
+            whole, pruned = found["none"], found[asked.pruner]
+            epochs = [sum(int(trial["epochs"]) for trial in one.trials) for one in (whole, pruned)]
+            best = [one.study.best_value for one in (whole, pruned)]
+            results.append({"seed": seed, "best": best, "epochs": epochs, "share": epochs[1] / epochs[0]})
+            print(
+                f"{seed:5}{best[0]:16.2%}{best[1]:16.2%}{epochs[1]:7} of {epochs[0]:<4}{epochs[1] / epochs[0]:7.0%}",
+                flush=True,
+            )
+    return {"pruner": asked.pruner, "trials": asked.trials, "results": results}
+
+
+def main() -> None:
+    """Measure, print, and say what was asked for beside what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("sharing", "pruning", "trial"))
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--train", type=int, default=2000)
+    parser.add_argument("--val", type=int, default=1000)
+    parser.add_argument("--pruner", default="successive_halving")
+    parser.add_argument("--model", default="test_resnet")
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.what == "trial":
+        print(usual_trial(json.loads(asked.job)))
+        return
+    result = sharing(asked) if asked.what == "sharing" else pruning(asked)
+    line = json.dumps({**vars(asked), **result}, default=str)
+    print(line)
+    if asked.json:
+        asked.json.write_text(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

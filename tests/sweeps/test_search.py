@@ -1,0 +1,289 @@
+"""Searches with real, small trainings, from Python and from the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import imgcls
+from imgcls.data.imagefolder import ImageFolder
+from imgcls.errors import UserError
+from imgcls.sweeps.python import Search
+
+SMALL = [
+    "data=imagefolder",
+    "model.name=test_resnet",
+    "model.pretrained=false",
+    "data.image_size=24",
+    "data.resize=24",
+    "data.batch_size=16",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+    "debug=off",
+]
+SPACE = {"optim.lr": "tag(log,interval(1e-4,1e-1))", "model.head.dropout": [0.0, 0.5]}
+Words = list[str]
+
+
+@pytest.fixture
+def words(pictures: Path) -> Words:
+    return [*SMALL, f"data.root={pictures}"]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """Run `python -m imgcls.train -m hydra/sweeper=optuna …` in this process; its exit code."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from imgcls.train import main
+
+    def run(*words: str) -> int:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["imgcls.train", "-m", *words])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    return run
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_search_from_python(words: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "search"
+    found = imgcls.search(words, SPACE, folder=folder, trials=4, refit=True, pruner="median")
+    assert isinstance(found, Search)
+    assert [trial["state"] for trial in found.trials] == ["complete"] * 4
+    best = max(found.trials, key=lambda trial: (trial["val/accuracy"], -trial["trial"]))
+    assert found.best == {name: best[name] for name in SPACE}
+    assert isinstance(found.best["optim.lr"], float)
+    assert found.study.best_value == best["val/accuracy"]
+
+    run = imgcls.load(folder / str(best["trial"]))
+    assert run.metrics["val/accuracy"] == best["val/accuracy"]
+    assert not any(name.startswith("test/") for name in run.metrics), "no trial looks at the test pictures"
+    assert not (run.folder / "predictions.csv").exists()
+    assert found.refit is not None
+    assert found.refit.metrics["val/accuracy"] == best["val/accuracy"], "the same training once more"
+    assert "test/accuracy" in found.refit.metrics
+
+    said = capsys.readouterr().out
+    assert "4/4 trial 3: val/accuracy=" in said
+    assert "imgcls epoch=" not in said.split("report  ")[0], "trials are quiet"
+    page = (folder / "sweep.html").read_text()
+    for part in ("History", "Importance", "Slices", "Parallel coordinates", 'href="0/report.html"', "optim.lr"):
+        assert part in page, part
+    assert [row["trial"] for row in table(folder)] == ["0", "1", "2", "3"]
+
+    again = imgcls.compose([str(folder / "best.yaml")])
+    assert again.optim.lr == found.best["optim.lr"]
+    assert (again.test, again.quiet) == (True, False)
+    assert dict(again.callbacks) == {}
+
+
+def test_the_same_call_goes_on_and_ends_at_once(words: Words, tmp_path: Path) -> None:
+    first = imgcls.search(words, SPACE, folder=tmp_path / "search", trials=1)
+    began = (tmp_path / "search" / "0" / "metrics.json").stat().st_mtime_ns
+    second = imgcls.search(words, SPACE, folder=tmp_path / "search", trials=2)
+    assert second.trials[0] == first.trials[0]
+    assert (tmp_path / "search" / "0" / "metrics.json").stat().st_mtime_ns == began
+    with pytest.raises(UserError, match="another space"):
+        imgcls.search(words, {"optim.lr": [0.1, 0.2]}, folder=tmp_path / "search")
+
+
+def test_the_trials_of_a_process_open_the_pictures_once(
+    words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    original = ImageFolder.find
+
+    def find(self: ImageFolder) -> Any:
+        opened.append(str(self.root))
+        return original(self)
+
+    monkeypatch.setattr(ImageFolder, "find", find)
+    cfg = imgcls.compose([*words, "trainer.max_epochs=1"])
+    space = {"optim.lr": [0.1, 0.01], "data.batch_size": [8, 16]}
+    found = imgcls.search(cfg, space, folder=tmp_path / "search", sampler="grid")
+    assert [(trial["optim.lr"], trial["data.batch_size"]) for trial in found.trials] == [
+        (0.1, 8),
+        (0.1, 16),
+        (0.01, 8),
+        (0.01, 16),
+    ]
+    assert len(opened) == 1
+    imgcls.fit(imgcls.compose([*words, "trainer.max_epochs=1", f"run_dir={tmp_path / 'alone'}"]))
+    assert len(opened) == 2, "nothing is kept after the search"
+
+
+def test_a_group_needs_the_words(words: Words, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="optim is a group"):
+        imgcls.search(imgcls.compose(words), {"optim": ["sgd", "adam"]}, folder=tmp_path / "search")
+
+
+def test_trials_that_fail(words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import imgcls.training as training
+
+    original = training.build_classifier
+
+    def build(cfg: Any, *args: Any, **options: Any) -> Any:
+        if cfg.optim.lr > 0.05:
+            raise RuntimeError("a large rate")
+        return original(cfg, *args, **options)
+
+    monkeypatch.setattr(training, "build_classifier", build)
+    space = {"optim.lr": [0.1, 0.01], "seed": [0, 1]}
+    words = [*words, "trainer.max_epochs=1"]
+    found = imgcls.search(words, space, folder=tmp_path / "some", sampler="grid")
+    assert [trial["state"] for trial in found.trials] == ["failed", "failed", "complete", "complete"]
+    assert found.trials[0]["reason"] == "RuntimeError: a large rate"
+    with pytest.raises(UserError, match=r"2 trials failed .*a large rate"):
+        imgcls.search(words, space, folder=tmp_path / "many", sampler="grid", max_failures=2)
+
+
+def test_a_search_by_command(
+    command: Callable[..., int], words: Words, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    space = ["optim.lr=tag(log,interval(1e-4,1e-1))", "optim=sgd,adam"]
+    options = ["hydra/sweeper=optuna", *words, *space, "search.trials=2", "search.refit=true"]
+    assert command(*options) == 0
+    (folder,) = (tmp_path / "sweeps").iterdir()
+    assert [row["state"] for row in table(folder)] == ["complete"] * 2
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"0", "1", "refit"}
+    assert "test/accuracy" in json.loads((folder / "refit" / "metrics.json").read_text())
+    said = capfd.readouterr()
+    assert "2/2 trial 1" in said.out
+    assert "Error executing" not in said.err
+    assert command(*options, "search.trials=3") == 0
+    assert len(list((tmp_path / "sweeps").iterdir())) == 1, "more trials are the same search"
+    assert "2 of 3 trials are finished" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("space", "complaint"),
+    [
+        ([], "nothing to search"),
+        (["optim.lr=interval(-1,0.1)"], "optim.lr=-1.0: must be"),
+        (["data.batch_size=interval(8,16)"], "Whole numbers are range"),
+        (["model.name=resnet18,resnet19"], "Did you mean resnet18"),
+        (["optim.lt=0.1,0.2"], "Unknown option 'optim.lt'"),
+        (["optim=sgd,adm"], "Did you mean adam"),
+        (["optim.lr=interval(0.1,1)", "search/sampler=grid"], "a grid needs single values"),
+        (["optim.lr=interval(0.1,1)", "search.objective=test/loss"], "never searched on"),
+        (["optim.lr=interval(0.1,1)", "search.storage=mysql"], "must be sqlite, journal"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(
+    command: Callable[..., int],
+    words: Words,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    space: list[str],
+    complaint: str,
+) -> None:
+    assert command("hydra/sweeper=optuna", *words, *space) == 2
+    said = capfd.readouterr().err
+    assert complaint in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.glob("sweeps/*/0"))
+
+
+def test_the_other_optuna_sweeper_does_not_take_its_place(words: Words, tmp_path: Path) -> None:
+    """hydra-optuna-sweeper stores a configuration of the same name; ours is in the configuration's own folder."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(
+        group="hydra/sweeper", name="optuna", node={"_target_": "not.ours"}, provider="optuna_sweeper"
+    )
+    try:
+        import hydra
+
+        from imgcls.config import VERSION_BASE, config_dir
+
+        with hydra.initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):
+            cfg = hydra.compose("train", ["hydra/sweeper=optuna"], return_hydra_config=True)
+        assert cfg.hydra.sweeper._target_ == "hydra_plugins.imgcls_sweepers.optuna_sweeper.OptunaSweeper"
+    finally:
+        del ConfigStore.instance().repo["hydra"]["sweeper"]["optuna.yaml"]
+
+
+def test_a_basic_sweep(command: Callable[..., int], words: Words, tmp_path: Path) -> None:
+    assert command(*words, "trainer.max_epochs=1", "export.onnx=false", "optim.lr=1e-3,1e-2") == 0
+    runs = sorted((tmp_path / "sweeps").glob("*/*/*/metrics.json"))
+    assert [run.parent.name for run in runs] == ["0", "1"]
+
+
+def test_several_devices_keep_all_files_in_the_folder_of_the_trial(
+    command: Callable[..., int], words: Words, tmp_path: Path
+) -> None:
+    options = ["trainer.devices=2", "trainer.max_epochs=2", "search/pruner=median", "search.trials=1"]
+    assert command("hydra/sweeper=optuna", *words, *options, "optim.lr=interval(0.001,0.01)") == 0
+    (folder,) = (tmp_path / "sweeps").iterdir()
+    assert {path.name for path in tmp_path.iterdir()} == {"sweeps", "pictures"}
+    inside = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    assert inside == {"0", "best.yaml", "study.db", "sweep.csv", "sweep.html"}
+    run = imgcls.load(folder / "0")
+    assert len(run.history) == 2
+    (row,) = table(folder)
+    assert float(row["val/accuracy"]) == run.metrics["val/accuracy"]
+    assert not list(run.folder.glob(".processes.json"))
+
+
+def test_a_search_that_is_killed_goes_on(words: Words, tmp_path: Path) -> None:
+    """kill -9 at random moments of real trainings; each attempt is a forked child, so the imports are paid once."""
+    import imgcls.training
+    from imgcls.sweeps.storage import open_storage
+
+    folder, trials = tmp_path / "search", 4
+    open_storage.cache_clear()
+
+    def start() -> int:
+        child = os.fork()
+        if child == 0:
+            try:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                imgcls.search([*words, "trainer.max_epochs=3"], SPACE, folder=folder, trials=trials)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        return child
+
+    dice = random.Random(1)
+    kills, status = 0, -1
+    while kills < 6:
+        child = start()
+        deadline = time.monotonic() + dice.uniform(0.5, 4)
+        while time.monotonic() < deadline:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            time.sleep(0.02)
+        else:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            kills += 1
+            continue
+        break
+    found = imgcls.search([*words, "trainer.max_epochs=3"], SPACE, folder=folder, trials=trials)
+    assert kills >= 1
+    assert status in (-1, 0)
+    assert [trial["state"] for trial in found.trials] == ["complete"] * trials
+    assert len(found.study.get_trials()) == trials
+    untouched = imgcls.search([*words, "trainer.max_epochs=3"], SPACE, folder=tmp_path / "whole", trials=trials)
+    for killed, whole in zip(found.trials, untouched.trials, strict=True):
+        for name in ("val/accuracy", "optim.lr", "model.head.dropout", "epochs", "best_epoch"):
+            assert killed[name] == whole[name], (killed["trial"], name)
