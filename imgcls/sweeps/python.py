@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from imgcls.config import compose, plain
+from imgcls import config as configuration
+from imgcls.config import plain
 from imgcls.errors import UserError
 from imgcls.sweeps import outcome
 from imgcls.sweeps.hydra import finish, study_name
@@ -110,12 +111,12 @@ class _Job:
         asked = [*groups, *(f"search.{name}={value_text(value)}" for name, value in others.items())]
         if isinstance(cfg, DictConfig):
             words, base = None, cfg.copy()
-            changed = plain(compose(asked))["search"]
+            changed = plain(configuration.compose(asked))["search"]
             for name in given:
                 OmegaConf.update(base, f"search.{name}", changed[name], merge=False)
         else:
             words = list(cfg)
-            base = compose([*words, *asked])
+            base = configuration.compose([*words, *asked])
         searched = plain(base)["search"]
         swept, _ = parse_space(space_words(space if space is not None else searched["space"]))
         if not swept.dimensions:
@@ -177,7 +178,7 @@ class _Job:
     def composed(self, more: Sequence[str]) -> DictConfig:
         """The configuration with `more` overrides: composed anew, or put in."""
         if self.words is not None:
-            return compose([*self.words, *self.asked, *more])
+            return configuration.compose([*self.words, *self.asked, *more])
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         cfg = self.base.copy()
