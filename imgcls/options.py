@@ -151,13 +151,13 @@ def numbers(value: Any) -> str | None:
     return None if right else "must be a list of numbers."
 
 
-def mapping(value: Any) -> str | None:
-    """Options and what they are to be."""
+def spaces(value: Any) -> str | None:
+    """Options and their spaces."""
     return None if isinstance(value, Mapping) else "must be options with their spaces: {optim.lr: 'interval(0.1,1)'}."
 
 
 def mappings(value: Any) -> str | None:
-    """A list of such."""
+    """A list of options with their values."""
     right = isinstance(value, list) and all(isinstance(one, Mapping) for one in value)
     return None if right else "must be a list of options with their values: [{optim.lr: 0.1}]."
 
@@ -271,7 +271,7 @@ OPTIONS: dict[str, Check] = {
     "search.dead_after": number(1),
     "search.refit": flag,
     "search.first": mappings,
-    "search.space": mapping,
+    "search.space": spaces,
     "trainer.max_epochs": whole(-1),
     "trainer.accelerator": choice("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": devices,
