@@ -29,6 +29,7 @@ GIB = 2**30
 FEATURES = {
     CORE: "prepare, train, evaluate, predict, report",
     "onnx": "model/model.onnx in each run folder",
+    "search": "searches with Optuna: -m hydra/sweeper=optuna",
     "s3": "pictures in S3: data.root=s3://bucket/prefix",
     "tensorboard": "logger=tensorboard",
     "mlflow": "logger=mlflow",

@@ -244,8 +244,8 @@ class Study:
         with self._alone():
             self._requeue_dead(count=True)
             for trial in self.trials:
-                if trial.state != TrialState.WAITING:
-                    continue
+                if trial.state != TrialState.WAITING or is_locked(self.folder / str(trial.number)):
+                    continue  # or given back, while a launcher's process still ends it
                 with contextlib.suppress(UpdateFinishedTrialError):  # by another machine, in this moment
                     if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                         self._mine.add(trial._trial_id)

@@ -19,7 +19,7 @@ from imgcls.sweeps.worker import raise_if_stopped
 
 HELPER = "IMGCLS_SEARCH_HELPER"  # in a helper's environment: the process that started it
 GRACE = 30.0  # seconds that helpers have to write a checkpoint
-PAUSE = 0.3
+PAUSE = 0.5  # seconds between two looks at the study
 
 
 def supervise(study: Study, arguments: Sequence[str], announce: Callable[[], None], *, share_gpus: bool = True) -> None:
@@ -66,17 +66,20 @@ class _Helpers:
         self.done = 0
 
     @property
-    def running(self) -> bool:
-        return any(process is not None and process.poll() is None for process in self.processes)
+    def running(self) -> int:
+        return sum(process is not None and process.poll() is None for process in self.processes)
 
     def fill(self) -> None:
         """Start helpers in the places where none is running."""
         done = sum(trial.state.is_finished() for trial in self.study.trials)
         if done > self.done:
             self.done, self.useless = done, 0
+        left = self.study.total - done
         for number, process in enumerate(self.processes):
             if process is not None and process.poll() is None:
                 continue
+            if self.running >= left:
+                return
             self.useless += process is not None and process.returncode != 0
             if self.useless > 2 * len(self.processes):
                 raise UserError(f"The workers end before they finish a trial; {self._log(number)} says why.")

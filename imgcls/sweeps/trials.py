@@ -17,7 +17,8 @@ def trial_words(study: Study, claim: Claim, reports: int | None) -> list[str]:
         claim: the trial.
         reports: how often a trial reports to the pruner, see `imgcls.sweeps.pruning`.
     """
-    words = [*claim.words, f"run_dir={value_text(str(claim.folder))}", "test=false", "quiet=true", "export.onnx=false"]
+    words = [*claim.words, f"run_dir={value_text(str(claim.folder))}", "resume=auto"]
+    words += ["test=false", "quiet=true", "export.onnx=false"]
     if len(study.options.objectives) == 1:
         callback = {
             "_target_": "imgcls.sweeps.pruning.Pruning",

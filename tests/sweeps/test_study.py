@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -233,6 +234,17 @@ def test_a_worker_elsewhere_is_given_time(study: Open) -> None:
         time.sleep(0.05)
         one.requeue()
     assert states(one)[0] == "WAITING", "no sign of life for longer than dead_after"
+
+
+def test_optuna_dashboard_opens_the_storage(study: Open) -> None:
+    dashboard = pytest.importorskip("optuna_dashboard")
+    one = study(storage=None, trials=2)
+    work(one, good)
+    told: list[str] = []
+    environment = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/studies", "wsgi.input": io.BytesIO()}
+    answer = dashboard.wsgi(one.address)(environment, lambda status, headers: told.append(status))
+    assert told == ["200 OK"]
+    assert one.name in b"".join(answer).decode()
 
 
 def test_only_one_worker_wins(study: Open) -> None:
