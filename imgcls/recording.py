@@ -126,7 +126,8 @@ class Recording:
 
     def _remember_configuration(self) -> None:
         write_configuration(self.folder, self.config, self.overrides)
-        atomic_write_text(self.folder / "environment.json", without_passwords(json.dumps(environment(), indent=2) + "\n"))
+        told = without_passwords(json.dumps(environment(), indent=2))
+        atomic_write_text(self.folder / "environment.json", told + "\n")
 
     def _check_may_resume(self, state: str) -> None:
         if self.resume == "never":

@@ -122,7 +122,7 @@ def _over_steps(values: np.ndarray, title: str, colour: str = GREY) -> Callable[
         if len(values) > MOST_POINTS:
             low, high = ([limit(part) for part in parts] for limit in (np.min, np.max))
             axes.fill_between(places, low, high, color=colour, alpha=0.25, linewidth=0)
-        _finish(axes, title, "step")
+        finish(axes, title, "step")
 
     return draw
 
