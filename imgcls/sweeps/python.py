@@ -106,9 +106,7 @@ class _Job:
 
     @classmethod
     def of(cls, cfg: DictConfig | Sequence[str], space: Mapping[str, Any] | None, given: Mapping[str, Any]) -> _Job:
-        groups = [f"search/{name}={given[name]}" for name in ("sampler", "pruner") if isinstance(given.get(name), str)]
-        others = {name: value for name, value in given.items() if f"search/{name}={value}" not in groups}
-        asked = [*groups, *(f"search.{name}={value_text(value)}" for name, value in others.items())]
+        asked = [word for name, value in given.items() for word in _option_words(name, value)]
         if isinstance(cfg, DictConfig):
             words, base = None, cfg.copy()
             changed = plain(configuration.compose(asked))["search"]
@@ -192,3 +190,13 @@ def _is_option(cfg: DictConfig, name: str) -> bool:
     missing = object()
     found = OmegaConf.select(cfg, name, default=missing)
     return found is not missing and not isinstance(found, DictConfig)
+
+
+def _option_words(name: str, value: Any) -> list[str]:
+    """`value` of the option `search.<name>` as overrides; samplers and pruners by name, or by class and options."""
+    if name not in ("sampler", "pruner"):
+        return [f"search.{name}={value_text(value)}"]
+    if isinstance(value, str):
+        return [f"search/{name}={value}"]
+    bare = {"sampler": "random", "pruner": "none"}[name]  # has no options of its own
+    return [f"search/{name}={bare}", *(f"++search.{name}.{key}={value_text(one)}" for key, one in value.items())]
