@@ -34,7 +34,6 @@ FEATURES = {
     "tensorboard": "logger=tensorboard",
     "mlflow": "logger=mlflow",
     "wandb": "logger=wandb",
-    "search": "searches with Optuna: hydra/sweeper=optuna",
     "serve": "the server: python -m imgcls.serve",
     "sagemaker": "jobs and endpoints of SageMaker: launch=sagemaker",
     "rehearsal": "the same jobs on this machine: launch=rehearsal",
