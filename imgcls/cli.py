@@ -7,12 +7,13 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING, Any
 
 from imgcls.errors import UserError, nearest
 from imgcls.interrupts import Interrupted
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 CRASHED = 1
 

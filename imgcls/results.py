@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import numpy as np
 from imgcls import portable
 from imgcls.files import atomic_write_bytes, atomic_write_text
 from imgcls.history import as_csv
+from imgcls.pictures import BadPicture
 from imgcls.report.gathering import gather
 
 if TYPE_CHECKING:
@@ -20,9 +23,13 @@ if TYPE_CHECKING:
 
     from imgcls.data.module import ImageDataModule
     from imgcls.data.sources import Split
+    from imgcls.models.backbones import Network
     from imgcls.models.classifier import Classifier
+    from imgcls.portable import Parity
 
 log = logging.getLogger(__name__)
+
+CHECKED = 32  # pictures on which an exported model is compared with the trained one
 
 
 def write(
@@ -32,15 +39,41 @@ def write(
     if cfg.test and datamodule.source.test is not None:
         write_predictions(folder, datamodule.source.test, classifier)
     gather(folder, datamodule, classifier)
-    portable.export(
-        classifier.network,
+    export_model(folder, datamodule, classifier.network, metrics, onnx=cfg.export.onnx is not False)
+    atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+
+def export_model(
+    folder: Path, datamodule: ImageDataModule, network: Network, metrics: Mapping[str, Any], *, onnx: bool = True
+) -> dict[str, Parity]:
+    """Write the portable model of the run in `folder`, and say how well it agrees with `network` on real pictures.
+
+    Raises UserError where it does not; see `portable.export`.
+    """
+    return portable.export(
+        network,
         preprocessing=datamodule.preprocessing,
         class_names=datamodule.class_names,
         metrics={name: value for name, value in metrics.items() if name.startswith(("val/", "test/"))},
         folder=folder / "model",
-        onnx=cfg.export.onnx is not False,
+        onnx=onnx,
+        pixels=some_pixels(datamodule),
     )
-    atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+
+def some_pixels(datamodule: ImageDataModule, most: int = CHECKED) -> np.ndarray | None:
+    """uint8 (N, S, S, 3): at most `most` validation pictures from all over the split, as evaluation sees them.
+
+    Of the training pictures where the data set has no validation split.
+    """
+    source = datamodule.source
+    split = source.val if source.val is not None and len(source.val) else source.train
+    positions = np.unique(np.linspace(0, len(split) - 1, min(most, len(split))).astype(np.int64))
+    pixels = []
+    for position in positions.tolist():
+        with contextlib.suppress(BadPicture):  # those that training leaves out, and files that are gone by now
+            pixels.append(datamodule.preprocessing.pixels(split.open(position)))
+    return np.stack(pixels) if pixels else None
 
 
 def write_data_notes(folder: Path, datamodule: ImageDataModule) -> None:

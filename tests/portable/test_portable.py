@@ -93,7 +93,7 @@ def test_pictures_of_every_kind_give_the_same(exported: Path, tmp_path: Path) ->
 
 def test_the_description_and_the_card_say_what_it_is(exported: Path) -> None:
     description = json.loads((exported / "model.json").read_text(encoding="utf-8"))
-    assert description["format_version"] == 1
+    assert description["format_version"] == portable.FORMAT_VERSION
     assert description["class_names"] == list(NAMES)
     assert description["preprocessing"] == SHAPE.as_dict()
     assert description["metrics"]["test/accuracy"] == 0.5
@@ -116,8 +116,9 @@ def damaged(exported: Path, folder: Path, **changes: Any) -> Path:
 
 
 def test_a_newer_format_is_refused(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="format 2"):
-        portable.load(damaged(exported, tmp_path / "m", format_version=2))
+    newer = portable.FORMAT_VERSION + 1
+    with pytest.raises(UserError, match=f"format {newer}"):
+        portable.load(damaged(exported, tmp_path / "m", format_version=newer))
 
 
 def test_what_is_damaged_is_told(exported: Path, tmp_path: Path) -> None:

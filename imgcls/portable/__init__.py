@@ -1,0 +1,39 @@
+"""The portable model: weights, architecture, class names and preprocessing in one folder.
+
+It is read without Hydra, Lightning and the training data, with ONNX Runtime even without torch, and nothing in it is
+executed: safetensors, ONNX and JSON.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from imgcls.portable.description import CARD, DESCRIPTION, FORMAT_VERSION, ONNX, WEIGHTS
+from imgcls.portable.model import PortableModel, load
+from imgcls.portable.parity import Parity, compare
+
+if TYPE_CHECKING:
+    from imgcls.portable.exporting import check, export
+
+__all__ = [
+    "CARD",
+    "DESCRIPTION",
+    "FORMAT_VERSION",
+    "ONNX",
+    "WEIGHTS",
+    "Parity",
+    "PortableModel",
+    "check",
+    "compare",
+    "export",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """What writes a model needs torch, which reading one may not."""
+    if name not in ("check", "export"):
+        raise AttributeError(f"module 'imgcls.portable' has no attribute {name!r}")
+    from imgcls.portable import exporting
+
+    return getattr(exporting, name)

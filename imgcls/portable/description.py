@@ -1,0 +1,42 @@
+"""`model.json`: what a portable model is, in every version of the format that was ever written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from imgcls.errors import UserError
+
+FORMAT_VERSION = 2
+WEIGHTS, DESCRIPTION, CARD, ONNX = "model.safetensors", "model.json", "README.md", "model.onnx"
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The content of `model.json` in `folder`, as the newest format has it.
+
+    Raises UserError where there is none, where it is damaged, or where a newer imgcls wrote it.
+    """
+    file = folder / DESCRIPTION
+    if not file.is_file():
+        raise UserError(f"{folder} holds no exported model (no {DESCRIPTION}).")
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {error}") from error
+    version = description.get("format_version") if isinstance(description, dict) else None
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise UserError(f"{folder} has format {version}; this imgcls reads up to {FORMAT_VERSION}. Update it.")
+    for step in range(version, FORMAT_VERSION):
+        description = UPGRADES[step](description)
+    return description
+
+
+def _from_1(description: dict[str, Any]) -> dict[str, Any]:
+    """Format 2 says how well the exported files agreed with the trained model."""
+    return {**description, "format_version": 2, "parity": {}}
+
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+"""From each version to the next; every one that was ever released stays."""

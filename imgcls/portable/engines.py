@@ -1,0 +1,150 @@
+"""What computes the scores of a portable model: ONNX Runtime, the fastest on a CPU, or torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from imgcls.errors import UserError, nearest
+from imgcls.portable.description import ONNX, WEIGHTS
+
+if TYPE_CHECKING:
+    from imgcls.models.backbones import Network
+
+ENGINES = ("auto", "onnx", "torch")
+
+
+class Engine(Protocol):
+    """Computes the scores of pictures; may be called from any one thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """What it is and where it computes, for people."""
+
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        """float32 (N, C) scores before the softmax, for float32 (N, 3, S, S) normalised pictures."""
+
+
+class OnnxEngine:
+    """ONNX Runtime on the CPU.
+
+    Args:
+        file: with input `images`, float32 (N, 3, S, S), and output `scores`, float32 (N, C).
+        threads: how many compute; all cores that this process may use if None.
+    """
+
+    def __init__(self, file: Path, threads: int | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or available_cores()
+        # Threads that spin while they wait take the cores from those that decode the next pictures.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no common base of their own
+            raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+        self.name = f"ONNX Runtime on {options.intra_op_num_threads} threads"
+
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        """float32 (N, C) for float32 (N, 3, S, S)."""
+        scores: np.ndarray = self._session.run(["scores"], {"images": images})[0]
+        return scores
+
+
+class TorchEngine:
+    """A network in evaluation mode, on the device where it is."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network.eval()
+
+    @property
+    def name(self) -> str:
+        """torch and the device."""
+        return f"torch on {next(self.network.parameters()).device}"
+
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        """float32 (N, C) for float32 (N, 3, S, S)."""
+        import torch
+
+        device = next(self.network.parameters()).device
+        with torch.inference_mode():
+            return self.network(torch.from_numpy(images).to(device)).float().cpu().numpy()
+
+
+def create_engine(
+    folder: Path,
+    architecture: dict[str, Any],
+    name: str = "auto",
+    device: str | None = None,
+    threads: int | None = None,
+) -> Engine:
+    """The engine `name` for the model in `folder`.
+
+    Args:
+        folder: of the portable model.
+        architecture: from its description.
+        name: 'onnx', 'torch', or 'auto': ONNX Runtime where it and `model.onnx` are there, unless there is a GPU.
+        device: for torch: 'cpu', 'cuda', 'cuda:1'; None: a GPU if there is one. 'cuda' asks for torch.
+        threads: for ONNX Runtime.
+
+    Raises:
+        UserError: an engine that is not installed, weights that cannot be read, a device that is not there.
+    """
+    if name not in ENGINES:
+        raise UserError(f"engine={name}: {nearest(name, ENGINES)}")
+    if name == "auto":
+        wants_gpu = device.startswith("cuda") if device else _sees_gpu() and importlib.util.find_spec("torch")
+        has_onnx = (folder / ONNX).is_file() and importlib.util.find_spec("onnxruntime")
+        name = "onnx" if has_onnx and not wants_gpu else "torch"
+    if name == "onnx":
+        if not (folder / ONNX).is_file():
+            raise UserError(f"engine=onnx: {folder} has no {ONNX}. Export it: python -m imgcls.export run=DIR")
+        if not importlib.util.find_spec("onnxruntime"):
+            raise UserError("engine=onnx needs onnxruntime: pip install 'imgcls[serve]'.")
+        return OnnxEngine(folder / ONNX, threads)
+    return TorchEngine(read_network(folder, architecture, device))
+
+
+def read_network(folder: Path, architecture: dict[str, Any], device: str | None = "cpu") -> Network:
+    """The network of the portable model in `folder`, in evaluation mode. Raises UserError where it cannot be read."""
+    if not all(importlib.util.find_spec(name) for name in ("torch", "timm")):
+        raise UserError(
+            f"{folder} has no {ONNX} that ONNX Runtime could take, and without it torch and timm are needed."
+        )
+    import torch
+
+    from imgcls.models.backbones import network_from_architecture
+    from imgcls.portable.weights import read_weights
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    network = network_from_architecture(architecture)
+    try:
+        network.load_state_dict(read_weights(folder / WEIGHTS))
+    except RuntimeError as error:
+        raise UserError(f"{folder / WEIGHTS} does not fit: {str(error).splitlines()[0]}") from error
+    try:
+        return network.eval().to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={device}: {str(error).splitlines()[0]}") from error
+
+
+def available_cores() -> int:
+    """The processors that this process may use, also where a container has only a part of the machine's."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no control groups, or 'max'
+        pass
+    return cores
+
+
+def _sees_gpu() -> bool:
+    """Whether the driver shows a GPU; asking torch would take seconds."""
+    return Path("/proc/driver/nvidia/version").exists() and any(Path("/dev").glob("nvidia[0-9]*"))

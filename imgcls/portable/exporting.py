@@ -1,0 +1,182 @@
+"""Writing a portable model, and checking that what was written computes what was trained."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import platform
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import imgcls
+from imgcls.errors import UserError
+from imgcls.files import atomic_path, atomic_write_text
+from imgcls.models.backbones import Network, network_from_architecture
+from imgcls.portable.card import model_card
+from imgcls.portable.description import CARD, DESCRIPTION, FORMAT_VERSION, ONNX, WEIGHTS
+from imgcls.portable.engines import OnnxEngine, read_network
+from imgcls.portable.model import load, softmax
+from imgcls.portable.parity import TOLERANCE, Parity, compare
+from imgcls.preprocessing import Preprocessing
+
+log = logging.getLogger(__name__)
+
+TOGETHER = 8  # pictures that go through a network at once in a check
+
+
+def export(
+    network: Network,
+    *,
+    preprocessing: Preprocessing,
+    class_names: Sequence[str],
+    metrics: Mapping[str, float],
+    folder: Path,
+    onnx: bool = True,
+    pixels: np.ndarray | None = None,
+) -> dict[str, Parity]:
+    """Write the portable model into `folder`; `model.json` comes last, so that a model that has it is whole.
+
+    Args:
+        network: its weights are written in float32.
+        preprocessing: what evaluation did to the pictures.
+        class_names: in the order of the scores.
+        metrics: the numbers that the card tells.
+        folder: made if it is not there.
+        onnx: also write `model.onnx`, where the extra `onnx` is installed.
+        pixels: uint8 (N, S, S, 3), real pictures on which the files are compared with the network before the export
+            is called done.
+
+    Returns:
+        How well the files agree with the network, see `check`; empty without pictures.
+
+    Raises:
+        UserError: the files do not compute what the network does. There is no `model.json` then.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (DESCRIPTION, ONNX):
+        (folder / name).unlink(missing_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    floats = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file(floats, temporary, metadata={"format": "pt"})
+    if onnx:
+        export_onnx(network, preprocessing, folder / ONNX)
+    found = _checked(folder, network, preprocessing, pixels) if pixels is not None and len(pixels) else {}
+    description = {
+        "format_version": FORMAT_VERSION,
+        "architecture": network.architecture,
+        "class_names": list(class_names),
+        "preprocessing": preprocessing.as_dict(),
+        "metrics": dict(metrics),
+        "parity": {name: asdict(parity) for name, parity in found.items()},
+        "versions": {
+            "imgcls": imgcls.__version__,
+            **{name: importlib.metadata.version(name) for name in ("torch", "timm")},
+            "python": platform.python_version(),
+        },
+    }
+    atomic_write_text(folder / CARD, model_card(description))
+    atomic_write_text(folder / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+    return found
+
+
+def _checked(folder: Path, network: Network, preprocessing: Preprocessing, pixels: np.ndarray) -> dict[str, Parity]:
+    images = preprocessing.normalise(pixels)
+    found = compare_files(folder, images, network.architecture, _probabilities_on_cpu(network, images))
+    for name, parity in found.items():
+        if not parity.sound:
+            raise UserError(
+                f"The export failed its check: {name} against the trained network: {parity} "
+                f"(at most {TOLERANCE} is allowed). "
+                + ("export.onnx=false exports without it." if name == "onnx" else "The weights were not written whole.")
+            )
+        log.info("Export, %s against the trained network: %s.", name, parity)
+    return found
+
+
+def check(folder: str | Path, pixels: np.ndarray, network: Network | None = None) -> dict[str, Parity]:
+    """Compare what was exported with what it came from.
+
+    Args:
+        folder: of the portable model.
+        pixels: uint8 (N, S, S, 3) as `Preprocessing.pixels` gives them.
+        network: what was exported; without it the weights read back are what the ONNX file is compared with.
+
+    Returns:
+        For `safetensors` (with a network) and `onnx` (with a `model.onnx` and onnxruntime): how well they agree.
+    """
+    folder, model = Path(folder), load(folder)
+    images = model.preprocessing.normalise(pixels)
+    reference = _probabilities_on_cpu(network or model.network, images)
+    found = compare_files(folder, images, model.description["architecture"], reference)
+    if network is None:
+        del found["safetensors"]
+    return found
+
+
+def compare_files(
+    folder: Path, images: np.ndarray, architecture: dict[str, Any], reference: np.ndarray
+) -> dict[str, Parity]:
+    """What the files in `folder` compute for float32 (N, 3, S, S) images, against (N, C) probabilities."""
+    found = {"safetensors": compare(reference, _probabilities_on_cpu(read_network(folder, architecture), images))}
+    if (folder / ONNX).is_file() and importlib.util.find_spec("onnxruntime"):
+        engine = OnnxEngine(folder / ONNX)
+        parts = [softmax(engine.scores(images[start : start + TOGETHER])) for start in range(0, len(images), TOGETHER)]
+        found["onnx"] = compare(reference, np.concatenate(parts))
+    return found
+
+
+@torch.inference_mode()
+def _probabilities_on_cpu(network: Network, images: np.ndarray) -> np.ndarray:
+    """float32 (N, C) of float32 (N, 3, S, S) in evaluation mode; the network is left as it was found.
+
+    On the CPU, where float32 is float32: a GPU's shortcuts are no fault of the export.
+    """
+    training, device = network.training, next(network.parameters()).device
+    network.eval().cpu()
+    try:
+        parts = [
+            # forward, because calling a compiled network would compile it for the CPU first
+            network.forward(torch.from_numpy(images[start : start + TOGETHER])).float().softmax(dim=1).numpy()
+            for start in range(0, len(images), TOGETHER)
+        ]
+    finally:
+        network.train(training).to(device)
+    return np.concatenate(parts)
+
+
+def export_onnx(network: Network, preprocessing: Preprocessing, file: Path) -> bool:
+    """Write `file` (input `images`, float32 (N, 3, S, S) normalised; output `scores`); False where onnx is missing."""
+    if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
+        return False
+    side = preprocessing.image_size
+    frozen = network_from_architecture(network.architecture)
+    frozen.load_state_dict({name: value.float().cpu() for name, value in network.state_dict().items()}, strict=True)
+    frozen.eval()
+    levels = {name: logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")}
+    for logger in levels.values():
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings(), atomic_path(file) as temporary:
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            frozen,
+            (torch.zeros(2, 3, side, side),),
+            input_names=["images"],
+            output_names=["scores"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None
+        program.save(str(temporary))
+    return True

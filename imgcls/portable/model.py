@@ -1,0 +1,115 @@
+"""A portable model at work: pictures in, probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imgcls.errors import UserError
+from imgcls.pictures import open_picture
+from imgcls.portable.description import DESCRIPTION, read_description
+from imgcls.portable.engines import Engine, TorchEngine, create_engine
+from imgcls.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import torch
+
+    from imgcls.models.backbones import Network
+
+
+@dataclass
+class PortableModel:
+    """A trained model with all that is needed to use it.
+
+    Attributes:
+        engine: computes scores, with ONNX Runtime or torch.
+        preprocessing: from a picture to what the engine takes.
+        class_names: in the order of the scores.
+        description: the content of `model.json`.
+    """
+
+    engine: Engine
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    description: dict[str, Any]
+
+    @property
+    def network(self) -> Network:
+        """The torch network. Raises UserError where another engine computes."""
+        if not isinstance(self.engine, TorchEngine):
+            raise UserError(f"This model runs in {self.engine.name}. Load it with engine='torch' to have its network.")
+        return self.engine.network
+
+    def to(self, device: str | torch.device) -> PortableModel:
+        """Move the network to `device`."""
+        self.network.to(device)
+        return self
+
+    def predict(self, pictures: Sequence[Any], batch_size: int = 32) -> np.ndarray:
+        """Probabilities of the classes, float32 (N, C).
+
+        Args:
+            pictures: paths, bytes, Pillow images or uint8 arrays (H, W, 3).
+            batch_size: pictures that go through the network together.
+
+        Raises:
+            BadPicture: one of them is no picture.
+        """
+        parts = [np.empty((0, len(self.class_names)), dtype=np.float32)]
+        for start in range(0, len(pictures), batch_size):
+            some = pictures[start : start + batch_size]
+            pixels = np.stack([self.preprocessing.pixels(open_picture(picture)) for picture in some])
+            parts.append(self.probabilities(pixels))
+        return np.concatenate(parts)
+
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 (N, C) for uint8 (N, S, S, 3) pixels as `preprocessing.pixels` gives them."""
+        return softmax(self.engine.scores(self.preprocessing.normalise(pixels)))
+
+    def top(self, pictures: Sequence[Any], top_k: int = 5) -> list[list[tuple[str, float]]]:
+        """The `top_k` likeliest classes of each picture, each as (name, probability)."""
+        probabilities = self.predict(pictures)
+        return [
+            [(self.class_names[index], float(row[index])) for index in indices]
+            for row, indices in zip(probabilities, likeliest(probabilities, top_k), strict=True)
+        ]
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """float32 (N, C) probabilities of float32 (N, C) scores."""
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def likeliest(probabilities: np.ndarray, top_k: int) -> np.ndarray:
+    """int (N, k): the classes with the highest of (N, C) probabilities, highest first; of equals the lowest index."""
+    return np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+
+
+def load(
+    folder: str | Path, engine: str = "torch", device: str | None = "cpu", threads: int | None = None
+) -> PortableModel:
+    """The portable model in `folder`.
+
+    Args:
+        folder: a run's `model/`.
+        engine: 'torch', 'onnx' (for which torch need not be installed), or 'auto', the faster one that is there.
+        device: for torch; None: a GPU if there is one.
+        threads: for ONNX Runtime; all cores if None.
+
+    Raises:
+        UserError: there is no model, a newer imgcls wrote it, it is damaged, or the engine is not installed.
+    """
+    folder = Path(folder)
+    description = read_description(folder)
+    try:
+        preprocessing, names = Preprocessing.from_dict(description["preprocessing"]), tuple(description["class_names"])
+        architecture = description["architecture"]
+        chosen = create_engine(folder, architecture, engine, device, threads)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / DESCRIPTION} is damaged: {error}.") from error
+    return PortableModel(chosen, preprocessing, names, description)

@@ -1,0 +1,57 @@
+"""Models that older versions exported are still read."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imgcls import portable
+from imgcls.portable.description import FORMAT_VERSION, UPGRADES, read_description
+
+SAMPLE = Path(__file__).parent.parent / "samples" / "portable-v1.tar.xz"
+EXPECTED = [  # what the version that wrote the sample computed
+    [0.274887, 0.391745, 0.333368],
+    [0.220698, 0.328283, 0.451019],
+    [0.264886, 0.349985, 0.385129],
+    [0.27632, 0.314515, 0.409165],
+]
+
+
+def pictures() -> np.ndarray:
+    """uint8 (4, 32, 32, 3) that no random number generator has a part in."""
+    pixels = np.zeros((4, 32, 32, 3), dtype=np.uint8)
+    for number in range(4):
+        pixels[number, ..., number % 3] = 255
+        pixels[number, : 8 * number] = 40 * number
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def version_1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("portable-v1")
+    with tarfile.open(SAMPLE) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_version_1_computes_what_it_did(version_1: Path, engine: str) -> None:
+    if engine == "onnx":
+        pytest.importorskip("onnxruntime")
+    model = portable.load(version_1, engine=engine)
+    assert model.class_names == ("cat", "dog", "owl")
+    assert np.allclose(model.probabilities(pictures()), EXPECTED, atol=1e-5)
+
+
+def test_an_old_description_is_read_as_a_new_one(version_1: Path) -> None:
+    assert '"format_version": 1' in (version_1 / "model.json").read_text()
+    description = read_description(version_1)
+    assert description["format_version"] == FORMAT_VERSION
+    assert description["parity"] == {}
+
+
+def test_every_version_has_a_way_to_the_next() -> None:
+    assert sorted(UPGRADES) == list(range(1, FORMAT_VERSION))

@@ -1,0 +1,102 @@
+"""An export that does not compute what was trained is no export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from imgcls import portable
+from imgcls.errors import UserError
+from imgcls.models.backbones import create_network
+from imgcls.portable import exporting
+from imgcls.portable.parity import Parity, compare
+from imgcls.portable.weights import read_safetensors
+from imgcls.preprocessing import Preprocessing
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+
+
+def write(folder: Path, onnx: bool) -> dict[str, Parity]:
+    torch.manual_seed(0)
+    network = create_network("test_resnet", 3)
+    shape = Preprocessing(32, 32)
+    names = ["cat", "dog", "owl"]
+    return portable.export(
+        network, preprocessing=shape, class_names=names, metrics={}, folder=folder, onnx=onnx, pixels=PIXELS
+    )
+
+
+def test_what_was_found_is_in_the_description_and_on_the_card(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    found = write(tmp_path, onnx=True)
+    assert set(found) == {"safetensors", "onnx"}
+    for parity in found.values():
+        assert parity.sound
+        assert parity.pictures == len(PIXELS)
+    described = json.loads((tmp_path / "model.json").read_text())["parity"]
+    assert described["onnx"] == {"pictures": 10, "difference": found["onnx"].difference, "agreement": 1.0}
+    assert "compared with the trained network on 10 validation pictures" in (tmp_path / "README.md").read_text()
+
+
+def test_a_failed_check_fails_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, onnx=False)
+    assert (tmp_path / "model.json").is_file()
+    right = exporting.read_network
+
+    def wrong(*arguments: object) -> object:
+        network = right(*arguments)  # type: ignore[arg-type]
+        with torch.no_grad():
+            network.head[1].bias[1] += 0.5
+        return network
+
+    monkeypatch.setattr(exporting, "read_network", wrong)
+    with pytest.raises(UserError, match="failed its check: safetensors"):
+        write(tmp_path, onnx=False)
+    assert not (tmp_path / "model.json").exists(), "a model that failed is none"
+
+
+def test_an_onnx_file_of_before_does_not_stay(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"of another model")
+    write(tmp_path, onnx=False)
+    assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("second", "sound"),
+    [
+        ([[0.7, 0.3], [0.5, 0.5]], True),
+        ([[0.6995, 0.3005], [0.5, 0.5]], True),
+        ([[0.69, 0.31], [0.5, 0.5]], False),
+        ([[0.7, 0.3], [0.4999999, 0.5000001]], True),
+        ([[0.3, 0.7], [0.5, 0.5]], False),
+        ([[float("nan"), 0.3], [0.5, 0.5]], False),
+    ],
+)
+def test_what_is_sound(second: list[list[float]], sound: bool) -> None:
+    assert compare(np.array([[0.7, 0.3], [0.5, 0.5]]), np.array(second)).sound == sound
+
+
+def test_safetensors_are_read_without_the_package(tmp_path: Path) -> None:
+    tensors = {
+        "weight": torch.randn(4, 3),
+        "count": torch.tensor(7),
+        "empty": torch.empty(0, 2),
+        "mask": torch.tensor([True, False]),
+    }
+    save_file(tensors, tmp_path / "a.safetensors", metadata={"format": "pt"})
+    ours, theirs = read_safetensors(tmp_path / "a.safetensors"), load_file(tmp_path / "a.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype
+        assert torch.equal(ours[name], tensor)
+    content = (tmp_path / "a.safetensors").read_bytes()
+    for damaged in (content[:-1], content[:20], b"", content[:8] + b"x" * 8 + content[16:]):
+        (tmp_path / "b.safetensors").write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot be read"):
+            read_safetensors(tmp_path / "b.safetensors")
