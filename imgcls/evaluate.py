@@ -24,6 +24,7 @@ from imgcls.files import atomic_write_text
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from imgcls.models.measuring import Outputs
     from imgcls.runs import Run
 
 SPLITS = ("test", "val", "train")
@@ -45,6 +46,17 @@ def evaluate(
     Returns:
         Metrics named `loss`, `accuracy`, `accuracy_top5`, `macro_f1`, `ece`, and `images`.
     """
+    return measure(run, split, checkpoint, overrides, views)[0]
+
+
+def measure(
+    run: Run,
+    split: str = "test",
+    checkpoint: str = "best",
+    overrides: Sequence[str] = (),
+    views: str | None = None,
+) -> tuple[dict[str, float], Outputs]:
+    """What `evaluate` gives, and what the model said of each picture, in the order of the split."""
     _one_of("split", split, SPLITS)
     cfg = _configuration(run, split, overrides)
     if views is not None:
@@ -58,15 +70,16 @@ def evaluate(
     devices = replace(choose_devices(cfg.trainer.accelerator, "auto"), indices=1)
     datamodule = build_data(cfg, devices)
     datamodule.test_on(split, run.class_names)
-    state = read_checkpoint(_checkpoint_file(run, checkpoint))["state_dict"]
+    state = read_checkpoint(checkpoint_file(run, checkpoint))["state_dict"]
     classifier = build_classifier(cfg, datamodule, devices, learning_rate=1.0, pretrained=False)
     classifier.load_state_dict(state)
     trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks=[])
     tested = trainer.test(classifier, datamodule=datamodule, verbose=False)[0]
-    return {
+    metrics = {
         "images": len(classifier.test_outputs.index),
         **{name.removeprefix("test/"): float(value) for name, value in sorted(tested.items())},
     }
+    return metrics, classifier.test_outputs
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:
@@ -75,8 +88,6 @@ def _one_of(name: str, value: str, known: Sequence[str]) -> None:
 
 
 def _configuration(run: Run, split: str, overrides: Sequence[str]) -> DictConfig:
-    from omegaconf import OmegaConf
-
     from imgcls.config import check, compose
 
     cfg = run.config
@@ -84,12 +95,7 @@ def _configuration(run: Run, split: str, overrides: Sequence[str]) -> DictConfig
         cfg.data = compose(list(overrides)).data
         cfg.data.val_fraction = cfg.data.val_fraction if split == "val" else 0.0
     else:
-        known = [str(name) for name in cfg.data]
-        for word in overrides:
-            name, _, value = word.removeprefix("data.").partition("=")
-            if name.split(".")[0] not in known:
-                raise UserError(f"Unknown option 'data.{name}'. {nearest(name, known)}")
-            OmegaConf.update(cfg, f"data.{name}", OmegaConf.create(f"value: {value}").value)
+        override_data(cfg, overrides)
     preprocessing = run.model.preprocessing  # the model sees pictures as it was trained to
     cfg.data.image_size, cfg.data.resize = preprocessing.image_size, preprocessing.resize
     cfg.data.interpolation = preprocessing.interpolation
@@ -99,7 +105,20 @@ def _configuration(run: Run, split: str, overrides: Sequence[str]) -> DictConfig
     return cfg
 
 
-def _checkpoint_file(run: Run, checkpoint: str) -> Path:
+def override_data(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Change options of the run's own data set, in place, by words `data.option=value`."""
+    from omegaconf import OmegaConf
+
+    known = [str(name) for name in cfg.data]
+    for word in overrides:
+        name, _, value = word.removeprefix("data.").partition("=")
+        if name.split(".")[0] not in known:
+            raise UserError(f"Unknown option 'data.{name}'. {nearest(name, known)}")
+        OmegaConf.update(cfg, f"data.{name}", OmegaConf.create(f"value: {value}").value)
+
+
+def checkpoint_file(run: Run, checkpoint: str) -> Path:
+    """The file of 'best', 'last' or a path."""
     if checkpoint in ("best", "last"):
         return run.folder / "checkpoints" / f"{checkpoint}.ckpt"
     return Path(checkpoint).expanduser()

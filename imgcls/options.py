@@ -25,6 +25,13 @@ def check_options(config: Mapping[str, Any]) -> None:
     _check_together(config)
 
 
+def need_onnx(wish: str) -> None:
+    """Raise UserError where what writes ONNX is not installed; `wish` is the option that needs it."""
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{wish} needs {' and '.join(missing)}: pip install 'imgcls[onnx]'.")
+
+
 def _check_together(config: Mapping[str, Any]) -> None:
     model, data = config.get("model", {}), config.get("data", {})
     micro, batch = data.get("micro_batch_size"), data.get("batch_size")
@@ -36,9 +43,7 @@ def _check_together(config: Mapping[str, Any]) -> None:
             "Give others with model.pretrained=true or model.weights=FILE."
         )
     if config.get("export", {}).get("onnx") is True:
-        missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-        if missing:
-            raise UserError(f"export.onnx=true needs {' and '.join(missing)}: pip install 'imgcls[onnx]'.")
+        need_onnx("export.onnx=true")
     if model.get("freeze") == "backbone" and model.get("stem") == "small":
         raise UserError(
             "model.stem=small with model.freeze=backbone would freeze a first convolution with random weights. "

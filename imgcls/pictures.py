@@ -40,7 +40,11 @@ class BadPicture(ValueError):  # noqa: N818 (it is the picture that is bad)
         self.reason = reason
 
 
-def open_picture(source: Path | str | bytes | Image.Image | np.ndarray) -> Image.Image:
+class HugePicture(BadPicture):
+    """A picture of more pixels than are decoded."""
+
+
+def open_picture(source: Path | str | bytes | Image.Image | np.ndarray, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture, wholly decoded, in mode RGB and upright.
 
     The first frame of an animation; grey, palette, CMYK and 16-bit pictures converted; transparent parts on white;
@@ -49,18 +53,21 @@ def open_picture(source: Path | str | bytes | Image.Image | np.ndarray) -> Image
     Args:
         source: a file, the bytes of one, a Pillow picture, or an array: uint8 or uint16 (H, W), (H, W, 1), (H, W, 3)
             or (H, W, 4).
+        max_pixels: larger pictures are refused before they are decoded; at most MAX_PIXELS.
 
-    Raises BadPicture where there is no such file, or it is empty, truncated, no picture, or larger than MAX_PIXELS.
+    Raises BadPicture where there is no such file, or it is empty, truncated, no picture, or too large.
     """
-    return decode(source)[0]
+    return decode(source, max_pixels)[0]
 
 
-def decode(source: Path | str | bytes | Image.Image | np.ndarray) -> tuple[Image.Image, str]:
+def decode(
+    source: Path | str | bytes | Image.Image | np.ndarray, max_pixels: int = MAX_PIXELS
+) -> tuple[Image.Image, str]:
     """`open_picture(source)` and the name of the format that the content has ('JPEG', 'PNG'; '' without a file)."""
     if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source)), ""
+        return _to_rgb(_from_array(source, max_pixels)), ""
     if isinstance(source, Image.Image):
-        return _decoded(source), source.format or ""
+        return _decoded(source, max_pixels), source.format or ""
     if isinstance(source, bytes | bytearray | memoryview):
         if not len(source):
             raise BadPicture("empty")
@@ -69,11 +76,11 @@ def decode(source: Path | str | bytes | Image.Image | np.ndarray) -> tuple[Image
         file = str(source)
     try:
         with Image.open(file, formats=_formats()) as image:
-            return _decoded(image), image.format or ""
+            return _decoded(image, max_pixels), image.format or ""
     except BadPicture:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadPicture(f"more than {MAX_PIXELS:,} pixels") from error
+        raise HugePicture(f"more than {max_pixels:,} pixels") from error
     except UnidentifiedImageError as error:
         empty = isinstance(file, str) and not Path(file).stat().st_size
         raise BadPicture("empty" if empty else "not a picture") from error
@@ -89,10 +96,10 @@ def decode(source: Path | str | bytes | Image.Image | np.ndarray) -> tuple[Image
         raise BadPicture(_phrase(error)) from error
 
 
-def _decoded(image: Image.Image) -> Image.Image:
+def _decoded(image: Image.Image, max_pixels: int) -> Image.Image:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise BadPicture(f"{width}x{height}, more than {MAX_PIXELS:,} pixels")
+    if width * height > max_pixels:
+        raise HugePicture(f"{width}x{height}, more than {max_pixels:,} pixels")
     if not width * height:
         raise BadPicture("no pixels")
     try:
@@ -138,7 +145,7 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
+def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
         raise BadPicture(f"an array of shape {array.shape}, not (height, width) or (height, width, 1, 3 or 4)")
@@ -146,8 +153,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
         array = _eight_bits(array)
     if array.dtype != np.uint8:
         raise BadPicture(f"an array of {array.dtype}, not of uint8 values 0 to 255")
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise BadPicture(f"{array.shape[1]}x{array.shape[0]}, more than {MAX_PIXELS:,} pixels")
+    if array.shape[0] * array.shape[1] > max_pixels:
+        raise HugePicture(f"{array.shape[1]}x{array.shape[0]}, more than {max_pixels:,} pixels")
     return Image.fromarray(np.ascontiguousarray(array[..., 0] if channels == 1 and array.ndim == 3 else array))
 
 

@@ -1,0 +1,104 @@
+"""`python -m imgcls.export run=DIR`: a run's model, for use elsewhere.
+
+usage: python -m imgcls.export run=DIR [format=portable|sagemaker] [checkpoint=best|last|FILE] [onnx=auto|true|false]
+                               [output=FILE] [data.root=DIR …]
+
+format=portable writes `model/` in the run's folder again, as the end of the run does, and compares it with the
+checkpoint on validation pictures (`data.…` words say where they are now). format=sagemaker packs the `model/` that is
+there as `model.tar.gz`, or `output=FILE`, with the code that SageMaker's PyTorch inference container needs to serve it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgcls.cli import guarded, parse_arguments
+from imgcls.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from imgcls.portable import Parity
+    from imgcls.runs import Run
+
+OPTIONS = {"run": "", "format": "portable", "checkpoint": "best", "onnx": "auto", "output": ""}
+FORMATS = ("portable", "sagemaker")
+ONNX = {"auto": True, "true": True, "false": False}
+
+
+def export(
+    run: Run, checkpoint: str = "best", *, onnx: bool = True, overrides: Sequence[str] = ()
+) -> dict[str, Parity]:
+    """Write the portable model of `run` from a checkpoint.
+
+    Args:
+        run: a run with a checkpoint.
+        checkpoint: 'best', 'last', or the path of a checkpoint of this run.
+        onnx: also write `model.onnx`, where the extra `onnx` is installed.
+        overrides: `data.…=…` words, where the data set is somewhere else than it was.
+
+    Returns:
+        How well the files agree with the checkpoint; see `imgcls.portable.export`.
+
+    Raises:
+        UserError: no checkpoint, no pictures to check the export with, or a failed check.
+    """
+    from imgcls.config import check
+    from imgcls.evaluate import checkpoint_file, override_data
+
+    cfg = run.config
+    override_data(cfg, overrides)
+    check(cfg)
+
+    from imgcls.checkpoints import read_checkpoint
+    from imgcls.devices import choose_devices
+    from imgcls.results import export_model
+    from imgcls.training import build_classifier, build_data
+
+    state = read_checkpoint(checkpoint_file(run, checkpoint))["state_dict"]
+    devices = replace(choose_devices("cpu", "auto"), indices=1)
+    datamodule = build_data(cfg, devices)
+    classifier = build_classifier(cfg, datamodule, devices, learning_rate=1.0, pretrained=False)
+    classifier.load_state_dict(state)
+    return export_model(run.folder, datamodule, classifier.network, run.metrics, onnx=onnx)
+
+
+def _command(arguments: Sequence[str]) -> None:
+    options, overrides, rest = parse_arguments(arguments, OPTIONS, usage=__doc__ or "", overrides=("data",))
+    if not options["run"] or rest:
+        raise UserError(f"What is {rest[0]!r}?" if rest else "Which run? Give its folder: run=DIR")
+    for name, allowed in (("format", FORMATS), ("onnx", ONNX)):
+        if options[name] not in allowed:
+            raise UserError(f"{name}={options[name]}: {nearest(options[name], allowed)}")
+    if options["format"] == "sagemaker":
+        from imgcls.serve.archive import write_archive
+
+        folder = Path(options["run"]).expanduser()
+        target = Path(options["output"]).expanduser() if options["output"] else folder / "model.tar.gz"
+        file = write_archive(folder, target)
+        print(f"{file}  {file.stat().st_size / 1e6:.1f} MB, for SageMaker's PyTorch inference container")
+        return
+    if options["output"]:
+        raise UserError("output= is for format=sagemaker; the portable model is in model/ of the run's folder.")
+    if options["onnx"] == "true":
+        from imgcls.options import need_onnx
+
+        need_onnx("onnx=true")
+    from imgcls.runs import load
+
+    run = load(options["run"])
+    found = export(run, options["checkpoint"], onnx=ONNX[options["onnx"]], overrides=overrides)
+    for name, parity in found.items():
+        print(f"{name:12} {parity}")
+    print(run.folder / "model")
+
+
+def main() -> None:
+    """The command line."""
+    sys.exit(guarded(lambda: _command(sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,4 @@
+"""Serving a portable model: a server, SageMaker's handlers, a Lambda function, a client.
+
+Nothing here needs Hydra or Lightning, and with ONNX Runtime not even torch.
+"""
