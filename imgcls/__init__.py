@@ -11,18 +11,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Run", "UserError", "compose", "fit", "load", "search"]
+__all__ = ["Client", "Run", "UserError", "compose", "fit", "load", "search"]
 
 if TYPE_CHECKING:
     from imgcls.config import compose
     from imgcls.errors import UserError
     from imgcls.launch import launch as fit
     from imgcls.runs import Run, load
+    from imgcls.serve.client import Client
     from imgcls.sweeps.python import search
 
 _WHERE = {
     "compose": ("imgcls.config", "compose"),
     "fit": ("imgcls.launch", "launch"),
+    "Client": ("imgcls.serve.client", "Client"),
     "load": ("imgcls.runs", "load"),
     "search": ("imgcls.sweeps.python", "search"),
     "Run": ("imgcls.runs", "Run"),

@@ -1,31 +1,43 @@
 """`python -m imgcls.predict run=DIR PICTURES…`: what a finished run sees in pictures.
 
-usage: python -m imgcls.predict run=DIR [top_k=5] [format=table|jsonl] PICTURES…
+usage: python -m imgcls.predict run=DIR [top_k=5] [format=table|jsonl] [engine=auto|onnx|torch] PICTURES…
+       python -m imgcls.predict endpoint=URL-or-SageMaker-name [top_k=5] [format=table|jsonl] PICTURES…
 
 PICTURES are files or folders (all pictures in them). A picture that cannot be read is named on stderr, the others are
-answered, and the exit code is 1.
+answered, and the exit code is 1. `endpoint=` asks a server of `imgcls.serve`, or a SageMaker endpoint. `engine=auto` is
+ONNX Runtime where it is installed and the run has a `model.onnx`, torch elsewhere.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgcls.cli import guarded, parse_arguments
 from imgcls.errors import UserError, nearest
 
+if TYPE_CHECKING:
+    from imgcls.serve.client import Client
+
 BATCH = 32
+OPTIONS = {"run": "", "endpoint": "", "top_k": "5", "format": "table", "engine": "auto"}
+
+Classes = list[tuple[str, float]]
+Answers = Iterator[tuple[Path, Classes | str]]
+"""Files with their likeliest classes, or why there are none."""
 
 
 def predict(arguments: Sequence[str]) -> None:
     """Print the likeliest classes of each picture."""
-    options, _, words = parse_arguments(
-        arguments, {"run": "", "top_k": "5", "format": "table"}, usage=__doc__ or "", overrides=()
-    )
-    if not options["run"]:
-        raise UserError("Which run? Give its folder: python -m imgcls.predict run=DIR PICTURES…")
+    options, _, words = parse_arguments(arguments, OPTIONS, usage=__doc__ or "", overrides=())
+    if bool(options["run"]) == bool(options["endpoint"]):
+        raise UserError(
+            "Which run? Give its folder: python -m imgcls.predict run=DIR PICTURES… "
+            "Or ask a server: python -m imgcls.predict endpoint=URL PICTURES…"
+        )
     if options["format"] not in ("table", "jsonl"):
         raise UserError(f"format={options['format']}: {nearest(options['format'], ['table', 'jsonl'])}")
     if not options["top_k"].isdigit() or int(options["top_k"]) < 1:
@@ -33,22 +45,20 @@ def predict(arguments: Sequence[str]) -> None:
     if not words:
         raise UserError("Which pictures? Name files or folders: python -m imgcls.predict run=DIR PICTURES…")
     files = list(picture_files(words))
+    if options["endpoint"]:
+        from imgcls.serve.client import Client
 
-    from imgcls.runs import load
-
-    model = load(options["run"]).model
-    width = max((len(str(file)) for file in files), default=0)
+        answers = _asked(Client(options["endpoint"]), files, int(options["top_k"]))
+    else:
+        answers = _computed(options["run"], options["engine"], files, int(options["top_k"]))
+    show = _as_json if options["format"] == "jsonl" else _as_row(max((len(str(file)) for file in files), default=0))
     unreadable = 0
-    for start in range(0, len(files), BATCH):
-        pictures, bad = _open(files[start : start + BATCH])
-        unreadable += bad
-        answers = model.top([picture for _, picture in pictures], int(options["top_k"])) if pictures else []
-        for (file, _), answer in zip(pictures, answers, strict=True):
-            if options["format"] == "jsonl":
-                classes = [{"class": name, "probability": round(value, 6)} for name, value in answer]
-                print(json.dumps({"file": str(file), "classes": classes}, ensure_ascii=False))
-            else:
-                print(f"{file!s:{width}}  " + "  ".join(f"{name} {value:.1%}" for name, value in answer))
+    for file, answer in answers:
+        if isinstance(answer, str):
+            unreadable += 1
+            print(f"{file}: {answer}", file=sys.stderr)
+        else:
+            print(show(file, answer))
     if unreadable:
         raise UnreadableError(f"{unreadable} of {len(files)} pictures could not be read.")
 
@@ -57,6 +67,52 @@ class UnreadableError(UserError):
     """Some pictures were no pictures; the others were answered."""
 
     exit_code = 1
+
+
+def _computed(run: str, engine: str, files: Sequence[Path], top_k: int) -> Answers:
+    """What the run's model says here, a batch at a time."""
+    from imgcls import portable
+    from imgcls.pictures import BadPicture, open_picture
+    from imgcls.runs import load
+
+    model = portable.load(load(run).model_folder, engine, device=None)
+    for start in range(0, len(files), BATCH):
+        answers: dict[Path, Classes | str] = {}
+        pictures = {}
+        for file in files[start : start + BATCH]:
+            try:
+                pictures[file] = open_picture(file)
+            except BadPicture as error:
+                answers[file] = str(error)
+        answers |= zip(pictures, model.top(list(pictures.values()), top_k), strict=True)
+        yield from ((file, answers[file]) for file in files[start : start + BATCH])
+
+
+def _asked(client: Client, files: Sequence[Path], top_k: int) -> Answers:
+    """What the endpoint says; what it refuses is a picture's fault only where it says so."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from imgcls.serve.client import EndpointError
+
+    def ask(file: Path) -> Classes | str:
+        try:
+            return client.predict_one(file, top_k)
+        except EndpointError as error:
+            if error.status not in (400, 413, 415):
+                raise
+            return str(error)
+
+    with ThreadPoolExecutor(client.parallel) as pool:
+        yield from zip(files, pool.map(ask, files), strict=True)
+
+
+def _as_json(file: Path, answer: Classes) -> str:
+    classes = [{"class": name, "probability": round(value, 6)} for name, value in answer]
+    return json.dumps({"file": str(file), "classes": classes}, ensure_ascii=False)
+
+
+def _as_row(width: int) -> Callable[[Path, Classes], str]:
+    return lambda file, answer: f"{file!s:{width}}  " + "  ".join(f"{name} {value:.1%}" for name, value in answer)
 
 
 def picture_files(words: Iterable[str]) -> Iterator[Path]:
@@ -74,20 +130,6 @@ def picture_files(words: Iterable[str]) -> Iterator[Path]:
             yield path
         else:
             raise UserError(f"{word}: no such file.")
-
-
-def _open(files: Iterable[Path]) -> tuple[list[tuple[Path, object]], int]:
-    from imgcls.pictures import BadPicture, open_picture
-
-    pictures: list[tuple[Path, object]] = []
-    bad = 0
-    for file in files:
-        try:
-            pictures.append((file, open_picture(file)))
-        except BadPicture as error:
-            bad += 1
-            print(f"{file}: {error}", file=sys.stderr)
-    return pictures, bad
 
 
 def main() -> None:

@@ -88,12 +88,18 @@ class Run:
         """The portable model: preprocessing, network and class names in one."""
         from imgcls import portable
 
-        if not (self.folder / "model" / "model.json").is_file():
+        return portable.load(self.model_folder)
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the portable model is. Raises UserError before the run has one."""
+        folder = self.folder / "model"
+        if not (folder / "model.json").is_file():
             state = self.status.get("state", "not finished")
             raise UserError(
                 f"{self.folder} holds no model yet (the run is {state}). Run its command again to finish it."
             )
-        return portable.load(self.folder / "model")
+        return folder
 
     @property
     def class_names(self) -> list[str]:
