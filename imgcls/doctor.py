@@ -30,6 +30,7 @@ FEATURES = {
     CORE: "prepare, train, evaluate, predict, report",
     "onnx": "model/model.onnx in each run folder",
     "search": "searches with Optuna: -m hydra/sweeper=optuna",
+    "serve": "python -m imgcls.serve, and predict without torch",
     "s3": "pictures in S3: data.root=s3://bucket/prefix",
     "tensorboard": "logger=tensorboard",
     "mlflow": "logger=mlflow",

@@ -17,7 +17,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from PIL import Image
 
+from imgcls import export, predict
+from imgcls.cli import parse_arguments
 from imgcls.config import check, compose
+from imgcls.serve import __main__ as serving
 from tests.conftest import write_pictures
 from tests.documents import PAGES, ROOT, Command, blocks, commands, one_trial, options
 
@@ -26,11 +29,13 @@ ELSEWHERE = {
     r"^python3 -m venv \.venv && ": ".ci/run runs the second of them, test_readme.py looks at both",
     r"^\.venv/bin/(python -m pytest|ruff|mypy)": "what .ci/run does",
     r"^(\.venv/bin/)?(sphinx-build|jupyter|jupytext) ": "test_pages.py and test_notebooks.py build and run them",
+    r"^(pip install 'imgcls\[|curl|docker) ?": "other programs; tests/serve sends the same requests",
 }
 """Lines that are no commands of imgcls, and what runs them."""
 
 NOT_COMPOSED = re.compile(
     r"s3:|DIR|FILE|…|^group\b|^(run|output|split|checkpoint|logger|model\.weights|run_dir|experiment)=|augment=mine"
+    r"|^(host|port|urls|url_allow|engine|format|top_k|endpoint|onnx)="
 )
 """Options of other commands, and those that name what is not here."""
 
@@ -107,9 +112,11 @@ def test_every_command_is_run_or_composed() -> None:
 
 IN_ANOTHER_TEST = "runs/cosine"  # test_extending.py
 COMPOSED = [command for command in commands() if command.module in HYDRA]
-RUN = [
+OTHERS = [
     command for command in commands() if command.module not in (None, *HYDRA) and IN_ANOTHER_TEST not in command.line
 ]
+SERVING = [command for command in OTHERS if command.module == "serve" or "endpoint=" in command.line]
+RUN = [command for command in OTHERS if command not in SERVING]
 
 
 def test_trainings_compose(inside: Path) -> None:
@@ -130,6 +137,17 @@ def test_commands_run(
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     assert ended.value.code in (0, None), capsys.readouterr().err
+
+
+def test_servers_and_those_that_ask_them_have_the_options_that_are_shown(inside: Path) -> None:
+    """That they do what is said of them is for tests/serve: here they would wait for each other."""
+    known = {"serve": serving.OPTIONS, "predict": predict.OPTIONS}
+    assert {command.module for command in SERVING} == set(known)
+    for command in SERVING:
+        values, _, _ = parse_arguments(command.words, known[str(command.module)], usage="")
+        assert not values["run"] or Path(values["run"]).is_dir()
+    named = {words.partition("=")[0] for page, words in options() if page == "docs/serving.md"}
+    assert named <= {*serving.OPTIONS, *predict.OPTIONS, *export.OPTIONS}
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,0 +1,166 @@
+"""The client against a real server, and against SageMaker as boto3's stub answers for it."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import imgcls
+from imgcls.errors import UserError
+from imgcls.portable import PortableModel
+from imgcls.predict import UnreadableError, predict
+from imgcls.serve.client import Client, EndpointError
+from tests.serve.conftest import Server, encoded, picture
+
+PNG = encoded(picture())
+
+
+def test_it_answers_as_a_run_does(server: Server, model: PortableModel, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    client = imgcls.Client(server.url)
+    kinds = [tmp_path / "a.png", str(tmp_path / "a.png"), PNG, picture(), np.asarray(picture())]
+    for top_k in (1, 3):
+        [expected] = model.top([picture()], top_k)
+        for answer in [*client.predict(kinds, top_k), *client.predict(kinds[0], top_k)]:
+            assert [name for name, _ in answer] == [name for name, _ in expected]
+            assert np.allclose([value for _, value in answer], [value for _, value in expected], atol=1e-5)
+    assert client.predict([]) == []
+    many = client.predict([picture(seed) for seed in range(20)])
+    assert [one[0][0] for one in many] == [one[0][0] for one in model.top([picture(seed) for seed in range(20)])]
+
+
+def test_what_is_refused_is_told_as_the_server_says_it(server: Server) -> None:
+    with pytest.raises(EndpointError, match=r"refused \(400\): The picture cannot be used: not a picture") as error:
+        Client(server.url).predict(b"hello")
+    assert error.value.status == 400
+    with pytest.raises(EndpointError, match="bytes"):
+        Client(server.url).predict(bytes(7_000_000))
+    with pytest.raises(UserError, match="No such file"):
+        Client(server.url).predict("nothing.png")
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(EndpointError, match="does not answer"):
+        Client("http://127.0.0.1:9", attempts=1).predict(PNG)
+    with pytest.raises(UserError, match="URL"):
+        Client("ftp://127.0.0.1")
+
+
+class Scripted(BaseHTTPRequestHandler):
+    """Answers what the test has written down, one connection at a time, and closes where it is told to."""
+
+    script: list[tuple[int, dict[str, str]]]
+    asked: int
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        type(self).asked += 1
+        self.rfile.read(int(self.headers["Content-Length"]))
+        status, headers = self.script.pop(0)
+        body = json.dumps({"predictions": [{"classes": [{"class": "cat", "index": 0, "probability": 1.0}]}]}).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = headers.get("X-Close") == "1"  # without saying so, as at the end of an idle time
+
+    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - the library's own name
+        pass
+
+
+@pytest.fixture
+def scripted() -> Any:
+    handler = type("Handler", (Scripted,), {"script": [], "asked": 0})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield handler, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_busy_server_is_asked_again(scripted: Any) -> None:
+    handler, url = scripted
+    handler.script += [(503, {"Retry-After": "0"}), (503, {"Retry-After": "0"}), (200, {})]
+    assert Client(url).predict_one(PNG) == [("cat", 1.0)]
+    assert handler.asked == 3
+    handler.script += [(503, {"Retry-After": "0"})] * 2
+    with pytest.raises(EndpointError, match="503"):
+        Client(url, attempts=2).predict_one(PNG)
+    handler.script += [(500, {})]
+    with pytest.raises(EndpointError, match="500"):
+        Client(url).predict_one(PNG)
+    assert handler.asked == 6, "a fault of the server is not repeated"
+
+
+def test_a_connection_that_was_closed_meanwhile_is_opened_again(scripted: Any) -> None:
+    handler, url = scripted
+    handler.script += [(200, {"X-Close": "1"}), (200, {})]
+    client = Client(url, attempts=1)
+    assert client.predict_one(PNG) == client.predict_one(PNG) == [("cat", 1.0)]
+
+
+class Runtime:
+    """boto3's sagemaker-runtime as far as the client uses it."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers, self.asked = list(answers), []  # type: ignore[var-annotated]
+
+    def invoke_endpoint(self, **request: Any) -> Any:
+        self.asked.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return {"Body": io.BytesIO(json.dumps(answer).encode()), "ContentType": "application/json"}
+
+
+def model_error(code: str, status: int, **more: Any) -> Exception:
+    errors = pytest.importorskip("botocore.exceptions")
+    response = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}, **more}
+    return errors.ClientError(response, "InvokeEndpoint")
+
+
+def test_a_sagemaker_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    right = {"predictions": [{"classes": [{"class": "cat", "index": 0, "probability": 0.5}]}]}
+    runtime = Runtime(right, model_error("ThrottlingException", 400), right)
+    client = Client("dog-breeds", runtime=runtime)
+    assert client.predict(PNG) == [[("cat", 0.5)]]
+    assert runtime.asked[0] == {
+        "EndpointName": "dog-breeds",
+        "Body": PNG,
+        "ContentType": "application/x-image",
+        "Accept": "application/json;top_k=5",
+    }
+    assert client.predict(PNG) == [[("cat", 0.5)]]
+    refusal = model_error("ModelError", 424, OriginalStatusCode=400, OriginalMessage='{"error": "not a picture"}')
+    with pytest.raises(EndpointError, match=r"refused \(400\): not a picture"):
+        Client("dog-breeds", runtime=Runtime(refusal)).predict(PNG)
+    with pytest.raises(EndpointError, match="no"):
+        Client("dog-breeds", runtime=Runtime(model_error("ValidationError", 400))).predict(PNG)
+
+
+def test_the_command_asks_an_endpoint(
+    server: Server, model: PortableModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(3):
+        (tmp_path / f"{seed}.png").write_bytes(encoded(picture(seed)))
+    (tmp_path / "bad.jpg").write_bytes(b"hello")
+    with pytest.raises(UnreadableError, match="1 of 4"):
+        predict([f"endpoint={server.url}", "format=jsonl", "top_k=2", str(tmp_path)])
+    said = capsys.readouterr()
+    rows = [json.loads(line) for line in said.out.splitlines()]
+    assert [Path(row["file"]).name for row in rows] == ["0.png", "1.png", "2.png"]
+    for seed, row in enumerate(rows):
+        assert [one["class"] for one in row["classes"]] == [name for name, _ in model.top([picture(seed)], 2)[0]]
+    assert "not a picture" in said.err
+    with pytest.raises(UserError, match="endpoint"):
+        predict([f"endpoint={server.url}", "run=x", "a.png"])

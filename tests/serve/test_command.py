@@ -1,0 +1,117 @@
+"""`python -m imgcls.serve` as a process: starts light, answers, ends when it is asked to."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from imgcls.errors import UserError
+from imgcls.serve.__main__ import serve
+from tests.serve.conftest import encoded, picture
+
+PNG = encoded(picture())
+
+
+@contextmanager
+def process(*words: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The command, once it has said where it listens, and its port."""
+    command = [sys.executable, "-m", "imgcls.serve", *words]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
+    try:
+        assert running.stdout is not None
+        line = running.stdout.readline()
+        match = re.search(r"on http://127\.0\.0\.1:(\d+)$", line.strip())
+        assert match, line
+        yield running, int(match[1])
+    finally:
+        running.kill()
+        running.wait(10)
+        assert running.stdout is not None
+        running.stdout.close()
+
+
+def test_the_container_entrypoint_answers_and_ends_cleanly(model_dir: Path) -> None:
+    pytest.importorskip("fastapi")
+    with process("serve", SM_MODEL_DIR=str(model_dir), SAGEMAKER_BIND_TO_PORT="0") as (running, port):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", "/ping")
+        ping = connection.getresponse()
+        assert (ping.status, ping.read()) == (200, b'{"status":"healthy"}')
+        connection.request("POST", "/invocations", PNG, {"Content-Type": "image/png"})
+        answer = connection.getresponse()
+        assert answer.status == 200
+        assert b'"predictions"' in answer.read()
+        # a request that is on its way when the signal comes: the head is there, the body is not
+        connection.putrequest("POST", "/invocations")
+        connection.putheader("Content-Length", str(len(PNG)))
+        connection.endheaders(PNG[:10])
+        _wait_for_requests(port, 1)
+        running.send_signal(signal.SIGTERM)
+        _wait_until_refused(port)
+        connection.send(PNG[10:])
+        assert connection.getresponse().status == 200
+        connection.close()
+        assert running.wait(20) == 0
+
+
+def _wait_for_requests(port: int, count: int) -> None:
+    for _ in range(2000):
+        other = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        other.request("GET", "/metrics")
+        text = other.getresponse().read().decode()
+        other.close()
+        if f"imgcls_requests_in_progress {count}.0" in text:
+            return
+    raise AssertionError("the request did not arrive")
+
+
+def _wait_until_refused(port: int) -> None:
+    for _ in range(100_000):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            return
+    raise AssertionError("it goes on listening")
+
+
+def test_it_imports_neither_the_training_stack_nor_torch() -> None:
+    pytest.importorskip("fastapi")
+    pytest.importorskip("onnxruntime")
+    code = (
+        "import sys, imgcls.serve.__main__, imgcls.serve.server, imgcls.serve.inference, imgcls.portable, onnxruntime;"
+        "print({'torch', 'lightning', 'hydra', 'omegaconf', 'timm', 'torchvision', 'torchmetrics'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
+
+
+def test_mistakes_are_said_in_a_line(model_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    run = f"run={model_dir}"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for words, says in [
+            ([], "Which run"),
+            (["picture.jpg"], "What is"),
+            ([run, "prot=1"], "Did you mean port"),
+            ([run, "port=many"], "whole number"),
+            ([run, "port=99999"], "Choose another"),
+            ([run, f"port={port}"], "in use"),
+            ([run, "port=0", "engine=onx"], "Did you mean onnx"),
+            ([run, "port=0", "urls=perhaps"], "true or false"),
+            ([run, "port=0", "max_batch=0"], "at least 1"),
+            ([f"run={tmp_path / 'nothing'}", "port=0"], "no such folder"),
+            ([f"run={tmp_path}", "port=0"], "no exported model"),
+        ]:
+            with pytest.raises(UserError, match=says):
+                serve(words)

@@ -1,0 +1,217 @@
+"""What is wrong is refused with 4xx and a sentence, and the server goes on."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import random
+import socket
+import struct
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from imgcls.serve.payloads import MAX_BODY
+from tests.serve.conftest import SIDE, Answer, Server, encoded, picture
+
+PNG = encoded(picture())
+JPEG = encoded(picture(0, 64, 64), "JPEG")
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of a hundred bytes that says it has side x side pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def header_says(shape: str, kind: str = "<f4") -> bytes:
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) + 1) + text + b"\n"
+
+
+def objects() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    return buffer.getvalue()
+
+
+WRONG = {
+    "empty": (b"", "image/jpeg", 400, "empty"),
+    "blanks": (b" \n", "application/json", 400, "empty"),
+    "text": (b"hello", "image/jpeg", 400, "not a picture"),
+    "html": (b"<html></html>", "application/x-image", 400, "not a picture"),
+    "cut off": (JPEG[: len(JPEG) // 2], "image/jpeg", 400, "truncated"),
+    "huge": (bomb(20_000), "image/png", 413, "pixels"),
+    "rather large": (bomb(7_000), "image/png", 413, "pixels"),
+    "unknown type": (PNG, "application/pdf", 415, "application/pdf"),
+    "audio": (PNG, "audio/mpeg", 415, "audio/mpeg"),
+    "no json": (b"{", "application/json", 400, "no JSON"),
+    "not utf-8": (b"\xff\xfe{}", "application/json", 400, "JSON"),
+    "deep json": (b"[" * 100_000, "application/json", 400, "JSON"),
+    "null": (b"null", "application/json", 400, "object, a list or a base64"),
+    "no picture": (b'{"hello": 1}', "application/json", 400, '"image"'),
+    "empty batch": (b'{"images": []}', "application/json", 400, "batch is empty"),
+    "empty list": (b"[]", "application/json", 400, "batch is empty"),
+    "empty instances": (b'{"instances": []}', "application/json", 400, "batch is empty"),
+    "instances of numbers": (b'{"instances": 3}', "application/json", 400, "must be a list"),
+    "no base64": (b'{"image": "!!!"}', "application/json", 400, "no base64"),
+    "base64 of nothing": (b'{"image": ""}', "application/json", 400, "empty"),
+    "base64 of text": (base64.b64encode(b"hello"), "text/plain", 400, "not a picture"),
+    "ragged": (b"[[[1, 2], [3]]]", "application/json", 400, "different lengths"),
+    "words in a tensor": (b'{"tensor": [[["a"]]]}', "application/json", 400, "numbers"),
+    "flat": (b"[1, 2, 3]", "application/json", 400, "shape 3"),
+    "wrong side": (npy(np.zeros((1, 3, SIDE + 1, SIDE), np.float32)), "application/x-npy", 400, f"3x{SIDE}x{SIDE}"),
+    "channels last": (npy(np.zeros((SIDE, SIDE, 3), np.float32)), "application/x-npy", 400, "uint8"),
+    "five dimensions": (npy(np.zeros((1, 1, 3, 2, 2))), "application/x-npy", 400, "neither"),
+    "no pictures": (npy(np.zeros((0, 3, SIDE, SIDE))), "application/x-npy", 400, "batch is empty"),
+    "not normalised": (npy(np.full((3, SIDE, SIDE), 200.0)), "application/x-npy", 400, "not normalised"),
+    "not finite": (npy(np.full((3, SIDE, SIDE), np.nan)), "application/x-npy", 400, "finite"),
+    "beyond float32": (npy(np.full((3, SIDE, SIDE), 1e300)), "application/x-npy", 400, "finite"),
+    "complex": (npy(np.zeros((3, SIDE, SIDE), complex)), "application/x-npy", 400, "numbers"),
+    "negative pixels": (npy(np.full((8, 8, 3), -1)), "application/x-npy", 400, "0 to 255"),
+    "four channels": (npy(np.zeros((8, 8, 4), np.uint8)), "application/x-npy", 400, "(height, width, 3)"),
+    "objects": (objects(), "application/x-npy", 400, "numbers"),
+    "terabytes": (header_says("(1, 3, 1000000, 1000000)"), "application/x-npy", 400, "cut off"),
+    "negative shape": (header_says("(-1, 3, 2, 2)"), "application/x-npy", 400, "cut off"),
+    "no npy": (b"\x93NUMPY", "application/x-npy", 400, "no NPY"),
+    "code in the header": (header_says("__import__('os')"), "application/x-npy", 400, "no NPY"),
+    "form without a boundary": (PNG, "multipart/form-data", 400, "boundary"),
+    "form cut off": (b"--a\r\n", "multipart/form-data; boundary=a", 400, "form"),
+    "form of something else": (b"hello", "multipart/form-data; boundary=a", 400, "form"),
+    "form without a file": (
+        b'--a\r\nContent-Disposition: form-data; name="x"\r\n\r\n1\r\n--a--\r\n',
+        "multipart/form-data; boundary=a",
+        400,
+        "no picture",
+    ),
+    "wrong line": (b'{"image": "aGVsbG8="}\n{', "application/jsonlines", 400, "Line 2"),
+    "too many": (npy(np.zeros((1001, 2, 2, 3), np.uint8)), "application/x-npy", 413, "1,000"),
+    "url": (b'{"url": "http://example.org/a.jpg"}', "application/json", 400, "fetches no pictures"),
+    "urls": (b'{"urls": ["http://example.org/a.jpg"]}', "application/json", 400, "fetches no pictures"),
+    "url of no text": (b'{"url": 3}', "application/json", 400, "must be a text"),
+}
+
+
+def refused(answer: Answer, status: int, words: str) -> None:
+    assert answer.status == status, answer.body
+    assert answer.headers["content-type"] == "application/json"
+    assert list(answer.json) == ["error"]
+    sentence = answer.json["error"]
+    assert words in sentence
+    assert "\n" not in sentence
+    assert "Traceback" not in sentence
+    assert sentence.endswith(".")
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said_in_a_sentence(name: str, server: Server) -> None:
+    body, content_type, status, words = WRONG[name]
+    refused(server.post(body, content_type), status, words)
+
+
+def test_one_bad_picture_of_several_is_named(server: Server) -> None:
+    texts = [base64.b64encode(content).decode() for content in (PNG, b"hello", PNG)]
+    answer = server.post(json.dumps({"images": texts}).encode(), "application/json")
+    refused(answer, 400, "Picture 2: ")
+
+
+def test_answers_that_there_are_not(server: Server) -> None:
+    refused(server.post(PNG, Accept="application/xml"), 406, "application/json")
+    refused(server.post(PNG, Accept="application/json;q=0"), 406, "application/json")
+    for top_k in ("0", "-1", "many", "1.5", "9" * 30):
+        refused(server.post(PNG, path=f"?top_k={top_k}"), 400, "top_k")
+    refused(server.ask("GET", "/nothing"), 404, "no such path")
+    refused(server.ask("GET", "/invocations"), 405, "method")
+
+
+@pytest.mark.parametrize("size", [MAX_BODY + 1, 4 * MAX_BODY])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_more_than_6_mb(size: int, chunked: bool, server: Server) -> None:
+    def chunks() -> Iterator[bytes]:
+        for start in range(0, size, 65536):
+            yield bytes(min(65536, size - start))
+
+    refused(server.post(chunks() if chunked else bytes(size)), 413, "6,291,456 bytes")  # type: ignore[arg-type]
+
+
+def test_exactly_6_mb_are_read(server: Server) -> None:
+    assert server.post(PNG + bytes(MAX_BODY - len(PNG))).status == 200
+
+
+def test_a_client_that_goes_away_leaves_nothing_behind(server: Server) -> None:
+    for head in (
+        b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc",
+        b"POST /inv",
+        b"\x16\x03\x01",
+    ):
+        with socket.create_connection(("127.0.0.1", server.port)) as gone:
+            gone.sendall(head)
+    assert server.post(PNG).status == 200
+    with server.service.admitted(1):
+        assert server.service._requests == 1, "the requests of those that have gone are forgotten"
+
+
+def malformed(rng: random.Random) -> tuple[bytes, str]:
+    """A request with a defect: bytes changed, cut out or put in, or under another's name."""
+    sound = [
+        (PNG, "image/png"),
+        (JPEG, "image/jpeg"),
+        (json.dumps({"image": base64.b64encode(PNG).decode()}).encode(), "application/json"),
+        (json.dumps({"tensor": [[[0.5, 1.0]] * 3]}).encode(), "application/json"),
+        (npy(np.zeros((3, 4, 4), np.float32)), "application/x-npy"),
+        (base64.b64encode(JPEG), "text/plain"),
+        (b'{"images": ["aGVsbG8="]}\n' * 3, "application/jsonlines"),
+        (b'--b\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n' + PNG + b"\r\n--b--\r\n",
+         "multipart/form-data; boundary=b"),
+    ]  # fmt: skip
+    body, content_type = rng.choice(sound)
+    content = bytearray(body)
+    for _ in range(rng.randint(1, 12)):
+        at = rng.randrange(len(content)) if content else 0
+        match rng.randrange(4):
+            case 0 if content:
+                content[at] = rng.randrange(256)
+            case 1:
+                del content[at : at + rng.randint(1, 200)]
+            case 2:
+                content[at:at] = rng.randbytes(rng.randint(1, 20))
+            case _:
+                del content[at:]
+    if rng.random() < 0.3:
+        content_type = rng.choice(
+            [one for _, one in sound] + ["", "a/b", "image/", ";;", "multipart/form-data; boundary="]
+        )
+    return bytes(content), content_type
+
+
+def test_a_thousand_malformed_requests_and_then_a_good_one(server: Server) -> None:
+    import http.client
+
+    rng = random.Random(0)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    statuses: dict[int, int] = {}
+    for _ in range(1000):
+        body, content_type = malformed(rng)
+        connection.request("POST", "/invocations", body, {"Content-Type": content_type})
+        response = connection.getresponse()
+        content = response.read()
+        assert response.status < 500, (body[:200], content_type, content)
+        assert b"Traceback" not in content
+        statuses[response.status] = statuses.get(response.status, 0) + 1
+    connection.close()
+    assert statuses.get(400, 0) > 500, statuses
+    assert server.post(PNG).status == 200
+    assert server.ask("GET", "/ping").status == 200
