@@ -35,7 +35,6 @@ FEATURES = {
     "tensorboard": "logger=tensorboard",
     "mlflow": "logger=mlflow",
     "wandb": "logger=wandb",
-    "serve": "the server: python -m imgcls.serve",
     "sagemaker": "jobs and endpoints of SageMaker: launch=sagemaker",
     "rehearsal": "the same jobs on this machine: launch=rehearsal",
     "debugger": "smdebug trials: debug.smdebug=true",
