@@ -62,10 +62,19 @@ def register_resolvers() -> None:
     """Make the resolvers of `conf/` known.
 
     `${by_start:frozen,finetuned,scratch}` is a default that depends on where the weights start; `${own_conf:}` is the
-    folder `conf` where a command runs, if there is one.
+    folder `conf` where a command runs, if there is one; `${on_disk:ADDRESS}` is where a run_dir in S3 is kept here.
     """
     OmegaConf.register_new_resolver("by_start", _by_start, replace=True)
     OmegaConf.register_new_resolver("own_conf", _own_conf, replace=True)
+    OmegaConf.register_new_resolver("on_disk", _on_disk, replace=True)
+
+
+def _on_disk(address: str) -> str:
+    if not address.startswith("s3://"):
+        return address
+    from imgcls.launch.mirror import local_place
+
+    return str(local_place(address))
 
 
 def _own_conf() -> list[str]:

@@ -145,5 +145,9 @@ class Page:
 
 
 def load(folder: str | Path) -> Run:
-    """The run in `folder`. Raises UserError where there is none."""
+    """The run in `folder`, which may be an address s3://bucket/prefix. Raises UserError where there is none."""
+    if str(folder).startswith("s3://"):
+        from imgcls.launch.mirror import fetched
+
+        folder = fetched(str(folder))
     return Run(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Local:
-    """Trains in this process, or in one process for each of several devices."""
+    """Trains in this process, or in one process for each of several devices.
+
+    A `run_dir` in S3 is a folder of the cache that is kept there as it grows.
+    """
 
     def __call__(self, cfg: DictConfig, overrides: list[str] | None = None) -> Run:
+        from imgcls.data.remote import is_remote
         from imgcls.fitting import fit
 
-        return fit(cfg, overrides)
+        if not is_remote(cfg.run_dir):
+            return fit(cfg, overrides)
+        from imgcls.launch.mirror import local_place, mirrored
+
+        address, cfg = cfg.run_dir, cfg.copy()
+        cfg.run_dir = str(local_place(address))
+        if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0:  # the first process keeps the folder
+            return fit(cfg, overrides)
+        with mirrored(address):
+            return fit(cfg, overrides)
