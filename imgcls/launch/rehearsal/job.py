@@ -185,7 +185,7 @@ class RehearsedJob:
                 [*unshare(network=True), *words, "isolated"] if isolated else words,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                start_new_session=True,
+                process_group=0,
             )
         self._tell("start")
 

@@ -18,7 +18,7 @@ RESERVED = re.compile(r"(?i)(aws|sagemaker|sm)[_:]")
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What `conf/launch/_job.yaml` explains, option by option."""
+    """What `conf/launch/_base.yaml` explains, option by option."""
 
     role: str | None = None
     region: str | None = None
@@ -58,6 +58,8 @@ class JobOptions:
 def check_job(config: Mapping[str, Any]) -> None:
     """Raise UserError for the first option of `config["launch"]` that cannot be right, or does not fit the run."""
     launch, trainer, model = config["launch"], config["trainer"], config["model"]
+    if str(config["run_dir"]).startswith("s3://"):
+        raise UserError("run_dir=s3://…: the job keeps its run in S3 by itself. Give a folder of this machine.")
     _check_values(launch)
     _check_machine(launch, trainer)
     if launch["network_isolation"]:

@@ -1,0 +1,78 @@
+"""The whole way: SDK, moto, the container's scripts, training, results; as `launch=rehearsal` does it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import imgcls
+from imgcls.errors import UserError
+from imgcls.launch.rehearsal.launcher import START
+from imgcls.recording import read_status
+from tests.launch.conftest import needs_sdk
+from tests.launch.rehearsal.test_job import namespaces
+
+pytestmark = [needs_sdk, pytest.mark.skipif(not namespaces(), reason="namespaces are not allowed here")]
+
+SMALL = ["data=digits", "model.name=test_resnet", "export.onnx=false", "debug=off", "trainer.accelerator=cpu"]
+NOT_ABOUT_TIME = ("val/", "test/", "train/", "best_epoch", "epochs")
+
+
+def results(run: imgcls.Run) -> dict[str, Any]:
+    return {name: value for name, value in run.metrics.items() if name.startswith(NOT_ABOUT_TIME)}
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a rehearsal works, which must be empty at the end."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def test_an_interrupted_job_has_the_results_of_a_local_run(tmp_path: Path, own_temporary_folder: Path) -> None:
+    words = [*SMALL, "trainer.max_epochs=6", "seed=3"]
+    local = imgcls.fit(imgcls.compose([*words, f"run_dir={tmp_path / 'local'}"]))
+    cfg = imgcls.compose([*words, f"run_dir={tmp_path / 'job'}", "launch=rehearsal", "launch.interrupt=true"])
+    job = imgcls.fit(cfg, words)
+    assert results(job) == results(local)
+    assert job.status["state"] == "finished"
+    assert job.status["resumed"] == 1, "the second container went on from the checkpoints of the first"
+    assert (job.folder / "job.log").read_text().count("the checkpoint is written") == 1
+    assert job.report_file.is_file()
+    assert job.config == cfg, "with the paths and the launcher of this machine"
+    assert [row["epoch"] for row in job.history] == [0, 1, 2, 3, 4, 5]
+    assert job.model.class_names == local.model.class_names
+    assert json.loads((job.folder / "job.json").read_text())["where"] == "rehearsal"
+    assert not list(own_temporary_folder.glob(f"{START}*"))
+    assert imgcls.fit(cfg).status["resumed"] == 1, "a finished run is returned as it is"
+
+
+def test_two_hosts_train_together(tmp_path: Path) -> None:
+    cfg = imgcls.compose(
+        [*SMALL, "trainer.max_epochs=1", f"run_dir={tmp_path / 'job'}", "launch=rehearsal", "launch.instance_count=2"]
+    )
+    job = imgcls.fit(cfg)
+    lines = (job.folder / "job.log").read_text().splitlines()
+    assert {line.split(" | ")[0] for line in lines} == {"algo-1", "algo-2"}
+    assert len([line for line in lines if "imgcls epoch=0" in line]) == 1
+    assert "(2 processes)" in (job.folder / "log.txt").read_text()
+    assert job.metrics["test/accuracy"] > 0.1
+    assert len(job.predictions) == 360
+
+
+def test_a_failure_says_what_the_container_said(tmp_path: Path, own_temporary_folder: Path) -> None:
+    (tmp_path / "more.txt").write_text("a-package-that-is-nowhere==9.9 --no-index\n")
+    words = [f"run_dir={tmp_path / 'job'}", f"launch.requirements={tmp_path / 'more.txt'}"]
+    with pytest.raises(UserError, match=r"The job imgcls-\S+ failed: The packages could not be installed") as raised:
+        imgcls.fit(imgcls.compose([*SMALL, "launch=rehearsal", *words]))
+    assert len(str(raised.value).splitlines()) == 2
+    status = read_status(tmp_path / "job")
+    assert status["state"] == "failed"
+    assert "could not be installed" in status["reason"]
+    assert not list(own_temporary_folder.glob(f"{START}*"))
