@@ -87,11 +87,13 @@ def follow(cloud: Cloud, job: str, log_file: Path, *, poll: float, wait: Callabl
 
     Raises UserError where AWS does not answer for half an hour; passing faults of the network are waited out.
     """
-    reader = LogReader(cloud, job, log_file)
+    reader: LogReader | None = None
     step, answered = "", time.monotonic()
     while True:
         try:
             description = describe(cloud, job)
+            if reader is None:
+                reader = LogReader(cloud, job, log_file, description["ResourceConfig"]["InstanceCount"] > 1)
             reader.read()
             answered = time.monotonic()
         except UserError as error:
@@ -137,10 +139,10 @@ def say(line: str) -> None:
 
 
 class LogReader:
-    """The lines of a job's log streams, each once."""
+    """The lines of a job's log streams, each once; those of several hosts begin with its name."""
 
-    def __init__(self, cloud: Cloud, job: str, file: Path) -> None:
-        self.cloud, self.job, self.file = cloud, job, file
+    def __init__(self, cloud: Cloud, job: str, file: Path, several: bool) -> None:
+        self.cloud, self.job, self.file, self.several = cloud, job, file, several
         self.tokens: dict[str, str] = {}
         self.started: set[str] = set()
         self.last: deque[str] = deque(maxlen=LAST_LINES)
@@ -159,7 +161,7 @@ class LogReader:
             names = sorted(one["logStreamName"] for one in streams["logStreams"])
             for name in names:
                 for line in self._new(client, name):
-                    shown = f"{_host(name)} | {line}" if len(names) > 1 else line
+                    shown = f"{_host(name)} | {line}" if self.several else line
                     file.write(shown + "\n")
                     self.last.append(shown)
                     if line.startswith(STARTED):

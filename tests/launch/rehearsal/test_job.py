@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -21,7 +20,9 @@ from imgcls.launch.rehearsal.aws import LocalAws
 from imgcls.launch.rehearsal.job import RehearsedJob
 from imgcls.launch.rehearsal.launcher import START, remove_left_over
 from imgcls.launch.rehearsal.namespaces import check_namespaces
+from imgcls.launch.sagemaker.policies import Names, role_policy
 from tests.launch.conftest import needs_moto
+from tests.launch.sagemaker.test_jobs import compare
 
 
 def namespaces() -> bool:
@@ -44,13 +45,13 @@ class Place:
         self.aws, self.session = aws, aws.session()
         self.s3 = self.session.client("s3")
         self.s3.create_bucket(Bucket=BUCKET)
-        self.s3.put_object(Bucket=BUCKET, Key="in/set/cat/1.jpg", Body=b"a cat")
+        self.s3.put_object(Bucket=BUCKET, Key="imgcls/data/set/cat/1.jpg", Body=b"a cat")
         self.jobs: list[RehearsedJob] = []
 
     def run(self, script: str, *, hosts: int = 1, isolated: bool = False, wait: bool = True, **options: Any) -> Any:
         """Run a job whose container is `sh -c script`; moto's description of it."""
         request = {
-            "TrainingJobName": f"job-{len(self.jobs)}",
+            "TrainingJobName": f"imgcls-job-{len(self.jobs)}",
             "RoleArn": "arn:aws:iam::123456789012:role/r",
             "AlgorithmSpecification": {
                 "TrainingImage": "image",
@@ -65,14 +66,17 @@ class Place:
                     "DataSource": {
                         "S3DataSource": {
                             "S3DataType": "S3Prefix",
-                            "S3Uri": f"s3://{BUCKET}/in/set/",
+                            "S3Uri": f"s3://{BUCKET}/imgcls/data/set/",
                             "S3DataDistributionType": "FullyReplicated",
                         }
                     },
                 }
             ],
-            "OutputDataConfig": {"S3OutputPath": f"s3://{BUCKET}/out"},
-            "CheckpointConfig": {"S3Uri": f"s3://{BUCKET}/checkpoints", "LocalPath": "/opt/ml/checkpoints"},
+            "OutputDataConfig": {"S3OutputPath": f"s3://{BUCKET}/imgcls/jobs"},
+            "CheckpointConfig": {
+                "S3Uri": f"s3://{BUCKET}/imgcls/jobs/run/checkpoints",
+                "LocalPath": "/opt/ml/checkpoints",
+            },
             "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": hosts, "VolumeSizeInGB": 1},
             "StoppingCondition": {"MaxRuntimeInSeconds": options.pop("max_runtime", 600)},
             "EnableNetworkIsolation": isolated,
@@ -81,7 +85,8 @@ class Place:
         client = self.session.client("sagemaker")
         client.create_training_job(**request)
         work = Path(tempfile.mkdtemp(prefix=START))
-        job = RehearsedJob(request, self.aws.job(request["TrainingJobName"]), self.session, work, **options)
+        session = self.aws.session("role")
+        job = RehearsedJob(request, self.aws.job(request["TrainingJobName"]), session, work, **options)
         self.jobs.append(job)
         job.thread.start()
         if wait:
@@ -90,7 +95,9 @@ class Place:
 
     def archive(self, name: str, into: Path) -> dict[str, str]:
         """Files of an archive of the last job."""
-        self.s3.download_file(BUCKET, f"out/job-{len(self.jobs) - 1}/output/{name}.tar.gz", str(into / "a.tar.gz"))
+        self.s3.download_file(
+            BUCKET, f"imgcls/jobs/imgcls-job-{len(self.jobs) - 1}/output/{name}.tar.gz", str(into / "a.tar.gz")
+        )
         with tarfile.open(into / "a.tar.gz") as tar:
             found = {one.name: tar.extractfile(one) for one in tar if one.isfile()}
             return {name.removeprefix("./"): file.read().decode() for name, file in found.items() if file is not None}
@@ -141,8 +148,8 @@ def test_each_host_finds_what_the_container_would(place: Place, tmp_path: Path) 
     assert (done["TrainingJobStatus"], done["SecondaryStatus"]) == ("Completed", "Completed"), done
     assert place.archive("model", tmp_path) == {"model.safetensors": "weights\n"}
     assert place.archive("output", tmp_path) == {"metrics.json": "results\n"}
-    assert place.s3.get_object(Bucket=BUCKET, Key="checkpoints/last.ckpt")["Body"].read() == b"state\n"
-    assert sorted(place.lines()) == [f"algo-{n} val/loss=0.25 it's $blue job-0 127.0.0.1" for n in (1, 2)]
+    assert place.s3.get_object(Bucket=BUCKET, Key="imgcls/jobs/run/checkpoints/last.ckpt")["Body"].read() == b"state\n"
+    assert sorted(place.lines()) == [f"algo-{n} val/loss=0.25 it's $blue imgcls-job-0 127.0.0.1" for n in (1, 2)]
     (metric,) = done["FinalMetricDataList"]
     assert (metric["MetricName"], metric["Value"]) == ("val/loss", 0.25)
     assert sorted(path.name for path in Path("/opt").iterdir()) == before
@@ -184,9 +191,9 @@ def test_a_stopped_job_keeps_its_checkpoints(place: Place, secondary: str) -> No
     else:
         job.request["StoppingCondition"]["MaxRuntimeInSeconds"] = 0
     job.thread.join(LONGEST)
-    done = place.session.client("sagemaker").describe_training_job(TrainingJobName="job-0")
+    done = place.session.client("sagemaker").describe_training_job(TrainingJobName="imgcls-job-0")
     assert (done["TrainingJobStatus"], done["SecondaryStatus"]) == ("Stopped", secondary)
-    assert place.s3.get_object(Bucket=BUCKET, Key="checkpoints/state")["Body"].read() == b"kept\n"
+    assert place.s3.get_object(Bucket=BUCKET, Key="imgcls/jobs/run/checkpoints/state")["Body"].read() == b"kept\n"
 
 
 def test_an_isolated_job_reaches_its_own_machine_alone(place: Place) -> None:
@@ -213,7 +220,7 @@ PY
 def test_a_folder_that_is_read_in_place_cannot_be_written_to(place: Place, tmp_path: Path) -> None:
     (tmp_path / "here.txt").write_text("here")
     script = "cat /opt/ml/input/data/data/here.txt && ! touch /opt/ml/input/data/data/new"
-    done = place.run(script, links={f"s3://{BUCKET}/in/set/": tmp_path})
+    done = place.run(script, links={f"s3://{BUCKET}/imgcls/data/set/": tmp_path})
     assert done["TrainingJobStatus"] == "Completed"
     assert [path.name for path in tmp_path.iterdir()] == ["here.txt"]
 
@@ -276,7 +283,9 @@ def test_without_namespaces_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     check_namespaces.cache_clear()
 
 
-def test_the_log_of_calls_tells_who_called(place: Place) -> None:
-    place.run("true")
-    assert {call.who for call in place.aws.calls} == {"person"}
-    json.dumps([call.operation for call in place.aws.calls])
+def test_the_policy_of_the_role_holds_what_a_job_needs_and_no_more(place: Place) -> None:
+    place.run("echo hello; echo state > /opt/ml/checkpoints/last.ckpt; echo x > /opt/ml/model/x")
+    names = Names(
+        "aws", "us-east-1", "123456789012", BUCKET, "imgcls", "r", images=["arn:aws:ecr:us-east-1:1:repository/x"]
+    )
+    compare(role_policy(names), [call for call in place.aws.calls if call.who == "role"])

@@ -33,7 +33,9 @@ class Cloud:
         if isinstance(state, Exception):
             raise state
         status, secondary, reason = state
-        return {"TrainingJobStatus": status, "SecondaryStatus": secondary, "FailureReason": reason}
+        machines = {"InstanceCount": max(1, len(self.lines))}
+        known = {"TrainingJobStatus": status, "SecondaryStatus": secondary, "FailureReason": reason}
+        return {**known, "ResourceConfig": machines}
 
     def describe_log_streams(self, **_: Any) -> dict[str, Any]:
         if not self.lines:

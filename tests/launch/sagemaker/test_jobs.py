@@ -1,0 +1,299 @@
+"""`python -m imgcls.jobs` and the policies, against moto."""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgcls.errors import UserError
+from imgcls.jobs import _main
+from imgcls.launch.rehearsal.aws import Call
+from imgcls.launch.sagemaker import policies
+from imgcls.launch.sagemaker.costs import at_most, hours
+from imgcls.launch.sagemaker.policies import Names
+from tests.documents import commands
+from tests.launch.conftest import Jobs, needs_moto, needs_sdk
+from tests.launch.sagemaker.test_training_job import launch
+
+pytestmark = needs_moto
+
+WORDS = ["data=digits", "launch=sagemaker", "launch.wait=false", "launch.image=own/image:1"]
+
+
+@pytest.fixture
+def signed_in(account: Jobs, monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    """The commands find this account."""
+    monkeypatch.setattr(
+        "imgcls.launch.sagemaker.cloud.Cloud.connect", lambda region=None, profile=None, **more: account.cloud(**more)
+    )
+    return account
+
+
+def finish(account: Jobs, state: str = "Completed") -> None:
+    """Let the job end as in AWS, with its archives."""
+    request = account.requests[-1]
+    name, s3 = request["TrainingJobName"], account.cloud().client("s3")
+    files = {"model": {"model.json": "{}"}, "output": {"metrics.json": '{"val/accuracy": 0.5, "images_per_second": 9}'}}
+    for archive, content in files.items():
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+            for place, text in {**content, "status.json": '{"resumed": 2}', "config.yaml": "{}"}.items():
+                info = tarfile.TarInfo(place)
+                info.size = len(text)
+                tar.addfile(info, io.BytesIO(text.encode()))
+        bucket, _, prefix = request["OutputDataConfig"]["S3OutputPath"].removeprefix("s3://").partition("/")
+        s3.put_object(Bucket=bucket, Key=f"{prefix}/{name}/output/{archive}.tar.gz", Body=packed.getvalue())
+    job = account.aws.job(name)
+    job.training_job_status = job.secondary_status = state
+
+
+@needs_sdk
+def test_jobs_are_listed_followed_fetched_and_stopped(
+    signed_in: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _main([])
+    assert "There are no jobs of imgcls in us-east-1." in capsys.readouterr().out
+    folder = tmp_path / "runs" / "dogs"
+    launch(signed_in, folder, WORDS)
+    name = signed_in.requests[0]["TrainingJobName"]
+    documented = [
+        command.words for command in commands() if command.module == "jobs" and "policies" not in command.line
+    ]
+    assert len(documented) == 4
+    capsys.readouterr()
+    _main(["list"])
+    printed = capsys.readouterr().out
+    assert f"{name} runs: at most 24.0 more hours of ml.g4dn.xlarge" in printed
+    assert f"stop it with: python -m imgcls.jobs stop job={name}" in printed
+    with pytest.raises(UserError, match="still runs"):
+        _main(["fetch", f"job={name}"])
+
+    _main(["stop", "run=runs/dogs"])
+    assert signed_in.stopped == [name]
+    finish(signed_in)
+    for words in documented:
+        _main(words)
+        capsys.readouterr()
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["resumed"], status["job"]) == ("finished", 2, name)
+    assert (folder / "model" / "model.json").is_file()
+
+    _main(["fetch", f"job={name}"])  # on another machine
+    other = tmp_path / "runs" / name
+    assert json.loads((other / "metrics.json").read_text())["val/accuracy"] == 0.5
+    assert "digits" in (other / "config.yaml").read_text().lower()
+    assert "50.00%" in capsys.readouterr().out
+
+
+@needs_sdk
+def test_a_failed_and_a_stopped_job_say_why(signed_in: Jobs, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    launch(signed_in, folder, WORDS)
+    finish(signed_in, "Failed")
+    signed_in.aws.job(
+        signed_in.requests[0]["TrainingJobName"]
+    ).failure_reason = "AlgorithmError: data.root=x: no such folder.\nmore, exit code: 2"
+    request = signed_in.requests[0]["CheckpointConfig"]["S3Uri"].removeprefix("s3://")
+    bucket, _, prefix = request.partition("/")
+    signed_in.cloud().client("s3").put_object(Bucket=bucket, Key=f"{prefix}/log.txt", Body=b"its last words")
+    with pytest.raises(UserError, match=r"failed: data\.root=x: no such folder\.\nIts log: .*job\.log"):
+        _main(["attach", f"run={folder}"])
+    assert (folder / "log.txt").read_text() == "its last words"
+    assert json.loads((folder / "status.json").read_text())["state"] == "failed"
+
+
+def test_what_is_asked_wrongly(tmp_path: Path) -> None:
+    for words, said in [
+        (["lst"], "Did you mean list"),
+        (["stop"], "Which job"),
+        (["stop", "job=a", "run=b"], "Which job"),
+        (["fetch", f"run={tmp_path}"], "knows of no job"),
+        (["list", "most=many"], "must be numbers"),
+        (["list", "regio=x"], "Did you mean region"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            _main(words)
+
+
+def test_costs_are_those_of_the_price_list() -> None:
+    job = {
+        "ResourceConfig": {"InstanceCount": 2, "InstanceType": "ml.g5.xlarge"},
+        "StoppingCondition": {"MaxRuntimeInSeconds": 7200},
+    }
+    assert hours(job, 0.0) == 4
+
+    class Session:
+        def client(self, service: str, **_: Any) -> Any:
+            assert service == "pricing"
+            return self
+
+        def get_products(self, **_: Any) -> Any:
+            dimension = {"x": {"unit": "Hrs", "pricePerUnit": {"USD": "1.5000000000"}}}
+            return {"PriceList": [json.dumps({"terms": {"OnDemand": {"y": {"priceDimensions": dimension}}}})]}
+
+    class Cloud:
+        region = "eu-west-1"
+        session: Any = Session()
+
+    assert at_most(Cloud(), job, 4) == "at most 4.0 more hours of ml.g5.xlarge, 6.00 USD at 1.500 USD an hour"
+    Cloud.session = None
+    assert "https://aws.amazon.com/sagemaker/pricing" in at_most(Cloud(), job, 4)
+
+
+ACTIONS = {  # operations of boto3 whose permission has another name
+    "HeadObject": "s3:GetObject",
+    "HeadBucket": "s3:ListBucket",
+    "ListObjectsV2": "s3:ListBucket",
+    "DeleteObjects": "s3:DeleteObject",
+}
+WITHOUT_PERMISSION = {"sts:GetCallerIdentity"}
+BY_AWS = {  # what SageMaker does with the role that a rehearsal cannot show, and what moto has no service for
+    "cloudwatch:PutMetricData",
+    "ecr:GetAuthorizationToken",
+    "ecr:BatchCheckLayerAvailability",
+    "ecr:BatchGetImage",
+    "ecr:GetDownloadUrlForLayer",
+    "logs:DescribeLogStreams",
+    "s3:AbortMultipartUpload",
+    "iam:PassRole",
+    "sagemaker:AddTags",
+    "pricing:GetProducts",
+}
+
+
+def needed(call: Call) -> tuple[str, str]:
+    """The permission of a call, and the resource it is for."""
+    action = ACTIONS.get(call.operation, f"{call.service}:{call.operation}")
+    if call.service == "s3":
+        bucket, key = call.params["Bucket"], call.params.get("Key")
+        if call.operation == "DeleteObjects":
+            key = call.params["Delete"]["Objects"][0]["Key"]
+        return action, f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}"
+    if call.service == "sagemaker":
+        name = call.params.get("TrainingJobName")
+        return action, f"arn:aws:sagemaker:us-east-1:123456789012:training-job/{name}" if name else "*"
+    if call.service == "logs":
+        group = f"arn:aws:logs:us-east-1:123456789012:log-group:{call.params['logGroupName']}"
+        stream = call.params.get("logStreamName")
+        return action, f"{group}:log-stream:{stream}" if stream else group
+    return action, "*"
+
+
+def allowed(policy: dict[str, Any], action: str, resource: str) -> set[str]:
+    """The statements of `policy` that allow it."""
+    return {
+        statement["Sid"]
+        for statement in policy["Statement"]
+        if action in statement["Action"]
+        and any(fnmatch.fnmatchcase(resource, pattern) for pattern in _list(statement["Resource"]))
+    }
+
+
+def _list(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def names(account: Jobs) -> Names:
+    return Names(
+        "aws",
+        "us-east-1",
+        "123456789012",
+        "sagemaker-us-east-1-123456789012",
+        "imgcls",
+        "trainer",
+        images=["arn:aws:ecr:us-east-1:763104351884:repository/pytorch-training"],
+        default_bucket=True,
+    )
+
+
+@needs_sdk
+def test_the_policies_hold_what_the_calls_need_and_no_more(
+    signed_in: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "pictures" / "train" / "cat"
+    pictures.mkdir(parents=True)
+    for number in range(2):
+        (pictures / f"{number}.jpg").write_text("x")
+    (tmp_path / "w.safetensors").write_text("x")
+    words = [*WORDS[1:], "data=imagefolder", f"data.root={tmp_path / 'pictures'}"]
+    launch(signed_in, tmp_path / "run", [*words, f"model.weights={tmp_path / 'w.safetensors'}"])
+    (pictures / "0.jpg").unlink()
+    launch(signed_in, tmp_path / "second", words)
+    job = f"job={signed_in.requests[-1]['TrainingJobName']}"
+    logs, group = signed_in.aws.session("role").client("logs"), "/aws/sagemaker/TrainingJobs"
+    logs.create_log_group(logGroupName=group)
+    logs.create_log_stream(logGroupName=group, logStreamName=f"{job.removeprefix('job=')}/algo-1-1")
+    _main(["stop", job])
+    _main(["list"])
+    finish(signed_in)
+    _main(["attach", f"run={tmp_path / 'second'}"])
+
+    policy = policies.person_policy(names(signed_in))
+    compare(policy, [call for call in signed_in.aws.calls if call.who == "person"])
+    assert capsys.readouterr().out
+
+
+def compare(policy: dict[str, Any], calls: list[Call]) -> None:
+    used: set[str] = set()
+    made: set[str] = set(BY_AWS)
+    for call in calls:
+        action, resource = needed(call)
+        if action in WITHOUT_PERMISSION or _of_the_test(call):
+            continue
+        statements = allowed(policy, action, resource)
+        assert statements, f"no statement allows {action} on {resource}"
+        used |= statements
+        made.add(action)
+    actions = {action for statement in policy["Statement"] for action in statement["Action"]}
+    assert actions <= made, f"never called: {actions - made}"
+    unused = {one["Sid"] for one in policy["Statement"] if not set(one["Action"]) & BY_AWS} - used
+    assert not unused
+    for statement in policy["Statement"]:
+        assert not [action for action in statement["Action"] if "*" in action]
+        if statement["Resource"] == "*":
+            assert set(statement["Action"]) <= KNOW_NO_RESOURCES
+
+
+KNOW_NO_RESOURCES = {
+    "sagemaker:ListTrainingJobs",
+    "cloudwatch:PutMetricData",
+    "ecr:GetAuthorizationToken",
+    "pricing:GetProducts",
+}
+
+
+def _of_the_test(call: Call) -> bool:
+    """`finish` puts what a job would."""
+    return call.operation == "PutObject" and "/output/" in call.params["Key"]
+
+
+def test_policies_are_printed_for_the_account(signed_in: Jobs, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sagemaker.core")
+    (command,) = [command for command in commands() if command.module == "jobs" and "policies" in command.line]
+    _main(command.words)
+    printed = json.loads(capsys.readouterr().out)
+    assert set(printed) == {"trust", "role", "person"}
+    text = json.dumps(printed)
+    assert "arn:aws:iam::123456789012:role/imgcls-training" in text
+    assert "arn:aws:ecr:us-east-1:763104351884:repository/pytorch-training" in text
+
+
+def test_keys_vpcs_and_data_of_others_have_their_statements(account: Jobs) -> None:
+    from dataclasses import replace
+
+    key = "arn:aws:kms:us-east-1:123456789012:key/k"
+    more = replace(names(account), kms_key=key, vpc=True, data=["s3://other/set"])
+    role = policies.role_policy(more)
+    assert allowed(role, "kms:Decrypt", key)
+    assert allowed(role, "s3:GetObject", "arn:aws:s3:::other/set/1.jpg")
+    assert not allowed(role, "s3:GetObject", "arn:aws:s3:::other/secret/1.jpg")
+    assert allowed(role, "ec2:CreateNetworkInterface", "arn:aws:ec2:us-east-1:123456789012:subnet/subnet-1")
+    assert allowed(policies.person_policy(more), "kms:GenerateDataKey", key)
+    assert not allowed(policies.role_policy(names(account)), "ec2:DescribeVpcs", "*")
