@@ -62,6 +62,8 @@ class Checkpoints(Checkpoint):
         mode: 'max' or 'min'.
         top_k: how many of the best epochs are kept; more than one adds files `epoch=N.ckpt`.
         every_minutes: also write `last.ckpt` within an epoch, at most this often.
+        rest_seconds: so soon after a `last.ckpt` an epoch that is not the best so far, nor the last one, writes none;
+            several processes do not rest.
         stop: the signals that end the training; asked after each optimiser step.
     """
 
@@ -72,10 +74,12 @@ class Checkpoints(Checkpoint):
         mode: str = "max",
         top_k: int = 1,
         every_minutes: float | None = None,
+        rest_seconds: float = 0.0,
         stop: StopSignals | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.monitor, self.mode, self.top_k, self.every_minutes = monitor, mode, top_k, every_minutes
+        self.rest_seconds = rest_seconds
         self.stop = stop or StopSignals()
         self.kept: list[tuple[float, int]] = []  # (value, epoch) of the epochs that are kept, best first
         self.stopped_early = False
@@ -130,8 +134,10 @@ class Checkpoints(Checkpoint):
         if self._validated:
             self._validated = False
             self._keep_if_best(trainer)
-        self.save_last(trainer)
-        if self._agree(trainer, self.stop.requested is not None, 0):
+        requested = self._agree(trainer, self.stop.requested is not None, 0)
+        if requested or not self._may_rest(trainer):
+            self.save_last(trainer)
+        if requested:
             self.stop.raise_if_requested()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -139,6 +145,12 @@ class Checkpoints(Checkpoint):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self.stop.deferred = False
+
+    def _may_rest(self, trainer: L.Trainer) -> bool:
+        """Whether this epoch can do without a `last.ckpt`; never where `best.ckpt` is new, which must not be ahead."""
+        ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        resting = time.monotonic() - self._written_at < self.rest_seconds and self.last.is_file()
+        return resting and not ends and trainer.world_size == 1 and self.best_epoch != trainer.current_epoch
 
     def save_last(self, trainer: L.Trainer) -> None:
         """Write `last.ckpt`: all that is needed to go on."""

@@ -295,6 +295,7 @@ OPTIONS: dict[str, Check] = {
     "checkpoint.mode": choice("max", "min"),
     "checkpoint.top_k": whole(1),
     "checkpoint.every_minutes": number(0, open_low=True, none=True),
+    "checkpoint.rest_seconds": number(0),
     "early_stopping.monitor": choice("val/accuracy", "val/accuracy_top5", "val/loss", "val/macro_f1", "val/ece"),
     "early_stopping.mode": choice("max", "min"),
     "early_stopping.patience": whole(1),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,3 +52,28 @@ def test_the_best_epochs_are_kept_and_nan_is_never_best(tmp_path: Path, mode: st
     checkpoints = Checkpoints(tmp_path, mode=mode, top_k=2)
     values = [0.1, 0.9, 0.9, 0.1, float("nan")]
     assert [epoch for _, epoch in sorted(zip(values, range(5), strict=True), key=checkpoints._rank)][:2] == best
+
+
+@pytest.mark.parametrize(
+    ("rest", "processes", "expected"), [(0, 1, [0, 1, 2, 3, 4, 5]), (60, 1, [0, 1, 3, 5]), (60, 2, [0, 1, 2, 3, 4, 5])]
+)
+def test_short_epochs_may_do_without_a_last_checkpoint_but_never_behind_the_best(
+    tmp_path: Path, rest: float, processes: int, expected: list[int]
+) -> None:
+    written: list[tuple[str, int]] = []
+
+    def save(file: Path, weights_only: bool = False) -> None:
+        written.append((file.name, trainer.current_epoch))
+        file.touch()
+
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    trainer: Any = SimpleNamespace(
+        should_stop=False, max_epochs=6, world_size=processes, save_checkpoint=save, strategy=strategy
+    )
+    checkpoints = Checkpoints(tmp_path, rest_seconds=rest)
+    for epoch, value in enumerate([0.1, 0.5, 0.4, 0.6, 0.3, 0.2]):
+        trainer.current_epoch, trainer.callback_metrics = epoch, {"val/accuracy": value}
+        checkpoints._validated = True
+        checkpoints.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
+    assert [epoch for name, epoch in written if name == "best.ckpt"] == [0, 1, 3]
+    assert [epoch for name, epoch in written if name == "last.ckpt"] == expected

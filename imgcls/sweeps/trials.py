@@ -8,6 +8,8 @@ from typing import Any
 from imgcls.sweeps.space import Choice, Space, value_text
 from imgcls.sweeps.study import Claim, Study
 
+REST = 15  # seconds of a trial that a kill may cost, for not writing whole models after epochs that take a moment
+
 
 def trial_words(study: Study, claim: Claim, reports: int | None) -> list[str]:
     """The overrides of a trial: its values, its folder, no look at the test pictures, reports to the study.
@@ -18,7 +20,7 @@ def trial_words(study: Study, claim: Claim, reports: int | None) -> list[str]:
         reports: how often a trial reports to the pruner, see `imgcls.sweeps.pruning`.
     """
     words = [*claim.words, f"run_dir={value_text(str(claim.folder))}", "resume=auto"]
-    words += ["test=false", "quiet=true", "export.onnx=false"]
+    words += ["test=false", "quiet=true", "export.onnx=false", f"checkpoint.rest_seconds={REST}"]
     if len(study.options.objectives) == 1:
         callback = {
             "_target_": "imgcls.sweeps.pruning.Pruning",
