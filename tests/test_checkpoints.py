@@ -66,7 +66,7 @@ def test_short_epochs_may_do_without_a_last_checkpoint_but_never_behind_the_best
         written.append((file.name, trainer.current_epoch))
         file.touch()
 
-    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, **_: decision)
     trainer: Any = SimpleNamespace(
         should_stop=False, max_epochs=6, world_size=processes, save_checkpoint=save, strategy=strategy
     )
