@@ -79,6 +79,29 @@ def storage_file(address: str) -> Path | None:
     return Path(match[1]).absolute() if match else None
 
 
+@contextlib.contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """One process at a time, of all that use the storage in `file`."""
+    import fcntl
+
+    with file.with_name(f".{file.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _create_whole(file: Path) -> None:
+    """Let there be an SQLite database with Optuna's tables; a kill leaves none with half of them."""
+    import optuna
+
+    with alone(file):
+        if file.exists():
+            return
+        new = file.with_name(f".{file.name}.new")
+        new.unlink(missing_ok=True)
+        optuna.storages.RDBStorage(f"sqlite:///{new}").engine.dispose()
+        new.replace(file)
+
+
 @functools.lru_cache(maxsize=8)
 def open_storage(address: str) -> Any:
     """The storage at `address`; one object a process. Raises UserError where there is none."""
@@ -87,6 +110,8 @@ def open_storage(address: str) -> Any:
     try:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
+        if file is not None and address.startswith("sqlite"):
+            _create_whole(file)
         if address.startswith("journal:///"):
             from optuna.storages.journal import JournalFileBackend
 

@@ -8,7 +8,6 @@ goes back to the waiting ones with its values and its run folder.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import logging
 import secrets
@@ -25,6 +24,7 @@ from imgcls.sweeps.liveness import ACTIVE, Watch, is_here, is_locked, me
 from imgcls.sweeps.options import SearchOptions
 from imgcls.sweeps.space import Choice, Dimension, Space
 from imgcls.sweeps.storage import (
+    alone,
     build,
     need_optuna,
     need_sampler,
@@ -347,13 +347,9 @@ class Study:
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
         """One worker at a time, of all that share the storage's file, or else the sweep's folder."""
-        beside = self._file if self._file is not None else self.folder / "study"
-        with beside.with_name(f".{beside.name}.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        return alone(self._file if self._file is not None else self.folder / "study")
 
 
 def _epochs(folder: Path) -> int:

@@ -49,6 +49,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., in
 
     def run(*words: str) -> int:
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # for the processes of several devices
         monkeypatch.setattr(sys, "argv", ["imgcls.train", "-m", *words])
         GlobalHydra.instance().clear()
         with pytest.raises(SystemExit) as ended:
