@@ -307,11 +307,11 @@ def _dimension(name: str, override: Override) -> Dimension:
         # Hydra: low <= x < high
         return Numbers(name, swept.start, swept.end - 1 if whole else swept.end, 1 if whole else None, log, whole)
     if override.value_type == ValueType.RANGE_SWEEP and isinstance(swept, RangeSweep):
-        values = sorted(swept.range())
-        if not values:
+        numbers = sorted(swept.range())
+        if not numbers:
             raise UserError(f"{name}: {override.input_line} is empty.")
-        whole = all(isinstance(value, int) for value in values)
-        return Numbers(name, values[0], values[-1], abs(swept.step), log, whole)
+        whole = all(isinstance(number, int) for number in numbers)
+        return Numbers(name, numbers[0], numbers[-1], abs(swept.step), log, whole)
     texts = list(override.sweep_string_iterator())
     values: Iterator[Any] = override.sweep_iterator(Transformer.identity)
     unique = {text: _single(value, text) for text, value in zip(texts, values, strict=True)}
