@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 import json
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -258,6 +259,7 @@ def _form(content: bytes, header: Message) -> Iterator[Item]:
         from python_multipart.multipart import MultipartParser
     except ImportError as error:
         raise Refusal(415, "This server takes no forms; send the bytes of a picture, or JSON.") from error
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # what it warns of is told to the client
     parts = _Parts()
     try:
         parser = MultipartParser(boundary.encode("latin-1", "replace"), parts.callbacks(), max_size=MAX_BODY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -146,6 +147,22 @@ def test_a_sagemaker_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
         Client("dog-breeds", runtime=Runtime(refusal)).predict(PNG)
     with pytest.raises(EndpointError, match="no"):
         Client("dog-breeds", runtime=Runtime(model_error("ValidationError", 400))).predict(PNG)
+
+
+def test_the_program_of_the_page_on_serving(
+    server: Server,
+    model: PortableModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "serving.md").read_text()
+    [program] = re.findall(r"```python\n(# ask\.py\n.*?)```", page, re.DOTALL)
+    assert "http://127.0.0.1:8080" in program
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "picture.jpg").write_bytes(PNG)
+    exec(program.replace("http://127.0.0.1:8080", server.url), {})
+    assert model.top([picture()])[0][0][0] in capsys.readouterr().out
 
 
 def test_the_command_asks_an_endpoint(

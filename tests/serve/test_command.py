@@ -95,6 +95,21 @@ def test_it_imports_neither_the_training_stack_nor_torch() -> None:
     assert done.stdout == "set()\n"
 
 
+def test_predict_starts_without_torch_too(model_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("{}")
+    (tmp_path / "run" / "model").symlink_to(model_dir)
+    (tmp_path / "a.png").write_bytes(PNG)
+    code = (
+        "import sys; from imgcls.predict import predict; predict(sys.argv[1:]);"
+        "print({'torch', 'lightning', 'hydra', 'omegaconf', 'timm'} & {*sys.modules})"
+    )
+    command = [sys.executable, "-c", code, f"run={tmp_path / 'run'}", "engine=onnx", str(tmp_path / "a.png")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[1] == "set()"
+
+
 def test_mistakes_are_said_in_a_line(model_dir: Path, tmp_path: Path) -> None:
     pytest.importorskip("fastapi")
     run = f"run={model_dir}"
