@@ -119,17 +119,22 @@ def _occurrence(values: Tensor) -> Tensor:
 
 
 class EvaluationPlan(Plan):
-    """Every picture once, in order: process r takes r::world_size, nothing is padded, the last batch may be short."""
+    """Every picture once, in order: process r takes r::world_size, nothing is padded, the last batch may be short.
+
+    A process that is left without any, because there are fewer pictures than processes, has one batch of none: one
+    that skipped the evaluation would let the others wait for its part of the metrics.
+    """
 
     def __init__(self, count: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.positions = torch.arange(rank, count, world_size)
+        self.positions = torch.arange(min(rank, count), count, world_size)
+        self.nothing = count == 0
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.positions) // self.batch_size)
+        return 0 if self.nothing else max(1, -(-len(self.positions) // self.batch_size))
 
     def epoch(self, epoch: int) -> list[tuple[Tensor, Tensor]]:
-        return [(part, part) for part in self.positions.split(self.batch_size)] if len(self.positions) else []
+        return [] if self.nothing else [(part, part) for part in self.positions.split(self.batch_size)]
 
 
 class Loader(Generic[T]):

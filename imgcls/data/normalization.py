@@ -41,5 +41,5 @@ class Normaliser:
         def normalise(which: slice) -> None:
             self.preprocessing.normalise(pixels[which], out=target[which])
 
-        in_slices(normalise, len(images), THREADED // images[0].numel())
+        in_slices(normalise, len(images), THREADED // images.shape[1:].numel())
         return out

@@ -31,7 +31,9 @@ def evaluation_metrics(num_classes: int, prefix: str) -> MetricCollection:
 
 
 def update(metrics: MetricCollection, logits: Tensor, labels: Tensor, losses: Tensor) -> None:
-    """Take in a batch: float32 (N, C), int64 (N,), float32 (N,). Nothing waits for the device."""
+    """Take in a batch: float32 (N, C), int64 (N,), float32 (N,); of none, where a process has no picture."""
+    if not len(labels):  # torchmetrics cannot take one in, and counts a process that took in nothing
+        return
     # Probabilities, because torchmetrics takes scores that happen to lie in 0..1 for such.
     probabilities = logits.softmax(dim=1)
     for name, metric in metrics.items(keep_base=True):

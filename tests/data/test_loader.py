@@ -86,7 +86,8 @@ def test_evaluation_takes_each_picture_once_over_all_processes() -> None:
     assert positions(plans[1]) == [[1, 4], [7, 10]]
     assert sorted(index for plan in plans for batch in positions(plan) for index in batch) == list(range(11))
     empty = EvaluationPlan(1, 2, rank=1, world_size=2)
-    assert (len(empty), positions(empty)) == (0, [])
+    assert (len(empty), positions(empty)) == (1, [[]])  # it takes part in what the others measure
+    assert (len(EvaluationPlan(0, 2)), positions(EvaluationPlan(0, 2))) == (0, [])
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3, 100])
