@@ -76,7 +76,12 @@ class CifarNet(nn.Module):
         bias = self.whiten.bias
         assert bias is not None
         bias = bias if self.train_whiten_bias or not self.training else bias.detach()
-        maps: Tensor = self.groups(F.gelu(F.conv2d(images, self.whiten.weight, bias)))
+        kind = images.device.type
+        # Whitening multiplies small differences of neighbouring pixels, which bfloat16's 8 bits would round away.
+        with torch.autocast(kind, enabled=False):
+            whitened = F.conv2d(images.float(), self.whiten.weight.float(), bias.float())
+        half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.whiten.weight.dtype
+        maps: Tensor = self.groups(F.gelu(whitened.to(half)))
         return maps
 
     def forward_head(self, maps: Tensor) -> Tensor:

@@ -60,6 +60,20 @@ def test_the_first_filters_are_from_the_pictures_and_stay(name: str) -> None:
     assert all(not norm.weight.requires_grad and norm.bias.grad is not None for norm in norms)
 
 
+def test_whitening_is_not_rounded_to_bfloat16() -> None:
+    network = small().backbone
+    network.initialise_from(smooth(100))  # type: ignore[operator]
+    images, seen = smooth(4), []
+    network.groups.register_forward_pre_hook(lambda module, given: seen.append(given[0]))  # type: ignore[operator, union-attr]
+    network(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        network(images)
+        rounded = F.gelu(F.conv2d(images, network.whiten.weight, network.whiten.bias))  # type: ignore[arg-type, union-attr]
+    assert seen[1].dtype == torch.bfloat16
+    error, usual = ((one.float() - seen[0]).abs().mean() for one in (seen[1], rounded))
+    assert error < 0.5 * usual
+
+
 def test_convolutions_begin_as_identities() -> None:
     first = small().backbone.groups[0].convs[1]  # type: ignore[union-attr, index]
     maps = torch.randn(2, 8, 5, 5)

@@ -1,0 +1,64 @@
+"""Orthogonalised steps, and who takes them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from imgcls.models.muon import Muon, MuonSGD, orthogonalised
+
+from .helpers import Loader, classifier, network, trainer
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (6, 20), (20, 6), (3, 8, 5)])
+def test_singular_values_come_near_one_and_directions_stay(shape: tuple[int, ...]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = orthogonalised(matrices)
+    values = torch.linalg.svdvals(found)
+    assert values.min() > 0.4  # of a square one the smallest are still on their way
+    assert values.max() < 1.3
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    assert torch.nn.functional.cosine_similarity(found.flatten(), (left @ right).flatten(), dim=0) > 0.95
+
+
+def test_the_backbones_matrices_take_orthogonal_steps_and_the_rest_those_of_sgd() -> None:
+    net = network()
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    found = {}
+    for group in Muon(lr=0.02, other_lr=0.5, weight_decay=0.1, backbone_lr_scale=0.5).parameter_groups(net):
+        for parameter in group["params"]:
+            found[names[id(parameter)]] = (group["orthogonal"], group["lr"], group["weight_decay"])
+    assert found.keys() == dict(net.named_parameters()).keys()
+    assert found["backbone.conv1.0.weight"] == (True, 0.01, 0.1)
+    assert found["backbone.bn1.bias"] == (False, 0.25, 0.0)
+    assert found["head.1.weight"] == (False, 0.5, 0.1)
+
+
+def test_what_is_not_orthogonal_is_torchs_nesterov_sgd() -> None:
+    torch.manual_seed(0)
+    start = torch.randn(4, 3)
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    rates = {"lr": 0.1, "weight_decay": 0.05}
+    first = MuonSGD([{"params": [ours], "orthogonal": False, **rates}], momentum=0.8)
+    second = torch.optim.SGD([theirs], momentum=0.8, nesterov=True, **rates)
+    for _ in range(5):
+        gradient = torch.randn(4, 3)
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        first.step(), second.step()
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_step_changes_a_matrix_by_the_rate_in_every_direction() -> None:
+    weight = torch.nn.Parameter(torch.zeros(6, 2, 2, 2))
+    optimizer = MuonSGD([{"params": [weight], "orthogonal": True, "lr": 0.1, "weight_decay": 0.0}], momentum=0.0)
+    weight.grad = torch.randn(6, 2, 2, 2)
+    optimizer.step()
+    values = torch.linalg.svdvals(weight.detach().flatten(1))
+    assert 0.04 < values.min() <= values.max() < 0.13
+
+
+def test_it_learns() -> None:
+    module = classifier(optim=Muon(lr=0.02, other_lr=0.05, schedule="constant"))
+    quiet = trainer(8)
+    quiet.fit(module, Loader.of(35, 7))
+    assert float(quiet.callback_metrics["train/loss"]) < 1.6  # chance: 1.95
