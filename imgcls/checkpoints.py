@@ -64,6 +64,7 @@ class Checkpoints(Checkpoint):
         every_minutes: also write `last.ckpt` within an epoch, at most this often.
         rest_seconds: so soon after a `last.ckpt` an epoch that is not the best so far, nor the last one, writes none;
             several processes do not rest.
+        in_background: read by the training, which writes files beside the steps (imgcls.background).
         stop: the signals that end the training; asked after each optimiser step.
     """
 
@@ -75,6 +76,7 @@ class Checkpoints(Checkpoint):
         top_k: int = 1,
         every_minutes: float | None = None,
         rest_seconds: float = 0.0,
+        in_background: bool | str = False,
         stop: StopSignals | None = None,
     ) -> None:
         self.folder = Path(folder)

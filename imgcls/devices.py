@@ -57,6 +57,10 @@ class Devices:
             return wanted
         return self.accelerator == "cuda" and steps >= 3000
 
+    def in_background(self, wanted: bool | str) -> bool:
+        """`wanted`, or for auto: on GPUs, which the training does not share with the writing of checkpoints."""
+        return self.on_gpu if wanted == "auto" else bool(wanted)
+
 
 def choose_devices(accelerator: str, devices: Any, num_nodes: int = 1) -> Devices:
     """The devices that `trainer.accelerator` and `trainer.devices` ask for.

@@ -69,11 +69,31 @@ def _check_together(config: Mapping[str, Any]) -> None:
             raise UserError("optim.lr=auto searches for torch's own learning rate. Use optim.decoupled=false with it.")
         if not optim.get("lr") or optim.get("momentum") == 1:
             raise UserError("optim.decoupled=true needs optim.lr above 0 and optim.momentum below 1.")
+    if config.get("trainer", {}).get("strategy") == "fsdp":
+        _check_sharded(config)
     endless = config.get("trainer", {}).get("max_epochs") in (-1, None)
     if endless and config.get("optim", {}).get("schedule") != "constant":
         raise UserError(
             "trainer.max_epochs=-1 trains without an end, which a schedule cannot anneal to. "
             "Use optim.schedule=constant or give a number of epochs."
+        )
+
+
+def _check_sharded(config: Mapping[str, Any]) -> None:
+    """What needs the whole of the weights in each process."""
+    optim, model, debug = (config.get(name) or {} for name in ("optim", "model", "debug"))
+    unfit = {
+        "optim.ema": optim.get("ema") is not None,
+        "optim.lookahead": optim.get("lookahead") is not None,
+        "optim.layer_decay": optim.get("layer_decay", 1) != 1,
+        "model.freeze": model.get("freeze", "none") != "none",
+        "debug": debug.get("_target_") is not None,
+    }
+    found = [name for name, there in unfit.items() if there]
+    if found:
+        raise UserError(
+            f"trainer.strategy=fsdp gives each process a share of the weights, which {found[0]} needs whole. "
+            f"Use {'debug=off' if found[0] == 'debug' else f'another {found[0]}'}, or trainer.strategy=ddp."
         )
 
 
@@ -242,6 +262,7 @@ OPTIONS: dict[str, Check] = {
     "optim.lr": number(0, open_low=True, words=["auto"]),
     "optim.weight_decay": number(0),
     "optim.momentum": number(0, 1),
+    "optim.other_lr": number(0),
     "optim.schedule": choice("cosine", "linear", "onecycle", "constant"),
     "optim.warmup_epochs": number(0),
     "optim.layer_decay": number(0, 1, open_low=True),
@@ -294,6 +315,7 @@ OPTIONS: dict[str, Check] = {
     "checkpoint.monitor": choice("val/accuracy", "val/accuracy_top5", "val/loss", "val/macro_f1", "val/ece"),
     "checkpoint.mode": choice("max", "min"),
     "checkpoint.top_k": whole(1),
+    "checkpoint.in_background": choice("auto", True, False),
     "checkpoint.every_minutes": number(0, open_low=True, none=True),
     "checkpoint.rest_seconds": number(0),
     "early_stopping.monitor": choice("val/accuracy", "val/accuracy_top5", "val/loss", "val/macro_f1", "val/ece"),

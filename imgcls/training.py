@@ -17,10 +17,10 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
 from imgcls import results
+from imgcls.background import BackgroundCheckpointIO
 from imgcls.checkpoints import LAST, AtomicCheckpointIO, Checkpoints, read_checkpoint
 from imgcls.data.augment import Augment
 from imgcls.data.module import ImageDataModule
@@ -39,6 +39,7 @@ from imgcls.models.ema import WeightAveraging
 from imgcls.models.whitening import INITIAL_PICTURES, FromPictures
 from imgcls.progress import ProgressBar, say
 from imgcls.report import try_report
+from imgcls.strategies import choose_strategy, is_sharded
 from imgcls.timing import Timing
 
 log = logging.getLogger(__name__)
@@ -100,8 +101,12 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     trainer.fit(classifier, datamodule=datamodule, ckpt_path=str(last) if resuming else None, weights_only=True)
 
     checkpoints.stop.deferred = False
+    tester = trainer
+    if is_sharded(trainer.strategy):  # what was trained is in shares now; the test and the export want it whole
+        classifier = build_classifier(cfg, datamodule, devices, 1.0, pretrained=False)
+        tester = build_trainer(cfg, devices, datamodule, classifier, [], strategy="ddp")
     _load_best(trainer, classifier, checkpoints)
-    tested = _test(trainer, classifier, datamodule) if cfg.test else {}
+    tested = _test(tester, classifier, datamodule) if cfg.test else {}
     metrics = {
         **_best_row(history, checkpoints),
         **tested,
@@ -231,9 +236,12 @@ def build_trainer(
     **options: Any,
 ) -> L.Trainer:
     """Lightning's Trainer from `cfg.trainer`, with what imgcls decides for it."""
-    strategy = cfg.trainer.strategy
-    if strategy in ("auto", "ddp") and devices.total > 1:
-        strategy = DDPStrategy(find_unused_parameters=classifier.needs_find_unused_parameters)
+    strategy = choose_strategy(
+        options.pop("strategy", cfg.trainer.strategy),
+        devices.total,
+        find_unused_parameters=classifier.needs_find_unused_parameters,
+    )
+    in_background = devices.in_background(cfg.checkpoint.get("in_background", False))
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         _convert_="all",
@@ -243,7 +251,7 @@ def build_trainer(
         strategy=strategy,
         precision=devices.precision(cfg.trainer.precision),
         accumulate_grad_batches=datamodule.accumulation,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[BackgroundCheckpointIO() if in_background else AtomicCheckpointIO()],
         logger=options.pop("logger", False),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=False,

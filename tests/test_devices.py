@@ -57,6 +57,8 @@ def test_automatic_values_depend_on_the_device(gpus: Any) -> None:
     assert cuda.compile("auto", 10_000)
     assert not cuda.compile("auto", 100)
     assert not cpu.compile("auto", 10_000)
+    assert cuda.compile("reduce-overhead", 1) == "reduce-overhead"
+    assert (cuda.in_background("auto"), cpu.in_background("auto"), cpu.in_background(True)) == (True, False, True)
 
 
 def test_out_of_memory_is_recognised_on_every_device() -> None:

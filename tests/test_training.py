@@ -105,7 +105,10 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(fit: Fit) -
     assert weights(first) != weights(other)
 
 
-@pytest.mark.parametrize("extra", [[], ["optim.ema=0.9", "model.drop_rate=0.3"], ["model.freeze=head_first"]])
+@pytest.mark.parametrize(
+    "extra",
+    [["checkpoint.in_background=true"], ["optim.ema=0.9", "model.drop_rate=0.3"], ["model.freeze=head_first"]],
+)
 @pytest.mark.parametrize("batch", [1, 5])
 def test_a_run_stopped_in_the_middle_goes_on_to_the_same_bits(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, extra: list[str], batch: int

@@ -30,12 +30,14 @@ class Network(nn.Module):
         head: from features to scores.
         frozen: the backbone is not trained: no gradients are computed for it, its batch norms are in eval mode.
         architecture: plain values from which `network_from_architecture` rebuilds the network.
+        dimensions: of each parameter by name, also while each process has only a flat share of it.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, architecture: dict[str, Any]) -> None:
         super().__init__()
         self.backbone, self.head, self.architecture = backbone, head, architecture
         self.frozen = False
+        self.dimensions = {name: parameter.ndim for name, parameter in self.named_parameters()}
 
     @property
     def num_features(self) -> int:
@@ -57,7 +59,7 @@ class Network(nn.Module):
         if images.ndim == 2 or self.training or self.views == "one":
             scores = self.head(images if images.ndim == 2 else self.features(images))
         else:
-            seen = [weight * self.head(self.features(view)) for weight, view in views_of(images, self.views)]
+            seen = [weight * self.head(self.features(view)).float() for weight, view in views_of(images, self.views)]
             scores = torch.stack(seen).sum(dim=0)
         return scores
 

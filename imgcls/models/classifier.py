@@ -109,6 +109,19 @@ class Classifier(L.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # FSDP's own, where each process has a share of the gradients, and their norm is that of all shares
+        of_shares: Any = getattr(self.trainer.strategy.model, "clip_grad_norm_", None)
+        if of_shares is not None and gradient_clip_val and gradient_clip_algorithm == "norm":
+            of_shares(gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def on_train_start(self) -> None:
         self._freeze_for(self.current_epoch)
         if self._train_totals is not None:

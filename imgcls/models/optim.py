@@ -85,7 +85,7 @@ class Optim:
         for name, parameter in network.named_parameters():
             if not parameter.requires_grad:
                 continue
-            spared = parameter.ndim < 2 or name.endswith(".bias") or name.removeprefix("backbone.") in exempt
+            spared = network.dimensions[name] < 2 or name.endswith(".bias") or name.removeprefix("backbone.") in exempt
             decay, scale = 0.0 if spared and not self.decay_biases else self.weight_decay, scales[name]
             key = (name.startswith("head."), scale, decay)
             group = groups.setdefault(key, {"params": [], **self.rates(scale, decay)})

@@ -286,3 +286,22 @@ def test_dropout_depends_on_the_seed_and_the_place_alone() -> None:
 
     assert equal(trained(0, before=1), trained(0, before=2))
     assert not equal(trained(0, before=1), trained(1, before=1))
+
+
+@pytest.mark.parametrize(("wanted", "modes"), [(False, []), (True, [None]), ("reduce-overhead", ["reduce-overhead"])])
+def test_the_network_is_compiled_in_the_mode_that_is_wanted(
+    wanted: bool | str, modes: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | None] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, mode=None: seen.append(mode))
+    classifier(compile=wanted)
+    assert seen == modes
+
+
+def test_scores_that_are_kept_are_not_those_that_the_next_batch_overwrites() -> None:
+    """A CUDA graph puts the scores of every batch in one place."""
+    module, place = classifier(), torch.zeros(4, CLASSES)
+    module.forward = lambda images: place.copy_(images)  # type: ignore[method-assign, assignment]
+    first, _ = module._look_at((torch.ones(4, CLASSES), torch.zeros(4, dtype=torch.int64)))
+    module._look_at((torch.full((4, CLASSES), 2.0), torch.zeros(4, dtype=torch.int64)))
+    assert torch.equal(first, torch.ones(4, CLASSES))
