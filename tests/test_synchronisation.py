@@ -202,5 +202,6 @@ def test_no_step_of_a_training_waits(
     with pytest.raises(Stop):
         train(cfg, tmp_path / "run", StopSignals())
     assert Watch.steps == 15
+    assert Watch.copies is not None
     assert Watch.copies.seen > 15
     assert not Watch.copies.waited_for
