@@ -1,0 +1,175 @@
+"""What the parts of gpu.py share: how much is measured, and where measurements are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import imgcls
+from imgcls.files import atomic_write_text
+from imgcls.runs import Run
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured."""
+
+    device: str = "cuda"
+    models: tuple[str, ...] = ("resnet18", "resnet50", "efficientnet_b2")
+    size: int = 224
+    batch: int = 256
+    steps: int = 25
+    repeats: int = 3
+    compiled: bool = True
+    photographs: tuple[int, int] = (800, 8)
+    """JPEGs that are made, and how often each is in the folder."""
+    seeds: tuple[tuple[str, int], ...] = (("cifar10_fast", 5), ("cifar10_accurate", 2))
+    recipe: tuple[str, ...] = ()
+    """Overrides that make the recipes of part 2 small."""
+    memory: float = 5e9
+    """Bytes of the device that part 3 may use."""
+
+
+SMALL = {
+    "models": ("test_resnet",),
+    "size": 32,
+    "batch": 8,
+    "steps": 2,
+    "repeats": 2,
+    "compiled": False,
+    "photographs": (12, 1),
+    "seeds": (("cifar10_fast", 1), ("cifar10_accurate", 1)),
+    "recipe": ("model.options={widths: [8, 16, 16]}", "data.batch_size=32", "trainer.max_epochs=1", "optim.lr=1.0"),
+}
+
+
+class Notebook:
+    """Measurements by name, each written to disk as soon as it is there.
+
+    Args:
+        folder: where `results.json` is, and runs are while they are measured.
+        minutes: after which nothing is begun any more.
+    """
+
+    def __init__(self, folder: Path, minutes: float) -> None:
+        self.folder, self.deadline = folder, time.monotonic() + 60 * minutes
+        self.file = folder / "results.json"
+        kept: dict[str, Any] = json.loads(self.file.read_text()) if self.file.is_file() else {}
+        self.facts: Values = kept.get("facts", {})
+        self.values: dict[str, Values] = kept.get("values", {})
+        self.left: list[str] = []
+
+    def expect(self, facts: Values) -> None:
+        """Keep only measurements that were made under the same `facts`."""
+        if self.facts and self.facts != facts:
+            print(f"{self.file} is of another machine, scale or data: begun anew.", file=sys.stderr)
+            self.values = {}
+        self.facts = facts
+
+    def measure(self, name: str, work: Callable[[], Values]) -> None:
+        """Measure what is not there yet; what fails is written down as failed, and tried again by the next call."""
+        if name in self.values and "error" not in self.values[name]:
+            return
+        if time.monotonic() > self.deadline:
+            self.left.append(name)
+            return
+        began = time.monotonic()
+        try:
+            self.values[name] = work()
+        except Exception as error:  # the other measurements are worth having all the same
+            self.values[name] = {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+        print(
+            f"{name}: {json.dumps(self.values[name])} ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True
+        )
+        atomic_write_text(self.file, json.dumps({"facts": self.facts, "values": self.values}, indent=1) + "\n")
+        release()
+
+    def tidy(self) -> None:
+        """Remove what was made for the measurements."""
+        for name in ("run", "cache", "photographs", "model.onnx", "model.onnx.data"):
+            place = self.folder / name
+            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+
+    def run(self, *overrides: str) -> Run:
+        """A training by `imgcls.fit` in a folder that is gone when the measurement is over."""
+        shutil.rmtree(self.folder / "run", ignore_errors=True)
+        options = [*overrides, f"run_dir={self.folder / 'run'}", "export.onnx=false"]
+        with silence():
+            return imgcls.fit(imgcls.compose(options))
+
+
+def release() -> None:
+    """Give memory back, and undo what a trainer has set for the whole process."""
+    gc.collect()
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = True
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """No lines of the runs among those of the benchmark."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
+        yield
+
+
+def spread(rates: Sequence[float]) -> Values:
+    """Mean and standard deviation of repeats."""
+    deviation = statistics.stdev(rates) if len(rates) > 1 else 0.0
+    return {"mean": round(statistics.mean(rates), 2), "std": round(deviation, 2), "repeats": len(rates)}
+
+
+def wait_for(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_memory() -> float | None:
+    """The most that was in use on the device, GB."""
+    return round(torch.cuda.max_memory_allocated() / 1e9, 2) if torch.cuda.is_available() else None
+
+
+def autocast(device: str) -> Any:
+    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+
+
+def trainer_words(scale: Scale) -> list[str]:
+    return [
+        f"trainer.accelerator={scale.device}",
+        "trainer.devices=1",
+        "trainer.deterministic=false",
+        "trainer.benchmark=true",
+        f"trainer.max_epochs={1 + scale.repeats}",
+        "optim.warmup_epochs=0",
+        "model.pretrained=false",
+        "checkpoint.top_k=1",
+        f"data.image_size={scale.size}",
+        f"data.batch_size={scale.batch}",
+        "data.val_fraction=0.0",
+        "data.store=device",
+    ]
+
+
+def epoch_rates(run: Run, scale: Scale, devices: int = 1) -> Values:
+    """Of all epochs after the first; the seconds of an epoch end when its metrics have come from the device."""
+    step = scale.batch * devices
+    return spread([step * (later["step"] - row["step"]) / later["seconds"] for row, later in pairwise(run.history)])

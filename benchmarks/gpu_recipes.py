@@ -1,0 +1,113 @@
+"""Parts 2 to 4 of gpu.py: CIFAR-10 by its recipes, too little memory, inference."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gpu_notebook import Notebook, Scale, Values, autocast, epoch_rates, peak_memory, spread, trainer_words, wait_for
+
+from imgcls.models.backbones import Network, create_network
+from imgcls.portable import export_onnx
+from imgcls.preprocessing import Preprocessing
+
+
+def cifar10(scale: Scale, notes: Notebook, root: Path | None) -> None:
+    """Part 2."""
+    for recipe, count in scale.seeds:
+        for seed in range(count):
+            notes.measure(f"2 {recipe} seed {seed}", lambda r=recipe, s=seed: recipe_run(scale, notes, root, r, s))
+
+
+def recipe_run(scale: Scale, notes: Notebook, root: Path | None, recipe: str, seed: int) -> Values:
+    words = [f"experiment={recipe}", f"seed={seed}", *scale.recipe]
+    if root is None:
+        count = 50_000 if not scale.recipe else 64
+        words += ["data=synthetic", f"data.count={count}", "data.image_size=32"]
+    else:
+        words += [f"data.root={root}", f"+data.cache={notes.folder / 'cache'}"]
+    run = notes.run(*words, f"trainer.accelerator={scale.device}", "trainer.devices=1")
+    accuracy = run.metrics["test/accuracy"] if root is not None else None
+    return {"accuracy": accuracy, "seconds": run.metrics["wall_seconds"], "epochs": run.metrics["epochs"]}
+
+
+def memory(scale: Scale, notes: Notebook) -> None:
+    """Part 3."""
+    notes.measure("3 out of memory", lambda: out_of_memory(scale, notes))
+
+
+def out_of_memory(scale: Scale, notes: Notebook) -> Values:
+    if scale.device != "cuda":
+        return {"skipped": "needs a GPU"}
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, scale.memory / total))
+    try:
+        run = notes.run(
+            *("data=synthetic", f"data.count={scale.steps * scale.batch}", "model=resnet50", "model.compile=false"),
+            *(word for word in trainer_words(scale) if not word.startswith("data.store")),
+            "data.store=memory",
+        )
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    micro = run.status.get("micro_batch_size")
+    rates = epoch_rates(run, scale)
+    return {"batch": scale.batch, "micro_batch": micro, "peak_memory_gb": peak_memory(), "images_per_second": rates}
+
+
+def inference(scale: Scale, notes: Notebook) -> None:
+    """Part 4."""
+    for model in scale.models:
+        notes.measure(f"4 {model} eager", lambda m=model: network_rate(scale, m, compiled=False))
+        if scale.compiled:
+            notes.measure(f"4 {model} compiled", lambda m=model: network_rate(scale, m, compiled=True))
+        notes.measure(f"4 {model} ONNX Runtime", lambda m=model: onnx_rate(scale, notes, m))
+
+
+def network_rate(scale: Scale, model: str, *, compiled: bool) -> Values:
+    network: Any = create_network(model, 10).to(scale.device, memory_format=torch.channels_last).eval()
+    if compiled:
+        network.compile(mode="max-autotune-no-cudagraphs")
+    images = torch.randn(scale.batch, 3, scale.size, scale.size, device=scale.device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), autocast(scale.device):
+        return {"images_per_second": repeated(scale, lambda: network(images))}
+
+
+def repeated(scale: Scale, work: Callable[[], Any]) -> Values:
+    """Images per second of `steps` calls, `repeats` times, after a warm-up."""
+    rates = []
+    for _ in range(1 + scale.repeats):
+        wait_for(scale.device)
+        began = time.perf_counter()
+        for _ in range(scale.steps):
+            work()
+        wait_for(scale.device)
+        rates.append(scale.steps * scale.batch / (time.perf_counter() - began))
+    return spread(rates[1:])
+
+
+def onnx_rate(scale: Scale, notes: Notebook, model: str) -> Values:
+    try:
+        import onnxruntime
+    except ImportError:
+        return {"skipped": "onnxruntime is not installed"}
+    provider = "CUDAExecutionProvider" if scale.device == "cuda" else "CPUExecutionProvider"
+    if provider not in onnxruntime.get_available_providers():
+        return {"skipped": "this onnxruntime has no CUDA"}
+    network: Network = create_network(model, 10).eval()
+    file = notes.folder / "model.onnx"
+    if not export_onnx(network, Preprocessing(scale.size, scale.size, "bicubic"), file):
+        return {"skipped": "onnx is not installed"}
+    onnxruntime.set_default_logger_severity(3)
+    session = onnxruntime.InferenceSession(str(file), providers=[provider])
+    if provider not in session.get_providers():
+        return {"skipped": "onnxruntime found no CUDA libraries"}
+    images = torch.randn(scale.batch, 3, scale.size, scale.size, device=scale.device)
+    binding = session.io_binding()
+    binding.bind_input("images", scale.device, 0, np.float32, tuple(images.shape), images.data_ptr())
+    binding.bind_output("scores", scale.device)
+    return {"images_per_second": repeated(scale, lambda: session.run_with_iobinding(binding))}
