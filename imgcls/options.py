@@ -64,6 +64,11 @@ def _check_together(config: Mapping[str, Any]) -> None:
             "Use model.feature_views=null, which runs the frozen backbone in every epoch, or no mixup and cutmix."
         )
     optim = config.get("optim", {})
+    if "decoupled" in optim and not str(optim.get("_target_")).endswith(".SGD"):
+        raise UserError(
+            "optim.decoupled is an option of optim=sgd, which this recipe is tuned for. Use optim=sgd, or take its "
+            "options out: '~optim.decoupled' '~optim.momentum'."
+        )
     if optim.get("decoupled") is True:
         if optim.get("lr") == "auto":
             raise UserError("optim.lr=auto searches for torch's own learning rate. Use optim.decoupled=false with it.")

@@ -14,6 +14,7 @@ import pytest
 import imgcls
 from imgcls.checkpoints import Checkpoints
 from imgcls.data.cifar10 import BATCHES, BINARY
+from imgcls.errors import UserError
 from imgcls.interrupts import Interrupted
 from imgcls.runs import Run
 
@@ -99,3 +100,17 @@ def test_a_recipe_stopped_in_the_middle_goes_on_to_the_same_bits(fit: Fit, monke
     assert resumed.status["resumed"] == 1
     weights = [(run.folder / "model" / "model.safetensors").read_bytes() for run in (whole, resumed)]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["optim=adamw"], r"optim\.decoupled"),
+        (["optim.lr=auto"], r"optim\.decoupled=false"),
+        (["model.views=flips"], "flip"),
+        (["model.options=3"], "names and values"),
+    ],
+)
+def test_what_does_not_go_with_a_recipe_is_told(words: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        imgcls.compose(["experiment=cifar10_fast", *words])
