@@ -171,8 +171,12 @@ def flag(value: Any) -> str | None:
 
 
 def mapping(value: Any) -> str | None:
-    """Names and values."""
-    return None if isinstance(value, Mapping) else "must be names and values, such as {width: 64}, or null."
+    """Names and values, or null."""
+    return (
+        None
+        if value is None or isinstance(value, Mapping)
+        else "must be names and values, such as {width: 64}, or null."
+    )
 
 
 def numbers(value: Any) -> str | None:
@@ -258,7 +262,7 @@ OPTIONS: dict[str, Check] = {
     "model.drop_path_rate": number(0, 1),
     "model.channels_last": choice("auto", True, False),
     "model.compile": choice("auto", True, False, *COMPILE_MODES),
-    "model.options": either(choice(None), mapping),
+    "model.options": mapping,
     "model.views": choice("one", "flip", "flip_shift"),
     "model.head.hidden": widths,
     "model.head.dropout": number(0, 1),
