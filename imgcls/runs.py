@@ -83,6 +83,10 @@ class Run:
             write_report(self.folder)
         return Page(self.report_file)
 
+    def profiler_reports(self) -> list[Page]:
+        """The pages of SageMaker's profiler, for a job that SageMaker Debugger has watched."""
+        return [Page(file) for file in sorted((self.folder / "debug" / "sagemaker").rglob("*.html"))]
+
     @cached_property
     def model(self) -> PortableModel:
         """The portable model: preprocessing, network and class names in one."""

@@ -19,5 +19,5 @@ def launch(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
     """
     from hydra.utils import instantiate
 
-    run: Run = instantiate(cfg.launch)(cfg, overrides)
+    run: Run = instantiate(cfg.launch, _convert_="all")(cfg, overrides)
     return run

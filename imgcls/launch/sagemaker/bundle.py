@@ -83,18 +83,21 @@ def own_modules(config: Any, more: Iterable[str] = ()) -> list[Path]:
     return list(found.values())
 
 
-def requirements_text(own: str | None, *, pinned: bool = True) -> str:
+def requirements_text(own: str | None, *, also: Iterable[str] = ()) -> str:
     """What pip installs in the container: what imgcls needs beside the image's torch, and the user's own file `own`.
+
+    The lines `also` take the place of those for the same packages.
 
     Versions are those of this machine, so that the job computes what was tried here.
     """
-    lines = []
+    lines = list(also)
+    other = OF_THE_IMAGE | {_name(line).lower() for line in lines}
     for requirement in _dependencies():
-        name = re.split(r"[^A-Za-z0-9._-]", requirement)[0]
-        if name.lower() in OF_THE_IMAGE:
+        name = _name(requirement)
+        if name.lower() in other:
             continue
         try:
-            lines.append(f"{name}=={metadata.version(name)}" if pinned else requirement)
+            lines.append(f"{name}=={metadata.version(name)}")
         except metadata.PackageNotFoundError:
             lines.append(requirement)
     if own is not None:
@@ -103,6 +106,10 @@ def requirements_text(own: str | None, *, pinned: bool = True) -> str:
             raise UserError(f"launch.requirements={own}: no such file.")
         lines += [line for line in file.read_text().splitlines() if line.strip()]
     return "\n".join(lines) + "\n"
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^A-Za-z0-9._-]", requirement)[0]
 
 
 def _dependencies() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -36,8 +37,8 @@ class Cloud:
     prefix: str = "imgcls"
     role: str | None = None
     kms_key: str | None = None
-    additions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Start of a job's name to fields of its request, see `add_fields`."""
+    additions: dict[str, Callable[[str], dict[str, Any]]] = field(default_factory=dict)
+    """Start of a job's name to what gives the fields of its request that ModelTrainer has not, for the whole name."""
     in_place: set[str] = field(default_factory=set)
     """Addresses that need no upload, because the rehearsal reads them from this machine."""
     _clients: dict[str, Any] = field(default_factory=dict)
@@ -147,9 +148,9 @@ class Cloud:
 
     def _add_fields(self, params: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Complete a request that ModelTrainer has written."""
-        for base, fields in self.additions.items():
+        for base, fields_of in self.additions.items():
             if params["TrainingJobName"].startswith(base):
-                fields = dict(fields)
+                fields = dict(fields_of(params["TrainingJobName"]))
                 params["AlgorithmSpecification"]["ContainerArguments"] = fields.pop("ContainerArguments")
                 params = {**params, **fields}
         return params

@@ -65,6 +65,22 @@ def fetch_traces(cloud: Cloud, checkpoints: str, folder: Path) -> None:
                     client.download_file(bucket, one["Key"], str(folder / place))
 
 
+def fetch_reports(cloud: Cloud, description: dict[str, Any], folder: Path) -> None:
+    """What the rules of SageMaker Debugger wrote: the profiler's page, and its findings as JSON."""
+    name = description["TrainingJobName"]
+    bucket, prefix = split_uri(f"{description['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{name}/rule-output")
+    client = cloud.client("s3")
+    with refusals_explained(f"read s3://{bucket}/{prefix}"), explain_os_errors(folder):
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
+            for one in page.get("Contents", ()):
+                place = one["Key"].removeprefix(f"{prefix}/")
+                if place.endswith((".html", ".json")) and ".." not in place.split("/"):
+                    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+                    client.download_file(bucket, one["Key"], str(folder / place))
+                    if place.endswith(".html"):
+                        log.info("The profiler's report: %s", folder / place)
+
+
 def _unpack(cloud: Cloud, uri: str, target: Path, work: Path) -> None:
     bucket, key = split_uri(uri)
     archive = work / "archive.tar.gz"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgcls.errors import UserError
 from imgcls.interrupts import Interrupted, StopSignals
 from imgcls.launch.sagemaker.channels import upload_channels
 from imgcls.launch.sagemaker.cloud import Cloud
@@ -110,13 +111,33 @@ class SageMaker(JobOptions):
         channels = upload_channels(cloud, config)
         record.job = None
         record.write(folder)
-        record.job = create_job(cloud, JobPlan(record.base, config, overrides, self, channels, self.additions(config)))
+        plan = JobPlan(record.base, config, overrides, self, channels)
+        record.job = create_job(cloud, self.with_debugger(plan, cloud) if self.debugger else plan)
         record.write(folder)
         return record.job
 
-    def additions(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Fields of the request beyond those of ModelTrainer."""
-        return {}
+    def with_debugger(self, plan: JobPlan, cloud: Cloud) -> JobPlan:
+        """The plan of a job that SageMaker Debugger watches. Raises UserError where it cannot."""
+        from imgcls.launch.sagemaker import debugger
+        from imgcls.launch.sagemaker.training_job import image_uri
+
+        log.warning(debugger.CLOSED)
+        place = {"output": cloud.places.uri("jobs", plan.base, "debugger"), "region": cloud.region}
+        options, config = self.debugger_options, dict(plan.config)
+        debugger.debugger_fields(options, job=plan.base, **place)  # what is wrong is said before the upload
+        requirements: list[str] = []
+        if debugger.has_tensor_rules(options):
+            debugger.check_python(self.image or image_uri(self, cloud.region))
+            requirements = debugger.REQUIREMENTS
+            if "smdebug" not in config["debug"]:
+                raise UserError("launch.debugger=true: its tensor rules need debug=default, which saves the tensors.")
+            config["debug"] = {**config["debug"], "smdebug": True}
+        return replace(
+            plan,
+            config=config,
+            requirements=requirements,
+            more=lambda job: debugger.debugger_fields(options, job=job, **place),
+        )
 
     def finish(self, cloud: Cloud, job: str, folder: Path, recording: Recording) -> None:
         """Wait for the job and bring its results here. Raises UserError where it failed."""

@@ -45,7 +45,8 @@ class JobOptions:
     encrypt_traffic: bool = False
     tags: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
-    debugger: Any = False
+    debugger: bool = False
+    debugger_options: dict[str, Any] = field(default_factory=dict)
     wait: bool = True
     poll: float = 10.0
 
@@ -94,7 +95,7 @@ def _check_values(launch: Mapping[str, Any]) -> None:
     _whole(launch, "keep_alive", 0, LONGEST_KEEP_ALIVE)
     if launch["max_wait"] is not None:
         _whole(launch, "max_wait", 60, 2 * LONGEST_RUNTIME)
-    for name in ("spot", "network_isolation", "encrypt_traffic", "wait"):
+    for name in ("spot", "debugger", "network_isolation", "encrypt_traffic", "wait"):
         if not isinstance(launch[name], bool):
             raise UserError(f"launch.{name}={launch[name]}: must be true or false.")
     if not isinstance(launch["poll"], int | float) or isinstance(launch["poll"], bool) or launch["poll"] <= 0:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.fetching import fetch_results, fetch_traces
+from imgcls.launch.sagemaker.debugger import rule_statuses
+from imgcls.launch.sagemaker.fetching import fetch_reports, fetch_results, fetch_traces
 from imgcls.launch.sagemaker.following import follow
 
 if TYPE_CHECKING:
     from imgcls.launch.sagemaker.cloud import Cloud
+
+log = logging.getLogger(__name__)
 
 
 def await_results(cloud: Cloud, job: str, folder: Path, *, poll: float) -> dict[str, Any]:
@@ -23,8 +27,13 @@ def await_results(cloud: Cloud, job: str, folder: Path, *, poll: float) -> dict[
         UserError: the job failed or was stopped, and why.
     """
     end = follow(cloud, job, folder / "job.log", poll=poll)
+    for rule, outcome, details in rule_statuses(end.description):
+        log.info("SageMaker Debugger, %s: %s. %s", rule, outcome, details)
     if end.state == "Completed":
-        return {**fetch_results(cloud, end.description, folder), "state": "finished"}
+        status = fetch_results(cloud, end.description, folder)
+        if "ProfilerConfig" in end.description:
+            fetch_reports(cloud, end.description, folder / "debug" / "sagemaker")
+        return {**status, "state": "finished"}
     checkpoints = end.description.get("CheckpointConfig", {}).get("S3Uri")
     if checkpoints:
         fetch_traces(cloud, checkpoints, folder)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ class JobPlan:
         overrides: the words it was composed from.
         options: `config["launch"]`.
         channels: channel name to s3:// address, of what is uploaded already.
-        more: fields of the request that ModelTrainer does not know, by name.
+        requirements: lines for pip beyond what imgcls needs; they replace its pins of the same packages.
+        more: gives the fields of the request that ModelTrainer does not know, for the job's name.
     """
 
     base: str
@@ -56,7 +57,8 @@ class JobPlan:
     overrides: list[str]
     options: JobOptions
     channels: Mapping[str, str]
-    more: Mapping[str, Any] = field(default_factory=dict)
+    requirements: Sequence[str] = ()
+    more: Callable[[str], Mapping[str, Any]] = lambda job: {}
 
 
 def create_job(cloud: Cloud, plan: JobPlan) -> str:
@@ -76,7 +78,7 @@ def create_job(cloud: Cloud, plan: JobPlan) -> str:
             bundle,
             job,
             code=own_modules(plan.config, options.code),
-            requirements=requirements_text(options.requirements),
+            requirements=requirements_text(options.requirements, also=plan.requirements),
             wheels=wheels,
         )
         trainer = ModelTrainer(
@@ -161,7 +163,7 @@ def image_uri(options: JobOptions, region: str) -> str:
 @contextlib.contextmanager
 def _added(cloud: Cloud, plan: JobPlan) -> Any:
     """While active, the request of this job gets what ModelTrainer has no field for."""
-    cloud.additions[plan.base] = {"ContainerArguments": ARGUMENTS, **plan.more}
+    cloud.additions[plan.base] = lambda job: {"ContainerArguments": ARGUMENTS, **plan.more(job)}
     try:
         yield
     finally:
