@@ -27,6 +27,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,39 +133,11 @@ def command(folder: Path, words: list[str], cache: Path) -> tuple[float, list[di
 
 def sharing(asked: argparse.Namespace) -> dict[str, Any]:
     """The search of reference system 000 in small, both ways."""
-    from safetensors.torch import save_file
-
-    from imgcls.models.backbones import create_network
-
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary)
-        root = few(asked.photos, place / "pictures", {"train": asked.train, "val": asked.val})
-        weights = asked.weights
-        if weights is None:
-            import torch
-
-            torch.manual_seed(0)
-            weights = place / "backbone.safetensors"
-            save_file(create_network("resnet50", 10).backbone.state_dict(), weights)
-        words = ["search=cifar10_resnet50", "data=imagefolder", f"data.root={root}", "model=resnet50"]
-        words += ["model.pretrained=false", f"model.weights={weights}", "model.freeze=backbone"]
-        words += ["head=mlp", "model.head.hidden=[1000,100]", "optim=adam", "optim.warmup_epochs=0"]
-        words += [f"data.image_size={SIDE}", f"data.resize={SIDE}", f"data.batch_size={BATCH}", "augment=none"]
-        words += ["loss.label_smoothing=0", "search.objective=val/accuracy"]
-        seconds, rows = command(place / "sweep", words, place / "cache")
-        usual_seconds, usual = 0.0, []
-        for row in rows:
-            epochs = int(row["trainer.max_epochs"])
-            job = {"lr": float(row["optim.lr"]), "epochs": epochs, "weights": str(weights), "root": str(root)}
-            began = time.perf_counter()
-            told = subprocess.run(
-                [sys.executable, __file__, "trial", "--job", json.dumps(job)],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            usual_seconds += time.perf_counter() - began
-            usual.append(float(told.stdout.splitlines()[-1]))
+        kept = Kept(asked.keep or Path(temporary))
+        seconds, rows = kept.once("imgcls", lambda: shared_search(asked, kept.folder))
+        timed = [kept.once(f"trial {row['trial']}", partial(usual_process, asked, kept.folder, row)) for row in rows]
+    usual_seconds, usual = sum(one[0] for one in timed), [one[1] for one in timed]
     ours = [float(row["val/accuracy"]) for row in rows]
     print(f"\nfour trials, {asked.train} training and {asked.val} validation pictures of {SIDE} px, frozen ResNet50")
     print(f"{'trial':>5}{'rate':>10}{'epochs':>8}{'usual':>9}{'imgcls':>9}")
@@ -180,6 +154,59 @@ def sharing(asked: argparse.Namespace) -> dict[str, Any]:
         "imgcls_accuracy": ours,
         "epochs": [int(row["trainer.max_epochs"]) for row in rows],
     }
+
+
+class Kept:
+    """What has been measured, so that a long comparison can be stopped between its parts and gone on with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = folder / "measured.json"
+        self.measured: dict[str, Any] = json.loads(self.file.read_text()) if self.file.is_file() else {}
+
+    def once(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What `measure` found when it was first called for `name`."""
+        if name not in self.measured:
+            self.measured[name] = measure()
+            self.file.write_text(json.dumps(self.measured))
+            print(f"{name}: {self.measured[name][0]:.1f} s", file=sys.stderr, flush=True)
+        return self.measured[name]
+
+
+def shared_search(asked: argparse.Namespace, place: Path) -> tuple[float, list[dict[str, str]]]:
+    """(seconds, rows of sweep.csv) of the search by imgcls; the pictures and the weights are put into `place` first."""
+    import torch
+    from safetensors.torch import save_file
+
+    from imgcls.models.backbones import create_network
+
+    for name in ("pictures", "sweep", "cache"):
+        shutil.rmtree(place / name, ignore_errors=True)
+    root = few(asked.photos, place / "pictures", {"train": asked.train, "val": asked.val})
+    if asked.weights is None:
+        torch.manual_seed(0)
+        save_file(create_network("resnet50", 10).backbone.state_dict(), place / "backbone.safetensors")
+    words = ["search=cifar10_resnet50", "data=imagefolder", f"data.root={root}", "model=resnet50", "debug=off"]
+    words += ["model.pretrained=false", f"model.weights={backbone(asked, place)}", "model.freeze=backbone"]
+    words += ["head=mlp", "model.head.hidden=[1000,100]", "optim=adam", "optim.warmup_epochs=0"]
+    words += [f"data.image_size={SIDE}", f"data.resize={SIDE}", f"data.batch_size={BATCH}", "augment=none"]
+    words += ["loss.label_smoothing=0", "search.objective=val/accuracy"]
+    return command(place / "sweep", words, place / "cache")
+
+
+def usual_process(asked: argparse.Namespace, place: Path, row: dict[str, str]) -> tuple[float, float]:
+    """(seconds, best validation accuracy) of one configuration in a process of its own, by the usual loop."""
+    job = {"lr": float(row["optim.lr"]), "epochs": int(row["trainer.max_epochs"]), "root": str(place / "pictures")}
+    line = [sys.executable, __file__, "trial", "--job", json.dumps({**job, "weights": str(backbone(asked, place))})]
+    began = time.perf_counter()
+    told = subprocess.run(line, capture_output=True, text=True, check=True)
+    return time.perf_counter() - began, float(told.stdout.splitlines()[-1])
+
+
+def backbone(asked: argparse.Namespace, place: Path) -> Path:
+    """The file of the weights."""
+    return asked.weights if asked.weights is not None else place / "backbone.safetensors"
 
 
 def pruning(asked: argparse.Namespace) -> dict[str, Any]:
@@ -228,6 +255,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--keep", type=Path, help="a folder: the next call goes on with what is measured already")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.what == "trial":

@@ -242,7 +242,7 @@ def test_optuna_dashboard_opens_the_storage(study: Open) -> None:
     work(one, good)
     told: list[str] = []
     environment = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/studies", "wsgi.input": io.BytesIO()}
-    answer = dashboard.wsgi(one.address)(environment, lambda status, headers: told.append(status))
+    answer = dashboard.wsgi(one.address)(environment, lambda status, *_: told.append(status))
     assert told == ["200 OK"]
     assert one.name in b"".join(answer).decode()
 
