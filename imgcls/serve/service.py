@@ -65,6 +65,8 @@ class Service:
         self._fetchers = ThreadPoolExecutor(self.limits.fetches, "imgcls-fetch")
         # Decoded pictures that wait for the model, whatever number the requests bring.
         self._slots = asyncio.Semaphore(max(4 * self.limits.max_batch, 2 * self.limits.decoders))
+        # Pictures that were fetched; a slow host must not take the places of those that came with their requests.
+        self._links = asyncio.Semaphore(2 * self.limits.fetches)
         self._requests = self._bytes = 0
         self._probe: Future[np.ndarray] | None = None
 
@@ -120,14 +122,19 @@ class Service:
     async def _one(self, item: payloads.Item, which: str) -> np.ndarray:
         try:
             if isinstance(item, payloads.Link):
-                item = await self._in_thread(self.predictor.encoded, item, pool=self._fetchers)
-            async with self._slots:
-                if self.batcher.waiting > 8 * self.limits.max_batch:  # those of requests that gave up
-                    raise Refusal(503, "The model does not answer; try again later.", retry_after=10)
-                image = await self._in_thread(self.predictor.image, item)
-                return await asyncio.wrap_future(self.batcher.submit(image))
+                async with self._links:
+                    fetched = await self._in_thread(self.predictor.encoded, item, pool=self._fetchers)
+                    return await self._computed(fetched)
+            return await self._computed(item)
         except Refusal as refusal:
             raise Refusal(refusal.status, which + refusal.sentence, refusal.retry_after) from refusal
+
+    async def _computed(self, item: payloads.Item) -> np.ndarray:
+        async with self._slots:
+            if self.batcher.waiting > 8 * self.limits.max_batch:  # those of requests that gave up
+                raise Refusal(503, "The model does not answer; try again later.", retry_after=10)
+            image = await self._in_thread(self.predictor.image, item)
+            return await asyncio.wrap_future(self.batcher.submit(image))
 
     async def _in_thread(
         self, work: Callable[..., Result], *arguments: Any, pool: ThreadPoolExecutor | None = None

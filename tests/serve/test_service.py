@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -110,6 +111,30 @@ def test_many_pictures_do_not_wait_decoded_all_at_once(model: PortableModel) -> 
         engine.go_on.set()
         assert len(answer.result().json["predictions"]) == 300
     assert max(engine.batches) == 4
+
+
+def test_many_links_are_not_fetched_all_at_once(model: PortableModel) -> None:
+    pytest.importorskip("fastapi")
+    fetched: list[str] = []
+
+    class Fetcher:
+        def fetch(self, url: str) -> bytes:
+            fetched.append(url)
+            return PNG
+
+    engine = Held(model)
+    limits = replace(Limits(), fetches=3)
+    body = json.dumps({"urls": [f"http://a.example/{number}" for number in range(40)]}).encode()
+    with (
+        serving(replace(model, engine=engine), limits, Fetcher()) as server,
+        ThreadPoolExecutor(1) as client,
+    ):
+        answer = client.submit(server.post, body, "application/json")
+        wait_until(lambda: len(fetched) == 6)
+        assert server.post(PNG, "application/pdf").status == 415, "others are answered meanwhile"
+        assert len(fetched) == 6
+        engine.go_on.set()
+        assert len(answer.result().json["predictions"]) == 40
 
 
 def test_a_model_that_fails_is_a_500_without_details_and_unhealthy(
