@@ -55,8 +55,17 @@ def TensorBoard(save_dir: str) -> Logger:  # noqa: N802 - what a configuration n
 
 
 def MLflow(**options: Any) -> Logger:  # noqa: N802
-    """Lightning's MLFlowLogger with `options`; figures are artifacts."""
+    """Lightning's MLFlowLogger with `options`; figures are artifacts.
+
+    Where runs are kept in an SQLite file and no `artifact_location` is given, artifacts lie in `mlflow_artifacts`
+    beside it: MLflow itself would put them into the folder that the command runs in.
+    """
     from lightning.pytorch.loggers import MLFlowLogger
+
+    scheme, _, file = str(options.get("tracking_uri") or "").partition(":///")
+    if scheme == "sqlite" and file and options.get("artifact_location") is None:
+        folder = Path(file).resolve().parent / "mlflow_artifacts"
+        options = {**options, "artifact_location": folder.as_uri()}
 
     class WithFigures(MLFlowLogger):
         def log_figure(self, name: str, file: Path) -> None:

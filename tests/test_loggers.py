@@ -72,6 +72,8 @@ def test_a_run_logs_metrics_and_figures(
         one = client.search_runs([experiment.experiment_id])[0]
         assert one.data.metrics["val/accuracy"] == pytest.approx(run.history[0]["val/accuracy"], rel=1e-5)
         assert any(found.path.endswith("curves.png") for found in client.list_artifacts(one.info.run_id, "figures"))
+        assert list((run.folder / "mlflow_artifacts").rglob("figures/curves.png"))
+        assert not (tmp_path / "mlruns").exists(), "nothing is left in the folder that the command runs in"
     else:
         written = [file.name for file in run.folder.glob("wandb/*run*/**/*") if file.is_file()]
         assert any("curves" in file for file in written)

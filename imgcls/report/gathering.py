@@ -31,6 +31,10 @@ AUGMENTED, EXPLAINED = 12, 8
 MOST_DECODED = 2000  # files that are looked at again for duplicates; seconds
 MOST_COMPARED = 100_000  # pictures of all splits
 KEPT_DUPLICATES = 100
+NOT_LOOKED = (
+    "Whether pictures are in two splits is not known: it takes a look at every file, which python -m imgcls.prepare, "
+    "with the same words for data, has and remembers for the next run."
+)
 
 
 def gather(folder: Path, datamodule: ImageDataModule, classifier: Classifier) -> None:
@@ -72,12 +76,7 @@ def _duplicates(datamodule: ImageDataModule) -> dict[str, Any]:
     cache, count = datamodule.cache, sum(map(len, splits.values()))
     unseen = sum(len(split.files) - remembered(split.files, cache) for split in splits.values())
     if unseen > MOST_DECODED or count > MOST_COMPARED:
-        return {
-            "note": "Nobody has looked for pictures that are in two splits; python -m imgcls.prepare, with the same "
-            "words for data, does, and the next run will tell."
-            if count <= MOST_COMPARED
-            else "python -m imgcls.prepare, with the same words for data, looks for pictures that are in two splits."
-        }
+        return {"note": NOT_LOOKED}
     seen = {name: inspect(split.pictures, cache, datamodule.num_workers) for name, split in splits.items()}
     found = find_duplicates(datamodule.source, seen)
     rows = [

@@ -1,4 +1,4 @@
-"""Where a convolutional network looked: Grad-CAM (Selvaraju et al., 2017) on the last feature map of the backbone."""
+"""Where a convolutional network looked: Grad-CAM (Selvaraju et al., 2017) on a feature map of the backbone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from imgcls.models.backbones import Network
 from imgcls.preprocessing import Preprocessing
+
+FEWEST_CELLS = 9  # of a map that shows a place
 
 
 def overlays(
@@ -42,15 +45,37 @@ def heat_maps(network: Network, images: torch.Tensor, classes: torch.Tensor) -> 
     if not (hasattr(backbone, "forward_features") and hasattr(backbone, "forward_head")):
         return "Grad-CAM needs a backbone that gives a feature map; this one does not."
     with torch.inference_mode(False), torch.enable_grad():
-        with torch.no_grad():
-            features = backbone.forward_features(images.clone())
-        if not isinstance(features, torch.Tensor) or features.ndim != 4 or features.shape[2:].numel() < 4:
-            return "Grad-CAM needs the feature map of a convolutional backbone; this one has none that is large enough."
-        if hasattr(backbone, "output_fmt") and str(backbone.output_fmt).endswith("NHWC"):
-            return "Grad-CAM needs the feature map of a convolutional backbone; this one is a transformer."
-        features = features.detach().float().requires_grad_()
-        scores = network.head(backbone.forward_head(features))
+        images = images.clone().requires_grad_()  # a graph even where all weights are frozen
+        features, scores = _mapped(backbone, network.head, images)
+        if features is None or str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC"):
+            return "Grad-CAM needs the feature map of a convolutional backbone; this one has none."
         (slope,) = torch.autograd.grad(scores.gather(1, classes[:, None]).sum(), features)
-    heat = F.relu((slope.mean(dim=(2, 3), keepdim=True) * features.detach()).sum(dim=1, keepdim=True))
+    slope, features = slope.float(), features.detach().float()
+    heat = F.relu((slope.mean(dim=(2, 3), keepdim=True) * features).sum(dim=1, keepdim=True))
     heat = F.interpolate(heat, size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     return heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+
+
+def _mapped(backbone: Any, head: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """The feature map that is explained, with the scores that it led to; no map where the backbone ends without one.
+
+    It is the last one, or where small pictures have shrunk to a few cells the last that has more of them.
+    """
+    maps: list[torch.Tensor] = []
+
+    def keep(module: nn.Module, given: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2:].numel() >= FEWEST_CELLS:
+            maps.append(output)
+
+    hooks = [module.register_forward_hook(keep) for module in backbone.modules()]
+    try:
+        features = backbone.forward_features(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    scores = head(backbone.forward_head(features))
+    if not isinstance(features, torch.Tensor) or features.ndim != 4:
+        return None, scores
+    if features.shape[2:].numel() >= FEWEST_CELLS:
+        return features, scores
+    return (maps[-1] if maps else None), scores

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from imgcls.history import as_csv
+from imgcls.models.backbones import create_network
 from imgcls.report import write_report
 from imgcls.report.calibration import calibrate
 from imgcls.report.comparison import write_comparison
@@ -136,3 +137,15 @@ def test_heat_lies_where_the_class_is_seen() -> None:
         assert isinstance(heat, torch.Tensor)
         assert heat[0][place] == 1
         assert heat[0][15 - place[0], 15 - place[1]] == 0
+
+
+def test_pictures_that_shrink_to_a_point_are_explained_by_an_earlier_map() -> None:
+    network = create_network("resnet18", 3, pretrained=False)
+    network.freeze(True)
+    torch.manual_seed(0)
+    heat = heat_maps(network, torch.randn(2, 3, 32, 32), torch.tensor([0, 2]))
+    assert isinstance(heat, torch.Tensor)
+    assert heat.shape == (2, 32, 32)
+    assert heat.std(dim=(1, 2)).min() > 0
+    vit = create_network("test_vit", 3, pretrained=False)
+    assert "convolutional" in str(heat_maps(vit, torch.randn(1, 3, 160, 160), torch.tensor([0])))
