@@ -11,6 +11,7 @@ Spreads = Mapping[str, Sequence[float]]
 """QUANTILES numbers for each layer, ascending: its quantiles 0, 0.05, …, 1 over the layer's channels."""
 
 QUANTILES = 21
+SETTLING = 100  # steps
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,22 @@ class Record:
     """(step, seconds) of every step that took long."""
     recognised: tuple[tuple[int, int], ...] = ()
     """Of each class: its pictures in the last validation, and how many of them were recognised."""
+
+    @property
+    def warm_up(self) -> int | None:
+        """Steps before the learning rate had risen to half of its peak; None while it still rises."""
+        if len(self.rates) > 1 and self.rates[-1] > self.rates[-2]:
+            return None
+        peak = max(self.rates, default=0.0)
+        return next((step for step, rate in enumerate(self.rates) if rate >= peak / 2), 0)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the warm-up is over for so long that the loss of a healthy training has begun to fall."""
+        if not self.rates:  # somebody else's trial tells nothing of a schedule
+            return True
+        warm = self.warm_up
+        return warm is not None and (len(self.history) >= 2 or len(self.losses) >= warm + SETTLING)
 
 
 def share_below(quantiles: Sequence[float], limit: float) -> float:

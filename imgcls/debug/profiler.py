@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch.profiler
 
 from imgcls.debug.device_use import device_use
 from imgcls.debug.profile import read_profile, write_profile
@@ -62,7 +63,11 @@ class Profiler(L.Callback):
             return
         self._end_sampling()
         self._write_steps()
-        facts = {"phases": self._phases(), "loader": _loader(getattr(trainer, "datamodule", None))}
+        facts = {
+            "phases": self._phases(),
+            "loader": _loader(getattr(trainer, "datamodule", None)),
+            "gpus": [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())],
+        }
         atomic_write_text(self.folder / "facts.json", json.dumps(facts) + "\n")
         write_profile(self.folder, read_profile(self.folder), self.rules)
 
@@ -115,8 +120,6 @@ class Kernels(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self._seen == self.first and trainer.is_global_zero:
-            import torch.profiler
-
             self._profile = torch.profiler.profile(record_shapes=True)
             self._profile.start()
             self._window = torch.profiler.record_function(STEPS)

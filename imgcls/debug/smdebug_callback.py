@@ -86,6 +86,19 @@ class SMDebug(L.Callback):
         if self._hook is not None:
             self._begin("EVAL", pl_module)
 
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._hook is not None:
+            loss: Any = pl_module.last_loss
+            self._hook.record_tensor_value("Loss", loss)
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._close()
 

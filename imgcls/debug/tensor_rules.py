@@ -73,7 +73,7 @@ class PoorWeightInitialization(Rule):
     `threshold`, or gradients of less spread than `distribution_range`.
 
     SageMaker fires on each of the three alone; residual networks that train well have such variances and gradients, so
-    here the loss must be flat as well, and still be so after the warm-up of the learning rate.
+    here the loss must be flat as well, still be so after the warm-up of the learning rate, and stay so.
     """
 
     threshold: float = 10.0
@@ -84,12 +84,11 @@ class PoorWeightInitialization(Rule):
 
     def find(self, record: Record) -> Outcome:
         early = record.observations[: self.steps]
-        warm = next((step for step, rate in enumerate(record.rates) if rate >= max(record.rates) / 2), 0)
-        losses = record.losses[: warm + max(self.steps, self.patience * 2)]
-        if len(losses) < self.patience * 2 or not early:
+        losses = record.losses[: (record.warm_up or 0) + max(self.steps, self.patience * 2)]
+        if len(losses) < self.patience * 2 or not early or not record.settled:
             return self._healthy(len(early))
         before, after = fmean(losses[: self.patience]), fmean(losses[-self.patience :])
-        if after < before * 0.999:
+        if min(after, fmean(record.losses[-2 * self.patience :])) < before * 0.999:
             return self._healthy(len(early))
         for one in early:
             variances = [value for value in one.input_variance.values() if math.isfinite(value)]

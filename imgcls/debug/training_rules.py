@@ -81,7 +81,8 @@ class LossNotDecreasing(Rule):
     than `increase_threshold_percent` % above it.
 
     SageMaker compares single steps, which the noise of mini-batches makes fire in any training; here means are
-    compared, at least `patience` of them. A plateau after progress is none of this rule's business.
+    compared, at least `patience` of them, when the warm-up of the learning rate has been over for a while. A plateau
+    after progress is none of this rule's business.
     """
 
     num_steps: int = 10
@@ -92,7 +93,7 @@ class LossNotDecreasing(Rule):
 
     def find(self, record: Record) -> Outcome:
         means = _window_means(record.losses, self.num_steps)
-        if len(means) <= self.patience:
+        if len(means) <= self.patience or not record.settled:
             return self._healthy(len(means))
         fallen, risen = means[0] * (1 - self.diff_percent / 100), means[0] * (1 + self.increase_threshold_percent / 100)
         stuck = [place for place, mean in enumerate(means) if place and not mean < fallen]

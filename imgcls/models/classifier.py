@@ -174,6 +174,7 @@ class Classifier(L.LightningModule):
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         logits, losses = self._look_at(batch)
+        self.last_loss = losses.mean()
         update(self.val_metrics, logits, batch[1], losses)
 
     def on_validation_epoch_end(self) -> None:

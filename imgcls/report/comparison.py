@@ -56,7 +56,9 @@ def _option(config: Any, name: str) -> str:
         if not isinstance(config, dict) or part not in config:
             return ""
         config = config[part]
-    return str(config)
+    if isinstance(config, dict):  # one of the runs has no such group
+        return f"{len(config)} options"
+    return "null" if config is None else str(config)
 
 
 def _distinct(folders: Sequence[Path]) -> list[str]:

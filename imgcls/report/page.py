@@ -308,8 +308,10 @@ def profile_section(profile: Mapping[str, Any]) -> Section:
 
 def _configuration(folder: Path) -> Section:
     environment, overrides = read_json(folder / "environment.json"), folder / "overrides.yaml"
+    gpus = read_json(folder / "debug" / "profile" / "facts.json").get("gpus", [])
     facts = {
         "machine": f"{environment.get('machine', '')}, {environment.get('cpus', '?')} processors",
+        **({"GPUs": ", ".join(gpus)} if gpus else {}),
         "python": environment.get("python", ""),
         **environment.get("versions", {}),
         "git": " ".join(f"{name}: {value}" for name, value in environment.get("git", {}).items()) or "no repository",

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 import imgcls
-from imgcls.debug.observations import Record, share_below
+from imgcls.debug.observations import Observation, Record, share_below
 from imgcls.debug.rules import FAILED, ISSUES, NO_ISSUES, Rule
 from imgcls.debug.storing import read_record
 from imgcls.debug.tensor_rules import DeadRelu
@@ -252,6 +252,22 @@ def test_a_training_that_stands_still_is_caught_while_it_does(tmp_path: Path, ca
     assert 3 in recorder.outcomes[rule.name].steps
     assert StalledTraining().check(recorder.record).status == NO_ISSUES
     assert not [one for one in threading.enumerate() if one.name == "imgcls-stalls"]
+
+
+@pytest.mark.parametrize("name", ["LossNotDecreasing", "PoorWeightInitialization"])
+def test_a_warm_up_is_waited_for(name: str) -> None:
+    early = Observation(0, 0, 4.8, input_variance={"a": 1.0, "b": 100.0})
+    rates = tuple(min(1.0, step / 60) for step in range(300))
+
+    def status(steps: int, epochs: int, falling: float = 0.0) -> str:
+        losses = tuple(4.8 - falling * max(0, step - 60) for step in range(steps))
+        history = tuple({"epoch": float(epoch)} for epoch in range(epochs))
+        return RULES[name].check(Record((early,), losses, rates[:steps], history)).status
+
+    assert status(55, 0) == NO_ISSUES, "the rate still rises"
+    assert status(62, 1) == NO_ISSUES, "it has just risen"
+    assert status(124, 2) == status(200, 0) == ISSUES
+    assert status(200, 0, falling=0.01) == NO_ISSUES
 
 
 def test_shares_of_channels_are_read_from_quantiles() -> None:

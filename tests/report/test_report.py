@@ -95,8 +95,21 @@ def test_what_rules_and_profile_found_is_told(tmp_path: Path) -> None:
         "rules": [],
     }
     (folder / "debug" / "profile" / "profile.json").write_text(json.dumps(profile))
+    (folder / "debug" / "profile" / "facts.json").write_text(json.dumps({"gpus": ["A fast one", "A fast one"]}))
+    (folder / "environment.json").write_text(json.dumps({"python": "3.12.1", "git": {"commit": "abc"}}))
     page = write_report(folder).read_text()
-    for words in ("It overfits.", "Stop.", "Steps 7.", "fc.weight", "Nothing found by AllZero", "41 %", "CPU, %"):
+    for words in (
+        "A fast one, A fast one",
+        "3.12.1",
+        "commit: abc",
+        "It overfits.",
+        "Stop.",
+        "Steps 7.",
+        "fc.weight",
+        "Nothing found by AllZero",
+        "41 %",
+        "CPU, %",
+    ):
         assert words in page, words
 
 
