@@ -256,10 +256,11 @@ def _data(folder: Path) -> Section | None:
         numeric = list(range(1, len(total)))
         section["table"] = {"head": ["pictures of", *splits], "numeric": numeric, "rows": rows, "total": total}
         section["fold"] = len(rows) > 15
-    tables = [_listed(f"{len(bad)} files were left out", bad, "bad_files.csv")] if bad else []
+    left_out = f"{len(bad)} files were left out" if bad[1:] else "A file was left out"
+    tables = [_listed(left_out, bad, "bad_files.csv")] if bad else []
     twins = read_json(folder / "report_data" / "duplicates.json")
     if twins.get("rows"):
-        title = f"{twins['found']} pictures are in two splits"
+        title = f"{twins['found']} pictures are in two splits" if twins["found"] > 1 else "A picture is in two splits"
         tables.append(_listed(title, twins["rows"], "report_data/duplicates.json", twins["found"]))
     section["text"] = " ".join([section["text"], twins.get("note", "")]).strip()
     section["more"] = tables

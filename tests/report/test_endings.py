@@ -59,8 +59,9 @@ def test_a_run_of_one_epoch_tells_its_duplicates(tmp_path: Path, pictures: Path)
     assert held == {"counts", "duplicates", "pictures", "augmented", "gradcam"}
     page = run.report_file.read_text()
     data = page.partition('id="data"')[2].partition('id="rules"')[0]
-    assert "1 pictures are in two splits" in data or "test/dog/twin.png" in data
-    assert "1 files were left out" in data
+    assert "in two splits" in data
+    assert "test/dog/twin.png" in data
+    assert "A file was left out" in data
     assert "empty.png" in data
     assert len(re.findall("data:image/jpeg", data)) == 12
     counts = json.loads((run.folder / "report_data" / "counts.json").read_text())
