@@ -73,16 +73,18 @@ class CifarNet(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) to the last feature map, (N, F, h, w); 3x3 for pictures of 32 px."""
-        bias = self.whiten.bias
+        maps: Tensor = self.groups(F.gelu(self._whitened(images)))
+        return maps
+
+    def _whitened(self, images: Tensor) -> Tensor:
+        """Whitening multiplies small differences of neighbouring pixels, which bfloat16's 8 bits would round away."""
+        weight, bias, kind = self.whiten.weight, self.whiten.bias, images.device.type
         assert bias is not None
         bias = bias if self.train_whiten_bias or not self.training else bias.detach()
-        kind = images.device.type
-        # Whitening multiplies small differences of neighbouring pixels, which bfloat16's 8 bits would round away.
+        if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+            return F.conv2d(images, weight, bias)
         with torch.autocast(kind, enabled=False):
-            whitened = F.conv2d(images.float(), self.whiten.weight.float(), bias.float())
-        half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.whiten.weight.dtype
-        maps: Tensor = self.groups(F.gelu(whitened.to(half)))
-        return maps
+            return F.conv2d(images.float(), weight, bias).to(torch.get_autocast_dtype(kind))
 
     def forward_head(self, maps: Tensor) -> Tensor:
         """The last feature map to (N, F) features, or (N, C) scores."""
