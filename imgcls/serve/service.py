@@ -22,6 +22,8 @@ from imgcls.serve.refusals import Refusal
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+BYTES = ("image/", "application/x-image")
+"""Beginnings of content types whose body is the picture itself."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,10 @@ class Service:
         try:
             async with asyncio.timeout(self.limits.seconds):
                 wanted = answers.wish(accept, top_k)  # before any work is done
-                request = await self._in_thread(payloads.parse, body, content_type)
+                if (content_type or "").startswith(BYTES):
+                    request = payloads.parse(body, content_type)  # nothing to do: a thread would take longer to wake
+                else:
+                    request = await self._in_thread(payloads.parse, body, content_type)
                 if request.lines:
                     wanted = answers.wish(accept, top_k, lines=True)
                 scores = await self._scores(request.items)
