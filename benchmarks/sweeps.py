@@ -216,17 +216,20 @@ def pruning(asked: argparse.Namespace) -> dict[str, Any]:
     import imgcls
 
     space = {"optim.lr": "tag(log,interval(1e-4,1e-1))", "data.batch_size": [32, 64, 128], "optim": ["sgd", "adamw"]}
-    words = [f"model.name={asked.model}", f"trainer.max_epochs={asked.epochs}", "debug=off", "data.num_workers=1"]
+    words = [f"model.name={asked.model}", f"trainer.max_epochs={asked.epochs}", "debug=off"]
+    words += [f"data.image_size={asked.size}", f"data.resize={asked.size}"]
     results: list[dict[str, Any]] = []
     print(f"\n{asked.trials} trials of {asked.epochs} epochs, digits, {asked.model}, {asked.pruner}")
     print(f"{'seed':>5}{'whole':>16}{'pruned':>16}{'epochs':>14}{'share':>8}")
     with tempfile.TemporaryDirectory() as temporary:
-        os.environ["IMGCLS_CACHE"] = str(Path(temporary) / "cache")
+        place = asked.keep or Path(temporary)
+        place.mkdir(parents=True, exist_ok=True)
+        os.environ["IMGCLS_CACHE"] = str(place / "cache")
         for seed in asked.seeds:
             found = {}
             for pruner in ("none", asked.pruner):
-                folder = Path(temporary) / f"{seed}-{pruner}"
-                with (Path(temporary) / "said").open("a") as said, contextlib.redirect_stdout(said):
+                folder = place / f"{seed}-{pruner}"
+                with (place / "said").open("a") as said, contextlib.redirect_stdout(said):
                     found[pruner] = imgcls.search(
                         [*words, f"seed={seed}"], space, folder=folder, trials=asked.trials, pruner=pruner
                     )
@@ -251,6 +254,7 @@ def main() -> None:
     parser.add_argument("--val", type=int, default=1000)
     parser.add_argument("--pruner", default="successive_halving")
     parser.add_argument("--model", default="test_resnet")
+    parser.add_argument("--size", type=int, default=16, help="side of the digits, px")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
