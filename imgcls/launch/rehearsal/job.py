@@ -216,7 +216,8 @@ class RehearsedJob:
         os.set_blocking(answers.fileno(), False)
         limits = self.request["StoppingCondition"]
         logs = {host: _Tail(folder / "log") for host, folder in folders.items()}
-        why, codes, told_at, waiting = "finished", {}, 0.0, b""
+        codes: dict[str, int] = {}
+        why, told_at, waiting = "finished", 0.0, b""
         while len(codes) < len(folders):
             self._pass_on(logs)
             waiting += answers.read() or b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 import imgcls
 from imgcls.errors import UserError
 from imgcls.launch.rehearsal.launcher import START
+from imgcls.launch.sagemaker.metric_definitions import metric_definitions
+from imgcls.launch.sagemaker.training_job import METRICS
 from imgcls.recording import read_status
 from tests.launch.conftest import needs_sdk
 from tests.launch.rehearsal.test_job import namespaces
@@ -50,6 +53,10 @@ def test_an_interrupted_job_has_the_results_of_a_local_run(tmp_path: Path, own_t
     assert job.model.class_names == local.model.class_names
     assert json.loads((job.folder / "job.json").read_text())["where"] == "rehearsal"
     assert not list(own_temporary_folder.glob(f"{START}*"))
+    lines = (job.folder / "job.log").read_text()
+    for definition in metric_definitions(METRICS):
+        read = [float(value) for value in re.findall(definition["Regex"], lines)]
+        assert read == [float(f"{row[definition['Name']]:.6g}") for row in job.history], definition
     assert imgcls.fit(cfg).status["resumed"] == 1, "a finished run is returned as it is"
 
 
