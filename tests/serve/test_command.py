@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from imgcls.errors import UserError
-from imgcls.serve.__main__ import serve
+from imgcls.serve.__main__ import _listen, serve
 from tests.serve.conftest import encoded, picture
 
 PNG = encoded(picture())
@@ -108,6 +108,12 @@ def test_predict_starts_without_torch_too(model_dir: Path, tmp_path: Path) -> No
     command = [sys.executable, "-c", code, f"run={tmp_path / 'run'}", "engine=onnx", str(tmp_path / "a.png")]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout.splitlines()[1] == "set()"
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """asyncio sets TCP_NODELAY on connections of a listening socket that names its protocol, and on no others."""
+    with _listen("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
 
 
 def test_mistakes_are_said_in_a_line(model_dir: Path, tmp_path: Path) -> None:
