@@ -171,14 +171,15 @@ _COMPOSED: dict[tuple[str, ...], Any] = {}
 def compose_quickly(words: list[str]) -> None:
     """As `compose`, with the groups composed once and the single options set in what they gave."""
     parser = OverridesParser.create()
-    groups = tuple(word for word in words if "." not in word.partition("=")[0])
+    groups = tuple(word for word in words if "." not in word.partition("=")[0] or word.startswith("hydra."))
     if groups not in _COMPOSED:
         _COMPOSED[groups] = compose(list(groups))
     cfg = copy.deepcopy(_COMPOSED[groups])
     for word in words:
         if word not in groups:
             override = parser.parse_override(word)
-            OmegaConf.update(cfg, override.get_key_element(), override.value(), merge=False)
+            adds = override.is_add() or override.is_force_add()
+            OmegaConf.update(cfg, override.key_or_group, override.value(), merge=False, force_add=adds)
     check(cfg)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 
 from imgcls.config import compose, config_dir, plain
 
@@ -12,10 +14,9 @@ RECIPES = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yam
 PAGE = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> str:
-    (tmp_path / "1").mkdir()
-    return f"data.root={tmp_path}"
+@cache
+def composed(experiment: str) -> DictConfig:
+    return compose([f"experiment={experiment}", f"data.root={Path(__file__).parent}"])
 
 
 @pytest.mark.parametrize(
@@ -51,9 +52,9 @@ def root(tmp_path: Path) -> str:
     ],
 )
 def test_a_recipe_is_the_reference_system(
-    experiment: str, model: str, freeze: str, optimiser: str, searched: set[str], objective: str, root: str
+    experiment: str, model: str, freeze: str, optimiser: str, searched: set[str], objective: str
 ) -> None:
-    cfg = compose([f"experiment={experiment}", root])
+    cfg = composed(experiment)
     assert (cfg.model.name, cfg.model.freeze) == (model, freeze)
     assert cfg.optim._target_.endswith(f".{optimiser}")
     assert set(cfg.search.space) == searched
@@ -63,9 +64,9 @@ def test_a_recipe_is_the_reference_system(
     assert "LowGPUUtilization" in cfg.debug.profile_rules
 
 
-def test_heads_and_pictures_are_the_reference_systems(root: str) -> None:
+def test_heads_and_pictures_are_the_reference_systems() -> None:
     cifar, b2, dogs, bins, caltech = (
-        plain(compose([f"experiment={name}", root]))
+        plain(composed(name))
         for name in (
             "cifar10_resnet50",
             "dogbreeds_efficientnet_b2",
@@ -82,12 +83,12 @@ def test_heads_and_pictures_are_the_reference_systems(root: str) -> None:
     assert bins["data"]["resize"] == bins["data"]["image_size"]
 
 
-def test_an_override_beats_the_recipe(root: str) -> None:
-    cfg = compose(["experiment=cifar10_resnet50", root, "model=resnet18", "head=linear", "trainer.max_epochs=3"])
+def test_an_override_beats_the_recipe() -> None:
+    cfg = compose(["experiment=cifar10_resnet50", "model=resnet18", "head=linear", "trainer.max_epochs=3"])
     assert (cfg.model.name, cfg.trainer.max_epochs, cfg.model.freeze) == ("resnet18", 3, "backbone")
 
 
 @pytest.mark.parametrize("experiment", RECIPES)
-def test_every_recipe_composes_and_is_on_the_page(experiment: str, root: str) -> None:
-    compose([f"experiment={experiment}", root])
+def test_every_recipe_composes_and_is_on_the_page(experiment: str) -> None:
+    composed(experiment)
     assert f"experiment={experiment}" in PAGE
