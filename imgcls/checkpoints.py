@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 import traceback
@@ -62,8 +63,8 @@ class Checkpoints(Checkpoint):
         mode: 'max' or 'min'.
         top_k: how many of the best epochs are kept; more than one adds files `epoch=N.ckpt`.
         every_minutes: also write `last.ckpt` within an epoch, at most this often.
-        rest_seconds: so soon after a `last.ckpt` an epoch that is not the best so far, nor the last one, writes none;
-            several processes do not rest.
+        rest_seconds: so soon after a `last.ckpt` an epoch writes nothing, unless it is the last one; the best weights
+            wait in memory. Several processes do not rest.
         in_background: read by the training, which writes files beside the steps (imgcls.background).
         stop: the signals that end the training; asked after each optimiser step.
     """
@@ -85,6 +86,7 @@ class Checkpoints(Checkpoint):
         self.stop = stop or StopSignals()
         self.kept: list[tuple[float, int]] = []  # (value, epoch) of the epochs that are kept, best first
         self.stopped_early = False
+        self._held: dict[str, Any] | None = None  # the best weights, where they are not in best.ckpt yet
         self._validated = False
         self._written_at = time.monotonic()
 
@@ -143,19 +145,27 @@ class Checkpoints(Checkpoint):
             self.stop.raise_if_requested()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._write_held(trainer)  # where a number of steps or a time has ended the training
         self.stop.deferred = False
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self.stop.deferred = False
 
     def _may_rest(self, trainer: L.Trainer) -> bool:
-        """Whether this epoch can do without a `last.ckpt`; never where `best.ckpt` is new, which must not be ahead."""
+        """Whether this epoch can do without checkpoints."""
         ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         resting = time.monotonic() - self._written_at < self.rest_seconds and self.last.is_file()
-        return resting and not ends and trainer.world_size == 1 and self.best_epoch != trainer.current_epoch
+        return resting and not ends and trainer.world_size == 1
+
+    def _write_held(self, trainer: L.Trainer) -> None:
+        """Write the best weights that wait in memory; always before `last.ckpt`, which counts on them."""
+        if self._held is not None:
+            trainer.strategy.save_checkpoint(self._held, self.best)
+            self._held = None
 
     def save_last(self, trainer: L.Trainer) -> None:
         """Write `last.ckpt`: all that is needed to go on."""
+        self._write_held(trainer)
         trainer.save_checkpoint(self.last)
         self._written_at = time.monotonic()
 
@@ -174,7 +184,11 @@ class Checkpoints(Checkpoint):
                 for _, dropped in better_first[self.top_k :]:
                     self._epoch_file(dropped).unlink(missing_ok=True)
         if self.kept[0] == (value, epoch):
-            trainer.save_checkpoint(self.best, weights_only=True)
+            if self._may_rest(trainer):
+                self._held = copy.deepcopy(trainer._checkpoint_connector.dump_checkpoint(weights_only=True))
+            else:
+                self._held = None
+                trainer.save_checkpoint(self.best, weights_only=True)
 
     def _rank(self, pair: tuple[float, int]) -> tuple[bool, float, int]:
         value, epoch = pair
