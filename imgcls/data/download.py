@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import socket
@@ -88,8 +89,8 @@ def unpack(archive: Path, folder: Path) -> None:
         except (UserError, MemoryError):
             raise
         except Exception as error:  # the decompressors raise zlib.error, LZMAError, RuntimeError and others
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk's, not the archive's
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise  # the disk's; a damaged archive leads to places that are none (EINVAL)
             raise UserError(f"{archive} cannot be unpacked: {error}. Remove it and start again.") from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)

@@ -48,7 +48,7 @@ class Reporter(L.Callback):
 
     def _write(self, trainer: L.Trainer, model: Any, name: str) -> None:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        (store,) = {id(one): one for (split, _), one in datamodule._stores.items() if split == "train"}.values()
+        (store,) = {id(one): one for (split, _), one in datamodule.opened.stores.items() if split == "train"}.values()
         assert isinstance(store, ArrayStore)
         seen = {
             "seen": model.seen,
