@@ -96,7 +96,8 @@ def test_trials_of_other_lengths_are_compared_at_the_same_share_of_their_schedul
 
 
 def test_a_storage_that_is_away_does_not_end_a_training(tmp_path: Path) -> None:
-    callback = Pruning(tmp_path, "sqlite:////no/such/folder/study.db", "one", 0, "val/accuracy", median())
+    (tmp_path / "file").touch()  # no folder, so that no database can be there
+    callback = Pruning(tmp_path, f"sqlite:///{tmp_path}/file/study.db", "one", 0, "val/accuracy", median())
     assert callback.is_hopeless(1, 3, 0.5, CONSTANT) is False
     assert not callback.file.exists()
 
