@@ -12,7 +12,7 @@ import torch
 from gpu_notebook import Notebook, Scale, Values, autocast, epoch_rates, peak_memory, spread, trainer_words, wait_for
 
 from imgcls.models.backbones import Network, create_network
-from imgcls.portable import export_onnx
+from imgcls.portable.exporting import export_onnx
 from imgcls.preprocessing import Preprocessing
 
 
