@@ -33,16 +33,21 @@ class Parity:
 def compare(first: np.ndarray, second: np.ndarray) -> Parity:
     """Compare two tables of probabilities, float32 (N, C).
 
-    Classes that are likeliest in the first to within a millionth are all taken for its likeliest.
+    Classes that are likeliest in the first to within a millionth are all taken for its likeliest. A network that has
+    diverged gives no numbers; for a picture of which both say nan, they agree.
 
     >>> compare(np.array([[0.75, 0.25], [0.5, 0.5]]), np.array([[0.5, 0.5], [0.25, 0.75]]))
     Parity(pictures=2, difference=0.25, agreement=1.0)
     >>> compare(np.array([[0.75, 0.25]]), np.array([[0.25, 0.75]])).agreement
     0.0
+    >>> nothing = np.full((1, 2), np.nan)
+    >>> compare(nothing, nothing).sound, compare(nothing, np.array([[0.5, 0.5]])).sound
+    (True, False)
     """
     if not len(first):
         return Parity(0, 0.0, 1.0)
+    undefined = np.isnan(first).any(axis=1) & np.isnan(second).any(axis=1)
     chosen = np.take_along_axis(first, second.argmax(axis=1)[:, None], axis=1)[:, 0]
-    agreement = float((chosen >= first.max(axis=1) - 1e-6).mean())
-    difference = float(np.nan_to_num(np.abs(first - second), nan=1.0).max())
-    return Parity(len(first), difference, agreement)
+    agree = undefined | (chosen >= first.max(axis=1) - 1e-6)
+    differences = np.where(undefined[:, None], 0.0, np.nan_to_num(np.abs(first - second), nan=1.0))
+    return Parity(len(first), float(differences.max()), float(agree.mean()))
