@@ -92,7 +92,13 @@ def export(
 
 def _checked(folder: Path, network: Network, preprocessing: Preprocessing, pixels: np.ndarray) -> dict[str, Parity]:
     images = preprocessing.normalise(pixels)
-    found = compare_files(folder, images, network.architecture, _probabilities_on_cpu(network, images))
+    trained = _probabilities_on_cpu(network, images)
+    if not np.isfinite(trained).all():
+        raise UserError(
+            "The trained network gives no finite numbers, so there is no model to export. Lower optim.lr; "
+            "the rules in the log, and debug/rules.json, say where it began."
+        )
+    found = compare_files(folder, images, network.architecture, trained)
     for name, parity in found.items():
         if not parity.sound:
             raise UserError(
