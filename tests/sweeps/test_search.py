@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import random
-import signal
+import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -245,46 +242,20 @@ def test_several_devices_keep_all_files_in_the_folder_of_the_trial(
 
 
 def test_a_search_that_is_killed_goes_on(words: Words, tmp_path: Path) -> None:
-    """kill -9 at random moments of real trainings; each attempt is a forked child, so the imports are paid once."""
-    import imgcls.training
-    from imgcls.sweeps.storage import open_storage
-
-    folder, trials = tmp_path / "search", 4
-    open_storage.cache_clear()
-
-    def start() -> int:
-        child = os.fork()
-        if child == 0:
-            try:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                imgcls.search([*words, "trainer.max_epochs=3"], SPACE, folder=folder, trials=trials)
-                os._exit(0)
-            finally:
-                os._exit(1)
-        return child
-
-    dice = random.Random(1)
-    kills, status = 0, -1
-    while kills < 6:
-        child = start()
-        deadline = time.monotonic() + dice.uniform(0.5, 4)
-        while time.monotonic() < deadline:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                break
-            time.sleep(0.02)
-        else:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            kills += 1
-            continue
-        break
-    found = imgcls.search([*words, "trainer.max_epochs=3"], SPACE, folder=folder, trials=trials)
+    """kill -9 at random moments of real trainings."""
+    folder, trials, words = tmp_path / "search", 4, [*words, "trainer.max_epochs=3"]
+    job = json.dumps({"words": words, "space": SPACE, "folder": str(folder), "trials": trials, "kills": 6})
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.sweeps.kill_searches", job], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    kills, status = json.loads(done.stdout.splitlines()[-1])
+    found = imgcls.search(words, SPACE, folder=folder, trials=trials)
     assert kills >= 1
     assert status in (-1, 0)
     assert [trial["state"] for trial in found.trials] == ["complete"] * trials
     assert len(found.study.get_trials()) == trials
-    untouched = imgcls.search([*words, "trainer.max_epochs=3"], SPACE, folder=tmp_path / "whole", trials=trials)
+    untouched = imgcls.search(words, SPACE, folder=tmp_path / "whole", trials=trials)
     for killed, whole in zip(found.trials, untouched.trials, strict=True):
         for name in ("val/accuracy", "optim.lr", "model.head.dropout", "epochs", "best_epoch"):
             assert killed[name] == whole[name], (killed["trial"], name)
