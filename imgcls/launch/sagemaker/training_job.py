@@ -149,10 +149,8 @@ def image_uri(options: JobOptions, region: str) -> str:
             )
         except ValueError as error:
             reasons.append(" ".join(str(error).split()))
-    known = sorted(
-        {word for reason in reasons for word in reason.replace(",", " ").split() if word[:2] in ("2.", "1.")}
-    )
-    region_is_wrong = all("region" in reason.lower() for reason in reasons)
+    known = sorted({word.rstrip(".,") for reason in reasons for word in reason.split() if word[:2] in ("2.", "1.")})
+    region_is_wrong = any("unsupported region" in reason.lower() for reason in reasons)
     if region_is_wrong:
         raise UserError(f"launch.region={region}: AWS has no PyTorch images there. Give launch.image=URI.")
     raise UserError(
