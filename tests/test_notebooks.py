@@ -21,6 +21,7 @@ REDUCED = {
 """What stands in the place of the cell with the tag `parameters`."""
 
 QUICK = ["export.onnx=false", "trainer.limit_train_batches=2", "trainer.limit_test_batches=1"]
+SMALLER = {"inside_a_run": ["data.image_size=64"]}
 
 
 def cells(name: str) -> list[dict[str, Any]]:
@@ -43,7 +44,9 @@ def test_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("imgcls.config.compose", lambda words=(), **more: compose([*words, *QUICK], **more))
+    monkeypatch.setattr(
+        "imgcls.config.compose", lambda words=(), **more: compose([*words, *QUICK, *SMALLER.get(name, [])], **more)
+    )
     matplotlib.use("Agg")
     names: dict[str, Any] = {"__name__": "__main__"}
     assert sum(reduced for _, reduced in code(name)) == 1

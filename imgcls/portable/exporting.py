@@ -94,9 +94,9 @@ def _checked(folder: Path, network: Network, preprocessing: Preprocessing, pixel
     images = preprocessing.normalise(pixels)
     trained = _probabilities_on_cpu(network, images)
     if not np.isfinite(trained).all():
-        raise UserError(
-            "The trained network gives no finite numbers, so there is no model to export. Lower optim.lr; "
-            "the rules in the log, and debug/rules.json, say where it began."
+        log.warning(
+            "The trained network gives no finite numbers, and so does what is exported. Lower optim.lr; "
+            "the rules above, and debug/rules.json, say where it began."
         )
     found = compare_files(folder, images, network.architecture, trained)
     for name, parity in found.items():

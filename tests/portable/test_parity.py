@@ -44,19 +44,19 @@ def test_what_was_found_is_in_the_description_and_on_the_card(tmp_path: Path) ->
     assert "compared with the trained network on 10 validation pictures" in (tmp_path / "README.md").read_text()
 
 
-def test_a_network_of_nans_is_told_as_such(tmp_path: Path) -> None:
+def test_a_network_of_nans_is_told_as_such(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     network = create_network("test_resnet", 3)
     torch.nn.init.constant_(next(network.backbone.parameters()), torch.nan)
-    with pytest.raises(UserError, match=r"no finite numbers.*Lower optim\.lr"):
-        portable.export(
-            network,
-            preprocessing=Preprocessing(32, 32),
-            class_names=["cat", "dog", "owl"],
-            metrics={},
-            folder=tmp_path,
-            onnx=False,
-            pixels=PIXELS,
-        )
+    portable.export(
+        network,
+        preprocessing=Preprocessing(32, 32),
+        class_names=["cat", "dog", "owl"],
+        metrics={},
+        folder=tmp_path,
+        onnx=False,
+        pixels=PIXELS,
+    )
+    assert "no finite numbers" in caplog.text
 
 
 def test_a_failed_check_fails_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
