@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# One of several workers of pytest-xdist has a core to itself.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
