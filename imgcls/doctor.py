@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from imgcls import __version__
 from imgcls.cli import guarded, parse_arguments
+from imgcls.cores import available_cores
 from imgcls.errors import UserError
 from imgcls.extras import CORE, Extra, find_extras
 
@@ -88,8 +89,8 @@ def system() -> Iterator[Row]:
     """Python, the operating system, the processors."""
     yield Row("python", f"{platform.python_version()} in {sys.prefix}")
     yield Row("system", platform.platform())
-    usable, there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None, os.cpu_count()
-    text = f"{there} cores" if usable in (None, there) else f"{usable} of {there} cores may be used"
+    usable, there = available_cores(), os.cpu_count()
+    text = f"{there} cores" if usable == there else f"{usable} of {there} cores may be used"
     yield Row("processors", f"{platform.processor() or platform.machine()}, {text}")
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from imgcls.cores import available_cores
 from imgcls.data.cache import cache_folder
 from imgcls.data.sources import BadFile, Source
 from imgcls.errors import UserError
@@ -196,7 +197,7 @@ def _look_at(
             findings.look(row, pictures[row])
         return part
 
-    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="imgcls-check")
+    pool = ThreadPoolExecutor(workers or available_cores(), thread_name_prefix="imgcls-check")
     try:
         filled = (row for part in pool.map(look, range(0, len(rows), AT_ONCE)) for row in part)
         yield from with_bar(filled, len(rows), f"Checking {len(rows):,} pictures")

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imgcls.cores import available_cores
 from imgcls.data.augment import Augment
 from imgcls.data.batch import Batch, Fate, RawBatch
 from imgcls.data.cache import cache_folder
@@ -102,7 +103,7 @@ class ImageDataModule(L.LightningDataModule):
         """s3://bucket/prefix, where the pictures are fetched from."""
         self.batch_size, self.image_size, self.interpolation = batch_size, image_size, interpolation
         self.resize = resize if resize is not None else round(image_size / 0.875)
-        self.num_workers = _cores() if num_workers == "auto" else max(1, int(num_workers))
+        self.num_workers = available_cores() if num_workers == "auto" else max(1, int(num_workers))
         self.val_fraction, self.seed, self.store_kind, self.on_bad = val_fraction, seed, store, on_bad
         self.augment, self.normalization, self.sampler = augment or Augment(), normalization, sampler
         self.cache = Path(cache).expanduser() if cache is not None else cache_folder()
@@ -399,7 +400,3 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 def _three(values: Sequence[float]) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import lightning as L
 import torch.profiler
 
+from imgcls.cores import available_cores
 from imgcls.debug.device_use import device_use
 from imgcls.debug.profile import read_profile, write_profile
 from imgcls.debug.rules import Rule
@@ -168,9 +168,8 @@ class Kernels(L.Callback):
 def _loader(datamodule: Any) -> dict[str, Any]:
     names = {"workers": "num_workers", "store": "store_kind", "batch_size": "batch_size"}
     known = {name: getattr(datamodule, attribute, None) for name, attribute in names.items()}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     told = {name: value for name, value in known.items() if isinstance(value, int | str)}
-    return {"cores": cores, **told, **({"held": held} if (held := _held(datamodule)) else {})}
+    return {"cores": available_cores(), **told, **({"held": held} if (held := _held(datamodule)) else {})}
 
 
 def _held(datamodule: Any) -> str | None:

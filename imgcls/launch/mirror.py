@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import threading
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +16,7 @@ from imgcls.data.remote import SCHEME
 from imgcls.errors import UserError
 from imgcls.files import atomic_write_text
 from imgcls.launch.sagemaker.refusals import explain, refusals_explained
+from imgcls.repeating import repeating
 
 log = logging.getLogger(__name__)
 
@@ -45,22 +45,17 @@ def mirrored(address: str, *, client: Any = None, period: float = PERIOD) -> Ite
     """
     mirror = Mirror(address, client or _client())
     mirror.fetch()
-    ended = threading.Event()
 
     def keep() -> None:
-        while not ended.wait(period):
-            try:
-                mirror.send()
-            except Exception as error:  # the network may be back at the next look
-                log.warning("%s", explain(error, f"write to {address}") or error)
+        try:
+            mirror.send()
+        except Exception as error:  # the network may be back at the next look
+            log.warning("%s", explain(error, f"write to {address}") or error)
 
-    keeper = threading.Thread(target=keep, name="imgcls-mirror", daemon=True)
-    keeper.start()
     try:
-        yield mirror.folder
+        with repeating(keep, period, "imgcls-mirror"):
+            yield mirror.folder
     finally:
-        ended.set()
-        keeper.join()
         with refusals_explained(f"write to {address} (all of the run is in {mirror.folder})"):
             mirror.send()
 

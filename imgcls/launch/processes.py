@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from imgcls.cores import available_cores
 from imgcls.errors import UserError
 from imgcls.files import atomic_write_text
 from imgcls.interrupts import Interrupted, StopSignals
@@ -55,7 +56,7 @@ def train_in_processes(config: Mapping[str, Any], folder: Path, count: int, micr
 
 def _start(job: Path, count: int) -> list[subprocess.Popen[bytes]]:
     port = _free_port()
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available_cores() // count))
     workers = []
     for rank in range(count):
         environment = {

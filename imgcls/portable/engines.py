@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from imgcls.cores import available_cores
 from imgcls.errors import UserError, nearest
 from imgcls.portable.description import ONNX, WEIGHTS
 
@@ -132,17 +132,6 @@ def read_network(folder: Path, architecture: dict[str, Any], device: str | None 
         return network.eval().to(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={device}: {str(error).splitlines()[0]}") from error
-
-
-def available_cores() -> int:
-    """The processors that this process may use, also where a container has only a part of the machine's."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no control groups, or 'max'
-        pass
-    return cores
 
 
 def _sees_gpu() -> bool:

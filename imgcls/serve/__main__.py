@@ -77,7 +77,8 @@ def container_options(options: dict[str, str]) -> dict[str, str]:
 def create_service(options: dict[str, str]) -> Service:
     """The service that the options describe, its model loaded and warm."""
     from imgcls import portable
-    from imgcls.portable.engines import ENGINES, available_cores
+    from imgcls.cores import available_cores
+    from imgcls.portable.engines import ENGINES
     from imgcls.serve.inference import fetcher_from
     from imgcls.serve.predictor import Predictor, model_folder
     from imgcls.serve.service import Limits, Service

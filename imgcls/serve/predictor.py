@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from imgcls import portable
+from imgcls.cores import available_cores
 from imgcls.errors import UserError
 from imgcls.pictures import BadPicture, HugePicture, open_picture
 from imgcls.portable import PortableModel
-from imgcls.portable.engines import available_cores
 from imgcls.serve.payloads import Array, Encoded, Item, Link
 from imgcls.serve.refusals import Refusal
 from imgcls.serve.urls import Fetcher

@@ -11,15 +11,15 @@ import contextlib
 import functools
 import logging
 import secrets
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgcls.errors import UserError
 from imgcls.recording import without_passwords
+from imgcls.repeating import repeating
 from imgcls.sweeps.liveness import ACTIVE, Watch, is_here, is_locked, me
 from imgcls.sweeps.options import SearchOptions
 from imgcls.sweeps.space import Choice, Dimension, Space
@@ -155,7 +155,7 @@ class Study:
 
     def alive(self) -> contextlib.AbstractContextManager[None]:
         """A context in which a thread leaves signs of life for trials that take long."""
-        return _heartbeat(self)
+        return repeating(self.beat, self.options.dead_after / 6, "search heartbeat")
 
     def complete(self, claim: Claim, values: list[float]) -> None:
         """The trial has ended with `values`, one for each objective."""
@@ -367,20 +367,3 @@ def _suggest(trial: Trial, dimension: Dimension) -> Any:
     if dimension.whole:
         return trial.suggest_int(dimension.name, int(low), int(high), step=int(dimension.step or 1), log=log_scale)
     return trial.suggest_float(dimension.name, low, high, step=dimension.step, log=log_scale)
-
-
-@contextlib.contextmanager
-def _heartbeat(study: Study) -> Iterator[None]:
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(study.options.dead_after / 6):
-            study.beat()
-
-    thread = threading.Thread(target=beat, name="search heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()

@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from imgcls.cores import available_cores
 from imgcls.errors import UserError
 from imgcls.interrupts import Interrupted, StopSignals
+from imgcls.repeating import repeating
 from imgcls.sweeps.study import Study
 from imgcls.sweeps.worker import raise_if_stopped
 
@@ -87,7 +88,7 @@ class _Helpers:
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         count = len(self.processes)
-        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
+        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available_cores() // count))
         environment = {**os.environ, HELPER: str(os.getpid()), "OMP_NUM_THREADS": threads}
         if self.share_gpus and (gpus := gpus_of(number, count, visible_gpus())):
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
@@ -137,19 +138,13 @@ def gpus_of(worker: int, workers: int, gpus: Sequence[str]) -> list[str]:
 @contextlib.contextmanager
 def leaving_with_parent() -> Iterator[None]:
     """In a helper: end as a signal would end it where the process that started it is gone."""
-    ended = threading.Event()
     parent = int(os.environ[HELPER])
 
-    def look() -> None:
-        while not ended.wait(1.0):
-            if os.getppid() != parent:
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
+    def look() -> bool:
+        orphaned = os.getppid() != parent
+        if orphaned:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return orphaned
 
-    thread = threading.Thread(target=look, name="search parent", daemon=True)
-    thread.start()
-    try:
+    with repeating(look, 1.0, "search parent"):
         yield
-    finally:
-        ended.set()
-        thread.join()

@@ -1,0 +1,31 @@
+"""Something that is done again and again in a thread, while a block runs."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def repeating(do: Callable[[], bool | None], seconds: float, name: str) -> Iterator[None]:
+    """Call `do` every `seconds` while the block runs, the first time after the first of them.
+
+    Args:
+        do: must not raise; True ends it.
+        seconds: between the end of one call and the beginning of the next.
+        name: of the thread.
+    """
+    ended = threading.Event()
+
+    def loop() -> None:
+        while not ended.wait(seconds) and not do():
+            pass
+
+    thread = threading.Thread(target=loop, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
