@@ -34,7 +34,7 @@ def guarded(task: Callable[[], Any]) -> int:
         _print_error(str(error))
         return error.exit_code
     except Interrupted as error:
-        _print_error(f"{error}. The same command goes on with it.", "imgcls: ")
+        _print_error(f"{error}. {error.advice}", "imgcls: ")
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -14,6 +14,7 @@ class Interrupted(Exception):  # noqa: N818 - the field says "interrupted", and 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum, self.exit_code = signum, 128 + signum
+        self.advice = "The same command goes on with it."
 
     def __reduce__(self) -> tuple[type[Interrupted], tuple[int]]:
         return type(self), (self.signum,)  # from a job in another process

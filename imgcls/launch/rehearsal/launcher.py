@@ -15,6 +15,7 @@ from typing import Any
 from imgcls.data.cache import alone, cache_folder
 from imgcls.data.remote import is_remote
 from imgcls.errors import UserError
+from imgcls.interrupts import Interrupted
 from imgcls.launch.rehearsal.aws import LocalAws
 from imgcls.launch.rehearsal.job import RehearsedJob
 from imgcls.launch.rehearsal.namespaces import check_namespaces
@@ -23,6 +24,7 @@ from imgcls.launch.sagemaker.channels import pictures_of
 from imgcls.launch.sagemaker.cloud import Cloud
 from imgcls.launch.sagemaker.launcher import SageMaker
 from imgcls.launch.sagemaker.upload import place_of
+from imgcls.recording import Recording
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,14 @@ class Rehearsal(SageMaker):
     def current_job(self, cloud: Cloud, folder: Path) -> str | None:
         """None: the account that knew the last one is gone."""
         return None
+
+    def finish(self, cloud: Cloud, job: str, folder: Path, recording: Recording) -> None:
+        """Wait for the job and bring its results here. Raises UserError where it failed."""
+        try:
+            super().finish(cloud, job, folder, recording)
+        except Interrupted as error:
+            error.advice = "The job ended with the rehearsal; the same command rehearses it anew."
+            raise
 
     def left_running(self, cloud: Cloud, job: str) -> None:
         """Nothing is left: the job ends with the account."""
