@@ -98,6 +98,7 @@ def main() -> None:
     for turn in range(options.repeats):
         for name in sorted(measured, reverse=turn % 2 == 0):
             measured[name].append(seconds_a_step(name == "debug=default", options, batches))
+            print(f"{name:14} {1e3 * measured[name][-1][0]:10.2f} ms/step", flush=True)
 
     seconds, processor = ({name: [one[at] for one in measured[name]] for name in measured} for at in (0, 1))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
