@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ log = logging.getLogger(__name__)
 REGION = "us-east-1"
 PARAMS = "imgcls-params"
 TARGET = "HTTP_X_AMZ_TARGET"
+USED = ("s3", "sagemaker", "logs", "lambda", "iam", "cloudwatch", "application-autoscaling")
+
+Answerer = Callable[[re.Match[str], dict[str, Any], bytes], tuple[str, list[tuple[str, str]], bytes]]
+"""Gives status, headers and body for (the path's match, WSGI's environment, the request's body)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,12 @@ class LocalAws:
         self.run_job, self.stop_job = run_job, stop_job
         self.calls: list[Call] = []
         """All calls of the sessions, in order."""
+        self.paths: list[tuple[re.Pattern[str], Answerer]] = []
+        """Paths of requests that somebody else than moto answers."""
+        self.operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+        """SageMaker's operations that somebody else than moto answers."""
+        self.after: dict[str, Callable[[dict[str, Any]], None]] = {}
+        """SageMaker's operations after which, once moto has taken them, something is done with their request."""
         self._server: Any = None
         self._thread: threading.Thread | None = None
 
@@ -64,7 +75,7 @@ class LocalAws:
         self._server.shutdown()
         self._server.server_close()
         backends = need("moto.backends")
-        for service in ("s3", "sagemaker", "logs"):
+        for service in USED:
             for account in backends.get_backend(service).values():
                 for backend in account.values():
                     backend.reset()
@@ -114,7 +125,17 @@ class LocalAws:
         raise KeyError(name)
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        for pattern, answerer in self.paths:
+            match = pattern.fullmatch(str(environ.get("PATH_INFO", "")))
+            if match is not None:
+                length = int(environ.get("CONTENT_LENGTH") or 0)
+                code, headers, content = answerer(match, environ, environ["wsgi.input"].read(length))
+                start_response(code, headers)
+                return [content]
         operation = str(environ.get(TARGET, ""))
+        if operation == "AWSPriceListService.GetProducts":  # which moto does not know
+            start_response("200 OK", [("Content-Type", "application/x-amz-json-1.1")])
+            return [b'{"PriceList": []}']
         if not operation.startswith("SageMaker."):
             answer: Iterable[bytes] = self._moto(environ, start_response)
             return answer
@@ -125,6 +146,10 @@ class LocalAws:
             self.stop_job(content["TrainingJobName"])
             start_response("200 OK", [("Content-Type", "application/x-amz-json-1.1")])
             return [b"{}"]
+        if operation in self.operations:
+            said = json.dumps(self.operations[operation](content)).encode()
+            start_response("200 OK", [("Content-Type", "application/x-amz-json-1.1")])
+            return [said]
         status: list[str] = []
 
         def started(code: str, *rest: Any, **more: Any) -> Any:
@@ -134,4 +159,6 @@ class LocalAws:
         answer = self._moto(environ, started)
         if operation == "CreateTrainingJob" and status and status[0].startswith("200"):
             self.run_job(content)
+        if operation in self.after and status and status[0].startswith("200"):
+            self.after[operation](content)
         return answer

@@ -29,11 +29,14 @@ def at_most(cloud: Any, job: dict[str, Any], machine_hours: float) -> str:
     return f"{text}, {machine_hours * price:.2f} USD at {price:.3f} USD an hour{spot}"
 
 
-def hourly_price(cloud: Any, kind: str) -> float | None:
-    """USD for an hour of training on the instance type; None where the price list is not to be had."""
+def hourly_price(cloud: Any, kind: str, component: str = "Training") -> float | None:
+    """USD for an hour of the instance type in a training job, or in an endpoint (`component="Hosting"`).
+
+    None where the price list is not to be had.
+    """
     try:
         pricing = cloud.session.client("pricing", region_name=PRICE_LIST_REGION)
-        filters = {"regionCode": cloud.region, "instanceName": kind, "component": "Training"}
+        filters = {"regionCode": cloud.region, "instanceName": kind, "component": component}
         answer = pricing.get_products(
             ServiceCode="AmazonSageMaker",
             Filters=[{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in filters.items()],

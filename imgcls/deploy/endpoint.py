@@ -1,0 +1,267 @@
+"""An endpoint made, updated, rolled back. What is there already is gone on with: the command may have been killed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgcls.deploy import requests, scaling
+from imgcls.deploy.names import ENDPOINT_TAG, PREVIOUS_TAG, SCALING_TAG, as_list, numbered, tags_of
+from imgcls.deploy.options import ASYNCHRONOUS, SERVERLESS, Options
+from imgcls.deploy.state import BUSY, Deployed, deployed, described, gone, needed, settle, tags_at, why
+from imgcls.errors import UserError
+from imgcls.launch.sagemaker.cloud import Cloud
+from imgcls.launch.sagemaker.refusals import refusals_explained
+from imgcls.launch.sagemaker.upload import send_file
+
+log = logging.getLogger(__name__)
+
+MADE, UPDATED, UNCHANGED = "made", "updated", "unchanged"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be deployed.
+
+    Attributes:
+        name: of the endpoint.
+        options: of the command.
+        archive: the model.tar.gz on this machine.
+        source: what it was made of, for the tags.
+    """
+
+    name: str
+    options: Options
+    archive: Path
+    source: str
+
+
+class Deployment:
+    """The steps of a deployment; each finds what it would make, if it is there.
+
+    Args:
+        cloud: the account.
+        plan: what is to be deployed.
+    """
+
+    def __init__(self, cloud: Cloud, plan: Plan) -> None:
+        self.cloud, self.plan, self.options, self.name = cloud, plan, plan.options, plan.name
+        self.there = self._settled()
+        self.mode = requests.chosen_mode(self.options, self.there)
+        self.scaled = scaling.noted(tags_at(cloud, self.there.arn)) if self.there is not None else None
+
+    def _settled(self) -> Deployed | None:
+        """The endpoint as it is; one that could not be started is removed, because AWS cannot update it."""
+        there = deployed(self.cloud, self.name)
+        if there is not None and there.status in BUSY:
+            there = settle(self.cloud, self.name, poll=self.options.poll)
+        if there is not None and there.status in ("Failed", "OutOfService", "UpdateRollbackFailed"):
+            log.warning("%s is there, and %s: it is deleted and made again.", self.name, there.status)
+            scaling.unscale(self.cloud, self.name)
+            delete_endpoint(self.cloud, self.name, poll=self.options.poll)
+            there = None
+        return there
+
+    def put(self) -> str:
+        """Make the endpoint or update it; without waiting for it. Returns what was done."""
+        role = self.role()
+        image = requests.image_for(self.options, self.there, self.cloud.region, self.mode)
+        uploaded = self.upload()
+        model = self.make(
+            "model",
+            requests.model_request(self.options, self.there, archive=uploaded, role=role, image=image, mode=self.mode),
+        )
+        config = self.make(
+            "endpoint-config",
+            requests.config_request(
+                self.options,
+                self.there,
+                model=model,
+                mode=self.mode,
+                output=self.cloud.places.uri("async", self.name, "answers"),
+                captured=self.cloud.places.uri("captured", self.name),
+            ),
+        )
+        if self.there is None:
+            self._create(config)
+            return MADE
+        if self.there.config_name == config:
+            log.info("%s has this model and this configuration already.", self.name)
+            return UNCHANGED
+        count = int(self.there.variant.get("InitialInstanceCount") or 1)
+        self._update(config, max(count, self.options.instance_count or 1))
+        return UPDATED
+
+    def role(self) -> str:
+        """ARN of the role that is asked for, or that the endpoint has."""
+        if self.options.role is None and self.there is not None and self.there.model.get("ExecutionRoleArn"):
+            return str(self.there.model["ExecutionRoleArn"])
+        return self.cloud.role_arn
+
+    def upload(self) -> str:
+        """The archive's address in S3, where its content has its own place."""
+        with self.plan.archive.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        uri = archive_place(self.cloud, self.name, digest)
+        send_file(self.plan.archive, uri, self.cloud.client("s3"), extra=self.cloud.encryption)
+        return uri
+
+    def make(self, kind: str, request: requests.Request) -> str:
+        """Make a model or endpoint configuration, unless the same is there. Returns its name."""
+        what, operation = {
+            "model": ("Model", "create_model"),
+            "endpoint-config": ("EndpointConfig", "create_endpoint_config"),
+        }[kind]
+        name = numbered(self.name, request)
+        if not described(self.cloud, what, name):
+            tags = as_list({**self.options.tags, **tags_of(kind, self.name)})
+            with refusals_explained(f"make the {kind} {name}"):
+                getattr(self.cloud.client("sagemaker"), operation)(**{f"{what}Name": name}, **request, Tags=tags)
+        return name
+
+    def _create(self, config: str) -> None:
+        tags = tags_of("endpoint", self.name, {"imgcls:run": self.plan.source[:256]})
+        with refusals_explained(f"make the endpoint {self.name}"):
+            self.cloud.client("sagemaker").create_endpoint(
+                EndpointName=self.name, EndpointConfigName=config, Tags=as_list({**self.options.tags, **tags})
+            )
+        log.info("Made the endpoint %s.", self.name)
+
+    def _update(self, config: str, count: int) -> None:
+        assert self.there is not None
+        alarms = [*self.options.alarms]
+        if self.mode != SERVERLESS:
+            alarms.append(scaling.watch_errors(self.cloud, self.name))
+        more = requests.deployment_request(self.options, self.mode, count, alarms)
+        update(self.cloud, self.there, config, more)
+
+    def finish(self) -> Deployed:
+        """Wait until the endpoint answers. Raises UserError where it failed, and why."""
+        found = settle(self.cloud, self.name, poll=self.options.poll)
+        if found is None:
+            raise UserError(f"The endpoint {self.name} was deleted by somebody else.")
+        if found.status != "InService":
+            raise UserError(f"The endpoint {self.name} failed: {why(self.cloud, found)}")
+        return found
+
+    def arrived(self, found: Deployed, before: str | None) -> None:
+        """Raise UserError where AWS took an update back, and the endpoint has the configuration `before` again."""
+        if before is not None and found.config_name == before:
+            raise UserError(
+                f"The update of {self.name} failed, and AWS went back to what was there: {why(self.cloud, found)}"
+            )
+
+    def scale(self, found: Deployed) -> None:
+        """Set the autoscaling up that is asked for, or that the endpoint had."""
+        before = self.scaled
+        now = scaling.wanted(self.options, self.mode, before)
+        if now is not None:
+            note(self.cloud, found, SCALING_TAG, str(now))
+            scaling.scale(self.cloud, self.name, now, self.mode)
+        elif before is not None:
+            note(self.cloud, found, SCALING_TAG, "none")
+            scaling.unscale(self.cloud, self.name)
+            log.info("%s is not scaled any more.", self.name)
+
+    @property
+    def questions(self) -> str:
+        """Where the questions to an asynchronous endpoint are put."""
+        return self.cloud.places.uri("async", self.name, "questions")
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether it answers through S3."""
+        return self.mode == ASYNCHRONOUS
+
+
+def archive_place(cloud: Cloud, name: str, digest: str) -> str:
+    """Where the archive with this SHA-256 is in S3."""
+    return cloud.places.uri("endpoints", name, digest[:16], "model.tar.gz")
+
+
+def update(cloud: Cloud, there: Deployed, config: str, deployment: requests.Request) -> None:
+    """Begin to give the endpoint another configuration; what it has now is remembered as the previous one."""
+    scaled = scaling.target_of(cloud, there.name)
+    new = described(cloud, "EndpointConfig", config)["ProductionVariants"][0]
+    if scaled and new.get("InstanceType") != there.variant.get("InstanceType"):
+        # AWS gives an endpoint no other machine while it is scaled; its tag remembers how it was.
+        scaling.unscale(cloud, there.name)
+        scaled = {}
+    note(cloud, there, PREVIOUS_TAG, there.config_name)
+    with refusals_explained(f"update the endpoint {there.name}"):
+        cloud.client("sagemaker").update_endpoint(
+            EndpointName=there.name,
+            EndpointConfigName=config,
+            **({"RetainAllVariantProperties": True} if scaled else {}),  # as many machines as there are now
+            **({"DeploymentConfig": deployment} if deployment else {}),
+        )
+    log.info("%s gets the configuration %s.", there.name, config)
+
+
+def note(cloud: Cloud, there: Deployed, tag: str, value: str) -> None:
+    """Write `value` on the endpoint."""
+    with refusals_explained(f"write on the endpoint {there.name}"):
+        cloud.client("sagemaker").add_tags(ResourceArn=there.arn, Tags=[{"Key": tag, "Value": value}])
+
+
+def roll_back(cloud: Cloud, name: str, *, poll: float) -> str:
+    """Give the endpoint the configuration that it had before, and wait. Returns that configuration's name.
+
+    Raises UserError where there is none, or AWS could not.
+    """
+    there = needed(cloud, name)
+    if there.status in BUSY:
+        there = settle(cloud, name, poll=poll) or needed(cloud, name)
+    previous = previous_config(cloud, there)
+    update(cloud, there, previous, {})
+    found = settle(cloud, name, poll=poll)
+    if found is None or found.status != "InService" or found.config_name != previous:
+        raise UserError(f"{name} could not go back: {why(cloud, found) if found else 'it was deleted'}")
+    how = scaling.noted(tags_at(cloud, found.arn))
+    if how is not None and not scaling.target_of(cloud, name):
+        scaling.scale(cloud, name, how, requests.mode_of(found.config))
+    return previous
+
+
+def previous_config(cloud: Cloud, there: Deployed) -> str:
+    """The configuration that the endpoint had before; where that is not known, the newest that is older than its own.
+
+    Raises UserError where there is none.
+    """
+    noted = tags_at(cloud, there.arn).get(PREVIOUS_TAG)
+    if noted and noted != there.config_name and described(cloud, "EndpointConfig", noted):
+        return noted
+    made = there.config.get("CreationTime")
+    with refusals_explained(f"list the configurations of {there.name}"):
+        pages = cloud.client("sagemaker").get_paginator("list_endpoint_configs")
+        found = [
+            one
+            for page in pages.paginate(NameContains=f"{there.name}-", SortBy="CreationTime", SortOrder="Descending")
+            for one in page["EndpointConfigs"]
+        ]
+    for one in found:
+        older = made is None or one["CreationTime"] <= made
+        own = tags_at(cloud, one["EndpointConfigArn"])
+        if older and one["EndpointConfigName"] != there.config_name and own.get(ENDPOINT_TAG) == there.name:
+            return str(one["EndpointConfigName"])
+    raise UserError(f"The endpoint {there.name} has had no other configuration: there is nothing to go back to.")
+
+
+def delete_endpoint(cloud: Cloud, name: str, *, poll: float) -> bool:
+    """Delete the endpoint, and wait until it is gone; whether there was one. Raises UserError."""
+    client = cloud.client("sagemaker")
+    for _ in range(2):
+        with refusals_explained(f"delete the endpoint {name}"):
+            try:
+                client.delete_endpoint(EndpointName=name)
+            except Exception as error:
+                if gone(error):
+                    return False
+                if (getattr(error, "response", None) or {}).get("Error", {}).get("Code") != "ValidationException":
+                    raise
+                log.info("%s is being changed; it can be deleted when that has ended.", name)
+        if settle(cloud, name, poll=poll, whole=False) is None:
+            return True
+    raise UserError(f"The endpoint {name} is not deleted; try again in some minutes.")

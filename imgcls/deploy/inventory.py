@@ -1,0 +1,152 @@
+"""Everything of a region that imgcls has made, by its tags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from imgcls.deploy.names import ENDPOINT_TAG, REGION_TAG, ROLE_PATH, as_mapping
+from imgcls.deploy.scaling import DIMENSION, NAMESPACE
+from imgcls.deploy.state import described, tags_at
+from imgcls.launch.sagemaker.cloud import Cloud
+from imgcls.launch.sagemaker.naming import START, TAG
+from imgcls.launch.sagemaker.refusals import refusals_explained
+
+KINDS = ("endpoint", "function", "scaling", "alarm", "endpoint-config", "model", "role")
+"""In the order in which they are shown, and can be removed but for the endpoint."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Something that imgcls has made.
+
+    Attributes:
+        kind: one of KINDS.
+        name: its own.
+        endpoint: to which it belongs.
+        about: its state, its machines.
+        made: when.
+        machines: (instance type, how many) of an endpoint that has machines.
+        details: what removing it needs.
+    """
+
+    kind: str
+    name: str
+    endpoint: str
+    about: str = ""
+    made: datetime | str | None = None
+    machines: tuple[str, int] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def inventory(cloud: Cloud, endpoint: str | None = None) -> list[Found]:
+    """What there is: all of it, or what belongs to one endpoint. Raises UserError where AWS does not let one look."""
+    with refusals_explained(f"list what there is in {cloud.region}"):
+        found = [
+            *_endpoints(cloud, endpoint),
+            *_functions(cloud),
+            *_scaling(cloud),
+            *_alarms(cloud),
+            *_configs(cloud, endpoint),
+            *_models(cloud, endpoint),
+            *_roles(cloud),
+        ]
+    return [one for one in found if endpoint in (None, one.endpoint)]
+
+
+def running_jobs(cloud: Cloud) -> int:
+    """How many training and tuning jobs of imgcls run; `imgcls.jobs` is for them."""
+    client = cloud.client("sagemaker")
+    with refusals_explained("list the jobs"):
+        training = client.list_training_jobs(NameContains=START, StatusEquals="InProgress")["TrainingJobSummaries"]
+        tuning = client.list_hyper_parameter_tuning_jobs(NameContains=START, StatusEquals="InProgress")
+    return len(training) + len(tuning["HyperParameterTuningJobSummaries"])
+
+
+def _pages(client: Any, operation: str, key: str, **words: Any) -> Iterator[dict[str, Any]]:
+    for page in client.get_paginator(operation).paginate(**words):
+        yield from page[key]
+
+
+def _endpoints(cloud: Cloud, only: str | None) -> Iterator[Found]:
+    for one in _pages(cloud.client("sagemaker"), "list_endpoints", "Endpoints", NameContains=only or START):
+        name = one["EndpointName"]
+        if not name.startswith(START) or TAG not in tags_at(cloud, one["EndpointArn"]):
+            continue
+        endpoint = described(cloud, "Endpoint", name)
+        variant = (endpoint.get("ProductionVariants") or [{}])[0]
+        config = described(cloud, "EndpointConfig", endpoint["EndpointConfigName"]) if endpoint else {}
+        settings = (config.get("ProductionVariants") or [{}])[0]
+        machines, how = _machines(variant, settings)
+        reason = f"; {endpoint['FailureReason']}" if endpoint.get("FailureReason") else ""
+        yield Found("endpoint", name, name, f"{one['EndpointStatus']}, {how}{reason}", one["CreationTime"], machines)
+
+
+def _machines(variant: dict[str, Any], settings: dict[str, Any]) -> tuple[tuple[str, int] | None, str]:
+    """Type and number of an endpoint's machines, and the same in words."""
+    served = settings.get("ServerlessConfig")
+    if served:
+        warm = served.get("ProvisionedConcurrency")
+        return None, f"serverless, {served['MemorySizeInMB']} MB" + (f", {warm} kept warm" if warm else "")
+    kind = str(settings.get("InstanceType", "?"))
+    count = int(variant.get("CurrentInstanceCount", settings.get("InitialInstanceCount", 1)))
+    return (kind, count), f"{count} x {kind}"
+
+
+def _configs(cloud: Cloud, only: str | None) -> Iterator[Found]:
+    client = cloud.client("sagemaker")
+    for one in _pages(client, "list_endpoint_configs", "EndpointConfigs", NameContains=only or START):
+        tags = tags_at(cloud, one["EndpointConfigArn"]) if one["EndpointConfigName"].startswith(START) else {}
+        if TAG in tags:
+            name = one["EndpointConfigName"]
+            yield Found("endpoint-config", name, tags.get(ENDPOINT_TAG, ""), made=one["CreationTime"])
+
+
+def _models(cloud: Cloud, only: str | None) -> Iterator[Found]:
+    for one in _pages(cloud.client("sagemaker"), "list_models", "Models", NameContains=only or START):
+        tags = tags_at(cloud, one["ModelArn"]) if one["ModelName"].startswith(START) else {}
+        if TAG in tags:
+            yield Found("model", one["ModelName"], tags.get(ENDPOINT_TAG, ""), made=one["CreationTime"])
+
+
+def _functions(cloud: Cloud) -> Iterator[Found]:
+    client = cloud.client("lambda")
+    for one in _pages(client, "list_functions", "Functions"):
+        if not one["FunctionName"].startswith(START):
+            continue
+        tags = client.list_tags(Resource=one["FunctionArn"])["Tags"]
+        if TAG in tags:
+            about = f"{one.get('Runtime', '')}, {one.get('MemorySize', '?')} MB"
+            yield Found("function", one["FunctionName"], tags.get(ENDPOINT_TAG, ""), about, one.get("LastModified"))
+
+
+def _roles(cloud: Cloud) -> Iterator[Found]:
+    client = cloud.client("iam")
+    for one in _pages(client, "list_roles", "Roles", PathPrefix=ROLE_PATH):
+        tags = as_mapping(client.list_role_tags(RoleName=one["RoleName"])["Tags"])
+        if TAG in tags and tags.get(REGION_TAG) == cloud.region:
+            yield Found("role", one["RoleName"], tags.get(ENDPOINT_TAG, ""), made=one["CreateDate"])
+
+
+def _alarms(cloud: Cloud) -> Iterator[Found]:
+    client = cloud.client("cloudwatch")
+    for one in _pages(client, "describe_alarms", "MetricAlarms", AlarmNamePrefix=START):
+        tags = as_mapping(client.list_tags_for_resource(ResourceARN=one["AlarmArn"])["Tags"])
+        if TAG in tags:
+            yield Found("alarm", one["AlarmName"], tags.get(ENDPOINT_TAG, ""), str(one.get("MetricName", "")))
+
+
+def _scaling(cloud: Cloud) -> Iterator[Found]:
+    """Targets of our endpoints, and those that an endpoint left behind which somebody else deleted."""
+    client = cloud.client("application-autoscaling")
+    words = {"ServiceNamespace": NAMESPACE, "ScalableDimension": DIMENSION}
+    for one in _pages(client, "describe_scalable_targets", "ScalableTargets", **words):
+        name = one["ResourceId"].split("/")[1]
+        if not name.startswith(START):
+            continue
+        endpoint = described(cloud, "Endpoint", name)
+        if not endpoint or TAG in tags_at(cloud, endpoint["EndpointArn"]):
+            about = f"{one['MinCapacity']} to {one['MaxCapacity']} machines"
+            yield Found("scaling", one["ResourceId"], name, about, one.get("CreationTime"))

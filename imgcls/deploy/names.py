@@ -1,0 +1,80 @@
+"""How endpoints and what belongs to them are named: by run and content, so that a killed command finds them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from imgcls.errors import UserError
+from imgcls.launch.sagemaker.naming import START, TAG
+from imgcls.launch.sagemaker.upload import place_of
+
+ENDPOINT_TAG = "imgcls:endpoint"
+"""The tag of everything that belongs to an endpoint; its value is the endpoint's name."""
+PREVIOUS_TAG = "imgcls:previous"
+"""The tag of an endpoint that names the configuration it had before."""
+SCALING_TAG = "imgcls:scaling"
+"""The tag of an endpoint that says how it is scaled, also while an update has to take that away."""
+REGION_TAG = "imgcls:region"
+"""Of a role, which knows no region: that of the function it is for."""
+VARIANT = "AllTraffic"
+"""The one production variant of an endpoint."""
+DIGEST_LENGTH = 8
+LONGEST = 63 - DIGEST_LENGTH - 1
+"""Characters of an endpoint's name: those of its models and configurations have a digest more."""
+ALIAS = "live"
+ROLE_PATH = "/imgcls/"
+
+
+def endpoint_name(given: str) -> str:
+    """The endpoint that `given` means: its name always begins with `imgcls-`, by which policies and lists know it.
+
+    >>> endpoint_name("dogs"), endpoint_name("imgcls-dogs")
+    ('imgcls-dogs', 'imgcls-dogs')
+
+    Raises UserError where it is no name that AWS takes.
+    """
+    name = given if given.startswith(START) else f"{START}{given}"
+    if not re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*", name):
+        raise UserError(f"name={given}: letters, digits and single hyphens between them, such as dogs-2.")
+    if len(name) > LONGEST:
+        raise UserError(f"name={given}: at most {LONGEST - len(START)} characters, because AWS's names have 63.")
+    return name
+
+
+def name_of_run(folder: Path) -> str:
+    """The endpoint of a run's folder: readable, and another one for another folder, person or machine."""
+    readable, _, digest = place_of(folder).rpartition("-")
+    clean = re.sub(r"[^A-Za-z0-9]+", "-", readable).strip("-") or "run"
+    room = LONGEST - len(START) - len(digest) - 1
+    return f"{START}{clean[:room].strip('-')}-{digest}"
+
+
+def name_of_job(job: str) -> str:
+    """The endpoint of a training job."""
+    return job[:LONGEST].rstrip("-")
+
+
+def numbered(name: str, content: Mapping[str, Any]) -> str:
+    """The name of a model or configuration of the endpoint `name`: the same content has the same one."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]}"
+
+
+def tags_of(kind: str, endpoint: str, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The tags of something of a `kind` that belongs to `endpoint`."""
+    return {TAG: kind, ENDPOINT_TAG: endpoint, **(more or {})}
+
+
+def as_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Tags in the form that most services take."""
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+def as_mapping(tags: list[dict[str, str]]) -> dict[str, str]:
+    """Tags by name."""
+    return {one["Key"]: one["Value"] for one in tags}

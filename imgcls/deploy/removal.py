@@ -1,0 +1,90 @@
+"""What imgcls has made, taken away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from imgcls.deploy import scaling
+from imgcls.deploy.endpoint import delete_endpoint
+from imgcls.deploy.inventory import Found
+from imgcls.deploy.state import described, gone
+from imgcls.launch.sagemaker.cloud import Cloud
+from imgcls.launch.sagemaker.naming import split_uri
+from imgcls.launch.sagemaker.refusals import refusals_explained
+
+log = logging.getLogger(__name__)
+
+
+def remove(cloud: Cloud, found: Sequence[Found], *, poll: float, say: Callable[[str], None]) -> None:
+    """Remove all of `found`: what costs first; what is gone already is no error.
+
+    Args:
+        cloud: the account.
+        found: of the inventory.
+        poll: seconds between two looks at an endpoint that is being deleted.
+        say: gets a line for each thing.
+    """
+    removers: dict[str, Callable[[Cloud, Found], None]] = {
+        "function": _function,
+        "scaling": lambda cloud, one: _scaling(cloud, one),
+        "endpoint": lambda cloud, one: _endpoint(cloud, one, poll),
+        "alarm": lambda cloud, one: scaling.delete_alarms(cloud, [one.name]),
+        "endpoint-config": _config,
+        "model": _model,
+        "role": _role,
+    }
+    for kind, remover in removers.items():
+        for one in found:
+            if one.kind == kind:
+                with refusals_explained(f"remove the {kind} {one.name}"):
+                    remover(cloud, one)
+                say(f"removed {kind:<16} {one.name}")
+
+
+def _ignoring_gone(call: Callable[..., Any], **words: Any) -> None:
+    try:
+        call(**words)
+    except Exception as error:
+        if not gone(error):
+            raise
+
+
+def _function(cloud: Cloud, one: Found) -> None:
+    """Its versions, alias, address and warm instances go with it."""
+    _ignoring_gone(cloud.client("lambda").delete_function, FunctionName=one.name)
+
+
+def _scaling(cloud: Cloud, one: Found) -> None:
+    _ignoring_gone(
+        cloud.client("application-autoscaling").deregister_scalable_target,
+        ServiceNamespace=scaling.NAMESPACE,
+        ResourceId=one.name,
+        ScalableDimension=scaling.DIMENSION,
+    )
+
+
+def _endpoint(cloud: Cloud, one: Found, poll: float) -> None:
+    delete_endpoint(cloud, one.name, poll=poll)
+
+
+def _config(cloud: Cloud, one: Found) -> None:
+    _ignoring_gone(cloud.client("sagemaker").delete_endpoint_config, EndpointConfigName=one.name)
+
+
+def _model(cloud: Cloud, one: Found) -> None:
+    """With the archive that was uploaded for it."""
+    model = described(cloud, "Model", one.name)
+    place = str((model.get("PrimaryContainer") or {}).get("ModelDataUrl", ""))
+    if f"/endpoints/{one.endpoint}/" in place:
+        bucket, key = split_uri(place)
+        cloud.client("s3").delete_object(Bucket=bucket, Key=key)
+    _ignoring_gone(cloud.client("sagemaker").delete_model, ModelName=one.name)
+
+
+def _role(cloud: Cloud, one: Found) -> None:
+    client = cloud.client("iam")
+    for name in client.list_role_policies(RoleName=one.name)["PolicyNames"]:
+        client.delete_role_policy(RoleName=one.name, PolicyName=name)
+    _ignoring_gone(client.delete_role, RoleName=one.name)

@@ -1,0 +1,213 @@
+"""Endpoints and functions of the rehearsal: what moto only writes down is really run here.
+
+An endpoint serves the `model.tar.gz` that was uploaded, in a process of its own; UpdateEndpoint takes effect when the
+new one answers; a Lambda function runs its code. Everything ends with the account.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from imgcls.deploy.local import Container, serving
+from imgcls.errors import UserError
+from imgcls.launch.rehearsal.aws import REGION, LocalAws
+from imgcls.launch.sagemaker.cloud import need
+from imgcls.launch.sagemaker.naming import split_uri
+
+Response = tuple[str, list[tuple[str, str]], bytes]
+
+JSON = ("Content-Type", "application/json")
+MEGABYTE = 1 << 20
+CALL = """
+import json, sys, lambda_function
+print(json.dumps(lambda_function.lambda_handler(json.load(sys.stdin))))
+"""
+
+
+class Endpoints:
+    """The endpoints of one account.
+
+    Args:
+        aws: the account; from now on it runs its endpoints.
+    """
+
+    def __init__(self, aws: LocalAws) -> None:
+        self.aws = aws
+        self.s3 = aws.session("role").client("s3")
+        self.running: dict[str, tuple[contextlib.ExitStack, Container]] = {}
+        """Configuration to what serves it."""
+        self.warm: dict[str, int] = {}
+        """Provisioned concurrency of functions."""
+        self._threads: list[threading.Thread] = []
+        self._lock, self._closed = threading.Lock(), False
+        aws.after["CreateEndpoint"] = lambda request: self._begin(request, "Creating")
+        aws.operations["UpdateEndpoint"] = self._update
+        aws.paths += [
+            (re.compile(r"/endpoints/([^/]+)/invocations"), self._invoke),
+            (re.compile(r"/endpoints/([^/]+)/async-invocations"), self._invoke_later),
+            (re.compile(r"/2019-09-30/functions/([^/]+)/provisioned-concurrency"), self._provision),
+            (re.compile(r"/2015-03-31/functions/([^/]+)/invocations"), self._call),
+        ]
+
+    def close(self) -> None:
+        """End all that runs."""
+        with self._lock:
+            self._closed = True
+        for thread in self._threads:
+            thread.join()
+        for stack, _ in self.running.values():
+            stack.close()
+        self.running.clear()
+
+    @property
+    def _sagemaker(self) -> Any:
+        """moto's records."""
+        (account,) = need("moto.backends").get_backend("sagemaker").values()
+        return account[REGION]
+
+    def _begin(self, request: dict[str, Any], status: str) -> None:
+        record = self._sagemaker.endpoints[request["EndpointName"]]
+        record.endpoint_status = status
+        thread = threading.Thread(target=self._start, args=(record, request["EndpointConfigName"], status))
+        self._threads.append(thread)
+        thread.start()
+
+    def _start(self, record: Any, config: str, status: str) -> None:
+        """Serve the configuration's model; then it is the endpoint's, or the endpoint stays what it was."""
+        reason = None
+        try:
+            if config not in self.running:
+                self._serve(config)
+        except Exception as error:
+            reason = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        record.failure_reason = reason
+        if reason is None:
+            record.endpoint_config_name = config
+            variants = self._sagemaker.endpoint_configs[config].production_variants
+            record.production_variants = record._process_production_variants(variants)
+        record.endpoint_status = "Failed" if reason is not None and status == "Creating" else "InService"
+
+    def _serve(self, config: str) -> None:
+        variant = self._sagemaker.endpoint_configs[config].production_variants[0]
+        container = self._sagemaker._models[variant["ModelName"]].primary_container
+        bucket, key = split_uri(container["ModelDataUrl"])
+        with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
+            archive = Path(work) / "model.tar.gz"
+            archive.write_bytes(self.s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+            with self._lock:
+                if self._closed:
+                    return
+            stack = contextlib.ExitStack()
+            self.running[config] = (stack, stack.enter_context(serving(archive, container.get("Environment") or {})))
+
+    def _update(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._begin(request, "Updating")
+        return {"EndpointArn": self._sagemaker.endpoints[request["EndpointName"]].arn}
+
+    def _container(self, endpoint: str) -> tuple[Any, Container] | None:
+        """The endpoint's configuration and what serves it; None where it does not answer."""
+        record = self._sagemaker.endpoints.get(endpoint)
+        if record is None or record.endpoint_config_name not in self.running:
+            return None
+        config = self._sagemaker.endpoint_configs[record.endpoint_config_name]
+        return config, self.running[record.endpoint_config_name][1]
+
+    def _invoke(self, match: re.Match[str], environ: Mapping[str, Any], body: bytes) -> Response:
+        found = self._container(match[1])
+        if found is None:
+            return _error("400 Bad Request", "ValidationError", f"Endpoint {match[1]} not found.")
+        limit = 4 if "ServerlessConfig" in found[0].production_variants[0] else 6
+        if len(body) > limit * MEGABYTE:
+            return _error("413 Payload Too Large", "RequestEntityTooLarge", f"The payload has more than {limit} MB.")
+        status, kind, answer = found[1].ask(body, environ.get("CONTENT_TYPE", ""), environ.get("HTTP_ACCEPT", ""))
+        if status == 200:
+            return "200 OK", [("Content-Type", kind)], answer
+        return _error(
+            "424 Failed Dependency",
+            "ModelError",
+            f"Received {status} from primary with message {answer.decode('utf-8', 'replace')!r}",
+            OriginalStatusCode=status,
+            OriginalMessage=answer.decode("utf-8", "replace"),
+        )
+
+    def _invoke_later(self, match: re.Match[str], environ: Mapping[str, Any], body: bytes) -> Response:
+        found = self._container(match[1])
+        if found is None:
+            return _error("400 Bad Request", "ValidationError", f"Endpoint {match[1]} not found.")
+        place = found[0].async_inference_config["OutputConfig"]
+        bucket, key = split_uri(environ["HTTP_X_AMZN_SAGEMAKER_INPUTLOCATION"])
+        question = self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        kind, accept = environ.get("HTTP_X_AMZN_SAGEMAKER_CONTENT_TYPE", ""), "HTTP_X_AMZN_SAGEMAKER_ACCEPT"
+        status, _, answer = found[1].ask(question, kind, environ.get(accept, ""))
+        number = os.urandom(8).hex()
+        places = {
+            "OutputLocation": f"{place['S3OutputPath']}/{number}.out",
+            "FailureLocation": f"{place.get('S3FailurePath', place['S3OutputPath'])}/{number}-error.out",
+        }
+        bucket, key = split_uri(places["OutputLocation" if status == 200 else "FailureLocation"])
+        self.s3.put_object(Bucket=bucket, Key=key, Body=answer)
+        headers = [(f"X-Amzn-SageMaker-{name}", where) for name, where in places.items()]
+        return "202 Accepted", [JSON, *headers], json.dumps({"InferenceId": number}).encode()
+
+    def _provision(self, match: re.Match[str], environ: Mapping[str, Any], body: bytes) -> Response:
+        name, method = match[1], environ["REQUEST_METHOD"]
+        if method == "PUT":
+            self.warm[name] = json.loads(body)["ProvisionedConcurrentExecutions"]
+        elif method == "DELETE":
+            self.warm.pop(name, None)
+            return "204 No Content", [], b""
+        if name not in self.warm:
+            return _error("404 Not Found", "ProvisionedConcurrencyConfigNotFoundException", "There is none.")
+        content = {"RequestedProvisionedConcurrentExecutions": self.warm[name], "Status": "READY"}
+        return "202 Accepted" if method == "PUT" else "200 OK", [JSON], json.dumps(content).encode()
+
+    def _call(self, match: re.Match[str], environ: Mapping[str, Any], body: bytes) -> Response:
+        """The function's code, in a process of its own, with the variables that Lambda gives it."""
+        (account,) = need("moto.backends").get_backend("lambda").values()
+        function = account[REGION].get_function(match[1])
+        variables = {
+            **function.environment_vars,
+            "AWS_ENDPOINT_URL": self.aws.address,
+            "AWS_ACCESS_KEY_ID": "rehearsal",
+            "AWS_SECRET_ACCESS_KEY": "rehearsal",
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
+            with zipfile.ZipFile(io.BytesIO(function.code_bytes)) as code:
+                code.extractall(work)
+            done = subprocess.run(
+                [sys.executable, "-c", CALL],
+                cwd=work,
+                env={**kept, **variables},
+                input=body,
+                capture_output=True,
+                timeout=60,
+            )
+        if done.returncode:
+            lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason"]
+            return (
+                "200 OK",
+                [JSON, ("X-Amz-Function-Error", "Unhandled")],
+                json.dumps({"errorMessage": lines[-1]}).encode(),
+            )
+        return "200 OK", [JSON], done.stdout
+
+
+def _error(status: str, code: str, message: str, **more: Any) -> Response:
+    content = json.dumps({"Message": message, "message": message, **more}).encode()
+    return status, [JSON, ("x-amzn-errortype", code)], content
