@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,6 @@ from imgcls.deploy.names import endpoint_name, name_of_run
 from imgcls.deploy.options import ASYNCHRONOUS, SERVERLESS, Options, read_options
 from imgcls.deploy.record import EndpointRecord
 from imgcls.errors import UserError
-from imgcls.interrupts import Interrupted, StopSignals
 
 if TYPE_CHECKING:
     from imgcls.deploy.endpoint import Deployment
@@ -32,7 +33,7 @@ def perform(action: str, values: Values, more: list[str]) -> None:
     """Do what `action` says. Raises UserError."""
     from imgcls.deploy import managing
 
-    with talking(), own_words(), StopSignals():
+    with talking(), own_words(), ending():
         if action == "deploy":
             deploy(read_options(values, more))
         else:
@@ -59,6 +60,23 @@ def talking() -> Iterator[None]:
         yield
     finally:
         logger.handlers, logger.level, logger.propagate = before
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does: by no ordinary exception, which botocore would take for its own."""
+
+    def end(signum: int, frame: object) -> None:
+        raise SystemExit(128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -170,7 +188,7 @@ def deploy_to(cloud: Cloud, options: Options, source: Source, *, remember: bool 
                 return
             found = finished(deployment, before, made=done == MADE)
             deployment.scale(found)
-        except (Interrupted, KeyboardInterrupt):
+        except (KeyboardInterrupt, SystemExit):
             log.warning(
                 "%s goes on being made, and costs. The same command goes on with it; to end it:\n"
                 "  python -m imgcls.deploy delete name=%s",

@@ -15,7 +15,6 @@ from imgcls.deploy.actions import deploy_to, pictures_for
 from imgcls.deploy.options import SERVERLESS, Options
 from imgcls.deploy.source import REQUEST_LIMIT, Source, describe_source
 from imgcls.errors import UserError
-from imgcls.interrupts import Interrupted
 from imgcls.launch.sagemaker.refusals import refusals_explained
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def serve_here(options: Options, source: Source) -> None:
             try:
                 while container.process.poll() is None:
                     time.sleep(0.5)
-            except (Interrupted, KeyboardInterrupt):
+            except (KeyboardInterrupt, SystemExit):
                 return
             raise UserError("The process that served the model has ended.")
 

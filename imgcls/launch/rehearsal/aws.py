@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 REGION = "us-east-1"
 PARAMS = "imgcls-params"
 TARGET = "HTTP_X_AMZ_TARGET"
+MODULES = {"lambda": "awslambda", "application-autoscaling": "applicationautoscaling"}  # of moto, by service
 USED = ("s3", "sagemaker", "logs", "lambda", "iam", "cloudwatch", "application-autoscaling")
 
 Answerer = Callable[[re.Match[str], dict[str, Any], bytes], tuple[str, list[tuple[str, str]], bytes]]
@@ -33,6 +35,12 @@ class Call:
     service: str
     operation: str
     params: dict[str, Any]
+
+
+@functools.cache
+def _loader() -> Any:
+    """botocore's descriptions of the services, which take long to read, once for all sessions."""
+    return need("botocore.loaders").create_loader()
 
 
 def _keep_params(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
@@ -76,6 +84,8 @@ class LocalAws:
         self._server.server_close()
         backends = need("moto.backends")
         for service in USED:
+            if f"moto.{MODULES.get(service, service)}" not in sys.modules:
+                continue  # nobody has asked it, and to load it takes a while
             for account in backends.get_backend(service).values():
                 for backend in account.values():
                     backend.reset()
@@ -95,6 +105,7 @@ class LocalAws:
         for name in ("config_file", "credentials_file"):
             botocore.set_config_variable(name, "/dev/null")
         botocore.set_config_variable("profile", None)
+        botocore.register_component("data_loader", _loader())
         address = self.address
         boto3 = need("boto3")
 
