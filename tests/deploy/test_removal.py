@@ -1,0 +1,141 @@
+"""Everything that imgcls made is found by its tags, and goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgcls.deploy.__main__ import command
+from imgcls.deploy.inventory import inventory
+from imgcls.errors import UserError
+from tests.deploy.conftest import QUICK, Account, deploy
+from tests.launch.conftest import needs_moto
+
+pytestmark = needs_moto
+
+
+@pytest.fixture
+def busy(account: Account, run: Path) -> Account:
+    """Two endpoints of ours with all that can belong to one, and things of somebody else."""
+    deploy("test=false", "max_instances=2")
+    deploy("test=false", "instance_count=2")
+    command(["lambda", "name=dogs", "make_role=true", "poll=0.01", "url=iam", "provisioned=1"])
+    command(["run=runs/dogs", "name=dogs-2", *QUICK, "test=false", "mode=serverless"])
+    cloud = account.cloud()
+    client = cloud.client("sagemaker")
+    client.create_model(ModelName="imgcls-theirs", ExecutionRoleArn="arn:aws:iam::123456789012:role/x")
+    made = {"VariantName": "v", "ModelName": "imgcls-theirs", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    client.create_endpoint_config(EndpointConfigName="imgcls-theirs", ProductionVariants=[made])
+    client.create_endpoint(EndpointName="imgcls-theirs", EndpointConfigName="imgcls-theirs")
+    cloud.client("application-autoscaling").register_scalable_target(
+        ServiceNamespace="sagemaker",
+        ResourceId="endpoint/imgcls-theirs/variant/v",
+        ScalableDimension="sagemaker:variant:DesiredInstanceCount",
+        MinCapacity=1,
+        MaxCapacity=2,
+    )
+    cloud.client("iam").create_role(
+        RoleName="imgcls-elsewhere",
+        Path="/imgcls/",
+        AssumeRolePolicyDocument="{}",
+        Tags=[{"Key": "imgcls", "Value": "role"}, {"Key": "imgcls:region", "Value": "eu-west-1"}],
+    )
+    return account
+
+
+def kinds(account: Account, endpoint: str | None = None) -> list[str]:
+    return sorted(one.kind for one in inventory(account.cloud(), endpoint))
+
+
+ONE = ["alarm", "endpoint", "endpoint-config", "endpoint-config", "function", "model", "role", "scaling"]
+OTHER = ["endpoint", "endpoint-config", "model"]
+
+
+def test_list_delete_and_delete_all(
+    busy: Account, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert kinds(busy, "imgcls-dogs") == ONE
+    assert kinds(busy) == sorted([*ONE, *OTHER])
+    busy.cloud().client("sagemaker").create_training_job(
+        TrainingJobName="imgcls-job",
+        AlgorithmSpecification={"TrainingImage": "x", "TrainingInputMode": "File"},
+        RoleArn="arn:aws:iam::123456789012:role/endpoints",
+        OutputDataConfig={"S3OutputPath": "s3://x/y"},
+        ResourceConfig={"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1},
+        StoppingCondition={"MaxRuntimeInSeconds": 60},
+    )
+    busy.aws.job("imgcls-job").training_job_status = "InProgress"
+    capsys.readouterr()
+    command(["list"])
+    printed = capsys.readouterr().out
+    assert "InService, 2 x ml.m5.large" in printed
+    assert "InService, serverless, 3072 MB" in printed
+    assert "1 to 2 machines" in printed
+    assert "imgcls-dogs costs by the hour" in printed
+    assert "end it with: python -m imgcls.deploy delete name=imgcls-dogs" in printed
+    assert "1 training or tuning jobs run, and cost: python -m imgcls.jobs" in printed
+    assert "theirs" not in printed
+    assert "elsewhere" not in printed
+
+    with pytest.raises(UserError, match="say yes=true, because there is no terminal"):
+        command(["delete", "name=dogs"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda text: "n")
+    with pytest.raises(UserError, match=r"Nothing was removed\."):
+        command(["delete", "name=dogs"])
+    assert kinds(busy, "imgcls-dogs") == ONE
+    monkeypatch.setattr("builtins.input", lambda text: "y")
+    command(["delete", "name=dogs", "poll=0.01"])
+    assert "removed function         imgcls-dogs" in capsys.readouterr().out
+    assert kinds(busy) == OTHER
+    assert archives(busy) == ["imgcls-dogs-2"]
+
+    command(["delete", "--all", "yes=true", "poll=0.01"])
+    assert not kinds(busy)
+    assert not archives(busy)
+    assert busy.endpoints == ["imgcls-theirs"], "what has no tag of ours stays"
+    capsys.readouterr()
+    command(["delete", "--all", "yes=true"])
+    assert "There is nothing of imgcls in us-east-1." in capsys.readouterr().out
+    command(["list"])
+    assert "imgcls has nothing in us-east-1." in capsys.readouterr().out
+
+
+def archives(account: Account) -> list[str]:
+    found = (
+        account.cloud()
+        .client("s3")
+        .list_objects_v2(Bucket="sagemaker-us-east-1-123456789012", Prefix="imgcls/endpoints/")
+    )
+    return sorted({one["Key"].split("/")[2] for one in found.get("Contents", [])})
+
+
+def test_a_killed_removal_is_gone_on_with(busy: Account) -> None:
+    """Removing fails at each thing in turn; the list still has what is left, until nothing is."""
+    from botocore.exceptions import ClientError
+
+    stops = ["DeleteRole", "DeleteModel", "DeleteEndpointConfig", "DeleteEndpoint", "DeregisterScalableTarget"]
+    session = busy.aws.session
+
+    def stopping(operation: str) -> Any:
+        def refuse(model: Any, **_: Any) -> None:
+            if model.name == operation:
+                raise ClientError({"Error": {"Code": "AccessDenied", "Message": "No."}}, operation)
+
+        def made(who: str = "person") -> Any:
+            one = session(who)
+            one.events.register("before-call", refuse)
+            return one
+
+        return made
+
+    for operation in reversed(stops):
+        busy.aws.session = stopping(operation)
+        with pytest.raises(UserError, match=r"Could not .*: No\. Ask for this permission"):
+            command(["delete", "name=dogs", "yes=true", "poll=0.01"])
+        assert kinds(busy, "imgcls-dogs")
+    busy.aws.session = session
+    command(["delete", "name=dogs", "yes=true", "poll=0.01"])
+    assert kinds(busy) == OTHER
