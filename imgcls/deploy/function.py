@@ -163,7 +163,7 @@ def _check_ours(there: dict[str, Any], options: FunctionOptions) -> None:
 
 def _create(client: Any, request: dict[str, Any], poll: float, wait: Callable[[float], None]) -> None:
     """Make the function; a role that was made this minute may not be known yet to Lambda."""
-    began = time.monotonic()
+    began, said = time.monotonic(), False
     while True:
         try:
             client.create_function(**request)
@@ -176,7 +176,9 @@ def _create(client: Any, request: dict[str, Any], poll: float, wait: Callable[[f
                 raise UserError(
                     f"Lambda cannot take on the role {request['Role']}. It must exist and trust lambda.amazonaws.com."
                 ) from error
-        log.info("Waiting until Lambda knows the role.")
+        if not said:
+            log.info("Waiting until Lambda knows the role.")
+        said = True
         wait(poll)
 
 

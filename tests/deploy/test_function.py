@@ -56,6 +56,7 @@ def test_everybody_comes_in_only_when_that_is_said(
     account: Account, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     deploy("test=false")
+    account.cloud().client("iam").create_role(RoleName="front", AssumeRolePolicyDocument="{}")
     command([*FRONT, "role=front", "url=public"])
     said = capsys.readouterr()
     assert "anybody who knows the address can use" in said.err
