@@ -38,6 +38,7 @@ FEATURES = {
     "wandb": "logger=wandb",
     "sagemaker": "jobs and endpoints of SageMaker: launch=sagemaker",
     "rehearsal": "the same jobs on this machine: launch=rehearsal",
+    "tuning": "tuning jobs too: hydra/sweeper=sagemaker launch=rehearsal",
     "debugger": "smdebug trials: debug.smdebug=true",
     "gpu": "GPUs in the profile of a run",
     "notebooks": "the notebooks",

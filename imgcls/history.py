@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from imgcls.files import atomic_write_text
-
-Row = dict[str, float | int]
+from imgcls.rows import Row, as_csv, metric_line
 
 
 class History(Checkpoint):
@@ -49,23 +45,3 @@ class History(Checkpoint):
             atomic_write_text(self.file, as_csv(self.rows))
             if self._announce is not None:
                 self._announce(metric_line(row))
-
-
-def metric_line(row: Mapping[str, float | int]) -> str:
-    """The line of an epoch: `imgcls epoch=3 train/loss=0.41 val/accuracy=0.9312 …`, read by SageMaker's metric regexes.
-
-    >>> metric_line({"epoch": 3, "step": 120, "lr": 0.01, "val/accuracy": 0.93125, "seconds": 2.5})
-    'imgcls epoch=3 lr=0.01 val/accuracy=0.93125 seconds=2.5'
-    """
-    shown = {name: value for name, value in row.items() if name != "step"}
-    return "imgcls " + " ".join(f"{name}={value:.6g}" for name, value in shown.items())
-
-
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """`rows` as CSV text whose header has every key that any row has."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

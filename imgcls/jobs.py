@@ -1,4 +1,4 @@
-"""`python -m imgcls.jobs`: the training jobs that imgcls has made in SageMaker.
+"""`python -m imgcls.jobs`: the training jobs and tuning jobs that imgcls has made in SageMaker.
 
 usage: python -m imgcls.jobs [list]                        the latest jobs, and what those that run may still cost
        python -m imgcls.jobs attach run=DIR | job=NAME     follow a job to its end, and fetch its results
@@ -6,12 +6,15 @@ usage: python -m imgcls.jobs [list]                        the latest jobs, and 
        python -m imgcls.jobs stop   run=DIR | job=NAME     end a job; the command that made it goes on with it
        python -m imgcls.jobs policies role=NAME            what the role and you must be allowed, as IAM policies
 
+A tuning job is named in the same way: its sweep's folder is run=DIR, and a trial of it is a job too.
+
 options: region=… profile=… most=20 (jobs listed), poll=10 (seconds), to=DIR (where job=NAME is fetched to),
          bucket=… prefix=imgcls kms_key=… (for policies)
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -67,63 +70,99 @@ def _cloud(options: dict[str, str]) -> Any:
 
 
 def _list(cloud: Any, most: int) -> None:
-    from imgcls.launch.sagemaker.costs import at_most, hours
+    from imgcls.launch.sagemaker.costs import at_most, hours, tuning_hours
     from imgcls.launch.sagemaker.following import describe, is_running
-    from imgcls.launch.sagemaker.naming import START
+    from imgcls.launch.sagemaker.naming import START, TUNING_START, is_trial_name
     from imgcls.launch.sagemaker.refusals import refusals_explained
+    from imgcls.launch.sagemaker.tuning.watching import describe_tuning
 
+    client = cloud.client("sagemaker")
+    latest = {"SortBy": "CreationTime", "SortOrder": "Descending"}
     with refusals_explained("list the jobs"):
-        found = cloud.client("sagemaker").list_training_jobs(
-            NameContains=START, SortBy="CreationTime", SortOrder="Descending", MaxResults=min(100, max(1, most))
-        )
-    jobs = [describe(cloud, one["TrainingJobName"]) for one in found["TrainingJobSummaries"]]
-    if not jobs:
+        pages = client.get_paginator("list_training_jobs").paginate(NameContains=START, **latest)
+        names = (one["TrainingJobName"] for page in pages for one in page["TrainingJobSummaries"])
+        jobs = list(itertools.islice((name for name in names if not is_trial_name(name)), most))
+        number = min(100, max(1, most))
+        searches = client.list_hyper_parameter_tuning_jobs(NameContains=TUNING_START, MaxResults=number, **latest)
+    rows: list[tuple[str, str, str, Any]] = []
+    costs: list[str] = []
+    for job in [describe(cloud, name) for name in jobs]:
+        resources = job["ResourceConfig"]
+        machines = f"{resources['InstanceCount']} x {resources['InstanceType']}"
+        rows.append((job["TrainingJobName"], job["TrainingJobStatus"], machines, job["CreationTime"]))
+        if is_running(job):
+            costs.append(_cost(job["TrainingJobName"], at_most(cloud, job, hours(job, time.time()))))
+    for summary in searches["HyperParameterTuningJobSummaries"]:
+        name, state = summary["HyperParameterTuningJobName"], summary["HyperParameterTuningJobStatus"]
+        total = summary["ResourceLimits"].get("MaxNumberOfTrainingJobs", "?")
+        ended = summary["TrainingJobStatusCounters"].get("Completed", 0)
+        rows.append((name, state, f"{ended} of {total} trials", summary["CreationTime"]))
+        if state in ("InProgress", "Stopping") and (search := describe_tuning(cloud, name)) is not None:
+            costs.append(_cost(name, at_most(cloud, search["TrainingJobDefinition"], tuning_hours(search))))
+    if not rows:
         print(f"There are no jobs of imgcls in {cloud.region}.")
         return
     print(f"{'job':<50} {'state':<11} {'machines':<22} made")
-    for job in jobs:
-        resources = job["ResourceConfig"]
-        machines = f"{resources['InstanceCount']} x {resources['InstanceType']}"
-        made = job["CreationTime"].strftime("%Y-%m-%d %H:%M")
-        print(f"{job['TrainingJobName']:<50} {job['TrainingJobStatus']:<11} {machines:<22} {made}")
-    running = [job for job in jobs if is_running(job)]
-    if not running:
-        print("\nNone of them runs.")
-    for job in running:
-        print(f"\n{job['TrainingJobName']} runs: {at_most(cloud, job, hours(job, time.time()))}")
-        print(f"  stop it with: python -m imgcls.jobs stop job={job['TrainingJobName']}")
+    for name, state, machines, made in sorted(rows, key=lambda row: row[3], reverse=True)[:most]:
+        print(f"{name:<50} {state:<11} {machines:<22} {made:%Y-%m-%d %H:%M}")
+    print("\n".join(costs) if costs else "\nNone of them runs.")
+
+
+def _cost(name: str, text: str) -> str:
+    return f"\n{name} runs: {text}\n  stop it with: python -m imgcls.jobs stop job={name}"
 
 
 def _one(action: str, options: dict[str, str]) -> None:
-    from imgcls.launch.sagemaker.following import describe
-    from imgcls.launch.sagemaker.refusals import refusals_explained
+    from imgcls.launch.sagemaker.naming import is_tuning_name
 
     folder, job = _which(options)
-    cloud = _cloud(options)
-    if action == "stop":
+    cloud, poll = _cloud(options), float(options["poll"])
+    if is_tuning_name(job):
+        _one_search(action, cloud, folder, job, poll)
+    elif action == "stop":
+        from imgcls.launch.sagemaker.refusals import refusals_explained
+
         with refusals_explained(f"stop the job {job}"):
             cloud.client("sagemaker").stop_training_job(TrainingJobName=job)
         print(f"{job} is asked to stop. The command that made it goes on with it from its checkpoints.")
     else:
+        from imgcls.launch.sagemaker.following import describe
         from imgcls.launch.sagemaker.results import bring_home
-
-        if action == "fetch" and describe(cloud, job)["TrainingJobStatus"] == "InProgress":
-            raise UserError(f"The job {job} still runs. Follow it: python -m imgcls.jobs attach job={job}")
         from imgcls.runs import load
         from imgcls.train import print_summary
 
-        bring_home(cloud, job, folder, poll=float(options["poll"]))
+        if action == "fetch" and describe(cloud, job)["TrainingJobStatus"] == "InProgress":
+            raise UserError(f"The job {job} still runs. Follow it: python -m imgcls.jobs attach job={job}")
+        bring_home(cloud, job, folder, poll=poll)
         print_summary(load(folder))
+
+
+def _one_search(action: str, cloud: Any, folder: Path, job: str, poll: float) -> None:
+    from imgcls.launch.sagemaker.refusals import refusals_explained
+    from imgcls.launch.sagemaker.tuning.following import attach
+    from imgcls.launch.sagemaker.tuning.watching import describe_tuning, is_running
+
+    if action == "stop":
+        with refusals_explained(f"stop the tuning job {job}"):
+            cloud.client("sagemaker").stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=job)
+        print(
+            f"{job} is asked to stop, and its trials too. It cannot be gone on with; what it has found can be fetched."
+        )
+        return
+    if action == "fetch" and is_running(describe_tuning(cloud, job) or {"HyperParameterTuningJobStatus": ""}):
+        raise UserError(f"The tuning job {job} still runs. Follow it: python -m imgcls.jobs attach job={job}")
+    attach(cloud, job, folder, poll=poll)
 
 
 def _which(options: dict[str, str]) -> tuple[Path, str]:
     """The run folder and the job that the options name; the folder's own region where none is given."""
+    from imgcls.launch.sagemaker.naming import is_tuning_name
     from imgcls.launch.sagemaker.record import JobRecord
 
     if bool(options["run"]) == bool(options["job"]):
         raise UserError("Which job? Give run=DIR or job=NAME; `python -m imgcls.jobs` lists them.")
-    if options["job"]:
-        return Path(options["to"] or f"runs/{options['job']}").expanduser(), options["job"]
+    if job := options["job"]:
+        return Path(options["to"] or f"{'sweeps' if is_tuning_name(job) else 'runs'}/{job}").expanduser(), job
     folder = Path(options["run"]).expanduser()
     record = JobRecord.read(folder)
     if record is None or record.job is None:

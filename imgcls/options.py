@@ -190,6 +190,12 @@ def spaces(value: Any) -> str | None:
     return None if isinstance(value, Mapping) else "must be options with their spaces: {optim.lr: 'interval(0.1,1)'}."
 
 
+def names(value: Any) -> str | None:
+    """A list of names."""
+    right = isinstance(value, list) and all(isinstance(one, str) and one for one in value)
+    return None if right else "must be a list of names, such as [first,second]."
+
+
 def mappings(value: Any) -> str | None:
     """A list of options with their values."""
     right = isinstance(value, list) and all(isinstance(one, Mapping) for one in value)
@@ -307,6 +313,15 @@ OPTIONS: dict[str, Check] = {
     "search.refit": flag,
     "search.first": mappings,
     "search.space": spaces,
+    "search.tuning.strategy": choice("bayesian", "random", "hyperband", "grid"),
+    "search.tuning.stop_early": flag,
+    "search.tuning.min_epochs": whole(1),
+    "search.tuning.warm_start": names,
+    "search.tuning.warm_start_type": choice("identical", "transfer"),
+    "search.tuning.target": number(none=True),
+    "search.tuning.patience": whole(3, none=True),
+    "search.tuning.converge": flag,
+    "search.tuning.max_runtime": whole(120, 15768000, none=True),
     "trainer.max_epochs": whole(-1),
     "trainer.accelerator": choice("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": devices,

@@ -190,6 +190,14 @@ def stored_configuration(folder: Path) -> dict[str, Any]:
     return content
 
 
+def stored_overrides(folder: Path) -> list[str]:
+    """The content of `overrides.yaml`."""
+    import yaml
+
+    content: list[str] = yaml.safe_load((folder / "overrides.yaml").read_text())
+    return content
+
+
 def differences(before: Any, now: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
     """(dotted name, value before, value now) of every option that differs."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):

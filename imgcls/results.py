@@ -14,9 +14,9 @@ import numpy as np
 
 from imgcls import portable
 from imgcls.files import atomic_write_bytes, atomic_write_text
-from imgcls.history import as_csv
 from imgcls.pictures import BadPicture
 from imgcls.report.gathering import gather
+from imgcls.rows import as_csv
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -19,17 +19,26 @@ def train(cfg: DictConfig) -> float | None:
 
     from imgcls.launch import launch
 
-    hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
-    if hydra.mode == RunMode.MULTIRUN:
-        if not any(text.startswith("run_dir=") for text in overrides):
-            cfg.run_dir = hydra.runtime.output_dir
+    overrides = words_of(cfg)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
         _keep_data()
     run = launch(cfg, overrides)
     if not cfg.quiet:
         print_summary(run)
     value: Any = run.metrics.get(cfg.checkpoint.monitor)
     return value
+
+
+def words_of(cfg: DictConfig) -> list[str]:
+    """The overrides of the run that Hydra has begun; a run of a sweep gets the folder that Hydra made for it."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    overrides = list(hydra.overrides.task)
+    if hydra.mode == RunMode.MULTIRUN and not any(text.startswith("run_dir=") for text in overrides):
+        cfg.run_dir = hydra.runtime.output_dir
+    return overrides
 
 
 def _keep_data() -> None:

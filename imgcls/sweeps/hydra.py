@@ -19,7 +19,8 @@ from imgcls.config import check
 from imgcls.errors import UserError
 from imgcls.options import OPTIONS
 from imgcls.sweeps import outcome
-from imgcls.sweeps.options import search_options
+from imgcls.sweeps.found import Searched
+from imgcls.sweeps.options import SearchOptions, search_options
 from imgcls.sweeps.space import Choice, Numbers, Space, parse_space, space_words, value_text
 from imgcls.sweeps.study import Claim, Study
 from imgcls.sweeps.supervisor import HELPER, leaving_with_parent, supervise
@@ -51,17 +52,18 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     if importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is not None:
         log.warning("hydra-optuna-sweeper is installed too; imgcls uses its own sweeper. pip uninstall the other one.")
     options = search_options(plain, int(config.seed))
+    elsewhere = _runs_elsewhere(config, options)
     data = OmegaConf.select(config, "hydra.runtime.choices.data") or "search"
     name = options.study or study_name(data, fixed, space)
-    folder = _folder(config, name)
+    folder = sweep_folder(config, name)
     check_space(context, config, fixed, space)
 
     is_helper = HELPER in os.environ
     study = Study(name, options, space, folder, supervised=is_helper)
     try:
-        launcher = _launcher(context, task, config)
+        launcher = hydra_launcher(context, task, config)
         here = type(launcher).__name__ == "BasicLauncher"
-        launch = _launch(launcher, study, fixed, reports_of(space, config.trainer.max_epochs))
+        launch = _launch(launcher, study, fixed, reports_of(space, config.trainer.max_epochs), elsewhere=elsewhere)
         if is_helper:
             with leaving_with_parent():
                 work(study, launch, wait=False)
@@ -74,13 +76,13 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
             work(study, launch, together=1 if here else options.workers, announce=announce)
         finish(study)
         if options.refit and study.win("refit"):
-            _refit(launcher, study, fixed)
+            refit(launcher, study, fixed)
     finally:
         study.close()
     return study
 
 
-def finish(study: Study) -> None:
+def finish(study: Searched) -> None:
     """The page, and the last lines on the terminal. Raises UserError where no trial is complete."""
     from imgcls.sweeps.page import write_page
 
@@ -90,15 +92,16 @@ def finish(study: Study) -> None:
         raise UserError(f"The search {study.name} has found nothing; {study.folder / 'sweep.csv'} says why.")
 
 
-def study_name(data: str, told: Sequence[str], space: Space) -> str:
+def study_name(data: str, told: Sequence[str], space: Space, how: tuple[str, ...] = HOW) -> str:
     """A name that the same search gives again: its data set, and a hash of what it searches.
 
     Args:
         data: the name of the data set.
         told: what else decides what is found, as overrides.
         space: what is searched over.
+        how: the beginnings of words that decide nothing.
     """
-    content = json.dumps([sorted(word for word in told if not word.startswith(HOW)), space.describe()], sort_keys=True)
+    content = json.dumps([sorted(word for word in told if not word.startswith(how)), space.describe()], sort_keys=True)
     return f"{data}-{hashlib.blake2b(content.encode(), digest_size=4).hexdigest()}"
 
 
@@ -125,7 +128,7 @@ def check_space(context: HydraContext, config: DictConfig, fixed: Sequence[str],
         check(composed)
 
 
-def _folder(config: DictConfig, name: str) -> Path:
+def sweep_folder(config: DictConfig, name: str) -> Path:
     """The sweep's folder: `hydra.sweep.dir` if it was given, else one that the same command finds again."""
     given = [word for word in config.hydra.overrides.hydra if word.startswith("hydra.sweep.dir=")]
     folder = (Path(config.hydra.sweep.dir).expanduser() if given else Path("sweeps") / name).absolute()
@@ -135,16 +138,28 @@ def _folder(config: DictConfig, name: str) -> Path:
     return folder
 
 
-def _launcher(context: HydraContext, task: TaskFunction, config: DictConfig) -> Any:
+def hydra_launcher(context: HydraContext, task: TaskFunction, config: DictConfig) -> Any:
+    """The launcher that `hydra/launcher` names."""
     from hydra.core.plugins import Plugins
 
     logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
     return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
 
 
-def _launch(launcher: Any, study: Study, fixed: Sequence[str], reports: int | None) -> Launch:
+def _runs_elsewhere(config: DictConfig, options: SearchOptions) -> bool:
+    """Whether the trials are jobs of SageMaker. Raises UserError for what these cannot do."""
+    if str(config.launch._target_).endswith(".Local"):
+        return False
+    if options.prunes:
+        raise UserError("search/pruner: trials in jobs of SageMaker do not reach the study. Use search/pruner=none.")
+    if config.launch.get("wait") is False:
+        raise UserError("launch.wait=false: a search needs the results of its trials. Leave it out.")
+    return True
+
+
+def _launch(launcher: Any, study: Study, fixed: Sequence[str], reports: int | None, *, elsewhere: bool) -> Launch:
     def launch(claims: Sequence[Claim]) -> list[BaseException | None]:
-        words = [[*fixed, *trial_words(study, claim, reports)] for claim in claims]
+        words = [[*fixed, *trial_words(study, claim, reports, elsewhere=elsewhere)] for claim in claims]
         try:
             returned = launcher.launch(words, initial_job_idx=claims[0].number)
         except Exception as error:  # a launcher that lost its jobs; their folders say what became of them
@@ -159,7 +174,8 @@ def _error(returned: Any) -> BaseException | None:
     return value if isinstance(value, BaseException) else None
 
 
-def _refit(launcher: Any, study: Study, fixed: Sequence[str]) -> None:
+def refit(launcher: Any, study: Searched, fixed: Sequence[str]) -> None:
+    """Train the best configuration of `study` once more, and test it. Raises what ends that."""
     best = outcome.best_trials(study)[0]
     print(f"\nTraining the best configuration (trial {best.number}) once more, to test it.", flush=True)
     words = [*command_words(fixed), *refit_words(study, best.params), "hydra.sweep.subdir=refit"]

@@ -97,7 +97,7 @@ def search_options(search: Mapping[str, Any], seed: int) -> SearchOptions:
     options = SearchOptions(
         objectives={name: way or METRICS[name] for name, way in zip(names, ways, strict=True)},
         seed=seed,
-        **{name: value for name, value in search.items() if name not in ("objective", "direction", "space")},
+        **{name: value for name, value in search.items() if name not in ("objective", "direction", "space", "tuning")},
     )
     if options.prunes and len(names) > 1:
         raise UserError("search/pruner: a search for several objectives cannot prune. Use search/pruner=none.")

@@ -6,25 +6,22 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from imgcls.files import atomic_write_text
-from imgcls.history import as_csv
-from imgcls.sweeps.study import Study
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
+from imgcls.rows import as_csv
+from imgcls.sweeps.found import Searched, Trial
 
 TOP = 10  # rows of the table on the terminal
 STATES = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "running", "waiting": "waiting"}
 
 
-def best_trials(study: Study) -> list[FrozenTrial]:
+def best_trials(study: Searched) -> list[Any]:
     """The best complete trial; with several objectives all that no other one beats in each, by the first objective."""
     complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     signs = [-1.0 if way == "max" else 1.0 for way in study.options.objectives.values()]
 
-    def costs(trial: FrozenTrial) -> list[float]:
+    def costs(trial: Trial) -> list[float]:
         return [sign * value for sign, value in zip(signs, trial.values, strict=True)]
 
     ordered = sorted(complete, key=lambda trial: (costs(trial), trial.number))
@@ -46,7 +43,7 @@ class Announcer:
         say: takes a line.
     """
 
-    def __init__(self, study: Study, fixed: Sequence[str], say: Callable[[str], None]) -> None:
+    def __init__(self, study: Searched, fixed: Sequence[str], say: Callable[[str], None]) -> None:
         self.study, self.fixed, self.say = study, fixed, say
         done = [trial for trial in study.trials if trial.state.is_finished()]
         self._told = {trial.number for trial in done}
@@ -63,7 +60,7 @@ class Announcer:
         if new:
             write(self.study, self.fixed)
 
-    def _line(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> str:
+    def _line(self, trial: Trial, trials: Sequence[Trial]) -> str:
         result = " ".join(
             f"{name}={value:.6g}"
             for name, value in zip(self.study.options.objectives, trial.values or [], strict=False)
@@ -78,7 +75,7 @@ class Announcer:
         place = f"{len(self._told)}/{self.study.total} trial {trial.number}"
         return f"{place}: {result} {shown(trial.params)}{so_far}{time_left}"
 
-    def _seconds_left(self, trials: Sequence[FrozenTrial]) -> float:
+    def _seconds_left(self, trials: Sequence[Trial]) -> float:
         done = [one.duration.total_seconds() for one in trials if one.state.is_finished() and one.duration is not None]
         running = sum(one.state.name == "RUNNING" for one in trials)
         left = self.study.total - len(self._told)
@@ -110,7 +107,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def rows(study: Study) -> list[dict[str, Any]]:
+def rows(study: Searched) -> list[dict[str, Any]]:
     """One row a trial, as in `sweep.csv`."""
     found = []
     for trial in study.trials:
@@ -127,7 +124,7 @@ def rows(study: Study) -> list[dict[str, Any]]:
     return found
 
 
-def write(study: Study, fixed: Sequence[str]) -> None:
+def write(study: Searched, fixed: Sequence[str]) -> None:
     """Write `sweep.csv` and, once a trial is complete, `best.yaml`.
 
     Args:
@@ -151,7 +148,7 @@ def write(study: Study, fixed: Sequence[str]) -> None:
         atomic_write_text(file, note + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def summary(study: Study) -> str:
+def summary(study: Searched) -> str:
     """The best trials as a table, and where everything is."""
     best = [trial.number for trial in best_trials(study)]
     objectives = study.options.objectives

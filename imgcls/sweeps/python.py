@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from imgcls import config as configuration
 from imgcls.config import plain
@@ -17,7 +17,7 @@ from imgcls.sweeps.hydra import finish, study_name
 from imgcls.sweeps.options import SearchOptions, search_options
 from imgcls.sweeps.space import Space, parse_space, space_words, value_text
 from imgcls.sweeps.study import Claim, Study
-from imgcls.sweeps.trials import command_words, refit_words, reports_of, trial_words
+from imgcls.sweeps.trials import command_words, put_in, refit_words, reports_of, trial_words
 from imgcls.sweeps.worker import work
 
 if TYPE_CHECKING:
@@ -177,12 +177,8 @@ class _Job:
         """The configuration with `more` overrides: composed anew, or put in."""
         if self.words is not None:
             return configuration.compose([*self.words, *self.asked, *more])
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
         cfg = self.base.copy()
-        with open_dict(cfg):
-            for override in OverridesParser.create().parse_overrides(list(more)):
-                OmegaConf.update(cfg, override.key_or_group, override.value(), merge=False)
+        put_in(cfg, more)
         return cfg
 
 

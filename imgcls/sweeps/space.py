@@ -135,11 +135,15 @@ class Numbers:
         return self.checked(value)
 
     def read(self, text: str) -> Any:
-        """The number of a text that may be quoted, as a tuning job gives it back."""
+        """The number of a text that may be quoted, as a tuning job gives it back: an end may be off by a rounding."""
         try:
-            return self.checked(float(text.strip().strip('"')))
+            number = float(text.strip().strip('"'))
         except ValueError:
             raise UserError(f"{self.name}={text}: is no number.") from None
+        for end in (self.low, self.high):
+            if math.isclose(number, end, rel_tol=1e-9):
+                number = end
+        return self.checked(number)
 
     @property
     def count(self) -> int:

@@ -5,23 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from imgcls.sweeps.found import Searched
 from imgcls.sweeps.space import Choice, Space, value_text
 from imgcls.sweeps.study import Claim, Study
 
 REST = 15  # seconds of a trial that a kill may cost, for not writing whole models after epochs that take a moment
 
 
-def trial_words(study: Study, claim: Claim, reports: int | None) -> list[str]:
+def trial_words(study: Study, claim: Claim, reports: int | None, *, elsewhere: bool = False) -> list[str]:
     """The overrides of a trial: its values, its folder, no look at the test pictures, reports to the study.
 
     Args:
         study: the study.
         claim: the trial.
         reports: how often a trial reports to the pruner, see `imgcls.sweeps.pruning`.
+        elsewhere: whether it runs in a job that does not reach the study; then it does not report.
     """
     words = [*claim.words, f"run_dir={value_text(str(claim.folder))}", "resume=auto"]
     words += ["test=false", "quiet=true", "export.onnx=false", f"checkpoint.rest_seconds={REST}"]
-    if len(study.options.objectives) == 1:
+    if len(study.options.objectives) == 1 and not elsewhere:
         callback = {
             "_target_": "imgcls.sweeps.pruning.Pruning",
             "folder": str(claim.folder),
@@ -36,7 +41,14 @@ def trial_words(study: Study, claim: Claim, reports: int | None) -> list[str]:
     return words
 
 
-def refit_words(study: Study, values: Mapping[str, Any]) -> list[str]:
+def put_in(cfg: DictConfig, words: Sequence[str]) -> None:
+    """Set in `cfg` what the overrides `words` say of single options."""
+    with open_dict(cfg):
+        for override in OverridesParser.create().parse_overrides(list(words)):
+            OmegaConf.update(cfg, override.key_or_group, override.value(), merge=False)
+
+
+def refit_words(study: Searched, values: Mapping[str, Any]) -> list[str]:
     """The overrides of the run that trains the best `values` once more."""
     return [*study.space.words(values), f"run_dir={value_text(str(study.folder / 'refit'))}"]
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import io
+import json
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +33,28 @@ class Jobs:
         job = self.aws.job(request["TrainingJobName"])
         job.training_job_status, job.secondary_status = "InProgress", "Training"
 
+    def finish(self, request: dict[str, Any], metrics: dict[str, float], state: str = "Completed") -> None:
+        """Let the job of `request` end as in AWS, with its archives."""
+        name, s3 = request["TrainingJobName"], self.cloud().client("s3")
+        files = {
+            "model": {"model.json": "{}"},
+            "output": {"metrics.json": json.dumps({"images_per_second": 9, **metrics})},
+        }
+        for archive, content in files.items():
+            packed = io.BytesIO()
+            with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+                for place, text in {**content, "status.json": '{"resumed": 2}', "config.yaml": "{}"}.items():
+                    info = tarfile.TarInfo(place)
+                    info.size = len(text)
+                    tar.addfile(info, io.BytesIO(text.encode()))
+            bucket, _, prefix = request["OutputDataConfig"]["S3OutputPath"].removeprefix("s3://").partition("/")
+            s3.put_object(Bucket=bucket, Key=f"{prefix}/{name}/output/{archive}.tar.gz", Body=packed.getvalue())
+        job = self.aws.job(name)
+        job.final_metric_data_list = [
+            {"MetricName": metric, "Value": value, "Timestamp": 0} for metric, value in metrics.items()
+        ]
+        job.training_job_status = job.secondary_status = state
+
     def cloud(self, **options: Any) -> Any:
         from imgcls.launch.sagemaker.cloud import Cloud
 
@@ -43,3 +70,33 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
     jobs = Jobs()
     with LocalAws(jobs.begin, jobs.stopped.append) as jobs.aws:
         yield jobs
+
+
+@pytest.fixture
+def signed_in(account: Jobs, monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    """The commands find this account."""
+    monkeypatch.setattr(
+        "imgcls.launch.sagemaker.cloud.Cloud.connect", lambda region=None, profile=None, **more: account.cloud(**more)
+    )
+    return account
+
+
+Search = Callable[..., int]
+
+
+@pytest.fixture
+def search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Search:
+    """Run `python -m imgcls.train -m …` in this process; its exit code."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from imgcls.train import main
+
+    def run(*words: str) -> int:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["imgcls.train", "-m", *words])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    return run

@@ -1,4 +1,4 @@
-"""AWS on loopback: moto answers the very requests that the SDK sends, and a training job is really run."""
+"""AWS on loopback: moto answers the very requests that the SDK sends, and training jobs are really run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
+from imgcls.launch.rehearsal.tuner import Tuner
 from imgcls.launch.sagemaker.cloud import need
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 REGION = "us-east-1"
 PARAMS = "imgcls-params"
 TARGET = "HTTP_X_AMZ_TARGET"
+TUNING_JOB = "HyperParameterTuningJobName"
 MODULES = {"lambda": "awslambda", "application-autoscaling": "applicationautoscaling"}  # of moto, by service
 USED = ("s3", "sagemaker", "logs", "lambda", "iam", "cloudwatch", "application-autoscaling")
 
@@ -43,6 +45,14 @@ def _loader() -> Any:
     return need("botocore.loaders").create_loader()
 
 
+def _record(kind: str, name: str) -> Any:
+    for account in need("moto.backends").get_backend("sagemaker").values():
+        for region in account.values():
+            if name in getattr(region, kind):
+                return getattr(region, kind)[name]
+    raise KeyError(name)
+
+
 def _keep_params(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
     context[PARAMS] = dict(params)
 
@@ -51,7 +61,7 @@ class LocalAws:
     """An AWS account of this process, with S3, SageMaker, CloudWatch Logs, IAM and STS.
 
     Args:
-        run_job: gets the request of each CreateTrainingJob that moto has taken.
+        run_job: gets the request of each CreateTrainingJob that moto has taken, the trials of tuning jobs among them.
         stop_job: gets the name of each job that StopTrainingJob asks to stop.
     """
 
@@ -61,10 +71,18 @@ class LocalAws:
         """All calls of the sessions, in order."""
         self.paths: list[tuple[re.Pattern[str], Answerer]] = []
         """Paths of requests that somebody else than moto answers."""
-        self.operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+        self.operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+            "StopTrainingJob": self._stop,
+            "StopHyperParameterTuningJob": self._stop_tuning,
+            "ListTrainingJobsForHyperParameterTuningJob": self._trials,
+        }
         """SageMaker's operations that somebody else than moto answers."""
-        self.after: dict[str, Callable[[dict[str, Any]], None]] = {}
+        self.after: dict[str, Callable[[dict[str, Any]], None]] = {
+            "CreateTrainingJob": lambda request: self.run_job(request),
+            "CreateHyperParameterTuningJob": self._tune,
+        }
         """SageMaker's operations after which, once moto has taken them, something is done with their request."""
+        self._tuner = Tuner(self._make_trial, lambda name: self.stop_job(name), self.job)
         self._server: Any = None
         self._thread: threading.Thread | None = None
 
@@ -80,6 +98,7 @@ class LocalAws:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._tuner.close()
         self._server.shutdown()
         self._server.server_close()
         backends = need("moto.backends")
@@ -128,12 +147,11 @@ class LocalAws:
 
     def job(self, name: str) -> Any:
         """moto's record of a job, whose attributes DescribeTrainingJob answers with."""
-        backends = need("moto.backends").get_backend("sagemaker")
-        for account in backends.values():
-            for region in account.values():
-                if name in region.training_jobs:
-                    return region.training_jobs[name]
-        raise KeyError(name)
+        return _record("training_jobs", name)
+
+    def tuning_job(self, name: str) -> Any:
+        """moto's record of a tuning job, whose attributes DescribeHyperParameterTuningJob answers with."""
+        return _record("hyper_parameter_tuning_jobs", name)
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         for pattern, answerer in self.paths:
@@ -153,10 +171,6 @@ class LocalAws:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = BytesIO(body)
         operation, content = operation.partition(".")[2], json.loads(body or b"{}")
-        if operation == "StopTrainingJob":  # which moto does not know
-            self.stop_job(content["TrainingJobName"])
-            start_response("200 OK", [("Content-Type", "application/x-amz-json-1.1")])
-            return [b"{}"]
         if operation in self.operations:
             said = json.dumps(self.operations[operation](content)).encode()
             start_response("200 OK", [("Content-Type", "application/x-amz-json-1.1")])
@@ -168,8 +182,23 @@ class LocalAws:
             return start_response(code, *rest, **more)
 
         answer = self._moto(environ, started)
-        if operation == "CreateTrainingJob" and status and status[0].startswith("200"):
-            self.run_job(content)
         if operation in self.after and status and status[0].startswith("200"):
             self.after[operation](content)
         return answer
+
+    def _stop(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.stop_job(request["TrainingJobName"])
+        return {}
+
+    def _tune(self, request: dict[str, Any]) -> None:
+        self._tuner.begin(request, self.tuning_job(request[TUNING_JOB]))
+
+    def _stop_tuning(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._tuner.stop(request[TUNING_JOB])
+        return {}
+
+    def _trials(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"TrainingJobSummaries": self._tuner.summaries(request[TUNING_JOB])}
+
+    def _make_trial(self, request: dict[str, Any]) -> None:
+        self.session("service").client("sagemaker").create_training_job(**request)

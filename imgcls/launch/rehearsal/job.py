@@ -16,9 +16,11 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from imgcls.launch.rehearsal.image import ENVIRONMENT, container_command, write_programs
 from imgcls.launch.rehearsal.namespaces import host_command, unshare
 from imgcls.launch.sagemaker.following import LOG_GROUP
 from imgcls.launch.sagemaker.naming import split_uri
@@ -68,6 +70,8 @@ class RehearsedJob:
 
     def _state(self, secondary: str, status: str = "InProgress") -> None:
         self.record.secondary_status = secondary
+        if status != "InProgress":
+            self.record.training_end_time = datetime.now(UTC)
         self.record.training_job_status = status
 
     def _run(self) -> None:
@@ -161,7 +165,6 @@ class RehearsedJob:
 
     def _start(self, folders: Mapping[str, Path], hosts: list[str]) -> None:
         specification = self.request["AlgorithmSpecification"]
-        command = [*specification["ContainerEntrypoint"], *specification["ContainerArguments"]]
         channels = {
             one["ChannelName"]: one["DataSource"]["S3DataSource"]["S3Uri"]
             for one in self.request.get("InputDataConfig", [])
@@ -171,10 +174,11 @@ class RehearsedJob:
             {
                 "name": host,
                 "log": str(folder / "log"),
-                "command": host_command(folder, command, hosts, links),
-                "environment": self._environment(folder),
+                "command": host_command(folder, container_command(specification, programs), hosts, links),
+                "environment": self._environment(folder, programs),
             }
             for host, folder in folders.items()
+            if (programs := write_programs(folder))
         ]
         file = self.work / "spec.json"
         file.write_text(json.dumps(spec))
@@ -189,19 +193,15 @@ class RehearsedJob:
             )
         self._tell("start")
 
-    def _environment(self, folder: Path) -> dict[str, str]:
+    def _environment(self, folder: Path, programs: Path) -> dict[str, str]:
         """The container's environment: this Python under the names that the SDK looks for, and nothing of imgcls."""
-        programs = folder / "bin"
-        programs.mkdir(exist_ok=True)
-        for name, words in {"python3": "", "python": "", "pip3": " -m pip"}.items():
-            (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n')
-            (programs / name).chmod(0o755)
         (folder / "tmp").mkdir(exist_ok=True)
         return {
             "PATH": f"{programs}:{os.environ.get('PATH', os.defpath)}",
             "HOME": os.environ.get("HOME", "/"),
             "TMPDIR": str(folder / "tmp"),
             "PYTHONUNBUFFERED": "1",
+            **ENVIRONMENT,
             **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
             "TRAINING_JOB_NAME": self.name,
             "AWS_REGION": self.session.region_name,

@@ -7,7 +7,7 @@ import fcntl
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from imgcls.data.remote import is_remote
 from imgcls.errors import UserError
 from imgcls.interrupts import Interrupted
 from imgcls.launch.rehearsal.aws import LocalAws
+from imgcls.launch.rehearsal.image import check_toolkit
 from imgcls.launch.rehearsal.job import RehearsedJob
 from imgcls.launch.rehearsal.namespaces import check_namespaces
 from imgcls.launch.rehearsal.supervisor import LOCK
@@ -24,7 +25,6 @@ from imgcls.launch.sagemaker.channels import pictures_of
 from imgcls.launch.sagemaker.cloud import Cloud
 from imgcls.launch.sagemaker.launcher import SageMaker
 from imgcls.launch.sagemaker.upload import place_of
-from imgcls.recording import Recording
 
 log = logging.getLogger(__name__)
 
@@ -60,20 +60,23 @@ class Rehearsal(SageMaker):
             finally:
                 stage.close()
 
+    def at_once(self, jobs: int) -> int:
+        """One job with several hosts, which meet at one port of this machine."""
+        return jobs if self.instance_count == 1 else 1
+
     def current_job(self, cloud: Cloud, folder: Path) -> str | None:
         """None: the account that knew the last one is gone."""
         return None
 
-    def finish(self, cloud: Cloud, job: str, folder: Path, recording: Recording) -> None:
-        """Wait for the job and bring its results here. Raises UserError where it failed."""
-        try:
-            super().finish(cloud, job, folder, recording)
-        except Interrupted as error:
-            error.advice = "The job ended with the rehearsal; the same command rehearses it anew."
-            raise
+    def current_tuning(self, cloud: Cloud, folder: Path, is_there: Callable[[Cloud, str], bool]) -> str | None:
+        """None: the account that knew the last one is gone."""
+        check_toolkit()
+        return None
 
-    def left_running(self, cloud: Cloud, job: str) -> None:
+    def left_running(self, job: str, error: BaseException) -> None:
         """Nothing is left: the job ends with the account."""
+        if isinstance(error, Interrupted):
+            error.advice = "The job ended with the rehearsal; the same command rehearses it anew."
 
 
 class Stage:

@@ -19,16 +19,24 @@ from typing import Any
 from imgcls.config import config_dir
 from imgcls.errors import UserError
 
+BUNDLE = "source.tar.gz"
 JOB_FILE = "job.json"
 REQUIREMENTS = "requirements.txt"
 WHEELS = "wheels"
+SOURCE = "source"
 LEFT_OUT = {"__pycache__", ".git", ".ipynb_checkpoints", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 MOST_BYTES = 200 << 20  # a source folder that is larger holds something else than source
 OF_THE_IMAGE = {"torch", "torchvision"}  # built for the image's CUDA
 
 
 def write_bundle(
-    target: Path, job: Mapping[str, Any], *, code: Iterable[Path], requirements: str, wheels: Path | None
+    target: Path,
+    job: Mapping[str, Any],
+    *,
+    code: Iterable[Path],
+    requirements: str,
+    wheels: Path | None,
+    script: tuple[str, str] | None = None,
 ) -> None:
     """Write `target`, a .tar.gz whose bytes depend on its content alone.
 
@@ -38,23 +46,26 @@ def write_bundle(
         code: modules and packages of the user's own.
         requirements: the content of requirements.txt.
         wheels: a folder of wheels to install from, instead of the network.
+        script: name and content of a file at the top; all others are then in the folder SOURCE.
     """
-    package = Path(__file__).parents[2]
+    package, below = Path(__file__).parents[2], "" if script is None else f"{SOURCE}/"
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as tar:
-        _add_folder(tar, package, "imgcls")
+        _add_folder(tar, package, f"{below}imgcls")
         if not (package / "conf").is_dir():
-            _add_folder(tar, config_dir(), "imgcls/conf")
+            _add_folder(tar, config_dir(), f"{below}imgcls/conf")
         for one in code:
             if one.is_dir():
-                _add_folder(tar, one, one.name)
+                _add_folder(tar, one, f"{below}{one.name}")
             else:
-                _add_bytes(tar, one.name, one.read_bytes())
+                _add_bytes(tar, f"{below}{one.name}", one.read_bytes())
         if wheels is not None:
             for wheel in sorted(wheels.glob("*.whl")):
-                _add_bytes(tar, f"{WHEELS}/{wheel.name}", wheel.read_bytes())
-        _add_bytes(tar, REQUIREMENTS, requirements.encode())
-        _add_bytes(tar, JOB_FILE, json.dumps(job, indent=1).encode())
+                _add_bytes(tar, f"{below}{WHEELS}/{wheel.name}", wheel.read_bytes())
+        _add_bytes(tar, f"{below}{REQUIREMENTS}", requirements.encode())
+        _add_bytes(tar, f"{below}{JOB_FILE}", json.dumps(job, indent=1).encode())
+        if script is not None:
+            _add_bytes(tar, script[0], script[1].encode())
     with target.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
         packed.write(raw.getbuffer())
 

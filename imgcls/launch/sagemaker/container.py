@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -43,11 +44,13 @@ class Host:
 
     @classmethod
     def of_environment(cls) -> Host:
-        """From what SageMaker's script has exported."""
+        """From what SageMaker's script, or its older toolkit in a tuning job, has exported."""
+        name = os.environ.get("SM_CURRENT_HOST", "algo-1")
+        hosts = json.loads(os.environ.get("SM_HOSTS") or "[]")
         return cls(
-            os.environ.get("SM_CURRENT_HOST", "algo-1"),
-            int(os.environ.get("SM_CURRENT_HOST_RANK", "0")),
-            int(os.environ.get("SM_HOST_COUNT", "1")),
+            name,
+            int(os.environ.get("SM_CURRENT_HOST_RANK", hosts.index(name) if name in hosts else 0)),
+            int(os.environ.get("SM_HOST_COUNT", len(hosts) or 1)),
             int(os.environ.get("SM_NUM_GPUS", "0")),
             os.environ.get("SM_CURRENT_INSTANCE_TYPE", "local"),
             os.environ.get("SM_NETWORK_INTERFACE_NAME", "eth0"),
@@ -58,8 +61,22 @@ class Failed(Exception):  # noqa: N818 - what is shown is its text
     """The job cannot go on; the text is its reason."""
 
 
+Choose = Callable[[dict[str, Any]], tuple[dict[str, Any], list[str]]]
+
+
 def main() -> int:
     """Train, hand over; the exit code is the container's."""
+    return run(lambda job: (job["config"], job["overrides"]), CHECKPOINTS)
+
+
+def run(choose: Choose, kept: Path, finished: Callable[[Path], None] = lambda folder: None) -> int:
+    """Train what `choose` says, hand over; the exit code is the container's.
+
+    Args:
+        choose: gets the content of the job's file; returns the configuration and the words it was composed from.
+        kept: the run folder, which SageMaker keeps in S3.
+        finished: called on the first host with the folder of the finished run.
+    """
     signal.signal(signal.SIGTERM, _leave)  # as process 1 it would otherwise not be heard before training begins
     print(STARTED, flush=True)
     host = Host.of_environment()
@@ -68,13 +85,15 @@ def main() -> int:
         install(Path("requirements.txt"), Path("wheels"))
         os.environ.setdefault("IMGCLS_CACHE", str(CACHE))
         os.environ.setdefault("HF_HOME", str(CACHE / "huggingface"))
-        config = configuration(job["config"], host, Path(os.environ.get("SM_INPUT_DATA_DIR", DATA)))
-        folder = run_folder(host)
+        chosen, overrides = choose(job)
+        config = configuration(chosen, host, Path(os.environ.get("SM_INPUT_DATA_DIR", DATA)))
+        folder = run_folder(host, kept)
         if host.count == 1:
-            code = train(config, job["overrides"], folder)
+            code = train(config, overrides, folder)
         else:
-            code = train_with_torchrun(config, job["overrides"], folder, host)
+            code = train_with_torchrun(config, overrides, folder, host)
         if code == 0 and host.rank == 0:
+            finished(folder)
             hand_over(folder, Path(os.environ["SM_MODEL_DIR"]), Path(os.environ["SM_OUTPUT_DATA_DIR"]))
     except Failed as error:
         say_why(str(error))
@@ -129,6 +148,7 @@ def configuration(config: dict[str, Any], host: Host, channels: Path) -> dict[st
 
     config = json.loads(json.dumps(config))
     config["launch"] = {"_target_": "imgcls.launch.local.Local"}
+    config["quiet"] = False  # SageMaker reads the metrics from what is printed
     if (channels / "data").is_dir():
         config["data"]["root"] = str(channels / "data")
     if (channels / "weights").is_dir():
@@ -147,15 +167,15 @@ def configuration(config: dict[str, Any], host: Host, channels: Path) -> dict[st
     return config
 
 
-def run_folder(host: Host) -> Path:
+def run_folder(host: Host, kept: Path = CHECKPOINTS) -> Path:
     """Where this machine writes its run: kept in S3 for the first one, a copy of that for the others."""
     if host.rank == 0:
-        CHECKPOINTS.mkdir(parents=True, exist_ok=True)
-        return CHECKPOINTS
+        kept.mkdir(parents=True, exist_ok=True)
+        return kept
     folder = ML / "run"
     folder.mkdir(parents=True, exist_ok=True)
-    if CHECKPOINTS.is_dir():
-        shutil.copytree(CHECKPOINTS, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+    if kept.is_dir():
+        shutil.copytree(kept, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
     return folder
 
 

@@ -18,6 +18,17 @@ def hours(job: dict[str, Any], now: float) -> float:
     return float(resources["InstanceCount"]) * left / 3600
 
 
+def tuning_hours(search: dict[str, Any]) -> float:
+    """Machine hours that the tuning job of the description may still use, if every trial takes as long as it may."""
+    limits, trial = search["HyperParameterTuningJobConfig"]["ResourceLimits"], search["TrainingJobDefinition"]
+    counts = search["TrainingJobStatusCounters"]
+    ended = sum(counts.get(state, 0) for state in ("Completed", "NonRetryableError", "Stopped"))
+    left = max(0, int(limits["MaxNumberOfTrainingJobs"]) - ended) * trial["StoppingCondition"]["MaxRuntimeInSeconds"]
+    if "MaxRuntimeInSeconds" in limits:
+        left = min(left, int(limits["MaxRuntimeInSeconds"]) * int(limits["MaxParallelTrainingJobs"]))
+    return float(trial["ResourceConfig"]["InstanceCount"]) * left / 3600
+
+
 def at_most(cloud: Any, job: dict[str, Any], machine_hours: float) -> str:
     """What `machine_hours` more may cost, in words; in hours alone where the price list cannot be asked."""
     kind = job["ResourceConfig"]["InstanceType"]

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.cloud import Cloud
@@ -18,6 +18,7 @@ from imgcls.launch.sagemaker.refusals import explain, refusals_explained
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 PATIENCE = 1800.0  # seconds without an answer of AWS after which following ends; the job goes on
 LAST_LINES = 20
@@ -75,45 +76,90 @@ def clean_reason(reason: str) -> str:
     return (match[1] if match else reason).strip()
 
 
-def follow(cloud: Cloud, job: str, log_file: Path, *, poll: float, wait: Callable[[float], None] = time.sleep) -> Ended:
+def say(line: str) -> None:
+    """Print a line of the job's log."""
+    print(line, flush=True)
+
+
+class Follower:
+    """Says what a job does.
+
+    Args:
+        cloud: the account.
+        job: its name.
+        log_file: gets all lines.
+        say: gets those of imgcls.
+    """
+
+    def __init__(self, cloud: Cloud, job: str, log_file: Path, say: Callable[[str], None]) -> None:
+        self.cloud, self.job, self.log_file, self.say = cloud, job, log_file, say
+        self._reader: LogReader | None = None
+        self._step = ""
+
+    def look(self) -> Ended | None:
+        """Say what is new; how the job ended, or None while it runs. Raises UserError where AWS does not answer."""
+        description = describe(self.cloud, self.job)
+        if self._reader is None:
+            several = description["ResourceConfig"]["InstanceCount"] > 1
+            self._reader = LogReader(self.cloud, self.job, self.log_file, several, self.say)
+        self._reader.read()
+        now = STEPS.get(description.get("SecondaryStatus", ""), "")
+        if now and now != self._step:
+            self._step = now
+            log.info("%s: %s.", self.job, now)
+        if is_running(description):
+            return None
+        self._reader.read()
+        end = ended(description)
+        if end.state != "Completed" and not self._reader.started:
+            for line in self._reader.last:
+                self.say(line)
+        return end
+
+
+def follow(
+    cloud: Cloud,
+    job: str,
+    log_file: Path,
+    *,
+    poll: float,
+    wait: Callable[[float], None] = time.sleep,
+    say: Callable[[str], None] = say,
+) -> Ended:
     """Say what the job does until it has ended.
 
     Args:
         cloud: the account.
         job: its name.
-        log_file: gets all lines; the terminal gets those of imgcls.
+        log_file: gets all lines.
         poll: seconds between two looks.
         wait: called with `poll`.
+        say: gets the lines of imgcls.
 
     Raises UserError where AWS does not answer for half an hour; passing faults of the network are waited out.
     """
-    reader: LogReader | None = None
-    step, answered = "", time.monotonic()
-    while True:
+    look = Patient(Follower(cloud, job, log_file, say).look)
+    while (end := look()) is None:
+        wait(poll)
+    return end
+
+
+class Patient(Generic[T]):
+    """Asks AWS `look` when called; None where a fault of the network passes by, for at most half an hour in a row."""
+
+    def __init__(self, look: Callable[[], T | None]) -> None:
+        self._look, self._answered = look, time.monotonic()
+
+    def __call__(self) -> T | None:
         try:
-            description = describe(cloud, job)
-            if reader is None:
-                reader = LogReader(cloud, job, log_file, description["ResourceConfig"]["InstanceCount"] > 1)
-            reader.read()
-            answered = time.monotonic()
+            found = self._look()
         except UserError as error:
-            if not _passes(error) or time.monotonic() - answered > PATIENCE:
+            if not _passes(error) or time.monotonic() - self._answered > PATIENCE:
                 raise
             log.warning("%s The job goes on; trying again.", error)
-            wait(poll)
-            continue
-        now = STEPS.get(description.get("SecondaryStatus", ""), "")
-        if now and now != step:
-            step = now
-            log.info("%s: %s.", job, step)
-        if not is_running(description):
-            reader.read()
-            end = ended(description)
-            if end.state != "Completed" and not reader.started:
-                for line in reader.last:
-                    say(line)
-            return end
-        wait(poll)
+            return None
+        self._answered = time.monotonic()
+        return found
 
 
 def _passes(error: UserError) -> bool:
@@ -133,16 +179,11 @@ def _passes(error: UserError) -> bool:
     )
 
 
-def say(line: str) -> None:
-    """Print a line of the job's log."""
-    print(line, flush=True)
-
-
 class LogReader:
     """The lines of a job's log streams, each once; those of several hosts begin with its name."""
 
-    def __init__(self, cloud: Cloud, job: str, file: Path, several: bool) -> None:
-        self.cloud, self.job, self.file, self.several = cloud, job, file, several
+    def __init__(self, cloud: Cloud, job: str, file: Path, several: bool, say: Callable[[str], None] = say) -> None:
+        self.cloud, self.job, self.file, self.several, self.say = cloud, job, file, several, say
         self.tokens: dict[str, str] = {}
         self.started: set[str] = set()
         self.last: deque[str] = deque(maxlen=LAST_LINES)
@@ -167,7 +208,7 @@ class LogReader:
                     if line.startswith(STARTED):
                         self.started.add(name)
                     elif name in self.started:
-                        say(shown)
+                        self.say(shown)
 
     def _new(self, client: Any, stream: str) -> list[str]:
         lines: list[str] = []

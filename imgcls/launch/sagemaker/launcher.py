@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from imgcls.errors import UserError
 from imgcls.interrupts import Interrupted, StopSignals
 from imgcls.launch.sagemaker.channels import upload_channels
 from imgcls.launch.sagemaker.cloud import Cloud
-from imgcls.launch.sagemaker.following import describe, ended, is_running
+from imgcls.launch.sagemaker.following import describe, ended, is_running, say
 from imgcls.launch.sagemaker.naming import base_name
 from imgcls.launch.sagemaker.options import JobOptions, check_job
 from imgcls.launch.sagemaker.record import JobRecord
@@ -49,7 +49,8 @@ class SageMaker(JobOptions):
             if recording.finished:
                 log.info("%s holds this run, finished. resume=auto leaves it as it is.", folder)
                 return load(folder)
-            with logging_to(folder / "launch.log"), StopSignals(), self.account(config) as cloud:
+            told = logging_to(folder / "launch.log", terminal=not cfg.quiet)
+            with told, StopSignals(), self.account(config) as cloud:
                 self.run(cloud, config, overrides or [], folder, recording)
             return load(folder)
 
@@ -77,7 +78,11 @@ class SageMaker(JobOptions):
         if not self.wait:
             log.info("It goes on by itself: python -m imgcls.jobs attach run=%s", folder)
             return
-        self.finish(cloud, job, folder, recording)
+        self.finish(cloud, job, folder, recording, quiet=config["quiet"])
+
+    def at_once(self, jobs: int) -> int:
+        """How many of `jobs` such jobs can run at the same time."""
+        return jobs
 
     def current_job(self, cloud: Cloud, folder: Path) -> str | None:
         """The job of this run folder that runs, or has finished and is not fetched; None where a new one is needed."""
@@ -95,6 +100,11 @@ class SageMaker(JobOptions):
             return job
         log.info("%s ended (%s); a new job goes on from its checkpoints.", job, ended(description).reason or "stopped")
         return None
+
+    def current_tuning(self, cloud: Cloud, folder: Path, is_there: Callable[[Cloud, str], bool]) -> str | None:
+        """The tuning job of this sweep's folder; None where a new one is needed."""
+        record = JobRecord.read(folder)
+        return record.job if record is not None and record.job is not None and is_there(cloud, record.job) else None
 
     def new_job(self, cloud: Cloud, config: dict[str, Any], overrides: list[str], folder: Path) -> str:
         """Upload what is needed and make the job; its name. The record of it is written before and after."""
@@ -139,16 +149,17 @@ class SageMaker(JobOptions):
             more=lambda job: debugger.debugger_fields(options, job=job, **place),
         )
 
-    def finish(self, cloud: Cloud, job: str, folder: Path, recording: Recording) -> None:
+    def finish(self, cloud: Cloud, job: str, folder: Path, recording: Recording, *, quiet: bool = False) -> None:
         """Wait for the job and bring its results here. Raises UserError where it failed."""
+        shown: Callable[[str], None] = (lambda line: None) if quiet else say
         try:
-            recording.update(**await_results(cloud, job, folder, poll=self.poll))
-        except (Interrupted, KeyboardInterrupt):
-            self.left_running(cloud, job)
+            recording.update(**await_results(cloud, job, folder, poll=self.poll, say=shown))
+        except (Interrupted, KeyboardInterrupt) as error:
+            self.left_running(job, error)
             raise
 
-    def left_running(self, cloud: Cloud, job: str) -> None:
-        """What is to be said, or done, when the user leaves before the job ends."""
+    def left_running(self, job: str, error: BaseException) -> None:
+        """What is to be said when the user leaves with `error` before the job, or tuning job, ends."""
         log.warning("The job goes on, and costs. To stop it: python -m imgcls.jobs stop job=%s", job)
 
 

@@ -11,7 +11,7 @@ MOST_DEFINITIONS = 40  # of a job
 
 
 def metric_definitions(names: Iterable[str]) -> list[dict[str, str]]:
-    """The metric definitions of CreateTrainingJob for the metrics `names`, as `imgcls.history.metric_line` prints them.
+    """The metric definitions of CreateTrainingJob for the metrics `names`, as `imgcls.rows.metric_line` prints them.
 
     An epoch in which a metric is not finite has no value of it.
 

@@ -11,7 +11,9 @@ TAG = "imgcls"
 """The tag that everything has which imgcls makes; its value says what it is: training-job, …"""
 RUN_TAG = "imgcls:run"
 START = "imgcls-"
+TUNING_START = f"{START}tune-"
 LONGEST_NAME = 63
+LONGEST_TUNING_NAME = 32
 TIME_LENGTH = len("-20260101000000")  # what the SDK puts at the end of a job's name
 
 
@@ -27,6 +29,38 @@ def base_name(title: str) -> str:
     clean = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-") or "run"
     room = LONGEST_NAME - TIME_LENGTH - len(START) - len(token) - 1
     return f"{START}{clean[:room].strip('-')}-{token}"
+
+
+def tuning_name(title: str) -> str:
+    """The name of a tuning job, with a token of its own: `imgcls-tune-resnet50-1f2e3d`.
+
+    Its training jobs are called the same, with a number and a token of AWS behind.
+
+    >>> len(tuning_name("convnext_tiny.in12k_ft_in1k")) <= LONGEST_TUNING_NAME, is_tuning_name(tuning_name("a"))
+    (True, True)
+    """
+    token = secrets.token_hex(3)
+    clean = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-") or "run"
+    room = LONGEST_TUNING_NAME - len(TUNING_START) - len(token) - 1
+    return f"{TUNING_START}{clean[:room].strip('-')}-{token}"
+
+
+def is_tuning_name(name: str) -> bool:
+    """Whether `name` is of a tuning job of imgcls, not of a training job.
+
+    >>> is_tuning_name("imgcls-tune-resnet50-1f2e3d"), is_tuning_name("imgcls-tune-resnet50-1f2e3d-001-12345678")
+    (True, False)
+    """
+    return re.fullmatch(rf"{TUNING_START}.+-[0-9a-f]{{6}}", name) is not None
+
+
+def is_trial_name(name: str) -> bool:
+    """Whether `name` is of a training job that a tuning job of imgcls has made.
+
+    >>> is_trial_name("imgcls-tune-resnet50-1f2e3d-001-12345678"), is_trial_name("imgcls-a-1f2e3d-20260101000000")
+    (True, False)
+    """
+    return re.fullmatch(rf"{TUNING_START}.+-[0-9a-f]{{6}}-\d+-[0-9a-f]+", name) is not None
 
 
 def tags(kind: str, more: Mapping[str, str] | None = None) -> list[dict[str, str]]:

@@ -55,6 +55,11 @@ class JobOptions:
         """Seconds that a spot job may wait and train."""
         return self.max_wait if self.max_wait is not None else 2 * self.max_runtime
 
+    @property
+    def wheels_folder(self) -> Path | None:
+        """The folder of wheels to install from, if one was given."""
+        return Path(self.wheels).expanduser() if self.wheels is not None else None
+
 
 def check_job(config: Mapping[str, Any]) -> None:
     """Raise UserError for the first option of `config["launch"]` that cannot be right, or does not fit the run."""

@@ -121,7 +121,7 @@ def role_policy(names: Names) -> dict[str, Any]:
 
 
 def person_policy(names: Names) -> dict[str, Any]:
-    """What you need to make, follow, stop and list jobs, and to bring their results home."""
+    """What you need to make, follow, stop and list jobs and tuning jobs, and to bring their results home."""
     jobs = names.arn("sagemaker", f"training-job/{START}*")
     statements = [
         _allow(
@@ -134,7 +134,19 @@ def person_policy(names: Names) -> dict[str, Any]:
             ],
             [jobs],
         ),
-        _allow("ListJobs", ["sagemaker:ListTrainingJobs"], UNNAMED),  # knows no resources
+        _allow(
+            "TuningJobs",
+            [
+                "sagemaker:AddTags",
+                "sagemaker:CreateHyperParameterTuningJob",
+                "sagemaker:DescribeHyperParameterTuningJob",
+                "sagemaker:ListTrainingJobsForHyperParameterTuningJob",
+                "sagemaker:StopHyperParameterTuningJob",
+            ],
+            [names.arn("sagemaker", f"hyper-parameter-tuning-job/{START}*")],
+        ),
+        # these know no resources
+        _allow("ListJobs", ["sagemaker:ListHyperParameterTuningJobs", "sagemaker:ListTrainingJobs"], UNNAMED),
         _allow("PassRole", ["iam:PassRole"], [names.role_arn])
         | {"Condition": {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}},
         _allow("ListBucket", ["s3:ListBucket"], [names.bucket_arn]),

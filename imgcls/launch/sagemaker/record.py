@@ -13,10 +13,10 @@ FILE = "job.json"
 
 @dataclass
 class JobRecord:
-    """The job of a run folder."""
+    """The job of a run folder, or the tuning job of a sweep's folder."""
 
     base: str
-    """The start of the names of all jobs of this run."""
+    """The start of the names of all jobs of this run; the whole name of a tuning job."""
     where: str
     """sagemaker or rehearsal."""
     region: str
@@ -25,6 +25,8 @@ class JobRecord:
     job: str | None = None
     """The latest job; None until AWS has said that it is made."""
     profile: str | None = None
+    finished: bool = False
+    """Of a tuning job: its results are all here."""
 
     @classmethod
     def read(cls, folder: Path) -> JobRecord | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.debugger import rule_statuses
 from imgcls.launch.sagemaker.fetching import fetch_reports, fetch_results, fetch_traces
-from imgcls.launch.sagemaker.following import follow
+from imgcls.launch.sagemaker.following import Ended, follow, say
 
 if TYPE_CHECKING:
     from imgcls.launch.sagemaker.cloud import Cloud
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def await_results(cloud: Cloud, job: str, folder: Path, *, poll: float) -> dict[str, Any]:
+def await_results(
+    cloud: Cloud, job: str, folder: Path, *, poll: float, say: Callable[[str], None] = say
+) -> dict[str, Any]:
     """Say what `job` does until it ends, and fill `folder` with what it leaves.
 
     Returns:
@@ -26,7 +29,12 @@ def await_results(cloud: Cloud, job: str, folder: Path, *, poll: float) -> dict[
     Raises:
         UserError: the job failed or was stopped, and why.
     """
-    end = follow(cloud, job, folder / "job.log", poll=poll)
+    return settle(cloud, follow(cloud, job, folder / "job.log", poll=poll, say=say), folder)
+
+
+def settle(cloud: Cloud, end: Ended, folder: Path) -> dict[str, Any]:
+    """Fill `folder` with what a job left that has ended. Returns and raises as `await_results`."""
+    job = end.description["TrainingJobName"]
     for rule, outcome, details in rule_statuses(end.description):
         log.info("SageMaker Debugger, %s: %s. %s", rule, outcome, details)
     if end.state == "Completed":
@@ -47,42 +55,55 @@ def await_results(cloud: Cloud, job: str, folder: Path, *, poll: float) -> dict[
     raise UserError(f"The job {job} failed: {reason}\nIts log: {folder / 'job.log'}")
 
 
-def bring_home(cloud: Cloud, job: str, folder: Path, *, poll: float) -> None:
+def bring_home(cloud: Cloud, job: str, folder: Path, *, poll: float, say: Callable[[str], None] = say) -> None:
     """`await_results` into a folder that may be new, with its status written. Raises UserError."""
     from imgcls.files import explain_os_errors
-    from imgcls.recording import Recording, logging_to, stored_configuration
+    from imgcls.recording import Recording, logging_to, stored_configuration, stored_overrides
 
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.yaml").is_file():
         _bring_configuration(cloud, job, folder)
-    with Recording(folder, stored_configuration(folder)) as recording, logging_to(folder / "launch.log"):
+    config, words = stored_configuration(folder), stored_overrides(folder)
+    with Recording(folder, config, words) as recording, logging_to(folder / "launch.log"):
         if not recording.finished:
             recording.update(job=job)
-            recording.update(**await_results(cloud, job, folder, poll=poll))
+            recording.update(**await_results(cloud, job, folder, poll=poll, say=say))
 
 
 def _bring_configuration(cloud: Cloud, job: str, folder: Path) -> None:
     """The configuration of a job that was made elsewhere, from the source that was uploaded for it."""
+    from imgcls.launch.sagemaker.following import describe
+    from imgcls.launch.sagemaker.tuning.trial import chosen
+    from imgcls.recording import write_configuration
+
+    description = describe(cloud, job)
+    made = job_file(cloud, job, description)
+    if "configs" in made:  # a trial of a tuning job
+        made["config"], made["overrides"] = chosen(made, description["HyperParameters"])
+    write_configuration(folder, made["config"], made["overrides"])
+
+
+def job_file(cloud: Cloud, job: str, description: Mapping[str, Any]) -> dict[str, Any]:
+    """What the container is told, from the source that was uploaded for `job`. Raises UserError."""
     import json
     import tarfile
     import tempfile
 
-    from imgcls.launch.sagemaker.bundle import JOB_FILE
-    from imgcls.launch.sagemaker.following import describe
+    from imgcls.launch.sagemaker.bundle import BUNDLE, JOB_FILE, SOURCE
     from imgcls.launch.sagemaker.naming import split_uri
     from imgcls.launch.sagemaker.refusals import refusals_explained
-    from imgcls.recording import write_configuration
 
-    channels = {one["ChannelName"]: one for one in describe(cloud, job).get("InputDataConfig", [])}
+    channels = {one["ChannelName"]: one for one in description.get("InputDataConfig", [])}
     if "code" not in channels:
         raise UserError(f"The job {job} was not made by imgcls.")
     bucket, key = split_uri(channels["code"]["DataSource"]["S3DataSource"]["S3Uri"])
     with tempfile.TemporaryDirectory() as work, refusals_explained(f"fetch the source of {job}"):
-        archive = Path(work) / "source.tar.gz"
-        cloud.client("s3").download_file(bucket, key, str(archive))
+        archive = Path(work) / BUNDLE
+        cloud.client("s3").download_file(bucket, f"{key}{BUNDLE}" if key.endswith("/") else key, str(archive))
         with tarfile.open(archive) as tar:
-            content = tar.extractfile(JOB_FILE)
+            name = next(name for name in (JOB_FILE, f"{SOURCE}/{JOB_FILE}") if name in tar.getnames())
+            content = tar.extractfile(name)
             assert content is not None
-            made = json.load(content)
-    write_configuration(folder, made["config"], made["overrides"])
+            made: dict[str, Any] = json.load(content)
+    return made

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.errors import UserError, nearest
-from imgcls.launch.sagemaker.bundle import own_modules, requirements_text, write_bundle
+from imgcls.launch.sagemaker.bundle import BUNDLE, own_modules, requirements_text, write_bundle
 from imgcls.launch.sagemaker.cloud import Cloud, need, settle_sdk
 from imgcls.launch.sagemaker.metric_definitions import metric_definitions
 from imgcls.launch.sagemaker.naming import tags
@@ -71,15 +71,14 @@ def create_job(cloud: Cloud, plan: JobPlan) -> str:
     from sagemaker.train.model_trainer import ModelTrainer
 
     with tempfile.TemporaryDirectory(prefix="imgcls-") as work, refusals_explained("create the training job"):
-        bundle = Path(work) / "source.tar.gz"
+        bundle = Path(work) / BUNDLE
         job = {"config": plan.config, "overrides": plan.overrides, "base": plan.base}
-        wheels = Path(options.wheels).expanduser() if options.wheels is not None else None
         write_bundle(
             bundle,
             job,
             code=own_modules(plan.config, options.code),
             requirements=requirements_text(options.requirements, also=plan.requirements),
-            wheels=wheels,
+            wheels=options.wheels_folder,
         )
         trainer = ModelTrainer(
             sagemaker_session=cloud.sdk_session(),

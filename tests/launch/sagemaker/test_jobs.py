@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-import io
 import json
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from imgcls.launch.sagemaker import policies
 from imgcls.launch.sagemaker.costs import at_most, hours
 from imgcls.launch.sagemaker.policies import Names
 from tests.documents import commands
-from tests.launch.conftest import Jobs, needs_moto, needs_sdk
+from tests.launch.conftest import Jobs, Search, needs_moto, needs_sdk
 from tests.launch.sagemaker.test_training_job import launch
 
 pytestmark = needs_moto
@@ -26,31 +24,9 @@ pytestmark = needs_moto
 WORDS = ["data=digits", "launch=sagemaker", "launch.wait=false", "launch.image=own/image:1"]
 
 
-@pytest.fixture
-def signed_in(account: Jobs, monkeypatch: pytest.MonkeyPatch) -> Jobs:
-    """The commands find this account."""
-    monkeypatch.setattr(
-        "imgcls.launch.sagemaker.cloud.Cloud.connect", lambda region=None, profile=None, **more: account.cloud(**more)
-    )
-    return account
-
-
 def finish(account: Jobs, state: str = "Completed") -> None:
-    """Let the job end as in AWS, with its archives."""
-    request = account.requests[-1]
-    name, s3 = request["TrainingJobName"], account.cloud().client("s3")
-    files = {"model": {"model.json": "{}"}, "output": {"metrics.json": '{"val/accuracy": 0.5, "images_per_second": 9}'}}
-    for archive, content in files.items():
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-            for place, text in {**content, "status.json": '{"resumed": 2}', "config.yaml": "{}"}.items():
-                info = tarfile.TarInfo(place)
-                info.size = len(text)
-                tar.addfile(info, io.BytesIO(text.encode()))
-        bucket, _, prefix = request["OutputDataConfig"]["S3OutputPath"].removeprefix("s3://").partition("/")
-        s3.put_object(Bucket=bucket, Key=f"{prefix}/{name}/output/{archive}.tar.gz", Body=packed.getvalue())
-    job = account.aws.job(name)
-    job.training_job_status = job.secondary_status = state
+    """Let the latest job end as in AWS, with its archives."""
+    account.finish(account.requests[-1], {"val/accuracy": 0.5}, state)
 
 
 @needs_sdk
@@ -177,8 +153,9 @@ def needed(call: Call) -> tuple[str, str]:
             key = call.params["Delete"]["Objects"][0]["Key"]
         return action, f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}"
     if call.service == "sagemaker":
-        name = call.params.get("TrainingJobName")
-        return action, f"arn:aws:sagemaker:us-east-1:123456789012:training-job/{name}" if name else "*"
+        kinds = {"TrainingJobName": "training-job", "HyperParameterTuningJobName": "hyper-parameter-tuning-job"}
+        names = [f"{kind}/{call.params[field]}" for field, kind in kinds.items() if field in call.params]
+        return action, f"arn:aws:sagemaker:us-east-1:123456789012:{names[0]}" if names else "*"
     if call.service == "logs":
         group = f"arn:aws:logs:us-east-1:123456789012:log-group:{call.params['logGroupName']}"
         stream = call.params.get("logStreamName")
@@ -215,7 +192,7 @@ def names(account: Jobs) -> Names:
 
 @needs_sdk
 def test_the_policies_hold_what_the_calls_need_and_no_more(
-    signed_in: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    signed_in: Jobs, search: Search, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pictures = tmp_path / "pictures" / "train" / "cat"
     pictures.mkdir(parents=True)
@@ -234,6 +211,10 @@ def test_the_policies_hold_what_the_calls_need_and_no_more(
     _main(["list"])
     finish(signed_in)
     _main(["attach", f"run={tmp_path / 'second'}"])
+    signed_in.aws.run_job = lambda request: signed_in.finish(request, {"val/accuracy": 0.5})
+    tuning = ["hydra/sweeper=sagemaker", "optim.lr=0.1,0.01", "search.trials=1", "search.study=s", "launch.poll=0.1"]
+    assert search(*tuning, *WORDS[:2], *WORDS[3:], "launch.role=trainer") == 0
+    _main(["stop", "run=sweeps/s"])
 
     policy = policies.person_policy(names(signed_in))
     compare(policy, [call for call in signed_in.aws.calls if call.who == "person"])
@@ -263,6 +244,7 @@ def compare(policy: dict[str, Any], calls: list[Call]) -> None:
 
 KNOW_NO_RESOURCES = {
     "sagemaker:ListTrainingJobs",
+    "sagemaker:ListHyperParameterTuningJobs",
     "cloudwatch:PutMetricData",
     "ecr:GetAuthorizationToken",
     "pricing:GetProducts",

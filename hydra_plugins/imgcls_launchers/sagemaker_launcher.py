@@ -1,0 +1,31 @@
+"""`hydra/launcher=sagemaker`: the class that Hydra insists on finding under this name. It only hands over to imgcls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class SageMakerLauncher(Launcher):
+    """See `imgcls.launch.sagemaker.several`. Hydra scans this module at every start.
+
+    Args:
+        jobs: training jobs at a time.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra knows until `launch`."""
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Train each of `job_overrides` in a job of its own."""
+        from imgcls.launch.sagemaker.several import launch
+
+        return launch(self.hydra_context, self.config, self.jobs, job_overrides, initial_job_idx)

@@ -1,0 +1,25 @@
+"""`hydra/sweeper=sagemaker`: the class that Hydra insists on finding under this name. It only hands over to imgcls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class SageMakerSweeper(Sweeper):
+    """See `imgcls.launch.sagemaker.tuning.sweep`. Hydra scans this module at every start."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra knows until `sweep`."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Make a tuning job of what `arguments` describe, and wait for it."""
+        from imgcls.launch.sagemaker.tuning.sweep import sweep
+
+        assert self.hydra_context is not None
+        assert self.config is not None
+        return sweep(self.hydra_context, self.task_function, self.config, arguments)

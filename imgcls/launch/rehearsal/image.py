@@ -1,0 +1,50 @@
+"""What the containers of a rehearsal have of AWS's PyTorch image: Python under its names, and its older toolkit."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from imgcls.errors import UserError
+
+PROGRAMS = {"python3": "", "python": "", "pip3": " -m pip", "train": " -m sagemaker_training.cli.train"}
+# As the images' own does it, besides setting the host's name:
+# https://github.com/aws/sagemaker-pytorch-training-toolkit, docker/build_artifacts/start_with_right_hostname.sh
+START = """\
+#!/usr/bin/env bash
+if [[ "$1" = "train" ]]; then
+    train
+else
+    eval "$@"
+fi
+"""
+TOOLKIT = {"sagemaker_training": "sagemaker-training", "sagemaker_pytorch_container": "sagemaker-pytorch-training"}
+ENVIRONMENT = {"SAGEMAKER_TRAINING_MODULE": "sagemaker_pytorch_container.training:main"}
+
+
+def check_toolkit() -> None:
+    """Raise UserError where the toolkit of the images is not installed, which runs the trials of tuning jobs."""
+    for module, package in TOOLKIT.items():
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f"The rehearsal of a tuning job needs the package {package}: pip install 'imgcls[tuning]'.")
+
+
+def write_programs(folder: Path) -> Path:
+    """Write the programs of the image into a new folder below `folder`, and return it."""
+    programs = folder / "bin"
+    programs.mkdir(exist_ok=True)
+    for name, words in PROGRAMS.items():
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n')
+        (programs / name).chmod(0o755)
+    (programs / "start_with_right_hostname.sh").write_text(START)
+    return programs
+
+
+def container_command(specification: Mapping[str, Any], programs: Path) -> list[str]:
+    """The first process of a container: what the job says, or else what the image says."""
+    if "ContainerEntrypoint" in specification:
+        return [*specification["ContainerEntrypoint"], *specification.get("ContainerArguments", ())]
+    return ["bash", "-m", str(programs / "start_with_right_hostname.sh"), "train"]
