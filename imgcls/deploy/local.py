@@ -72,7 +72,7 @@ def serving(archive: Path, environment: Mapping[str, str], port: int = 0) -> Ite
         process = subprocess.Popen(
             [sys.executable, "-m", "imgcls.deploy.container", str(work / "model"), str(port)],
             cwd=code,  # of all places for modules the first one
-            env={**os.environ, **environment, "PYTHONPATH": str(code)},
+            env={**os.environ, **environment, "PYTHONPATH": str(code), "TMPDIR": str(work)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the one who started it

@@ -204,6 +204,7 @@ def _storage(names: Names) -> list[Statement]:
             _allow("ReadAnswers", ["s3:GetObject"], [objects]),
         ]
         if bucket != names.bucket_arn:
+            # without it S3 says of an answer that is not there yet that it is forbidden
             statements.append(_allow("ListAnswers", ["s3:ListBucket"], [bucket]))
     if names.default_bucket:
         statements.append(_allow("MakeBucket", ["s3:CreateBucket"], [names.bucket_arn]))

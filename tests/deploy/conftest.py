@@ -81,10 +81,14 @@ class Account:
         self.broken: str | None = None
         """Why containers do not start."""
         self.lies = self.asked_fails = False
+        self._session, self._made_by = aws.session(), aws.session
+        self._clients: dict[str, Any] = {}
 
     def cloud(self, region: str | None = None, profile: str | None = None, **options: Any) -> Any:
         from imgcls.launch.sagemaker.cloud import Cloud
 
+        if self.aws.session == self._made_by:  # clients take long to make
+            return Cloud(self._session, **options, _clients=self._clients)
         return Cloud(self.aws.session(), **options)
 
     def sent(self, operation: str) -> list[dict[str, Any]]:
