@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls.deploy.names import endpoint_name, name_of_run
-from imgcls.deploy.options import ASYNCHRONOUS, SERVERLESS, Options, read_options
+from imgcls.deploy.options import SERVERLESS, Options, read_options
 from imgcls.deploy.record import EndpointRecord
 from imgcls.errors import UserError
 
@@ -166,36 +166,31 @@ def deploy_to(cloud: Cloud, options: Options, source: Source, *, remember: bool 
     from imgcls.deploy.source import check_memory, describe_source, request_limit
     from imgcls.serve.archive import write_archive
 
-    with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
-        archive = Path(work) / "model.tar.gz"
-        deployment = Deployment(cloud, Plan(source.name, options, archive, source.folder.name))
-        samples = pictures_for(options, source, request_limit(deployment.mode))
-        if deployment.mode == SERVERLESS:
-            check_memory(source.model, memory_of(deployment))
-        log.info("%s: %s, %s, %s.", source.name, describe_source(source), deployment.mode, cloud.region)
-        log.info("%s", cost(cloud, deployment))
-        deployment.role()  # what is missing is said before anything is made
-        write_archive(source.folder, archive)
-        if remember:
-            EndpointRecord(source.name, cloud.region, options.bucket, options.prefix, options.profile).write(
-                source.folder
-            )
-        try:
-            done = deployment.put()
-            before = deployment.there.config_name if deployment.there is not None and done == UPDATED else None
-            if not options.wait:
-                log.info("It goes on by itself; the same command without wait=false goes on with it.")
-                return
-            found = finished(deployment, before, made=done == MADE)
-            deployment.scale(found)
-        except (KeyboardInterrupt, SystemExit):
-            log.warning(
-                "%s goes on being made, and costs. The same command goes on with it; to end it:\n"
-                "  python -m imgcls.deploy delete name=%s",
-                source.name,
-                source.name,
-            )
-            raise
+    deployment = Deployment(cloud, Plan(source.name, options, source.folder.name))
+    samples = pictures_for(options, source, request_limit(deployment.mode))
+    if deployment.mode == SERVERLESS:
+        check_memory(source.model, memory_of(deployment))
+    log.info("%s: %s, %s, %s.", source.name, describe_source(source), deployment.mode, cloud.region)
+    log.info("%s", cost(cloud, deployment))
+    deployment.role()  # what is missing is said before anything is made
+    if remember:
+        EndpointRecord(source.name, cloud.region, options.bucket, options.prefix, options.profile).write(source.folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
+            done = deployment.put(write_archive(source.folder, Path(work) / "model.tar.gz"))
+        before = deployment.there.config_name if deployment.there is not None and done == UPDATED else None
+        if not options.wait:
+            log.info("It goes on by itself; the same command without wait=false goes on with it.")
+            return
+        found = finished(deployment, before, made=done == MADE)
+        deployment.scale(found)
+    except (KeyboardInterrupt, SystemExit):
+        log.warning(
+            "%s goes on being made, and costs. The same command goes on with it; to end it:\n  %s",
+            source.name,
+            delete_command(source.name, options),
+        )
+        raise
     if samples is not None:
         try:
             tested(cloud, deployment, source, samples)
@@ -203,8 +198,19 @@ def deploy_to(cloud: Cloud, options: Options, source: Source, *, remember: bool 
             raise undone(cloud, deployment, done, error) if done != UNCHANGED else error from error
     if not remember:
         return
-    print(f"{source.name} answers: python -m imgcls.predict endpoint={source.name} picture.jpg")
-    print(f"It costs until you end it: python -m imgcls.deploy delete name={source.name}")
+    given = {"AWS_DEFAULT_REGION": options.region, "AWS_PROFILE": options.profile}
+    before_it = "".join(f"{variable}={value} " for variable, value in given.items() if value)
+    if deployment.asynchronous:
+        print(f"{source.name} takes pictures from S3: boto3's invoke_endpoint_async(InputLocation=…)")
+    else:
+        print(f"{source.name} answers: {before_it}python -m imgcls.predict endpoint={source.name} picture.jpg")
+    print(f"It costs until you end it: {delete_command(source.name, options)}")
+
+
+def delete_command(name: str, options: Options) -> str:
+    """What ends the endpoint, in the region and with the profile of the options."""
+    given = {"region": options.region, "profile": options.profile}
+    return f"python -m imgcls.deploy delete name={name}" + "".join(f" {k}={v}" for k, v in given.items() if v)
 
 
 def memory_of(deployment: Deployment) -> int | None:
@@ -266,7 +272,7 @@ def tested(cloud: Cloud, deployment: Deployment, source: Source, samples: Sample
     from imgcls.deploy import probe
 
     options = deployment.options
-    if deployment.mode == ASYNCHRONOUS:
+    if deployment.asynchronous:
         ask = probe.asking_later(cloud, deployment.name, deployment.questions, poll=min(2.0, options.poll))
     else:
         ask = probe.asking(cloud, deployment.name)
@@ -280,7 +286,7 @@ def undone(cloud: Cloud, deployment: Deployment, done: str, error: UserError) ->
 
     name, options = deployment.name, deployment.options
     if options.on_failure != "undo":
-        return UserError(f"{error}\nThe endpoint stays, and costs: python -m imgcls.deploy delete name={name}")
+        return UserError(f"{error}\nThe endpoint stays, and costs: {delete_command(name, options)}")
     if done == endpoint.UPDATED:
         back = endpoint.roll_back(cloud, name, poll=options.poll)
         return UserError(f"{error}\nThe endpoint is back at {back}.")

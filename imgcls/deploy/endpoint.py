@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgcls.deploy import requests, scaling
-from imgcls.deploy.names import ENDPOINT_TAG, PREVIOUS_TAG, SCALING_TAG, as_list, numbered, tags_of
+from imgcls.deploy.names import ENDPOINT_TAG, PREVIOUS_TAG, SCALING_TAG, as_list, numbered, tag_text, tags_of
 from imgcls.deploy.options import ASYNCHRONOUS, SERVERLESS, Options
 from imgcls.deploy.state import BUSY, Deployed, deployed, described, gone, needed, settle, tags_at, why
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.cloud import Cloud
+from imgcls.launch.sagemaker.naming import RUN_TAG
 from imgcls.launch.sagemaker.refusals import refusals_explained
 from imgcls.launch.sagemaker.upload import send_file
 
@@ -28,13 +29,11 @@ class Plan:
     Attributes:
         name: of the endpoint.
         options: of the command.
-        archive: the model.tar.gz on this machine.
         source: what it was made of, for the tags.
     """
 
     name: str
     options: Options
-    archive: Path
     source: str
 
 
@@ -64,11 +63,11 @@ class Deployment:
             there = None
         return there
 
-    def put(self) -> str:
-        """Make the endpoint or update it; without waiting for it. Returns what was done."""
+    def put(self, archive: Path) -> str:
+        """Make the endpoint of the model.tar.gz `archive`, or update it; without waiting. Returns what was done."""
         role = self.role()
         image = requests.image_for(self.options, self.there, self.cloud.region, self.mode)
-        uploaded = self.upload()
+        uploaded = self.upload(archive)
         model = self.make(
             "model",
             requests.model_request(self.options, self.there, archive=uploaded, role=role, image=image, mode=self.mode),
@@ -100,12 +99,12 @@ class Deployment:
             return str(self.there.model["ExecutionRoleArn"])
         return self.cloud.role_arn
 
-    def upload(self) -> str:
-        """The archive's address in S3, where its content has its own place."""
-        with self.plan.archive.open("rb") as file:
+    def upload(self, archive: Path) -> str:
+        """The archive's address in S3, where each content has a place of its own."""
+        with archive.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         uri = archive_place(self.cloud, self.name, digest)
-        send_file(self.plan.archive, uri, self.cloud.client("s3"), extra=self.cloud.encryption)
+        send_file(archive, uri, self.cloud.client("s3"), extra=self.cloud.encryption)
         return uri
 
     def make(self, kind: str, request: requests.Request) -> str:
@@ -122,7 +121,7 @@ class Deployment:
         return name
 
     def _create(self, config: str) -> None:
-        tags = tags_of("endpoint", self.name, {"imgcls:run": self.plan.source[:256]})
+        tags = tags_of("endpoint", self.name, {RUN_TAG: tag_text(self.plan.source)})
         with refusals_explained(f"make the endpoint {self.name}"):
             self.cloud.client("sagemaker").create_endpoint(
                 EndpointName=self.name, EndpointConfigName=config, Tags=as_list({**self.options.tags, **tags})

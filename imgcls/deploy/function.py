@@ -18,6 +18,7 @@ from imgcls.deploy.policies import Names, lambda_policy, lambda_trust
 from imgcls.deploy.state import gone
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.cloud import Cloud
+from imgcls.launch.sagemaker.naming import TAG
 from imgcls.launch.sagemaker.refusals import explain, refusals_explained
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def deploy_function(cloud: Cloud, options: FunctionOptions, wait: Callable[[floa
             _ready(client, options, wait)
             client.update_function_code(FunctionName=options.function, ZipFile=code)
             _ready(client, options, wait)
-            client.update_function_configuration(**{k: v for k, v in settings.items() if k != "PackageType"})
+            client.update_function_configuration(**settings)
         _ready(client, options, wait)
         version = str(client.publish_version(FunctionName=options.function)["Version"])
         _point_alias(client, options.function, version)
@@ -155,8 +156,6 @@ def _function(client: Any, name: str) -> dict[str, Any] | None:
 
 
 def _check_ours(there: dict[str, Any], options: FunctionOptions) -> None:
-    from imgcls.launch.sagemaker.naming import TAG
-
     if TAG not in (there.get("Tags") or {}):
         raise UserError(f"The function {options.function} was not made by imgcls. Give another function=….")
 
@@ -210,7 +209,11 @@ def _keep_warm(client: Any, options: FunctionOptions, wait: Callable[[float], No
     """Provisioned concurrency of the alias: as asked for, or none."""
     place = {"FunctionName": options.function, "Qualifier": ALIAS}
     if not options.provisioned:
-        client.delete_provisioned_concurrency_config(**place)
+        try:
+            client.delete_provisioned_concurrency_config(**place)
+        except Exception as error:
+            if not gone(error):
+                raise
         return
     client.put_provisioned_concurrency_config(**place, ProvisionedConcurrentExecutions=options.provisioned)
     began = time.monotonic()

@@ -70,6 +70,15 @@ def tags_of(kind: str, endpoint: str, more: Mapping[str, str] | None = None) -> 
     return {TAG: kind, ENDPOINT_TAG: endpoint, **(more or {})}
 
 
+def tag_text(text: str) -> str:
+    """`text` as the value of a tag, in which AWS does not take every character.
+
+    >>> tag_text("my run (2)#3")
+    'my run -2--3'
+    """
+    return re.sub(r"[^\w .:/=+@-]", "-", text)[:256]
+
+
 def as_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
     """Tags in the form that most services take."""
     return [{"Key": key, "Value": value} for key, value in tags.items()]

@@ -25,6 +25,13 @@ SAYS = {
     "RollingBack": "the update failed; going back to what was there",
     "Deleting": "being deleted",
 }
+NOT_FOUND = (
+    "ResourceNotFound",
+    "ResourceNotFoundException",
+    "NoSuchEntity",
+    "ObjectNotFoundException",
+    "ProvisionedConcurrencyConfigNotFoundException",
+)
 SPOKEN_EVERY = 60.0  # seconds, also where nothing changes
 LAST_LINES = 15
 
@@ -79,7 +86,7 @@ def gone(error: Exception) -> bool:
     """Whether AWS says that there is no such thing."""
     answer = (getattr(error, "response", None) or {}).get("Error", {})
     code, message = str(answer.get("Code", "")), str(answer.get("Message", "")).lower()
-    return code in ("ResourceNotFound", "ResourceNotFoundException", "NoSuchEntity", "ObjectNotFoundException") or (
+    return code in NOT_FOUND or (
         code == "ValidationException" and ("could not find" in message or "does not exist" in message)
     )
 

@@ -163,7 +163,7 @@ def need(module: str, extra: str = "sagemaker") -> Any:
     except ImportError as error:
         missing = (error.name or module).split(".")[0]
         raise UserError(
-            f"launch=sagemaker and launch=rehearsal need the package {missing}: pip install 'imgcls[{extra}]'."
+            f"Jobs and endpoints of SageMaker need the package {missing}: pip install 'imgcls[{extra}]'."
         ) from error
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from importlib import import_module
 from typing import Any
 
+ONE_TRY = {"total_max_attempts": 1}  # nobody waits long for a hint
 PRICE_LIST_REGION = "us-east-1"  # where the Price List service is, for all regions
 
 
@@ -46,7 +48,8 @@ def hourly_price(cloud: Any, kind: str, component: str = "Training") -> float | 
     None where the price list is not to be had.
     """
     try:
-        pricing = cloud.session.client("pricing", region_name=PRICE_LIST_REGION)
+        config = import_module("botocore.config").Config(connect_timeout=3, read_timeout=10, retries=ONE_TRY)
+        pricing = cloud.session.client("pricing", region_name=PRICE_LIST_REGION, config=config)
         filters = {"regionCode": cloud.region, "instanceName": kind, "component": component}
         answer = pricing.get_products(
             ServiceCode="AmazonSageMaker",

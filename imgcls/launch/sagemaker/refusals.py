@@ -64,11 +64,11 @@ def _advice(code: str, message: str) -> str:
     if code in NO_BUCKET:
         return "Check the bucket's name and region."
     if code in PERMISSION and "PassRole" in message:
-        return "Your user needs iam:PassRole for the training role."
+        return "Your user needs iam:PassRole for this role."
     if code in PERMISSION:
         return "Ask for this permission, or use a role that has it."
     if code == "ValidationException" and "assume" in message.lower():
         return "The role must exist and trust sagemaker.amazonaws.com."
     if code == "ValidationException" and "instance" in message.lower():
-        return "Choose an instance type that SageMaker offers for training in this region."
+        return "Choose an instance type that SageMaker offers for this in this region."
     return f"AWS calls it {code}."
