@@ -34,6 +34,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         self.install()
+        ACTIVE.append(self)
         return self
 
     def install(self) -> None:
@@ -56,6 +57,16 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        ACTIVE.remove(self)
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         self._previous = {}
+
+
+ACTIVE: list[StopSignals] = []
+
+
+def raise_if_requested() -> None:
+    """Raise Interrupted if a signal has come whose exception was lost: botocore takes it for one of the network."""
+    for signals in ACTIVE:
+        signals.raise_if_requested()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from imgcls.errors import UserError
+from imgcls.interrupts import raise_if_requested
 from imgcls.launch.sagemaker.cloud import Cloud
 from imgcls.launch.sagemaker.container import STARTED
 from imgcls.launch.sagemaker.refusals import explain, refusals_explained
@@ -151,6 +152,7 @@ class Patient(Generic[T]):
         self._look, self._answered = look, time.monotonic()
 
     def __call__(self) -> T | None:
+        raise_if_requested()
         try:
             found = self._look()
         except UserError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from imgcls.errors import UserError
+from imgcls.interrupts import Interrupted, StopSignals
 from imgcls.launch.sagemaker.container import STARTED
 from imgcls.launch.sagemaker.following import clean_reason, follow
 
@@ -102,3 +105,15 @@ def test_reasons_lose_the_wrapping_of_aws() -> None:
         clean_reason("AlgorithmError: data.root=x: no such\nfolder., exit code: 2") == "data.root=x: no such\nfolder."
     )
     assert clean_reason("CapacityError: Unable to provision") == "CapacityError: Unable to provision"
+
+
+def test_a_signal_that_botocore_swallows_is_not_lost(tmp_path: Path) -> None:
+    class Swallowing(Cloud):
+        def describe_training_job(self, TrainingJobName: str) -> dict[str, Any]:  # noqa: N803
+            answer = super().describe_training_job(TrainingJobName)
+            with contextlib.suppress(Exception):
+                signal.raise_signal(signal.SIGTERM)
+            return answer
+
+    with StopSignals(), pytest.raises(Interrupted):
+        follow(Swallowing([RUNS]), JOB, tmp_path / "log", poll=1, wait=lambda _: None)
