@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
 from imgcls.config import check, plain
 from imgcls.errors import UserError
-from imgcls.interrupts import Interrupted, StopSignals
+from imgcls.interrupts import Interrupted, StopSignals, raise_if_requested
 from imgcls.launch.sagemaker.cloud import Cloud
 from imgcls.launch.sagemaker.following import Follower, Patient
 from imgcls.launch.sagemaker.launcher import SageMaker
@@ -53,7 +53,11 @@ def launch(
         raise UserError(f"hydra.launcher.jobs={jobs}: must be a whole number of at least 1.")
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
-    runs = [_composed(context, config, words, first + place) for place, words in enumerate(job_overrides)]
+    shared = set.intersection(*map(set, job_overrides)) if len(job_overrides) > 1 else set[str]()
+    runs = []
+    for place, words in enumerate(job_overrides):
+        own = [word for word in words if word not in shared and not word.startswith("run_dir=")]
+        runs.append(_composed(context, config, words, first + place, " ".join(own)))
     launcher = runs[0].launcher
     for run in runs:
         for name in ACCOUNT:
@@ -144,7 +148,7 @@ class _Run:
         log.info("#%d: %s (%s)", self.number, shown, self.title)
 
 
-def _composed(context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int) -> _Run:
+def _composed(context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int, title: str) -> _Run:
     """The run of `overrides`; Hydra makes its folder and its JobReturn. Raises UserError for what cannot be right."""
     composed = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):
@@ -154,7 +158,7 @@ def _composed(context: HydraContext, config: DictConfig, overrides: Sequence[str
     def take(cfg: DictConfig) -> None:
         check(cfg)
         words = words_of(cfg)
-        found.append(_Run(number, JobReturn(), cfg, words, " ".join(filter_overrides(overrides))))
+        found.append(_Run(number, JobReturn(), cfg, words, title))
 
     returned = run_job(
         hydra_context=context,
@@ -198,6 +202,7 @@ def _without_failing(run: _Run, do: Any, cloud: Cloud) -> bool | None:
     except (Interrupted, KeyboardInterrupt):
         raise
     except Exception as error:
+        raise_if_requested()
         run.fail(error)
         lines = str(error).splitlines() or [type(error).__name__]
         log.error("#%d failed (%s): %s", run.number, run.title, lines[0])
