@@ -56,7 +56,7 @@ class Deployment:
         there = deployed(self.cloud, self.name)
         if there is not None and there.status in BUSY:
             there = settle(self.cloud, self.name, poll=self.options.poll)
-        if there is not None and there.status in ("Failed", "OutOfService", "UpdateRollbackFailed"):
+        if there is not None and there.status == "Failed":
             log.warning("%s is there, and %s: it is deleted and made again.", self.name, there.status)
             scaling.unscale(self.cloud, self.name)
             delete_endpoint(self.cloud, self.name, poll=self.options.poll)

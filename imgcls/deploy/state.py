@@ -11,6 +11,7 @@ from typing import Any
 from imgcls.deploy.names import as_mapping
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.cloud import Cloud
+from imgcls.launch.sagemaker.following import PATIENCE, passes
 from imgcls.launch.sagemaker.naming import TAG
 from imgcls.launch.sagemaker.refusals import refusals_explained
 
@@ -145,6 +146,8 @@ def settle(
 ) -> Deployed | None:
     """Wait until the endpoint is no longer being changed, and say what it does meanwhile.
 
+    Passing faults of the network are waited out.
+
     Args:
         cloud: the account.
         name: of the endpoint.
@@ -155,10 +158,18 @@ def settle(
     Returns:
         The endpoint; None where there is none (any more).
     """
-    began = spoken = time.monotonic()
+    began = spoken = answered = time.monotonic()
     status = ""
     while True:
-        endpoint = described(cloud, "Endpoint", name)
+        try:
+            endpoint = described(cloud, "Endpoint", name)
+            answered = time.monotonic()
+        except UserError as error:
+            if not passes(error) or time.monotonic() - answered > PATIENCE:
+                raise
+            log.warning("%s The endpoint goes on; trying again.", error)
+            wait(poll)
+            continue
         if not endpoint:
             return None
         now = str(endpoint["EndpointStatus"])

@@ -368,3 +368,24 @@ def test_quota(account: Account, run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(account.aws, "session", limited)
     with pytest.raises(UserError, match=r"Could not make the endpoint imgcls-dogs: .* usage is 0\. Ask for a higher"):
         deploy()
+
+
+def test_a_fault_of_the_network_is_waited_out(account: Account, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from botocore.exceptions import EndpointConnectionError
+
+    session, faults = account.aws.session, [1, 2]
+
+    def fail(model: Any, **_: Any) -> None:
+        if model.name == "DescribeEndpoint" and account.sent("CreateEndpoint") and faults:
+            faults.pop()
+            raise EndpointConnectionError(endpoint_url="https://sagemaker")
+
+    def shaky(who: str = "person") -> Any:
+        made = session(who)
+        made.events.register("before-call", fail)
+        return made
+
+    account.aws.session = shaky
+    deploy("samples=1")
+    assert not faults
+    assert capsys.readouterr().err.count("The endpoint goes on; trying again.") == 2

@@ -156,7 +156,7 @@ class Patient(Generic[T]):
         try:
             found = self._look()
         except UserError as error:
-            if not _passes(error) or time.monotonic() - self._answered > PATIENCE:
+            if not passes(error) or time.monotonic() - self._answered > PATIENCE:
                 raise
             log.warning("%s The job goes on; trying again.", error)
             return None
@@ -164,7 +164,7 @@ class Patient(Generic[T]):
         return found
 
 
-def _passes(error: UserError) -> bool:
+def passes(error: UserError) -> bool:
     """Whether the cause of `error` may be gone at another try."""
     cause = error.__cause__
     return type(cause).__name__ in (
