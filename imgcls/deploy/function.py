@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import logging
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from imgcls.deploy.names import ALIAS, REGION_TAG, ROLE_PATH, as_list, tags_of
+from imgcls.deploy.names import ALIAS, DIGEST_LENGTH, REGION_TAG, ROLE_PATH, as_list, as_mapping, tags_of
 from imgcls.deploy.policies import Names, lambda_policy, lambda_trust
 from imgcls.deploy.state import gone
 from imgcls.errors import UserError
@@ -117,18 +118,27 @@ def role_arn(cloud: Cloud, role: str) -> str:
     return role if role.startswith("arn:") else f"arn:{cloud.partition}:iam::{cloud.account}:role/{role}"
 
 
-def role_name(function: str) -> str:
-    """The role that is made for a function."""
-    return f"{function}-lambda"[:LONGEST_ROLE]
+def role_name(function: str, region: str) -> str:
+    """The role that is made for a function: roles know no regions, so that its name has it."""
+    name = f"{function}-{region}"
+    if len(name) <= LONGEST_ROLE:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:DIGEST_LENGTH]
+    return f"{name[: LONGEST_ROLE - DIGEST_LENGTH - 1]}-{digest}"
 
 
 def make_role(cloud: Cloud, options: FunctionOptions) -> str:
     """A role that may ask this endpoint and write this function's log, and nothing else. Returns its ARN."""
-    client, name = cloud.client("iam"), role_name(options.function)
+    client, name = cloud.client("iam"), role_name(options.function, cloud.region)
     names = Names(cloud.partition, cloud.region, cloud.account, options.endpoint, function=options.function)
     with refusals_explained(f"make the role {name}"):
         try:
-            arn = str(client.get_role(RoleName=name)["Role"]["Arn"])
+            there = client.get_role(RoleName=name)["Role"]
+            arn = str(there["Arn"])
+            if TAG not in as_mapping(there.get("Tags") or []):
+                raise UserError(f"The role {name} was not made by imgcls. Give another function=…, or role=NAME.")
+        except UserError:
+            raise
         except Exception as error:
             if not gone(error):
                 raise

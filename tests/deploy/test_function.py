@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imgcls.deploy.__main__ import command
-from imgcls.deploy.function import zipped
+from imgcls.deploy.function import role_name, zipped
 from imgcls.errors import UserError
 from tests.deploy.conftest import Account, deploy
 from tests.launch.conftest import needs_moto
@@ -34,7 +34,7 @@ def test_a_function_asks_the_endpoint(account: Account, run: Path, capsys: pytes
     [made] = account.sent("CreateFunction")
     assert made["Environment"]["Variables"] == {"ENDPOINT_NAME": DOGS, "TIMEOUT": "25"}
     assert made["Tags"] == {"team": "vision", "imgcls": "function", "imgcls:endpoint": DOGS}
-    assert made["Role"] == f"arn:aws:iam::123456789012:role/imgcls/{DOGS}-lambda"
+    assert made["Role"] == f"arn:aws:iam::123456789012:role/imgcls/{DOGS}-us-east-1"
     document = json.loads(account.sent("PutRolePolicy")[0]["PolicyDocument"])
     assert {action for one in document["Statement"] for action in one["Action"]} == {
         "sagemaker:InvokeEndpoint",
@@ -94,6 +94,14 @@ def test_a_role_that_lambda_does_not_know_yet_is_waited_for(
     command([*FRONT, "make_role=true"])
     assert refused
     assert "Waiting until Lambda knows the role." in capsys.readouterr().err
+
+
+def test_somebody_elses_role_is_left_alone(account: Account, run: Path) -> None:
+    deploy("test=false")
+    account.cloud().client("iam").create_role(RoleName=f"{DOGS}-us-east-1", AssumeRolePolicyDocument="{}")
+    with pytest.raises(UserError, match=r"The role imgcls-dogs-us-east-1 was not made by imgcls"):
+        command([*FRONT, "make_role=true"])
+    assert len(role_name("x" * 64, "eu-central-1")) == 64
 
 
 def test_the_code_is_one_file_and_the_same_every_time() -> None:
