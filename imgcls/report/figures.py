@@ -165,6 +165,8 @@ def confusion_pixels(counts: np.ndarray) -> bytes:
 
 def reliability(confidence: np.ndarray, correct: np.ndarray) -> Chart:
     """How often the model is right when it is so sure: on the diagonal, its confidence can be believed."""
+    finite = np.isfinite(confidence)  # a network of NaNs is sure of nothing
+    confidence, correct = confidence[finite], correct[finite]
     place = np.clip((confidence * BINS).astype(int), 0, BINS - 1)
     counts = np.bincount(place, minlength=BINS)
     filled = counts > 0
