@@ -17,6 +17,7 @@ REDUCED = {
     "your_pictures": "PICTURES, EPOCHS = 12, 1",
     "search_and_compare": "TRIALS, EPOCHS = 2, 1",
     "inside_a_run": "PICTURES, EPOCHS = 12, 1",
+    "sagemaker": 'LAUNCH, EPOCHS = "rehearsal", 2',
 }
 """What stands in the place of the cell with the tag `parameters`."""
 
