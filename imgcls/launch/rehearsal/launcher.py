@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 ROLE = "arn:aws:iam::123456789012:role/rehearsal"
 UPLOADED_AT_MOST = 64 << 20  # bytes; a larger data set is read where it is
+FILES_AT_MOST = 1000  # which the stand-in for S3 takes in a few seconds
 START = "imgcls-rehearsal-"
 
 
@@ -98,7 +99,7 @@ class Stage:
         """The account, with its bucket; a large data set is linked instead of uploaded."""
         cloud = Cloud(self.aws.session(), role=role, prefix=prefix)
         folder = pictures_of(self.config)
-        if folder is not None and _size(folder) > UPLOADED_AT_MOST:
+        if folder is not None and _is_large(folder):
             uri = cloud.places.uri("data", place_of(folder))
             self.links[f"{uri}/"] = folder
             cloud.in_place.add(uri)
@@ -147,11 +148,12 @@ def _one_with_several_hosts(count: int) -> Iterator[None]:
             yield
 
 
-def _size(folder: Path) -> int:
-    """Bytes in `folder`, or a little more than UPLOADED_AT_MOST where that is much."""
-    total = 0
+def _is_large(folder: Path) -> bool:
+    """Whether `folder` has more bytes, or more files, than a rehearsal uploads."""
+    size = count = 0
     for path in folder.rglob("*"):
-        total += path.stat().st_size if path.is_file() else 0
-        if total > UPLOADED_AT_MOST:
-            break
-    return total
+        if path.is_file():
+            size, count = size + path.stat().st_size, count + 1
+            if size > UPLOADED_AT_MOST or count > FILES_AT_MOST:
+                return True
+    return False
