@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,10 +14,16 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from imgcls.errors import UserError, nearest
+from imgcls.groups import choices_with
 from imgcls.options import check_options
 from imgcls.words import expand
 
 VERSION_BASE = "1.3"
+OTHERWISE_CALLED = {
+    "accumulate_grad_batches": "data.batch_size is the effective batch; data.micro_batch_size says how it is cut.",
+    "learning_rate": "The learning rate is optim.lr.",
+}
+"""What options are called elsewhere, and what to say to those who use that name."""
 
 
 def config_dir() -> Path:
@@ -107,7 +114,7 @@ def explain(error: Exception, overrides: list[str], config_name: str) -> UserErr
         return UserError(f"{error.override}: this cannot be read. Write name=value; quote special characters.")
     if match := re.search(r"Could not find '([^']+)'\s*(?:Available options in '([^']+)':(.*))?", text, re.DOTALL):
         group, _, choice = match[1].rpartition("/")
-        options = (match[3] or "").split("\n\n")[0].split()
+        options = [name for name in (match[3] or "").split("Config search path")[0].split() if name[0] != "_"]
         return UserError(f"{group}={choice}: there is no {group} called {choice!r}. {nearest(choice, options)}")
     if match := re.search(r"Could not override '([^']+)'. No match in the defaults list", text):
         return UserError(
@@ -123,14 +130,39 @@ def explain(error: Exception, overrides: list[str], config_name: str) -> UserErr
 
 
 def _nearest_option(option: str, overrides: list[str], config_name: str) -> str:
-    known = _known_names(overrides, config_name)
-    prefix, _, last = option.rpartition(".")
-    siblings = [name for name in known if name.rpartition(".")[0] == prefix]
-    same_last = [name for name in known if name.rpartition(".")[2] == last]
-    if option in ("trainer.accumulate_grad_batches", "data.accumulate_grad_batches"):
-        return "data.batch_size is the effective batch; data.micro_batch_size says how it is cut."
-    close = nearest(option, siblings)
-    return close if close.startswith("Did you mean") or not same_last else f"Did you mean {' or '.join(same_last[:3])}?"
+    last = option.rpartition(".")[2]
+    if last in OTHERWISE_CALLED:
+        return OTHERWISE_CALLED[last]
+    if chosen := choices_with(option, [config_dir(), Path.cwd() / "conf"]):
+        return f"It is an option of {' or '.join(chosen[:3])}."
+    return _similar(option, _known_names(overrides, config_name))
+
+
+def _similar(option: str, known: list[str]) -> str:
+    """The names of `known` that are nearest to `option`: beside it, of the same end anywhere, of a similar end."""
+    *above, last = option.split(".")
+    place = ""
+    for part in above:
+        place += f"{_closest(part, _directly_in(place, known)) or part}."
+    beside = _directly_in(place, known)
+    if close := difflib.get_close_matches(last, beside, n=3):
+        return f"Did you mean {' or '.join(f'{place}{name}' for name in close)}?"
+    if above and not beside and place[:-1] in known:
+        return f"{place[:-1]} is null. Say first what it is, with its _target_; {last!r} then goes with it."
+    ends = {name: name.rpartition(".")[2] for name in known}
+    alike = [last] if last in ends.values() else difflib.get_close_matches(last, set(ends.values()), n=3, cutoff=0.7)
+    if alike:
+        found = sorted((name for name in known if ends[name] in alike), key=lambda name: name.count("."))
+        return f"Did you mean {' or '.join(found[:3])}?"
+    return nearest(option, [f"{place}{name}" for name in beside] or _directly_in("", known))
+
+
+def _directly_in(place: str, known: list[str]) -> list[str]:
+    return sorted({name.removeprefix(place).partition(".")[0] for name in known if name.startswith(place)})
+
+
+def _closest(part: str, names: list[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(part, names, n=1)), None)
 
 
 def _known_names(overrides: list[str], config_name: str) -> list[str]:

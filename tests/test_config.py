@@ -20,6 +20,16 @@ from imgcls.errors import UserError
         (["optm.lr=1"], ["optm.lr", "optim.lr"]),
         (["trainer.max_epoch=1"], ["trainer.max_epoch", "trainer.max_epochs"]),
         (["trainer.accumulate_grad_batches=2"], ["data.batch_size is the effective batch"]),
+        (["optim.learning_rate=1"], ["optim.lr"]),
+        (["epochs=3"], ["Did you mean", "trainer.max_epochs"]),
+        (["debug.rules.Overfitt.patience=2"], ["Did you mean debug.rules.Overfit.patience?"]),
+        (["early_stopping.patience=3"], ["It is an option of early_stopping=patience."]),
+        (["model.head.hidden=[10]"], ["It is an option of head=mlp."]),
+        (["data.augment.policy.magnitude=3"], ["data.augment.policy is null"]),
+        (["optim.momentum=0.9"], ["optim=muon or optim=sgd"]),
+        (["data.test_fraction=0.1"], ["data=imagefolder"]),
+        (["launch.spot=true"], ["launch=rehearsal or launch=sagemaker"]),
+        (["search.pruner.n_warmup_steps=1"], ["search/pruner=median"]),
         (["optim.lr=-1"], ["optim.lr=-1", "above 0"]),
         (["optim.lr=fast"], ["optim.lr=fast", "auto"]),
         (["data.batch_size=0"], ["data.batch_size=0", "at least 1"]),
@@ -44,6 +54,21 @@ def test_a_wrong_name_or_value_is_one_clear_line(overrides: list[str], words: li
     assert len(str(caught.value).splitlines()) <= 2
     for word in words:
         assert word in str(caught.value)
+
+
+def test_only_what_can_be_chosen_is_named() -> None:
+    with pytest.raises(UserError, match=r"no model called 'zebra'\. Choose one of: cifarnet, [\w, ]+\.$"):
+        compose(["model=zebra"])
+
+
+def test_options_of_ones_own_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "conf" / "head" / "cosine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("# @package model.head\n_target_: cosine.Cosine\nscale: 16.0\n")
+    (own.parent / "torn.yaml").write_text("a: [")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="It is an option of head=cosine"):
+        compose(["model.head.scale=8"])
 
 
 def test_defaults_depend_on_where_the_weights_start() -> None:
