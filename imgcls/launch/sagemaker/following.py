@@ -20,6 +20,7 @@ from imgcls.launch.sagemaker.refusals import explain, refusals_explained
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+BEGINS = "Starting training script"  # the first line of the SDK's own script; what follows is about itself
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 PATIENCE = 1800.0  # seconds without an answer of AWS after which following ends; the job goes on
 LAST_LINES = 20
@@ -207,7 +208,9 @@ class LogReader:
                     shown = f"{_host(name)} | {line}" if self.several else line
                     file.write(shown + "\n")
                     self.last.append(shown)
-                    if line.startswith(STARTED):
+                    if line.startswith(BEGINS):  # also again, where a spot machine was taken away
+                        self.started.discard(name)
+                    elif line.startswith(STARTED):
                         self.started.add(name)
                     elif name in self.started:
                         self.say(shown)

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from imgcls.errors import UserError
 from imgcls.interrupts import Interrupted, StopSignals
 from imgcls.launch.sagemaker.container import STARTED
-from imgcls.launch.sagemaker.following import clean_reason, follow
+from imgcls.launch.sagemaker.following import BEGINS, clean_reason, follow
 
 JOB = "imgcls-x-1"
 
@@ -65,6 +65,13 @@ def test_states_and_lines_are_said_once(tmp_path: Path, capsys: Any, caplog: Any
     assert (tmp_path / "log").read_text().splitlines() == lines
     assert waits == [3, 3]
     assert caplog.messages.count(f"{JOB}: training.") == 1
+
+
+def test_what_a_machine_says_of_itself_is_hidden_again_when_another_takes_over(tmp_path: Path, capsys: Any) -> None:
+    lines = [BEGINS, "+ env", STARTED, "one", BEGINS, "+ env", STARTED, "two"]
+    follow(Cloud([RUNS, RUNS, RUNS, DONE], {"algo-1": lines}), JOB, tmp_path / "log", poll=3, wait=lambda seconds: None)
+    assert capsys.readouterr().out.splitlines() == ["one", "two"]
+    assert (tmp_path / "log").read_text().splitlines() == lines
 
 
 def test_several_hosts_are_told_apart(tmp_path: Path, capsys: Any) -> None:
