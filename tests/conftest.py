@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # One of several workers of pytest-xdist has a core to itself.
@@ -20,6 +22,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("IMGCLS_CACHE", str(cache))
     return cache
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """What Hydra adds to the root logger when a command runs in this process ends with the test, as its streams do."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    for handler in set(root.handlers) - set(before):
+        root.removeHandler(handler)
+    root.setLevel(level)
 
 
 def write_pictures(
