@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from imgcls.deploy.names import REGION_TAG, ROLE_PATH
+from imgcls.launch.sagemaker.iam import UNNAMED, Account, Statement, allow, network, policy, trust
 from imgcls.launch.sagemaker.naming import START, split_uri
 
-Statement = dict[str, Any]
-UNNAMED = "*"  # for actions that know no resources
 ENDPOINT_LOGS = "/aws/sagemaker/Endpoints"
 SCALING_ROLE = (
     "aws-service-role/sagemaker.application-autoscaling.amazonaws.com/"
@@ -23,7 +22,7 @@ SCALING_ROLE = (
 
 
 @dataclass(frozen=True)
-class Names:
+class Names(Account):
     """The names that the policies are for.
 
     Args:
@@ -44,9 +43,6 @@ class Names:
         default_bucket: whether the bucket may have to be made.
     """
 
-    partition: str
-    region: str
-    account: str
     endpoint: str
     bucket: str = ""
     prefix: str = "imgcls"
@@ -59,10 +55,6 @@ class Names:
     topics: Sequence[str] = ()
     capture: bool = False
     default_bucket: bool = False
-
-    def arn(self, service: str, resource: str) -> str:
-        """The ARN of a resource of this account and region."""
-        return f"arn:{self.partition}:{service}:{self.region}:{self.account}:{resource}"
 
     @property
     def bucket_arn(self) -> str:
@@ -92,73 +84,73 @@ class Names:
 
 def trust_policy() -> dict[str, Any]:
     """Who may take the endpoint's role on: SageMaker."""
-    return _trust("sagemaker.amazonaws.com")
+    return trust("sagemaker.amazonaws.com")
 
 
 def lambda_trust() -> dict[str, Any]:
     """Who may take the function's role on: Lambda."""
-    return _trust("lambda.amazonaws.com")
+    return trust("lambda.amazonaws.com")
 
 
 def role_policy(names: Names) -> dict[str, Any]:
     """What an endpoint needs: its model, its image, its log and metrics, and where it writes."""
     group = names.arn("logs", f"log-group:{ENDPOINT_LOGS}/{names.endpoint}")
     statements = [
-        _allow("ReadModel", ["s3:GetObject"], [names.archives]),
-        _allow("ListBucket", ["s3:ListBucket"], [names.bucket_arn]),
-        _allow(
+        allow("ReadModel", ["s3:GetObject"], [names.archives]),
+        allow("ListBucket", ["s3:ListBucket"], [names.bucket_arn]),
+        allow(
             "WriteLog",
             ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
             [group, f"{group}:log-stream:*"],
         ),
         # PutMetricData knows no resources, but its namespaces can be named.
-        _allow("SendMetrics", ["cloudwatch:PutMetricData"], UNNAMED)
+        allow("SendMetrics", ["cloudwatch:PutMetricData"], UNNAMED)
         | {"Condition": {"StringLike": {"cloudwatch:namespace": ["AWS/SageMaker", f"{ENDPOINT_LOGS}*"]}}},
-        _allow("SignInToImages", ["ecr:GetAuthorizationToken"], UNNAMED),  # knows no resources
+        allow("SignInToImages", ["ecr:GetAuthorizationToken"], UNNAMED),  # knows no resources
     ]
     if names.images:
         pull = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
-        statements.append(_allow("PullImage", pull, list(names.images)))
+        statements.append(allow("PullImage", pull, list(names.images)))
     if names.output is not None:
         bucket, objects = names.answers
         statements += [
-            _allow("ReadQuestions", ["s3:GetObject"], [names.objects("async", names.endpoint)]),
-            _allow("WriteAnswers", ["s3:AbortMultipartUpload", "s3:PutObject"], [objects]),
-            _allow("ListAnswers", ["s3:ListBucket"], [bucket]),
+            allow("ReadQuestions", ["s3:GetObject"], [names.objects("async", names.endpoint)]),
+            allow("WriteAnswers", ["s3:AbortMultipartUpload", "s3:PutObject"], [objects]),
+            allow("ListAnswers", ["s3:ListBucket"], [bucket]),
         ]
     if names.topics:
-        statements.append(_allow("TellOfAnswers", ["sns:Publish"], list(names.topics)))
+        statements.append(allow("TellOfAnswers", ["sns:Publish"], list(names.topics)))
     if names.capture:
         place = names.objects("captured", names.endpoint)
-        statements.append(_allow("Capture", ["s3:AbortMultipartUpload", "s3:PutObject"], [place]))
+        statements.append(allow("Capture", ["s3:AbortMultipartUpload", "s3:PutObject"], [place]))
     if names.kms_key:
-        statements.append(_allow("UseKey", ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey"], [names.kms_key]))
+        statements.append(allow("UseKey", ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey"], [names.kms_key]))
     if names.vpc:
-        statements += _network(names)
-    return _policy(statements)
+        statements += network(names)
+    return policy(statements)
 
 
 def lambda_policy(names: Names) -> dict[str, Any]:
     """What the function needs: the endpoint, and its log."""
     group = names.arn("logs", f"log-group:/aws/lambda/{names.function}")
-    return _policy(
+    return policy(
         [
-            _allow("AskEndpoint", ["sagemaker:InvokeEndpoint"], [names.arn("sagemaker", f"endpoint/{names.endpoint}")]),
-            _allow("MakeLog", ["logs:CreateLogGroup"], [group]),
-            _allow("WriteLog", ["logs:CreateLogStream", "logs:PutLogEvents"], [f"{group}:log-stream:*"]),
+            allow("AskEndpoint", ["sagemaker:InvokeEndpoint"], [names.arn("sagemaker", f"endpoint/{names.endpoint}")]),
+            allow("MakeLog", ["logs:CreateLogGroup"], [group]),
+            allow("WriteLog", ["logs:CreateLogStream", "logs:PutLogEvents"], [f"{group}:log-stream:*"]),
         ]
     )
 
 
 def person_policy(names: Names) -> dict[str, Any]:
     """What you need to deploy, test, update, roll back, list and delete, and to put a function in front."""
-    return _policy([*_endpoints(names), *_storage(names), *_around(names), *_function(names)])
+    return policy([*_endpoints(names), *_storage(names), *_around(names), *_function(names)])
 
 
 def _endpoints(names: Names) -> list[Statement]:
     own = {kind: names.arn("sagemaker", f"{kind}/{START}*") for kind in ("endpoint", "endpoint-config", "model")}
     return [
-        _allow(
+        allow(
             "Endpoints",
             [
                 f"sagemaker:{verb}{what}"
@@ -169,10 +161,10 @@ def _endpoints(names: Names) -> list[Statement]:
             + ["sagemaker:UpdateEndpointWeightsAndCapacities"],  # which scaling does on your behalf
             list(own.values()),
         ),
-        _allow("Ask", ["sagemaker:InvokeEndpoint", "sagemaker:InvokeEndpointAsync"], [own["endpoint"]])
+        allow("Ask", ["sagemaker:InvokeEndpoint", "sagemaker:InvokeEndpointAsync"], [own["endpoint"]])
         if names.output is not None
-        else _allow("Ask", ["sagemaker:InvokeEndpoint"], [own["endpoint"]]),
-        _allow(
+        else allow("Ask", ["sagemaker:InvokeEndpoint"], [own["endpoint"]]),
+        allow(
             "List",
             [
                 "sagemaker:ListEndpointConfigs",
@@ -183,15 +175,15 @@ def _endpoints(names: Names) -> list[Statement]:
             ],
             UNNAMED,  # they know no resources
         ),
-        _allow("PassRole", ["iam:PassRole"], [names.iam(f"role/{names.role}")])
+        allow("PassRole", ["iam:PassRole"], [names.iam(f"role/{names.role}")])
         | {"Condition": {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}},
     ]
 
 
 def _storage(names: Names) -> list[Statement]:
     statements = [
-        _allow("ListBucket", ["s3:ListBucket"], [names.bucket_arn]),
-        _allow(
+        allow("ListBucket", ["s3:ListBucket"], [names.bucket_arn]),
+        allow(
             "Archives",
             ["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject"],
             [names.objects("endpoints")],
@@ -200,16 +192,16 @@ def _storage(names: Names) -> list[Statement]:
     if names.output is not None:
         bucket, objects = names.answers
         statements += [
-            _allow("AskLater", ["s3:PutObject"], [names.objects("async")]),
-            _allow("ReadAnswers", ["s3:GetObject"], [objects]),
+            allow("AskLater", ["s3:PutObject"], [names.objects("async")]),
+            allow("ReadAnswers", ["s3:GetObject"], [objects]),
         ]
         if bucket != names.bucket_arn:
             # without it S3 says of an answer that is not there yet that it is forbidden
-            statements.append(_allow("ListAnswers", ["s3:ListBucket"], [bucket]))
+            statements.append(allow("ListAnswers", ["s3:ListBucket"], [bucket]))
     if names.default_bucket:
-        statements.append(_allow("MakeBucket", ["s3:CreateBucket"], [names.bucket_arn]))
+        statements.append(allow("MakeBucket", ["s3:CreateBucket"], [names.bucket_arn]))
     if names.kms_key:
-        statements.append(_allow("UseKey", ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey"], [names.kms_key]))
+        statements.append(allow("UseKey", ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey"], [names.kms_key]))
     return statements
 
 
@@ -218,7 +210,7 @@ def _around(names: Names) -> list[Statement]:
     group = names.arn("logs", f"log-group:{ENDPOINT_LOGS}/{START}*")
     of_sagemaker = {"Condition": {"StringEquals": {"application-autoscaling:service-namespace": "sagemaker"}}}
     return [
-        _allow(
+        allow(
             "Scale",
             [
                 "application-autoscaling:DeregisterScalableTarget",
@@ -228,18 +220,18 @@ def _around(names: Names) -> list[Statement]:
             [names.arn("application-autoscaling", "scalable-target/*")],  # AWS gives targets names of its own
         )
         | of_sagemaker,
-        _allow("ListScaling", ["application-autoscaling:DescribeScalableTargets"], UNNAMED),  # knows no resources
-        _allow("ScalingRole", ["iam:CreateServiceLinkedRole"], [names.iam(f"role/{SCALING_ROLE}")])
+        allow("ListScaling", ["application-autoscaling:DescribeScalableTargets"], UNNAMED),  # knows no resources
+        allow("ScalingRole", ["iam:CreateServiceLinkedRole"], [names.iam(f"role/{SCALING_ROLE}")])
         | {"Condition": {"StringEquals": {"iam:AWSServiceName": "sagemaker.application-autoscaling.amazonaws.com"}}},
-        _allow(
+        allow(
             "Alarms",
             [f"cloudwatch:{what}" for what in ("DeleteAlarms", "ListTagsForResource", "PutMetricAlarm", "TagResource")],
             [names.arn("cloudwatch", f"alarm:{START}*")],
         ),
         # A list by the start of the names is a list of all alarms.
-        _allow("ListAlarms", ["cloudwatch:DescribeAlarms"], [names.arn("cloudwatch", "alarm:*")]),
-        _allow("ReadLog", ["logs:DescribeLogStreams", "logs:GetLogEvents"], [group, f"{group}:log-stream:*"]),
-        _allow("AskPrices", ["pricing:GetProducts"], UNNAMED),  # knows no resources
+        allow("ListAlarms", ["cloudwatch:DescribeAlarms"], [names.arn("cloudwatch", "alarm:*")]),
+        allow("ReadLog", ["logs:DescribeLogStreams", "logs:GetLogEvents"], [group, f"{group}:log-stream:*"]),
+        allow("AskPrices", ["pricing:GetProducts"], UNNAMED),  # knows no resources
     ]
 
 
@@ -257,40 +249,17 @@ def _function(names: Names) -> list[Statement]:
     actions = [f"lambda:{verb}{what}" for what, some in verbs.items() for verb in some]
     role = names.iam(f"role{ROLE_PATH}{START}*")
     return [
-        _allow("Functions", [*actions, "lambda:ListTags", "lambda:PublishVersion", "lambda:TagResource"], [own]),
-        _allow("ListFunctions", ["lambda:ListFunctions"], UNNAMED),  # knows no resources
-        _allow(
+        allow("Functions", [*actions, "lambda:ListTags", "lambda:PublishVersion", "lambda:TagResource"], [own]),
+        allow("ListFunctions", ["lambda:ListFunctions"], UNNAMED),  # knows no resources
+        allow(
             "FunctionRoles",
             [f"iam:{verb}Role" for verb in ("Delete", "Get", "Tag")]
             + [f"iam:{what}" for what in ("DeleteRolePolicy", "ListRolePolicies", "ListRoleTags", "PutRolePolicy")],
             [role],
         ),
-        _allow("MakeFunctionRoles", ["iam:CreateRole"], [role])
+        allow("MakeFunctionRoles", ["iam:CreateRole"], [role])
         | {"Condition": {"StringEquals": {f"aws:RequestTag/{REGION_TAG}": names.region}}},
-        _allow("ListRoles", ["iam:ListRoles"], [names.iam(f"role{ROLE_PATH}")]),
-        _allow("PassFunctionRoles", ["iam:PassRole"], [role])
+        allow("ListRoles", ["iam:ListRoles"], [names.iam(f"role{ROLE_PATH}")]),
+        allow("PassFunctionRoles", ["iam:PassRole"], [role])
         | {"Condition": {"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}}},
     ]
-
-
-def _network(names: Names) -> list[Statement]:
-    """In a VPC SageMaker gives each machine a network interface, on the role's behalf."""
-    describe = ["DhcpOptions", "NetworkInterfaces", "SecurityGroups", "Subnets", "Vpcs"]
-    interfaces = [names.arn("ec2", f"{kind}/*") for kind in ("network-interface", "subnet", "security-group")]
-    change = [f"ec2:{verb}NetworkInterface{what}" for verb in ("Create", "Delete") for what in ("", "Permission")]
-    return [
-        _allow("LookAtNetwork", [f"ec2:Describe{what}" for what in describe], UNNAMED),  # they know no resources
-        _allow("NetworkInterfaces", change, interfaces),
-    ]
-
-
-def _trust(service: str) -> dict[str, Any]:
-    return _policy([{"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}])
-
-
-def _allow(name: str, actions: list[str], resources: Any) -> Statement:
-    return {"Sid": name, "Effect": "Allow", "Action": sorted(actions), "Resource": resources}
-
-
-def _policy(statements: list[Statement]) -> dict[str, Any]:
-    return {"Version": "2012-10-17", "Statement": statements}

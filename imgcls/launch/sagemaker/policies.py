@@ -13,14 +13,12 @@ from typing import Any
 
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.following import LOG_GROUP
+from imgcls.launch.sagemaker.iam import UNNAMED, Account, allow, network, policy, trust
 from imgcls.launch.sagemaker.naming import START
-
-Statement = dict[str, Any]
-UNNAMED = "*"  # for actions that know no resources
 
 
 @dataclass(frozen=True)
-class Names:
+class Names(Account):
     """The names that the policies are for.
 
     Args:
@@ -37,9 +35,6 @@ class Names:
         default_bucket: whether the bucket may have to be made.
     """
 
-    partition: str
-    region: str
-    account: str
     bucket: str
     prefix: str
     role: str
@@ -48,10 +43,6 @@ class Names:
     vpc: bool = False
     data: Sequence[str] = ()
     default_bucket: bool = False
-
-    def arn(self, service: str, resource: str) -> str:
-        """The ARN of a resource of this account and region."""
-        return f"arn:{self.partition}:{service}:{self.region}:{self.account}:{resource}"
 
     @property
     def bucket_arn(self) -> str:
@@ -75,56 +66,48 @@ class Names:
 
 def trust_policy() -> dict[str, Any]:
     """Who may take the role on: SageMaker."""
-    return _policy(
-        [
-            {
-                "Effect": "Allow",
-                "Principal": {"Service": "sagemaker.amazonaws.com"},
-                "Action": "sts:AssumeRole",
-            }
-        ]
-    )
+    return trust("sagemaker.amazonaws.com")
 
 
 def role_policy(names: Names) -> dict[str, Any]:
     """What a job needs: its channels, its results and checkpoints, its log and metrics, its image."""
     statements = [
-        _allow("ReadInputs", ["s3:GetObject"], [names.objects(folder) for folder in ("data", "weights", "jobs")]),
-        _allow("WriteResults", ["s3:PutObject", "s3:AbortMultipartUpload"], [names.objects("jobs")]),
-        _allow("ListBucket", ["s3:ListBucket"], [names.bucket_arn]),
-        _allow(
+        allow("ReadInputs", ["s3:GetObject"], [names.objects(folder) for folder in ("data", "weights", "jobs")]),
+        allow("WriteResults", ["s3:PutObject", "s3:AbortMultipartUpload"], [names.objects("jobs")]),
+        allow("ListBucket", ["s3:ListBucket"], [names.bucket_arn]),
+        allow(
             "WriteLog",
             ["logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"],
             [names.arn("logs", f"log-group:{LOG_GROUP}"), names.log_streams],
         ),
-        _allow("MakeLogGroup", ["logs:CreateLogGroup"], [names.arn("logs", f"log-group:{LOG_GROUP}")]),
+        allow("MakeLogGroup", ["logs:CreateLogGroup"], [names.arn("logs", f"log-group:{LOG_GROUP}")]),
         # PutMetricData knows no resources, but its namespace can be named.
-        _allow("SendMetrics", ["cloudwatch:PutMetricData"], UNNAMED)
+        allow("SendMetrics", ["cloudwatch:PutMetricData"], UNNAMED)
         | {"Condition": {"StringEquals": {"cloudwatch:namespace": LOG_GROUP}}},
-        _allow("SignInToImages", ["ecr:GetAuthorizationToken"], UNNAMED),  # knows no resources
+        allow("SignInToImages", ["ecr:GetAuthorizationToken"], UNNAMED),  # knows no resources
     ]
     if names.images:
         pull = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
-        statements.append(_allow("PullImage", pull, list(names.images)))
+        statements.append(allow("PullImage", pull, list(names.images)))
     for number, place in enumerate(names.data):
         bucket, _, prefix = place.removeprefix("s3://").strip("/").partition("/")
         arn = f"arn:{names.partition}:s3:::{bucket}"
         statements += [
-            _allow(f"ReadData{number}", ["s3:GetObject"], [f"{arn}/{prefix}/*" if prefix else f"{arn}/*"]),
-            _allow(f"ListData{number}", ["s3:ListBucket"], [arn]),
+            allow(f"ReadData{number}", ["s3:GetObject"], [f"{arn}/{prefix}/*" if prefix else f"{arn}/*"]),
+            allow(f"ListData{number}", ["s3:ListBucket"], [arn]),
         ]
     if names.kms_key:
-        statements.append(_allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey", "kms:CreateGrant"], [names.kms_key]))
+        statements.append(allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey", "kms:CreateGrant"], [names.kms_key]))
     if names.vpc:
-        statements += _network(names)
-    return _policy(statements)
+        statements += network(names)
+    return policy(statements)
 
 
 def person_policy(names: Names) -> dict[str, Any]:
     """What you need to make, follow, stop and list jobs and tuning jobs, and to bring their results home."""
     jobs = names.arn("sagemaker", f"training-job/{START}*")
     statements = [
-        _allow(
+        allow(
             "Jobs",
             [
                 "sagemaker:AddTags",
@@ -134,7 +117,7 @@ def person_policy(names: Names) -> dict[str, Any]:
             ],
             [jobs],
         ),
-        _allow(
+        allow(
             "TuningJobs",
             [
                 "sagemaker:AddTags",
@@ -146,28 +129,28 @@ def person_policy(names: Names) -> dict[str, Any]:
             [names.arn("sagemaker", f"hyper-parameter-tuning-job/{START}*")],
         ),
         # these know no resources
-        _allow("ListJobs", ["sagemaker:ListHyperParameterTuningJobs", "sagemaker:ListTrainingJobs"], UNNAMED),
-        _allow("PassRole", ["iam:PassRole"], [names.role_arn])
+        allow("ListJobs", ["sagemaker:ListHyperParameterTuningJobs", "sagemaker:ListTrainingJobs"], UNNAMED),
+        allow("PassRole", ["iam:PassRole"], [names.role_arn])
         | {"Condition": {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}},
-        _allow("ListBucket", ["s3:ListBucket"], [names.bucket_arn]),
-        _allow(
+        allow("ListBucket", ["s3:ListBucket"], [names.bucket_arn]),
+        allow(
             "Upload",
             ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"],
             [names.objects(folder) for folder in ("data", "weights", "jobs")],
         ),
-        _allow("RemoveOldPictures", ["s3:DeleteObject"], [names.objects("data")]),
-        _allow(
+        allow("RemoveOldPictures", ["s3:DeleteObject"], [names.objects("data")]),
+        allow(
             "ReadLog",
             ["logs:DescribeLogStreams", "logs:GetLogEvents"],
             [names.arn("logs", f"log-group:{LOG_GROUP}"), names.log_streams],
         ),
-        _allow("AskPrices", ["pricing:GetProducts"], UNNAMED),  # knows no resources
+        allow("AskPrices", ["pricing:GetProducts"], UNNAMED),  # knows no resources
     ]
     if names.default_bucket:
-        statements.append(_allow("MakeBucket", ["s3:CreateBucket"], [names.bucket_arn]))
+        statements.append(allow("MakeBucket", ["s3:CreateBucket"], [names.bucket_arn]))
     if names.kms_key:
-        statements.append(_allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey"], [names.kms_key]))
-    return _policy(statements)
+        statements.append(allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey"], [names.kms_key]))
+    return policy(statements)
 
 
 def print_policies(options: dict[str, str]) -> None:
@@ -204,30 +187,3 @@ def repository_arn(image: str, partition: str) -> str:
     registry, _, name = image.partition("/")
     account, _, _, region = registry.split(".")[:4]
     return f"arn:{partition}:ecr:{region}:{account}:repository/{name.split('@')[0].split(':')[0]}"
-
-
-def _network(names: Names) -> list[Statement]:
-    """In a VPC SageMaker gives each machine a network interface, on the role's behalf."""
-    describe = ["DhcpOptions", "NetworkInterfaces", "SecurityGroups", "Subnets", "Vpcs"]
-    interfaces = [names.arn("ec2", f"{kind}/*") for kind in ("network-interface", "subnet", "security-group")]
-    return [
-        _allow("LookAtNetwork", [f"ec2:Describe{what}" for what in describe], UNNAMED),  # they know no resources
-        _allow(
-            "NetworkInterfaces",
-            [
-                "ec2:CreateNetworkInterface",
-                "ec2:CreateNetworkInterfacePermission",
-                "ec2:DeleteNetworkInterface",
-                "ec2:DeleteNetworkInterfacePermission",
-            ],
-            interfaces,
-        ),
-    ]
-
-
-def _allow(name: str, actions: list[str], resources: Any) -> Statement:
-    return {"Sid": name, "Effect": "Allow", "Action": sorted(actions), "Resource": resources}
-
-
-def _policy(statements: list[Statement]) -> dict[str, Any]:
-    return {"Version": "2012-10-17", "Statement": statements}
