@@ -1,10 +1,11 @@
 """`python -m imgcls.evaluate run=DIR`: measure a run's model on any pictures.
 
-usage: python -m imgcls.evaluate run=DIR [split=test|val|train] [checkpoint=best|last|FILE] [output=FILE]
-                                 [views=one|flip|flip_shift] [data=GROUP] [data.option=value …]
+usage: python -m imgcls.evaluate run=DIR [split=test|val|train|all] [checkpoint=best|last|FILE]
+                                 [views=one|flip|flip_shift] [output=FILE] [data=GROUP] [data.option=value …]
 
 Without `data…` the run's own data set is measured again. With another one, its classes are matched to the model's by
-name; every class that it has must be known to the model. `views` says what the scores are the mean of, see model.views.
+name; every class that it has must be known to the model. One folder of classes is cut as for a training, so that `test`
+is a fifth of it; `all` are all of its pictures. `views` says what the scores are the mean of, see model.views.
 `output=FILE` keeps the metrics as JSON.
 """
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from imgcls.models.measuring import Outputs
     from imgcls.runs import Run
 
-SPLITS = ("test", "val", "train")
+SPLITS = ("test", "val", "train", "all")
 VIEWS = ("one", "flip", "flip_shift")
 
 
@@ -38,7 +39,7 @@ def evaluate(
 
     Args:
         run: a run with a checkpoint.
-        split: 'test', 'val' or 'train' (the training pictures without augmentation).
+        split: 'test', 'val', 'train' (the training pictures without augmentation), or 'all' pictures of these three.
         checkpoint: 'best', 'last', or the path of a checkpoint of this run.
         overrides: `data=…` and `data.…=…` words for another data set.
         views: what is averaged over when a picture is looked at, see `imgcls.models.views`; None: as the run does.

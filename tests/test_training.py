@@ -327,6 +327,9 @@ def test_evaluate_measures_what_the_test_did_and_other_data(fit: Fit, tmp_path: 
     assert evaluate(run, split="val")["accuracy"] == pytest.approx(run.metrics["val/accuracy"])
     other = write_pictures(tmp_path / "other", {"train": 3, "test": 5}, classes=("dog", "owl"))
     assert evaluate(run, overrides=["data=imagefolder", f"data.root={other}"])["images"] == 10
+    one_folder = ["data=imagefolder", f"data.root={other / 'test'}"]
+    assert evaluate(run, overrides=one_folder)["images"] == 2
+    assert evaluate(run, split="all", overrides=one_folder)["images"] == 10
     strange = write_pictures(tmp_path / "strange", {"train": 3, "test": 5}, classes=("dog", "fox"))
     with pytest.raises(UserError, match="does not know the class 'fox'"):
         evaluate(run, overrides=["data=imagefolder", f"data.root={strange}"])

@@ -266,7 +266,7 @@ class ImageDataModule(L.LightningDataModule):
         return min(self.batch_size, len(self._need("train"))) / (world_size * self.accumulation)
 
     def test_on(self, split: str, class_names: Sequence[str]) -> None:
-        """Make the pictures of `split` the test pictures, with labels that count in `class_names`.
+        """Make the pictures of `split`, or of `all`, the test pictures, with labels that count in `class_names`.
 
         Raises UserError for a class that is not among them, and where there is no such split.
         """
@@ -276,7 +276,8 @@ class ImageDataModule(L.LightningDataModule):
             close = nearest(unknown[0], class_names)
             raise UserError(f"The model does not know the class {unknown[0]!r}{more}. {close}")
         places = np.array([list(class_names).index(name) for name in self.class_names])
-        train, test = (replace(part, labels=places[part.labels]) for part in (self.source.train, self._need(split)))
+        wanted = Split.joined(list(self.source.splits().values())) if split == "all" else self._need(split)
+        train, test = (replace(part, labels=places[part.labels]) for part in (self.source.train, wanted))
         self.opened = Opened(replace(self.source, class_names=tuple(class_names), train=train, val=None, test=test))
 
     # ---- inside

@@ -68,6 +68,17 @@ class Split:
         kept = [index for index, path in enumerate(self.files) if path not in unwanted]
         return self if not self.files or len(kept) == len(self) else self.subset(kept)
 
+    @staticmethod
+    def joined(splits: Sequence[Split]) -> Split:
+        """The pictures of all `splits`, one after the other."""
+        pictures: tuple[Path, ...] | np.ndarray
+        if all(isinstance(split.pictures, np.ndarray) for split in splits):
+            pictures = np.concatenate([split.pictures for split in splits])
+        else:
+            pictures = tuple(path for split in splits for path in split.files)
+        names = tuple(name for split in splits for name in split.names)
+        return Split(names, np.concatenate([split.labels for split in splits]), pictures)
+
     def class_counts(self, num_classes: int) -> np.ndarray:
         """int64 (num_classes,): pictures of each class."""
         return np.bincount(self.labels, minlength=num_classes)

@@ -323,6 +323,16 @@ def test_another_data_set_is_tested_in_the_order_of_the_models_classes() -> None
         Noise().test_on("val", ("a", "c"))
 
 
+def test_all_pictures_are_tested_each_once() -> None:
+    datamodule = Noise()
+    splits = datamodule.source.splits()
+    datamodule.test_on("all", datamodule.class_names)
+    tested = datamodule.source.splits()["test"]
+    assert tested.names == tuple(name for split in splits.values() for name in split.names)
+    seen = [batch.index for batch in datamodule.test_dataloader()]
+    assert torch.cat(seen).tolist() == list(range(len(tested)))
+
+
 def test_steps_and_micro_batches() -> None:
     datamodule = Noise(batch_size=8, micro_batch_size=3)
     assert (datamodule.accumulation, datamodule.steps_per_epoch) == (3, 2)
