@@ -62,6 +62,7 @@ def _run_hydra(task: Callable[[DictConfig], Any], config_name: str) -> None:
     from imgcls.words import expand
 
     sys.argv[1:] = expand(sys.argv[1:])
+    _check_flags(sys.argv[1:])
     register_resolvers()
     quiet = logging.getLogger("hydra")  # what it would say about its own failures is said by `explain`
     before = os.environ.get("HYDRA_FULL_ERROR")
@@ -95,6 +96,22 @@ def _run_hydra(task: Callable[[DictConfig], Any], config_name: str) -> None:
         quiet.disabled = False
         if before is None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _check_flags(arguments: list[str]) -> None:
+    """Refuse in one line what Hydra would answer with its usage."""
+    from hydra.main import get_args_parser
+
+    parser = get_args_parser()
+    flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+
+    def refuse(message: str) -> None:
+        unknown = [word for word in arguments if word.startswith("-") and word.partition("=")[0] not in flags]
+        advice = nearest(unknown[0], flags) if unknown else "--help lists what there is."
+        raise UserError(f"{message}. {advice}")
+
+    parser.error = refuse  # type: ignore[method-assign,assignment]
+    parser.parse_args(arguments)
 
 
 def explain_os_errors_of_hydra(explain: Any) -> Any:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from imgcls import portable
 from imgcls.cli import guarded, parse_arguments
 from imgcls.errors import UserError
 from imgcls.interrupts import Interrupted
+from imgcls.train import main as train_main
 
 
 def run_folder(folder: Path) -> Path:
@@ -87,3 +89,21 @@ def test_predict_explains_what_is_missing(
     words = [word.replace("RUN", str(tmp_path / "run")) for word in arguments]
     assert guarded(lambda: predict(words)) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--hlp", "unrecognized arguments: --hlp. Did you mean --help?"),
+        ("--cfg=jobs", "--cfg/-c: invalid choice: 'jobs'"),
+    ],
+)
+def test_a_flag_that_hydra_does_not_know_is_refused_in_one_line(
+    word: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "model=resnet18", word])
+    with pytest.raises(SystemExit) as ended:
+        train_main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
