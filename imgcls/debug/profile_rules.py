@@ -37,7 +37,7 @@ class LowGPUUtilization(Rule):
                 low += p95 < self.threshold_p95
                 fluctuating += p95 >= self.threshold_p95 and p5 < self.threshold_p5
                 if not worst and (p95 < self.threshold_p95 or p5 < self.threshold_p5):
-                    worst = f"the 95th percentile of GPU {gpu} is {p95:.0f} % and the 5th {p5:.0f} %"
+                    worst = f"the 95th percentile of GPU {gpu} is {p95:.0f}% and the 5th {p5:.0f}%"
         if not worst:
             return self._healthy(looked_at)
         found = self._issue(
@@ -68,8 +68,8 @@ class CPUBottleneck(Rule):
             return self._healthy(len(samples))
         share = len(hit) / len(samples)
         found = self._issue(
-            f"In {share:.0%} of {len(samples)} samples a GPU was idle (below {self.gpu_threshold:.0f} %) while a core "
-            f"was busy (above {self.cpu_threshold:.0f} %).",
+            f"In {share:.0%} of {len(samples)} samples a GPU was idle (below {self.gpu_threshold:.0f}%) while a core "
+            f"was busy (above {self.cpu_threshold:.0f}%).",
             len(samples),
         )
         return replace(found, advice=f"{self.advice} {_faster_loading(record)}")
@@ -93,7 +93,7 @@ class IOBottleneck(Rule):
         share = len(hit) / len(samples)
         found = self._issue(
             f"In {share:.0%} of {len(samples)} samples a GPU was idle while the processor waited for the disk, "
-            f"{mean([one.io_wait for one in hit]):.0f} % of its time.",
+            f"{mean([one.io_wait for one in hit]):.0f}% of its time.",
             len(samples),
         )
         return replace(found, advice=f"{self.advice} {_faster_loading(record)}")
@@ -118,8 +118,8 @@ class BatchSize(Rule):
             memory = quantile([max(one.gpu_memory, default=0.0) for one in part], 0.95)
             if cpu < self.cpu_threshold_p95 and gpu < self.gpu_threshold_p95 and memory < self.gpu_memory_threshold_p95:
                 found = self._issue(
-                    f"Nothing is used to the full: 95 % of the time the processor is below {cpu:.0f} %, the GPU below "
-                    f"{gpu:.0f} % and its memory below {memory:.0f} %.",
+                    f"Nothing is used to the full: 95% of the time the processor is below {cpu:.0f}%, the GPU below "
+                    f"{gpu:.0f}% and its memory below {memory:.0f}%.",
                     len(samples),
                 )
                 return replace(found, advice=_larger_batch(record))
@@ -145,7 +145,7 @@ class GPUMemoryIncrease(Rule):
                 lowest = min(lowest, average)
                 if average - lowest > self.increase:
                     return self._issue(
-                        f"The memory of GPU {gpu} rose from {lowest:.0f} % to {max(averages):.0f} % while it trained.",
+                        f"The memory of GPU {gpu} rose from {lowest:.0f}% to {max(averages):.0f}% while it trained.",
                         looked_at,
                     )
         return self._healthy(looked_at)
@@ -172,7 +172,7 @@ class LoadBalancing(Rule):
             distance = _distance(shares[first], shares[second])
             if distance > self.threshold:
                 return self._issue(
-                    f"GPU {first} is used {mean(series[first]):.0f} % and GPU {second} {mean(series[second]):.0f} % in "
+                    f"GPU {first} is used {mean(series[first]):.0f}% and GPU {second} {mean(series[second]):.0f}% in "
                     f"the mean; their distributions are {distance:.2f} apart.",
                     looked_at,
                 )
@@ -270,7 +270,7 @@ class OverallSystemUsage(Rule):
             "I/O wait": mean([one.io_wait for one in samples]),
             **gpus,
         }
-        words = ", ".join(f"{name} {share:.0f} %" for name, share in used.items())
+        words = ", ".join(f"{name} {share:.0f}%" for name, share in used.items())
         return replace(self._healthy(len(samples)), sentence=f"In the mean: {words}.")
 
 

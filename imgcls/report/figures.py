@@ -195,7 +195,7 @@ def profile_shares(profile: Mapping[str, Any]) -> Chart:
             names = list(shares)[::-1]
             values = [100 * shares[name] for name in names]
             drawn = axes.barh([PARTS.get(name, name) for name in names], values, color=BLUE)
-            axes.bar_label(drawn, [f"{value:.0f} %" for value in values], padding=3, color=INK, fontsize=8)
+            axes.bar_label(drawn, [f"{value:.0f}%" for value in values], padding=3, color=INK, fontsize=8)
             axes.set_xlim(0, max([*values, 1]) * 1.2)
             finish(axes, title, "% of the time", whole=False)
 

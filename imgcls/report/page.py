@@ -95,7 +95,7 @@ def number(name: str, value: Any) -> str:
     if name == "best_epoch":
         return str(int(value) + 1)
     if name.rpartition("/")[2] in PERCENT:
-        return f"{value:.2%}".replace("%", " %")
+        return f"{value:.2%}"
     return f"{value:.4g}"
 
 

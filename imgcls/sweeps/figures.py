@@ -103,7 +103,7 @@ def importance(shares: Mapping[str, float], name: str) -> Chart:
         options = sorted(shares, key=lambda option: shares[option])
         values = [100 * shares[option] for option in options]
         bars = axes.barh(options, values, color=BLUE)
-        axes.bar_label(bars, [f"{value:.0f} %" for value in values], padding=3, color=INK, fontsize=8)
+        axes.bar_label(bars, [f"{value:.0f}%" for value in values], padding=3, color=INK, fontsize=8)
         axes.set_xlim(0, max([*values, 1]) * 1.2)
         finish(axes, f"what decides {name}", "% of the variance", whole=False)
 

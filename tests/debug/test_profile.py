@@ -117,7 +117,7 @@ def test_sentences_have_the_numbers_of_the_run() -> None:
     apart = LoadBalancing(patience=0, threshold=0.8).check(Profile(two_gpus(15.0)))
     assert f"{math.sqrt(math.log(2)):.2f} apart" in apart.sentence
     assert "data wait 1%" in RULES["OverallFrameworkMetrics"].check(HEALTHY).sentence
-    assert "processor 88 %" in RULES["OverallSystemUsage"].check(HEALTHY).sentence
+    assert "processor 88%" in RULES["OverallSystemUsage"].check(HEALTHY).sentence
 
 
 WAITING = {"IOBottleneck": samples(gpu=[5.0], io_wait=60.0), "CPUBottleneck": samples(gpu=[5.0], cpu=(99.0,))}

@@ -107,7 +107,7 @@ def test_what_rules_and_profile_found_is_told(tmp_path: Path) -> None:
         "Steps 7.",
         "fc.weight",
         "Nothing found by AllZero",
-        "41 %",
+        "41%",
         "CPU, %",
     ):
         assert words in page, words

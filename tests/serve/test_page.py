@@ -37,7 +37,7 @@ def shown(page: chromium.Page) -> list[tuple[str, str]]:
 
 
 def expected(model: PortableModel, file: Path) -> list[tuple[str, str]]:
-    return [(name, f"{100 * value:.1f} %") for name, value in model.top([file])[0]]
+    return [(name, f"{100 * value:.1f}%") for name, value in model.top([file])[0]]
 
 
 @pytest.mark.parametrize("way", ["drop", "choose", "camera"])
