@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from typing import ClassVar
 
-from imgcls.files import atomic_write_text
-
-FILE = "job.json"
+from imgcls.records import FolderRecord
 
 
 @dataclass
-class JobRecord:
+class JobRecord(FolderRecord):
     """The job of a run folder, or the tuning job of a sweep's folder."""
+
+    FILE: ClassVar[str] = "job.json"
 
     base: str
     """The start of the names of all jobs of this run; the whole name of a tuning job."""
@@ -27,15 +26,3 @@ class JobRecord:
     profile: str | None = None
     finished: bool = False
     """Of a tuning job: its results are all here."""
-
-    @classmethod
-    def read(cls, folder: Path) -> JobRecord | None:
-        """The record in `folder`, None where there is none that can be read."""
-        try:
-            return cls(**json.loads((folder / FILE).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
-
-    def write(self, folder: Path) -> None:
-        """Keep it in `folder`."""
-        atomic_write_text(folder / FILE, json.dumps(asdict(self), indent=2) + "\n")

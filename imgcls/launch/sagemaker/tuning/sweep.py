@@ -81,7 +81,7 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     words = command_words(fixed)
     first = plain(OmegaConf.create(next(iter(configs.values()))))
     with logging_to(folder / "launch.log"), StopSignals(), launcher.account(first) as cloud:
-        with alone(folder / "job.json"):
+        with alone(folder / JobRecord.FILE):
             job = launcher.current_tuning(cloud, folder, _is_there)
             if job is None:
                 job = _new_job(cloud, launcher, folder, tuning, found, (groups, configs, words))
