@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import matplotlib
@@ -18,13 +19,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from imgcls.report.calibration import BINS
 
 BLUE, ORANGE, GREEN, GREY, INK = "#2a78c8", "#d9772b", "#3a9a5b", "#8a8f98", "#1d2329"
 SERIES = (BLUE, ORANGE, GREEN, "#9a5fc0", "#c24b5a", "#5b8f94", "#a07c3b", GREY)
+DPI = 130
 MOST_CLASSES = 30  # of a confusion matrix that can still be read
 MOST_POINTS = 400  # of a curve
+FLATTENS = 10  # times the median: a value beyond makes the axis logarithmic
 PARTS = {"data_wait": "waiting for data", "forward": "forward", "backward": "backward", "optimiser": "optimiser"}
 
 
@@ -47,28 +51,34 @@ class Chart:
 
     def as_png(self) -> bytes:
         """All panels beside each other, as a PNG file."""
-        width, height = self.size
-        figure = Figure(figsize=(width * len(self.panels), height), layout="constrained", dpi=130)
-        for axes, panel in zip(np.ravel(figure.subplots(1, len(self.panels))), self.panels, strict=True):
-            panel(axes)
+        pixels = [np.asarray(figure.canvas.buffer_rgba())[..., :3] for figure in self._figures]  # type: ignore[attr-defined]
         buffer = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(buffer)
+        Image.fromarray(np.concatenate(pixels, axis=1)).save(buffer, "png", dpi=(DPI, DPI))
         return buffer.getvalue()
 
     def as_svgs(self) -> list[str]:
         """Each panel as an <svg> element whose ink is the page's."""
         drawn = []
-        for number, panel in enumerate(self.panels):
-            figure = Figure(figsize=self.size, layout="constrained")
-            figure.patch.set_visible(False)
-            axes = figure.add_subplot()
-            axes.patch.set_visible(False)
-            panel(axes)
+        for number, figure in enumerate(self._figures):
+            for patch in (figure.patch, *(axes.patch for axes in figure.axes[:1])):
+                patch.set_visible(False)
             text = io.StringIO()
             with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{self.alt}{number}"}):
                 FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})
             drawn.append(_for_page(text.getvalue(), self.alt if number == 0 else ""))
         return drawn
+
+    @cached_property
+    def _figures(self) -> list[Figure]:
+        """Each panel, drawn and laid out, which takes longer than all else: once for the file and the page."""
+        figures = []
+        for panel in self.panels:
+            figure = Figure(figsize=self.size, layout="constrained", dpi=DPI)
+            panel(figure.add_subplot())
+            FigureCanvasAgg(figure).draw()
+            figure.set_layout_engine("none")
+            figures.append(figure)
+        return figures
 
 
 def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], steps: Steps | None = None) -> Chart:
@@ -79,7 +89,13 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], steps: St
     alone = len(runs) == 1
 
     def quantity(name: str) -> Callable[[Any], None]:
+        names = (f"train/{name}", f"val/{name}")
+
         def draw(axes: Any) -> None:
+            values = np.array([row[one] for rows in runs.values() for row in rows for one in names if one in row])
+            values = values[np.isfinite(values)]
+            if name == "loss" and len(values) and values.min() > 0 and values.max() > FLATTENS * np.median(values):
+                axes.set_yscale("log")  # one bad epoch would flatten the others
             for number, (run, history) in enumerate(runs.items()):
                 for part, word in (("train", "training"), ("val", "validation")):
                     points = [(row["epoch"] + 1, row[f"{part}/{name}"]) for row in history if f"{part}/{name}" in row]

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgcls.report.figures import DPI, Chart, learning_curves
+
+
+@pytest.mark.parametrize(("first", "scale"), [(3.0, "linear"), (70.0, "log"), (float("nan"), "linear")])
+def test_one_bad_epoch_does_not_flatten_the_others(first: float, scale: str) -> None:
+    history = [{"epoch": n, "train/loss": 1 / (n + 1), "val/loss": first if n == 0 else 1.0} for n in range(6)]
+    chart = learning_curves({"run": history})
+    [loss, rate] = [figure.axes[0] for figure in chart._figures]
+    assert (loss.get_yscale(), rate.get_yscale()) == (scale, "linear")
+
+
+def test_a_file_has_all_panels_and_the_page_each() -> None:
+    def line(height: float):  # type: ignore[no-untyped-def]
+        return lambda axes: axes.plot([0, 1], [height, height], color="#ff0000", linewidth=9)
+
+    chart = Chart("Two lines", (line(1.0), line(2.0)), size=(3.0, 2.0))
+    pixels = np.asarray(Image.open(io.BytesIO(chart.as_png())))
+    assert pixels.shape == (2 * DPI, 6 * DPI, 3)
+    red = (pixels == (255, 0, 0)).all(-1)
+    assert red[:, : 3 * DPI].any()
+    assert red[:, 3 * DPI :].any()
+    first, second = chart.as_svgs()
+    assert "Two lines" in first
+    assert "Two lines" not in second
+    assert chart.as_svgs() == [first, second], "drawing again changes nothing"
