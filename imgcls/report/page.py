@@ -156,7 +156,7 @@ def _confusion(folder: Path) -> Section | None:
     }
     if len(names) <= figures.MOST_CLASSES:
         section["charts"] = {"confusion": figures.confusion_matrix(counts, names)}
-        section["wide"] = True
+        section["wide"] = 6 + 1.5 * len(names)
         return section
     if len(names) > MOST_PIXELS:
         errors = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()

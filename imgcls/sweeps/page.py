@@ -21,6 +21,7 @@ from imgcls.sweeps.space import Space
 log = logging.getLogger(__name__)
 
 MOST = 1000  # rows of the table; sweep.csv has all
+WIDE = 34.0  # rem below which parallel coordinates cannot be read: a phone scrolls
 
 
 def write_page(study: Searched) -> Path:
@@ -34,7 +35,7 @@ def write_page(study: Searched) -> Path:
                 warnings.simplefilter("ignore")
                 charts = draw()
             section["svgs"] = [svg for chart in charts for svg in chart.as_svgs()]
-            section["wide"] = title.startswith("Parallel")
+            section["wide"] = WIDE if title.startswith("Parallel") else 0
         except Exception as error:  # too few trials, values that do not differ: the others are still worth it
             section["text"] = f"This figure cannot be drawn: {' '.join(str(error).split()) or type(error).__name__}"
         sections.append({**dict.fromkeys(PARTS), **section})
