@@ -89,7 +89,10 @@ class Rule(ABC):
         sentence: str,
         in_a_row: int = 1,
     ) -> Outcome:
-        """Fires where a layer is wrong `in_a_row` times; `sentence` has {count}, {layer}, {value}, {step}."""
+        """Fires where a layer is wrong `in_a_row` times.
+
+        `sentence` has {count}, {s} and {are} of the layers, and {layer}, {value} and {step} of the first.
+        """
         found, runs = [], dict[str, int]()
         for one in record.observations:
             for layer, value in values(one).items():
@@ -101,7 +104,9 @@ class Rule(ABC):
             return self._healthy(looked_at)
         layers = list(dict.fromkeys(layer for _, layer, _ in found))
         step, layer, value = found[0]
-        words = sentence.format(count=len(layers), layer=layer, value=value, step=step)
+        one_only = len(layers) == 1
+        number = {"count": len(layers), "s": "" if one_only else "s", "are": "is" if one_only else "are"}
+        words = sentence.format(**number, layer=layer, value=value, step=step)
         return self._issue(words, looked_at, (step for step, _, _ in found), layers)
 
 

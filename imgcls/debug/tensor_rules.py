@@ -31,7 +31,7 @@ class VanishingGradient(Rule):
             record,
             lambda one: one.gradient_size if one.step >= self.start_step else {},
             lambda size: size < self.threshold,
-            "The gradients of {count} layers vanish; first in step {step}, where those of {layer} are {value:.1e}.",
+            "The gradients of {count} layer{s} vanish; first in step {step}, where those of {layer} are {value:.1e}.",
             self.patience,
         )
 
@@ -119,7 +119,7 @@ class DeadRelu(Rule):
             record,
             dead,
             lambda share: 100 * share > self.threshold_layer,
-            "{count} ReLU layers are mostly dead; first {layer} in step {step}, with {value:.0%} of its channels.",
+            "{count} ReLU layer{s} {are} mostly dead; first {layer} in step {step}, with {value:.0%} of its channels.",
         )
 
 
@@ -148,7 +148,7 @@ class SaturatedActivation(Rule):
             record,
             flat,
             lambda share: 100 * share > self.threshold_layer,
-            "{count} layers are saturated; first {layer} in step {step}, with {value:.0%} of its channels.",
+            "{count} layer{s} {are} saturated; first {layer} in step {step}, with {value:.0%} of its channels.",
         )
 
 
@@ -202,7 +202,8 @@ class WeightUpdateRatio(Rule):
             record,
             lambda one: one.update_ratio,
             wrong,
-            "The updates of {count} layers are out of proportion; in step {step} that of {layer} is {value:.1e} of it.",
+            "The updates of {count} layer{s} are out of proportion; "
+            "in step {step} that of {layer} is {value:.1e} of it.",
         )
 
 
@@ -250,5 +251,5 @@ class TensorVariance(Rule):
             record,
             lambda one: one.input_variance,
             lambda variance: not self.min_threshold <= variance <= self.max_threshold,
-            "The inputs of {count} layers have no sensible variance; in step {step} {layer} is given {value:.1e}.",
+            "The inputs of {count} layer{s} have no sensible variance; in step {step} {layer} is given {value:.1e}.",
         )
