@@ -1,6 +1,6 @@
 """What a search saves: trials that share features against the usual loop, and pruned trials against whole ones.
 
-    python benchmarks/sweeps.py sharing [--photos DIR] [--weights FILE] [--train 4000] [--val 2000] [--repeats 3]
+    python benchmarks/sweeps.py sharing [--photos DIR] [--weights FILE] [--train 4000] [--val 2000] [--side 32]
     python benchmarks/sweeps.py pruning [--pruner successive_halving] [--trials 20] [--epochs 12] [--seeds 0 1 2]
 
 "sharing" is the search of reference system 000 in small: a frozen ResNet50 with the head 2048-1000-100-10, learning
@@ -81,7 +81,12 @@ def usual_trial(job: dict[str, Any]) -> float:
     load_weights(network, Path(job["weights"]))
     network.eval()
     transform = v2.Compose(
-        [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+        [
+            v2.Resize(job["side"], v2.InterpolationMode.BICUBIC),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
     )
     loaders = {
         split: DataLoader(
@@ -143,7 +148,9 @@ def sharing(asked: argparse.Namespace) -> dict[str, Any]:
     seconds = statistics.median(searches)
     usual_seconds, usual = sum(one[0] for one in timed), [one[1] for one in timed]
     ours = [float(row["val/accuracy"]) for row in rows]
-    print(f"\nfour trials, {asked.train} training and {asked.val} validation pictures of {SIDE} px, frozen ResNet50")
+    print(
+        f"\nfour trials, {asked.train} training and {asked.val} validation pictures of {asked.side} px, frozen ResNet50"
+    )
     print(f"{'trial':>5}{'rate':>10}{'epochs':>8}{'usual':>9}{'imgcls':>9}")
     for row, left, right in zip(rows, usual, ours, strict=True):
         rate, epochs = float(row["optim.lr"]), row["trainer.max_epochs"]
@@ -195,15 +202,16 @@ def shared_search(asked: argparse.Namespace, place: Path) -> tuple[float, list[d
     words = ["search=cifar10_resnet50", "data=imagefolder", f"data.root={root}", "model=resnet50", "debug=off"]
     words += ["model.pretrained=false", f"model.weights={backbone(asked, place)}", "model.freeze=backbone"]
     words += ["head=mlp", "model.head.hidden=[1000,100]", "optim=adam", "optim.warmup_epochs=0"]
-    words += [f"data.image_size={SIDE}", f"data.resize={SIDE}", f"data.batch_size={BATCH}", "augment=none"]
+    words += [f"data.image_size={asked.side}", f"data.resize={asked.side}", f"data.batch_size={BATCH}", "augment=none"]
     words += ["loss.label_smoothing=0", "search.objective=val/accuracy", f"search.workers={asked.workers}"]
     return command(place / "sweep", words, place / "cache")
 
 
 def usual_process(asked: argparse.Namespace, place: Path, row: dict[str, str]) -> tuple[float, float]:
     """(seconds, best validation accuracy) of one configuration in a process of its own, by the usual loop."""
-    job = {"lr": float(row["optim.lr"]), "epochs": int(row["trainer.max_epochs"]), "root": str(place / "pictures")}
-    line = [sys.executable, __file__, "trial", "--job", json.dumps({**job, "weights": str(backbone(asked, place))})]
+    job = {"lr": float(row["optim.lr"]), "epochs": int(row["trainer.max_epochs"]), "side": asked.side}
+    job |= {"root": str(place / "pictures"), "weights": str(backbone(asked, place))}
+    line = [sys.executable, __file__, "trial", "--job", json.dumps(job)]
     began = time.perf_counter()
     told = subprocess.run(line, capture_output=True, text=True, check=True)
     return time.perf_counter() - began, float(told.stdout.splitlines()[-1])
@@ -257,6 +265,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--train", type=int, default=4000)
     parser.add_argument("--val", type=int, default=2000)
+    parser.add_argument("--side", type=int, default=SIDE, help="px that the backbone sees")
     parser.add_argument("--workers", type=int, default=1, help="trials of imgcls at a time")
     parser.add_argument("--repeats", type=int, default=3, help="searches of imgcls, of which the median counts")
     parser.add_argument("--pruner", default="successive_halving")
