@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imgcls.errors import UserError, nearest
@@ -46,6 +47,27 @@ def guarded(task: Callable[[], Any]) -> int:
         _print_error("this is a fault of imgcls; please report it with the lines above.")
         return CRASHED
     return 0
+
+
+@contextlib.contextmanager
+def talking() -> Iterator[None]:
+    """What imgcls says while it works goes to stderr, a line each; Lightning and Python's warnings are not heard."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handlers: dict[str, logging.Handler] = {"imgcls": handler}
+    handlers |= {name: logging.NullHandler() for name in ("lightning.pytorch", "lightning.fabric", "py.warnings")}
+    loggers = {name: logging.getLogger(name) for name in handlers}
+    before = {name: (one.handlers, one.level, one.propagate) for name, one in loggers.items()}
+    for name, one in loggers.items():
+        one.handlers, one.propagate = [handlers[name]], False
+        one.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for name, one in loggers.items():
+            one.handlers, one.level, one.propagate = before[name]
 
 
 def _print_error(text: str, prefix: str = "imgcls: error: ") -> None:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import guarded, parse_arguments
+from imgcls.cli import guarded, parse_arguments, talking
 from imgcls.errors import UserError, nearest
 from imgcls.files import atomic_write_text
 
@@ -135,11 +135,14 @@ def _command(arguments: Sequence[str]) -> None:
     options, overrides, rest = parse_arguments(arguments, defaults, usage=__doc__ or "", overrides=("data",))
     if not options["run"] or rest:
         raise UserError(f"What is {rest[0]!r}?" if rest else "Which run? Give its folder: run=DIR")
+    import lightning  # noqa: F401 - which sets up its loggers, so that they can be silenced below
+
     from imgcls.runs import load
 
-    measured = evaluate(
-        load(options["run"]), options["split"], options["checkpoint"], overrides, options["views"] or None
-    )
+    with talking():
+        measured = evaluate(
+            load(options["run"]), options["split"], options["checkpoint"], overrides, options["views"] or None
+        )
     for name, value in measured.items():
         print(f"{name:15} {value:.6g}")
     if options["output"]:

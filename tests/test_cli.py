@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
+import logging
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 from PIL import Image
 
 from imgcls import portable
-from imgcls.cli import guarded, parse_arguments
+from imgcls.cli import guarded, parse_arguments, talking
 from imgcls.errors import UserError
 from imgcls.interrupts import Interrupted
 from imgcls.train import main as train_main
@@ -107,3 +110,21 @@ def test_a_flag_that_hydra_does_not_know_is_refused_in_one_line(
     out, err = capsys.readouterr()
     assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
     assert message in err
+
+
+def test_a_command_says_its_own_words_only(capsys: pytest.CaptureFixture[str]) -> None:
+    said = io.StringIO()
+    theirs = logging.getLogger("lightning.pytorch")
+    handler = logging.StreamHandler(said)
+    theirs.addHandler(handler)
+    try:
+        with talking():
+            logging.getLogger("imgcls.data").info("decoding")
+            logging.getLogger("lightning.pytorch.utilities").warning("a tip")
+            warnings.warn("deprecated", stacklevel=1)
+        assert capsys.readouterr().err == "decoding\n"
+        assert said.getvalue() == ""
+        theirs.warning("again")
+        assert said.getvalue() == "again\n"
+    finally:
+        theirs.removeHandler(handler)

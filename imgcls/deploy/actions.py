@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgcls.cli import talking
 from imgcls.deploy.names import endpoint_name, name_of_run
 from imgcls.deploy.options import SERVERLESS, Options, read_options
 from imgcls.deploy.record import EndpointRecord
@@ -46,20 +46,6 @@ def perform(action: str, values: Values, more: list[str]) -> None:
                 "policies": managing.policies,
             }
             forms[action](values, more)
-
-
-@contextlib.contextmanager
-def talking() -> Iterator[None]:
-    """What imgcls says while it works goes to stderr, a line each."""
-    logger, handler = logging.getLogger("imgcls"), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    before = logger.handlers, logger.level, logger.propagate
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.handlers, logger.level, logger.propagate = before
 
 
 @contextlib.contextmanager
