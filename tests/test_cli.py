@@ -117,6 +117,8 @@ def test_a_command_says_its_own_words_only(capsys: pytest.CaptureFixture[str]) -
     theirs = logging.getLogger("lightning.pytorch")
     handler = logging.StreamHandler(said)
     theirs.addHandler(handler)
+    level = theirs.level
+    theirs.setLevel(logging.INFO)
     try:
         with talking():
             logging.getLogger("imgcls.data").info("decoding")
@@ -128,3 +130,4 @@ def test_a_command_says_its_own_words_only(capsys: pytest.CaptureFixture[str]) -
         assert said.getvalue() == "again\n"
     finally:
         theirs.removeHandler(handler)
+        theirs.setLevel(level)

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 NORMALIZATIONS = ("pretrained", "imagenet", "dataset")
 SAMPLERS = ("shuffle", "balanced")
+FEATURES_AT_A_TIME = 1024  # of a frozen backbone, in evaluation
 Statistics = tuple[Sequence[float], Sequence[float]]
 
 
@@ -219,6 +220,8 @@ class ImageDataModule(L.LightningDataModule):
         """The pictures of `split` (train, val, test) in order, each once, as evaluation sees them."""
         rank, world_size = self._ranks()
         batch_size = self.micro_batch_size or max(1, self.batch_size // world_size)
+        if split in self.features and self.micro_batch_size is None:
+            batch_size = max(batch_size, FEATURES_AT_A_TIME)  # a head takes as long for many as for few
         count = len(self.store_of(split, evaluation=True))
         return self._make_loader(split, EvaluationPlan(count, batch_size, rank=rank, world_size=world_size))
 
