@@ -54,12 +54,19 @@ def talking() -> Iterator[None]:
     """What imgcls says while it works goes to stderr, a line each; Lightning and Python's warnings are not heard."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    handlers: dict[str, logging.Handler] = {"imgcls": handler}
-    handlers |= {name: logging.NullHandler() for name in ("lightning.pytorch", "lightning.fabric", "py.warnings")}
+    handlers: dict[str, list[logging.Handler]] = {"imgcls": [handler]}
+    handlers |= {name: [logging.NullHandler()] for name in ("lightning.pytorch", "lightning.fabric", "py.warnings")}
+    with handled_by(handlers):
+        yield
+
+
+@contextlib.contextmanager
+def handled_by(handlers: Mapping[str, list[logging.Handler]], onward: Sequence[str] = ()) -> Iterator[None]:
+    """Each logger that is named has these handlers alone, warnings are logged too; those of `onward` also propagate."""
     loggers = {name: logging.getLogger(name) for name in handlers}
     before = {name: (one.handlers, one.level, one.propagate) for name, one in loggers.items()}
     for name, one in loggers.items():
-        one.handlers, one.propagate = [handlers[name]], False
+        one.handlers, one.propagate = handlers[name], name in onward
         one.setLevel(logging.INFO)
     logging.captureWarnings(True)
     try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from imgcls.cli import handled_by
 from imgcls.errors import UserError
 from imgcls.files import atomic_write_text, explain_os_errors
 from imgcls.interrupts import Interrupted
@@ -265,16 +266,8 @@ def logging_to(file: Path, *, terminal: bool = True) -> Iterator[None]:
         "lightning.fabric": [],
         "py.warnings": [to_file],
     }
-    loggers = {name: logging.getLogger(name) for name in handlers}
-    before = {name: (one.handlers, one.level, one.propagate) for name, one in loggers.items()}
-    for name, one in loggers.items():
-        one.handlers, one.propagate = handlers[name], name.count(".") == 1 and name.startswith("lightning")
-        one.setLevel(logging.INFO)
-    logging.captureWarnings(True)
     try:
-        yield
+        with handled_by(handlers, onward=("lightning.pytorch", "lightning.fabric")):
+            yield
     finally:
-        logging.captureWarnings(False)
-        for name, one in loggers.items():
-            one.handlers, one.level, one.propagate = before[name]
         to_file.close()

@@ -170,8 +170,6 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Chart:
 
 def confusion_pixels(counts: np.ndarray) -> bytes:
     """The confusion matrix of many classes, a pixel a cell, as a PNG file; darker is a larger share of the row."""
-    from PIL import Image
-
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     colours = matplotlib.colormaps["Blues"](np.sqrt(shares))[..., :3]
     buffer = io.BytesIO()
