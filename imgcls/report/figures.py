@@ -51,7 +51,7 @@ class Chart:
 
     def as_png(self) -> bytes:
         """All panels beside each other, as a PNG file."""
-        pixels = [np.asarray(figure.canvas.buffer_rgba())[..., :3] for figure in self._figures]  # type: ignore[attr-defined]
+        pixels = [np.asarray(canvas.buffer_rgba())[..., :3] for canvas in self._canvases]
         buffer = io.BytesIO()
         Image.fromarray(np.concatenate(pixels, axis=1)).save(buffer, "png", dpi=(DPI, DPI))
         return buffer.getvalue()
@@ -59,7 +59,7 @@ class Chart:
     def as_svgs(self) -> list[str]:
         """Each panel as an <svg> element whose ink is the page's."""
         drawn = []
-        for number, figure in enumerate(self._figures):
+        for number, figure in enumerate(canvas.figure for canvas in self._canvases):
             for patch in (figure.patch, *(axes.patch for axes in figure.axes[:1])):
                 patch.set_visible(False)
             text = io.StringIO()
@@ -69,16 +69,16 @@ class Chart:
         return drawn
 
     @cached_property
-    def _figures(self) -> list[Figure]:
+    def _canvases(self) -> list[FigureCanvasAgg]:
         """Each panel, drawn and laid out, which takes longer than all else: once for the file and the page."""
-        figures = []
+        canvases = []
         for panel in self.panels:
             figure = Figure(figsize=self.size, layout="constrained", dpi=DPI)
             panel(figure.add_subplot())
-            FigureCanvasAgg(figure).draw()
+            canvases.append(FigureCanvasAgg(figure))
+            canvases[-1].draw()
             figure.set_layout_engine("none")
-            figures.append(figure)
-        return figures
+        return canvases
 
 
 def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], steps: Steps | None = None) -> Chart:

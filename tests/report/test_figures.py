@@ -13,7 +13,7 @@ from imgcls.report.figures import DPI, Chart, learning_curves
 def test_one_bad_epoch_does_not_flatten_the_others(first: float, scale: str) -> None:
     history = [{"epoch": n, "train/loss": 1 / (n + 1), "val/loss": first if n == 0 else 1.0} for n in range(6)]
     chart = learning_curves({"run": history})
-    [loss, rate] = [figure.axes[0] for figure in chart._figures]
+    [loss, rate] = [canvas.figure.axes[0] for canvas in chart._canvases]
     assert (loss.get_yscale(), rate.get_yscale()) == (scale, "linear")
 
 
@@ -31,3 +31,4 @@ def test_a_file_has_all_panels_and_the_page_each() -> None:
     assert "Two lines" in first
     assert "Two lines" not in second
     assert chart.as_svgs() == [first, second], "drawing again changes nothing"
+    assert (np.asarray(Image.open(io.BytesIO(chart.as_png()))) == pixels).all(), "nor does the page change the file"
