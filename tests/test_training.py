@@ -382,3 +382,17 @@ def test_fit_works_outside_of_the_main_thread(fit: Fit) -> None:
     thread.start()
     thread.join()
     assert runs[0].status["state"] == "finished"
+
+
+def test_numbers_too_small_for_the_processor_are_zero(fit: Fit) -> None:
+    products: list[torch.Tensor] = []
+
+    def multiply() -> None:  # in a thread of its own: what fit sets for a thread stays there
+        fit("trainer.max_epochs=1")
+        products.append(torch.full((1_000_000,), 1e-20) * 1e-20)  # large enough for torch's own threads to share it
+
+    torch.set_flush_denormal(False)
+    thread = threading.Thread(target=multiply)
+    thread.start()
+    thread.join()
+    assert not products[0].any()
