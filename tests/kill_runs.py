@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import imgcls.training  # noqa: F401 - imported before the first fork
@@ -31,6 +32,8 @@ def start(overrides: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         fit(compose(overrides))
         code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 
@@ -56,9 +59,11 @@ def main() -> None:
     while killed < kills:
         runs += 1
         killed_folder = folder / f"killed{runs}"
+        fresh = True
         while True:
             child = start([*overrides, f"run_dir={killed_folder}"])
-            deadline = time.monotonic() + dice.uniform(0.1, 0.8) * length
+            began = time.monotonic()
+            deadline = began + dice.uniform(0.1, 0.8) * length
             status = -1
             while time.monotonic() < deadline:
                 done, status = os.waitpid(child, os.WNOHANG)
@@ -69,8 +74,11 @@ def main() -> None:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 killed += 1
+                fresh = False
                 continue
             assert status == 0, f"a run that was gone on with failed in {killed_folder}"
+            if fresh:  # the machine is quicker than it was: without this, few of the next runs would be hit
+                length = min(length, time.monotonic() - began)
             break
         same = [
             numbers(folder / "whole") == numbers(killed_folder),
