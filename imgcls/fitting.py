@@ -52,20 +52,20 @@ def fit(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
             return load(folder)
         import imgcls.training  # noqa: F401 - Lightning sets its loggers up when it is imported
 
-        with logging_to(folder / "log.txt", terminal=not cfg.quiet), _explained(recording):
+        with logging_to(folder / "log.txt", terminal=not cfg.quiet), _explained(recording, cfg.report):
             _fit_with_enough_memory(cfg, folder, recording)
         recording.update(state="finished", **_stopped(folder))
         return load(folder)
 
 
 @contextmanager
-def _explained(recording: Recording) -> Iterator[None]:
-    """A run that ends without a result has a report of how far it came."""
+def _explained(recording: Recording, report: bool) -> Iterator[None]:
+    """A run that ends without a result has a report of how far it came, where one is wanted."""
     try:
         yield
     except BaseException as error:
         recording.ended_by(error)
-        if (recording.folder / "metrics.csv").is_file() or (recording.folder / "debug").is_dir():
+        if report and ((recording.folder / "metrics.csv").is_file() or (recording.folder / "debug").is_dir()):
             from imgcls.report import try_report
 
             try_report(recording.folder)

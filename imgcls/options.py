@@ -255,6 +255,7 @@ OPTIONS: dict[str, Check] = {
     "seed": whole(0, 2**32 - 1),
     "resume": choice("auto", "never"),
     "test": flag,
+    "report": flag,
     "quiet": flag,
     "export.onnx": choice("auto", True, False),
     "model.name": timm_model,

@@ -35,6 +35,7 @@ MOVABLE = (
     "trainer.devices",
     "debug",
     "logger",
+    "report",
     "quiet",
     "search",
     "callbacks.search",

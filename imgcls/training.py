@@ -59,7 +59,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     timing = Timing()
     torch.set_float32_matmul_precision("high")
     # Adam's running means of weights without a gradient end as denormal numbers, with which processors are slow: the
-    # epochs of a diverged trial took twice as long. Threads that start after this have it from the one that starts them.
+    # epochs of a diverged trial took twice as long. Threads have this from the one that starts them, so it comes early.
     torch.set_flush_denormal(True)
     L.seed_everything(cfg.seed, verbose=False)
     devices = choose_devices(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
@@ -119,7 +119,8 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     }
     if trainer.is_global_zero:
         results.write(folder, cfg, datamodule, classifier, metrics)
-        try_report(folder)
+        if cfg.report:
+            try_report(folder)
         log_figures(trainer.logger, folder)
     return metrics
 

@@ -37,12 +37,6 @@ def own_log() -> Iterator[None]:
     root.setLevel(level)
 
 
-@pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training in this process draws no report, which takes longer than a small training; see tests/report."""
-    monkeypatch.setattr("imgcls.training.try_report", lambda folder: None)
-
-
 def write_pictures(
     root: Path, splits: dict[str, int], classes: tuple[str, ...] = ("cat", "dog", "owl"), side: int = 24
 ) -> Path:

@@ -39,7 +39,8 @@ NOT_COMPOSED = re.compile(
 )
 """Options of other commands, and those that name what is not here."""
 
-QUICK = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "export.onnx=false", "debug.profile=false"]
+QUICK = ["trainer.max_epochs=1", "trainer.limit_train_batches=2"]
+QUICK += ["export.onnx=false", "debug.profile=false", "report=false"]
 
 
 @pytest.fixture(scope="module")

@@ -41,10 +41,16 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fit(tmp_path: Path, pictures: Path, weights: Path, no_report: None) -> Fit:
+def fit(tmp_path: Path, pictures: Path, weights: Path) -> Fit:
     def run(*overrides: str, name: str = "run") -> Run:
         small = ["model.name=test_resnet", "model.pretrained=false", "data.image_size=24", "data.resize=24"]
-        small += ["data.batch_size=16", "trainer.max_epochs=4", "trainer.accelerator=cpu", "export.onnx=false"]
+        small += [
+            "data.batch_size=16",
+            "trainer.max_epochs=4",
+            "trainer.accelerator=cpu",
+            "export.onnx=false",
+            "report=false",
+        ]
         frozen = [f"model.weights={weights}", "model.freeze=backbone"]
         return imgcls.fit(
             imgcls.compose(

@@ -55,7 +55,7 @@ def test_a_run_logs_metrics_and_figures(
         pytest.importorskip("sqlalchemy")
     monkeypatch.chdir(tmp_path)
     words = {"wandb": ["logger.offline=true"]}.get(name, [])
-    run = fit(tmp_path, pictures, f"logger={name}", *words, "trainer.max_epochs=1", "debug=off")
+    run = fit(tmp_path, pictures, f"logger={name}", *words, "trainer.max_epochs=1", "debug=off", "report=true")
     if name == "tensorboard":
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -81,11 +81,9 @@ def run_pictures(run: Run) -> list[np.ndarray]:
     return list(test.pictures)
 
 
-def test_a_recipe_stopped_in_the_middle_goes_on_to_the_same_bits(
-    fit: Fit, monkeypatch: pytest.MonkeyPatch, no_report: None
-) -> None:
+def test_a_recipe_stopped_in_the_middle_goes_on_to_the_same_bits(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     """With all that changes during it: the slow weights, the first bias that stops training, flips that alternate."""
-    recipe = ["experiment=cifar10_fast", "optim.lookahead.every=2"]
+    recipe = ["experiment=cifar10_fast", "optim.lookahead.every=2", "report=false"]
     whole = fit(*recipe, name="whole")
     original = Checkpoints.on_train_batch_end
 

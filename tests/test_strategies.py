@@ -24,6 +24,7 @@ SMALL = [
     "trainer.accelerator=cpu",
     "debug=off",
     "export.onnx=false",
+    "report=false",
 ]
 
 

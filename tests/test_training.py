@@ -33,6 +33,7 @@ SMALL = [
     "trainer.max_epochs=3",
     "trainer.accelerator=cpu",
     "export.onnx=false",
+    "report=false",
 ]
 TIMES = ("seconds", "images_per_second", "training_seconds", "wall_seconds", "data_wait_fraction")
 
@@ -40,7 +41,7 @@ Fit = Callable[..., Run]
 
 
 @pytest.fixture
-def fit(tmp_path: Path, pictures: Path, no_report: None) -> Fit:
+def fit(tmp_path: Path, pictures: Path) -> Fit:
     """Fit the small run with some overrides, in a folder of its own."""
 
     def run(*overrides: str, name: str = "run") -> Run:

@@ -50,7 +50,7 @@ def test_a_slow_loader_is_found_and_operators_are_listed(
 def test_a_run_that_a_rule_ends_has_its_test_and_report(
     tmp_path: Path, pictures: Path, rule: str, lr: str, why: str
 ) -> None:
-    words = [f"debug.stop_on=[{rule}]", f"optim.lr={lr}", "trainer.max_epochs=9", "debug.profile=false"]
+    words = [f"debug.stop_on=[{rule}]", f"optim.lr={lr}", "trainer.max_epochs=9", "debug.profile=false", "report=true"]
     run = fit(tmp_path, pictures, *words)
     assert run.status["state"] == "finished"
     assert run.status["stopped_by"] == rule

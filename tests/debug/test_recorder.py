@@ -29,7 +29,7 @@ from tests.debug.trainings import pictures as noise
 def fit(tmp_path: Path, pictures: Path, *overrides: str, name: str = "run") -> Run:
     small = ["model.name=test_resnet", "model.pretrained=false", "data.image_size=24", "data.resize=24"]
     small += ["data.batch_size=16", "trainer.max_epochs=3", "trainer.accelerator=cpu", "export.onnx=false"]
-    place = ["data=imagefolder", f"data.root={pictures}", f"run_dir={tmp_path / name}"]
+    place = ["report=false", "data=imagefolder", f"data.root={pictures}", f"run_dir={tmp_path / name}"]
     return imgcls.fit(imgcls.compose([*place, *small, *overrides]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -19,7 +20,7 @@ from imgcls.runs import load
 from tests.debug.test_recorder import fit
 from tests.report.test_report import run_folder
 
-SMALL = ("debug.profile=false", "trainer.max_epochs=3")
+SMALL = ("debug.profile=false", "trainer.max_epochs=3", "report=true")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_a_run_of_one_epoch_tells_its_duplicates(tmp_path: Path, pictures: Path)
     twin = pictures / "train" / "cat" / "000.png"
     (pictures / "test" / "dog" / "twin.png").write_bytes(twin.read_bytes())
     (pictures / "test" / "dog" / "empty.png").touch()
-    run = fit(tmp_path, pictures, "debug.profile=false", "trainer.max_epochs=1")
+    run = fit(tmp_path, pictures, *SMALL, "trainer.max_epochs=1")
     held = {file.stem for file in (run.folder / "report_data").iterdir()}
     assert held == {"counts", "duplicates", "pictures", "augmented", "gradcam"}
     page = run.report_file.read_text()
@@ -123,3 +124,18 @@ def test_long_lists_and_many_classes_are_bounded(tmp_path: Path) -> None:
     assert "4999.jpg" not in page
     assert "200 classes with the most errors" in page
     assert len(page) < 1_000_000
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_report_that_is_not_wanted_is_drawn_when_asked(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    if fails:
+        monkeypatch.setattr("imgcls.training._test", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
+        fit(tmp_path, pictures, *SMALL, "trainer.max_epochs=1", "report=false")
+    run = load(tmp_path / "run")
+    assert not run.report_file.exists()
+    assert not (run.folder / "figures").exists()
+    assert ("has failed" in run.report()._repr_html_()) is fails
+    assert run.report_file.is_file()

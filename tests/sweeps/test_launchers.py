@@ -19,6 +19,7 @@ SMALL = [
     "trainer.max_epochs=2",
     "trainer.accelerator=cpu",
     "debug=off",
+    "report=false",
 ]
 ROOT = Path(__file__).parents[2]
 

@@ -27,6 +27,7 @@ SMALL = [
     "trainer.max_epochs=2",
     "trainer.accelerator=cpu",
     "debug=off",
+    "report=false",
 ]
 SPACE = {"optim.lr": "tag(log,interval(1e-4,1e-1))", "model.head.dropout": [0.0, 0.5]}
 Words = list[str]
@@ -63,7 +64,7 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 def test_a_search_from_python(words: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "search"
-    found = imgcls.search(words, SPACE, folder=folder, trials=4, refit=True, pruner="median")
+    found = imgcls.search([*words, "report=true"], SPACE, folder=folder, trials=4, refit=True, pruner="median")
     assert isinstance(found, Search)
     assert [trial["state"] for trial in found.trials] == ["complete"] * 4
     best = max(found.trials, key=lambda trial: (trial["val/accuracy"], -trial["trial"]))

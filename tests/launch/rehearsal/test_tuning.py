@@ -21,7 +21,14 @@ from tests.launch.conftest import Search, needs_moto
 from tests.launch.rehearsal.test_job import namespaces
 
 TOOLKIT = all(importlib.util.find_spec(module) for module in image.TOOLKIT)
-SMALL = ["data=digits", "model.name=test_resnet", "debug=off", "trainer.accelerator=cpu", "trainer.max_epochs=2"]
+SMALL = [
+    "data=digits",
+    "model.name=test_resnet",
+    "debug=off",
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=2",
+    "report=false",
+]
 
 
 @needs_moto
