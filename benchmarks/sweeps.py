@@ -1,6 +1,7 @@
 """What a search saves: trials that share features against the usual loop, and pruned trials against whole ones.
 
     python benchmarks/sweeps.py sharing [--photos DIR] [--weights FILE] [--train 4000] [--val 2000] [--side 32]
+    python benchmarks/sweeps.py accuracy --keep DIR [--seeds 0 1 2] [the options of sharing]
     python benchmarks/sweeps.py pruning [--pruner successive_halving] [--trials 20] [--epochs 12] [--seeds 0 1 2]
 
 "sharing" is the search of reference system 000 in small: a frozen ResNet50 with the head 2048-1000-100-10, learning
@@ -9,6 +10,9 @@ the start of the process to its end. "usual" trains the same four configurations
 of its own that loads everything and runs the frozen backbone in every epoch (under no_grad, in evaluation mode, with a
 DataLoader of two workers): torchvision's ImageFolder, the same optimiser, schedule, clipping and pictures. DIR holds
 train/<class>/*.png, as CIFAR-10 in folders; without it, pictures are generated. The weights are random, or FILE's.
+
+"accuracy" compares the best of these four trials over several seeds, after "sharing" with the same DIR to keep things
+in. The usual loop is the same here, on features that it computes once, as they never change.
 
 "pruning" searches the same space on the digits with and without a pruner, and counts the epochs that were trained.
 
@@ -28,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,52 +67,69 @@ def _generated(number: int, position: int) -> Any:
     return Image.fromarray(noise)
 
 
-def usual_trial(job: dict[str, Any]) -> float:
-    """The best validation accuracy of one configuration, by the loop that one would write by hand."""
+class Usual:
+    """What one would write by hand: the backbone and its pictures, and a head for a seed."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        import torch
+        from torch.utils.data import DataLoader
+        from torchvision import datasets
+        from torchvision.transforms import v2
+
+        from imgcls.models.backbones import create_network
+        from imgcls.models.heads import Mlp
+        from imgcls.models.weights import load_weights
+        from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+
+        torch.manual_seed(0)
+        self.network = create_network("resnet50", 10, head=Mlp(hidden=[1000, 100]))
+        load_weights(self.network, Path(job["weights"]))
+        self.network.eval()
+        transform = v2.Compose(
+            [
+                v2.Resize(job["side"], v2.InterpolationMode.BICUBIC),
+                v2.PILToTensor(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            ]
+        )
+        self.pictures = {
+            split: DataLoader(
+                datasets.ImageFolder(Path(job["root"]) / split, transform),
+                BATCH,
+                shuffle=split == "train",
+                num_workers=2,
+                persistent_workers=True,
+            )
+            for split in ("train", "val")
+        }
+
+    def features(self, split: str) -> Iterator[tuple[Any, Any]]:
+        """(features, labels) of each batch of an epoch."""
+        import torch
+
+        for images, labels in self.pictures[split]:
+            with torch.no_grad():
+                yield self.network.features(images), labels
+
+
+def usual_training(
+    head: Any, batches: Callable[[str], Iterable[tuple[Any, Any]]], steps_per_epoch: int, lr: float, epochs: int
+) -> float:
+    """The best validation accuracy of `head`, by the loop that one would write by hand.
+
+    `batches` of "train" and "val" are (features, labels), once an epoch.
+    """
     import torch
     from torch import nn
-    from torch.utils.data import DataLoader
-    from torchvision import datasets
-    from torchvision.transforms import v2
 
-    from imgcls.models.backbones import create_network
-    from imgcls.models.heads import Mlp
-    from imgcls.models.weights import load_weights
-    from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-
-    torch.manual_seed(0)
-    network = create_network("resnet50", 10, head=Mlp(hidden=[1000, 100]))
-    load_weights(network, Path(job["weights"]))
-    network.eval()
-    transform = v2.Compose(
-        [
-            v2.Resize(job["side"], v2.InterpolationMode.BICUBIC),
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-        ]
-    )
-    loaders = {
-        split: DataLoader(
-            datasets.ImageFolder(Path(job["root"]) / split, transform),
-            BATCH,
-            shuffle=split == "train",
-            num_workers=2,
-            persistent_workers=True,
-        )
-        for split in ("train", "val")
-    }
-    head = network.head
-    optimizer = torch.optim.Adam(head.parameters(), lr=job["lr"])
-    steps = job["epochs"] * len(loaders["train"])
+    optimizer, steps = torch.optim.Adam(head.parameters(), lr=lr), epochs * steps_per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
     criterion = nn.CrossEntropyLoss()
     best = 0.0
-    for _ in range(job["epochs"]):
+    for _ in range(epochs):
         head.train()
-        for images, labels in loaders["train"]:
-            with torch.no_grad():
-                features = network.features(images)
+        for features, labels in batches("train"):
             optimizer.zero_grad()
             criterion(head(features), labels).backward()
             nn.utils.clip_grad_norm_(head.parameters(), 1.0)
@@ -117,24 +138,32 @@ def usual_trial(job: dict[str, Any]) -> float:
         head.eval()
         right = count = 0
         with torch.no_grad():
-            for images, labels in loaders["val"]:
-                right += int((head(network.features(images)).argmax(1) == labels).sum())
+            for features, labels in batches("val"):
+                right += int((head(features).argmax(1) == labels).sum())
                 count += len(labels)
         best = max(best, right / count)
     return best
 
 
-def command(folder: Path, words: list[str], cache: Path) -> tuple[float, list[dict[str, str]]]:
-    """(seconds, rows of sweep.csv) of `python -m imgcls.train -m hydra/sweeper=optuna …`."""
-    environment = {**os.environ, "IMGCLS_CACHE": str(cache)}
-    line = [sys.executable, "-m", "imgcls.train", "-m", "hydra/sweeper=optuna", f"hydra.sweep.dir={folder}", *words]
+def usual_trial(job: dict[str, Any]) -> float:
+    """The best validation accuracy of one configuration, with the backbone in every epoch."""
+    usual = Usual(job)
+    steps = len(usual.pictures["train"])
+    return usual_training(usual.network.head, usual.features, steps, job["lr"], job["epochs"])
+
+
+def command(words: list[str], cache: Path) -> float:
+    """Seconds of `python -m imgcls.train -m …`."""
     began = time.perf_counter()
-    ended = subprocess.run(line, env=environment, capture_output=True, text=True)
-    seconds = time.perf_counter() - began
+    ended = subprocess.run(
+        [sys.executable, "-m", "imgcls.train", "-m", *words],
+        env={**os.environ, "IMGCLS_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+    )
     if ended.returncode:
         raise SystemExit(ended.stdout + ended.stderr)
-    with (folder / "sweep.csv").open() as file:
-        return seconds, list(csv.DictReader(file))
+    return time.perf_counter() - began
 
 
 def sharing(asked: argparse.Namespace) -> dict[str, Any]:
@@ -195,26 +224,87 @@ def shared_search(asked: argparse.Namespace, place: Path) -> tuple[float, list[d
 
     for name in ("pictures", "sweep", "cache"):
         shutil.rmtree(place / name, ignore_errors=True)
-    root = few(asked.photos, place / "pictures", {"train": asked.train, "val": asked.val})
+    few(asked.photos, place / "pictures", {"train": asked.train, "val": asked.val})
     if asked.weights is None:
         torch.manual_seed(0)
         save_file(create_network("resnet50", 10).backbone.state_dict(), place / "backbone.safetensors")
-    words = ["search=cifar10_resnet50", "data=imagefolder", f"data.root={root}", "model=resnet50", "debug=off"]
+    words = ["hydra/sweeper=optuna", f"hydra.sweep.dir={place / 'sweep'}", "search=cifar10_resnet50"]
+    words += ["search.objective=val/accuracy", f"search.workers={asked.workers}", *shared_words(asked, place)]
+    seconds = command(words, place / "cache")
+    with (place / "sweep" / "sweep.csv").open() as file:
+        return seconds, list(csv.DictReader(file))
+
+
+def shared_words(asked: argparse.Namespace, place: Path) -> list[str]:
+    """What all trials have in common."""
+    words = ["data=imagefolder", f"data.root={place / 'pictures'}", "model=resnet50", "debug=off"]
     words += ["model.pretrained=false", f"model.weights={backbone(asked, place)}", "model.freeze=backbone"]
     words += ["head=mlp", "model.head.hidden=[1000,100]", "optim=adam", "optim.warmup_epochs=0"]
     words += [f"data.image_size={asked.side}", f"data.resize={asked.side}", f"data.batch_size={BATCH}", "augment=none"]
-    words += ["loss.label_smoothing=0", "search.objective=val/accuracy", f"search.workers={asked.workers}"]
-    return command(place / "sweep", words, place / "cache")
+    return [*words, "loss.label_smoothing=0"]
+
+
+def accuracy(asked: argparse.Namespace) -> dict[str, Any]:
+    """The best of the trials of a kept "sharing" for each seed, both ways."""
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from imgcls.models.heads import Mlp
+
+    rows = Kept(asked.keep).measured["imgcls"][1]
+    trials = [(float(row["optim.lr"]), int(row["trainer.max_epochs"])) for row in rows]
+    usual = Usual(trial_job(asked, asked.keep, rows[0]))
+    features = {
+        split: TensorDataset(*(torch.cat(parts) for parts in zip(*usual.features(split), strict=True)))
+        for split in ("train", "val")
+    }
+    bests: dict[str, list[float]] = {"usual": [], "imgcls": []}
+    for seed in asked.seeds:
+        found = []
+        for lr, epochs in trials:
+            torch.manual_seed(seed)
+            loaders = {split: DataLoader(data, BATCH, shuffle=split == "train") for split, data in features.items()}
+            head = Mlp(hidden=[1000, 100])(2048, 10)
+            found.append(usual_training(head, loaders.__getitem__, len(loaders["train"]), lr, epochs))
+        bests["usual"].append(max(found))
+    accuracies = []
+    for number, (lr, epochs) in enumerate(trials):
+        folder = asked.keep / f"seeds{number}"
+        shutil.rmtree(folder, ignore_errors=True)
+        seeds = ",".join(map(str, asked.seeds))
+        words = [*shared_words(asked, asked.keep), f"seed={seeds}", f"optim.lr={lr}", f"trainer.max_epochs={epochs}"]
+        command([*words, f"hydra.sweep.dir={folder}"], asked.keep / "cache")
+        accuracies.append(
+            [highest(folder / str(position) / "metrics.csv", "val/accuracy") for position in range(len(asked.seeds))]
+        )
+    bests["imgcls"] = [max(one) for one in zip(*accuracies, strict=True)]
+    print(f"\nbest validation accuracy of four trials, {asked.train} + {asked.val} pictures of {asked.side} px")
+    print(f"{'seed':>5}{'usual':>9}{'imgcls':>9}")
+    for seed, left, right in zip(asked.seeds, bests["usual"], bests["imgcls"], strict=True):
+        print(f"{seed:>5}{left:9.2%}{right:9.2%}")
+    means = {name: statistics.mean(values) for name, values in bests.items()}
+    print(f"{'mean':>5}{means['usual']:9.2%}{means['imgcls']:9.2%}   {means['imgcls'] - means['usual']:+.2%}")
+    return {"bests": bests, "means": means}
+
+
+def highest(file: Path, column: str) -> float:
+    """The largest value in a column of a CSV file."""
+    with file.open() as opened:
+        return max(float(row[column]) for row in csv.DictReader(opened))
 
 
 def usual_process(asked: argparse.Namespace, place: Path, row: dict[str, str]) -> tuple[float, float]:
     """(seconds, best validation accuracy) of one configuration in a process of its own, by the usual loop."""
-    job = {"lr": float(row["optim.lr"]), "epochs": int(row["trainer.max_epochs"]), "side": asked.side}
-    job |= {"root": str(place / "pictures"), "weights": str(backbone(asked, place))}
-    line = [sys.executable, __file__, "trial", "--job", json.dumps(job)]
+    line = [sys.executable, __file__, "trial", "--job", json.dumps(trial_job(asked, place, row))]
     began = time.perf_counter()
     told = subprocess.run(line, capture_output=True, text=True, check=True)
     return time.perf_counter() - began, float(told.stdout.splitlines()[-1])
+
+
+def trial_job(asked: argparse.Namespace, place: Path, row: dict[str, str]) -> dict[str, Any]:
+    """What a process of the usual loop is told of a row of sweep.csv."""
+    job = {"lr": float(row["optim.lr"]), "epochs": int(row["trainer.max_epochs"]), "side": asked.side}
+    return job | {"root": str(place / "pictures"), "weights": str(backbone(asked, place))}
 
 
 def backbone(asked: argparse.Namespace, place: Path) -> Path:
@@ -260,7 +350,7 @@ def pruning(asked: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, and say what was asked for beside what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("sharing", "pruning", "trial"))
+    parser.add_argument("what", choices=("sharing", "accuracy", "pruning", "trial"))
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--train", type=int, default=4000)
@@ -281,7 +371,9 @@ def main() -> None:
     if asked.what == "trial":
         print(usual_trial(json.loads(asked.job)))
         return
-    result = sharing(asked) if asked.what == "sharing" else pruning(asked)
+    if asked.what == "accuracy" and asked.keep is None:
+        parser.error("accuracy: --keep DIR, with which sharing has run, says which trials are meant")
+    result = {"sharing": sharing, "accuracy": accuracy, "pruning": pruning}[asked.what](asked)
     line = json.dumps({**vars(asked), **result}, default=str)
     print(line)
     if asked.json:
