@@ -8,8 +8,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-# One of several workers of pytest-xdist has a core to itself.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+# One of several workers of pytest-xdist has a core to itself. What their parent has set here they find in their
+# environment: more threads than cores wait for each other, and small convolutions take twenty times as long.
+os.environ["OMP_NUM_THREADS"] = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
