@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from imgcls.cores import available_cores
 from imgcls.launch.rehearsal.image import ENVIRONMENT, container_command, write_programs
 from imgcls.launch.rehearsal.namespaces import host_command, unshare
 from imgcls.launch.sagemaker.following import LOG_GROUP
@@ -201,6 +202,7 @@ class RehearsedJob:
             "HOME": os.environ.get("HOME", "/"),
             "TMPDIR": str(folder / "tmp"),
             "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": str(max(1, available_cores() // self.request["ResourceConfig"]["InstanceCount"])),
             **ENVIRONMENT,
             **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
             "TRAINING_JOB_NAME": self.name,

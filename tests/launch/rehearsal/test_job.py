@@ -130,6 +130,16 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def test_the_hosts_of_a_job_share_the_cores(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgcls.launch.rehearsal.job.available_cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    place.run("echo of six: $OMP_NUM_THREADS", hosts=2)
+    assert place.lines() == ["of six: 3"] * 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    place.run("echo as told: $OMP_NUM_THREADS", hosts=2)
+    assert place.lines().count("as told: 5") == 2
+
+
 def test_each_host_finds_what_the_container_would(place: Place, tmp_path: Path) -> None:
     script = """
     set -e
