@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -102,6 +103,20 @@ def _create_whole(file: Path) -> None:
         new.replace(file)
 
 
+def _open_server(address: str) -> Any:
+    """The storage of a database server, where another machine may be making Optuna's tables at this moment."""
+    import optuna
+
+    for seconds in (0.2, 0.4, 0.8, 1.6, 3.2):
+        try:
+            return optuna.storages.RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
+        except Exception as error:
+            if "already exists" not in str(error):  # each database has its own kind of error for this
+                raise
+        time.sleep(seconds)
+    return optuna.storages.RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
+
+
 @functools.lru_cache(maxsize=8)
 def open_storage(address: str) -> Any:
     """The storage at `address`; one object a process. Raises UserError where there is none."""
@@ -116,8 +131,11 @@ def open_storage(address: str) -> Any:
             from optuna.storages.journal import JournalFileBackend
 
             return optuna.storages.JournalStorage(JournalFileBackend(str(file)))
-        options = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else {"pool_pre_ping": True}
-        return optuna.storages.RDBStorage(address, engine_kwargs=options)
+        if address.startswith("sqlite"):
+            return optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
+        return _open_server(address)
     except Exception as error:  # SQLAlchemy's and the drivers' many errors
         reason = without_passwords(str(error).splitlines()[0])
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            reason = f"the driver of this database is not installed, the module {error.__cause__.name}."
         raise UserError(f"search.storage={without_passwords(address)}: cannot be opened: {reason}") from error

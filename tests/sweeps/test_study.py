@@ -191,6 +191,48 @@ def test_a_storage_that_cannot_be_opened_is_explained_without_its_password(study
         assert "secret" not in str(caught.value)
 
 
+def test_the_driver_that_a_database_needs_is_named(study: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sqlalchemy
+
+    def engine(*_: Any, **__: Any) -> None:
+        import driver_of_nobody  # type: ignore[import-not-found] # noqa: F401
+
+    monkeypatch.setattr(sqlalchemy.engine, "create_engine", engine)
+    with pytest.raises(UserError, match="not installed, the module driver_of_nobody"):
+        study(storage="postgresql://me@host/db")
+
+
+@pytest.mark.parametrize("failures", [1, 3, 99])
+def test_two_machines_may_begin_on_an_empty_database(
+    study: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """As PostgreSQL 15 answers the second of two that make the same tables at the same time."""
+    import optuna
+
+    from imgcls.sweeps import storage
+
+    opened: list[str] = []
+    waited: list[float] = []
+
+    class OtherWasFirst(optuna.storages.RDBStorage):
+        def __init__(self, address: str, **options: Any) -> None:
+            opened.append(address)
+            if len(opened) <= failures:
+                raise RuntimeError('duplicate key value violates "pg_type"\nDETAIL: Key (studies) already exists.')
+            super().__init__(f"sqlite:///{tmp_path / 'server.db'}")
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", OtherWasFirst)
+    monkeypatch.setattr(storage.time, "sleep", waited.append)
+    storage.open_storage.cache_clear()
+    if failures == 99:
+        with pytest.raises(UserError, match="cannot be opened: duplicate key"):
+            study(storage="postgresql://host/db")
+    else:
+        study(storage="postgresql://host/db")
+        assert len(opened) == failures + 1
+    assert waited == [0.2, 0.4, 0.8, 1.6, 3.2][:failures]
+
+
 def test_a_worker_that_dies_at_the_same_point_fails_the_trial(study: Open) -> None:
     one = study(attempts=2, trials=2)
     for _ in range(2):
