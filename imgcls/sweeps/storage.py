@@ -107,14 +107,15 @@ def _open_server(address: str) -> Any:
     """The storage of a database server, where another machine may be making Optuna's tables at this moment."""
     import optuna
 
+    connect = functools.partial(optuna.storages.RDBStorage, address, engine_kwargs={"pool_pre_ping": True})
     for seconds in (0.2, 0.4, 0.8, 1.6, 3.2):
         try:
-            return optuna.storages.RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
+            return connect()
         except Exception as error:
             if "already exists" not in str(error):  # each database has its own kind of error for this
                 raise
         time.sleep(seconds)
-    return optuna.storages.RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
+    return connect()
 
 
 @functools.lru_cache(maxsize=8)
