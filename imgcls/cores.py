@@ -15,3 +15,11 @@ def available_cores() -> int:
     except (OSError, ValueError):  # no control groups, or 'max'
         pass
     return cores
+
+
+def threads_of_each(processes: int) -> str:
+    """OMP_NUM_THREADS of each of several processes that share this one's processors; the user's own, where it is set.
+
+    More threads than processors wait for each other in every small operation.
+    """
+    return os.environ.get("OMP_NUM_THREADS") or str(max(1, available_cores() // processes))

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgcls.cores import available_cores
+from imgcls.cores import threads_of_each
 from imgcls.errors import UserError
 from imgcls.files import atomic_write_text
 from imgcls.interrupts import Interrupted, StopSignals
@@ -56,7 +56,7 @@ def train_in_processes(config: Mapping[str, Any], folder: Path, count: int, micr
 
 def _start(job: Path, count: int) -> list[subprocess.Popen[bytes]]:
     port = _free_port()
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available_cores() // count))
+    threads = threads_of_each(count)
     workers = []
     for rank in range(count):
         environment = {

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from imgcls.cores import available_cores
+from imgcls.cores import threads_of_each
 from imgcls.errors import UserError
 from imgcls.interrupts import Interrupted, StopSignals
 from imgcls.repeating import repeating
@@ -88,7 +88,7 @@ class _Helpers:
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         count = len(self.processes)
-        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available_cores() // count))
+        threads = threads_of_each(count)
         environment = {**os.environ, HELPER: str(os.getpid()), "OMP_NUM_THREADS": threads}
         if self.share_gpus and (gpus := gpus_of(number, count, visible_gpus())):
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)

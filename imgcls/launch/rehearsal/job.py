@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from imgcls.cores import available_cores
+from imgcls.cores import threads_of_each
 from imgcls.launch.rehearsal.image import ENVIRONMENT, container_command, write_programs
 from imgcls.launch.rehearsal.namespaces import host_command, unshare
 from imgcls.launch.sagemaker.following import LOG_GROUP
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 TICK = 0.1  # seconds
 GRACE = 120.0  # seconds from SIGTERM to SIGKILL, as in SageMaker
 EPOCH = "imgcls epoch="
-PASSED_ON = ("LANG", "LC_ALL", "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES")
+PASSED_ON = ("LANG", "LC_ALL", "HF_HOME", "HF_HUB_OFFLINE", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES")
 
 
 @dataclass
@@ -202,7 +202,7 @@ class RehearsedJob:
             "HOME": os.environ.get("HOME", "/"),
             "TMPDIR": str(folder / "tmp"),
             "PYTHONUNBUFFERED": "1",
-            "OMP_NUM_THREADS": str(max(1, available_cores() // self.request["ResourceConfig"]["InstanceCount"])),
+            "OMP_NUM_THREADS": threads_of_each(self.request["ResourceConfig"]["InstanceCount"]),
             **ENVIRONMENT,
             **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
             "TRAINING_JOB_NAME": self.name,
