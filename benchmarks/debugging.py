@@ -28,11 +28,11 @@ import torch
 from hydra.utils import instantiate
 
 import imgcls
-from imgcls.history import History
+from imgcls.callbacks.history import History
+from imgcls.callbacks.timing import Timing
 from imgcls.models.backbones import create_network
 from imgcls.models.classifier import Classifier
 from imgcls.models.optim import AdamW
-from imgcls.timing import Timing
 
 MOST = 0.03  # of a step: what watching may cost
 EVERY = 5  # steps between two that are observed

@@ -32,7 +32,8 @@ from torchvision import datasets
 from torchvision.transforms import InterpolationMode, v2
 
 import imgcls
-from imgcls.models.backbones import Network, create_network
+from imgcls.models.backbones import create_network
+from imgcls.models.network import Network
 from imgcls.models.weights import load_weights
 from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 

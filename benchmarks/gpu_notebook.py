@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 import imgcls
-from imgcls.files import atomic_write_text
-from imgcls.runs import Run
+from imgcls.runs.run import Run
+from imgcls.system.files import atomic_write_text
 
 Values = dict[str, Any]
 

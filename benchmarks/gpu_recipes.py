@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from gpu_notebook import Notebook, Scale, Values, autocast, epoch_rates, peak_memory, spread, trainer_words, wait_for
 
-from imgcls.models.backbones import Network, create_network
+from imgcls.models.backbones import create_network
+from imgcls.models.network import Network
 from imgcls.portable.exporting import export_onnx
 from imgcls.preprocessing import Preprocessing
 

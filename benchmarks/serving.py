@@ -39,7 +39,7 @@ TARGETS = {
     "images a second: onnx / torch": (">=", 1.5),
     "start to first answer / import of the training stack": ("<=", 1 / 3),
 }
-STACK = "import torch, torchvision, lightning, timm, torchmetrics, hydra; import imgcls.training"
+STACK = "import torch, torchvision, lightning, timm, torchmetrics, hydra; import imgcls.training.pipeline"
 
 
 def jpegs(photos: Path | None, count: int) -> list[bytes]:

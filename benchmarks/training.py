@@ -21,10 +21,11 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from imgcls.models.backbones import Network, create_network
+from imgcls.callbacks.timing import Timing
+from imgcls.models.backbones import create_network
 from imgcls.models.classifier import Classifier
+from imgcls.models.network import Network
 from imgcls.models.optim import AdamW
-from imgcls.timing import Timing
 
 Batches = list[tuple[Tensor, Tensor]]
 

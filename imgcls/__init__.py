@@ -14,10 +14,10 @@ __version__ = "0.1.0"
 __all__ = ["Client", "Run", "UserError", "compose", "fit", "load", "search"]
 
 if TYPE_CHECKING:
-    from imgcls.config import compose
+    from imgcls.config.composition import compose
     from imgcls.errors import UserError
     from imgcls.launch import launch as fit
-    from imgcls.runs import Run, load
+    from imgcls.runs.run import Run, load
     from imgcls.serve.client import Client
     from imgcls.sweeps.python import search
 

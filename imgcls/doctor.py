@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 from imgcls import __version__
 from imgcls.cli import guarded, parse_arguments
-from imgcls.cores import available_cores
 from imgcls.errors import UserError
-from imgcls.extras import CORE, Extra, find_extras
+from imgcls.system.extras import CORE, Extra, find_extras
+from imgcls.system.machine import available_cores
 
 PATIENCE = 3.0  # seconds that an address may take to answer
 GIB = 2**30
@@ -136,7 +136,7 @@ def disk() -> Iterator[Row]:
 
 def cache() -> Iterator[Row]:
     """What is kept in the cache folder, and the room that is left."""
-    from imgcls.data.cache import cache_folder
+    from imgcls.system.cache import cache_folder
 
     folder = cache_folder()
     parts = [f"{part.name} {size / GIB:.1f} GiB" for part in _folders(folder) if (size := _size(part)) > GIB / 20]
@@ -195,7 +195,7 @@ def aws() -> Iterator[Row]:
     except ImportError:
         yield Row("AWS", "not looked at: boto3 is not installed, see s3")
         return
-    from imgcls.launch.sagemaker.refusals import explain
+    from imgcls.aws.refusals import explain
 
     quick = Config(connect_timeout=PATIENCE, read_timeout=PATIENCE, retries={"total_max_attempts": 1})
     try:

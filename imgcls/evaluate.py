@@ -18,15 +18,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import guarded, parse_arguments, talking
+from imgcls.cli import guarded, parse_arguments
 from imgcls.errors import UserError, nearest
-from imgcls.files import atomic_write_text
+from imgcls.runs.run import checkpoint_file, override_data
+from imgcls.system.files import atomic_write_text
+from imgcls.system.logs import talking
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from imgcls.models.measuring import Outputs
-    from imgcls.runs import Run
+    from imgcls.runs.run import Run
 
 SPLITS = ("test", "val", "train", "all")
 VIEWS = ("one", "flip", "flip_shift")
@@ -64,9 +66,9 @@ def measure(
         _one_of("views", views, VIEWS)
         cfg.model.views = views
 
-    from imgcls.checkpoints import read_checkpoint
-    from imgcls.devices import choose_devices
-    from imgcls.training import build_classifier, build_data, build_trainer
+    from imgcls.training.build import build_classifier, build_data, build_trainer
+    from imgcls.training.checkpoint_io import read_checkpoint
+    from imgcls.training.devices import choose_devices
 
     devices = replace(choose_devices(cfg.trainer.accelerator, "auto"), indices=1)
     datamodule = build_data(cfg, devices)
@@ -89,7 +91,7 @@ def _one_of(name: str, value: str, known: Sequence[str]) -> None:
 
 
 def _configuration(run: Run, split: str, overrides: Sequence[str]) -> DictConfig:
-    from imgcls.config import check, compose
+    from imgcls.config.composition import check, compose
 
     cfg = run.config
     if any(word.startswith("data=") for word in overrides):
@@ -106,25 +108,6 @@ def _configuration(run: Run, split: str, overrides: Sequence[str]) -> DictConfig
     return cfg
 
 
-def override_data(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Change options of the run's own data set, in place, by words `data.option=value`."""
-    from omegaconf import OmegaConf
-
-    known = [str(name) for name in cfg.data]
-    for word in overrides:
-        name, _, value = word.removeprefix("data.").partition("=")
-        if name.split(".")[0] not in known:
-            raise UserError(f"Unknown option 'data.{name}'. {nearest(name, known)}")
-        OmegaConf.update(cfg, f"data.{name}", OmegaConf.create(f"value: {value}").value)
-
-
-def checkpoint_file(run: Run, checkpoint: str) -> Path:
-    """The file of 'best', 'last' or a path."""
-    if checkpoint in ("best", "last"):
-        return run.folder / "checkpoints" / f"{checkpoint}.ckpt"
-    return Path(checkpoint).expanduser()
-
-
 def main() -> None:
     """The command line."""
     sys.exit(guarded(lambda: _command(sys.argv[1:])))
@@ -137,7 +120,7 @@ def _command(arguments: Sequence[str]) -> None:
         raise UserError(f"What is {rest[0]!r}?" if rest else "Which run? Give its folder: run=DIR")
     import lightning  # noqa: F401 - which sets up its loggers, so that they can be silenced below
 
-    from imgcls.runs import load
+    from imgcls.runs.run import load
 
     with talking():
         measured = evaluate(

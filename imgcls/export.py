@@ -21,7 +21,7 @@ from imgcls.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from imgcls.portable import Parity
-    from imgcls.runs import Run
+    from imgcls.runs.run import Run
 
 OPTIONS = {"run": "", "format": "portable", "checkpoint": "best", "onnx": "auto", "output": ""}
 FORMATS = ("portable", "sagemaker")
@@ -45,17 +45,17 @@ def export(
     Raises:
         UserError: no checkpoint, no pictures to check the export with, or a failed check.
     """
-    from imgcls.config import check
-    from imgcls.evaluate import checkpoint_file, override_data
+    from imgcls.config.composition import check
+    from imgcls.runs.run import checkpoint_file, override_data
 
     cfg = run.config
     override_data(cfg, overrides)
     check(cfg)
 
-    from imgcls.checkpoints import read_checkpoint
-    from imgcls.devices import choose_devices
-    from imgcls.results import export_model
-    from imgcls.training import build_classifier, build_data
+    from imgcls.training.build import build_classifier, build_data
+    from imgcls.training.checkpoint_io import read_checkpoint
+    from imgcls.training.devices import choose_devices
+    from imgcls.training.results import export_model
 
     state = read_checkpoint(checkpoint_file(run, checkpoint))["state_dict"]
     devices = replace(choose_devices("cpu", "auto"), indices=1)
@@ -83,10 +83,10 @@ def _command(arguments: Sequence[str]) -> None:
     if options["output"]:
         raise UserError("output= is for format=sagemaker; the portable model is in model/ of the run's folder.")
     if options["onnx"] == "true":
-        from imgcls.options import need_onnx
+        from imgcls.system.extras import need_onnx
 
         need_onnx("onnx=true")
-    from imgcls.runs import load
+    from imgcls.runs.run import load
 
     run = load(options["run"])
     found = export(run, options["checkpoint"], onnx=ONNX[options["onnx"]], overrides=overrides)

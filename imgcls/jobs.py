@@ -63,18 +63,18 @@ def _main(arguments: list[str]) -> None:
 
 
 def _cloud(options: dict[str, str]) -> Any:
-    from imgcls.launch.sagemaker.cloud import Cloud
+    from imgcls.aws.account import Cloud
 
     given = {name: options[name] or None for name in ("region", "profile", "bucket")}
     return Cloud.connect(given["region"], given["profile"], bucket=given["bucket"], prefix=options["prefix"])
 
 
 def _list(cloud: Any, most: int) -> None:
-    from imgcls.launch.sagemaker.costs import at_most, hours, tuning_hours
+    from imgcls.aws.costs import at_most, hours, tuning_hours
+    from imgcls.aws.naming import START, TUNING_START, is_trial_name
+    from imgcls.aws.refusals import refusals_explained
     from imgcls.launch.sagemaker.following import describe, is_running
-    from imgcls.launch.sagemaker.naming import START, TUNING_START, is_trial_name
-    from imgcls.launch.sagemaker.refusals import refusals_explained
-    from imgcls.launch.sagemaker.tuning.watching import describe_tuning
+    from imgcls.sweeps.sagemaker.watching import describe_tuning
 
     client = cloud.client("sagemaker")
     latest = {"SortBy": "CreationTime", "SortOrder": "Descending"}
@@ -113,14 +113,14 @@ def _cost(name: str, text: str) -> str:
 
 
 def _one(action: str, options: dict[str, str]) -> None:
-    from imgcls.launch.sagemaker.naming import is_tuning_name
+    from imgcls.aws.naming import is_tuning_name
 
     folder, job = _which(options)
     cloud, poll = _cloud(options), float(options["poll"])
     if is_tuning_name(job):
         _one_search(action, cloud, folder, job, poll)
     elif action == "stop":
-        from imgcls.launch.sagemaker.refusals import refusals_explained
+        from imgcls.aws.refusals import refusals_explained
 
         with refusals_explained(f"stop the job {job}"):
             cloud.client("sagemaker").stop_training_job(TrainingJobName=job)
@@ -128,19 +128,19 @@ def _one(action: str, options: dict[str, str]) -> None:
     else:
         from imgcls.launch.sagemaker.following import describe
         from imgcls.launch.sagemaker.results import bring_home
-        from imgcls.runs import load
-        from imgcls.train import print_summary
+        from imgcls.runs.run import load, print_summary
+        from imgcls.sweeps.sagemaker.trial import read_configuration
 
         if action == "fetch" and describe(cloud, job)["TrainingJobStatus"] == "InProgress":
             raise UserError(f"The job {job} still runs. Follow it: python -m imgcls.jobs attach job={job}")
-        bring_home(cloud, job, folder, poll=poll)
+        bring_home(cloud, job, folder, poll=poll, read=read_configuration)
         print_summary(load(folder))
 
 
 def _one_search(action: str, cloud: Any, folder: Path, job: str, poll: float) -> None:
-    from imgcls.launch.sagemaker.refusals import refusals_explained
-    from imgcls.launch.sagemaker.tuning.following import attach
-    from imgcls.launch.sagemaker.tuning.watching import describe_tuning, is_running
+    from imgcls.aws.refusals import refusals_explained
+    from imgcls.sweeps.sagemaker.following import attach
+    from imgcls.sweeps.sagemaker.watching import describe_tuning, is_running
 
     if action == "stop":
         with refusals_explained(f"stop the tuning job {job}"):
@@ -156,7 +156,7 @@ def _one_search(action: str, cloud: Any, folder: Path, job: str, poll: float) ->
 
 def _which(options: dict[str, str]) -> tuple[Path, str]:
     """The run folder and the job that the options name; the folder's own region where none is given."""
-    from imgcls.launch.sagemaker.naming import is_tuning_name
+    from imgcls.aws.naming import is_tuning_name
     from imgcls.launch.sagemaker.record import JobRecord
 
     if bool(options["run"]) == bool(options["job"]):

@@ -73,7 +73,7 @@ def _computed(run: str, engine: str, files: Sequence[Path], top_k: int) -> Answe
     """What the run's model says here, a batch at a time."""
     from imgcls import portable
     from imgcls.pictures import BadPicture, open_picture
-    from imgcls.runs import load
+    from imgcls.runs.run import load
 
     model = portable.load(load(run).model_folder, engine, device=None)
     for start in range(0, len(files), BATCH):

@@ -22,7 +22,7 @@ import numpy as np
 
 from imgcls.cli import guarded, parse_arguments
 from imgcls.errors import UserError, nearest
-from imgcls.files import atomic_write_text
+from imgcls.system.files import atomic_write_text
 
 if TYPE_CHECKING:
     from imgcls.data.duplicates import Duplicate
@@ -68,7 +68,7 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
     """
     from imgcls.data.checks import BadFile, inspect, mislabelled
     from imgcls.data.duplicates import find_duplicates
-    from imgcls.data.statistics import channel_statistics
+    from imgcls.data.stores.statistics import channel_statistics
 
     datamodule.prepare_data()
     source = datamodule.source
@@ -198,7 +198,7 @@ def _command(arguments: Sequence[str]) -> None:
         raise UserError(f"What is {rest[0]!r}? Options are given as name=value, as in data=cifar10.")
     if options["duplicates"] not in ("true", "false"):
         raise UserError(f"duplicates={options['duplicates']}: {nearest(options['duplicates'], ['true', 'false'])}")
-    from imgcls.config import compose
+    from imgcls.config.composition import compose
 
     cfg: Any = compose(overrides)
     from hydra.utils import instantiate

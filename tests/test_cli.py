@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from imgcls import portable
-from imgcls.cli import guarded, parse_arguments, talking
+from imgcls.cli import guarded, parse_arguments
 from imgcls.errors import UserError
-from imgcls.interrupts import Interrupted
+from imgcls.system.interrupts import Interrupted
+from imgcls.system.logs import talking
 from imgcls.train import main as train_main
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from imgcls import export, predict
 from imgcls.cli import parse_arguments
-from imgcls.config import check, compose
+from imgcls.config.composition import check, compose
 from imgcls.serve import __main__ as serving
 from tests.conftest import write_pictures
 from tests.documents import PAGES, ROOT, Command, blocks, commands, one_trial, options

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from imgcls import doctor, extras
+from imgcls import doctor
 from imgcls.cli import guarded
 from imgcls.doctor import Row, examine
+from imgcls.system import extras
 
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 

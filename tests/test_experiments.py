@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from imgcls.config import compose, config_dir, plain
+from imgcls.config.composition import compose, plain
+from imgcls.config.groups import config_dir
 
 RECIPES = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
 PAGE = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text()

@@ -41,7 +41,7 @@ def code(name: str) -> list[tuple[str, bool]]:
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from imgcls.config import compose
+    from imgcls.config.composition import compose
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

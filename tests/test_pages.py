@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from imgcls.config import _option_names, compose, config_dir
+from imgcls.config.composition import compose
+from imgcls.config.explain import _option_names
+from imgcls.config.groups import config_dir
 
 DOCS = Path(__file__).parent.parent / "docs"
 

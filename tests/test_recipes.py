@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import imgcls
-from imgcls.checkpoints import Checkpoints
+from imgcls.callbacks.checkpoints import Checkpoints
 from imgcls.data.cifar10 import BATCHES, BINARY
 from imgcls.errors import UserError
-from imgcls.interrupts import Interrupted
-from imgcls.runs import Run
+from imgcls.runs.run import Run
+from imgcls.system.interrupts import Interrupted
 
 SMALL = [
     "model.options={widths: [8, 16, 16]}",

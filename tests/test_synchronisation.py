@@ -25,9 +25,9 @@ from imgcls.data.crops import PaddedCrop, RandomResizedCrop
 from imgcls.data.mixing import Mixing
 from imgcls.data.policies import ColorJitter, RandAugment, RandomErasing, TrivialAugment
 from imgcls.data.randomness import Draws
-from imgcls.data.store import ArrayStore, DeviceStore
-from imgcls.interrupts import StopSignals
-from imgcls.training import train
+from imgcls.data.stores.store import ArrayStore, DeviceStore
+from imgcls.system.interrupts import StopSignals
+from imgcls.training.pipeline import train
 
 META = torch.device("meta")
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 
 class SageMakerLauncher(Launcher):
-    """See `imgcls.launch.sagemaker.several`. Hydra scans this module at every start.
+    """See `imgcls.sweeps.sagemaker.hydra_launcher`. Hydra scans this module at every start.
 
     Args:
         jobs: training jobs at a time.
@@ -26,6 +26,6 @@ class SageMakerLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Train each of `job_overrides` in a job of its own."""
-        from imgcls.launch.sagemaker.several import launch
+        from imgcls.sweeps.sagemaker.hydra_launcher import launch
 
         return launch(self.hydra_context, self.config, self.jobs, job_overrides, initial_job_idx)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 
 class SageMakerSweeper(Sweeper):
-    """See `imgcls.launch.sagemaker.tuning.sweep`. Hydra scans this module at every start."""
+    """See `imgcls.sweeps.sagemaker.sweep`. Hydra scans this module at every start."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra knows until `sweep`."""
@@ -18,7 +18,7 @@ class SageMakerSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Make a tuning job of what `arguments` describe, and wait for it."""
-        from imgcls.launch.sagemaker.tuning.sweep import sweep
+        from imgcls.sweeps.sagemaker.sweep import sweep
 
         assert self.hydra_context is not None
         assert self.config is not None

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from imgcls.data.cache import alone, data_folder
 from imgcls.data.download import download, unpack
 from imgcls.data.folders import need_folder
 from imgcls.data.module import ImageDataModule
 from imgcls.errors import UserError
+from imgcls.system.cache import alone, data_folder
 
 
 @dataclass(frozen=True)

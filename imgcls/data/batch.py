@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from imgcls.data.randomness import Draws
@@ -39,3 +40,11 @@ class RawBatch(NamedTuple):
     """int64 (N,), positions in the split."""
     fate: Fate | None
     """None in evaluation."""
+
+
+BLOCKING = ("cpu", "mps")  # where a copy that is not waited for gains nothing, or has been seen to go wrong
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """`values` on `device`, without waiting for the work that the device has still to do, as `.to(device)` would."""
+    return values.to(device, non_blocking=device.type not in BLOCKING)

@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 
 from imgcls.data.archives import Archive, ArchivedDataModule
-from imgcls.data.folders import class_folders, find_split
-from imgcls.data.labels import readable_names
+from imgcls.data.folders import class_folders, find_split, readable_names
 from imgcls.data.sources import Source
 from imgcls.data.splits import cut
 

@@ -23,12 +23,12 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from imgcls.cores import available_cores
-from imgcls.data.cache import cache_folder
 from imgcls.data.sources import BadFile, Source
 from imgcls.errors import UserError
-from imgcls.files import atomic_path
 from imgcls.pictures import BadPicture, decode
+from imgcls.system.cache import cache_folder
+from imgcls.system.files import atomic_path
+from imgcls.system.machine import available_cores
 
 THUMBNAIL = (8, 9)  # height, width: one column more than a difference hash has bits in a row
 AT_ONCE = 32  # pictures that a thread takes at a time
@@ -190,7 +190,7 @@ def _look_at(
     findings: Findings, pictures: Sequence[Path] | np.ndarray, rows: Sequence[int], workers: int | None
 ) -> Iterator[int]:
     """Fill `rows` of `findings`, in threads; each row is given back when it is filled."""
-    from imgcls.data.store import with_bar
+    from imgcls.system.bars import with_bar
 
     def look(start: int) -> Sequence[int]:
         for row in (part := rows[start : start + AT_ONCE]):

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imgcls.data.batch import send
 from imgcls.data.randomness import Draws
 from imgcls.data.threads import in_slices
-from imgcls.data.transfer import send
 from imgcls.errors import UserError, nearest
 
 Layout = Literal["centre", "squash"]

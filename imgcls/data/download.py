@@ -20,7 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from imgcls.errors import UserError
-from imgcls.files import explain_os_errors
+from imgcls.system.files import explain_os_errors
 
 CHUNK = 1 << 20
 ATTEMPTS = 5  # in a row that bring nothing

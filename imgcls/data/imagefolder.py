@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imgcls.data.folders import class_folders, find_split, find_splits, need_folder, pictures_in
-from imgcls.data.labels import readable_names
+from imgcls.data.folders import class_folders, find_split, find_splits, need_folder, pictures_in, readable_names
 from imgcls.data.module import ImageDataModule
 from imgcls.data.sources import Source
 from imgcls.data.splits import cut

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imgcls.data.batch import send
 from imgcls.data.randomness import Draws
-from imgcls.data.transfer import send
 from imgcls.errors import UserError
 
 

@@ -17,21 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgcls.cores import available_cores
+from imgcls.aws.download import is_remote, local_root, synchronise
 from imgcls.data.augment import Augment
 from imgcls.data.batch import Batch, Fate, RawBatch
-from imgcls.data.cache import cache_folder
-from imgcls.data.features import FeatureStore
-from imgcls.data.holding import on_device, open_store
 from imgcls.data.loader import EvaluationPlan, Loader, TrainingPlan
 from imgcls.data.normalization import Normaliser
 from imgcls.data.randomness import Draws
-from imgcls.data.remote import is_remote, local_root, synchronise
 from imgcls.data.sources import BadFile, Source, Split
-from imgcls.data.statistics import channel_statistics
-from imgcls.data.store import STORE_KINDS, Recipe, Store, evaluation_recipe, training_recipe
+from imgcls.data.stores.features import FeatureStore
+from imgcls.data.stores.opening import on_device, open_store
+from imgcls.data.stores.statistics import channel_statistics
+from imgcls.data.stores.store import STORE_KINDS, Recipe, Store, evaluation_recipe, training_recipe
 from imgcls.errors import UserError, nearest
 from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from imgcls.system.cache import cache_folder
+from imgcls.system.machine import available_cores
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from imgcls.data.batch import send
 from imgcls.data.crops import THREADED
 from imgcls.data.threads import in_slices
-from imgcls.data.transfer import send
 from imgcls.preprocessing import Preprocessing
 
 

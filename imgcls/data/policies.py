@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from imgcls.data import operations
+from imgcls.data.batch import send
 from imgcls.data.randomness import Draws
-from imgcls.data.transfer import send
 from imgcls.errors import UserError
 
 BINS = 31

@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from imgcls.callbacks.timing import StepTime
 from imgcls.debug.sampler import Sample, read_samples
-from imgcls.debug.steptimes import StepTime, read_steps
-from imgcls.files import atomic_write_text
+from imgcls.system.files import atomic_write_text
 
 if TYPE_CHECKING:
     from imgcls.debug.rules import Outcome, Rule
@@ -162,3 +163,21 @@ def _steps(profile: Profile) -> dict[str, Any]:
 def _thinned(values: Sequence[Any]) -> Sequence[Any]:
     every = -(-len(values) // MOST_POINTS) or 1
     return values[::every]
+
+
+def write_steps(folder: Path, steps: Sequence[StepTime]) -> None:
+    """JSON lines in a file named by the first batch; a resumed run writes batches that it repeats over."""
+    if steps:
+        lines = "".join(json.dumps(asdict(step)) + "\n" for step in steps)
+        atomic_write_text(folder / "framework" / f"{steps[0].batch:012}.json", lines)
+
+
+def read_steps(folder: Path) -> list[StepTime]:
+    """What `write_steps` wrote; each batch once, as it was measured last."""
+    found: dict[int, StepTime] = {}
+    for file in sorted(folder.glob("framework/*.json"), key=lambda file: file.stat().st_mtime_ns):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError, TypeError):
+                step = StepTime(**json.loads(line))
+                found[step.batch] = step
+    return [found[batch] for batch in sorted(found)]

@@ -13,14 +13,13 @@ from typing import Any
 import lightning as L
 import torch.profiler
 
-from imgcls.cores import available_cores
+from imgcls.callbacks.timing import Timing
 from imgcls.debug.device_use import device_use
-from imgcls.debug.profile import read_profile, write_profile
+from imgcls.debug.profile import read_profile, write_profile, write_steps
 from imgcls.debug.rules import Rule
 from imgcls.debug.sampler import SystemSampler
-from imgcls.debug.steptimes import write_steps
-from imgcls.files import atomic_path, atomic_write_text
-from imgcls.timing import Timing
+from imgcls.system.files import atomic_path, atomic_write_text
+from imgcls.system.machine import available_cores
 
 
 class Profiler(L.Callback):
@@ -175,7 +174,7 @@ def _loader(datamodule: Any) -> dict[str, Any]:
 def _held(datamodule: Any) -> str | None:
     """Where the training pictures are, whatever was asked for; None where the data module is not of imgcls."""
     from imgcls.data.module import ImageDataModule
-    from imgcls.data.store import ArrayStore
+    from imgcls.data.stores.store import ArrayStore
 
     if not isinstance(datamodule, ImageDataModule):
         return None

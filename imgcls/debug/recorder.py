@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
+from imgcls.callbacks.history import History
 from imgcls.debug.activations import Activations, Flat
 from imgcls.debug.observations import Observation, Record
 from imgcls.debug.parameters import Parameters
@@ -32,8 +33,7 @@ from imgcls.debug.storing import (
 from imgcls.debug.tensor_rules import SaturatedActivation
 from imgcls.debug.training_rules import StalledTraining
 from imgcls.errors import UserError, nearest
-from imgcls.files import atomic_write_text
-from imgcls.history import History
+from imgcls.system.files import atomic_write_text
 
 log = logging.getLogger(__name__)
 

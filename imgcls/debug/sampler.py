@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.errors import UserError
-from imgcls.files import atomic_write_text
+from imgcls.system.files import atomic_write_text
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from imgcls.debug.smdebug_needs import check_smdebug
 from imgcls.errors import UserError
+from imgcls.system.extras import check_smdebug
 
 CONFIGURATION = "/opt/ml/input/config/debughookconfig.json"  # where SageMaker puts it
 

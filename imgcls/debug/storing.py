@@ -23,7 +23,7 @@ import numpy as np
 from imgcls.debug.observations import Observation, Record
 from imgcls.debug.rules import Outcome
 from imgcls.errors import UserError
-from imgcls.files import atomic_write_bytes, atomic_write_text
+from imgcls.system.files import atomic_write_bytes, atomic_write_text
 
 
 def write_observations(folder: Path, observations: Sequence[Observation]) -> None:

@@ -1,4 +1,7 @@
-"""Models in Amazon SageMaker: endpoints, a Lambda function in front, and what AWS must allow for them."""
+"""Models in Amazon SageMaker: endpoints, a Lambda function in front, and what AWS must allow for them.
+
+Imported by its own command; imports `sweeps`, `launch`, `serve`, `aws` and what is below.
+"""
 
 from __future__ import annotations
 

@@ -88,9 +88,9 @@ def command(arguments: list[str]) -> None:
     if rest not in ([], [action]):
         raise UserError(f"What is {rest[-1]!r}? Options are given as name=value.")
 
-    from imgcls.deploy import actions
+    from imgcls.deploy.command import perform
 
-    actions.perform(action, values, more)
+    perform(action, values, more)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,15 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from imgcls.aws.account import Cloud
+from imgcls.aws.naming import RUN_TAG
+from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.upload import send_file
 from imgcls.deploy import requests, scaling
 from imgcls.deploy.names import ENDPOINT_TAG, PREVIOUS_TAG, SCALING_TAG, as_list, numbered, tag_text, tags_of
 from imgcls.deploy.options import ASYNCHRONOUS, SERVERLESS, Options
 from imgcls.deploy.state import BUSY, Deployed, deployed, described, gone, needed, settle, tags_at, why
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.cloud import Cloud
-from imgcls.launch.sagemaker.naming import RUN_TAG
-from imgcls.launch.sagemaker.refusals import refusals_explained
-from imgcls.launch.sagemaker.upload import send_file
 
 log = logging.getLogger(__name__)
 

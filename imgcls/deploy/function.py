@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
+from imgcls.aws.account import Cloud
+from imgcls.aws.naming import TAG
+from imgcls.aws.refusals import explain, refusals_explained
 from imgcls.deploy.names import ALIAS, DIGEST_LENGTH, REGION_TAG, ROLE_PATH, as_list, as_mapping, tags_of
 from imgcls.deploy.policies import Names, lambda_policy, lambda_trust
 from imgcls.deploy.state import gone
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.cloud import Cloud
-from imgcls.launch.sagemaker.naming import TAG
-from imgcls.launch.sagemaker.refusals import explain, refusals_explained
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from imgcls.aws.account import Cloud
+from imgcls.aws.naming import START, TAG
+from imgcls.aws.refusals import refusals_explained
 from imgcls.deploy.names import ENDPOINT_TAG, REGION_TAG, ROLE_PATH, as_mapping
 from imgcls.deploy.scaling import DIMENSION, NAMESPACE
 from imgcls.deploy.state import described, tags_at
-from imgcls.launch.sagemaker.cloud import Cloud
-from imgcls.launch.sagemaker.naming import START, TAG
-from imgcls.launch.sagemaker.refusals import refusals_explained
 
 KINDS = ("endpoint", "function", "scaling", "alarm", "endpoint-config", "model", "role")
 """In the order in which they are shown, and can be removed but for the endpoint."""

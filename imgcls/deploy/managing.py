@@ -9,15 +9,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.deploy.actions import Values, connect, which
+from imgcls.aws.naming import START
+from imgcls.deploy.lookup import Values, connect, which
 from imgcls.deploy.names import ALIAS, endpoint_name
 from imgcls.deploy.options import ASYNCHRONOUS, MODES, SERVERLESS
 from imgcls.errors import UserError, nearest
-from imgcls.launch.sagemaker.naming import START
 
 if TYPE_CHECKING:
+    from imgcls.aws.account import Cloud
     from imgcls.deploy.inventory import Found
-    from imgcls.launch.sagemaker.cloud import Cloud
 
 log = logging.getLogger("imgcls.deploy")
 
@@ -95,7 +95,7 @@ def print_table(found: list[Found]) -> None:
 
 def costs(cloud: Cloud, found: list[Found]) -> list[str]:
     """What the machines of the endpoints cost."""
-    from imgcls.launch.sagemaker.costs import hourly_price
+    from imgcls.aws.costs import hourly_price
 
     lines = []
     for one in found:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from imgcls.aws.naming import START, TAG
+from imgcls.aws.upload import place_of
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.naming import START, TAG
-from imgcls.launch.sagemaker.upload import place_of
 
 ENDPOINT_TAG = "imgcls:endpoint"
 """The tag of everything that belongs to an endpoint; its value is the endpoint's name."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from imgcls.aws.instances import is_instance_type, needs_other_torch
 from imgcls.errors import UserError, nearest
-from imgcls.launch.sagemaker.instances import is_instance_type, needs_other_torch
 from imgcls.launch.sagemaker.options import RESERVED
 
 REAL_TIME, SERVERLESS, ASYNCHRONOUS = "real-time", "serverless", "asynchronous"

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from imgcls.aws.iam import UNNAMED, Account, Statement, allow, network, policy, trust
+from imgcls.aws.naming import START
+from imgcls.aws.s3 import split_uri
 from imgcls.deploy.names import REGION_TAG, ROLE_PATH
-from imgcls.launch.sagemaker.iam import UNNAMED, Account, Statement, allow, network, policy, trust
-from imgcls.launch.sagemaker.naming import START, split_uri
 
 ENDPOINT_LOGS = "/aws/sagemaker/Endpoints"
 SCALING_ROLE = (

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from imgcls.aws.account import Cloud
+from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.s3 import split_uri
 from imgcls.deploy.samples import Sample
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.cloud import Cloud
-from imgcls.launch.sagemaker.naming import split_uri
-from imgcls.launch.sagemaker.refusals import refusals_explained
 
 Ask = Callable[[bytes, str], bytes]
 """Gives the JSON answer to a picture: (its bytes, Accept)."""

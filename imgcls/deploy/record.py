@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from imgcls.records import FolderRecord
+from imgcls.runs.records import FolderRecord
 
 
 @dataclass

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from imgcls.aws.account import Cloud
+from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.s3 import split_uri
 from imgcls.deploy import scaling
 from imgcls.deploy.endpoint import delete_endpoint
 from imgcls.deploy.inventory import Found
 from imgcls.deploy.state import described, gone
-from imgcls.launch.sagemaker.cloud import Cloud
-from imgcls.launch.sagemaker.naming import split_uri
-from imgcls.launch.sagemaker.refusals import refusals_explained
 
 log = logging.getLogger(__name__)
 

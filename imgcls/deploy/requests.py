@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from imgcls.aws.instances import has_gpu
 from imgcls.deploy.names import VARIANT
 from imgcls.deploy.options import ASYNCHRONOUS, REAL_TIME, SERVERLESS, Options
 from imgcls.deploy.state import Deployed
 from imgcls.errors import UserError, nearest
-from imgcls.launch.sagemaker.cloud import need
-from imgcls.launch.sagemaker.instances import has_gpu
+from imgcls.system.extras import need
 
 Request = dict[str, Any]
 

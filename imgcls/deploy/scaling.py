@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from imgcls.aws.account import Cloud
+from imgcls.aws.refusals import refusals_explained
 from imgcls.deploy.names import SCALING_TAG, VARIANT, as_list, tags_of
 from imgcls.deploy.options import ASYNCHRONOUS, Options
-from imgcls.launch.sagemaker.cloud import Cloud
-from imgcls.launch.sagemaker.refusals import refusals_explained
 
 log = logging.getLogger(__name__)
 

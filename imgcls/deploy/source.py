@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imgcls.aws.account import Cloud
 from imgcls.deploy.names import endpoint_name, name_of_job, name_of_run
 from imgcls.deploy.options import SERVERLESS, Options
 from imgcls.deploy.record import EndpointRecord
 from imgcls.deploy.requests import MEMORY
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.cloud import Cloud
 from imgcls.portable import DESCRIPTION, WEIGHTS
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def _name(run: Path) -> str:
 def source_of_job(cloud: Cloud, options: Options) -> Source:
     """The run of a training job, fetched if it is not here. Raises UserError where the job has not finished."""
     from imgcls.launch.sagemaker.following import describe
-    from imgcls.recording import read_status
+    from imgcls.runs.reading import read_status
     from imgcls.serve.predictor import model_folder
 
     job = str(options.job)
@@ -74,8 +74,9 @@ def source_of_job(cloud: Cloud, options: Options) -> Source:
         if status != "Completed":
             raise UserError(f"The job {job} has not finished ({status}): python -m imgcls.jobs attach job={job}")
         from imgcls.launch.sagemaker.results import bring_home
+        from imgcls.sweeps.sagemaker.trial import read_configuration
 
-        bring_home(cloud, job, folder, poll=options.poll)
+        bring_home(cloud, job, folder, poll=options.poll, read=read_configuration)
     return Source(folder, model_folder(folder), endpoint_name(options.name) if options.name else name_of_job(job))
 
 

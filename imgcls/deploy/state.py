@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from imgcls.aws.account import Cloud
+from imgcls.aws.naming import TAG
+from imgcls.aws.refusals import refusals_explained
 from imgcls.deploy.names import as_mapping
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.cloud import Cloud
 from imgcls.launch.sagemaker.following import PATIENCE, passes
-from imgcls.launch.sagemaker.naming import TAG
-from imgcls.launch.sagemaker.refusals import refusals_explained
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,7 @@
-"""Where a run is computed: here, or wherever `launch=…` says."""
+"""Where a run is computed: here, or wherever `launch=…` says.
+
+May be imported by `sweeps`, `deploy` and the commands; imports `training`, `aws` and what is below.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from imgcls.runs import Run
+    from imgcls.runs.run import Run
 
 
 def launch(cfg: DictConfig, overrides: list[str] | None = None) -> Run:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from imgcls.runs import Run
+    from imgcls.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class Local:
     """
 
     def __call__(self, cfg: DictConfig, overrides: list[str] | None = None) -> Run:
-        from imgcls.data.remote import is_remote
-        from imgcls.fitting import fit
+        from imgcls.aws.download import is_remote
+        from imgcls.training.fit import fit
 
         if not is_remote(cfg.run_dir):
             return fit(cfg, overrides)
-        from imgcls.launch.mirror import local_place, mirrored
+        from imgcls.aws.mirror import local_place, mirrored
 
         address, cfg = cfg.run_dir, cfg.copy()
         cfg.run_dir = str(local_place(address))

@@ -11,85 +11,15 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import imgcls.models.cifarnet  # noqa: F401 - makes its networks known to timm
 from imgcls.errors import UserError, nearest
 from imgcls.models.heads import Head, Linear, head_from_dict
+from imgcls.models.network import Network, width_of
 from imgcls.models.views import VIEWS
-from imgcls.models.views import views as views_of
 
 log = logging.getLogger(__name__)
-
-
-class Network(nn.Module):
-    """Pictures to scores: `head(backbone(images))`.
-
-    Attributes:
-        backbone: a timm model without its classifier.
-        head: from features to scores.
-        frozen: the backbone is not trained: no gradients are computed for it, its batch norms are in eval mode.
-        architecture: plain values from which `network_from_architecture` rebuilds the network.
-        dimensions: of each parameter by name, also while each process has only a flat share of it.
-    """
-
-    def __init__(self, backbone: nn.Module, head: nn.Module, architecture: dict[str, Any]) -> None:
-        super().__init__()
-        self.backbone, self.head, self.architecture = backbone, head, architecture
-        self.frozen = False
-        self.dimensions = {name: parameter.ndim for name, parameter in self.named_parameters()}
-
-    @property
-    def num_features(self) -> int:
-        """F."""
-        return _width(self.backbone)
-
-    def features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised pictures to (N, F) features."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features: Tensor = self.backbone(images)
-        return features
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised pictures, or the (N, F) features of such, to (N, C) scores before the softmax.
-
-        In evaluation mode the scores are the mean over `architecture["views"]` of each picture.
-        """
-        scores: Tensor
-        if images.ndim == 2 or self.training or self.views == "one":
-            scores = self.head(images if images.ndim == 2 else self.features(images))
-        else:
-            seen = [weight * self.head(self.features(view)).float() for weight, view in views_of(images, self.views)]
-            scores = torch.stack(seen).sum(dim=0)
-        return scores
-
-    @property
-    def views(self) -> str:
-        """How evaluation looks at a picture, see `imgcls.models.views`."""
-        kind: str = self.architecture.get("views", "one")
-        return kind
-
-    @property
-    def changes_with_epochs(self) -> bool:
-        """Whether parts of the backbone stop training after some epochs."""
-        return hasattr(self.backbone, "begin_epoch")
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Say which epoch begins, from 0 on, to a backbone that wants to know."""
-        if self.changes_with_epochs:
-            self.backbone.begin_epoch(epoch)  # type: ignore[operator]
-
-    def freeze(self, frozen: bool) -> None:
-        """Freeze the backbone, or let it train again."""
-        self.frozen = frozen
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> Network:
-        """Training or evaluation mode; a frozen backbone stays in evaluation mode."""
-        super().train(mode)
-        if self.frozen:
-            self.backbone.eval()
-        return self
 
 
 def create_network(
@@ -169,7 +99,7 @@ def network_from_architecture(
     if architecture["stem"] == "small":
         _make_stem_small(backbone, name)
     head = head_from_dict(architecture["head"])
-    return Network(backbone, head(_width(backbone), architecture["num_classes"]), architecture)
+    return Network(backbone, head(width_of(backbone), architecture["num_classes"]), architecture)
 
 
 @torch.no_grad()
@@ -241,14 +171,6 @@ def _hub_asked_once() -> Iterator[None]:
     finally:
         constants.HF_HUB_OFFLINE = before
         socket.setdefaulttimeout(patience)
-
-
-def _width(backbone: nn.Module) -> int:
-    """The number of features that the backbone gives without a classifier."""
-    width = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features", None)
-    if not isinstance(width, int):
-        raise UserError("This timm model is no classifier: it does not say how many features it has.")
-    return width
 
 
 def _make_stem_small(backbone: nn.Module, name: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imgcls.models.backbones import Network
+from imgcls.models.network import Network
 from imgcls.models.optim import Optim
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan 2024: the steepest at 0 that keeps singular values near 1

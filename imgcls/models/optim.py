@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from imgcls.errors import UserError, nearest
-from imgcls.models.backbones import Network
 from imgcls.models.lookahead import Lookahead
+from imgcls.models.network import Network
 from imgcls.models.schedules import SCHEDULES, Schedule
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from imgcls.errors import UserError
-from imgcls.models.backbones import Network
+from imgcls.models.network import Network
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
 """The portable model: weights, architecture, class names and preprocessing in one folder.
 
 It is read without Hydra, Lightning and the training data, with ONNX Runtime even without torch, and nothing in it is
-executed: safetensors, ONNX and JSON.
+executed: safetensors, ONNX and JSON. May be imported by `serve`, `report`, `training` and the commands; imports
+`models`, `preprocessing` and `system`.
 """
 
 from __future__ import annotations

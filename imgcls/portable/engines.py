@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from imgcls.cores import available_cores
 from imgcls.errors import UserError, nearest
 from imgcls.portable.description import ONNX, WEIGHTS
+from imgcls.system.machine import available_cores
 
 if TYPE_CHECKING:
-    from imgcls.models.backbones import Network
+    from imgcls.models.network import Network
 
 ENGINES = ("auto", "onnx", "torch")
 

@@ -18,14 +18,15 @@ import torch
 
 import imgcls
 from imgcls.errors import UserError
-from imgcls.files import atomic_path, atomic_write_text
-from imgcls.models.backbones import Network, network_from_architecture
+from imgcls.models.backbones import network_from_architecture
+from imgcls.models.network import Network
 from imgcls.portable.card import model_card
 from imgcls.portable.description import CARD, DESCRIPTION, FORMAT_VERSION, ONNX, WEIGHTS
 from imgcls.portable.engines import OnnxEngine, read_network
 from imgcls.portable.model import load, softmax
 from imgcls.portable.parity import TOLERANCE, Parity, compare
 from imgcls.preprocessing import Preprocessing
+from imgcls.system.files import atomic_path, atomic_write_text
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from imgcls.preprocessing import Preprocessing
 if TYPE_CHECKING:
     import torch
 
-    from imgcls.models.backbones import Network
+    from imgcls.models.network import Network
 
 
 @dataclass

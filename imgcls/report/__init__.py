@@ -1,4 +1,7 @@
-"""The report of a run: one self-contained page, and its figures as files."""
+"""The report of a run: one self-contained page, and its figures as files.
+
+May be imported by `training` and everything above; imports `debug`, `data`, `runs` and what is below.
+"""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def report(arguments: Sequence[str]) -> None:
 
 
 def _report_runs(named: Sequence[str], words: Sequence[str], output: Path) -> None:
-    from imgcls.runs import load
+    from imgcls.runs.run import load
 
     folders = [load(name).folder for name in dict.fromkeys(named)]
     if len(folders) > 1:
@@ -56,7 +56,7 @@ def _report_runs(named: Sequence[str], words: Sequence[str], output: Path) -> No
     if output != Path("comparison.html"):
         raise UserError("output= is for the comparison of several runs; a run's report is in its folder.")
     if words:
-        from imgcls.debug.again import check_again
+        from imgcls.debug.recheck import check_again
 
         _print(check_again(folders[0], words))
     from imgcls.report.page import write_report

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from imgcls.files import atomic_write_text
-from imgcls.recording import differences
 from imgcls.report import figures
 from imgcls.report.page import SHOWN, number, render
-from imgcls.report.reading import read_history, read_json
+from imgcls.runs.provenance import differences
+from imgcls.runs.reading import read_history, read_json
+from imgcls.system.files import atomic_write_text
 
 NOT_TOLD = ("run_dir", "resume")  # where a run is says nothing about what it is
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imgcls.debug.again import rules_of
 from imgcls.debug.profile import described, read_profile
+from imgcls.debug.recheck import rules_of
 from imgcls.debug.rules import ISSUES, Outcome
 from imgcls.errors import UserError
 from imgcls.report import figures
@@ -21,7 +21,7 @@ def write_trial_page(trial: str, words: Sequence[str], output: Path) -> list[Out
 
     Raises UserError where there is no trial, or no smdebug to read it.
     """
-    from imgcls.debug.trial import read_trial
+    from imgcls.debug.smdebug_trial import read_trial
 
     rules = rules_of(words)
     record = read_trial(trial)

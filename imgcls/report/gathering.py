@@ -16,9 +16,10 @@ from PIL import Image
 
 from imgcls.data.batch import Fate, RawBatch
 from imgcls.data.randomness import Draws
-from imgcls.files import atomic_write_text
 from imgcls.report.gradcam import overlays
-from imgcls.report.reading import most_wrong, read_table, samples
+from imgcls.report.reading import most_wrong, samples
+from imgcls.runs.reading import read_table
+from imgcls.system.files import atomic_write_text
 
 if TYPE_CHECKING:
     from imgcls.data.module import ImageDataModule

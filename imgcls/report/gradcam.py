@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from imgcls.models.backbones import Network
+from imgcls.models.network import Network
 from imgcls.preprocessing import Preprocessing
 
 FEWEST_CELLS = 9  # of a map that shows a place

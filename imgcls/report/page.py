@@ -10,20 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from imgcls.files import atomic_write_bytes, atomic_write_text
-from imgcls.recording import read_status
 from imgcls.report import figures
 from imgcls.report.calibration import calibrate, expected_error
-from imgcls.report.reading import (
+from imgcls.report.reading import most_wrong, samples
+from imgcls.runs.reading import (
     class_names,
-    most_wrong,
     read_confusion,
     read_history,
     read_json,
+    read_status,
     read_steps,
     read_table,
-    samples,
 )
+from imgcls.system.files import atomic_write_bytes, atomic_write_text
 
 log = logging.getLogger(__name__)
 

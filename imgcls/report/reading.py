@@ -2,59 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 
-Rows = list[dict[str, str]]
+from imgcls.runs.reading import Rows
+
 SHOWN_PICTURES = 24
-
-
-def read_table(file: Path) -> Rows:
-    """The rows of a CSV file; none where there is no file."""
-    if not file.is_file():
-        return []
-    with file.open(encoding="utf-8", newline="") as text:
-        return list(csv.DictReader(text))
-
-
-def class_names(folder: Path) -> list[str]:
-    """The classes of the test, from the head of `confusion.csv`; none where there was no test."""
-    file = folder / "confusion.csv"
-    if not file.is_file():
-        return []
-    with file.open(encoding="utf-8", newline="") as text:
-        return next(csv.reader(text), [])[1:]
-
-
-def read_confusion(folder: Path) -> np.ndarray:
-    """int64 (C, C): the test pictures of each class (row) by what they were taken for (column)."""
-    with (folder / "confusion.csv").open(encoding="utf-8", newline="") as text:
-        return np.array([row[1:] for row in list(csv.reader(text))[1:]], dtype=np.int64)
-
-
-def read_steps(folder: Path) -> Mapping[str, np.ndarray]:
-    """`loss` and `rate` of every optimiser step, float64 (steps,); nothing where the run was not watched."""
-    file = folder / "debug" / "steps.npz"
-    if not file.is_file():
-        return {}
-    with np.load(file, allow_pickle=False) as steps:
-        return {name: steps[name] for name in ("loss", "rate")}
-
-
-def read_json(file: Path) -> Any:
-    """The content of a JSON file; an empty dictionary where there is no file."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def read_history(folder: Path) -> list[dict[str, float]]:
-    """The epochs of `metrics.csv`."""
-    rows = read_table(folder / "metrics.csv")
-    return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
 
 def most_wrong(predictions: Rows) -> Rows:

@@ -77,11 +77,11 @@ def container_options(options: dict[str, str]) -> dict[str, str]:
 def create_service(options: dict[str, str]) -> Service:
     """The service that the options describe, its model loaded and warm."""
     from imgcls import portable
-    from imgcls.cores import available_cores
     from imgcls.portable.engines import ENGINES
     from imgcls.serve.inference import fetcher_from
     from imgcls.serve.predictor import Predictor, model_folder
     from imgcls.serve.service import Limits, Service
+    from imgcls.system.machine import available_cores
 
     if options["engine"] not in ENGINES:
         raise UserError(f"engine={options['engine']}: {nearest(options['engine'], ENGINES)}")

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imgcls.errors import UserError
-from imgcls.files import atomic_path
 from imgcls.portable import CARD, DESCRIPTION, ONNX, WEIGHTS
 from imgcls.serve.predictor import model_folder
+from imgcls.system.files import atomic_path
 
 ENTRY = '''"""What SageMaker's PyTorch inference container calls."""
 

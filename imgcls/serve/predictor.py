@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from imgcls import portable
-from imgcls.cores import available_cores
 from imgcls.errors import UserError
 from imgcls.pictures import BadPicture, HugePicture, open_picture
 from imgcls.portable import PortableModel
 from imgcls.serve.payloads import Array, Encoded, Item, Link
 from imgcls.serve.refusals import Refusal
 from imgcls.serve.urls import Fetcher
+from imgcls.system.machine import available_cores
 
 MAX_PIXELS = 40_000_000
 """Of a picture that is served: an eighth of a gigabyte as RGB, in each thread that decodes."""

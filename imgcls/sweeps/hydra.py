@@ -15,9 +15,9 @@ from typing import Any
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from imgcls.config import check
+from imgcls.config.composition import check
+from imgcls.config.options import OPTIONS
 from imgcls.errors import UserError
-from imgcls.options import OPTIONS
 from imgcls.sweeps import outcome
 from imgcls.sweeps.found import Searched
 from imgcls.sweeps.options import SearchOptions, search_options

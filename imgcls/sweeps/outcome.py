@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls.files import atomic_write_text
-from imgcls.rows import as_csv
+from imgcls.runs.tables import as_csv
 from imgcls.sweeps.found import Searched, Trial
+from imgcls.system.files import atomic_write_text
 
 TOP = 10  # rows of the table on the terminal
 STATES = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "running", "waiting": "waiting"}

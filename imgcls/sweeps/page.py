@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from imgcls.files import atomic_write_text
 from imgcls.report.figures import Chart
 from imgcls.report.page import PARTS, render
 from imgcls.sweeps import figures, outcome
 from imgcls.sweeps.figures import Point
 from imgcls.sweeps.found import Searched
 from imgcls.sweeps.space import Space
+from imgcls.system.files import atomic_write_text
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import lightning as L
 
-from imgcls.files import atomic_write_text
 from imgcls.models.schedules import Schedule
 from imgcls.sweeps.options import PRUNED
+from imgcls.system.files import atomic_write_text
 
 log = logging.getLogger(__name__)
 

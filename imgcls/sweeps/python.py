@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from imgcls import config as configuration
-from imgcls.config import plain
+from imgcls import config
 from imgcls.errors import UserError
 from imgcls.sweeps import outcome
 from imgcls.sweeps.hydra import finish, study_name
@@ -23,7 +22,7 @@ from imgcls.sweeps.worker import work
 if TYPE_CHECKING:
     import optuna
 
-    from imgcls.runs import Run
+    from imgcls.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -109,13 +108,13 @@ class _Job:
         asked = [word for name, value in given.items() for word in _option_words(name, value)]
         if isinstance(cfg, DictConfig):
             words, base = None, cfg.copy()
-            changed = plain(configuration.compose(asked))["search"]
+            changed = config.plain(config.compose(asked))["search"]
             for name in given:
                 OmegaConf.update(base, f"search.{name}", changed[name], merge=False)
         else:
             words = list(cfg)
-            base = configuration.compose([*words, *asked])
-        searched = plain(base)["search"]
+            base = config.compose([*words, *asked])
+        searched = config.plain(base)["search"]
         swept, _ = parse_space(space_words(space if space is not None else searched["space"]))
         if not swept.dimensions:
             raise UserError("There is nothing to search: give a space, such as {'optim.lr': 'interval(0.001,0.1)'}.")
@@ -131,12 +130,16 @@ class _Job:
         if self.words is not None:
             told = [*self.words, *self.asked]
         else:
-            told = [f"{name}={value}" for name, value in plain(self.base).items() if name not in ("run_dir", "search")]
+            told = [
+                f"{name}={value}"
+                for name, value in config.plain(self.base).items()
+                if name not in ("run_dir", "search")
+            ]
         return study_name(str(self.base.data._target_).rpartition(".")[2].lower(), told, self.space)
 
     def run_here(self, study: Study, announce: outcome.Announcer) -> None:
         """Run the trials in this process: all that is imported and opened serves the next trial too."""
-        from imgcls.data.sharing import shared_data
+        from imgcls.data.stores.sharing import shared_data
         from imgcls.launch import launch
 
         reports = reports_of(self.space, self.base.trainer.max_epochs)
@@ -176,7 +179,7 @@ class _Job:
     def composed(self, more: Sequence[str]) -> DictConfig:
         """The configuration with `more` overrides: composed anew, or put in."""
         if self.words is not None:
-            return configuration.compose([*self.words, *self.asked, *more])
+            return config.compose([*self.words, *self.asked, *more])
         cfg = self.base.copy()
         put_in(cfg, more)
         return cfg

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.errors import UserError
-from imgcls.recording import without_passwords
+from imgcls.runs.provenance import without_passwords
 
 NEEDED = "A search needs Optuna: pip install 'imgcls[search]'."
 

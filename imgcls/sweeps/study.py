@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgcls.errors import UserError
-from imgcls.recording import without_passwords
-from imgcls.repeating import repeating
+from imgcls.runs.provenance import without_passwords
 from imgcls.sweeps.liveness import ACTIVE, Watch, is_here, is_locked, me
 from imgcls.sweeps.options import SearchOptions
 from imgcls.sweeps.space import Choice, Dimension, Space
@@ -33,6 +32,7 @@ from imgcls.sweeps.storage import (
     storage_file,
     without_experimental_warnings,
 )
+from imgcls.system.repeating import repeating
 
 if TYPE_CHECKING:
     from optuna.study import Study as OptunaStudy

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from imgcls.cores import threads_of_each
 from imgcls.errors import UserError
-from imgcls.interrupts import Interrupted, StopSignals
-from imgcls.repeating import repeating
 from imgcls.sweeps.study import Study
 from imgcls.sweeps.worker import raise_if_stopped
+from imgcls.system.interrupts import Interrupted, StopSignals
+from imgcls.system.machine import threads_of_each
+from imgcls.system.repeating import repeating
 
 HELPER = "IMGCLS_SEARCH_HELPER"  # in a helper's environment: the process that started it
 GRACE = 30.0  # seconds that helpers have to write a checkpoint

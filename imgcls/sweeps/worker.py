@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from imgcls.errors import UserError
-from imgcls.files import atomic_write_text
-from imgcls.interrupts import Interrupted
-from imgcls.recording import read_status
+from imgcls.runs.reading import read_status
 from imgcls.sweeps.options import PRUNED
 from imgcls.sweeps.study import Claim, Study
+from imgcls.system.files import atomic_write_text
+from imgcls.system.interrupts import Interrupted
 
 Launch = Callable[[Sequence[Claim]], Sequence[BaseException | None]]
 PAUSE = 0.5  # seconds between two looks at what other workers do

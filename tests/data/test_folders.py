@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imgcls.data.folders import find_split, find_splits, need_folder, pictures_in
+from imgcls.data.folders import find_split, find_splits, need_folder, pictures_in, readable_names
 from imgcls.data.imagefolder import find_folder, split_folders
-from imgcls.data.labels import readable_names
 from imgcls.data.sources import BadFile, Source, Split
 from imgcls.data.splits import cut, with_validation
 from imgcls.errors import UserError

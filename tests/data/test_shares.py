@@ -15,7 +15,7 @@ from torch import Tensor
 from imgcls.data.augment import Augment
 from imgcls.data.crops import PaddedCrop
 from imgcls.data.sources import Source
-from imgcls.data.store import ArrayStore
+from imgcls.data.stores.store import ArrayStore
 from imgcls.models.backbones import create_network
 from imgcls.models.classifier import Classifier
 

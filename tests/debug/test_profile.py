@@ -10,11 +10,11 @@ import pytest
 from hydra.utils import instantiate
 
 import imgcls
-from imgcls.debug.profile import Profile, quantile, read_profile, summary, write_profile
+from imgcls.callbacks.timing import StepTime
+from imgcls.debug.profile import Profile, quantile, read_profile, summary, write_profile, write_steps
 from imgcls.debug.profile_rules import LoadBalancing, LowGPUUtilization
 from imgcls.debug.rules import ISSUES, NO_ISSUES, Rule
 from imgcls.debug.sampler import Sample, SystemSampler, read_samples, write_samples
-from imgcls.debug.steptimes import StepTime, write_steps
 
 RULES: dict[str, Rule] = instantiate(imgcls.compose([]).debug.profile_rules, _convert_="all")
 STATES = ("OverallSystemUsage", "OverallFrameworkMetrics")

@@ -13,15 +13,15 @@ import torch
 from torch import nn
 
 import imgcls
-from imgcls.checkpoints import Checkpoints
-from imgcls.debug.again import check_again
+from imgcls.callbacks.checkpoints import Checkpoints
+from imgcls.debug.recheck import check_again
 from imgcls.debug.rules import ISSUES
 from imgcls.debug.storing import read_observations, read_record
 from imgcls.debug.tensor_rules import ExplodingTensor, VanishingGradient
 from imgcls.errors import UserError
-from imgcls.interrupts import Interrupted
 from imgcls.report.__main__ import report
-from imgcls.runs import Run
+from imgcls.runs.run import Run
+from imgcls.system.interrupts import Interrupted
 from tests.debug.trainings import WIDTH, deep_backbone, healthy_backbone, train
 from tests.debug.trainings import pictures as noise
 

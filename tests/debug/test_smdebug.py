@@ -13,11 +13,11 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
-from imgcls.debug import smdebug_needs
 from imgcls.debug.smdebug_callback import SMDebug
-from imgcls.debug.smdebug_needs import check_smdebug
 from imgcls.errors import UserError
 from imgcls.models.ema import WeightAveraging
+from imgcls.system import extras
+from imgcls.system.extras import check_smdebug
 from tests.debug.trainings import OneThread, healthy_backbone, train
 
 RIGHT_NUMPY = tuple(map(int, version("numpy").split(".")[:2])) < (2, 3)
@@ -42,15 +42,15 @@ class Used(L.Callback):
 
 
 def test_without_smdebug_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smdebug_needs.sys, "version_info", (3, 12))
-    monkeypatch.setattr(smdebug_needs.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras.sys, "version_info", (3, 12))
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'imgcls\[debugger\]'"):
         check_smdebug()
-    monkeypatch.setattr(smdebug_needs.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr("importlib.metadata.version", lambda name: "2.3.0")
     with pytest.raises(UserError, match=r"numpy 2\.3\.0, only below 2\.3"):
         check_smdebug()
-    monkeypatch.setattr(smdebug_needs.sys, "version_info", (3, 13))
+    monkeypatch.setattr(extras.sys, "version_info", (3, 13))
     with pytest.raises(UserError, match=r"Python 3\.11 or 3\.12"):
         check_smdebug()
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from imgcls.callbacks.history import History
 from imgcls.debug.recorder import Recorder
 from imgcls.debug.rules import Rule
-from imgcls.history import History
-from imgcls.models.backbones import Network
 from imgcls.models.classifier import Classifier
+from imgcls.models.network import Network
 from imgcls.models.optim import SGD
 
 CLASSES = 4

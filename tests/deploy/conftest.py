@@ -85,7 +85,7 @@ class Account:
         self._clients: dict[str, Any] = {}
 
     def cloud(self, region: str | None = None, profile: str | None = None, **options: Any) -> Any:
-        from imgcls.launch.sagemaker.cloud import Cloud
+        from imgcls.aws.account import Cloud
 
         if self.aws.session == self._made_by:  # clients take long to make
             return Cloud(self._session, **options, _clients=self._clients)
@@ -131,7 +131,7 @@ def account(monkeypatch: pytest.MonkeyPatch, model: Path) -> Iterator[Account]:
 
         monkeypatch.setattr("imgcls.serve.archive.write_archive", write_archive)
         monkeypatch.setattr(running, "serving", serving)
-        monkeypatch.setattr("imgcls.launch.sagemaker.cloud.Cloud.connect", known.cloud)
+        monkeypatch.setattr("imgcls.aws.account.Cloud.connect", known.cloud)
         endpoints = running.Endpoints(aws)
         yield known
         endpoints.close()

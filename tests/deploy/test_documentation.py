@@ -35,7 +35,7 @@ def test_commands_are_understood(shown: Command, tmp_path: Path, monkeypatch: py
     def perform(action: str, values: Mapping[str, str], more: list[str]) -> None:
         done.append(read_options(values, more) if action == "deploy" else action)
 
-    monkeypatch.setattr("imgcls.deploy.actions.perform", perform)
+    monkeypatch.setattr("imgcls.deploy.command.perform", perform)
     command(shown.words)
     expected = Options if "=" in shown.words[0] else str
     assert isinstance(done[0], expected)

@@ -10,8 +10,9 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from imgcls.models.backbones import Network, create_network
+from imgcls.models.backbones import create_network
 from imgcls.models.classifier import Classifier
+from imgcls.models.network import Network
 from imgcls.models.optim import SGD
 
 CLASSES = 7

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgcls.errors import UserError
-from imgcls.models.backbones import Network, create_network, network_from_architecture
+from imgcls.models.backbones import create_network, network_from_architecture
+from imgcls.models.network import Network
 from imgcls.models.views import VIEWS, views
 from imgcls.models.whitening import whitening_filters
 

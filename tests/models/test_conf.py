@@ -3,7 +3,8 @@
 import pytest
 from hydra.utils import instantiate
 
-from imgcls.config import compose, config_dir
+from imgcls.config.composition import compose
+from imgcls.config.groups import config_dir
 from imgcls.models.names import known_model
 from imgcls.models.optim import Optim
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from imgcls.errors import UserError
-from imgcls.models.backbones import Network, create_network
+from imgcls.models.backbones import create_network
+from imgcls.models.network import Network
 from imgcls.models.weights import load_weights
 
 from .helpers import CLASSES, classifier, network, trainer

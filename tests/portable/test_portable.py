@@ -14,8 +14,9 @@ from PIL import Image
 
 from imgcls import portable
 from imgcls.errors import UserError
-from imgcls.models.backbones import Network, create_network
+from imgcls.models.backbones import create_network
 from imgcls.models.heads import Mlp
+from imgcls.models.network import Network
 from imgcls.pictures import BadPicture
 from imgcls.preprocessing import Preprocessing
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from imgcls.checkpoints import Checkpoints
+from imgcls.callbacks.checkpoints import Checkpoints
 from imgcls.cli import guarded
 from imgcls.debug.sampler import Sample, write_samples
 from imgcls.errors import UserError
-from imgcls.interrupts import Interrupted
 from imgcls.report.__main__ import report
-from imgcls.runs import load
+from imgcls.runs.run import load
+from imgcls.system.interrupts import Interrupted
 from tests.debug.test_recorder import fit
 from tests.report.test_report import run_folder
 
@@ -112,7 +112,7 @@ def test_a_sagemaker_jobs_profile_has_a_page(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_long_lists_and_many_classes_are_bounded(tmp_path: Path) -> None:
-    from imgcls.history import as_csv
+    from imgcls.callbacks.history import as_csv
     from imgcls.report import write_report
 
     names = [f"class {n}" for n in range(600)]
@@ -131,7 +131,7 @@ def test_a_report_that_is_not_wanted_is_drawn_when_asked(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     if fails:
-        monkeypatch.setattr("imgcls.training._test", lambda *_: 1 / 0)
+        monkeypatch.setattr("imgcls.training.pipeline._test", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
         fit(tmp_path, pictures, *SMALL, "trainer.max_epochs=1", "report=false")
     run = load(tmp_path / "run")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from imgcls.history import as_csv
+from imgcls.callbacks.history import as_csv
 from imgcls.models.backbones import create_network
 from imgcls.report import write_report
 from imgcls.report.calibration import calibrate

@@ -16,7 +16,7 @@ from imgcls.pictures import open_picture
 from imgcls.portable.model import softmax
 from imgcls.predict import predict
 from imgcls.preprocessing import Preprocessing
-from imgcls.runs import Run
+from imgcls.runs.run import Run
 from tests.serve.conftest import serving
 from tests.serve.test_inference import Container
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imgcls.config import compose, plain
+from imgcls.config.composition import compose, plain
 from imgcls.errors import UserError
 from imgcls.sweeps.options import SearchOptions, search_options
 from imgcls.sweeps.space import parse_space, space_words

@@ -211,7 +211,7 @@ def test_the_other_optuna_sweeper_does_not_take_its_place(words: Words, tmp_path
     try:
         import hydra
 
-        from imgcls.config import VERSION_BASE, config_dir
+        from imgcls.config.groups import VERSION_BASE, config_dir
 
         with hydra.initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):
             cfg = hydra.compose("train", ["hydra/sweeper=optuna"], return_hydra_config=True)

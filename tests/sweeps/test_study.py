@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from imgcls.errors import UserError
-from imgcls.interrupts import Interrupted
 from imgcls.sweeps import outcome
 from imgcls.sweeps.options import SearchOptions
 from imgcls.sweeps.space import parse_space
 from imgcls.sweeps.study import Claim, Study
 from imgcls.sweeps.worker import work
+from imgcls.system.interrupts import Interrupted
 
 SPACE = parse_space(["optim.lr=tag(log,interval(1e-3,1))", "data.batch_size=32,64"])[0]
 Open = Callable[..., Study]

@@ -14,7 +14,7 @@ from io import BytesIO
 from typing import Any
 
 from imgcls.launch.rehearsal.tuner import Tuner
-from imgcls.launch.sagemaker.cloud import need
+from imgcls.system.extras import need
 
 log = logging.getLogger(__name__)
 

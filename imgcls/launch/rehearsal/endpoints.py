@@ -20,11 +20,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgcls.deploy.local import Container, serving
+from imgcls.aws.s3 import split_uri
 from imgcls.errors import UserError
 from imgcls.launch.rehearsal.aws import REGION, LocalAws
-from imgcls.launch.sagemaker.cloud import need
-from imgcls.launch.sagemaker.naming import split_uri
+from imgcls.serve.local import Container, serving
+from imgcls.system.extras import need
 
 Response = tuple[str, list[tuple[str, str]], bytes]
 

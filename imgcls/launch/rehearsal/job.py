@@ -20,11 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from imgcls.cores import threads_of_each
+from imgcls.aws.s3 import split_uri
 from imgcls.launch.rehearsal.image import ENVIRONMENT, container_command, write_programs
 from imgcls.launch.rehearsal.namespaces import host_command, unshare
 from imgcls.launch.sagemaker.following import LOG_GROUP
-from imgcls.launch.sagemaker.naming import split_uri
+from imgcls.system.machine import threads_of_each
 
 log = logging.getLogger(__name__)
 

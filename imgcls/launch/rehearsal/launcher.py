@@ -10,21 +10,21 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from imgcls.data.cache import alone, cache_folder
-from imgcls.data.remote import is_remote
+from imgcls.aws.account import Cloud
+from imgcls.aws.download import is_remote
+from imgcls.aws.upload import place_of
 from imgcls.errors import UserError
-from imgcls.interrupts import Interrupted
 from imgcls.launch.rehearsal.aws import LocalAws
 from imgcls.launch.rehearsal.image import check_toolkit
 from imgcls.launch.rehearsal.job import RehearsedJob
 from imgcls.launch.rehearsal.namespaces import check_namespaces
 from imgcls.launch.rehearsal.supervisor import LOCK
 from imgcls.launch.sagemaker.channels import pictures_of
-from imgcls.launch.sagemaker.cloud import Cloud
 from imgcls.launch.sagemaker.launcher import SageMaker
-from imgcls.launch.sagemaker.upload import place_of
+from imgcls.system.cache import alone, cache_folder
+from imgcls.system.interrupts import Interrupted
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class Rehearsal(SageMaker):
             checkpoints.
     """
 
+    where: ClassVar[str] = "rehearsal"
     interrupt: bool = False
     poll: float = 0.2
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from imgcls.config import config_dir
+from imgcls.config.groups import config_dir
 from imgcls.errors import UserError
 
 BUNDLE = "source.tar.gz"

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgcls.data.cache import data_folder
-from imgcls.data.remote import is_remote
+from imgcls.aws.account import Cloud
+from imgcls.aws.download import is_remote
+from imgcls.aws.upload import place_of, send, send_file
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.cloud import Cloud
-from imgcls.launch.sagemaker.upload import place_of, send, send_file
+from imgcls.system.cache import data_folder
 
 log = logging.getLogger(__name__)
 

@@ -144,7 +144,7 @@ def _is_there(requirement: str) -> bool:
 
 def configuration(config: dict[str, Any], host: Host, channels: Path) -> dict[str, Any]:
     """The run's configuration as this machine needs it: its paths, its devices."""
-    from imgcls.launch.sagemaker.instances import has_gpu
+    from imgcls.aws.instances import has_gpu
 
     config = json.loads(json.dumps(config))
     config["launch"] = {"_target_": "imgcls.launch.local.Local"}
@@ -184,8 +184,8 @@ def train(config: dict[str, Any], overrides: list[str], folder: Path) -> int:
     from omegaconf import OmegaConf
 
     from imgcls.errors import UserError
-    from imgcls.fitting import fit
-    from imgcls.interrupts import Interrupted
+    from imgcls.system.interrupts import Interrupted
+    from imgcls.training.fit import fit
 
     config["run_dir"] = str(folder)
     cfg: Any = OmegaConf.create(config)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imgcls.errors import UserError, nearest
-from imgcls.launch.sagemaker.cloud import need
+from imgcls.system.extras import need
 
 log = logging.getLogger(__name__)
 

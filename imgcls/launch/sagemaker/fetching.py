@@ -10,11 +10,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from imgcls.files import explain_os_errors
-from imgcls.launch.sagemaker.cloud import Cloud
+from imgcls.aws.account import Cloud
+from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.s3 import split_uri
 from imgcls.launch.sagemaker.container import JOB_FILE
-from imgcls.launch.sagemaker.naming import split_uri
-from imgcls.launch.sagemaker.refusals import refusals_explained
+from imgcls.system.files import explain_os_errors
 
 log = logging.getLogger(__name__)
 

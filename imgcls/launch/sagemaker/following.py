@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from imgcls.aws.account import Cloud
+from imgcls.aws.refusals import explain, refusals_explained
 from imgcls.errors import UserError
-from imgcls.interrupts import raise_if_requested
-from imgcls.launch.sagemaker.cloud import Cloud
 from imgcls.launch.sagemaker.container import STARTED
-from imgcls.launch.sagemaker.refusals import explain, refusals_explained
+from imgcls.system.interrupts import raise_if_requested
 
 log = logging.getLogger(__name__)
 

@@ -7,24 +7,25 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from imgcls.aws.account import Cloud
+from imgcls.aws.naming import base_name
 from imgcls.errors import UserError
-from imgcls.interrupts import Interrupted, StopSignals
 from imgcls.launch.sagemaker.channels import upload_channels
-from imgcls.launch.sagemaker.cloud import Cloud
 from imgcls.launch.sagemaker.following import describe, ended, is_running, say
-from imgcls.launch.sagemaker.naming import base_name
 from imgcls.launch.sagemaker.options import JobOptions, check_job
 from imgcls.launch.sagemaker.record import JobRecord
 from imgcls.launch.sagemaker.results import await_results
 from imgcls.launch.sagemaker.training_job import JobPlan, create_job
-from imgcls.recording import Recording, logging_to
+from imgcls.runs.recording import Recording
+from imgcls.system.interrupts import Interrupted, StopSignals
+from imgcls.system.logs import logging_to
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from imgcls.runs import Run
+    from imgcls.runs.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +36,16 @@ class SageMaker(JobOptions):
 
     The same command with the same run_dir attaches to a job that still runs, goes on with one that was stopped, and
     returns a finished run.
+
+    Attributes:
+        where: what the record of a job says of its place.
     """
 
+    where: ClassVar[str] = "sagemaker"
+
     def __call__(self, cfg: DictConfig, overrides: list[str] | None = None) -> Run:
-        from imgcls.config import check, plain
-        from imgcls.runs import load
+        from imgcls.config.composition import check, plain
+        from imgcls.runs.run import load
 
         check(cfg)
         config = plain(cfg)
@@ -110,7 +116,7 @@ class SageMaker(JobOptions):
         """Upload what is needed and make the job; its name. The record of it is written before and after."""
         record = JobRecord.read(folder) or JobRecord(
             base_name(self.name or config["model"]["name"]),
-            str(config["launch"]["_target_"].split(".")[2]),
+            self.where,
             cloud.region,
             cloud.places.bucket,
             cloud.places.prefix,

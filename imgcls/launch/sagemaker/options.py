@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from imgcls.aws.instances import has_gpu, is_instance_type, needs_other_torch
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.instances import has_gpu, is_instance_type, needs_other_torch
 
 LONGEST_RUNTIME = 28 * 86400  # seconds, of a training job
 LONGEST_KEEP_ALIVE = 3600

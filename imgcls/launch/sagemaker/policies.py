@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from imgcls.aws.iam import UNNAMED, Account, allow, network, policy, trust
+from imgcls.aws.naming import START
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.following import LOG_GROUP
-from imgcls.launch.sagemaker.iam import UNNAMED, Account, allow, network, policy, trust
-from imgcls.launch.sagemaker.naming import START
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def person_policy(names: Names) -> dict[str, Any]:
 
 def print_policies(options: dict[str, str]) -> None:
     """The policies for the account of the environment, with the commands that use them."""
-    from imgcls.launch.sagemaker.cloud import Cloud
+    from imgcls.aws.account import Cloud
     from imgcls.launch.sagemaker.options import JobOptions
     from imgcls.launch.sagemaker.training_job import image_uri
 

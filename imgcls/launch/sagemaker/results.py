@@ -13,9 +13,12 @@ from imgcls.launch.sagemaker.fetching import fetch_reports, fetch_results, fetch
 from imgcls.launch.sagemaker.following import Ended, follow, say
 
 if TYPE_CHECKING:
-    from imgcls.launch.sagemaker.cloud import Cloud
+    from imgcls.aws.account import Cloud
 
 log = logging.getLogger(__name__)
+
+Configuration = tuple[dict[str, Any], list[str]]
+"""A configuration, and the overrides it was composed from."""
 
 
 def await_results(
@@ -55,15 +58,42 @@ def settle(cloud: Cloud, end: Ended, folder: Path) -> dict[str, Any]:
     raise UserError(f"The job {job} failed: {reason}\nIts log: {folder / 'job.log'}")
 
 
-def bring_home(cloud: Cloud, job: str, folder: Path, *, poll: float, say: Callable[[str], None] = say) -> None:
-    """`await_results` into a folder that may be new, with its status written. Raises UserError."""
-    from imgcls.files import explain_os_errors
-    from imgcls.recording import Recording, logging_to, stored_configuration, stored_overrides
+def job_configuration(job: Mapping[str, Any], description: Mapping[str, Any]) -> Configuration:
+    """The configuration and the overrides of a training job, from the content of its file."""
+    return job["config"], job["overrides"]
+
+
+def bring_home(
+    cloud: Cloud,
+    job: str,
+    folder: Path,
+    *,
+    poll: float,
+    say: Callable[[str], None] = say,
+    read: Callable[[Mapping[str, Any], Mapping[str, Any]], Configuration] = job_configuration,
+) -> None:
+    """`await_results` into a folder that may be new, with its status written.
+
+    Args:
+        cloud: the account.
+        job: its name.
+        folder: the run folder.
+        poll: seconds between two questions for its state.
+        say: what is done with each line of its log.
+        read: makes the configuration of the content of the job's file and of the job's description.
+
+    Raises:
+        UserError: the job failed or was stopped, or was not made by imgcls.
+    """
+    from imgcls.runs.provenance import stored_configuration, stored_overrides
+    from imgcls.runs.recording import Recording
+    from imgcls.system.files import explain_os_errors
+    from imgcls.system.logs import logging_to
 
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.yaml").is_file():
-        _bring_configuration(cloud, job, folder)
+        _bring_configuration(cloud, job, folder, read)
     config, words = stored_configuration(folder), stored_overrides(folder)
     with Recording(folder, config, words) as recording, logging_to(folder / "launch.log"):
         if not recording.finished:
@@ -71,17 +101,15 @@ def bring_home(cloud: Cloud, job: str, folder: Path, *, poll: float, say: Callab
             recording.update(**await_results(cloud, job, folder, poll=poll, say=say))
 
 
-def _bring_configuration(cloud: Cloud, job: str, folder: Path) -> None:
+def _bring_configuration(
+    cloud: Cloud, job: str, folder: Path, read: Callable[[Mapping[str, Any], Mapping[str, Any]], Configuration]
+) -> None:
     """The configuration of a job that was made elsewhere, from the source that was uploaded for it."""
     from imgcls.launch.sagemaker.following import describe
-    from imgcls.launch.sagemaker.tuning.trial import chosen
-    from imgcls.recording import write_configuration
+    from imgcls.runs.provenance import write_configuration
 
     description = describe(cloud, job)
-    made = job_file(cloud, job, description)
-    if "configs" in made:  # a trial of a tuning job
-        made["config"], made["overrides"] = chosen(made, description["HyperParameters"])
-    write_configuration(folder, made["config"], made["overrides"])
+    write_configuration(folder, *read(job_file(cloud, job, description), description))
 
 
 def job_file(cloud: Cloud, job: str, description: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,9 +118,9 @@ def job_file(cloud: Cloud, job: str, description: Mapping[str, Any]) -> dict[str
     import tarfile
     import tempfile
 
+    from imgcls.aws.refusals import refusals_explained
+    from imgcls.aws.s3 import split_uri
     from imgcls.launch.sagemaker.bundle import BUNDLE, JOB_FILE, SOURCE
-    from imgcls.launch.sagemaker.naming import split_uri
-    from imgcls.launch.sagemaker.refusals import refusals_explained
 
     channels = {one["ChannelName"]: one for one in description.get("InputDataConfig", [])}
     if "code" not in channels:

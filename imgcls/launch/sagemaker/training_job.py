@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imgcls.aws.account import Cloud, settle_sdk
+from imgcls.aws.naming import tags
+from imgcls.aws.refusals import refusals_explained
 from imgcls.errors import UserError, nearest
 from imgcls.launch.sagemaker.bundle import BUNDLE, own_modules, requirements_text, write_bundle
-from imgcls.launch.sagemaker.cloud import Cloud, need, settle_sdk
-from imgcls.launch.sagemaker.metric_definitions import metric_definitions
-from imgcls.launch.sagemaker.naming import tags
 from imgcls.launch.sagemaker.options import JobOptions
-from imgcls.launch.sagemaker.refusals import refusals_explained
+from imgcls.system.extras import need
 
 log = logging.getLogger(__name__)
 
@@ -165,3 +166,35 @@ def _added(cloud: Cloud, plan: JobPlan) -> Any:
         yield
     finally:
         del cloud.additions[plan.base]
+
+
+NUMBER = r"[-+]?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?"  # what `metric_line` writes, without nan and inf
+
+
+LONGEST_REGEX = 500  # CreateTrainingJob refuses longer ones
+
+
+MOST_DEFINITIONS = 40  # of a job
+
+
+def metric_definitions(names: Iterable[str]) -> list[dict[str, str]]:
+    """The metric definitions of CreateTrainingJob for `names`, which `imgcls.runs.tables.metric_line` prints.
+
+    An epoch in which a metric is not finite has no value of it.
+
+    >>> metric_definitions(["val/loss"])[0]["Name"]
+    'val/loss'
+
+    Raises ValueError for more metrics, or longer names, than SageMaker takes.
+    """
+    definitions = [{"Name": name, "Regex": _regex(name)} for name in dict.fromkeys(names)]
+    if len(definitions) > MOST_DEFINITIONS:
+        raise ValueError(f"{len(definitions)} metrics, but a job has at most {MOST_DEFINITIONS}")
+    for definition in definitions:
+        if len(definition["Regex"]) > LONGEST_REGEX:
+            raise ValueError(f"the name of the metric {definition['Name']!r} is too long for SageMaker")
+    return definitions
+
+
+def _regex(name: str) -> str:
+    return rf"imgcls epoch=[0-9]+ (?:.* )?{re.escape(name)}=({NUMBER})(?:\s|$)"

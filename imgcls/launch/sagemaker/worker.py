@@ -17,9 +17,9 @@ def main() -> int:
     from omegaconf import OmegaConf
 
     from imgcls.errors import UserError
-    from imgcls.fitting import fit
-    from imgcls.interrupts import Interrupted
-    from imgcls.recording import write_configuration
+    from imgcls.runs.provenance import write_configuration
+    from imgcls.system.interrupts import Interrupted
+    from imgcls.training.fit import fit
 
     cfg: Any = OmegaConf.create(work["config"])
     if os.environ["RANK"] != "0" and os.environ["LOCAL_RANK"] == "0":

@@ -131,7 +131,7 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def test_the_hosts_of_a_job_share_the_cores(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgcls.cores.available_cores", lambda: 6)
+    monkeypatch.setattr("imgcls.system.machine.available_cores", lambda: 6)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     place.run("echo of six: $OMP_NUM_THREADS", hosts=2)
     assert place.lines() == ["of six: 3"] * 2

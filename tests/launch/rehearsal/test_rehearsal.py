@@ -13,9 +13,8 @@ import pytest
 import imgcls
 from imgcls.errors import UserError
 from imgcls.launch.rehearsal.launcher import START
-from imgcls.launch.sagemaker.metric_definitions import metric_definitions
-from imgcls.launch.sagemaker.training_job import METRICS
-from imgcls.recording import read_status
+from imgcls.launch.sagemaker.training_job import METRICS, metric_definitions
+from imgcls.runs.reading import read_status
 from tests.launch.conftest import needs_sdk
 from tests.launch.rehearsal.test_job import namespaces
 

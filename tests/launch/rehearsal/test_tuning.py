@@ -15,7 +15,7 @@ import imgcls
 from imgcls.errors import UserError
 from imgcls.launch.rehearsal import image
 from imgcls.launch.rehearsal.tuner import suggestions
-from imgcls.launch.sagemaker.tuning.ranges import Ranges
+from imgcls.sweeps.sagemaker.ranges import Ranges
 from imgcls.sweeps.space import parse_space
 from tests.launch.conftest import Search, needs_moto
 from tests.launch.rehearsal.test_job import namespaces
@@ -54,7 +54,7 @@ def test_trials_run_through_the_toolkit_and_hear_when_they_are_stopped(search: S
 
 def test_signals_reach_the_child_of_a_first_process(tmp_path: Path) -> None:
     """What `signals.sh` does, where bash is not process 1: the condition is taken out, the rest is as it is."""
-    from imgcls.launch.sagemaker.tuning.trial import PROCESS, SIGNALS_TEXT
+    from imgcls.sweeps.sagemaker.trial import PROCESS, SIGNALS_TEXT
 
     (tmp_path / "signals.sh").write_text(
         SIGNALS_TEXT.replace('"$$" = 1', "1 = 1").replace(str(PROCESS), str(tmp_path / "pid"))

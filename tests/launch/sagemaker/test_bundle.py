@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from imgcls.config import compose, plain
+from imgcls.config.composition import compose, plain
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.bundle import own_modules, requirements_text, write_bundle
 

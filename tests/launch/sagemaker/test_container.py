@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imgcls.config import compose, plain
+from imgcls.config.composition import compose, plain
 from imgcls.launch.sagemaker import container
 from imgcls.launch.sagemaker.container import Failed, Host, configuration, hand_over, install, say_why
 

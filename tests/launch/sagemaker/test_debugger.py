@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import imgcls
-from imgcls.config import compose, plain
+from imgcls.config.composition import compose, plain
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.debugger import check_python, debugger_fields, rule_statuses
 from imgcls.launch.sagemaker.fetching import fetch_reports

@@ -11,9 +11,9 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from imgcls.errors import UserError
-from imgcls.interrupts import Interrupted, StopSignals
 from imgcls.launch.sagemaker.container import STARTED
 from imgcls.launch.sagemaker.following import BEGINS, clean_reason, follow
+from imgcls.system.interrupts import Interrupted, StopSignals
 
 JOB = "imgcls-x-1"
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from imgcls.aws.costs import at_most, hours
 from imgcls.errors import UserError
 from imgcls.jobs import _main
 from imgcls.launch.rehearsal.aws import Call
 from imgcls.launch.sagemaker import policies
-from imgcls.launch.sagemaker.costs import at_most, hours
 from imgcls.launch.sagemaker.policies import Names
 from tests.documents import commands
 from tests.launch.conftest import Jobs, Search, needs_moto, needs_sdk

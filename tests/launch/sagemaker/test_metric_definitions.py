@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from imgcls.history import metric_line
-from imgcls.launch.sagemaker.metric_definitions import metric_definitions
+from imgcls.callbacks.history import metric_line
+from imgcls.launch.sagemaker.training_job import metric_definitions
 
 ROW = {
     "epoch": 12,

@@ -1,8 +1,8 @@
 import pytest
 
-from imgcls.config import compose, plain
+from imgcls.aws.instances import has_gpu, is_instance_type, needs_other_torch
+from imgcls.config.composition import compose, plain
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.instances import has_gpu, is_instance_type, needs_other_torch
 from imgcls.launch.sagemaker.options import check_job
 
 FINE = ["data=digits", "launch=sagemaker"]

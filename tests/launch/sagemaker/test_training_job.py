@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from imgcls.config import compose, plain
+from imgcls.config.composition import compose, plain
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.launcher import SageMaker
-from imgcls.launch.sagemaker.metric_definitions import metric_definitions
 from imgcls.launch.sagemaker.options import JobOptions
 from imgcls.launch.sagemaker.record import JobRecord
-from imgcls.launch.sagemaker.training_job import METRICS, image_uri
-from imgcls.recording import Recording
+from imgcls.launch.sagemaker.training_job import METRICS, image_uri, metric_definitions
+from imgcls.runs.recording import Recording
 from tests.conftest import write_pictures
 from tests.launch.conftest import Jobs, needs_sdk
 

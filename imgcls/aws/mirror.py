@@ -1,0 +1,176 @@
+"""`run_dir=s3://bucket/prefix`: a run folder in the cache whose content is kept in S3 as it grows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from imgcls.aws.download import SCHEME
+from imgcls.aws.refusals import explain, refusals_explained
+from imgcls.errors import UserError
+from imgcls.system.cache import cache_folder
+from imgcls.system.files import atomic_write_text
+from imgcls.system.repeating import repeating
+
+log = logging.getLogger(__name__)
+
+PERIOD = 15.0  # seconds between two looks at the folder
+LATE = ("checkpoints/last.ckpt", "status.json")  # sent after everything else, in this order
+LEDGER = ".mirror.json"
+
+
+def local_place(address: str) -> Path:
+    """The folder in the cache of a run at `address`. Raises UserError for what is no address."""
+    bucket, prefix = _parts(address)
+    return cache_folder() / "runs" / bucket / Path(*prefix.split("/"))
+
+
+@contextlib.contextmanager
+def mirrored(address: str, *, client: Any = None, period: float = PERIOD) -> Iterator[Path]:
+    """The run folder at `address`, fetched to this machine and kept in S3 while the block runs, and at its end.
+
+    Args:
+        address: s3://bucket/prefix; one machine may write to it at a time.
+        client: a boto3 client of S3; made from the environment if None.
+        period: seconds between two looks for what changed.
+
+    Raises:
+        UserError: S3 cannot be read, or not be written to at the end; the folder then has all.
+    """
+    mirror = Mirror(address, client or _client())
+    mirror.fetch()
+
+    def keep() -> None:
+        try:
+            mirror.send()
+        except Exception as error:  # the network may be back at the next look
+            log.warning("%s", explain(error, f"write to {address}") or error)
+
+    try:
+        with repeating(keep, period, "imgcls-mirror"):
+            yield mirror.folder
+    finally:
+        with refusals_explained(f"write to {address} (all of the run is in {mirror.folder})"):
+            mirror.send()
+
+
+def fetched(address: str, *, client: Any = None) -> Path:
+    """The folder of the run at `address`, brought up to date. Raises UserError."""
+    mirror = Mirror(address, client or _client())
+    mirror.fetch()
+    return mirror.folder
+
+
+class Mirror:
+    """A folder and its copy in S3."""
+
+    def __init__(self, address: str, client: Any) -> None:
+        self.address, self.client = address, client
+        self.bucket, self.prefix = _parts(address)
+        self.folder = local_place(address)
+        self.ours: dict[str, str] = _read(self.folder / LEDGER)
+        """Place of a file to the hash in S3 of what this machine has sent or fetched."""
+        self.states: dict[str, tuple[int, int]] = {}
+        """Place of a file to its size and time of change (ns) when it was sent."""
+
+    def fetch(self) -> None:
+        """Bring what another machine has written to the folder; what came from here is kept. Raises UserError."""
+        with refusals_explained(f"read {self.address}"):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/")
+            for one in (one for page in pages for one in page.get("Contents", ())):
+                place, tag = one["Key"].removeprefix(f"{self.prefix}/"), one["ETag"]
+                if place.endswith("/") or ".." in place.split("/"):
+                    continue
+                file = self.folder / place
+                if self.ours.get(place) != tag or not file.is_file():
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    part = file.with_name(f".{file.name}.part")
+                    self.client.download_file(self.bucket, one["Key"], str(part))
+                    part.replace(file)
+                    self.ours[place] = tag
+                    self.states[place] = _state(file)
+            self._write_ledger()
+
+    def send(self) -> None:
+        """Bring what changed in the folder to S3, and remove there what is gone here.
+
+        `last.ckpt` refers to `best.ckpt`, which training writes before it. So its state is taken first and sent last:
+        what is in S3 at any moment belongs together, or has a newer best.ckpt, which the resumed run writes again.
+        """
+        files = {path.relative_to(self.folder).as_posix(): path for path in self._files()}
+        taken: dict[str, tuple[Path, tuple[int, int]]] = {}
+        try:
+            for place in sorted(files, key=_late_last, reverse=True):
+                with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
+                    self._take(place, files[place], taken)
+            for place in sorted(taken, key=_late_last):
+                still, state = taken[place]
+                key = f"{self.prefix}/{place}"
+                self.client.upload_file(str(still), self.bucket, key)
+                self.ours[place] = self.client.head_object(Bucket=self.bucket, Key=key)["ETag"]
+                self.states[place] = state
+        finally:
+            for still, _ in taken.values():
+                still.unlink(missing_ok=True)
+        for place in [place for place in self.ours if place not in files]:
+            self.client.delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{place}")
+            del self.ours[place]
+        if taken:
+            self._write_ledger()
+
+    def _take(self, place: str, file: Path, taken: dict[str, tuple[Path, tuple[int, int]]]) -> None:
+        """A second name for the state of a changed file, whose first name may be given to a new one meanwhile."""
+        if self.states.get(place) == _state(file):
+            return
+        still = file.with_name(f".{file.name}.sent")
+        still.unlink(missing_ok=True)
+        os.link(file, still)
+        taken[place] = still, _state(still)
+
+    def _write_ledger(self) -> None:
+        if self.folder.is_dir():
+            atomic_write_text(self.folder / LEDGER, json.dumps(self.ours))
+
+    def _files(self) -> Iterator[Path]:
+        for path in self.folder.rglob("*"):
+            hidden = any(part.startswith(".") for part in path.relative_to(self.folder).parts)
+            if path.is_file() and not hidden:
+                yield path
+
+
+def _late_last(place: str) -> tuple[int, str]:
+    return (LATE.index(place) + 1 if place in LATE else 0, place)
+
+
+def _read(ledger: Path) -> dict[str, str]:
+    try:
+        content = json.loads(ledger.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _state(file: Path) -> tuple[int, int]:
+    known = file.stat()
+    return known.st_size, known.st_mtime_ns
+
+
+def _client() -> Any:
+    try:
+        return import_module("boto3").client("s3")
+    except ImportError as error:
+        raise UserError("run_dir=s3://… needs boto3. Install it with pip install 'imgcls[s3]'.") from error
+
+
+def _parts(address: str) -> tuple[str, str]:
+    bucket, _, prefix = address.removeprefix(SCHEME).partition("/")
+    prefix = prefix.strip("/")
+    if not bucket or not prefix or any(part in ("", ".", "..") for part in (bucket, *prefix.split("/"))):
+        raise UserError(f"run_dir={address}: expected s3://bucket/folder.")
+    return bucket, prefix

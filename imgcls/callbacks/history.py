@@ -1,0 +1,47 @@
+"""One row an epoch: `metrics.csv`, and the line on stdout that other programs read."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from imgcls.runs.tables import Row, as_csv, metric_line
+from imgcls.system.files import atomic_write_text
+
+
+class History(Checkpoint):
+    """Collects an epoch's metrics, writes `metrics.csv` and hands the row to `announce`.
+
+    The rows are part of the checkpoint, so that the file of a resumed run holds each epoch once. It is a Checkpoint
+    for Lightning only so that it runs after every metric of the epoch is known, and before the real checkpoint.
+    """
+
+    def __init__(self, file: Path, announce: Any = None) -> None:
+        self.file = Path(file)
+        self.rows: list[Row] = []
+        self._announce = announce
+        self._epoch_began = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = [dict(row) for row in state_dict["rows"]]
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epoch_began = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        row: Row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        row["lr"] = float(trainer.optimizers[0].param_groups[-1]["lr"])
+        row.update({name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if "/" in name})
+        row["seconds"] = round(time.monotonic() - self._epoch_began, 3)
+        self.rows = [*(row for row in self.rows if row["epoch"] < trainer.current_epoch), row]
+        if trainer.is_global_zero:
+            atomic_write_text(self.file, as_csv(self.rows))
+            if self._announce is not None:
+                self._announce(metric_line(row))

@@ -1,0 +1,63 @@
+"""What a person sees while a run trains: a bar on a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import lightning as L
+from tqdm import tqdm
+
+
+class ProgressBar(L.Callback):
+    """One bar over all epochs, counted in images: rate, estimate of the time left, epoch and last validation.
+
+    Nothing is drawn where stderr is no terminal; the metric lines say what happens there.
+    """
+
+    def __init__(self, enabled: bool | None = None) -> None:
+        self.enabled = sys.stderr.isatty() if enabled is None else enabled
+        self._bar: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not (self.enabled and trainer.is_global_zero):
+            return
+        epochs, batches = trainer.max_epochs or 0, int(trainer.num_training_batches)
+        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        size = _images_a_batch(trainer)
+        self._bar = tqdm(
+            total=epochs * batches * size if epochs > 0 else None,
+            initial=done * size,
+            unit=" images",
+            unit_scale=True,
+            dynamic_ncols=True,
+            leave=False,
+            desc="training",
+        )
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._bar is not None:
+            self._bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
+            self._bar.update(len(batch[0]) * trainer.world_size)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._bar is not None and "val/accuracy" in trainer.callback_metrics:
+            self._bar.set_postfix_str(f"val/accuracy {float(trainer.callback_metrics['val/accuracy']):.4f}")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _images_a_batch(trainer: L.Trainer) -> int:
+    datamodule: Any = getattr(trainer, "datamodule", None)
+    return round(getattr(datamodule, "expected_micro_batch", 1.0) * trainer.world_size) or 1

@@ -1,0 +1,131 @@
+"""How fast a run trained, and where the time of its steps went."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+
+
+class Timing(L.Callback):
+    """Measures training time, images and the wait for data, by the host's clock and without a synchronisation.
+
+    The wait is the gap from the end of one training batch to the start of the next, which agrees with Lightning's
+    own profile of the loader to a hundredth. A GPU works behind the host's clock, so that there the parts of a step
+    say when the host handed the work over; the step as a whole is right, because the host cannot run far ahead.
+
+    Attributes:
+        keep_steps: collect a StepTime for each batch in `steps`, for whoever takes them out again.
+        initialised: seconds from the making of this object to the first batch; None before it.
+        wall_seconds: from the first batch to the end of the training, with all that happened in between; what went
+            before a resume counts up to its checkpoint.
+        validation_seconds: spent in validation.
+        finished: the monotonic time at which the training ended; None before it.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.seconds = 0.0
+        self.waited = 0.0
+        self.wall_seconds = 0.0
+        self.keep_steps = False
+        self.steps: list[StepTime] = []
+        self.began = time.monotonic()
+        self.initialised: float | None = None
+        self.validation_seconds = 0.0
+        self.finished: float | None = None
+        self._first = 0.0
+        self._mark = 0.0
+        self._wait = 0.0
+        self._validation_began = 0.0
+        self._walls = [0.0, 0.0, 0.0]  # start of the batch, of the backward pass, its end
+
+    def state_dict(self) -> dict[str, Any]:
+        wall = self.wall_seconds + (time.monotonic() - self._first if self._first else 0.0)
+        return {"images": self.images, "seconds": self.seconds, "waited": self.waited, "wall_seconds": wall}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.images, self.seconds, self.waited = (state_dict[name] for name in ("images", "seconds", "waited"))
+        self.wall_seconds = state_dict.get("wall_seconds", 0.0)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._mark = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._mark = time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        if self.initialised is None:
+            self.initialised = now - self.began
+            self._first = now
+        self._wait = now - self._mark
+        self.waited += self._wait
+        self.seconds += self._wait
+        self._walls = [now, now, now]
+        self._mark = now
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Any) -> None:
+        self._walls[1] = time.monotonic()
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._walls[2] = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        self.seconds += now - self._mark
+        self.images += len(batch[0]) * trainer.world_size
+        self._mark = now
+        if self.keep_steps:
+            start, backward, ended = self._walls
+            number = trainer.fit_loop.epoch_loop.total_batch_idx
+            began = time.time() - (now - start) - self._wait
+            self.steps.append(StepTime(number, began, self._wait, backward - start, ended - backward, now - ended))
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validation_began = time.monotonic()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._mark = time.monotonic()
+        self.validation_seconds += self._mark - self._validation_began
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.finished = time.monotonic()
+        if self._first:
+            self.wall_seconds += self.finished - self._first
+            self._first = 0.0
+
+    def summary(self) -> dict[str, float]:
+        """`images_per_second` of training, `training_seconds`, `wall_seconds` and `data_wait_fraction` (0 to 1)."""
+        return {
+            "images_per_second": round(self.images / self.seconds, 2) if self.seconds else 0.0,
+            "training_seconds": round(self.seconds, 3),
+            "wall_seconds": round(self.wall_seconds, 3),
+            "data_wait_fraction": round(self.waited / self.seconds, 4) if self.seconds else 0.0,
+        }
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """The seconds of one training batch, by the host's clock."""
+
+    batch: int
+    """Training batches of the run before this one."""
+    began: float
+    """Seconds since 1970 when the wait for its pictures began."""
+    data_wait: float
+    forward: float
+    backward: float
+    optimiser: float
+    """Clipping, step and learning rate; near 0 where the gradients are only accumulated."""
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.data_wait + self.forward + self.backward + self.optimiser

@@ -1,0 +1,101 @@
+"""Hydra's command line: composed, checked, run, and its errors explained in one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from imgcls.errors import UserError, nearest
+from imgcls.system.interrupts import Interrupted
+
+
+def run_hydra(task: Callable[[DictConfig], Any], config_name: str = "train") -> None:
+    """Run `task` with the configuration that the command line composes and checks.
+
+    Raises UserError for what cannot be composed, in one line with the nearest valid names.
+    """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from imgcls.config.composition import check, register_resolvers
+    from imgcls.config.explain import explain
+    from imgcls.config.groups import VERSION_BASE, config_dir
+    from imgcls.config.override_files import expand
+    from imgcls.system.files import explain_os_errors
+
+    sys.argv[1:] = expand(sys.argv[1:])
+    _check_flags(sys.argv[1:])
+    register_resolvers()
+    quiet = logging.getLogger("hydra")  # what it would say about its own failures is said by `explain`
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting
+
+    raised: list[Exception] = []
+
+    def checked(cfg: DictConfig) -> Any:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        try:
+            check(cfg)
+            return task(cfg)
+        except (UserError, Interrupted) as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            raised.append(error)  # Hydra would print a line of its own about it
+            return None
+
+    try:
+        with explain_os_errors(_run_folder()):
+            hydra.main(version_base=VERSION_BASE, config_path=str(config_dir()), config_name=config_name)(checked)()
+        if raised:
+            raise raised[0]
+    except (HydraException, OmegaConfBaseException) as error:
+        if before is not None:
+            raise
+        raise explain(error, [text for text in sys.argv[1:] if not text.startswith("-")], config_name) from error
+    finally:
+        quiet.disabled = False
+        if before is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _check_flags(arguments: list[str]) -> None:
+    """Refuse in one line what Hydra would answer with its usage."""
+    from hydra.main import get_args_parser
+
+    parser = get_args_parser()
+    flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+
+    def refuse(message: str) -> None:
+        unknown = [word for word in arguments if word.startswith("-") and word.partition("=")[0] not in flags]
+        advice = nearest(unknown[0], flags) if unknown else "--help lists what there is."
+        raise UserError(f"{message}. {advice}")
+
+    parser.error = refuse  # type: ignore[method-assign,assignment]
+    parser.parse_args(arguments)
+
+
+def _run_folder() -> Path:
+    """The folder that Hydra makes before the task starts."""
+    named = [text.partition("=")[2] for text in sys.argv[1:] if text.startswith("run_dir=")]
+    return Path(named[-1] if named else "runs")
+
+
+def overrides_of(cfg: DictConfig) -> list[str]:
+    """The overrides of the run that Hydra has begun; a run of a sweep gets the folder that Hydra made for it."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    overrides = list(hydra.overrides.task)
+    if hydra.mode == RunMode.MULTIRUN and not any(text.startswith("run_dir=") for text in overrides):
+        cfg.run_dir = hydra.runtime.output_dir
+    return overrides

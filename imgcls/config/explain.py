@@ -1,0 +1,111 @@
+"""Hydra's and OmegaConf's errors as one line with the nearest valid names."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, ListConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from imgcls.config.groups import VERSION_BASE, choices_with, config_dir
+from imgcls.errors import UserError, nearest
+
+OTHERWISE_CALLED = {
+    "accumulate_grad_batches": "data.batch_size is the effective batch; data.micro_batch_size says how it is cut.",
+    "learning_rate": "The learning rate is optim.lr.",
+}
+"""What options are called elsewhere, and what to say to those who use that name."""
+
+
+def explain(error: Exception, overrides: list[str], config_name: str) -> UserError:
+    """Hydra's and OmegaConf's many-line errors as one line with the nearest valid names."""
+    text = str(error)
+    if isinstance(error, OverrideParseException):
+        return UserError(f"{error.override}: this cannot be read. Write name=value; quote special characters.")
+    if match := re.search(r"Could not find '([^']+)'\s*(?:Available options in '([^']+)':(.*))?", text, re.DOTALL):
+        group, _, choice = match[1].rpartition("/")
+        options = [name for name in (match[3] or "").split("Config search path")[0].split() if name[0] != "_"]
+        return UserError(f"{group}={choice}: there is no {group} called {choice!r}. {nearest(choice, options)}")
+    if match := re.search(r"Could not override '([^']+)'. No match in the defaults list", text):
+        return UserError(
+            f"Unknown option group {match[1]!r}. {nearest(match[1], _known_names(overrides, config_name))}"
+        )
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return UserError(f"Unknown option {match[1]!r}. {_nearest_option(match[1], overrides, config_name)}")
+    if match := re.search(r"(?:Key|Missing key|ConfigKeyError).*?'?([\w.]+)'? is not in struct", text):
+        return UserError(f"Unknown option {match[1]!r}. {_nearest_option(match[1], overrides, config_name)}")
+    first, *rest = (line.strip() for line in text.splitlines() if line.strip())
+    detail = next((line for line in rest if "HYDRA_FULL_ERROR" not in line), "")
+    return UserError(f"{first} {detail}".strip())
+
+
+def _nearest_option(option: str, overrides: list[str], config_name: str) -> str:
+    last = option.rpartition(".")[2]
+    if last in OTHERWISE_CALLED:
+        return OTHERWISE_CALLED[last]
+    if chosen := choices_with(option, [config_dir(), Path.cwd() / "conf"]):
+        return f"It is an option of {' or '.join(chosen[:3])}."
+    return _similar(option, _known_names(overrides, config_name))
+
+
+def _similar(option: str, known: list[str]) -> str:
+    """The names of `known` that are nearest to `option`: beside it, of the same end anywhere, of a similar end."""
+    *above, last = option.split(".")
+    place = ""
+    for part in above:
+        place += f"{_closest(part, _directly_in(place, known)) or part}."
+    beside = _directly_in(place, known)
+    if close := difflib.get_close_matches(last, beside, n=3):
+        return f"Did you mean {' or '.join(f'{place}{name}' for name in close)}?"
+    if above and not beside and place[:-1] in known:
+        return f"{place[:-1]} is null. Say first what it is, with its _target_; {last!r} then goes with it."
+    ends = {name: name.rpartition(".")[2] for name in known}
+    alike = [last] if last in ends.values() else difflib.get_close_matches(last, set(ends.values()), n=3, cutoff=0.7)
+    if alike:
+        found = sorted((name for name in known if ends[name] in alike), key=lambda name: name.count("."))
+        return f"Did you mean {' or '.join(found[:3])}?"
+    return nearest(option, [f"{place}{name}" for name in beside] or _directly_in("", known))
+
+
+def _directly_in(place: str, known: list[str]) -> list[str]:
+    return sorted({name.removeprefix(place).partition(".")[0] for name in known if name.startswith(place)})
+
+
+def _closest(part: str, names: list[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(part, names, n=1)), None)
+
+
+def _known_names(overrides: list[str], config_name: str) -> list[str]:
+    """All option names (dotted) and group names of the composition with the group choices of `overrides`."""
+    groups = sorted(path.name for path in config_dir().iterdir() if path.is_dir() and path.name != "hydra")
+    parser = OverridesParser.create()
+    choices = [text for text in overrides if parser.parse_override(text).key_or_group in groups]
+    for attempt in (choices, []):
+        try:
+            return [*groups, *_option_names(_compose_quietly(attempt, config_name))]
+        except (HydraException, OmegaConfBaseException):
+            continue
+    return groups
+
+
+def _compose_quietly(overrides: list[str], config_name: str) -> DictConfig:
+    import hydra
+
+    with hydra.initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):
+        return hydra.compose(config_name, overrides)
+
+
+def _option_names(cfg: DictConfig | ListConfig, prefix: str = "") -> Iterator[str]:
+    if not isinstance(cfg, DictConfig):
+        return
+    for key in cfg:
+        name = f"{prefix}{key!s}"
+        if str(key) != "_target_":
+            yield name
+        if isinstance(child := cfg._get_node(key), DictConfig):
+            yield from _option_names(child, f"{name}.")

@@ -1,0 +1,356 @@
+"""What the values of the options can be: checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from imgcls.errors import UserError, nearest
+from imgcls.system.extras import check_logger, check_smdebug, need_onnx
+
+Check = Callable[[Any], str | None]  # None: right; else what the value must be
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's own
+
+
+def check_options(config: Mapping[str, Any]) -> None:
+    """Raise UserError for the first option of the plain, resolved `config` whose value cannot be right."""
+    for name, check in OPTIONS.items():
+        value = _look_up(config, name)
+        if value is not _ABSENT and (complaint := check(value)):
+            raise UserError(f"{name}={_shown(value)}: {complaint}")
+    _check_together(config)
+
+
+def _check_together(config: Mapping[str, Any]) -> None:
+    model, data = config.get("model", {}), config.get("data", {})
+    micro, batch = data.get("micro_batch_size"), data.get("batch_size")
+    if isinstance(micro, int) and isinstance(batch, int) and micro > batch:
+        raise UserError(f"data.micro_batch_size={micro}: it cannot be larger than data.batch_size={batch}.")
+    if model.get("freeze") == "backbone" and not model.get("pretrained") and model.get("weights") is None:
+        raise UserError(
+            "model.freeze=backbone freezes random weights. "
+            "Give others with model.pretrained=true or model.weights=FILE."
+        )
+    if config.get("export", {}).get("onnx") is True:
+        need_onnx("export.onnx=true")
+    if model.get("freeze") == "backbone" and model.get("stem") == "small":
+        raise UserError(
+            "model.stem=small with model.freeze=backbone would freeze a first convolution with random weights. "
+            "Use model.freeze=head_first, or model.stem=standard."
+        )
+    check_logger(config.get("logger") or {})
+    debug = config.get("debug") or {}
+    for name in debug.get("stop_on") or []:
+        if name not in debug.get("rules", {}):
+            raise UserError(f"debug.stop_on: there is no rule {name!r}. {nearest(str(name), debug.get('rules', {}))}")
+    if debug.get("smdebug") is True:
+        check_smdebug()
+    mixing = (data.get("augment") or {}).get("mixing") or {}
+    mixes = mixing.get("mixup") or mixing.get("cutmix")
+    if mixes and model.get("freeze") == "backbone" and model.get("feature_views") is not None:
+        raise UserError(
+            "Mixing works on pictures, not on the features of a frozen backbone. "
+            "Use model.feature_views=null, which runs the frozen backbone in every epoch, or no mixup and cutmix."
+        )
+    optim = config.get("optim", {})
+    if "decoupled" in optim and not str(optim.get("_target_")).endswith(".SGD"):
+        raise UserError(
+            "optim.decoupled is an option of optim=sgd, which this recipe is tuned for. Use optim=sgd, or take its "
+            "options out: '~optim.decoupled' '~optim.momentum'."
+        )
+    if optim.get("decoupled") is True:
+        if optim.get("lr") == "auto":
+            raise UserError("optim.lr=auto searches for torch's own learning rate. Use optim.decoupled=false with it.")
+        if not optim.get("lr") or optim.get("momentum") == 1:
+            raise UserError("optim.decoupled=true needs optim.lr above 0 and optim.momentum below 1.")
+    if config.get("trainer", {}).get("strategy") == "fsdp":
+        _check_sharded(config)
+    endless = config.get("trainer", {}).get("max_epochs") in (-1, None)
+    if endless and config.get("optim", {}).get("schedule") != "constant":
+        raise UserError(
+            "trainer.max_epochs=-1 trains without an end, which a schedule cannot anneal to. "
+            "Use optim.schedule=constant or give a number of epochs."
+        )
+
+
+def _check_sharded(config: Mapping[str, Any]) -> None:
+    """What needs the whole of the weights in each process."""
+    optim, model, debug = (config.get(name) or {} for name in ("optim", "model", "debug"))
+    unfit = {
+        "optim.ema": optim.get("ema") is not None,
+        "optim.lookahead": optim.get("lookahead") is not None,
+        "optim.layer_decay": optim.get("layer_decay", 1) != 1,
+        "model.freeze": model.get("freeze", "none") != "none",
+        "debug": debug.get("_target_") is not None,
+    }
+    found = [name for name, there in unfit.items() if there]
+    if found:
+        raise UserError(
+            f"trainer.strategy=fsdp gives each process a share of the weights, which {found[0]} needs whole. "
+            f"Use {'debug=off' if found[0] == 'debug' else f'another {found[0]}'}, or trainer.strategy=ddp."
+        )
+
+
+def whole(low: int, high: int | None = None, *, none: bool = False) -> Check:
+    """A whole number from `low` to `high`."""
+
+    def check(value: Any) -> str | None:
+        if none and value is None:
+            return None
+        right = (
+            isinstance(value, int) and not isinstance(value, bool) and value >= low and (high is None or value <= high)
+        )
+        span = f"of at least {low}" if high is None else f"from {low} to {high}"
+        return None if right else f"must be a whole number {span}{', or null' if none else ''}."
+
+    return check
+
+
+def number(
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    none: bool = False,
+    words: Sequence[str] = (),
+) -> Check:
+    """A number from `low` (or above it) to `high`, or one of `words`."""
+
+    def check(value: Any) -> str | None:
+        if (none and value is None) or (isinstance(value, str) and value in words):
+            return None
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+        if is_number and (value > low if open_low else value >= low) and value <= high and not math.isinf(value):
+            return None
+        left = "" if low == -math.inf else f" above {low:g}" if open_low else f" of at least {low:g}"
+        right = "" if high == math.inf else f"{' and' if left else ''} of at most {high:g}"
+        also = "".join(f", or {word}" for word in [*words, *(["null"] if none else [])])
+        return f"must be a number{left}{right}{also}."
+
+    return check
+
+
+def choice(*names: str | int | bool | None) -> Check:
+    """One of `names`."""
+
+    def check(value: Any) -> str | None:
+        if any(value == name and type(value) is type(name) for name in names):
+            return None
+        texts = [
+            "null" if name is None else str(name).lower() if isinstance(name, bool) else str(name) for name in names
+        ]
+        return f"is not known. {nearest(str(value), texts)}"
+
+    return check
+
+
+def either(*checks: Check) -> Check:
+    """Right where one of `checks` says so; the complaint is the first one's."""
+
+    def check(value: Any) -> str | None:
+        complaints = [complaint for one in checks if (complaint := one(value))]
+        return complaints[0] if len(complaints) == len(checks) else None
+
+    return check
+
+
+def flag(value: Any) -> str | None:
+    """true or false."""
+    return None if isinstance(value, bool) else "must be true or false."
+
+
+def mapping(value: Any) -> str | None:
+    """Names and values, or null."""
+    return (
+        None
+        if value is None or isinstance(value, Mapping)
+        else "must be names and values, such as {width: 64}, or null."
+    )
+
+
+def numbers(value: Any) -> str | None:
+    """A list of numbers."""
+    right = isinstance(value, list) and all(isinstance(one, int | float) and not isinstance(one, bool) for one in value)
+    return None if right else "must be a list of numbers."
+
+
+def spaces(value: Any) -> str | None:
+    """Options and their spaces."""
+    return None if isinstance(value, Mapping) else "must be options with their spaces: {optim.lr: 'interval(0.1,1)'}."
+
+
+def names(value: Any) -> str | None:
+    """A list of names."""
+    right = isinstance(value, list) and all(isinstance(one, str) and one for one in value)
+    return None if right else "must be a list of names, such as [first,second]."
+
+
+def mappings(value: Any) -> str | None:
+    """A list of options with their values."""
+    right = isinstance(value, list) and all(isinstance(one, Mapping) for one in value)
+    return None if right else "must be a list of options with their values: [{optim.lr: 0.1}]."
+
+
+def widths(value: Any) -> str | None:
+    """A list of layer widths."""
+    right = isinstance(value, list) and all(
+        isinstance(one, int) and not isinstance(one, bool) and one > 0 for one in value
+    )
+    return None if right else "must be a list of layer widths, such as [1000,100]."
+
+
+def mean_and_std(value: Any) -> str | None:
+    """Means and standard deviations of the three channels."""
+    right = isinstance(value, list) and len(value) == 2 and all(not numbers(one) and len(one) == 3 for one in value)
+    return None if right else "must be pretrained, dataset, or [[mean, mean, mean], [std, std, std]]."
+
+
+def existing_file(value: Any) -> str | None:
+    """A file or folder that is there, or null."""
+    if value is None or (isinstance(value, str) and "://" in value):
+        return None
+    return None if Path(str(value)).expanduser().exists() else "no such file or folder."
+
+
+def existing_folder(value: Any) -> str | None:
+    """A folder that is there, an s3:// address, or null."""
+    if value is None or (isinstance(value, str) and value.startswith("s3://")):
+        return None
+    path = Path(str(value)).expanduser()
+    if path.is_dir():
+        return None
+    return "is a file, not a folder." if path.exists() else "no such folder."
+
+
+def timm_model(value: Any) -> str | None:
+    """The name of an architecture that the installed timm can build."""
+    from imgcls.models.names import all_model_names, known_model
+
+    if isinstance(value, str) and known_model(value):
+        return None
+    return f"timm has no model of this name. {nearest(str(value), all_model_names())}"
+
+
+def devices(value: Any) -> str | None:
+    """auto, a number of devices, or a list of device indices."""
+    if value == "auto" or not whole(1)(value) or value == -1 or (isinstance(value, str) and value.isdigit()):
+        return None
+    if isinstance(value, list) and value and not any(whole(0)(one) for one in value):
+        return None
+    return "must be auto, a number of devices of at least 1, or a list of their indices."
+
+
+OPTIONS: dict[str, Check] = {
+    "seed": whole(0, 2**32 - 1),
+    "resume": choice("auto", "never"),
+    "test": flag,
+    "report": flag,
+    "quiet": flag,
+    "export.onnx": choice("auto", True, False),
+    "model.name": timm_model,
+    "model.pretrained": flag,
+    "model.weights": existing_file,
+    "model.stem": choice("standard", "small"),
+    "model.freeze": choice("none", "backbone", "head_first"),
+    "model.feature_views": whole(0, none=True),
+    "model.unfreeze_epoch": whole(1),
+    "model.drop_rate": number(0, 1),
+    "model.drop_path_rate": number(0, 1),
+    "model.channels_last": choice("auto", True, False),
+    "model.compile": choice("auto", True, False, *COMPILE_MODES),
+    "model.options": mapping,
+    "model.views": choice("one", "flip", "flip_shift"),
+    "model.head.hidden": widths,
+    "model.head.dropout": number(0, 1),
+    "model.head.activation": choice("relu", "gelu", "silu", "tanh", "identity"),
+    "model.head.norm": choice("none", "batch", "layer"),
+    "optim.lr": number(0, open_low=True, words=["auto"]),
+    "optim.weight_decay": number(0),
+    "optim.momentum": number(0, 1),
+    "optim.other_lr": number(0),
+    "optim.schedule": choice("cosine", "linear", "onecycle", "constant"),
+    "optim.warmup_epochs": number(0),
+    "optim.layer_decay": number(0, 1, open_low=True),
+    "optim.backbone_lr_scale": number(0),
+    "optim.norm_lr_scale": number(0),
+    "optim.initial_lr_ratio": number(0, 1),
+    "optim.final_lr_ratio": number(0, 1),
+    "optim.decay_biases": flag,
+    "optim.decoupled": flag,
+    "optim.betas": numbers,
+    "optim.nesterov": flag,
+    "optim.ema": number(0, 0.999999, none=True),
+    "loss.label_smoothing": number(0, 1),
+    "loss.class_weights": either(choice(None, "balanced"), numbers),
+    "loss.focal_gamma": number(0),
+    "data.root": existing_folder,
+    "data.batch_size": whole(1),
+    "data.micro_batch_size": whole(1, none=True),
+    "data.image_size": whole(8, 4096),
+    "data.resize": whole(8, 8192, none=True),
+    "data.interpolation": choice("nearest", "bilinear", "bicubic", "lanczos"),
+    "data.num_workers": either(whole(0), choice("auto")),
+    "data.val_fraction": number(0, 0.9),
+    "data.store": choice("auto", "memory", "disk", "device", "none"),
+    "data.normalization": either(choice("pretrained", "dataset"), mean_and_std),
+    "data.on_bad": choice("skip", "error"),
+    "data.sampler": choice("shuffle", "balanced"),
+    "search.trials": whole(1),
+    "search.workers": whole(1),
+    "search.max_failures": whole(1),
+    "search.attempts": whole(1),
+    "search.dead_after": number(1),
+    "search.refit": flag,
+    "search.first": mappings,
+    "search.space": spaces,
+    "search.tuning.strategy": choice("bayesian", "random", "hyperband", "grid"),
+    "search.tuning.stop_early": flag,
+    "search.tuning.min_epochs": whole(1),
+    "search.tuning.warm_start": names,
+    "search.tuning.warm_start_type": choice("identical", "transfer"),
+    "search.tuning.target": number(none=True),
+    "search.tuning.patience": whole(3, none=True),
+    "search.tuning.converge": flag,
+    "search.tuning.max_runtime": whole(120, 15768000, none=True),
+    "trainer.max_epochs": whole(-1),
+    "trainer.accelerator": choice("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.devices": devices,
+    "trainer.num_nodes": whole(1),
+    "trainer.gradient_clip_val": number(0, none=True),
+    "trainer.gradient_clip_algorithm": choice("norm", "value"),
+    "trainer.precision": choice(
+        "auto", "32-true", "32", 32, "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true", 64, 16
+    ),
+    "debug.every": whole(1),
+    "debug.warn": flag,
+    "debug.profile": choice(True, False, "kernels"),
+    "debug.smdebug": flag,
+    "debug.sample_seconds": number(0.01),
+    "checkpoint.monitor": choice("val/accuracy", "val/accuracy_top5", "val/loss", "val/macro_f1", "val/ece"),
+    "checkpoint.mode": choice("max", "min"),
+    "checkpoint.top_k": whole(1),
+    "checkpoint.in_background": choice("auto", True, False),
+    "checkpoint.every_minutes": number(0, open_low=True, none=True),
+    "checkpoint.rest_seconds": number(0),
+    "early_stopping.monitor": choice("val/accuracy", "val/accuracy_top5", "val/loss", "val/macro_f1", "val/ece"),
+    "early_stopping.mode": choice("max", "min"),
+    "early_stopping.patience": whole(1),
+    "early_stopping.min_delta": number(0),
+    "early_stopping.cut_schedule": flag,
+}
+
+_ABSENT = object()
+
+
+def _look_up(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        if not isinstance(config, Mapping) or part not in config:
+            return _ABSENT
+        config = config[part]
+    return config
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

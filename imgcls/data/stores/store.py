@@ -1,0 +1,235 @@
+"""Decoded pixels, made once: in memory, in a file that all processes map, on the device, or not held at all.
+
+Where they are held never changes what a batch contains; it only decides how fast it comes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from imgcls.data.batch import send
+from imgcls.data.crops import Layout
+from imgcls.data.sources import Split
+from imgcls.data.threads import pool
+from imgcls.errors import UserError
+from imgcls.pictures import BadPicture
+from imgcls.preprocessing import INTERPOLATIONS, Preprocessing
+from imgcls.system.bars import with_bar
+
+log = logging.getLogger(__name__)
+
+STORE_KINDS = ("auto", "memory", "disk", "device", "none")
+SAMPLED_FILES = 256
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a picture becomes the square of pixels that a store holds."""
+
+    layout: Layout
+    side: int
+    """px."""
+    resize: int
+    """Shorter side before the centre crop, px; not used when squashed."""
+    interpolation: str
+
+    @cached_property
+    def _centre(self) -> Preprocessing:
+        return Preprocessing(self.side, self.resize, self.interpolation)
+
+    def pixels(self, picture: Image.Image) -> np.ndarray:
+        """uint8 (side, side, 3)."""
+        if self.layout == "centre":
+            return self._centre.pixels(picture)
+        if picture.size == (self.side, self.side):
+            return np.asarray(picture, dtype=np.uint8)
+        if self.interpolation in ("bilinear", "bicubic"):
+            # antialiased as Pillow's, in half its time; training pixels need not be the portable model's to the bit
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+            resized = F.interpolate(pixels, size=(self.side, self.side), mode=self.interpolation, antialias=True)
+            return resized[0].permute(1, 2, 0).numpy()
+        return np.asarray(picture.resize((self.side, self.side), INTERPOLATIONS[self.interpolation]))
+
+    def shape(self, count: int) -> tuple[int, int, int, int]:
+        """Of the array of `count` pictures."""
+        return count, self.side, self.side, 3
+
+    def nbytes(self, count: int) -> int:
+        """Bytes of `count` pictures."""
+        return count * self.side * self.side * 3
+
+
+def evaluation_recipe(preprocessing: Preprocessing) -> Recipe:
+    """Exactly the pixels of the portable model."""
+    return Recipe("centre", preprocessing.image_size, preprocessing.resize, preprocessing.interpolation)
+
+
+def training_recipe(split: Split, layout: Layout, preprocessing: Preprocessing) -> Recipe:
+    """What the training pictures are held as.
+
+    Squashed ones a little larger than the model's side, so that a crop is seldom enlarged; but never larger than the
+    pictures are. Small square pictures of one size are held as they are, and enlarged on the device.
+    """
+    size, sizes = preprocessing.image_size, picture_sizes(split)
+    if layout == "squash":
+        side = min(round(1.14 * size), max((max(pair) for pair in sizes), default=size))
+        return Recipe("squash", side, side, preprocessing.interpolation)
+    if len(sizes) == 1 and preprocessing.resize == size:
+        width, height = next(iter(sizes))
+        if width == height < size:
+            return Recipe("centre", width, width, preprocessing.interpolation)
+    return evaluation_recipe(preprocessing)
+
+
+def picture_sizes(split: Split) -> set[tuple[int, int]]:
+    """(width, height) that occur; from the headers of up to 256 files evenly spread over the split."""
+    if isinstance(split.pictures, np.ndarray):
+        return {(split.pictures.shape[2], split.pictures.shape[1])} if len(split) else set()
+    sizes = set()
+    for path in split.pictures[:: max(1, len(split) // SAMPLED_FILES)]:
+        try:
+            with Image.open(path) as picture:
+                sizes.add(picture.size)
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue  # found as bad when it is decoded
+    return sizes
+
+
+class Store(Protocol):
+    """The pixels of one split."""
+
+    bad: tuple[tuple[int, str], ...]
+    """Pictures of the split that cannot be read, by position, and why. Positions below count without them."""
+    aspects: np.ndarray
+    """float32 (N,): width / height of the original pictures."""
+    folder: Path | None
+    """Where it is on disk."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
+        """uint8 (n, 3, side, side), in channels_last order, of the pictures at `positions`, int64 (n,)."""
+
+
+class ArrayStore:
+    """Pixels in one array: in memory, or mapped from a file.
+
+    Args:
+        pixels: uint8 (rows, side, side, 3).
+        aspects: float32 (rows,), width / height of the originals.
+        bad: rows that hold no picture, and why.
+        folder: where the array is on disk.
+    """
+
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        aspects: np.ndarray,
+        bad: Sequence[tuple[int, str]] = (),
+        folder: Path | None = None,
+    ) -> None:
+        self.pixels, self.bad, self.folder = pixels, tuple(bad), folder
+        self.rows = np.delete(np.arange(len(pixels)), [row for row, _ in self.bad])
+        self.aspects = aspects[self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
+        rows = self.rows[positions.numpy()]
+        out = torch.empty((len(rows), *self.pixels.shape[1:]), dtype=torch.uint8, pin_memory=pin)
+        # numpy's take runs in the loader's thread without starting torch's threads, which the model needs
+        np.take(self.pixels, rows, axis=0, out=out.numpy(), mode="clip")
+        return out.permute(0, 3, 1, 2)
+
+
+class DeviceStore:
+    """Pixels on the device where the model is."""
+
+    def __init__(self, held: ArrayStore, device: torch.device) -> None:
+        self.bad, self.aspects, self.folder = held.bad, held.aspects, held.folder
+        good = held.pixels if not held.bad else held.pixels[held.rows]
+        # a private mapping or a copy: torch wants memory that can be written
+        self._pixels = torch.from_numpy(np.array(good, copy=not good.flags.writeable or None)).to(device)
+
+    def __len__(self) -> int:
+        return len(self.aspects)
+
+    def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
+        return self._pixels.index_select(0, send(positions, self._pixels.device)).permute(0, 3, 1, 2)
+
+
+class DecodingStore:
+    """Holds nothing: each picture is decoded again whenever it is asked for, in threads.
+
+    Every picture is looked at before, so that what cannot be read is known before training; what was seen is remembered
+    in the folder `cache` (see checks.inspect).
+    """
+
+    folder: Path | None = None
+
+    def __init__(self, split: Split, recipe: Recipe, workers: int, cache: Path) -> None:
+        from imgcls.data.checks import inspect
+
+        self.recipe, self.workers = recipe, workers
+        seen = inspect(split.pictures, cache, workers)
+        self.bad = tuple((position, reason) for position, reason in enumerate(seen.reasons) if reason)
+        good = np.delete(np.arange(len(split)), [position for position, _ in self.bad])
+        self.split = split.subset(good)
+        self.aspects = (seen.sizes[good, 0] / seen.sizes[good, 1]).astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
+        out = torch.empty(self.recipe.shape(len(positions)), dtype=torch.uint8, pin_memory=pin)
+        target = out.numpy()
+
+        def decode(row: int, position: int) -> None:
+            try:
+                target[row] = self.recipe.pixels(self.split.open(position))
+            except BadPicture as error:
+                name = self.split.names[position]
+                raise UserError(f"{name} was read before training and cannot be read now: {error.reason}.") from error
+
+        for _ in pool(self.workers).map(decode, range(len(positions)), positions.tolist()):
+            pass
+        return out.permute(0, 3, 1, 2)
+
+
+def decode_all(
+    split: Split, recipe: Recipe, out: np.ndarray, aspects: np.ndarray, workers: int
+) -> list[tuple[int, str]]:
+    """Decode every picture of `split` into the rows of `out`, uint8 (N, side, side, 3), in threads.
+
+    Pillow decodes and resizes without holding Python's lock, so threads serve as well as processes and write straight
+    into `out`. Fills `aspects`, float32 (N,). Returns (position, reason) of those that cannot be read.
+    """
+
+    def decode(position: int) -> str | None:
+        try:
+            picture = split.open(position)
+        except BadPicture as error:
+            return error.reason
+        aspects[position] = picture.width / picture.height
+        out[position] = recipe.pixels(picture)
+        return None
+
+    own = ThreadPoolExecutor(workers, thread_name_prefix="imgcls-decode")
+    try:
+        reasons = with_bar(own.map(decode, range(len(split))), len(split), f"Decoding {len(split):,} pictures")
+        return [(position, reason) for position, reason in enumerate(reasons) if reason is not None]
+    finally:
+        own.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,85 @@
+"""What `python -m imgcls.deploy` does with its words: which form, and where the endpoint is made."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+from imgcls.deploy.deploying import deploy_to, job_source, remembered
+from imgcls.deploy.lookup import Values, connect
+from imgcls.deploy.options import Options, read_options
+from imgcls.errors import UserError
+from imgcls.system.logs import talking
+
+
+def perform(action: str, values: Values, more: list[str]) -> None:
+    """Do what `action` says. Raises UserError."""
+    from imgcls.deploy import managing
+
+    with talking(), own_words(), ending():
+        if action == "deploy":
+            deploy(read_options(values, more))
+        else:
+            forms: dict[str, Callable[[Values, list[str]], None]] = {
+                "test": managing.test,
+                "rollback": managing.roll_back,
+                "delete": managing.delete,
+                "list": managing.show,
+                "lambda": managing.put_function,
+                "policies": managing.policies,
+            }
+            forms[action](values, more)
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does: by no ordinary exception, which botocore would take for its own."""
+
+    def end(signum: int, frame: object) -> None:
+        raise SystemExit(128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def own_words() -> Iterator[None]:
+    """The options of jobs are called launch.role and so on; here they are called role."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        said = text.replace("launch.", "").replace("the job to run as", "the endpoint to run as")
+        said = said.replace("python -m imgcls.jobs policies", "python -m imgcls.deploy policies")
+        if said == text:
+            raise
+        raise UserError(said) from error
+
+
+def deploy(options: Options) -> None:
+    """`python -m imgcls.deploy run=…`."""
+    from imgcls.deploy.source import source_of_run
+
+    if options.target != "aws" and options.job:
+        raise UserError(f"target={options.target} needs a run of this machine: python -m imgcls.jobs fetch job=NAME")
+    if options.target == "local":
+        from imgcls.deploy.rehearsal import serve_here
+
+        serve_here(options, source_of_run(options))
+    elif options.target == "rehearsal":
+        from imgcls.deploy.rehearsal import rehearse
+
+        rehearse(options, source_of_run(options))
+    else:
+        source = source_of_run(options) if options.run else None  # what is wrong with it is said before AWS is asked
+        options = remembered(options, source)
+        cloud = connect(vars(options), options.role)
+        deploy_to(cloud, options, source or job_source(cloud, options))

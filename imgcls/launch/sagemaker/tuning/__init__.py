@@ -1,1 +1,0 @@
-"""A search as a tuning job of SageMaker."""

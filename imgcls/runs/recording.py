@@ -1,0 +1,157 @@
+"""The writing side of a run folder: who may write, what state the run is in, its log."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from imgcls.errors import UserError
+from imgcls.runs.provenance import (
+    differences,
+    environment,
+    stored_configuration,
+    without_passwords,
+    write_configuration,
+)
+from imgcls.runs.reading import read_status
+from imgcls.system.files import atomic_write_text, explain_os_errors
+from imgcls.system.interrupts import Interrupted
+
+log = logging.getLogger("imgcls")
+
+# What may differ when a run is resumed: where it runs, not what it computes.
+MOVABLE = (
+    "run_dir",
+    "resume",
+    "launch",
+    "data.root",
+    "data.num_workers",
+    "data.store",
+    "trainer.devices",
+    "debug",
+    "logger",
+    "report",
+    "quiet",
+    "search",
+    "callbacks.search",
+)
+
+
+@dataclass
+class Recording:
+    """A run folder while its run is written: locked against a second writer, with its status kept up to date.
+
+    Entering takes the lock and writes `config.yaml`; leaving writes how the run ended. A kill leaves the status
+    `running` behind and frees the lock, which is how the next start knows that it has to go on.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    overrides: list[str] = field(default_factory=list)
+    resume: str = "auto"
+    _lock: IO[str] | None = None
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return read_status(self.folder)
+
+    @property
+    def finished(self) -> bool:
+        return self.status.get("state") == "finished"
+
+    def update(self, **values: Any) -> None:
+        """Change fields of `status.json`."""
+        status = {**self.status, **values, "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        atomic_write_text(self.folder / "status.json", json.dumps(status, indent=2) + "\n")
+
+    def ended_by(self, error: BaseException) -> None:
+        """Write down that `error` ended the run."""
+        state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # A full disk is often the very reason; the run's own error must still be the one that is shown.
+        with contextlib.suppress(OSError, UserError):
+            self.update(state=state, reason=reason)
+
+    def __enter__(self) -> Recording:
+        with explain_os_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+        try:
+            self._begin()
+        except BaseException:
+            self._free_lock()
+            raise
+        return self
+
+    def _begin(self) -> None:
+        state = self.status.get("state")
+        if state is not None:
+            self._check_may_resume(state)
+        if state == "finished":
+            return
+        if state is None:
+            self._remember_configuration()
+        self.update(
+            state="running",
+            reason=None,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            started=self.status.get("started") or time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            resumed=self.status.get("resumed", -1) + 1,
+        )
+
+    def _remember_configuration(self) -> None:
+        write_configuration(self.folder, self.config, self.overrides)
+        told = without_passwords(json.dumps(environment(), indent=2))
+        atomic_write_text(self.folder / "environment.json", told + "\n")
+
+    def _check_may_resume(self, state: str) -> None:
+        if self.resume == "never":
+            raise UserError(
+                f"{self.folder} already holds a run ({state}). Choose another run_dir, or resume=auto to go on with it."
+            )
+        stored = stored_configuration(self.folder)
+        changed = [change for change in differences(stored, self.config) if not change[0].startswith(MOVABLE)]
+        if changed:
+            name, before, now = changed[0]
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise UserError(
+                f"{self.folder} holds a run with another configuration: {name} was {before}, now {now}{more}. "
+                "Choose another run_dir, or the same options to go on with it."
+            )
+
+    def _take_lock(self) -> None:
+        import fcntl
+
+        self._lock = (self.folder / ".lock").open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._free_lock()
+            pid = self.status.get("pid", "?")
+            raise UserError(
+                f"Another process ({pid}) is writing to {self.folder}. Wait for it, or choose another run_dir."
+            ) from None
+
+    def _free_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None:
+                self.ended_by(error)
+        finally:
+            self._free_lock()

@@ -1,0 +1,198 @@
+"""A run folder read back: its metrics, its predictions, and its model at work on new pictures."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgcls.errors import UserError, nearest
+from imgcls.runs.provenance import stored_configuration
+from imgcls.runs.reading import read_status
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from imgcls.portable import PortableModel
+
+
+class Run:
+    """One run folder.
+
+    Args:
+        folder: the folder that a training wrote.
+
+    Raises:
+        UserError: the folder is no run folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser()
+        if not self.folder.is_dir():
+            raise UserError(f"run={folder}: no such folder.")
+        if not (self.folder / "config.yaml").is_file():
+            raise UserError(f"run={folder}: this folder holds no run (it has no config.yaml).{self._nearby()}")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}, {self.status.get('state', 'unknown')})"
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """State (`running`, `finished`, `failed`, `interrupted`), reason and times."""
+        return read_status(self.folder)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The final metrics; empty before the run has finished."""
+        file = self.folder / "metrics.json"
+        return json.loads(file.read_text()) if file.is_file() else {}
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """One row an epoch."""
+        rows = self._table("metrics.csv")
+        return [{name: float(value) for name, value in row.items() if value != ""} for row in rows]
+
+    @property
+    def predictions(self) -> list[dict[str, str]]:
+        """One row a test picture: file, label, predicted, correct, confidence, loss, the five likeliest classes."""
+        return self._table("predictions.csv")
+
+    @property
+    def config(self) -> DictConfig:
+        """The resolved configuration of the run."""
+        from omegaconf import OmegaConf
+
+        return OmegaConf.create(stored_configuration(self.folder))
+
+    @property
+    def report_file(self) -> Path:
+        """Where the report is."""
+        return self.folder / "report.html"
+
+    def report(self) -> Page:
+        """The report, made if it is not there; a notebook shows it inline."""
+        if not self.report_file.is_file():
+            from imgcls.report import write_report
+
+            write_report(self.folder)
+        return Page(self.report_file)
+
+    def profiler_reports(self) -> list[Page]:
+        """The pages of SageMaker's profiler, for a job that SageMaker Debugger has watched."""
+        return [Page(file) for file in sorted((self.folder / "debug" / "sagemaker").rglob("*.html"))]
+
+    @cached_property
+    def model(self) -> PortableModel:
+        """The portable model: preprocessing, network and class names in one."""
+        from imgcls import portable
+
+        return portable.load(self.model_folder)
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the portable model is. Raises UserError before the run has one."""
+        folder = self.folder / "model"
+        if not (folder / "model.json").is_file():
+            state = self.status.get("state", "not finished")
+            raise UserError(
+                f"{self.folder} holds no model yet (the run is {state}). Run its command again to finish it."
+            )
+        return folder
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes, in the order of the model's outputs."""
+        return list(self.model.class_names)
+
+    def predict(self, pictures: Any, top_k: int = 5) -> list[list[tuple[str, float]]]:
+        """The `top_k` likeliest classes of each picture, each as (name, probability).
+
+        Args:
+            pictures: paths, bytes, Pillow images or uint8 arrays (H, W, 3); one alone, or a sequence of them.
+            top_k: how many classes; no more than there are.
+        """
+        if isinstance(pictures, str | Path | bytes) or not isinstance(pictures, Sequence):
+            pictures = [pictures]
+        return self.model.top(pictures, top_k)
+
+    def _table(self, name: str) -> list[dict[str, str]]:
+        file = self.folder / name
+        if not file.is_file():
+            return []
+        with file.open(encoding="utf-8", newline="") as text:
+            return list(csv.DictReader(text))
+
+    def _nearby(self) -> str:
+        inside = sorted(path.parent for path in self.folder.glob("*/config.yaml"))
+        inside = inside or sorted(path.parent for path in self.folder.glob("*/*/config.yaml"))
+        return f" Did you mean {inside[-1]}?" if inside else ""
+
+
+class Page:
+    """A report: prints as its path, and shows itself in a notebook."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __repr__(self) -> str:
+        return str(self.file)
+
+    def _repr_html_(self) -> str:
+        content = html.escape(self.file.read_text(encoding="utf-8"), quote=True)
+        return f'<iframe srcdoc="{content}" style="width: 100%; height: 40rem; border: 0"></iframe>'
+
+
+def load(folder: str | Path) -> Run:
+    """The run in `folder`, which may be an address s3://bucket/prefix. Raises UserError where there is none."""
+    if str(folder).startswith("s3://"):
+        from imgcls.aws.mirror import fetched
+
+        folder = fetched(str(folder))
+    return Run(folder)
+
+
+def print_summary(run: Run) -> None:
+    """The few lines that a finished run ends with."""
+    metrics = run.metrics
+    if not metrics:  # a job that goes on elsewhere
+        print(f"run folder  {run.folder}")
+        return
+    shown = [
+        ("test accuracy", "test/accuracy", "{:.2%}"),
+        ("top-5", "test/accuracy_top5", "{:.2%}"),
+        ("macro F1", "test/macro_f1", "{:.4f}"),
+        ("validation accuracy", "val/accuracy", "{:.2%}"),
+    ]
+    parts = [f"{label} {pattern.format(metrics[name])}" for label, name, pattern in shown if name in metrics]
+    minutes, seconds = divmod(round(metrics.get("seconds", 0)), 60)
+    print(f"\n{', '.join(parts)}")
+    print(
+        f"{metrics.get('epochs', 0)} epochs in {minutes} min {seconds} s, {metrics['images_per_second']:.0f} images/s"
+    )
+    print(f"run folder  {run.folder}")
+    if run.report_file.is_file():
+        print(f"report      {run.report_file}")
+
+
+def override_data(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Change options of the run's own data set, in place, by words `data.option=value`."""
+    from omegaconf import OmegaConf
+
+    known = [str(name) for name in cfg.data]
+    for word in overrides:
+        name, _, value = word.removeprefix("data.").partition("=")
+        if name.split(".")[0] not in known:
+            raise UserError(f"Unknown option 'data.{name}'. {nearest(name, known)}")
+        OmegaConf.update(cfg, f"data.{name}", OmegaConf.create(f"value: {value}").value)
+
+
+def checkpoint_file(run: Run, checkpoint: str) -> Path:
+    """The file of 'best', 'last' or a path."""
+    if checkpoint in ("best", "last"):
+        return run.folder / "checkpoints" / f"{checkpoint}.ckpt"
+    return Path(checkpoint).expanduser()

@@ -1,0 +1,88 @@
+"""A tuning job followed to its end: a line for each trial, the table, and the best model's run folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from imgcls.aws.account import Cloud
+from imgcls.errors import UserError
+from imgcls.launch.sagemaker.following import Patient
+from imgcls.launch.sagemaker.record import JobRecord
+from imgcls.launch.sagemaker.results import bring_home, job_file
+from imgcls.sweeps import outcome
+from imgcls.sweeps.found import Found
+from imgcls.sweeps.hydra import finish
+from imgcls.sweeps.options import SearchOptions
+from imgcls.sweeps.sagemaker.ranges import Ranges
+from imgcls.sweeps.sagemaker.trial import read_configuration, space_of
+from imgcls.sweeps.sagemaker.watching import Watcher, describe_tuning
+
+log = logging.getLogger(__name__)
+
+
+def bring_search_home(cloud: Cloud, job: str, found: Found, words: Sequence[str], *, poll: float) -> None:
+    """Follow the tuning job `job` to its end, and fill the folder of `found` with its results.
+
+    Args:
+        cloud: the account.
+        job: the tuning job's name.
+        found: the search, whose trials are kept up to date.
+        words: the overrides that all trials share.
+        poll: seconds between two looks.
+
+    Raises:
+        UserError: the tuning job failed, or no trial is complete.
+    """
+    announce = outcome.Announcer(found, words, lambda line: print(line, flush=True))
+    look = Patient(Watcher(cloud, found, job, Ranges(found.space), announce).look)
+    while (end := look()) is None:
+        time.sleep(poll)
+    status, reason = end["HyperParameterTuningJobStatus"], str(end.get("FailureReason") or "AWS gives no reason")
+    if not found.trials:
+        raise UserError(f"The tuning job {job} has no trials ({status.lower()}): {reason.splitlines()[0]}")
+    if status != "Completed":
+        log.warning("%s: %s%s", job, status.lower(), f": {reason}" if status == "Failed" else "")
+    outcome.write(found, words)
+    best = outcome.best_trials(found)
+    if best:
+        _fetch(cloud, found, best[0].number, poll)
+        outcome.write(found, words)
+    finish(found)
+    record = JobRecord.read(found.folder)
+    if record is not None:
+        record.finished = True
+        record.write(found.folder)
+
+
+def attach(cloud: Cloud, job: str, folder: Path, *, poll: float) -> None:
+    """`bring_search_home` of a tuning job that may have been made elsewhere. Raises UserError."""
+    description = describe_tuning(cloud, job)
+    if description is None:
+        raise UserError(f"There is no tuning job {job} in {cloud.region}. `python -m imgcls.jobs` lists them.")
+    made = job_file(cloud, job, description["TrainingJobDefinition"])
+    folder.mkdir(parents=True, exist_ok=True)
+    bring_search_home(cloud, job, _found(description, made, folder), made["overrides"], poll=poll)
+
+
+def _found(description: Mapping[str, Any], made: Mapping[str, Any], folder: Path) -> Found:
+    limits = description["HyperParameterTuningJobConfig"]["ResourceLimits"]
+    total = int(limits["MaxNumberOfTrainingJobs"])
+    options = SearchOptions(made["objectives"], trials=total, workers=int(limits["MaxParallelTrainingJobs"]))
+    return Found(folder.name, options, space_of(made), folder, total)
+
+
+def _fetch(cloud: Cloud, found: Found, number: int, poll: float) -> None:
+    """The run folder of a complete trial."""
+    folder = found.folder / str(number)
+    trial = next(one for one in found.trials if one.number == number)
+    bring_home(cloud, trial.user_attrs["job"], folder, poll=poll, say=lambda line: None, read=read_configuration)
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    facts = {name: metrics[name] for name in ("epochs", "best_epoch") if name in metrics}
+    kept = replace(trial, user_attrs={**trial.user_attrs, **facts, "folder": str(folder)})
+    found.trials = [kept if one.number == number else one for one in found.trials]

@@ -1,0 +1,204 @@
+"""The tuning job as boto3 makes it.
+
+The SDK's HyperparameterTuner is not used: it ships no source for our command, ignores the trainer's metric
+definitions, names jobs by the minute, and turns values into text with `str`; the request itself is plain.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgcls.aws.account import Cloud, settle_sdk
+from imgcls.aws.naming import tags
+from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.s3 import split_uri
+from imgcls.launch.sagemaker.bundle import BUNDLE, own_modules, requirements_text, write_bundle
+from imgcls.launch.sagemaker.options import JobOptions
+from imgcls.launch.sagemaker.training_job import METRICS, image_uri, metric_definitions
+from imgcls.sweeps.options import SearchOptions
+from imgcls.sweeps.sagemaker.options import STRATEGIES, WARM_START, TuningOptions, most_epochs, total_trials
+from imgcls.sweeps.sagemaker.ranges import Ranges
+from imgcls.sweeps.sagemaker.trial import SCRIPT, SCRIPT_TEXT, SIGNALS, SIGNALS_TEXT
+from imgcls.sweeps.space import Space
+
+log = logging.getLogger(__name__)
+
+CODE = "/opt/ml/input/data/code"
+# Of AWS's toolkit; each value is JSON. As a channel, the code needs no network. With its native launcher the toolkit
+# leaves our lines as they are, where it would read them through a pipe and may cut one in two.
+TOOLKIT = {
+    "sagemaker_program": SCRIPT,
+    "sagemaker_submit_directory": f"{CODE}/{BUNDLE}",
+    "sagemaker_toolkit_native_launcher_enabled": True,
+}
+
+
+@dataclass(frozen=True)
+class TuningPlan:
+    """A tuning job that is to be made.
+
+    Args:
+        name: of the job, see `naming.tuning_name`.
+        space: what is searched over.
+        groups: those of its names that are groups of the configuration.
+        configs: the unresolved configuration for each choice of groups, by `trial.group_key`.
+        epochs: of the longest trial, where they are not searched over.
+        overrides: the words that all trials share.
+        options: the options `launch.*`.
+        search, tuning: the options `search.*` and `search.tuning.*`.
+        channels: channel name to s3:// address, of what is uploaded already.
+    """
+
+    name: str
+    space: Space
+    groups: Sequence[str]
+    configs: Mapping[str, Any]
+    epochs: int | None
+    overrides: Sequence[str]
+    options: JobOptions
+    search: SearchOptions
+    tuning: TuningOptions
+    channels: Mapping[str, str]
+
+
+def create_tuning_job(cloud: Cloud, plan: TuningPlan) -> None:
+    """Upload the source and make the tuning job. Raises UserError for what AWS refuses."""
+    options = plan.options
+    settle_sdk()
+    image = options.image or image_uri(options, cloud.region)
+    code = cloud.places.uri("jobs", plan.name, "code")
+    with refusals_explained("upload the source of the tuning job"):
+        _upload_source(cloud, plan, code)
+    with refusals_explained("create the tuning job"):
+        cloud.client("sagemaker").create_hyper_parameter_tuning_job(
+            HyperParameterTuningJobName=plan.name,
+            HyperParameterTuningJobConfig=search_request(plan),
+            TrainingJobDefinition=trial_request(cloud, plan, image, {**plan.channels, "code": f"{code}/"}),
+            Tags=tags("tuning-job", {name: str(value) for name, value in options.tags.items()}),
+            **warm_start_request(plan.tuning),
+        )
+
+
+def search_request(plan: TuningPlan) -> dict[str, Any]:
+    """The field HyperParameterTuningJobConfig."""
+    tuning, search = plan.tuning, plan.search
+    ((metric, way),) = search.objectives.items()
+    limits = {
+        "MaxNumberOfTrainingJobs": total_trials(tuning, search, plan.space),
+        "MaxParallelTrainingJobs": search.workers,
+        "MaxRuntimeInSeconds": tuning.max_runtime,
+    }
+    criteria = {
+        "TargetObjectiveMetricValue": tuning.target,
+        "BestObjectiveNotImproving": tuning.patience and {"MaxNumberOfTrainingJobsNotImproving": tuning.patience},
+        "ConvergenceDetected": {"CompleteOnConvergence": "Enabled"} if tuning.converge else None,
+    }
+    request = {
+        "Strategy": STRATEGIES[tuning.strategy],
+        "HyperParameterTuningJobObjective": {"Type": "Maximize" if way == "max" else "Minimize", "MetricName": metric},
+        "ResourceLimits": _given(limits),
+        "ParameterRanges": Ranges(plan.space, every_value=tuning.strategy == "grid").request,
+        "TrainingJobEarlyStoppingType": "Auto" if tuning.stop_early else "Off",
+        "RandomSeed": search.seed,
+        "TuningJobCompletionCriteria": _given(criteria) or None,
+    }
+    if tuning.strategy == "hyperband":
+        # an epoch for each metric line, and one more for the last line, which repeats the kept epoch
+        longest = most_epochs(plan.space, plan.epochs) or 1
+        resource = {"MinResource": tuning.min_epochs, "MaxResource": longest + 1}
+        request["StrategyConfig"] = {"HyperbandStrategyConfig": resource}
+    return _given(request)
+
+
+def warm_start_request(tuning: TuningOptions) -> dict[str, Any]:
+    """The field WarmStartConfig, if there are earlier jobs to learn from."""
+    if not tuning.warm_start:
+        return {}
+    parents = [{"HyperParameterTuningJobName": name} for name in tuning.warm_start]
+    kind = WARM_START[tuning.warm_start_type]
+    return {"WarmStartConfig": {"ParentHyperParameterTuningJobs": parents, "WarmStartType": kind}}
+
+
+def trial_request(cloud: Cloud, plan: TuningPlan, image: str, channels: Mapping[str, str]) -> dict[str, Any]:
+    """The field TrainingJobDefinition."""
+    options = plan.options
+    request = {
+        "StaticHyperParameters": {name: json.dumps(value) for name, value in TOOLKIT.items()},
+        "AlgorithmSpecification": {
+            "TrainingImage": image,
+            "TrainingInputMode": "File",
+            "MetricDefinitions": metric_definitions(METRICS),
+        },
+        "RoleArn": cloud.role_arn,
+        "InputDataConfig": [_channel(name, uri) for name, uri in sorted(channels.items())],
+        "OutputDataConfig": _given({"S3OutputPath": cloud.places.uri("jobs"), "KmsKeyId": options.kms_key}),
+        "ResourceConfig": _given(
+            {
+                "InstanceType": options.instance_type,
+                "InstanceCount": options.instance_count,
+                "VolumeSizeInGB": options.volume_size,
+                "VolumeKmsKeyId": options.kms_key,
+                "KeepAlivePeriodInSeconds": options.keep_alive or None,
+            }
+        ),
+        "StoppingCondition": _given(
+            {
+                "MaxRuntimeInSeconds": options.max_runtime,
+                "MaxWaitTimeInSeconds": options.longest_wait if options.spot else None,
+            }
+        ),
+        "VpcConfig": {"SecurityGroupIds": options.security_groups, "Subnets": options.subnets}
+        if options.subnets
+        else None,
+        "EnableNetworkIsolation": options.network_isolation,
+        "EnableInterContainerTrafficEncryption": options.encrypt_traffic,
+        "EnableManagedSpotTraining": options.spot,
+        "CheckpointConfig": {"S3Uri": cloud.places.checkpoints(plan.name), "LocalPath": "/opt/ml/checkpoints"},
+        "Environment": {
+            "BASH_ENV": f"{CODE}/{SIGNALS}",
+            **{name: str(value) for name, value in options.environment.items()},
+        },
+    }
+    return _given(request)
+
+
+def _upload_source(cloud: Cloud, plan: TuningPlan, uri: str) -> None:
+    bucket, prefix = split_uri(uri)
+    client = cloud.client("s3")
+    job = {
+        "base": plan.name,
+        "space": plan.space.describe(),
+        "groups": list(plan.groups),
+        "configs": plan.configs,
+        "overrides": list(plan.overrides),
+        "objectives": dict(plan.search.objectives),
+    }
+    options = plan.options
+    with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
+        bundle = Path(work) / BUNDLE
+        write_bundle(
+            bundle,
+            job,
+            code=own_modules(list(plan.configs.values()), options.code),
+            requirements=requirements_text(options.requirements),
+            wheels=options.wheels_folder,
+            script=(SCRIPT, SCRIPT_TEXT),
+        )
+        client.upload_file(str(bundle), bucket, f"{prefix}/{BUNDLE}", ExtraArgs=cloud.encryption or None)
+    client.put_object(Bucket=bucket, Key=f"{prefix}/{SIGNALS}", Body=SIGNALS_TEXT.encode(), **cloud.encryption)
+
+
+def _channel(name: str, uri: str) -> dict[str, Any]:
+    source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
+    return {"ChannelName": name, "DataSource": {"S3DataSource": source}}
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Without those that are None."""
+    return {name: value for name, value in fields.items() if value is not None}

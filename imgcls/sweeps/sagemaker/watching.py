@@ -1,0 +1,88 @@
+"""A tuning job while it runs: its state, and its trials in the form in which those of a search here are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from imgcls.aws.account import Cloud
+from imgcls.aws.refusals import refusals_explained
+from imgcls.launch.sagemaker.following import RUNNING, clean_reason
+from imgcls.sweeps.found import Found, FoundTrial, State
+from imgcls.sweeps.sagemaker.ranges import Ranges
+
+
+def describe_tuning(cloud: Cloud, name: str) -> dict[str, Any] | None:
+    """What AWS knows of the tuning job; None where there is none of this name. Raises UserError."""
+    client = cloud.client("sagemaker")
+    with refusals_explained(f"look at the tuning job {name}"):
+        try:
+            answer: dict[str, Any] = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+        except client.exceptions.ResourceNotFound:
+            return None
+    return answer
+
+
+def is_running(description: Mapping[str, Any]) -> bool:
+    """Whether the tuning job goes on, and costs."""
+    return description["HyperParameterTuningJobStatus"] in RUNNING
+
+
+def trials_of(cloud: Cloud, name: str, ranges: Ranges) -> list[FoundTrial]:
+    """The trials of a tuning job that have begun, in the order in which they were made. Raises UserError."""
+    pages = cloud.client("sagemaker").get_paginator("list_training_jobs_for_hyper_parameter_tuning_job")
+    with refusals_explained(f"look at the trials of {name}"):
+        found = [
+            one for page in pages.paginate(HyperParameterTuningJobName=name) for one in page["TrainingJobSummaries"]
+        ]
+    found.sort(key=lambda one: (one["CreationTime"], one["TrainingJobName"]))
+    return [_trial(number, one, ranges) for number, one in enumerate(found)]
+
+
+def _trial(number: int, summary: Mapping[str, Any], ranges: Ranges) -> FoundTrial:
+    trial = FoundTrial(
+        number,
+        State.RUNNING,
+        ranges.values(summary["TunedHyperParameters"]),
+        user_attrs={"job": summary["TrainingJobName"]},
+        datetime_start=summary.get("TrainingStartTime"),
+        datetime_complete=summary.get("TrainingEndTime"),
+    )
+    status, measured = summary["TrainingJobStatus"], summary.get("FinalHyperParameterTuningJobObjectiveMetric")
+    reason = clean_reason(str(summary.get("FailureReason") or "")).splitlines()
+    if status in RUNNING:
+        return replace(trial, datetime_complete=None)
+    if status == "Completed" and measured is not None:
+        return replace(trial, state=State.COMPLETE, values=[float(measured["Value"])])
+    if status == "Stopped":
+        value = f" at {measured['MetricName']}={measured['Value']:.6g}" if measured is not None else ""
+        return _with(trial, State.PRUNED, f"ended by AWS{value}")
+    missing = "it has printed no value of the objective" if status == "Completed" else "AWS gives no reason"
+    return _with(trial, State.FAIL, next((line for line in reason if line.strip()), missing))
+
+
+def _with(trial: FoundTrial, state: State, reason: str) -> FoundTrial:
+    return replace(trial, state=state, user_attrs={**trial.user_attrs, "reason": reason})
+
+
+class Watcher:
+    """Keeps `found` as the tuning job is.
+
+    Args:
+        cloud: the account.
+        found: the search; its name is the tuning job's here.
+        job: the tuning job's name.
+        ranges: of its space.
+        announce: called when the trials have been looked at.
+    """
+
+    def __init__(self, cloud: Cloud, found: Found, job: str, ranges: Ranges, announce: Callable[[], None]) -> None:
+        self.cloud, self.found, self.job, self.ranges, self.announce = cloud, found, job, ranges, announce
+
+    def look(self) -> dict[str, Any] | None:
+        """The tuning job's description where it has ended, None while it runs. Raises UserError."""
+        description = describe_tuning(self.cloud, self.job) or {"HyperParameterTuningJobStatus": "Deleted"}
+        self.found.trials = trials_of(self.cloud, self.job, self.ranges)
+        self.announce()
+        return None if is_running(description) else description

@@ -1,0 +1,120 @@
+"""What a finished training leaves in the run folder: metrics, predictions, the portable model."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imgcls import portable
+from imgcls.data.samples import some_pixels
+from imgcls.report.gathering import gather
+from imgcls.runs.tables import as_csv
+from imgcls.system.files import atomic_write_bytes, atomic_write_text
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from imgcls.data.module import ImageDataModule
+    from imgcls.data.sources import Split
+    from imgcls.models.classifier import Classifier
+    from imgcls.models.network import Network
+    from imgcls.portable import Parity
+
+log = logging.getLogger(__name__)
+
+
+def write(
+    folder: Path, cfg: DictConfig, datamodule: ImageDataModule, classifier: Classifier, metrics: dict[str, float]
+) -> None:
+    """Write everything that a finished run holds beside its checkpoints; `metrics.json` comes last."""
+    if cfg.test and datamodule.source.test is not None:
+        write_predictions(folder, datamodule.source.test, classifier)
+    gather(folder, datamodule, classifier)
+    export_model(folder, datamodule, classifier.network, metrics, onnx=cfg.export.onnx is not False)
+    atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+
+def export_model(
+    folder: Path, datamodule: ImageDataModule, network: Network, metrics: Mapping[str, Any], *, onnx: bool = True
+) -> dict[str, Parity]:
+    """Write the portable model of the run in `folder`, and say how well it agrees with `network` on real pictures.
+
+    Raises UserError where it does not; see `portable.export`.
+    """
+    return portable.export(
+        network,
+        preprocessing=datamodule.preprocessing,
+        class_names=datamodule.class_names,
+        metrics={name: value for name, value in metrics.items() if name.startswith(("val/", "test/"))},
+        folder=folder / "model",
+        onnx=onnx,
+        pixels=some_pixels(datamodule),
+    )
+
+
+def write_data_notes(folder: Path, datamodule: ImageDataModule) -> None:
+    """Say what is to be known of the pictures before training; `bad_files.csv` lists those that are left out."""
+    from imgcls.data.checks import bad_as_csv
+
+    source = datamodule.source
+    for note in source.notes:
+        log.info("%s", note)
+    if source.bad:
+        atomic_write_text(folder / "bad_files.csv", bad_as_csv(source.bad))
+        log.warning("%d files are left out, see %s.", len(source.bad), folder / "bad_files.csv")
+
+
+def write_predictions(folder: Path, split: Split, classifier: Classifier) -> None:
+    """One row a test picture in `predictions.csv`, its logits in `test_logits.npy`, and what the classes add up to."""
+    outputs, names = classifier.test_outputs, list(classifier.class_names)
+    probabilities = outputs.logits.float().softmax(dim=1)
+    best = probabilities.topk(min(5, len(names)), dim=1)
+    rows = [
+        prediction_row(split.names[index], names, label, loss, indices, values)
+        for index, label, loss, indices, values in zip(
+            outputs.index.tolist(),
+            outputs.labels.tolist(),
+            outputs.loss.tolist(),
+            best.indices.tolist(),
+            best.values.tolist(),
+            strict=True,
+        )
+    ]
+    atomic_write_text(folder / "predictions.csv", as_csv(rows))
+    buffer = io.BytesIO()
+    np.save(buffer, outputs.logits.float().numpy())
+    atomic_write_bytes(folder / "test_logits.npy", buffer.getvalue())
+
+    confusion = classifier.test_confusion.cpu().tolist()
+    table = [{"label": name, **dict(zip(names, row, strict=True))} for name, row in zip(names, confusion, strict=True)]
+    atomic_write_text(folder / "confusion.csv", as_csv(table))
+    accuracies = classifier.test_class_accuracy.cpu().tolist()
+    per_class = [
+        {"class": name, "pictures": sum(row), "accuracy": round(accuracy, 6) if sum(row) else ""}
+        for name, row, accuracy in zip(names, confusion, accuracies, strict=True)
+    ]
+    atomic_write_text(folder / "per_class.csv", as_csv(per_class))
+
+
+def prediction_row(
+    picture: str, names: list[str], label: int, loss: float, indices: list[int], values: list[float]
+) -> dict[str, Any]:
+    """The row of one picture: its file, what it is, what was seen, how sure, and the five likeliest classes."""
+    row: dict[str, Any] = {
+        "file": picture,
+        "label": names[label],
+        "predicted": names[indices[0]],
+        "correct": int(indices[0] == label),
+        "confidence": round(values[0], 6),
+        "loss": round(loss, 6),
+    }
+    for place, (index, value) in enumerate(zip(indices, values, strict=True), start=1):
+        row[f"top{place}"] = names[index]
+        row[f"top{place}_probability"] = round(value, 6)
+    return row

@@ -1,0 +1,84 @@
+"""The account: what is missing is said in a line."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from imgcls.aws.account import Cloud
+from imgcls.errors import UserError
+from imgcls.system.extras import need
+from tests.launch.conftest import Jobs, needs_moto
+
+pytestmark = needs_moto
+
+
+@pytest.fixture
+def nothing(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine that knows nothing of AWS."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return monkeypatch
+
+
+def test_missing_settings(nothing: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"no AWS region\. Give launch\.region"):
+        Cloud.connect()
+    with pytest.raises(UserError, match=r"no AWS credentials\. Run `aws configure`"):
+        Cloud.connect("eu-west-1")
+    with pytest.raises(UserError, match=r"The config profile .nobody. could not be found\. Set AWS_PROFILE"):
+        Cloud.connect("eu-west-1", "nobody")
+    nothing.setenv("AWS_ACCESS_KEY_ID", "x")
+    nothing.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    assert Cloud.connect("eu-west-1").region == "eu-west-1"
+    nothing.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="Could not connect to the endpoint"):
+        _ = Cloud.connect("eu-west-1").account
+
+
+def test_the_role(account: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SAGEMAKER_ROLE", raising=False)
+    with pytest.raises(UserError, match=r"There is no role.*launch\.role=NAME.*imgcls\.jobs policies"):
+        _ = account.cloud(role=None).role_arn
+    assert account.cloud(role="team").role_arn == "arn:aws:iam::123456789012:role/team"
+    arn = "arn:aws:iam::123456789012:role/path/team"
+    assert account.cloud(role=arn).role_arn == arn
+    monkeypatch.setenv("SAGEMAKER_ROLE", "of-the-environment")
+    assert account.cloud(role=None).role_arn.endswith("role/of-the-environment")
+    monkeypatch.delenv("SAGEMAKER_ROLE")
+    cloud = account.cloud(role=None)  # in a notebook of SageMaker
+    made = cloud.client("iam").create_role(RoleName="notebook", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    cloud.__dict__["identity"] = ("123456789012", "arn:aws:sts::123456789012:assumed-role/notebook/SageMaker")
+    assert cloud.role_arn == made
+
+
+def test_the_bucket(account: Jobs) -> None:
+    with pytest.raises(UserError, match=r"Could not use the bucket mine: .*Check the bucket's name"):
+        _ = account.cloud(bucket="mine").places
+    places = account.cloud().places
+    assert places.bucket == "sagemaker-us-east-1-123456789012"
+    assert places.uri("data", "set") == "s3://sagemaker-us-east-1-123456789012/imgcls/data/set"
+    buckets = account.cloud().client("s3").list_buckets()["Buckets"]
+    assert [one["Name"] for one in buckets] == [places.bucket], "the default one is made"
+    assert account.cloud(prefix="/a/b/").places.key("x") == "a/b/x"
+
+    cloud = account.cloud()
+
+    def forbid(**_: object) -> None:
+        raise cloud.client("s3").exceptions.ClientError(
+            {"Error": {"Code": "403", "Message": "Forbidden"}}, "HeadBucket"
+        )
+
+    cloud.client("s3")
+    cloud.client("s3").meta.events.register("before-call.s3.HeadBucket", forbid)
+    with pytest.raises(UserError, match=r"Could not use the bucket sagemaker-.*Forbidden\. Ask for this permission"):
+        _ = cloud.places
+
+
+def test_missing_packages_say_how_to_install_them() -> None:
+    with pytest.raises(UserError, match=r"need the package nowhere_at_all: pip install 'imgcls\[sagemaker\]'"):
+        need("nowhere_at_all.module")

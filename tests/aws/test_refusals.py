@@ -1,0 +1,40 @@
+import pytest
+from botocore.exceptions import ClientError, NoCredentialsError, NoRegionError
+
+from imgcls.aws.refusals import refusals_explained
+from imgcls.errors import UserError
+
+
+def refused(code, message):
+    return ClientError({"Error": {"Code": code, "Message": message}}, "CreateTrainingJob")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (NoCredentialsError(), "aws configure"),
+        (NoRegionError(), "AWS_DEFAULT_REGION"),
+        (refused("ResourceLimitExceeded", "The limit for ml.p3.2xlarge is 0."), "Service Quotas"),
+        (refused("ExpiredTokenException", "The token has expired"), "Sign in again"),
+        (refused("NoSuchBucket", "The bucket does not exist"), "bucket's name"),
+        (refused("AccessDeniedException", "not authorized: s3:PutObject"), "Ask for this permission"),
+        (refused("AccessDenied", "not authorized to perform: iam:PassRole"), "needs iam:PassRole"),
+        (refused("ValidationException", "Could not assume role arn:x"), "trust sagemaker.amazonaws.com"),
+        (refused("ValidationException", "'ml.q9' failed: instanceType"), "instance type that SageMaker offers"),
+        (refused("Unheard", "of"), "AWS calls it Unheard"),
+    ],
+)
+def test_what_aws_refuses_is_one_line_that_says_what_to_do(error, said):
+    with (
+        pytest.raises(UserError, match="Could not create the training job: ") as raised,
+        refusals_explained("create the training job"),
+    ):
+        raise error
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert raised.value.__cause__ is error
+
+
+def test_other_errors_stay_as_they_are():
+    with pytest.raises(KeyError), refusals_explained("create the training job"):
+        raise KeyError("x")

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pickle
+from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from imgcls.callbacks.checkpoints import Checkpoints
+from imgcls.errors import UserError
+from imgcls.training.checkpoint_io import AtomicCheckpointIO, read_checkpoint
+
+
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    io, file = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    io.save_checkpoint({"step": 1}, file)
+
+    def full(_: Any, target: Path) -> None:
+        target.write_bytes(b"half of it")
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 128 vs 24")
+
+    monkeypatch.setattr(torch, "save", full)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(100, 100, 0))
+    with pytest.raises(UserError, match="disk is full"):
+        io.save_checkpoint({"step": 2}, file)
+    assert read_checkpoint(file) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [file]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10**12, 0, 10**12))
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        io.save_checkpoint({"step": 2}, file)
+
+
+class Malicious:
+    def __reduce__(self) -> Any:
+        return print, ("executed",)
+
+
+def test_a_checkpoint_is_never_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.ckpt").write_bytes(pickle.dumps(Malicious()))
+    torch.save({"state": Malicious()}, tmp_path / "y.ckpt")
+    for name in ("x.ckpt", "y.ckpt"):
+        with pytest.raises(UserError, match="no checkpoint that can be read"):
+            read_checkpoint(tmp_path / name)
+    assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", [1, 2]), ("min", [0, 3])])
+def test_the_best_epochs_are_kept_and_nan_is_never_best(tmp_path: Path, mode: str, best: list[int]) -> None:
+    checkpoints = Checkpoints(tmp_path, mode=mode, top_k=2)
+    values = [0.1, 0.9, 0.9, 0.1, float("nan")]
+    assert [epoch for _, epoch in sorted(zip(values, range(5), strict=True), key=checkpoints._rank)][:2] == best
+
+
+@pytest.mark.parametrize(("rest", "processes"), [(0, 1), (60, 1), (60, 2)])
+def test_short_epochs_write_nothing_and_the_best_weights_wait(tmp_path: Path, rest: float, processes: int) -> None:
+    written: list[tuple[str, int, int]] = []  # (file, weights of which epoch, written after which epoch)
+
+    def write(content: dict[str, int], file: Path) -> None:
+        written.append((file.name, content["epoch"], trainer.current_epoch))
+        file.touch()
+
+    def dump(weights_only: bool = False) -> dict[str, int]:
+        return {"epoch": trainer.current_epoch}
+
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, **_: decision, save_checkpoint=write)
+    trainer: Any = SimpleNamespace(
+        should_stop=False,
+        max_epochs=6,
+        world_size=processes,
+        save_checkpoint=lambda file, weights_only=False: write(dump(), file),
+        strategy=strategy,
+        _checkpoint_connector=SimpleNamespace(dump_checkpoint=dump),
+    )
+    checkpoints = Checkpoints(tmp_path, rest_seconds=rest)
+    for epoch, value in enumerate([0.1, 0.5, 0.4, 0.6, 0.3, 0.2]):
+        trainer.current_epoch, trainer.callback_metrics = epoch, {"val/accuracy": value}
+        checkpoints._validated = True
+        checkpoints.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
+    checkpoints.on_train_end(trainer, None)  # type: ignore[arg-type]
+    if rest and processes == 1:
+        assert written == [("best.ckpt", 0, 0), ("last.ckpt", 0, 0), ("best.ckpt", 3, 5), ("last.ckpt", 5, 5)]
+    else:
+        assert [epoch for name, epoch, _ in written if name == "best.ckpt"] == [0, 1, 3]
+        assert [epoch for name, epoch, _ in written if name == "last.ckpt"] == [0, 1, 2, 3, 4, 5]
+        assert all(epoch == at for _, epoch, at in written)

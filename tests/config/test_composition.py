@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imgcls.config.composition import compose, plain
+from imgcls.config.groups import config_dir
+from imgcls.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model=resnet19"], ["model=resnet19", "resnet18"]),
+        (["data=cifar"], ["data=cifar", "cifar10"]),
+        (["modle=resnet18"], ["modle", "model"]),
+        (["optim.lrr=1"], ["optim.lrr", "optim.lr"]),
+        (["optm.lr=1"], ["optm.lr", "optim.lr"]),
+        (["trainer.max_epoch=1"], ["trainer.max_epoch", "trainer.max_epochs"]),
+        (["trainer.accumulate_grad_batches=2"], ["data.batch_size is the effective batch"]),
+        (["optim.learning_rate=1"], ["optim.lr"]),
+        (["epochs=3"], ["Did you mean", "trainer.max_epochs"]),
+        (["debug.rules.Overfitt.patience=2"], ["Did you mean debug.rules.Overfit.patience?"]),
+        (["early_stopping.patience=3"], ["It is an option of early_stopping=patience."]),
+        (["model.head.hidden=[10]"], ["It is an option of head=mlp."]),
+        (["data.augment.policy.magnitude=3"], ["data.augment.policy is null"]),
+        (["optim.momentum=0.9"], ["optim=muon or optim=sgd"]),
+        (["data.test_fraction=0.1"], ["data=imagefolder"]),
+        (["launch.spot=true"], ["launch=rehearsal or launch=sagemaker"]),
+        (["search.pruner.n_warmup_steps=1"], ["search/pruner=median"]),
+        (["optim.lr=-1"], ["optim.lr=-1", "above 0"]),
+        (["optim.lr=fast"], ["optim.lr=fast", "auto"]),
+        (["data.batch_size=0"], ["data.batch_size=0", "at least 1"]),
+        (["data.batch_size=1.5"], ["data.batch_size=1.5", "whole number"]),
+        (["data.root=/no/such/folder"], ["data.root=/no/such/folder", "no such folder"]),
+        (["model.weights=/no/such/file"], ["model.weights=/no/such/file", "no such file"]),
+        (["model.name=resnet5O"], ["model.name=resnet5O", "resnet50"]),
+        (["optim.schedule=cosin"], ["optim.schedule=cosin", "cosine"]),
+        (["model.freeze=backbon"], ["model.freeze=backbon", "backbone"]),
+        (["model.freeze=backbone", "model.pretrained=false"], ["freezes random weights"]),
+        (["resume=yes"], ["resume"]),
+        (["data.val_fraction=1.5"], ["data.val_fraction=1.5"]),
+        (["trainer.devices=0"], ["trainer.devices=0"]),
+        (["trainer.max_epochs=-1"], ["optim.schedule=constant"]),
+        (["seed="], ["seed"]),
+        (["optim.lr=["], ["optim.lr"]),
+    ],
+)
+def test_a_wrong_name_or_value_is_one_clear_line(overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(overrides)
+    assert len(str(caught.value).splitlines()) <= 2
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_only_what_can_be_chosen_is_named() -> None:
+    with pytest.raises(UserError, match=r"no model called 'zebra'\. Choose one of: cifarnet, [\w, ]+\.$"):
+        compose(["model=zebra"])
+
+
+def test_options_of_ones_own_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "conf" / "head" / "cosine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("# @package model.head\n_target_: cosine.Cosine\nscale: 16.0\n")
+    (own.parent / "torn.yaml").write_text("a: [")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="It is an option of head=cosine"):
+        compose(["model.head.scale=8"])
+
+
+def test_defaults_depend_on_where_the_weights_start() -> None:
+    scratch = compose(["data=cifar10", "model.pretrained=false"])
+    tuned = compose(["data=cifar10"])
+    frozen = compose(["data=cifar10", "model.freeze=backbone"])
+    assert tuned.optim.lr < frozen.optim.lr
+    assert tuned.optim.lr < scratch.optim.lr
+    assert scratch.data.image_size == 32
+    assert tuned.data.image_size == 224
+
+
+def test_the_quick_start_needs_no_network() -> None:
+    cfg = compose()
+    assert cfg.model.pretrained is False
+    assert cfg.data._target_.endswith("Digits")
+
+
+def test_an_override_beats_what_the_data_set_recommends() -> None:
+    assert compose(["model.pretrained=true"]).model.pretrained is True
+
+
+def test_several_devices_and_lists_pass() -> None:
+    assert plain(compose(["trainer.devices=[0,1]"]))["trainer"]["devices"] == [0, 1]
+
+
+def test_every_option_has_a_comment() -> None:
+    missing = []
+    for file in config_dir().rglob("*.yaml"):
+        if "hydra" in file.parts:
+            continue
+        for line in file.read_text().splitlines():
+            option = line.strip()
+            if not option or option.startswith(
+                ("#", "- ", "defaults:", "_target_: ", "hydra:", "run:", "sweep:", "dir:")
+            ):
+                continue
+            opens_a_group = option.endswith(":")
+            if not opens_a_group and "#" not in option and "subdir" not in option:
+                missing.append(f"{file.relative_to(config_dir())}: {option}")
+    assert not missing
+
+
+def test_help_and_mistakes_answer_without_torch() -> None:
+    program = (
+        "import sys, runpy\n"
+        "sys.argv = ['imgcls.train', *sys.argv[1:]]\n"
+        "try:\n    runpy.run_module('imgcls.train', run_name='__main__')\n"
+        "except SystemExit as exit: print('code', exit.code)\n"
+        "print('heavy', [name for name in ('torch', 'lightning', 'timm') if name in sys.modules])\n"
+    )
+    for arguments, code in ((["--help"], "0"), (["optim.lrr=1"], "2"), (["model.name=resnet5O"], "2")):
+        ran = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+        )
+        assert "heavy []" in ran.stdout, ran.stderr
+        assert f"code {code}" in ran.stdout
+        assert "Traceback" not in ran.stderr

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imgcls.data.sources import Split
+from imgcls.data.stores import disk, opening
+from imgcls.data.stores.disk import build_on_disk, open_on_disk, store_key
+from imgcls.data.stores.opening import open_store
+from imgcls.data.stores.statistics import channel_statistics
+from imgcls.data.stores.store import ArrayStore, DecodingStore, Recipe, evaluation_recipe, training_recipe
+from imgcls.preprocessing import Preprocessing
+from imgcls.system.cache import cache_folder
+
+CENTRE = Recipe("centre", 8, 9, "bicubic")
+SQUASH = Recipe("squash", 10, 10, "bilinear")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Split:
+    """Twelve pictures of different sizes, one of them broken."""
+    random, paths = np.random.default_rng(0), []
+    for number in range(12):
+        path = tmp_path / "pictures" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (12, 10 + number, 3), dtype=np.uint8)).save(path)
+        paths.append(path)
+    paths[5].write_bytes(paths[5].read_bytes()[:40])
+    return Split(tuple(path.name for path in paths), np.arange(12) % 3, tuple(paths))
+
+
+@pytest.mark.parametrize("recipe", [CENTRE, SQUASH])
+def test_every_kind_of_store_gives_the_same_pixels(files: Split, recipe: Recipe, tmp_path: Path) -> None:
+    stores = [open_store(files, recipe, kind, cache=tmp_path) for kind in ("memory", "disk", "none", "auto", "device")]
+    at = torch.tensor([10, 0, 4, 5, 5])
+    batches = [store.gather(at) for store in stores]
+    assert all(torch.equal(batch, batches[0]) for batch in batches)
+    assert batches[0].shape == (5, 3, recipe.side, recipe.side)
+    assert batches[0].dtype == torch.uint8
+    good = [number for number in range(12) if number != 5]
+    expected = [recipe.pixels(files.open(good[position])) for position in at.tolist()]
+    assert np.array_equal(batches[0].permute(0, 2, 3, 1).numpy(), np.stack(expected))
+    for store in stores:
+        assert len(store) == len(store.aspects) == 11
+        assert [position for position, _ in store.bad] == [5]
+        assert store.aspects[[0, 5]].tolist() == pytest.approx([10 / 12, 16 / 12])
+
+
+def test_pixels_that_are_there_already_are_not_copied(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 8, 8, 3), dtype=np.uint8)
+    store = open_store(Split(tuple("abcd"), np.zeros(4), pixels), CENTRE, cache=tmp_path)
+    assert isinstance(store, ArrayStore)
+    assert store.pixels is pixels
+
+
+def test_a_store_on_disk_is_found_again(files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = open_store(files, CENTRE, "disk", cache=tmp_path)
+    monkeypatch.setattr(disk, "decode_all", None)
+    again = open_store(files, CENTRE, "disk", cache=tmp_path)
+    assert again.folder == first.folder
+    assert again.bad == first.bad
+
+
+def test_the_name_says_what_is_held(files: Split) -> None:
+    names = [store_key(files, CENTRE), store_key(files, SQUASH), store_key(files.subset(range(11)), CENTRE)]
+    renamed = Split(("x", *files.names[1:]), files.labels, files.pictures)
+    names.append(store_key(renamed, CENTRE))
+    os.utime(files.files[0], (0, 0))
+    names.append(store_key(files, CENTRE))
+    pixels = np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    for array in (pixels, pixels + 1, pixels[:1]):
+        names.append(store_key(Split(tuple(map(str, range(len(array)))), np.zeros(len(array)), array), CENTRE))
+    assert len(set(names)) == len(names)
+    moved = tuple(Path(shutil.copy2(path, path.with_suffix(".copy"))) for path in files.files)
+    assert store_key(Split(files.names, files.labels, moved), CENTRE) == names[4]
+
+
+def test_a_store_that_is_not_whole_is_built_again(files: Split, tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    build_on_disk(folder, files, CENTRE, 1)
+    with (folder / "pixels.u8").open("r+b") as file:
+        file.truncate(100)
+    assert open_on_disk(folder, 12, CENTRE) is None
+    build_on_disk(folder, files, CENTRE, 1)
+    (folder / "store.json").write_text("{")
+    assert open_on_disk(folder, 12, CENTRE) is None
+    assert len(build_on_disk(folder, files, CENTRE, 1)) == 11
+
+
+def _build_and_die(folder: Path, files: Split) -> None:
+    def die(*_: object) -> None:
+        os._exit(9)
+
+    disk.decode_all = die  # type: ignore[assignment]
+    build_on_disk(folder, files, CENTRE, 1)
+
+
+def test_a_killed_build_leaves_nothing_that_is_taken_for_a_store(files: Split, tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    process = multiprocessing.get_context("fork").Process(target=_build_and_die, args=(folder, files))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert open_on_disk(folder, 12, CENTRE) is None
+    assert len(build_on_disk(folder, files, CENTRE, 1)) == 11
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".one.lock", "one", "pictures"]
+
+
+def test_an_interrupted_build_leaves_nothing(files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(disk, "decode_all", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build_on_disk(tmp_path / "one", files, CENTRE, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".one.lock", "pictures"]
+
+
+def test_of_two_that_start_at_once_one_builds(
+    files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    builds, decode_all, both = [], disk.decode_all, threading.Event()
+
+    def slowly(*args: object) -> object:
+        builds.append(1)
+        both.wait(0.3)
+        return decode_all(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(disk, "decode_all", slowly)
+    caplog.set_level(logging.INFO)
+    stores: list[ArrayStore] = []
+    threads = [
+        threading.Thread(target=lambda: stores.append(build_on_disk(tmp_path / "one", files, CENTRE, 1)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(builds) == 1
+    assert len(stores) == 2
+    assert "Another process is making" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "memory", "disk", "expected"),
+    [
+        ("auto", 10**9, 10**9, "memory"),  # few pictures
+        ("auto", 0, 10**9, "disk"),
+        ("auto", 0, 0, "nothing"),
+        ("memory", 0, 10**9, "disk"),
+        ("disk", 10**9, 0, "memory"),
+        ("disk", 0, 0, "nothing"),
+        ("none", 10**9, 10**9, "nothing"),
+    ],
+)
+def test_falls_back_where_room_is_short(
+    files: Split,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    memory: int,
+    disk: int,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(opening, "free_memory", lambda: memory)
+    monkeypatch.setattr(opening, "free_disk", lambda _: disk)
+    caplog.set_level(logging.INFO)
+    store = open_store(files, CENTRE, kind, cache=tmp_path, title="train")
+    held = "nothing" if isinstance(store, DecodingStore) else "disk" if store.folder else "memory"
+    assert held == expected
+    assert "train:" in caplog.text
+    if expected != "nothing":
+        assert "2.3 kB" in caplog.text  # how large it will be is said before
+
+
+def test_many_pictures_and_several_processes_share_the_disk(
+    files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert open_store(files, CENTRE, cache=tmp_path, processes=2).folder is not None
+    monkeypatch.setattr(opening, "QUICK", 5)
+    assert open_store(files, SQUASH, cache=tmp_path).folder is not None
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    files: Split, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("in the way")
+    store = open_store(files, CENTRE, "disk", cache=tmp_path / "cache")
+    assert isinstance(store, ArrayStore)
+    assert store.folder is None
+    assert "no store on disk" in caplog.text
+
+
+def test_a_disk_without_room_is_noticed_before_anything_is_decoded(
+    files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(disk, "decode_all", None)
+    with pytest.raises(OSError, match="No space left"):
+        build_on_disk(tmp_path / "one", files, CENTRE, 1)
+    assert open_store(files, CENTRE, "disk", cache=tmp_path).folder is None
+
+
+def test_training_pictures_are_held_no_larger_than_they_are() -> None:
+    small = Split(tuple("ab"), np.zeros(2), np.zeros((2, 32, 32, 3), dtype=np.uint8))
+    wide = Split(tuple("ab"), np.zeros(2), np.zeros((2, 300, 500, 3), dtype=np.uint8))
+    at_224 = Preprocessing(224, 256)
+    assert training_recipe(small, "squash", at_224) == Recipe("squash", 32, 32, "bicubic")
+    assert training_recipe(wide, "squash", at_224) == Recipe("squash", 255, 255, "bicubic")
+    assert training_recipe(small, "centre", Preprocessing(64, 64)) == Recipe("centre", 32, 32, "bicubic")
+    assert training_recipe(small, "centre", Preprocessing(32, 36)) == Recipe("centre", 32, 36, "bicubic")
+    assert training_recipe(wide, "centre", at_224) == evaluation_recipe(at_224) == Recipe("centre", 224, 256, "bicubic")
+
+
+def test_the_cache_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("IMGCLS_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_folder() == Path("/somewhere/imgcls")
+    monkeypatch.setenv("IMGCLS_CACHE", "/elsewhere")
+    assert cache_folder() == Path("/elsewhere")
+
+
+def test_free_memory_is_known() -> None:
+    assert opening.free_memory() > 0
+
+
+def test_statistics_are_those_of_all_pixels_and_kept_with_the_store(
+    files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(files, CENTRE, "disk", cache=tmp_path)
+    mean, std = channel_statistics(store)
+    pixels = store.gather(torch.arange(11)).double() / 255
+    assert mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), rel=1e-12)
+    assert std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist(), rel=1e-12)
+    monkeypatch.setattr("imgcls.data.stores.statistics._count", None)
+    assert channel_statistics(open_store(files, CENTRE, "disk", cache=tmp_path)) == (mean, std)

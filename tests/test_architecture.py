@@ -1,0 +1,138 @@
+"""The rules of the layout: what stands at the top, and that imports run one way."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = {"train", "evaluate", "predict", "export", "prepare", "doctor", "jobs"}
+SHARED = {"errors", "pictures", "preprocessing", "cli"}  # of which the commands alone import cli
+# A package imports those after it, never those before it.
+ORDER = [
+    *("deploy", "sweeps", "launch", "training", "serve", "report", "portable", "debug", "callbacks", "data", "runs"),
+    *("config", "aws", "models", "system"),
+]
+DOORS = {
+    # Where a run's own methods open what is made from it: lazily, and named one by one.
+    ("imgcls.runs.run", "imgcls.report"),
+    ("imgcls.runs.run", "imgcls.portable"),
+}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of imgcls by its dotted name."""
+    found = {}
+    for file in sorted((ROOT / "imgcls").rglob("*.py")):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+def imports(file: Path, known: set[str]) -> Iterator[str]:
+    """The modules that `file` imports, at the top, in functions and for annotations."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in known else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def graph(files: dict[str, Path]) -> dict[str, set[str]]:
+    """Each module with those of imgcls that it imports. The public names of `imgcls` itself are a door to all."""
+    known = set(files)
+    return {name: set(imports(file, known)) & known - {name, "imgcls"} for name, file in files.items()} | {
+        "imgcls": set()
+    }
+
+
+def room(module: str) -> str:
+    """The package of a module, or the file at the top."""
+    return module.split(".")[1] if "." in module else module
+
+
+def height(name: str) -> int:
+    """How far down: commands 0, what all share last."""
+    if name in COMMANDS:
+        return 0
+    if name == "cli":
+        return ORDER.index("system")
+    return ORDER.index(name) + 1 if name in ORDER else len(ORDER) + 1
+
+
+def upward(imported: dict[str, set[str]]) -> list[str]:
+    """The imports that run against the order."""
+    return [
+        f"{module} -> {target}"
+        for module, targets in imported.items()
+        for target in sorted(targets)
+        if height(room(target)) < height(room(module)) and (module, target) not in DOORS
+    ]
+
+
+def circles(imported: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, directly or through others (Tarjan 1972)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for target in imported.get(module, ()):
+            if target not in index:
+                visit(target)
+                low[module] = min(low[module], low[target])
+            elif target in stack:
+                low[module] = min(low[module], index[target])
+        if low[module] == index[module]:
+            group = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for module in imported:
+        if module not in index:
+            visit(module)
+    return found
+
+
+def without_doors(imported: dict[str, set[str]]) -> dict[str, set[str]]:
+    return {
+        module: {target for target in targets if (module, target) not in DOORS} for module, targets in imported.items()
+    }
+
+
+def test_a_file_at_the_top_is_a_command_or_shared_by_all() -> None:
+    names = {file.stem for file in (ROOT / "imgcls").glob("*.py")} - {"__init__", "__main__"}
+    assert names <= COMMANDS | SHARED
+    folders = {folder.name for folder in (ROOT / "imgcls").iterdir() if (folder / "__init__.py").is_file()}
+    assert folders == set(ORDER)
+
+
+def test_packages_import_downwards() -> None:
+    assert upward(graph(modules())) == []
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circles(without_doors(graph(modules()))) == []
+
+
+def test_each_package_says_what_lives_there() -> None:
+    for folder in ORDER:
+        text = ast.get_docstring(ast.parse((ROOT / "imgcls" / folder / "__init__.py").read_text(encoding="utf-8")))
+        assert text, folder
+        assert "mport" in text, f"imgcls/{folder}/__init__.py does not say what may be imported"
+
+
+def test_the_rules_find_what_breaks_them(tmp_path: Path) -> None:
+    low, high = tmp_path / "files.py", tmp_path / "fit.py"
+    low.write_text("def f():\n    from imgcls.training.fit import fit\n")
+    high.write_text("from imgcls.system import files\n")
+    broken = graph({"imgcls": ROOT / "imgcls/__init__.py", "imgcls.system.files": low, "imgcls.training.fit": high})
+    assert upward(broken) == ["imgcls.system.files -> imgcls.training.fit"]
+    assert circles(broken) == [["imgcls.system.files", "imgcls.training.fit"]]

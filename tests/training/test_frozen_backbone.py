@@ -1,0 +1,218 @@
+"""A frozen backbone that is run once: the same numbers, a whole model, shared by runs."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+
+import imgcls
+from imgcls.callbacks.checkpoints import Checkpoints
+from imgcls.data.stores.features import FeatureStore, build_features, open_features
+from imgcls.errors import UserError
+from imgcls.evaluate import evaluate
+from imgcls.models.backbones import create_network
+from imgcls.models.network import Network
+from imgcls.runs.run import Run
+from imgcls.system.interrupts import Interrupted
+from imgcls.training.frozen_backbone import backbone_key
+
+SHAPE = (2, 5, 3)
+Fit = Callable[..., Run]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A backbone that something was learnt with, as far as this test cares."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    file = tmp_path / "backbone.safetensors"
+    save_file(create_network("test_resnet", 3).backbone.state_dict(), file)
+    return file
+
+
+@pytest.fixture
+def fit(tmp_path: Path, pictures: Path, weights: Path) -> Fit:
+    def run(*overrides: str, name: str = "run") -> Run:
+        small = ["model.name=test_resnet", "model.pretrained=false", "data.image_size=24", "data.resize=24"]
+        small += [
+            "data.batch_size=16",
+            "trainer.max_epochs=4",
+            "trainer.accelerator=cpu",
+            "export.onnx=false",
+            "report=false",
+        ]
+        frozen = [f"model.weights={weights}", "model.freeze=backbone"]
+        return imgcls.fit(
+            imgcls.compose(
+                [
+                    "data=imagefolder",
+                    *small,
+                    *frozen,
+                    f"data.root={pictures}",
+                    f"run_dir={tmp_path / name}",
+                    *overrides,
+                ]
+            )
+        )
+
+    return run
+
+
+CHECKED = [7, 7]
+"""The validation pictures through the trained and through the exported network, which the export compares."""
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures each call of a backbone was given, but for the one that tries it when it is built."""
+    seen: list[int] = []
+    original = Network.features
+
+    def features(self: Network, images: torch.Tensor) -> torch.Tensor:
+        if images.any():
+            seen.append(len(images))
+        return original(self, images)
+
+    monkeypatch.setattr(Network, "features", features)
+    return seen
+
+
+def test_the_backbone_is_run_once_and_the_numbers_are_the_usual_ones(
+    fit: Fit, passes: list[int], own_cache: Path
+) -> None:
+    once = fit(name="once")
+    assert sum(passes) == 72 + 24 + sum(CHECKED), "each picture of train, val and test once"
+    passes.clear()
+    fit("optim.lr=0.01", name="another_trial")
+    assert passes == CHECKED, "the next run finds the features"
+    assert len(list((own_cache / "features").glob("*/features.json"))) == 3
+    usual = fit("model.feature_views=null", "augment=none", name="usual")
+    assert sum(passes) > 4 * 60
+    for row, reference in zip(once.history, usual.history, strict=True):
+        for name in ("train/loss", "val/loss", "val/accuracy"):
+            assert row[name] == pytest.approx(reference[name], abs=1e-4), name
+    assert once.metrics["test/loss"] == pytest.approx(usual.metrics["test/loss"], abs=1e-4)
+
+
+def test_the_result_is_a_whole_model(fit: Fit, pictures: Path) -> None:
+    run = fit()
+    assert evaluate(run)["loss"] == pytest.approx(run.metrics["test/loss"], abs=1e-4)
+    answers = run.predict([pictures / row["file"] for row in run.predictions], top_k=1)
+    assert [answer[0][0] for answer in answers] == [row["predicted"] for row in run.predictions]
+    description = json.loads((run.folder / "model" / "model.json").read_text())
+    assert description["architecture"]["name"] == "test_resnet"
+
+
+def test_views_take_turns(fit: Fit, passes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    fit("model.feature_views=3", "trainer.max_epochs=5", name="views")
+    train = 72 - round(72 * 0.1)
+    assert sum(passes) == pytest.approx(3 * train + 24 + 72 - train + sum(CHECKED), abs=3)
+    store = FeatureStore(np.arange(24, dtype=np.float32).reshape(2, 4, 3))
+    first, second, third = (store.gather(torch.tensor([3, 0]), epoch) for epoch in range(3))
+    assert first.tolist() == [[9, 10, 11], [0, 1, 2]]
+    assert second.tolist() == [[21, 22, 23], [12, 13, 14]]
+    assert torch.equal(first, third)
+
+
+def test_what_is_stopped_goes_on_to_the_same_bits(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("model.feature_views=2", "optim.ema=0.9")
+    whole = fit(*options, name="whole")
+    original = Checkpoints.on_train_batch_end
+
+    def signalled(self: Checkpoints, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == 5:
+            signal.raise_signal(signal.SIGTERM)
+        original(self, trainer, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_batch_end", signalled)
+        with pytest.raises(Interrupted):
+            fit(*options, name="stopped")
+    resumed = fit(*options, name="stopped")
+    assert (resumed.folder / "model" / "model.safetensors").read_bytes() == (
+        whole.folder / "model" / "model.safetensors"
+    ).read_bytes()
+    assert resumed.metrics["val/loss"] == whole.metrics["val/loss"]
+
+
+def test_other_weights_have_other_features() -> None:
+    torch.manual_seed(0)
+    one, other = create_network("test_resnet", 3), create_network("test_resnet", 3)
+    assert backbone_key(one) != backbone_key(other)
+    other.backbone.load_state_dict(one.backbone.state_dict())
+    assert backbone_key(one) == backbone_key(other), "the head has no part in it"
+    next(iter(other.backbone.buffers())).add_(1)
+    assert backbone_key(one) != backbone_key(other), "the statistics of batch norms have"
+
+
+def test_mixing_wants_pictures(tmp_path: Path) -> None:
+    words = ["model.freeze=backbone", "data.augment.mixing.mixup=0.2", "data=cifar10"]
+    with pytest.raises(UserError, match=r"model\.feature_views=null"):
+        imgcls.compose(words)
+    imgcls.compose([*words, "model.feature_views=null"])
+
+
+def parts() -> Iterator[np.ndarray]:
+    yield np.zeros((6, 3), dtype=np.float32)
+    yield np.ones((4, 3), dtype=np.float32)
+
+
+def test_features_are_computed_once_and_only_whole_ones_are_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "features" / "one"
+    with pytest.raises(ValueError, match="6 features for 10 places"):
+        build_features(folder, SHAPE, [next(parts())])
+    assert open_features(folder, SHAPE) is None
+    built = build_features(folder, SHAPE, parts())
+    again = build_features(folder, SHAPE, iter([]))  # nothing is asked for
+    assert np.array_equal(built.features, again.features)
+    assert again.gather(torch.tensor([4]), epoch=1).tolist() == [[1, 1, 1]]
+    assert open_features(folder, (2, 5, 4)) is None
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".one.lock", "one"]
+
+
+def _die_while_computing(folder: Path) -> None:
+    def dying() -> Iterator[np.ndarray]:
+        yield next(parts())
+        os._exit(9)
+
+    build_features(folder, SHAPE, dying())
+
+
+def test_a_killed_computation_leaves_nothing_that_is_taken_for_features(tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    process = multiprocessing.get_context("fork").Process(target=_die_while_computing, args=(folder,))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert open_features(folder, SHAPE) is None
+    assert build_features(folder, SHAPE, parts()).views == 2
+
+
+def test_without_room_on_the_disk_they_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgcls.data.stores.features.DISK_SHARE", 0.0)
+    store = build_features(tmp_path / "one", SHAPE, parts())
+    assert store.gather(torch.tensor([0]), epoch=1).tolist() == [[0, 0, 0]]
+    assert not (tmp_path / "one").exists()
+
+
+def test_two_processes_share_them_and_give_the_numbers_of_one(fit: Fit, own_cache: Path) -> None:
+    options = ["trainer.max_epochs=2", "optim=sgd", "optim.lr=0.1"]
+    one = fit(*options, name="one")
+    built = {file: file.stat().st_mtime_ns for file in (own_cache / "features").glob("*/features.npy")}
+    two = fit(*options, "trainer.devices=2", name="two")
+    assert {file: file.stat().st_mtime_ns for file in (own_cache / "features").glob("*/features.npy")} == built
+    for row, reference in zip(two.history, one.history, strict=True):
+        for name in ("train/loss", "val/loss", "val/accuracy"):
+            assert row[name] == pytest.approx(reference[name], abs=1e-4), name
+    assert [row["predicted"] for row in two.predictions] == [row["predicted"] for row in one.predictions]

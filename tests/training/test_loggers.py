@@ -1,0 +1,86 @@
+"""Loggers show metrics and figures, and nothing of them is imported by a run that has none."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import imgcls
+from imgcls.errors import UserError
+from imgcls.training import loggers
+from tests.debug.test_recorder import fit
+
+
+class Fake:
+    def __init__(self) -> None:
+        self.shown: dict[str, bytes] = {}
+
+    def log_figure(self, name: str, file: Path) -> None:
+        self.shown[name] = file.read_bytes()
+
+
+def test_figures_are_handed_to_loggers_that_show_them(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "curves.png").write_bytes(b"png")
+    fake: Any = Fake()
+    loggers.log_figures(fake, tmp_path)
+    assert fake.shown == {"curves": b"png"}
+    loggers.log_figures(None, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
+def test_a_missing_package_is_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = loggers.importlib.util.find_spec
+    monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda one: None if one == name else find(one))
+    with pytest.raises(UserError, match=rf"pip install 'imgcls\[{name}\]'"):
+        imgcls.compose([f"logger={name}"])
+    monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda one: object())
+    assert imgcls.compose([f"logger={name}"]).logger["_target_"].startswith("imgcls.training.loggers.")
+
+
+def test_an_unknown_logger_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="Did you mean tensorboard"):
+        imgcls.compose(["logger=tensorbord"])
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
+def test_a_run_logs_metrics_and_figures(
+    name: str, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(name)
+    if name == "mlflow":
+        pytest.importorskip("sqlalchemy")
+    monkeypatch.chdir(tmp_path)
+    words = {"wandb": ["logger.offline=true"]}.get(name, [])
+    run = fit(tmp_path, pictures, f"logger={name}", *words, "trainer.max_epochs=1", "debug=off", "report=true")
+    if name == "tensorboard":
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(run.folder / "tensorboard"))
+        events.Reload()
+        tags = events.Tags()
+        assert {"val/accuracy", "train/loss", "test/accuracy"} <= set(tags["scalars"])
+        assert "figures/curves" in tags["images"]
+    elif name == "mlflow":
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{run.folder}/mlflow.db")
+        experiment = client.get_experiment_by_name("imgcls")
+        one = client.search_runs([experiment.experiment_id])[0]
+        assert one.data.metrics["val/accuracy"] == pytest.approx(run.history[0]["val/accuracy"], rel=1e-5)
+        assert any(found.path.endswith("curves.png") for found in client.list_artifacts(one.info.run_id, "figures"))
+        assert list((run.folder / "mlflow_artifacts").rglob("figures/curves.png"))
+        assert not (tmp_path / "mlruns").exists(), "nothing is left in the folder that the command runs in"
+    else:
+        written = [file.name for file in run.folder.glob("wandb/*run*/**/*") if file.is_file()]
+        assert any("curves" in file for file in written)
+
+
+def test_nothing_is_imported_without_a_logger(tmp_path: Path, pictures: Path) -> None:
+    before = {name for name in ("mlflow", "wandb") if name in sys.modules}
+    run = fit(tmp_path, pictures, "trainer.max_epochs=1", "debug=off")
+    assert (run.folder / "metrics.csv").is_file()
+    assert {name for name in ("mlflow", "wandb") if name in sys.modules} == before

@@ -1,0 +1,417 @@
+"""Whole small runs, from a configuration to a run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import yaml
+
+import imgcls
+from imgcls.callbacks.checkpoints import Checkpoints
+from imgcls.errors import UserError
+from imgcls.runs.reading import read_history
+from imgcls.runs.run import Run
+from imgcls.system.interrupts import Interrupted
+from imgcls.training.checkpoint_io import read_checkpoint
+from tests.conftest import write_pictures
+
+SMALL = [
+    "data=imagefolder",
+    "model.name=test_resnet",
+    "model.pretrained=false",
+    "data.image_size=24",
+    "data.resize=24",
+    "data.batch_size=16",
+    "trainer.max_epochs=3",
+    "trainer.accelerator=cpu",
+    "export.onnx=false",
+    "report=false",
+]
+TIMES = ("seconds", "images_per_second", "training_seconds", "wall_seconds", "data_wait_fraction")
+
+Fit = Callable[..., Run]
+
+
+@pytest.fixture
+def fit(tmp_path: Path, pictures: Path) -> Fit:
+    """Fit the small run with some overrides, in a folder of its own."""
+
+    def run(*overrides: str, name: str = "run") -> Run:
+        return imgcls.fit(imgcls.compose([*SMALL, f"data.root={pictures}", f"run_dir={tmp_path / name}", *overrides]))
+
+    return run
+
+
+def numbers(run: Run) -> dict[str, Any]:
+    return {name: value for name, value in run.metrics.items() if name not in TIMES}
+
+
+def weights(run: Run) -> bytes:
+    return (run.folder / "model" / "model.safetensors").read_bytes()
+
+
+def test_a_run_leaves_a_whole_run_folder(fit: Fit) -> None:
+    run = fit("trainer.max_epochs=5")
+    for name in ("config.yaml", "metrics.csv", "metrics.json", "predictions.csv", "model/model.json", "log.txt"):
+        assert (run.folder / name).is_file(), name
+    assert run.status["state"] == "finished"
+    assert [row["epoch"] for row in run.history] == [0, 1, 2, 3, 4]
+    assert len(run.predictions) == 24
+    right = sum(int(row["correct"]) for row in run.predictions)
+    assert run.metrics["test/accuracy"] == pytest.approx(right / 24)
+    assert run.metrics["test/loss"] == pytest.approx(sum(float(row["loss"]) for row in run.predictions) / 24, abs=1e-4)
+    best = max(run.history, key=lambda row: (row["val/accuracy"], -row["epoch"]))
+    assert run.metrics["best_epoch"] == best["epoch"]
+    assert "test/accuracy_top5" not in run.metrics  # three classes
+    assert not list(run.folder.rglob("*.tmp"))
+
+
+def test_bad_pictures_of_all_splits_are_listed_before_training(fit: Fit, pictures: Path) -> None:
+    (pictures / "train" / "cat" / "empty.png").touch()
+    (pictures / "test" / "dog" / "text.jpg").write_text("no picture")
+    run = fit("trainer.max_epochs=1")
+    rows = (run.folder / "bad_files.csv").read_text().splitlines()
+    assert rows[0] == "path,reason"
+    assert [Path(row.partition(",")[0]).name for row in rows[1:]] == ["empty.png", "text.jpg"]
+    assert len(run.predictions) == 24
+    with pytest.raises(UserError, match=r"empty\.png"):
+        fit("data.on_bad=error", name="strict")
+    (pictures / "train" / "cat" / "empty.png").unlink()
+    with pytest.raises(UserError, match=r"text\.jpg"):
+        fit("data.on_bad=error", name="stricter")
+    assert not (run.folder.parent / "stricter" / "metrics.csv").exists()
+
+
+def test_the_model_of_a_run_answers_as_its_test_did(fit: Fit, pictures: Path) -> None:
+    run = imgcls.load(fit().folder)
+    files = [pictures / row["file"] for row in run.predictions]
+    answers = run.predict(files, top_k=1)
+    assert [answer[0][0] for answer in answers] == [row["predicted"] for row in run.predictions]
+    for answer, row in zip(answers, run.predictions, strict=True):
+        assert answer[0][1] == pytest.approx(float(row["confidence"]), abs=1e-4)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(fit: Fit) -> None:
+    first, second, other = fit(name="a"), fit(name="b"), fit("seed=1", name="c")
+    assert numbers(first) == numbers(second)
+    assert weights(first) == weights(second)
+    assert weights(first) != weights(other)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [["checkpoint.in_background=true"], ["optim.ema=0.9", "model.drop_rate=0.3"], ["model.freeze=head_first"]],
+)
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_run_stopped_in_the_middle_goes_on_to_the_same_bits(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, extra: list[str], batch: int
+) -> None:
+    whole = fit(*extra, name="whole")
+    original = Checkpoints.on_train_batch_end
+
+    def signalled(self: Checkpoints, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == batch:
+            signal.raise_signal(signal.SIGTERM)
+        original(self, trainer, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_batch_end", signalled)
+        with pytest.raises(Interrupted) as stopped:
+            fit(*extra, name="stopped")
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    resumed = fit(*extra, name="stopped")
+    assert numbers(resumed) == numbers(whole)
+    assert weights(resumed) == weights(whole)
+    assert resumed.status["resumed"] == 1
+
+
+def test_sigterm_leaves_a_checkpoint_and_a_clear_status(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Checkpoints, "on_train_start", _signal_soon(Checkpoints.on_train_start))
+    with pytest.raises(Interrupted):
+        fit()
+    run = imgcls.load(tmp_path / "run")
+    assert run.status["state"] == "interrupted"
+    assert "SIGTERM" in run.status["reason"]
+    assert read_checkpoint(run.folder / "checkpoints" / "last.ckpt")["global_step"] == 1
+
+
+def _signal_soon(original: Any) -> Any:
+    def on_train_start(self: Checkpoints, *args: Any) -> None:
+        original(self, *args)
+        self.stop._handle(signal.SIGTERM, None)
+
+    return on_train_start
+
+
+def test_a_finished_run_is_returned_as_it_is(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fit()
+    monkeypatch.setattr("imgcls.training.pipeline.train", lambda *_: pytest.fail("it trained again"))
+    assert numbers(fit()) == numbers(first)
+
+
+def test_validation_chooses_and_the_test_set_is_seen_once(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    tested = []
+    original = L.Trainer.test
+    monkeypatch.setattr(L.Trainer, "test", lambda self, *a, **k: tested.append(1) or original(self, *a, **k))
+    run = fit()
+    assert len(tested) == 1
+    assert not any(name.startswith("test/") for row in run.history for name in row)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    from imgcls.models.classifier import Classifier
+
+    sizes: list[int] = []
+    original = Classifier.training_step
+
+    def hungry(self: Classifier, batch: Any, batch_idx: int) -> Any:
+        if len(batch[0]) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
+        sizes.append(len(batch[0]))
+        return original(self, batch, batch_idx)
+
+    # a network without batch norms, whose result does not depend on how the batch is cut
+    options = ["model.name=test_vit", "data.image_size=160", "data.resize=160", "trainer.max_epochs=2"]
+    whole = fit(*options, name="whole")
+    monkeypatch.setattr(Classifier, "training_step", hungry)
+    small = fit(*options, name="small")
+    assert set(sizes) == {4}
+    assert small.status["micro_batch_size"] == 4
+    assert "Out of memory with 16 pictures at a time: now 8" in (small.folder / "log.txt").read_text()
+    assert "now 4" in (small.folder / "log.txt").read_text()
+    for row, reference in zip(small.history, whole.history, strict=True):
+        assert row["step"] == reference["step"]
+        assert row["train/loss"] == pytest.approx(reference["train/loss"], rel=1e-3)
+
+
+def test_a_device_without_room_for_one_picture_is_told(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from imgcls.models.classifier import Classifier
+
+    def hungry(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Classifier, "training_step", hungry)
+    with pytest.raises(UserError, match="not enough memory for one picture"):
+        fit("data.batch_size=2")
+    assert imgcls.load(tmp_path / "run").status["state"] == "failed"
+
+
+def test_two_processes_give_the_metrics_of_one(fit: Fit) -> None:
+    # SGD: Adam's first steps are signs, which rounding turns around; no batch norms, which see each process's share
+    options = ["model.name=test_vit", "data.image_size=160", "data.resize=160", "data.batch_size=15", "optim=sgd"]
+    options += ["optim.lr=0.01", "trainer.max_epochs=2"]
+    one = fit(*options, name="one")
+    two = fit(*options, "trainer.devices=2", name="two")
+    assert len(two.predictions) == 24
+    assert [row["file"] for row in two.predictions] == [row["file"] for row in one.predictions]
+    for row, reference in zip(two.history, one.history, strict=True):
+        for name in ("train/loss", "val/loss", "val/accuracy", "val/ece", "val/macro_f1"):
+            assert row[name] == pytest.approx(reference[name], rel=2e-3, abs=2e-3), name
+    assert two.metrics["test/loss"] == pytest.approx(one.metrics["test/loss"], rel=2e-3)
+    assert two.metrics["test/accuracy"] == pytest.approx(one.metrics["test/accuracy"], abs=0.05)
+
+
+def test_sigterm_stops_all_processes_and_they_go_on(fit: Fit, tmp_path: Path) -> None:
+    options = ["trainer.devices=2", "trainer.max_epochs=6", "trainer.check_val_every_n_epoch=1"]
+    folder, ended = tmp_path / "run", threading.Event()
+
+    def stop_when_training() -> None:
+        while not (folder / "metrics.csv").exists() and not ended.wait(0.01):
+            pass
+        if not ended.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    watcher = threading.Thread(target=stop_when_training)
+    watcher.start()
+    try:
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            fit(*options)
+    finally:
+        ended.set()
+        watcher.join()
+    run = imgcls.load(folder)
+    assert run.status["state"] == "interrupted"
+    assert 1 <= len(run.history) < 6
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["epoch"] >= len(run.history) - 1
+    assert not (folder / ".processes.json").exists()
+    went_on = fit(*options)
+    assert [row["epoch"] for row in went_on.history] == list(range(6))
+    assert went_on.status["resumed"] == 1
+
+
+def test_out_of_memory_in_one_of_several_processes_shrinks_the_micro_batch_of_all(fit: Fit) -> None:
+    hungry = "data.augment.policy={_target_: tests.hungry.Hungry, most: 7}"
+    run = fit(hungry, "data.batch_size=15", "trainer.devices=2", "trainer.max_epochs=1")  # shares of 7 and 8
+    assert run.status["micro_batch_size"] == 4
+    assert run.metrics["epochs"] == 1
+
+
+def test_early_stopping_waits_for_the_schedule_unless_asked(fit: Fit) -> None:
+    options = ["early_stopping=patience", "early_stopping.patience=1", "early_stopping.min_delta=1000"]
+    waited = fit(*options, "trainer.max_epochs=8", name="waits")
+    assert waited.metrics["epochs"] >= 7  # the cosine is down to a twentieth by then
+    cut = fit(*options, "trainer.max_epochs=8", "early_stopping.cut_schedule=true", name="cut")
+    assert cut.metrics["epochs"] == 2
+    constant = fit(*options, "trainer.max_epochs=8", "optim.schedule=constant", name="constant")
+    assert constant.metrics["epochs"] == 2
+
+
+def test_a_learning_rate_is_found_and_remembered(fit: Fit) -> None:
+    run = fit("optim.lr=auto", "trainer.max_epochs=1")
+    found = json.loads((run.folder / "learning_rate.json").read_text())
+    assert 1e-6 < found["suggestion"] < 1
+    assert len(found["lr"]) == len(found["loss"]) > 10
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["optim=sgd", "optim.schedule=onecycle", "loss.class_weights=balanced", "loss.focal_gamma=2"],
+        ["optim=adam", "optim.schedule=constant", "data.augment.mixing.mixup=0.4", "data.augment.mixing.cutmix=1.0"],
+        ["head=mlp", "model.head.hidden=[20,10]", "optim.layer_decay=0.8", "optim.backbone_lr_scale=0.1"],
+        ["model.stem=small", "checkpoint.top_k=2", "data.normalization=dataset", "data.sampler=balanced"],
+        [
+            "checkpoint.monitor=val/loss",
+            "checkpoint.mode=min",
+            "trainer.precision=bf16-mixed",
+            "model.channels_last=true",
+        ],
+    ],
+)
+def test_options_work_together(fit: Fit, options: list[str]) -> None:
+    run = fit(*options, "trainer.max_epochs=2")
+    assert run.status["state"] == "finished"
+    assert 0 <= run.metrics["test/accuracy"] <= 1
+
+
+def test_weights_come_from_another_run(fit: Fit) -> None:
+    first = fit("trainer.max_epochs=6", name="first")
+    second = fit(f"model.weights={first.folder}", "model.freeze=backbone", "trainer.max_epochs=1", name="second")
+    assert second.metrics["test/accuracy"] >= first.metrics["test/accuracy"] - 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["trainer.accelerator=auto", "trainer.devices=2"], "trainer.devices=2"),
+        (["trainer.accelerator=cuda"], "CUDA"),
+        (["model.pretrained=true", "model.name=resnet18"], "model.pretrained=false"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="speaks of a machine without a GPU")
+def test_what_this_machine_lacks_is_one_clear_line(fit: Fit, options: list[str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        fit(*options)
+    assert len(str(caught.value).splitlines()) <= 2
+    assert imgcls.load(tmp_path / "run").status["state"] == "failed"
+
+
+def test_evaluate_measures_what_the_test_did_and_other_data(fit: Fit, tmp_path: Path) -> None:
+    from imgcls.evaluate import evaluate
+
+    run = fit()
+    again = evaluate(run)
+    assert again["accuracy"] == pytest.approx(run.metrics["test/accuracy"])
+    assert again["loss"] == pytest.approx(run.metrics["test/loss"], rel=1e-5)
+    assert evaluate(run, split="val")["accuracy"] == pytest.approx(run.metrics["val/accuracy"])
+    other = write_pictures(tmp_path / "other", {"train": 3, "test": 5}, classes=("dog", "owl"))
+    assert evaluate(run, overrides=["data=imagefolder", f"data.root={other}"])["images"] == 10
+    one_folder = ["data=imagefolder", f"data.root={other / 'test'}"]
+    assert evaluate(run, overrides=one_folder)["images"] == 2
+    assert evaluate(run, split="all", overrides=one_folder)["images"] == 10
+    strange = write_pictures(tmp_path / "strange", {"train": 3, "test": 5}, classes=("dog", "fox"))
+    with pytest.raises(UserError, match="does not know the class 'fox'"):
+        evaluate(run, overrides=["data=imagefolder", f"data.root={strange}"])
+
+
+def test_the_parts_work_with_a_plain_trainer(pictures: Path) -> None:
+    from imgcls.data.imagefolder import ImageFolder
+    from imgcls.models.backbones import create_network
+    from imgcls.models.classifier import Classifier
+
+    data = ImageFolder(pictures, image_size=24, resize=24, batch_size=16)
+    model = Classifier(create_network("test_resnet", 3))
+    trainer = L.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.fit(model, datamodule=data)
+    assert "val/accuracy" in trainer.callback_metrics
+    plain = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(torch.randn(8, 3, 24, 24), torch.arange(8) % 3), batch_size=4
+    )
+    trainer = L.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.fit(Classifier(create_network("test_resnet", 3)), plain, plain)
+
+
+def test_kills_at_random_moments_change_nothing(tmp_path: Path, pictures: Path) -> None:
+    program = Path(__file__).parent / "kill_runs.py"
+    kills = os.environ.get("IMGCLS_TEST_KILLS", "20")
+    environment = {**os.environ, "PYTHONPATH": str(program.parent.parent)}
+    ran = subprocess.run(
+        [
+            sys.executable,
+            str(program),
+            str(tmp_path / "runs"),
+            str(pictures),
+            kills,
+            *SMALL[1:],
+            "trainer.max_epochs=5",
+        ],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert found["equal"], ran.stderr[-3000:]
+    assert found["kills"] >= int(kills)
+
+
+def test_fit_works_outside_of_the_main_thread(fit: Fit) -> None:
+    runs: list[Run] = []
+    thread = threading.Thread(target=lambda: runs.append(fit("trainer.max_epochs=1")))
+    thread.start()
+    thread.join()
+    assert runs[0].status["state"] == "finished"
+
+
+def test_numbers_too_small_for_the_processor_are_zero(fit: Fit) -> None:
+    products: list[torch.Tensor] = []
+
+    def multiply() -> None:  # in a thread of its own: what fit sets for a thread stays there
+        fit("trainer.max_epochs=1")
+        products.append(torch.full((1_000_000,), 1e-20) * 1e-20)  # large enough for torch's own threads to share it
+
+    torch.set_flush_denormal(False)
+    thread = threading.Thread(target=multiply)
+    thread.start()
+    thread.join()
+    assert not products[0].any()
+
+
+def test_a_run_of_the_layout_before_resumes(tmp_path: Path) -> None:
+    """Interrupted after two of four epochs, when its classes were `imgcls.checkpoints.Checkpoints` and the like."""
+    with tarfile.open(Path(__file__).parents[1] / "samples" / "interrupted-v1.tar.xz") as packed:
+        packed.extractall(tmp_path, filter="data")
+    folder = tmp_path / "interrupted-v1"
+    stored = read_history(folder)
+    overrides = yaml.safe_load((folder / "overrides.yaml").read_text())
+    run = imgcls.fit(imgcls.compose([*(text for text in overrides if "run_dir" not in text), f"run_dir={folder}"]))
+    assert [row["epoch"] for row in run.history] == [0, 1, 2, 3]
+    assert run.history[:2] == stored
+    assert run.status["state"] == "finished"
+    assert run.status["resumed"] == 1
