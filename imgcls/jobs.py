@@ -57,26 +57,26 @@ def _main(arguments: list[str]) -> None:
 
         print_policies(options)
     elif action == "list":
-        _list(_cloud(options), int(options["most"]))
+        _list(_account(options), int(options["most"]))
     else:
         _one(action, options)
 
 
-def _cloud(options: dict[str, str]) -> Any:
-    from imgcls.aws.account import Cloud
+def _account(options: dict[str, str]) -> Any:
+    from imgcls.aws.account import Account
 
     given = {name: options[name] or None for name in ("region", "profile", "bucket")}
-    return Cloud.connect(given["region"], given["profile"], bucket=given["bucket"], prefix=options["prefix"])
+    return Account.connect(given["region"], given["profile"], bucket=given["bucket"], prefix=options["prefix"])
 
 
-def _list(cloud: Any, most: int) -> None:
+def _list(account: Any, most: int) -> None:
     from imgcls.aws.costs import at_most, hours, tuning_hours
     from imgcls.aws.naming import START, TUNING_START, is_trial_name
     from imgcls.aws.refusals import refusals_explained
     from imgcls.launch.sagemaker.following import describe, is_running
     from imgcls.sweeps.sagemaker.watching import describe_tuning
 
-    client = cloud.client("sagemaker")
+    client = account.client("sagemaker")
     latest = {"SortBy": "CreationTime", "SortOrder": "Descending"}
     with refusals_explained("list the jobs"):
         pages = client.get_paginator("list_training_jobs").paginate(NameContains=START, **latest)
@@ -86,21 +86,21 @@ def _list(cloud: Any, most: int) -> None:
         searches = client.list_hyper_parameter_tuning_jobs(NameContains=TUNING_START, MaxResults=number, **latest)
     rows: list[tuple[str, str, str, Any]] = []
     costs: list[str] = []
-    for job in [describe(cloud, name) for name in jobs]:
+    for job in [describe(account, name) for name in jobs]:
         resources = job["ResourceConfig"]
         machines = f"{resources['InstanceCount']} x {resources['InstanceType']}"
         rows.append((job["TrainingJobName"], job["TrainingJobStatus"], machines, job["CreationTime"]))
         if is_running(job):
-            costs.append(_cost(job["TrainingJobName"], at_most(cloud, job, hours(job, time.time()))))
+            costs.append(_cost(job["TrainingJobName"], at_most(account, job, hours(job, time.time()))))
     for summary in searches["HyperParameterTuningJobSummaries"]:
         name, state = summary["HyperParameterTuningJobName"], summary["HyperParameterTuningJobStatus"]
         total = summary["ResourceLimits"].get("MaxNumberOfTrainingJobs", "?")
         ended = summary["TrainingJobStatusCounters"].get("Completed", 0)
         rows.append((name, state, f"{ended} of {total} trials", summary["CreationTime"]))
-        if state in ("InProgress", "Stopping") and (search := describe_tuning(cloud, name)) is not None:
-            costs.append(_cost(name, at_most(cloud, search["TrainingJobDefinition"], tuning_hours(search))))
+        if state in ("InProgress", "Stopping") and (search := describe_tuning(account, name)) is not None:
+            costs.append(_cost(name, at_most(account, search["TrainingJobDefinition"], tuning_hours(search))))
     if not rows:
-        print(f"There are no jobs of imgcls in {cloud.region}.")
+        print(f"There are no jobs of imgcls in {account.region}.")
         return
     print(f"{'job':<50} {'state':<11} {'machines':<22} made")
     for name, state, machines, made in sorted(rows, key=lambda row: row[3], reverse=True)[:most]:
@@ -116,14 +116,14 @@ def _one(action: str, options: dict[str, str]) -> None:
     from imgcls.aws.naming import is_tuning_name
 
     folder, job = _which(options)
-    cloud, poll = _cloud(options), float(options["poll"])
+    account, poll = _account(options), float(options["poll"])
     if is_tuning_name(job):
-        _one_search(action, cloud, folder, job, poll)
+        _one_search(action, account, folder, job, poll)
     elif action == "stop":
         from imgcls.aws.refusals import refusals_explained
 
         with refusals_explained(f"stop the job {job}"):
-            cloud.client("sagemaker").stop_training_job(TrainingJobName=job)
+            account.client("sagemaker").stop_training_job(TrainingJobName=job)
         print(f"{job} is asked to stop. The command that made it goes on with it from its checkpoints.")
     else:
         from imgcls.launch.sagemaker.following import describe
@@ -131,27 +131,27 @@ def _one(action: str, options: dict[str, str]) -> None:
         from imgcls.runs.run import load, print_summary
         from imgcls.sweeps.sagemaker.trial import read_configuration
 
-        if action == "fetch" and describe(cloud, job)["TrainingJobStatus"] == "InProgress":
+        if action == "fetch" and describe(account, job)["TrainingJobStatus"] == "InProgress":
             raise UserError(f"The job {job} still runs. Follow it: python -m imgcls.jobs attach job={job}")
-        bring_home(cloud, job, folder, poll=poll, read=read_configuration)
+        bring_home(account, job, folder, poll=poll, read=read_configuration)
         print_summary(load(folder))
 
 
-def _one_search(action: str, cloud: Any, folder: Path, job: str, poll: float) -> None:
+def _one_search(action: str, account: Any, folder: Path, job: str, poll: float) -> None:
     from imgcls.aws.refusals import refusals_explained
     from imgcls.sweeps.sagemaker.following import attach
     from imgcls.sweeps.sagemaker.watching import describe_tuning, is_running
 
     if action == "stop":
         with refusals_explained(f"stop the tuning job {job}"):
-            cloud.client("sagemaker").stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=job)
+            account.client("sagemaker").stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=job)
         print(
             f"{job} is asked to stop, and its trials too. It cannot be gone on with; what it has found can be fetched."
         )
         return
-    if action == "fetch" and is_running(describe_tuning(cloud, job) or {"HyperParameterTuningJobStatus": ""}):
+    if action == "fetch" and is_running(describe_tuning(account, job) or {"HyperParameterTuningJobStatus": ""}):
         raise UserError(f"The tuning job {job} still runs. Follow it: python -m imgcls.jobs attach job={job}")
-    attach(cloud, job, folder, poll=poll)
+    attach(account, job, folder, poll=poll)
 
 
 def _which(options: dict[str, str]) -> tuple[Path, str]:

@@ -22,7 +22,7 @@ SDK_SETTINGS = {"SchemaVersion": "1.0", "SageMaker": {"PythonSDK": {"Modules": {
 
 
 @dataclass
-class Cloud:
+class Account:
     """Sessions, clients and names.
 
     Args:
@@ -50,7 +50,7 @@ class Cloud:
         events.register("before-call.iam.SimulatePrincipalPolicy", _no_simulation)
 
     @classmethod
-    def connect(cls, region: str | None = None, profile: str | None = None, **options: Any) -> Cloud:
+    def connect(cls, region: str | None = None, profile: str | None = None, **options: Any) -> Account:
         """The account of the environment. Raises UserError for missing credentials, region or packages."""
         boto3 = need("boto3")
         with refusals_explained("sign in to AWS"):
@@ -81,7 +81,7 @@ class Cloud:
         return str(answer["Account"]), str(answer["Arn"])
 
     @property
-    def account(self) -> str:
+    def number(self) -> str:
         """The account's number."""
         return self.identity[0]
 
@@ -93,7 +93,7 @@ class Cloud:
     @cached_property
     def places(self) -> Places:
         """Where things are in S3; the default bucket is made where it is missing. Raises UserError."""
-        name = self.bucket or f"sagemaker-{self.region}-{self.account}"
+        name = self.bucket or f"sagemaker-{self.region}-{self.number}"
         s3 = self.client("s3")
         with refusals_explained(f"use the bucket {name}"):
             try:
@@ -114,7 +114,7 @@ class Cloud:
             role = self._own_role()
         if role.startswith("arn:"):
             return role
-        return f"arn:{self.partition}:iam::{self.account}:role/{role}"
+        return f"arn:{self.partition}:iam::{self.number}:role/{role}"
 
     def _own_role(self) -> str:
         """The role that this process itself has, in a notebook of SageMaker."""

@@ -31,26 +31,26 @@ def tuning_hours(search: dict[str, Any]) -> float:
     return float(trial["ResourceConfig"]["InstanceCount"]) * left / 3600
 
 
-def at_most(cloud: Any, job: dict[str, Any], machine_hours: float) -> str:
+def at_most(account: Any, job: dict[str, Any], machine_hours: float) -> str:
     """What `machine_hours` more may cost, in words; in hours alone where the price list cannot be asked."""
     kind = job["ResourceConfig"]["InstanceType"]
     text = f"at most {machine_hours:.1f} more hours of {kind}"
-    price = hourly_price(cloud, kind)
+    price = hourly_price(account, kind)
     if price is None:
         return f"{text} (see https://aws.amazon.com/sagemaker/pricing)"
     spot = ", before the discount of a spot job" if job.get("EnableManagedSpotTraining") else ""
     return f"{text}, {machine_hours * price:.2f} USD at {price:.3f} USD an hour{spot}"
 
 
-def hourly_price(cloud: Any, kind: str, component: str = "Training") -> float | None:
+def hourly_price(account: Any, kind: str, component: str = "Training") -> float | None:
     """USD for an hour of the instance type in a training job, or in an endpoint (`component="Hosting"`).
 
     None where the price list is not to be had.
     """
     try:
         config = import_module("botocore.config").Config(connect_timeout=3, read_timeout=10, retries=ONE_TRY)
-        pricing = cloud.session.client("pricing", region_name=PRICE_LIST_REGION, config=config)
-        filters = {"regionCode": cloud.region, "instanceName": kind, "component": component}
+        pricing = account.session.client("pricing", region_name=PRICE_LIST_REGION, config=config)
+        filters = {"regionCode": account.region, "instanceName": kind, "component": component}
         answer = pricing.get_products(
             ServiceCode="AmazonSageMaker",
             Filters=[{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in filters.items()],

@@ -81,5 +81,5 @@ def deploy(options: Options) -> None:
     else:
         source = source_of_run(options) if options.run else None  # what is wrong with it is said before AWS is asked
         options = remembered(options, source)
-        cloud = connect(vars(options), options.role)
-        deploy_to(cloud, options, source or job_source(cloud, options))
+        account = connect(vars(options), options.role)
+        deploy_to(account, options, source or job_source(account, options))

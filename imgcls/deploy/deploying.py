@@ -14,7 +14,7 @@ from imgcls.deploy.record import EndpointRecord
 from imgcls.errors import UserError
 
 if TYPE_CHECKING:
-    from imgcls.aws.account import Cloud
+    from imgcls.aws.account import Account
     from imgcls.deploy.endpoint import Deployment
     from imgcls.deploy.samples import Samples
     from imgcls.deploy.source import Source
@@ -36,18 +36,18 @@ def remembered(options: Options, source: Source | None) -> Options:
     )
 
 
-def job_source(cloud: Cloud, options: Options) -> Source:
+def job_source(account: Account, options: Options) -> Source:
     """The run of the job that the options name."""
     from imgcls.deploy.source import source_of_job
 
-    return source_of_job(cloud, options)
+    return source_of_job(account, options)
 
 
-def deploy_to(cloud: Cloud, options: Options, source: Source, *, remember: bool = True) -> None:
+def deploy_to(account: Account, options: Options, source: Source, *, remember: bool = True) -> None:
     """Make or update the endpoint of `source` in the account, and test it.
 
     Args:
-        cloud: the account.
+        account: what is asked.
         options: of the command.
         source: the run.
         remember: note in the run's folder which endpoint it has.
@@ -59,15 +59,17 @@ def deploy_to(cloud: Cloud, options: Options, source: Source, *, remember: bool 
     from imgcls.deploy.source import check_memory, describe_source, request_limit
     from imgcls.serve.archive import write_archive
 
-    deployment = Deployment(cloud, Plan(source.name, options, source.folder.name))
+    deployment = Deployment(account, Plan(source.name, options, source.folder.name))
     samples = pictures_for(options, source, request_limit(deployment.mode))
     if deployment.mode == SERVERLESS:
         check_memory(source.model, memory_of(deployment))
-    log.info("%s: %s, %s, %s.", source.name, describe_source(source), deployment.mode, cloud.region)
-    log.info("%s", cost(cloud, deployment))
+    log.info("%s: %s, %s, %s.", source.name, describe_source(source), deployment.mode, account.region)
+    log.info("%s", cost(account, deployment))
     deployment.role()  # what is missing is said before anything is made
     if remember:
-        EndpointRecord(source.name, cloud.region, options.bucket, options.prefix, options.profile).write(source.folder)
+        EndpointRecord(source.name, account.region, options.bucket, options.prefix, options.profile).write(
+            source.folder
+        )
     try:
         with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
             done = deployment.put(write_archive(source.folder, Path(work) / "model.tar.gz"))
@@ -86,9 +88,9 @@ def deploy_to(cloud: Cloud, options: Options, source: Source, *, remember: bool 
         raise
     if samples is not None:
         try:
-            tested(cloud, deployment, source, samples)
+            tested(account, deployment, source, samples)
         except UserError as error:
-            raise undone(cloud, deployment, done, error) if done != UNCHANGED else error from error
+            raise undone(account, deployment, done, error) if done != UNCHANGED else error from error
     if not remember:
         return
     given = {"AWS_DEFAULT_REGION": options.region, "AWS_PROFILE": options.profile}
@@ -113,7 +115,7 @@ def finished(deployment: Deployment, before: str | None, *, made: bool) -> Any:
         deployment.arrived(found, before)
     except UserError as error:
         if made and deployment.options.on_failure == "undo":
-            remove_all(deployment.cloud, deployment.name, deployment.options.poll)
+            remove_all(deployment.account, deployment.name, deployment.options.poll)
             raise UserError(f"{error}\nIt was removed again.") from error
         raise
     return found
@@ -137,7 +139,7 @@ def pictures_for(options: Options, source: Source, limit: int) -> Samples | None
     return samples
 
 
-def cost(cloud: Cloud, deployment: Deployment) -> str:
+def cost(account: Account, deployment: Deployment) -> str:
     """What the endpoint costs at most, in words."""
     from imgcls.aws.costs import hourly_price
     from imgcls.deploy.requests import machine, most_machines
@@ -149,25 +151,25 @@ def cost(cloud: Cloud, deployment: Deployment) -> str:
     kind, most = machine(options, deployment.there), most_machines(options, deployment.there)
     if deployment.scaled is not None and options.max_instances is None:
         most = max(most, deployment.scaled.high)
-    price = hourly_price(cloud, kind, "Hosting")
+    price = hourly_price(account, kind, "Hosting")
     known = f"{most * price:.2f} USD an hour at most" if price else "see https://aws.amazon.com/sagemaker/pricing"
     return f"{most} x {kind}, for as long as it is there: {known}."
 
 
-def tested(cloud: Cloud, deployment: Deployment, source: Source, samples: Samples) -> None:
+def tested(account: Account, deployment: Deployment, source: Source, samples: Samples) -> None:
     """Ask the endpoint, and compare. Raises UserError where it answers otherwise than the model here."""
     from imgcls.deploy import probe
 
     options = deployment.options
     if deployment.asynchronous:
-        ask = probe.asking_later(cloud, deployment.name, deployment.questions, poll=min(2.0, options.poll))
+        ask = probe.asking_later(account, deployment.name, deployment.questions, poll=min(2.0, options.poll))
     else:
-        ask = probe.asking(cloud, deployment.name)
+        ask = probe.asking(account, deployment.name)
     log.info("Asking with %d pictures of %s.", len(samples.pictures), samples.where)
     print(f"test: {probe.compare(ask, source.model, samples.pictures, options.tolerance)}")
 
 
-def undone(cloud: Cloud, deployment: Deployment, done: str, error: UserError) -> UserError:
+def undone(account: Account, deployment: Deployment, done: str, error: UserError) -> UserError:
     """The error of the test, with what was done about it."""
     from imgcls.deploy import endpoint
 
@@ -175,15 +177,15 @@ def undone(cloud: Cloud, deployment: Deployment, done: str, error: UserError) ->
     if options.on_failure != "undo":
         return UserError(f"{error}\nThe endpoint stays, and costs: {delete_command(name, options)}")
     if done == endpoint.UPDATED:
-        back = endpoint.roll_back(cloud, name, poll=options.poll)
+        back = endpoint.roll_back(account, name, poll=options.poll)
         return UserError(f"{error}\nThe endpoint is back at {back}.")
-    remove_all(cloud, name, options.poll)
+    remove_all(account, name, options.poll)
     return UserError(f"{error}\nIt was removed again.")
 
 
-def remove_all(cloud: Cloud, name: str, poll: float) -> None:
+def remove_all(account: Account, name: str, poll: float) -> None:
     """The endpoint with all that belongs to it."""
     from imgcls.deploy.inventory import inventory
     from imgcls.deploy.removal import remove
 
-    remove(cloud, inventory(cloud, name), poll=poll, say=lambda line: log.info("%s", line))
+    remove(account, inventory(account, name), poll=poll, say=lambda line: log.info("%s", line))

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgcls.aws.account import Cloud
+from imgcls.aws.account import Account
 from imgcls.aws.naming import RUN_TAG
 from imgcls.aws.refusals import refusals_explained
 from imgcls.aws.upload import send_file
@@ -41,32 +41,32 @@ class Deployment:
     """The steps of a deployment; each finds what it would make, if it is there.
 
     Args:
-        cloud: the account.
+        account: what is asked.
         plan: what is to be deployed.
     """
 
-    def __init__(self, cloud: Cloud, plan: Plan) -> None:
-        self.cloud, self.plan, self.options, self.name = cloud, plan, plan.options, plan.name
+    def __init__(self, account: Account, plan: Plan) -> None:
+        self.account, self.plan, self.options, self.name = account, plan, plan.options, plan.name
         self.there = self._settled()
         self.mode = requests.chosen_mode(self.options, self.there)
-        self.scaled = scaling.noted(tags_at(cloud, self.there.arn)) if self.there is not None else None
+        self.scaled = scaling.noted(tags_at(account, self.there.arn)) if self.there is not None else None
 
     def _settled(self) -> Deployed | None:
         """The endpoint as it is; one that could not be started is removed, because AWS cannot update it."""
-        there = deployed(self.cloud, self.name)
+        there = deployed(self.account, self.name)
         if there is not None and there.status in BUSY:
-            there = settle(self.cloud, self.name, poll=self.options.poll)
+            there = settle(self.account, self.name, poll=self.options.poll)
         if there is not None and there.status == "Failed":
             log.warning("%s is there, and %s: it is deleted and made again.", self.name, there.status)
-            scaling.unscale(self.cloud, self.name)
-            delete_endpoint(self.cloud, self.name, poll=self.options.poll)
+            scaling.unscale(self.account, self.name)
+            delete_endpoint(self.account, self.name, poll=self.options.poll)
             there = None
         return there
 
     def put(self, archive: Path) -> str:
         """Make the endpoint of the model.tar.gz `archive`, or update it; without waiting. Returns what was done."""
         role = self.role()
-        image = requests.image_for(self.options, self.there, self.cloud.region, self.mode)
+        image = requests.image_for(self.options, self.there, self.account.region, self.mode)
         uploaded = self.upload(archive)
         model = self.make(
             "model",
@@ -79,8 +79,8 @@ class Deployment:
                 self.there,
                 model=model,
                 mode=self.mode,
-                output=self.cloud.places.uri("async", self.name, "answers"),
-                captured=self.cloud.places.uri("captured", self.name),
+                output=self.account.places.uri("async", self.name, "answers"),
+                captured=self.account.places.uri("captured", self.name),
             ),
         )
         if self.there is None:
@@ -97,14 +97,14 @@ class Deployment:
         """ARN of the role that is asked for, or that the endpoint has."""
         if self.options.role is None and self.there is not None and self.there.model.get("ExecutionRoleArn"):
             return str(self.there.model["ExecutionRoleArn"])
-        return self.cloud.role_arn
+        return self.account.role_arn
 
     def upload(self, archive: Path) -> str:
         """The archive's address in S3, where each content has a place of its own."""
         with archive.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        uri = archive_place(self.cloud, self.name, digest)
-        send_file(archive, uri, self.cloud.client("s3"), extra=self.cloud.encryption)
+        uri = archive_place(self.account, self.name, digest)
+        send_file(archive, uri, self.account.client("s3"), extra=self.account.encryption)
         return uri
 
     def make(self, kind: str, request: requests.Request) -> str:
@@ -114,16 +114,16 @@ class Deployment:
             "endpoint-config": ("EndpointConfig", "create_endpoint_config"),
         }[kind]
         name = numbered(self.name, request)
-        if not described(self.cloud, what, name):
+        if not described(self.account, what, name):
             tags = as_list({**self.options.tags, **tags_of(kind, self.name)})
             with refusals_explained(f"make the {kind} {name}"):
-                getattr(self.cloud.client("sagemaker"), operation)(**{f"{what}Name": name}, **request, Tags=tags)
+                getattr(self.account.client("sagemaker"), operation)(**{f"{what}Name": name}, **request, Tags=tags)
         return name
 
     def _create(self, config: str) -> None:
         tags = tags_of("endpoint", self.name, {RUN_TAG: tag_text(self.plan.source)})
         with refusals_explained(f"make the endpoint {self.name}"):
-            self.cloud.client("sagemaker").create_endpoint(
+            self.account.client("sagemaker").create_endpoint(
                 EndpointName=self.name, EndpointConfigName=config, Tags=as_list({**self.options.tags, **tags})
             )
         log.info("Made the endpoint %s.", self.name)
@@ -132,24 +132,24 @@ class Deployment:
         assert self.there is not None
         alarms = [*self.options.alarms]
         if self.mode != SERVERLESS:
-            alarms.append(scaling.watch_errors(self.cloud, self.name))
+            alarms.append(scaling.watch_errors(self.account, self.name))
         more = requests.deployment_request(self.options, self.mode, count, alarms)
-        update(self.cloud, self.there, config, more)
+        update(self.account, self.there, config, more)
 
     def finish(self) -> Deployed:
         """Wait until the endpoint answers. Raises UserError where it failed, and why."""
-        found = settle(self.cloud, self.name, poll=self.options.poll)
+        found = settle(self.account, self.name, poll=self.options.poll)
         if found is None:
             raise UserError(f"The endpoint {self.name} was deleted by somebody else.")
         if found.status != "InService":
-            raise UserError(f"The endpoint {self.name} failed: {why(self.cloud, found)}")
+            raise UserError(f"The endpoint {self.name} failed: {why(self.account, found)}")
         return found
 
     def arrived(self, found: Deployed, before: str | None) -> None:
         """Raise UserError where AWS took an update back, and the endpoint has the configuration `before` again."""
         if before is not None and found.config_name == before:
             raise UserError(
-                f"The update of {self.name} failed, and AWS went back to what was there: {why(self.cloud, found)}"
+                f"The update of {self.name} failed, and AWS went back to what was there: {why(self.account, found)}"
             )
 
     def scale(self, found: Deployed) -> None:
@@ -157,17 +157,17 @@ class Deployment:
         before = self.scaled
         now = scaling.wanted(self.options, self.mode, before)
         if now is not None:
-            note(self.cloud, found, SCALING_TAG, str(now))
-            scaling.scale(self.cloud, self.name, now, self.mode)
+            note(self.account, found, SCALING_TAG, str(now))
+            scaling.scale(self.account, self.name, now, self.mode)
         elif before is not None:
-            note(self.cloud, found, SCALING_TAG, "none")
-            scaling.unscale(self.cloud, self.name)
+            note(self.account, found, SCALING_TAG, "none")
+            scaling.unscale(self.account, self.name)
             log.info("%s is not scaled any more.", self.name)
 
     @property
     def questions(self) -> str:
         """Where the questions to an asynchronous endpoint are put."""
-        return self.cloud.places.uri("async", self.name, "questions")
+        return self.account.places.uri("async", self.name, "questions")
 
     @property
     def asynchronous(self) -> bool:
@@ -175,22 +175,22 @@ class Deployment:
         return self.mode == ASYNCHRONOUS
 
 
-def archive_place(cloud: Cloud, name: str, digest: str) -> str:
+def archive_place(account: Account, name: str, digest: str) -> str:
     """Where the archive with this SHA-256 is in S3."""
-    return cloud.places.uri("endpoints", name, digest[:16], "model.tar.gz")
+    return account.places.uri("endpoints", name, digest[:16], "model.tar.gz")
 
 
-def update(cloud: Cloud, there: Deployed, config: str, deployment: requests.Request) -> None:
+def update(account: Account, there: Deployed, config: str, deployment: requests.Request) -> None:
     """Begin to give the endpoint another configuration; what it has now is remembered as the previous one."""
-    scaled = scaling.target_of(cloud, there.name)
-    new = described(cloud, "EndpointConfig", config)["ProductionVariants"][0]
+    scaled = scaling.target_of(account, there.name)
+    new = described(account, "EndpointConfig", config)["ProductionVariants"][0]
     if scaled and new.get("InstanceType") != there.variant.get("InstanceType"):
         # AWS gives an endpoint no other machine while it is scaled; its tag remembers how it was.
-        scaling.unscale(cloud, there.name)
+        scaling.unscale(account, there.name)
         scaled = {}
-    note(cloud, there, PREVIOUS_TAG, there.config_name)
+    note(account, there, PREVIOUS_TAG, there.config_name)
     with refusals_explained(f"update the endpoint {there.name}"):
-        cloud.client("sagemaker").update_endpoint(
+        account.client("sagemaker").update_endpoint(
             EndpointName=there.name,
             EndpointConfigName=config,
             **({"RetainAllVariantProperties": True} if scaled else {}),  # as many machines as there are now
@@ -199,42 +199,42 @@ def update(cloud: Cloud, there: Deployed, config: str, deployment: requests.Requ
     log.info("%s gets the configuration %s.", there.name, config)
 
 
-def note(cloud: Cloud, there: Deployed, tag: str, value: str) -> None:
+def note(account: Account, there: Deployed, tag: str, value: str) -> None:
     """Write `value` on the endpoint."""
     with refusals_explained(f"write on the endpoint {there.name}"):
-        cloud.client("sagemaker").add_tags(ResourceArn=there.arn, Tags=[{"Key": tag, "Value": value}])
+        account.client("sagemaker").add_tags(ResourceArn=there.arn, Tags=[{"Key": tag, "Value": value}])
 
 
-def roll_back(cloud: Cloud, name: str, *, poll: float) -> str:
+def roll_back(account: Account, name: str, *, poll: float) -> str:
     """Give the endpoint the configuration that it had before, and wait. Returns that configuration's name.
 
     Raises UserError where there is none, or AWS could not.
     """
-    there = needed(cloud, name)
+    there = needed(account, name)
     if there.status in BUSY:
-        there = settle(cloud, name, poll=poll) or needed(cloud, name)
-    previous = previous_config(cloud, there)
-    update(cloud, there, previous, {})
-    found = settle(cloud, name, poll=poll)
+        there = settle(account, name, poll=poll) or needed(account, name)
+    previous = previous_config(account, there)
+    update(account, there, previous, {})
+    found = settle(account, name, poll=poll)
     if found is None or found.status != "InService" or found.config_name != previous:
-        raise UserError(f"{name} could not go back: {why(cloud, found) if found else 'it was deleted'}")
-    how = scaling.noted(tags_at(cloud, found.arn))
-    if how is not None and not scaling.target_of(cloud, name):
-        scaling.scale(cloud, name, how, requests.mode_of(found.config))
+        raise UserError(f"{name} could not go back: {why(account, found) if found else 'it was deleted'}")
+    how = scaling.noted(tags_at(account, found.arn))
+    if how is not None and not scaling.target_of(account, name):
+        scaling.scale(account, name, how, requests.mode_of(found.config))
     return previous
 
 
-def previous_config(cloud: Cloud, there: Deployed) -> str:
+def previous_config(account: Account, there: Deployed) -> str:
     """The configuration that the endpoint had before; where that is not known, the newest that is older than its own.
 
     Raises UserError where there is none.
     """
-    noted = tags_at(cloud, there.arn).get(PREVIOUS_TAG)
-    if noted and noted != there.config_name and described(cloud, "EndpointConfig", noted):
+    noted = tags_at(account, there.arn).get(PREVIOUS_TAG)
+    if noted and noted != there.config_name and described(account, "EndpointConfig", noted):
         return noted
     made = there.config.get("CreationTime")
     with refusals_explained(f"list the configurations of {there.name}"):
-        pages = cloud.client("sagemaker").get_paginator("list_endpoint_configs")
+        pages = account.client("sagemaker").get_paginator("list_endpoint_configs")
         found = [
             one
             for page in pages.paginate(NameContains=f"{there.name}-", SortBy="CreationTime", SortOrder="Descending")
@@ -242,15 +242,15 @@ def previous_config(cloud: Cloud, there: Deployed) -> str:
         ]
     for one in found:
         older = made is None or one["CreationTime"] <= made
-        own = tags_at(cloud, one["EndpointConfigArn"])
+        own = tags_at(account, one["EndpointConfigArn"])
         if older and one["EndpointConfigName"] != there.config_name and own.get(ENDPOINT_TAG) == there.name:
             return str(one["EndpointConfigName"])
     raise UserError(f"The endpoint {there.name} has had no other configuration: there is nothing to go back to.")
 
 
-def delete_endpoint(cloud: Cloud, name: str, *, poll: float) -> bool:
+def delete_endpoint(account: Account, name: str, *, poll: float) -> bool:
     """Delete the endpoint, and wait until it is gone; whether there was one. Raises UserError."""
-    client = cloud.client("sagemaker")
+    client = account.client("sagemaker")
     for _ in range(2):
         with refusals_explained(f"delete the endpoint {name}"):
             try:
@@ -261,6 +261,6 @@ def delete_endpoint(cloud: Cloud, name: str, *, poll: float) -> bool:
                 if (getattr(error, "response", None) or {}).get("Error", {}).get("Code") != "ValidationException":
                     raise
                 log.info("%s is being changed; it can be deleted when that has ended.", name)
-        if settle(cloud, name, poll=poll, whole=False) is None:
+        if settle(account, name, poll=poll, whole=False) is None:
             return True
     raise UserError(f"The endpoint {name} is not deleted; try again in some minutes.")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from imgcls.aws.account import Cloud
+from imgcls.aws.account import Account
 from imgcls.aws.naming import TAG
 from imgcls.aws.refusals import explain, refusals_explained
 from imgcls.deploy.names import ALIAS, DIGEST_LENGTH, REGION_TAG, ROLE_PATH, as_list, as_mapping, tags_of
@@ -59,13 +59,15 @@ class Published:
     address: str | None = None
 
 
-def deploy_function(cloud: Cloud, options: FunctionOptions, wait: Callable[[float], None] = time.sleep) -> Published:
+def deploy_function(
+    account: Account, options: FunctionOptions, wait: Callable[[float], None] = time.sleep
+) -> Published:
     """Make the function, or give it this code and these settings; publish it; point the alias to it.
 
     Raises UserError for what AWS refuses.
     """
-    client = cloud.client("lambda")
-    role = make_role(cloud, options) if options.make_role else role_arn(cloud, str(options.role))
+    client = account.client("lambda")
+    role = make_role(account, options) if options.make_role else role_arn(account, str(options.role))
     code, settings = zipped(), configuration(options, role)
     with refusals_explained(f"make the function {options.function}"):
         there = _function(client, options.function)
@@ -113,9 +115,9 @@ def configuration(options: FunctionOptions, role: str) -> dict[str, Any]:
     }
 
 
-def role_arn(cloud: Cloud, role: str) -> str:
+def role_arn(account: Account, role: str) -> str:
     """The ARN of a role that is given by its name or ARN."""
-    return role if role.startswith("arn:") else f"arn:{cloud.partition}:iam::{cloud.account}:role/{role}"
+    return role if role.startswith("arn:") else f"arn:{account.partition}:iam::{account.number}:role/{role}"
 
 
 def role_name(function: str, region: str) -> str:
@@ -127,10 +129,10 @@ def role_name(function: str, region: str) -> str:
     return f"{name[: LONGEST_ROLE - DIGEST_LENGTH - 1]}-{digest}"
 
 
-def make_role(cloud: Cloud, options: FunctionOptions) -> str:
+def make_role(account: Account, options: FunctionOptions) -> str:
     """A role that may ask this endpoint and write this function's log, and nothing else. Returns its ARN."""
-    client, name = cloud.client("iam"), role_name(options.function, cloud.region)
-    names = Names(cloud.partition, cloud.region, cloud.account, options.endpoint, function=options.function)
+    client, name = account.client("iam"), role_name(options.function, account.region)
+    names = Names(account.partition, account.region, account.number, options.endpoint, function=options.function)
     with refusals_explained(f"make the role {name}"):
         try:
             there = client.get_role(RoleName=name)["Role"]
@@ -142,7 +144,7 @@ def make_role(cloud: Cloud, options: FunctionOptions) -> str:
         except Exception as error:
             if not gone(error):
                 raise
-            tags = {**options.tags, **tags_of("role", options.endpoint, {REGION_TAG: cloud.region})}
+            tags = {**options.tags, **tags_of("role", options.endpoint, {REGION_TAG: account.region})}
             made = client.create_role(
                 RoleName=name,
                 Path=ROLE_PATH,
@@ -277,11 +279,11 @@ def _forbid(client: Any, place: dict[str, str], statement: str) -> None:
             raise
 
 
-def ask(cloud: Cloud, function: str, picture: bytes) -> dict[str, Any]:
+def ask(account: Account, function: str, picture: bytes) -> dict[str, Any]:
     """The body of the function's answer to a picture. Raises UserError where it has none."""
     event = json.dumps({"image": base64.b64encode(picture).decode()}).encode()
     try:
-        answer = cloud.client("lambda").invoke(FunctionName=function, Qualifier=ALIAS, Payload=event)
+        answer = account.client("lambda").invoke(FunctionName=function, Qualifier=ALIAS, Payload=event)
     except Exception as error:
         raise explain(error, f"ask the function {function}") or error from error
     content = json.loads(answer["Payload"].read() or b"null")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from imgcls.aws.account import Cloud
+from imgcls.aws.account import Account
 from imgcls.aws.naming import START, TAG
 from imgcls.aws.refusals import refusals_explained
 from imgcls.deploy.names import ENDPOINT_TAG, REGION_TAG, ROLE_PATH, as_mapping
@@ -41,24 +41,24 @@ class Found:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def inventory(cloud: Cloud, endpoint: str | None = None) -> list[Found]:
+def inventory(account: Account, endpoint: str | None = None) -> list[Found]:
     """What there is: all of it, or what belongs to one endpoint. Raises UserError where AWS does not let one look."""
-    with refusals_explained(f"list what there is in {cloud.region}"):
+    with refusals_explained(f"list what there is in {account.region}"):
         found = [
-            *_endpoints(cloud, endpoint),
-            *_functions(cloud),
-            *_scaling(cloud),
-            *_alarms(cloud),
-            *_configs(cloud, endpoint),
-            *_models(cloud, endpoint),
-            *_roles(cloud),
+            *_endpoints(account, endpoint),
+            *_functions(account),
+            *_scaling(account),
+            *_alarms(account),
+            *_configs(account, endpoint),
+            *_models(account, endpoint),
+            *_roles(account),
         ]
     return [one for one in found if endpoint in (None, one.endpoint)]
 
 
-def running_jobs(cloud: Cloud) -> int:
+def running_jobs(account: Account) -> int:
     """How many training and tuning jobs of imgcls run; `imgcls.jobs` is for them."""
-    client = cloud.client("sagemaker")
+    client = account.client("sagemaker")
     with refusals_explained("list the jobs"):
         training = client.list_training_jobs(NameContains=START, StatusEquals="InProgress")["TrainingJobSummaries"]
         tuning = client.list_hyper_parameter_tuning_jobs(NameContains=START, StatusEquals="InProgress")
@@ -70,14 +70,14 @@ def _pages(client: Any, operation: str, key: str, **words: Any) -> Iterator[dict
         yield from page[key]
 
 
-def _endpoints(cloud: Cloud, only: str | None) -> Iterator[Found]:
-    for one in _pages(cloud.client("sagemaker"), "list_endpoints", "Endpoints", NameContains=only or START):
+def _endpoints(account: Account, only: str | None) -> Iterator[Found]:
+    for one in _pages(account.client("sagemaker"), "list_endpoints", "Endpoints", NameContains=only or START):
         name = one["EndpointName"]
-        if not name.startswith(START) or TAG not in tags_at(cloud, one["EndpointArn"]):
+        if not name.startswith(START) or TAG not in tags_at(account, one["EndpointArn"]):
             continue
-        endpoint = described(cloud, "Endpoint", name)
+        endpoint = described(account, "Endpoint", name)
         variant = (endpoint.get("ProductionVariants") or [{}])[0]
-        config = described(cloud, "EndpointConfig", endpoint["EndpointConfigName"]) if endpoint else {}
+        config = described(account, "EndpointConfig", endpoint["EndpointConfigName"]) if endpoint else {}
         settings = (config.get("ProductionVariants") or [{}])[0]
         machines, how = _machines(variant, settings)
         reason = f"; {endpoint['FailureReason']}" if endpoint.get("FailureReason") else ""
@@ -95,24 +95,24 @@ def _machines(variant: dict[str, Any], settings: dict[str, Any]) -> tuple[tuple[
     return (kind, count), f"{count} x {kind}"
 
 
-def _configs(cloud: Cloud, only: str | None) -> Iterator[Found]:
-    client = cloud.client("sagemaker")
+def _configs(account: Account, only: str | None) -> Iterator[Found]:
+    client = account.client("sagemaker")
     for one in _pages(client, "list_endpoint_configs", "EndpointConfigs", NameContains=only or START):
-        tags = tags_at(cloud, one["EndpointConfigArn"]) if one["EndpointConfigName"].startswith(START) else {}
+        tags = tags_at(account, one["EndpointConfigArn"]) if one["EndpointConfigName"].startswith(START) else {}
         if TAG in tags:
             name = one["EndpointConfigName"]
             yield Found("endpoint-config", name, tags.get(ENDPOINT_TAG, ""), made=one["CreationTime"])
 
 
-def _models(cloud: Cloud, only: str | None) -> Iterator[Found]:
-    for one in _pages(cloud.client("sagemaker"), "list_models", "Models", NameContains=only or START):
-        tags = tags_at(cloud, one["ModelArn"]) if one["ModelName"].startswith(START) else {}
+def _models(account: Account, only: str | None) -> Iterator[Found]:
+    for one in _pages(account.client("sagemaker"), "list_models", "Models", NameContains=only or START):
+        tags = tags_at(account, one["ModelArn"]) if one["ModelName"].startswith(START) else {}
         if TAG in tags:
             yield Found("model", one["ModelName"], tags.get(ENDPOINT_TAG, ""), made=one["CreationTime"])
 
 
-def _functions(cloud: Cloud) -> Iterator[Found]:
-    client = cloud.client("lambda")
+def _functions(account: Account) -> Iterator[Found]:
+    client = account.client("lambda")
     for one in _pages(client, "list_functions", "Functions"):
         if not one["FunctionName"].startswith(START):
             continue
@@ -122,31 +122,31 @@ def _functions(cloud: Cloud) -> Iterator[Found]:
             yield Found("function", one["FunctionName"], tags.get(ENDPOINT_TAG, ""), about, one.get("LastModified"))
 
 
-def _roles(cloud: Cloud) -> Iterator[Found]:
-    client = cloud.client("iam")
+def _roles(account: Account) -> Iterator[Found]:
+    client = account.client("iam")
     for one in _pages(client, "list_roles", "Roles", PathPrefix=ROLE_PATH):
         tags = as_mapping(client.list_role_tags(RoleName=one["RoleName"])["Tags"])
-        if TAG in tags and tags.get(REGION_TAG) == cloud.region:
+        if TAG in tags and tags.get(REGION_TAG) == account.region:
             yield Found("role", one["RoleName"], tags.get(ENDPOINT_TAG, ""), made=one["CreateDate"])
 
 
-def _alarms(cloud: Cloud) -> Iterator[Found]:
-    client = cloud.client("cloudwatch")
+def _alarms(account: Account) -> Iterator[Found]:
+    client = account.client("cloudwatch")
     for one in _pages(client, "describe_alarms", "MetricAlarms", AlarmNamePrefix=START):
         tags = as_mapping(client.list_tags_for_resource(ResourceARN=one["AlarmArn"])["Tags"])
         if TAG in tags:
             yield Found("alarm", one["AlarmName"], tags.get(ENDPOINT_TAG, ""), str(one.get("MetricName", "")))
 
 
-def _scaling(cloud: Cloud) -> Iterator[Found]:
+def _scaling(account: Account) -> Iterator[Found]:
     """Targets of our endpoints, and those that an endpoint left behind which somebody else deleted."""
-    client = cloud.client("application-autoscaling")
+    client = account.client("application-autoscaling")
     words = {"ServiceNamespace": NAMESPACE, "ScalableDimension": DIMENSION}
     for one in _pages(client, "describe_scalable_targets", "ScalableTargets", **words):
         name = one["ResourceId"].split("/")[1]
         if not name.startswith(START):
             continue
-        endpoint = described(cloud, "Endpoint", name)
-        if not endpoint or TAG in tags_at(cloud, endpoint["EndpointArn"]):
+        endpoint = described(account, "Endpoint", name)
+        if not endpoint or TAG in tags_at(account, endpoint["EndpointArn"]):
             about = f"{one['MinCapacity']} to {one['MaxCapacity']} machines"
             yield Found("scaling", one["ResourceId"], name, about, one.get("CreationTime"))

@@ -12,18 +12,18 @@ from imgcls.deploy.record import EndpointRecord
 from imgcls.errors import UserError
 
 if TYPE_CHECKING:
-    from imgcls.aws.account import Cloud
+    from imgcls.aws.account import Account
 
 
 Values = Mapping[str, str]
 
 
-def connect(values: Mapping[str, Any], role: str | None = None) -> Cloud:
+def connect(values: Mapping[str, Any], role: str | None = None) -> Account:
     """The account of the environment, as the options narrow it down."""
-    from imgcls.aws.account import Cloud
+    from imgcls.aws.account import Account
 
     given = {name: values.get(name) or None for name in ("region", "profile", "bucket", "kms_key")}
-    return Cloud.connect(
+    return Account.connect(
         given["region"],
         given["profile"],
         bucket=given["bucket"],

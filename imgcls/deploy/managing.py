@@ -16,7 +16,7 @@ from imgcls.deploy.options import ASYNCHRONOUS, MODES, SERVERLESS
 from imgcls.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from imgcls.aws.account import Cloud
+    from imgcls.aws.account import Account
     from imgcls.deploy.inventory import Found
 
 log = logging.getLogger("imgcls.deploy")
@@ -46,14 +46,14 @@ def test(values: Values, more: list[str]) -> None:
         name, given = which(values)
     if values["pictures"] and not Path(values["pictures"]).expanduser().is_dir():
         raise UserError(f"pictures={values['pictures']}: no such folder.")
-    cloud = connect(given)
-    mode = mode_of(needed(cloud, name).config)
+    account = connect(given)
+    mode = mode_of(needed(account, name).config)
     samples = find_samples(run, values["pictures"] or None, count, request_limit(mode))
     if mode == ASYNCHRONOUS:
-        place = cloud.places.uri("async", name, "questions")
-        ask = probe.asking_later(cloud, name, place, poll=number(values, "poll", 0.01, 600))
+        place = account.places.uri("async", name, "questions")
+        ask = probe.asking_later(account, name, place, poll=number(values, "poll", 0.01, 600))
     else:
-        ask = probe.asking(cloud, name)
+        ask = probe.asking(account, name)
     log.info("Asking with %d pictures of %s.", len(samples.pictures), samples.where)
     print(f"test: {probe.compare(ask, model, samples.pictures, tolerance)}")
 
@@ -71,15 +71,15 @@ def show(values: Values, more: list[str]) -> None:
     """`list`."""
     from imgcls.deploy.inventory import inventory, running_jobs
 
-    cloud = connect(values)
-    found = inventory(cloud)
+    account = connect(values)
+    found = inventory(account)
     if not found:
-        print(f"imgcls has nothing in {cloud.region}.")
+        print(f"imgcls has nothing in {account.region}.")
     else:
         print_table(found)
-        for line in costs(cloud, found):
+        for line in costs(account, found):
             print(line)
-    jobs = running_jobs(cloud)
+    jobs = running_jobs(account)
     if jobs:
         print(f"{jobs} training or tuning jobs run, and cost: python -m imgcls.jobs")
 
@@ -93,7 +93,7 @@ def print_table(found: list[Found]) -> None:
         print(f"{one.kind:<16} {one.name:<{width}} {made.replace('T', ' '):<16} {one.about}".rstrip())
 
 
-def costs(cloud: Cloud, found: list[Found]) -> list[str]:
+def costs(account: Account, found: list[Found]) -> list[str]:
     """What the machines of the endpoints cost."""
     from imgcls.aws.costs import hourly_price
 
@@ -102,7 +102,7 @@ def costs(cloud: Cloud, found: list[Found]) -> list[str]:
         if one.machines is None:
             continue
         kind, count = one.machines
-        price = hourly_price(cloud, kind, "Hosting") if count else None
+        price = hourly_price(account, kind, "Hosting") if count else None
         known = f"{count * price:.2f} USD an hour" if price else "by the hour, see aws.amazon.com/sagemaker/pricing"
         lines.append(f"\n{one.name} costs {known if count else 'nothing now'}.")
         lines.append(f"  end it with: python -m imgcls.deploy delete name={one.name}")
@@ -119,20 +119,20 @@ def delete(values: Values, more: list[str]) -> None:
     if everything:
         if values["name"] or values["run"]:
             raise UserError("--all deletes everything; leave name= and run= out, or --all.")
-        name, cloud = None, connect(values)
+        name, account = None, connect(values)
     else:
         name, given = which(values)
-        cloud = connect(given)
-    found = inventory(cloud, name)
+        account = connect(given)
+    found = inventory(account, name)
     if not found:
-        print(f"There is nothing of {name or 'imgcls'} in {cloud.region}.")
+        print(f"There is nothing of {name or 'imgcls'} in {account.region}.")
     else:
         print_table(found)
         if not sure:
             confirm(len(found))
-        remove(cloud, found, poll=poll, say=print)
+        remove(account, found, poll=poll, say=print)
         print("Logs, captured requests and what asynchronous endpoints have written stay.")
-    jobs = running_jobs(cloud) if everything else 0
+    jobs = running_jobs(account) if everything else 0
     if jobs:
         print(f"{jobs} training or tuning jobs run, and cost: python -m imgcls.jobs")
 
@@ -175,18 +175,18 @@ def put_function(values: Values, more: list[str]) -> None:
         number(values, "poll", 0.01, 600),
         read_tags(more),
     )
-    cloud = connect(given)
-    needed(cloud, name)
+    account = connect(given)
+    needed(account, name)
     if options.url == "public":
         log.warning("url=public: anybody who knows the address can use the function and the endpoint, at your cost.")
-    made = deploy_function(cloud, options)
+    made = deploy_function(account, options)
     print(f"{made.name}, version {made.version}, alias {ALIAS}: asks {name}.")
     if made.address:
         print(f"{made.address}  ({'anybody' if options.url == 'public' else 'with AWS signatures'})")
     if values["pictures"] or values["run"]:
         run = Path(values["run"] or ".").expanduser()
         [sample] = find_samples(run, values["pictures"] or None, 1, 4 << 20).pictures
-        best = ask(cloud, made.name, sample.content)["predictions"][0]["classes"][0]
+        best = ask(account, made.name, sample.content)["predictions"][0]["classes"][0]
         print(f"test: {sample.name} is {best['class']} ({best['probability']:.1%})")
 
 
@@ -202,20 +202,20 @@ def policies(values: Values, more: list[str]) -> None:
     role = values["role"]
     if "/" in role or ":" in role:
         raise UserError(f"role={role}: give the role's name alone.")
-    cloud = connect(given)
-    bucket = values["bucket"] or f"sagemaker-{cloud.region}-{cloud.account}"
+    account = connect(given)
+    bucket = values["bucket"] or f"sagemaker-{account.region}-{account.number}"
     prefix = values["prefix"].strip("/")
     answers = values["output"] or f"s3://{bucket}/{prefix}/async/{name}/answers"
     names = written.Names(
-        cloud.partition,
-        cloud.region,
-        cloud.account,
+        account.partition,
+        account.region,
+        account.number,
         name,
         bucket,
         prefix,
         role,
         values["function"] or name,
-        images=[repository_arn(image_uri(FRAMEWORK, INSTANCE_TYPE, cloud.region), cloud.partition)],
+        images=[repository_arn(image_uri(FRAMEWORK, INSTANCE_TYPE, account.region), account.partition)],
         kms_key=values["kms_key"] or None,
         vpc=flag(values, "vpc"),
         output=answers if values["mode"] == ASYNCHRONOUS else None,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from imgcls.aws.account import Cloud
+from imgcls.aws.account import Account
 from imgcls.aws.refusals import refusals_explained
 from imgcls.aws.s3 import split_uri
 from imgcls.deploy.samples import Sample
@@ -95,19 +95,19 @@ def probabilities(answer: bytes, names: Sequence[str], picture: str) -> np.ndarr
     return np.array([found[name] for name in names], dtype=np.float32)
 
 
-def asking(cloud: Cloud, endpoint: str) -> Ask:
+def asking(account: Account, endpoint: str) -> Ask:
     """Asks an endpoint that answers at once."""
     from imgcls.serve.client import Client
 
-    client = Client(endpoint, runtime=cloud.client("sagemaker-runtime"))
+    client = Client(endpoint, runtime=account.client("sagemaker-runtime"))
     return lambda content, accept: client.invoke(content, KIND, accept)
 
 
 def asking_later(
-    cloud: Cloud, endpoint: str, place: str, *, poll: float, wait: Callable[[float], None] = time.sleep
+    account: Account, endpoint: str, place: str, *, poll: float, wait: Callable[[float], None] = time.sleep
 ) -> Ask:
     """Asks an asynchronous endpoint: through S3, below `place`."""
-    s3, runtime = cloud.client("s3"), cloud.client("sagemaker-runtime")
+    s3, runtime = account.client("s3"), account.client("sagemaker-runtime")
 
     def ask(content: bytes, accept: str) -> bytes:
         import hashlib
@@ -115,7 +115,7 @@ def asking_later(
         bucket, prefix = split_uri(place)
         key = f"{prefix}/{hashlib.sha256(content).hexdigest()[:16]}"
         with refusals_explained(f"ask the endpoint {endpoint}"):
-            s3.put_object(Bucket=bucket, Key=key, Body=content, **cloud.encryption)
+            s3.put_object(Bucket=bucket, Key=key, Body=content, **account.encryption)
             told = runtime.invoke_endpoint_async(
                 EndpointName=endpoint, InputLocation=f"s3://{bucket}/{key}", ContentType=KIND, Accept=accept
             )

@@ -18,7 +18,7 @@ from imgcls.deploy.source import REQUEST_LIMIT, Source, describe_source
 from imgcls.errors import UserError
 
 if TYPE_CHECKING:
-    from imgcls.aws.account import Cloud
+    from imgcls.aws.account import Account
 
 log = logging.getLogger("imgcls.deploy")
 
@@ -58,7 +58,7 @@ def serve_here(options: Options, source: Source) -> None:
             raise UserError("The process that served the model has ended.")
 
 
-def rehearse(options: Options, source: Source, then: Callable[[Cloud], None] | None = None) -> None:
+def rehearse(options: Options, source: Source, then: Callable[[Account], None] | None = None) -> None:
     """`target=rehearsal`: the whole way of an endpoint, in an account of AWS that is this process.
 
     Args:
@@ -66,7 +66,7 @@ def rehearse(options: Options, source: Source, then: Callable[[Cloud], None] | N
         source: what is deployed.
         then: called with the account at the end, before it is gone.
     """
-    from imgcls.aws.account import Cloud
+    from imgcls.aws.account import Account
     from imgcls.deploy import endpoint, inventory, removal
     from imgcls.launch.rehearsal.aws import LocalAws
     from imgcls.launch.rehearsal.endpoints import Endpoints
@@ -77,23 +77,23 @@ def rehearse(options: Options, source: Source, then: Callable[[Cloud], None] | N
     with LocalAws(_no_jobs, lambda name: None) as aws:
         endpoints = Endpoints(aws)
         try:
-            cloud = Cloud(aws.session(), role=here.role, prefix=here.prefix)
+            account = Account(aws.session(), role=here.role, prefix=here.prefix)
             _step("Deploy")
-            deploy_to(cloud, here, source, remember=False)
+            deploy_to(account, here, source, remember=False)
             _step("Update: the same model with another setting, without downtime")
-            deploy_to(cloud, changed(here), source, remember=False)
+            deploy_to(account, changed(here), source, remember=False)
             _step("Roll back")
-            print(f"{source.name} has {endpoint.roll_back(cloud, source.name, poll=POLL)} again.")
-            _put_in_front(cloud, here, source)
+            print(f"{source.name} has {endpoint.roll_back(account, source.name, poll=POLL)} again.")
+            _put_in_front(account, here, source)
             _step("What there is, and away with it")
-            found = inventory.inventory(cloud)
-            removal.remove(cloud, found, poll=POLL, say=print)
-            left = inventory.inventory(cloud)
+            found = inventory.inventory(account)
+            removal.remove(account, found, poll=POLL, say=print)
+            left = inventory.inventory(account)
             if left:
                 raise UserError(f"The rehearsal left behind: {', '.join(one.name for one in left)}")
             print(f"{len(aws.calls)} requests were sent, all to this machine. Nothing is left.")
             if then is not None:
-                then(cloud)
+                then(account)
         finally:
             endpoints.close()
 
@@ -105,7 +105,7 @@ def changed(options: Options) -> Options:
     return replace(options, instance_count=(options.instance_count or 1) + 1)
 
 
-def _put_in_front(cloud: Cloud, options: Options, source: Source) -> None:
+def _put_in_front(account: Account, options: Options, source: Source) -> None:
     """A Lambda function, asked with a picture; asynchronous endpoints have no answer for it."""
     from imgcls.deploy.function import FunctionOptions, ask, deploy_function
 
@@ -114,9 +114,9 @@ def _put_in_front(cloud: Cloud, options: Options, source: Source) -> None:
         return
     _step("A Lambda function in front")
     wanted = FunctionOptions(source.name, source.name, make_role=True, provisioned=1, url="iam", poll=POLL)
-    made = deploy_function(cloud, wanted)
+    made = deploy_function(account, wanted)
     with refusals_explained(f"ask the function {made.name}"):
-        best: dict[str, Any] = ask(cloud, made.name, samples.pictures[0].content)["predictions"][0]["classes"][0]
+        best: dict[str, Any] = ask(account, made.name, samples.pictures[0].content)["predictions"][0]["classes"][0]
     print(f"{made.name}, version {made.version}: {samples.pictures[0].name} is {best['class']}.")
 
 

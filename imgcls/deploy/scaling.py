@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from imgcls.aws.account import Cloud
+from imgcls.aws.account import Account
 from imgcls.aws.refusals import refusals_explained
 from imgcls.deploy.names import SCALING_TAG, VARIANT, as_list, tags_of
 from imgcls.deploy.options import ASYNCHRONOUS, Options
@@ -30,10 +30,10 @@ def alarm_names(endpoint: str) -> dict[str, str]:
     return {"errors": f"{endpoint}-errors", "waiting": f"{endpoint}-waiting"}
 
 
-def target_of(cloud: Cloud, endpoint: str) -> dict[str, Any]:
+def target_of(account: Account, endpoint: str) -> dict[str, Any]:
     """The endpoint's scalable target; empty where it is not scaled."""
     with refusals_explained(f"look at the autoscaling of {endpoint}"):
-        found = cloud.client("application-autoscaling").describe_scalable_targets(
+        found = account.client("application-autoscaling").describe_scalable_targets(
             ServiceNamespace=NAMESPACE, ResourceIds=[resource_of(endpoint)], ScalableDimension=DIMENSION
         )
     targets = found["ScalableTargets"]
@@ -98,9 +98,9 @@ def noted(tags: Mapping[str, str]) -> Scaling | None:
     return Scaling.read(tags.get(SCALING_TAG, ""))
 
 
-def scale(cloud: Cloud, endpoint: str, scaling: Scaling, mode: str) -> None:
+def scale(account: Account, endpoint: str, scaling: Scaling, mode: str) -> None:
     """Let AWS choose the number of machines."""
-    client = cloud.client("application-autoscaling")
+    client = account.client("application-autoscaling")
     place = {
         "ServiceNamespace": NAMESPACE,
         "ResourceId": resource_of(endpoint),
@@ -115,7 +115,7 @@ def scale(cloud: Cloud, endpoint: str, scaling: Scaling, mode: str) -> None:
             TargetTrackingScalingPolicyConfiguration=load_policy(endpoint, scaling, mode),
         )
         if scaling.low == 0:
-            _wake(cloud, endpoint, place)
+            _wake(account, endpoint, place)
     what = "requests that wait" if mode == ASYNCHRONOUS else "requests a minute"
     log.info("%s: %d to %d machines, about %g %s each.", endpoint, scaling.low, scaling.high, scaling.load, what)
 
@@ -139,7 +139,7 @@ def load_policy(endpoint: str, scaling: Scaling, mode: str) -> dict[str, Any]:
     return {**policy, "CustomizedMetricSpecification": metric_of}
 
 
-def _wake(cloud: Cloud, endpoint: str, place: dict[str, str]) -> None:
+def _wake(account: Account, endpoint: str, place: dict[str, str]) -> None:
     """Start a machine where there is none and something waits: the backlog a machine is not known without machines.
 
     https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference-autoscale.html
@@ -150,10 +150,10 @@ def _wake(cloud: Cloud, endpoint: str, place: dict[str, str]) -> None:
         "Cooldown": SCALE_IN,
         "StepAdjustments": [{"MetricIntervalLowerBound": 0.0, "ScalingAdjustment": 1}],
     }
-    made = cloud.client("application-autoscaling").put_scaling_policy(
+    made = account.client("application-autoscaling").put_scaling_policy(
         **place, PolicyName=f"{endpoint}-wake", PolicyType="StepScaling", StepScalingPolicyConfiguration=steps
     )
-    cloud.client("cloudwatch").put_metric_alarm(
+    account.client("cloudwatch").put_metric_alarm(
         AlarmName=alarm_names(endpoint)["waiting"],
         AlarmDescription="Requests wait, and the endpoint has no machine.",
         Namespace="AWS/SageMaker",
@@ -171,23 +171,23 @@ def _wake(cloud: Cloud, endpoint: str, place: dict[str, str]) -> None:
     )
 
 
-def unscale(cloud: Cloud, endpoint: str) -> bool:
+def unscale(account: Account, endpoint: str) -> bool:
     """Leave the number of machines as it is from now on; whether AWS had chosen it. Its policies go with it."""
-    if not target_of(cloud, endpoint):
+    if not target_of(account, endpoint):
         return False
     with refusals_explained(f"end the autoscaling of {endpoint}"):
-        cloud.client("application-autoscaling").deregister_scalable_target(
+        account.client("application-autoscaling").deregister_scalable_target(
             ServiceNamespace=NAMESPACE, ResourceId=resource_of(endpoint), ScalableDimension=DIMENSION
         )
-    delete_alarms(cloud, [alarm_names(endpoint)["waiting"]])
+    delete_alarms(account, [alarm_names(endpoint)["waiting"]])
     return True
 
 
-def watch_errors(cloud: Cloud, endpoint: str) -> str:
+def watch_errors(account: Account, endpoint: str) -> str:
     """The alarm that takes an update back; made where it is missing."""
     name = alarm_names(endpoint)["errors"]
     with refusals_explained(f"make the alarm {name}"):
-        cloud.client("cloudwatch").put_metric_alarm(
+        account.client("cloudwatch").put_metric_alarm(
             AlarmName=name,
             AlarmDescription="Requests fail by a fault of the endpoint.",
             Namespace="AWS/SageMaker",
@@ -204,9 +204,9 @@ def watch_errors(cloud: Cloud, endpoint: str) -> str:
     return name
 
 
-def delete_alarms(cloud: Cloud, names: list[str]) -> None:
+def delete_alarms(account: Account, names: list[str]) -> None:
     """Delete those of the alarms that are there: AWS deletes none where one is not."""
-    client = cloud.client("cloudwatch")
+    client = account.client("cloudwatch")
     with refusals_explained(f"delete the alarms {', '.join(names)}"):
         there = [one["AlarmName"] for one in client.describe_alarms(AlarmNames=names)["MetricAlarms"]]
         if there:

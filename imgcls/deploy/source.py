@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.account import Cloud
+from imgcls.aws.account import Account
 from imgcls.deploy.names import endpoint_name, name_of_job, name_of_run
 from imgcls.deploy.options import SERVERLESS, Options
 from imgcls.deploy.record import EndpointRecord
@@ -61,7 +61,7 @@ def _name(run: Path) -> str:
     return name_of_run(run)
 
 
-def source_of_job(cloud: Cloud, options: Options) -> Source:
+def source_of_job(account: Account, options: Options) -> Source:
     """The run of a training job, fetched if it is not here. Raises UserError where the job has not finished."""
     from imgcls.launch.sagemaker.following import describe
     from imgcls.runs.reading import read_status
@@ -70,13 +70,13 @@ def source_of_job(cloud: Cloud, options: Options) -> Source:
     job = str(options.job)
     folder = Path(options.to or f"runs/{job}").expanduser()
     if read_status(folder).get("state") != "finished":
-        status = describe(cloud, job)["TrainingJobStatus"]
+        status = describe(account, job)["TrainingJobStatus"]
         if status != "Completed":
             raise UserError(f"The job {job} has not finished ({status}): python -m imgcls.jobs attach job={job}")
         from imgcls.launch.sagemaker.results import bring_home
         from imgcls.sweeps.sagemaker.trial import read_configuration
 
-        bring_home(cloud, job, folder, poll=options.poll, read=read_configuration)
+        bring_home(account, job, folder, poll=options.poll, read=read_configuration)
     return Source(folder, model_folder(folder), endpoint_name(options.name) if options.name else name_of_job(job))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from imgcls.aws.account import Cloud
+from imgcls.aws.account import Account
 from imgcls.aws.naming import TAG
 from imgcls.aws.refusals import refusals_explained
 from imgcls.deploy.names import as_mapping
@@ -92,14 +92,14 @@ def gone(error: Exception) -> bool:
     )
 
 
-def described(cloud: Cloud, what: str, name: str) -> dict[str, Any]:
+def described(account: Account, what: str, name: str) -> dict[str, Any]:
     """What AWS knows of an Endpoint, EndpointConfig or Model (`what`); empty where there is none. Raises UserError."""
     operation = {"Endpoint": "describe_endpoint", "EndpointConfig": "describe_endpoint_config"}.get(
         what, "describe_model"
     )
     with refusals_explained(f"look at {name}"):
         try:
-            answer = dict(getattr(cloud.client("sagemaker"), operation)(**{f"{what}Name": name}))
+            answer = dict(getattr(account.client("sagemaker"), operation)(**{f"{what}Name": name}))
         except Exception as error:
             if gone(error):
                 return {}
@@ -108,32 +108,32 @@ def described(cloud: Cloud, what: str, name: str) -> dict[str, Any]:
     return answer
 
 
-def deployed(cloud: Cloud, name: str) -> Deployed | None:
+def deployed(account: Account, name: str) -> Deployed | None:
     """The endpoint `name`; None where there is none. Raises UserError where imgcls has not made it."""
-    endpoint = described(cloud, "Endpoint", name)
+    endpoint = described(account, "Endpoint", name)
     if not endpoint:
         return None
-    if TAG not in tags_at(cloud, str(endpoint["EndpointArn"])):
+    if TAG not in tags_at(account, str(endpoint["EndpointArn"])):
         raise UserError(f"The endpoint {name} was not made by imgcls (it has no tag {TAG}). Give another name=….")
-    config = described(cloud, "EndpointConfig", endpoint["EndpointConfigName"])
+    config = described(account, "EndpointConfig", endpoint["EndpointConfigName"])
     variants = config.get("ProductionVariants") or [{}]
-    model = described(cloud, "Model", variants[0]["ModelName"]) if "ModelName" in variants[0] else {}
+    model = described(account, "Model", variants[0]["ModelName"]) if "ModelName" in variants[0] else {}
     return Deployed(endpoint, config, model)
 
 
-def needed(cloud: Cloud, name: str) -> Deployed:
+def needed(account: Account, name: str) -> Deployed:
     """The endpoint `name`. Raises UserError where there is none."""
-    found = deployed(cloud, name)
+    found = deployed(account, name)
     if found is None:
-        raise UserError(f"There is no endpoint {name} in {cloud.region}. `python -m imgcls.deploy list` shows them.")
+        raise UserError(f"There is no endpoint {name} in {account.region}. `python -m imgcls.deploy list` shows them.")
     return found
 
 
-def tags_at(cloud: Cloud, arn: str) -> dict[str, str]:
+def tags_at(account: Account, arn: str) -> dict[str, str]:
     """The tags of something of SageMaker; none where it is gone."""
     with refusals_explained(f"read the tags of {arn.rpartition('/')[2]}"):
         try:
-            answer = cloud.client("sagemaker").list_tags(ResourceArn=arn)
+            answer = account.client("sagemaker").list_tags(ResourceArn=arn)
         except Exception as error:
             if gone(error):
                 return {}
@@ -142,14 +142,14 @@ def tags_at(cloud: Cloud, arn: str) -> dict[str, str]:
 
 
 def settle(
-    cloud: Cloud, name: str, *, poll: float, wait: Callable[[float], None] = time.sleep, whole: bool = True
+    account: Account, name: str, *, poll: float, wait: Callable[[float], None] = time.sleep, whole: bool = True
 ) -> Deployed | None:
     """Wait until the endpoint is no longer being changed, and say what it does meanwhile.
 
     Passing faults of the network are waited out.
 
     Args:
-        cloud: the account.
+        account: what is asked.
         name: of the endpoint.
         poll: seconds between two looks.
         wait: called with `poll`.
@@ -162,7 +162,7 @@ def settle(
     status = ""
     while True:
         try:
-            endpoint = described(cloud, "Endpoint", name)
+            endpoint = described(account, "Endpoint", name)
             answered = time.monotonic()
         except UserError as error:
             if not passes(error) or time.monotonic() - answered > PATIENCE:
@@ -177,7 +177,7 @@ def settle(
         if now not in BUSY:
             if status:
                 log.info("%s: %s after %s.", name, now, clock(passed - began))
-            return deployed(cloud, name) if whole else Deployed(endpoint, {}, {})
+            return deployed(account, name) if whole else Deployed(endpoint, {}, {})
         if now != status or passed - spoken >= SPOKEN_EVERY:
             status, spoken = now, passed
             log.info("%s: %s, %s (%s).", name, now, SAYS[now], clock(passed - began))
@@ -193,19 +193,19 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
-def why(cloud: Cloud, found: Deployed) -> str:
+def why(account: Account, found: Deployed) -> str:
     """What AWS gives as the reason of a failure, and the last lines of the endpoint's log."""
     reason = " ".join(str(found.endpoint.get("FailureReason") or "AWS gives no reason").split())
-    lines = last_lines(cloud, found.name)
+    lines = last_lines(account, found.name)
     log_text = "".join(f"\n  {line}" for line in lines)
     return f"{reason.rstrip('.')}.{log_text}\nIts log: CloudWatch, {LOG_GROUP}/{found.name}"
 
 
-def last_lines(cloud: Cloud, name: str) -> list[str]:
+def last_lines(account: Account, name: str) -> list[str]:
     """The end of the endpoint's log; nothing where it has none, or may not be read."""
     group = f"{LOG_GROUP}/{name}"
     try:
-        client = cloud.client("logs")
+        client = account.client("logs")
         streams = client.describe_log_streams(logGroupName=group, orderBy="LastEventTime", descending=True, limit=1)
         stream = streams["logStreams"][0]["logStreamName"]
         events = client.get_log_events(logGroupName=group, logStreamName=stream, limit=LAST_LINES, startFromHead=False)

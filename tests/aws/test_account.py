@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from imgcls.aws.account import Cloud
+from imgcls.aws.account import Account
 from imgcls.errors import UserError
 from imgcls.system.extras import need
 from tests.launch.conftest import Jobs, needs_moto
@@ -27,17 +27,17 @@ def nothing(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_missing_settings(nothing: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no AWS region\. Give launch\.region"):
-        Cloud.connect()
+        Account.connect()
     with pytest.raises(UserError, match=r"no AWS credentials\. Run `aws configure`"):
-        Cloud.connect("eu-west-1")
+        Account.connect("eu-west-1")
     with pytest.raises(UserError, match=r"The config profile .nobody. could not be found\. Set AWS_PROFILE"):
-        Cloud.connect("eu-west-1", "nobody")
+        Account.connect("eu-west-1", "nobody")
     nothing.setenv("AWS_ACCESS_KEY_ID", "x")
     nothing.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    assert Cloud.connect("eu-west-1").region == "eu-west-1"
+    assert Account.connect("eu-west-1").region == "eu-west-1"
     nothing.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(UserError, match="Could not connect to the endpoint"):
-        _ = Cloud.connect("eu-west-1").account
+        _ = Account.connect("eu-west-1").account
 
 
 def test_the_role(account: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,11 +85,11 @@ class Account:
         self._clients: dict[str, Any] = {}
 
     def cloud(self, region: str | None = None, profile: str | None = None, **options: Any) -> Any:
-        from imgcls.aws.account import Cloud
+        from imgcls.aws.account import Account
 
         if self.aws.session == self._made_by:  # clients take long to make
-            return Cloud(self._session, **options, _clients=self._clients)
-        return Cloud(self.aws.session(), **options)
+            return Account(self._session, **options, _clients=self._clients)
+        return Account(self.aws.session(), **options)
 
     def sent(self, operation: str) -> list[dict[str, Any]]:
         """The requests of one operation, in order."""
@@ -131,7 +131,7 @@ def account(monkeypatch: pytest.MonkeyPatch, model: Path) -> Iterator[Account]:
 
         monkeypatch.setattr("imgcls.serve.archive.write_archive", write_archive)
         monkeypatch.setattr(running, "serving", serving)
-        monkeypatch.setattr("imgcls.aws.account.Cloud.connect", known.cloud)
+        monkeypatch.setattr("imgcls.aws.account.Account.connect", known.cloud)
         endpoints = running.Endpoints(aws)
         yield known
         endpoints.close()

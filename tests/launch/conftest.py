@@ -56,9 +56,9 @@ class Jobs:
         job.training_job_status = job.secondary_status = state
 
     def cloud(self, **options: Any) -> Any:
-        from imgcls.aws.account import Cloud
+        from imgcls.aws.account import Account
 
-        return Cloud(self.aws.session(), **{"role": "trainer", **options})
+        return Account(self.aws.session(), **{"role": "trainer", **options})
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
 def signed_in(account: Jobs, monkeypatch: pytest.MonkeyPatch) -> Jobs:
     """The commands find this account."""
     monkeypatch.setattr(
-        "imgcls.aws.account.Cloud.connect", lambda region=None, profile=None, **more: account.cloud(**more)
+        "imgcls.aws.account.Account.connect", lambda region=None, profile=None, **more: account.cloud(**more)
     )
     return account
 

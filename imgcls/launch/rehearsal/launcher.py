@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from imgcls.aws.account import Cloud
+from imgcls.aws.account import Account
 from imgcls.aws.download import is_remote
 from imgcls.aws.upload import place_of
 from imgcls.errors import UserError
@@ -48,7 +48,7 @@ class Rehearsal(SageMaker):
     poll: float = 0.2
 
     @contextlib.contextmanager
-    def account(self, config: dict[str, Any]) -> Iterator[Cloud]:
+    def account(self, config: dict[str, Any]) -> Iterator[Account]:
         """An account of AWS that is this process."""
         check_namespaces()
         if is_remote(config["data"].get("root")):
@@ -58,7 +58,7 @@ class Rehearsal(SageMaker):
         with _one_with_several_hosts(self.instance_count), LocalAws(stage.begin, stage.stop) as aws:
             stage.aws = aws
             try:
-                yield stage.cloud(self.role or ROLE, self.prefix)
+                yield stage.account(self.role or ROLE, self.prefix)
             finally:
                 stage.close()
 
@@ -66,11 +66,11 @@ class Rehearsal(SageMaker):
         """One job with several hosts, which meet at one port of this machine."""
         return jobs if self.instance_count == 1 else 1
 
-    def current_job(self, cloud: Cloud, folder: Path) -> str | None:
+    def current_job(self, account: Account, folder: Path) -> str | None:
         """None: the account that knew the last one is gone."""
         return None
 
-    def current_tuning(self, cloud: Cloud, folder: Path, is_there: Callable[[Cloud, str], bool]) -> str | None:
+    def current_tuning(self, account: Account, folder: Path, is_there: Callable[[Account, str], bool]) -> str | None:
         """None: the account that knew the last one is gone."""
         check_toolkit()
         return None
@@ -96,16 +96,16 @@ class Stage:
         self.jobs: dict[str, RehearsedJob] = {}
         self.links: dict[str, Path] = {}
 
-    def cloud(self, role: str, prefix: str) -> Cloud:
+    def account(self, role: str, prefix: str) -> Account:
         """The account, with its bucket; a large data set is linked instead of uploaded."""
-        cloud = Cloud(self.aws.session(), role=role, prefix=prefix)
+        account = Account(self.aws.session(), role=role, prefix=prefix)
         folder = pictures_of(self.config)
         if folder is not None and _is_large(folder):
-            uri = cloud.places.uri("data", place_of(folder))
+            uri = account.places.uri("data", place_of(folder))
             self.links[f"{uri}/"] = folder
-            cloud.in_place.add(uri)
+            account.in_place.add(uri)
             log.info("%s is large: the job reads it in place, and cannot write to it.", folder)
-        return cloud
+        return account
 
     def begin(self, request: dict[str, Any]) -> None:
         """Run the job of a request."""

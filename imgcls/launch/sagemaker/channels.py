@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.account import Cloud
+from imgcls.aws.account import Account
 from imgcls.aws.download import is_remote
 from imgcls.aws.upload import place_of, send, send_file
 from imgcls.errors import UserError
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 WEIGHTS = ("model/model.safetensors", "checkpoints/best.ckpt")  # of a run folder, the better one first
 
 
-def upload_channels(cloud: Cloud, config: Mapping[str, Any]) -> dict[str, str]:
+def upload_channels(account: Account, config: Mapping[str, Any]) -> dict[str, str]:
     """Channel name to s3:// address of everything that the job of `config` reads; what changed is uploaded.
 
     Raises UserError where a folder is empty or S3 refuses.
@@ -28,9 +28,9 @@ def upload_channels(cloud: Cloud, config: Mapping[str, Any]) -> dict[str, str]:
     if is_remote(config["data"].get("root")):
         channels["data"] = str(config["data"]["root"]).rstrip("/") + "/"
     elif (folder := pictures_of(config)) is not None:
-        uri = cloud.places.uri("data", place_of(folder))
-        if uri not in cloud.in_place:
-            send(folder, uri, cloud.client("s3"), extra=cloud.encryption, title="the data set")
+        uri = account.places.uri("data", place_of(folder))
+        if uri not in account.in_place:
+            send(folder, uri, account.client("s3"), extra=account.encryption, title="the data set")
         channels["data"] = f"{uri}/"
     weights = config["model"]["weights"]
     if isinstance(weights, str) and is_remote(weights):
@@ -38,8 +38,8 @@ def upload_channels(cloud: Cloud, config: Mapping[str, Any]) -> dict[str, str]:
     elif weights is not None and "://" not in str(weights):
         file = weights_file(Path(str(weights)).expanduser())
         digest = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]
-        uri = cloud.places.uri("weights", digest, file.name)
-        send_file(file, uri, cloud.client("s3"), extra=cloud.encryption)
+        uri = account.places.uri("weights", digest, file.name)
+        send_file(file, uri, account.client("s3"), extra=account.encryption)
         channels["weights"] = uri
     return channels
 

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.account import Cloud
+from imgcls.aws.account import Account
 from imgcls.aws.refusals import refusals_explained
 from imgcls.aws.s3 import split_uri
 from imgcls.launch.sagemaker.container import JOB_FILE
@@ -23,11 +23,11 @@ OURS = {"status.json", "config.yaml", "overrides.yaml", JOB_FILE, ".lock"}
 FROM_STATUS = ("micro_batch_size", "stopped_by", "reason", "resumed")
 
 
-def fetch_results(cloud: Cloud, description: dict[str, Any], folder: Path) -> dict[str, Any]:
+def fetch_results(account: Account, description: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Fill `folder` with what the finished job left.
 
     Args:
-        cloud: the account.
+        account: what is asked.
         description: of the job, see `following.describe`.
         folder: the run folder; its files that are about the run here stay.
 
@@ -44,18 +44,18 @@ def fetch_results(cloud: Cloud, description: dict[str, Any], folder: Path) -> di
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as work:
             unpacked = Path(work) / "run"
-            _unpack(cloud, output, unpacked, Path(work))
-            _unpack(cloud, model, unpacked / "model", Path(work))
+            _unpack(account, output, unpacked, Path(work))
+            _unpack(account, model, unpacked / "model", Path(work))
             status = _status(unpacked)
             _move(unpacked, folder)
     log.info("The results of %s are in %s.", name, folder)
     return {key: status[key] for key in FROM_STATUS if status.get(key) is not None}
 
 
-def fetch_traces(cloud: Cloud, checkpoints: str, folder: Path) -> None:
+def fetch_traces(account: Account, checkpoints: str, folder: Path) -> None:
     """What an unfinished job has left in S3 so far: its log, its metrics; not its checkpoints, which stay there."""
     bucket, prefix = split_uri(checkpoints)
-    client = cloud.client("s3")
+    client = account.client("s3")
     with refusals_explained(f"read {checkpoints}"), explain_os_errors(folder):
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
             for one in page.get("Contents", ()):
@@ -65,11 +65,11 @@ def fetch_traces(cloud: Cloud, checkpoints: str, folder: Path) -> None:
                     client.download_file(bucket, one["Key"], str(folder / place))
 
 
-def fetch_reports(cloud: Cloud, description: dict[str, Any], folder: Path) -> None:
+def fetch_reports(account: Account, description: dict[str, Any], folder: Path) -> None:
     """What the rules of SageMaker Debugger wrote: the profiler's page, and its findings as JSON."""
     name = description["TrainingJobName"]
     bucket, prefix = split_uri(f"{description['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{name}/rule-output")
-    client = cloud.client("s3")
+    client = account.client("s3")
     with refusals_explained(f"read s3://{bucket}/{prefix}"), explain_os_errors(folder):
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
             for one in page.get("Contents", ()):
@@ -81,11 +81,11 @@ def fetch_reports(cloud: Cloud, description: dict[str, Any], folder: Path) -> No
                         log.info("The profiler's report: %s", folder / place)
 
 
-def _unpack(cloud: Cloud, uri: str, target: Path, work: Path) -> None:
+def _unpack(account: Account, uri: str, target: Path, work: Path) -> None:
     bucket, key = split_uri(uri)
     archive = work / "archive.tar.gz"
     with refusals_explained(f"fetch {uri}"):
-        cloud.client("s3").download_file(bucket, key, str(archive))
+        account.client("s3").download_file(bucket, key, str(archive))
     target.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive) as tar:
         tar.extractall(target, filter="data")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from imgcls.aws.account import Cloud
+from imgcls.aws.account import Account
 from imgcls.aws.refusals import explain, refusals_explained
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.container import STARTED
@@ -49,10 +49,10 @@ class Ended:
     description: dict[str, Any] = field(repr=False, default_factory=dict)
 
 
-def describe(cloud: Cloud, job: str) -> dict[str, Any]:
+def describe(account: Account, job: str) -> dict[str, Any]:
     """What AWS knows of the training job. Raises UserError."""
     with refusals_explained(f"look at the job {job}"):
-        answer: dict[str, Any] = cloud.client("sagemaker").describe_training_job(TrainingJobName=job)
+        answer: dict[str, Any] = account.client("sagemaker").describe_training_job(TrainingJobName=job)
     return answer
 
 
@@ -87,23 +87,23 @@ class Follower:
     """Says what a job does.
 
     Args:
-        cloud: the account.
+        account: what is asked.
         job: its name.
         log_file: gets all lines.
         say: gets those of imgcls.
     """
 
-    def __init__(self, cloud: Cloud, job: str, log_file: Path, say: Callable[[str], None]) -> None:
-        self.cloud, self.job, self.log_file, self.say = cloud, job, log_file, say
+    def __init__(self, account: Account, job: str, log_file: Path, say: Callable[[str], None]) -> None:
+        self.account, self.job, self.log_file, self.say = account, job, log_file, say
         self._reader: LogReader | None = None
         self._step = ""
 
     def look(self) -> Ended | None:
         """Say what is new; how the job ended, or None while it runs. Raises UserError where AWS does not answer."""
-        description = describe(self.cloud, self.job)
+        description = describe(self.account, self.job)
         if self._reader is None:
             several = description["ResourceConfig"]["InstanceCount"] > 1
-            self._reader = LogReader(self.cloud, self.job, self.log_file, several, self.say)
+            self._reader = LogReader(self.account, self.job, self.log_file, several, self.say)
         self._reader.read()
         now = STEPS.get(description.get("SecondaryStatus", ""), "")
         if now and now != self._step:
@@ -120,7 +120,7 @@ class Follower:
 
 
 def follow(
-    cloud: Cloud,
+    account: Account,
     job: str,
     log_file: Path,
     *,
@@ -131,7 +131,7 @@ def follow(
     """Say what the job does until it has ended.
 
     Args:
-        cloud: the account.
+        account: what is asked.
         job: its name.
         log_file: gets all lines.
         poll: seconds between two looks.
@@ -140,7 +140,7 @@ def follow(
 
     Raises UserError where AWS does not answer for half an hour; passing faults of the network are waited out.
     """
-    look = Patient(Follower(cloud, job, log_file, say).look)
+    look = Patient(Follower(account, job, log_file, say).look)
     while (end := look()) is None:
         wait(poll)
     return end
@@ -185,8 +185,8 @@ def passes(error: UserError) -> bool:
 class LogReader:
     """The lines of a job's log streams, each once; those of several hosts begin with its name."""
 
-    def __init__(self, cloud: Cloud, job: str, file: Path, several: bool, say: Callable[[str], None] = say) -> None:
-        self.cloud, self.job, self.file, self.several, self.say = cloud, job, file, several, say
+    def __init__(self, account: Account, job: str, file: Path, several: bool, say: Callable[[str], None] = say) -> None:
+        self.account, self.job, self.file, self.several, self.say = account, job, file, several, say
         self.tokens: dict[str, str] = {}
         self.started: set[str] = set()
         self.last: deque[str] = deque(maxlen=LAST_LINES)
@@ -194,7 +194,7 @@ class LogReader:
 
     def read(self) -> None:
         """Take what is new; hosts that have not written yet are left for the next time. Raises UserError."""
-        client = self.cloud.client("logs")
+        client = self.account.client("logs")
         try:
             streams = client.describe_log_streams(logGroupName=LOG_GROUP, logStreamNamePrefix=f"{self.job}/")
         except Exception as error:

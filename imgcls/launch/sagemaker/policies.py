@@ -155,22 +155,22 @@ def person_policy(names: Names) -> dict[str, Any]:
 
 def print_policies(options: dict[str, str]) -> None:
     """The policies for the account of the environment, with the commands that use them."""
-    from imgcls.aws.account import Cloud
+    from imgcls.aws.account import Account
     from imgcls.launch.sagemaker.options import JobOptions
     from imgcls.launch.sagemaker.training_job import image_uri
 
-    cloud = Cloud.connect(options["region"] or None, options["profile"] or None)
+    account = Account.connect(options["region"] or None, options["profile"] or None)
     role = options["role"] or "imgcls-training"
     if "/" in role or ":" in role:
         raise UserError(f"role={role}: give the role's name alone.")
     names = Names(
-        cloud.partition,
-        cloud.region,
-        cloud.account,
-        options["bucket"] or f"sagemaker-{cloud.region}-{cloud.account}",
+        account.partition,
+        account.region,
+        account.number,
+        options["bucket"] or f"sagemaker-{account.region}-{account.number}",
         options["prefix"].strip("/"),
         role,
-        images=[repository_arn(image_uri(JobOptions(), cloud.region), cloud.partition)],
+        images=[repository_arn(image_uri(JobOptions(), account.region), account.partition)],
         kms_key=options["kms_key"] or None,
         default_bucket=not options["bucket"],
     )

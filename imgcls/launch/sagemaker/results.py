@@ -13,7 +13,7 @@ from imgcls.launch.sagemaker.fetching import fetch_reports, fetch_results, fetch
 from imgcls.launch.sagemaker.following import Ended, follow, say
 
 if TYPE_CHECKING:
-    from imgcls.aws.account import Cloud
+    from imgcls.aws.account import Account
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ Configuration = tuple[dict[str, Any], list[str]]
 
 
 def await_results(
-    cloud: Cloud, job: str, folder: Path, *, poll: float, say: Callable[[str], None] = say
+    account: Account, job: str, folder: Path, *, poll: float, say: Callable[[str], None] = say
 ) -> dict[str, Any]:
     """Say what `job` does until it ends, and fill `folder` with what it leaves.
 
@@ -32,22 +32,22 @@ def await_results(
     Raises:
         UserError: the job failed or was stopped, and why.
     """
-    return settle(cloud, follow(cloud, job, folder / "job.log", poll=poll, say=say), folder)
+    return settle(account, follow(account, job, folder / "job.log", poll=poll, say=say), folder)
 
 
-def settle(cloud: Cloud, end: Ended, folder: Path) -> dict[str, Any]:
+def settle(account: Account, end: Ended, folder: Path) -> dict[str, Any]:
     """Fill `folder` with what a job left that has ended. Returns and raises as `await_results`."""
     job = end.description["TrainingJobName"]
     for rule, outcome, details in rule_statuses(end.description):
         log.info("SageMaker Debugger, %s: %s. %s", rule, outcome, details)
     if end.state == "Completed":
-        status = fetch_results(cloud, end.description, folder)
+        status = fetch_results(account, end.description, folder)
         if "ProfilerConfig" in end.description:
-            fetch_reports(cloud, end.description, folder / "debug" / "sagemaker")
+            fetch_reports(account, end.description, folder / "debug" / "sagemaker")
         return {**status, "state": "finished"}
     checkpoints = end.description.get("CheckpointConfig", {}).get("S3Uri")
     if checkpoints:
-        fetch_traces(cloud, checkpoints, folder)
+        fetch_traces(account, checkpoints, folder)
     if end.state == "Stopped":
         raise UserError(
             f"The job {job} was stopped{f': {end.reason}' if end.reason else ''}. "
@@ -64,7 +64,7 @@ def job_configuration(job: Mapping[str, Any], description: Mapping[str, Any]) ->
 
 
 def bring_home(
-    cloud: Cloud,
+    account: Account,
     job: str,
     folder: Path,
     *,
@@ -75,7 +75,7 @@ def bring_home(
     """`await_results` into a folder that may be new, with its status written.
 
     Args:
-        cloud: the account.
+        account: what is asked.
         job: its name.
         folder: the run folder.
         poll: seconds between two questions for its state.
@@ -93,26 +93,26 @@ def bring_home(
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.yaml").is_file():
-        _bring_configuration(cloud, job, folder, read)
+        _bring_configuration(account, job, folder, read)
     config, words = stored_configuration(folder), stored_overrides(folder)
     with Recording(folder, config, words) as recording, logging_to(folder / "launch.log"):
         if not recording.finished:
             recording.update(job=job)
-            recording.update(**await_results(cloud, job, folder, poll=poll, say=say))
+            recording.update(**await_results(account, job, folder, poll=poll, say=say))
 
 
 def _bring_configuration(
-    cloud: Cloud, job: str, folder: Path, read: Callable[[Mapping[str, Any], Mapping[str, Any]], Configuration]
+    account: Account, job: str, folder: Path, read: Callable[[Mapping[str, Any], Mapping[str, Any]], Configuration]
 ) -> None:
     """The configuration of a job that was made elsewhere, from the source that was uploaded for it."""
     from imgcls.launch.sagemaker.following import describe
     from imgcls.runs.provenance import write_configuration
 
-    description = describe(cloud, job)
-    write_configuration(folder, *read(job_file(cloud, job, description), description))
+    description = describe(account, job)
+    write_configuration(folder, *read(job_file(account, job, description), description))
 
 
-def job_file(cloud: Cloud, job: str, description: Mapping[str, Any]) -> dict[str, Any]:
+def job_file(account: Account, job: str, description: Mapping[str, Any]) -> dict[str, Any]:
     """What the container is told, from the source that was uploaded for `job`. Raises UserError."""
     import json
     import tarfile
@@ -128,7 +128,7 @@ def job_file(cloud: Cloud, job: str, description: Mapping[str, Any]) -> dict[str
     bucket, key = split_uri(channels["code"]["DataSource"]["S3DataSource"]["S3Uri"])
     with tempfile.TemporaryDirectory() as work, refusals_explained(f"fetch the source of {job}"):
         archive = Path(work) / BUNDLE
-        cloud.client("s3").download_file(bucket, f"{key}{BUNDLE}" if key.endswith("/") else key, str(archive))
+        account.client("s3").download_file(bucket, f"{key}{BUNDLE}" if key.endswith("/") else key, str(archive))
         with tarfile.open(archive) as tar:
             name = next(name for name in (JOB_FILE, f"{SOURCE}/{JOB_FILE}") if name in tar.getnames())
             content = tar.extractfile(name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.account import Cloud, settle_sdk
+from imgcls.aws.account import Account, settle_sdk
 from imgcls.aws.naming import tags
 from imgcls.aws.refusals import refusals_explained
 from imgcls.errors import UserError, nearest
@@ -62,9 +62,9 @@ class JobPlan:
     more: Callable[[str], Mapping[str, Any]] = lambda job: {}
 
 
-def create_job(cloud: Cloud, plan: JobPlan) -> str:
+def create_job(account: Account, plan: JobPlan) -> str:
     """Upload the source, make the training job, and return its name. Raises UserError for what AWS refuses."""
-    options, places = plan.options, cloud.places
+    options, places = plan.options, account.places
     settle_sdk()
     log.info("Loading the SageMaker SDK.")
     need("sagemaker.train.model_trainer")
@@ -82,11 +82,11 @@ def create_job(cloud: Cloud, plan: JobPlan) -> str:
             wheels=options.wheels_folder,
         )
         trainer = ModelTrainer(
-            sagemaker_session=cloud.sdk_session(),
-            role=cloud.role_arn,
+            sagemaker_session=account.sdk_session(),
+            role=account.role_arn,
             base_job_name=plan.base,
             input_s3_key_prefix=places.jobs,
-            training_image=options.image or image_uri(options, cloud.region),
+            training_image=options.image or image_uri(options, account.region),
             source_code=configs.SourceCode(source_dir=str(bundle), command=COMMAND),
             compute=configs.Compute(
                 instance_type=options.instance_type,
@@ -125,7 +125,7 @@ def create_job(cloud: Cloud, plan: JobPlan) -> str:
         channels = [
             configs.InputData(channel_name=name, data_source=uri) for name, uri in sorted(plan.channels.items())
         ]
-        with _added(cloud, plan):
+        with _added(account, plan):
             trainer.train(input_data_config=channels, wait=False, logs=False)
     made: Any = trainer._latest_training_job
     return str(made.training_job_name)
@@ -159,13 +159,13 @@ def image_uri(options: JobOptions, region: str) -> str:
 
 
 @contextlib.contextmanager
-def _added(cloud: Cloud, plan: JobPlan) -> Any:
+def _added(account: Account, plan: JobPlan) -> Any:
     """While active, the request of this job gets what ModelTrainer has no field for."""
-    cloud.additions[plan.base] = lambda job: {"ContainerArguments": ARGUMENTS, **plan.more(job)}
+    account.additions[plan.base] = lambda job: {"ContainerArguments": ARGUMENTS, **plan.more(job)}
     try:
         yield
     finally:
-        del cloud.additions[plan.base]
+        del account.additions[plan.base]
 
 
 NUMBER = r"[-+]?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?"  # what `metric_line` writes, without nan and inf

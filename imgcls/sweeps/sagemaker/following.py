@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.account import Cloud
+from imgcls.aws.account import Account
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.following import Patient
 from imgcls.launch.sagemaker.record import JobRecord
@@ -26,11 +26,11 @@ from imgcls.sweeps.sagemaker.watching import Watcher, describe_tuning
 log = logging.getLogger(__name__)
 
 
-def bring_search_home(cloud: Cloud, job: str, found: Found, words: Sequence[str], *, poll: float) -> None:
+def bring_search_home(account: Account, job: str, found: Found, words: Sequence[str], *, poll: float) -> None:
     """Follow the tuning job `job` to its end, and fill the folder of `found` with its results.
 
     Args:
-        cloud: the account.
+        account: what is asked.
         job: the tuning job's name.
         found: the search, whose trials are kept up to date.
         words: the overrides that all trials share.
@@ -40,7 +40,7 @@ def bring_search_home(cloud: Cloud, job: str, found: Found, words: Sequence[str]
         UserError: the tuning job failed, or no trial is complete.
     """
     announce = outcome.Announcer(found, words, lambda line: print(line, flush=True))
-    look = Patient(Watcher(cloud, found, job, Ranges(found.space), announce).look)
+    look = Patient(Watcher(account, found, job, Ranges(found.space), announce).look)
     while (end := look()) is None:
         time.sleep(poll)
     status, reason = end["HyperParameterTuningJobStatus"], str(end.get("FailureReason") or "AWS gives no reason")
@@ -51,7 +51,7 @@ def bring_search_home(cloud: Cloud, job: str, found: Found, words: Sequence[str]
     outcome.write(found, words)
     best = outcome.best_trials(found)
     if best:
-        _fetch(cloud, found, best[0].number, poll)
+        _fetch(account, found, best[0].number, poll)
         outcome.write(found, words)
     finish(found)
     record = JobRecord.read(found.folder)
@@ -60,14 +60,14 @@ def bring_search_home(cloud: Cloud, job: str, found: Found, words: Sequence[str]
         record.write(found.folder)
 
 
-def attach(cloud: Cloud, job: str, folder: Path, *, poll: float) -> None:
+def attach(account: Account, job: str, folder: Path, *, poll: float) -> None:
     """`bring_search_home` of a tuning job that may have been made elsewhere. Raises UserError."""
-    description = describe_tuning(cloud, job)
+    description = describe_tuning(account, job)
     if description is None:
-        raise UserError(f"There is no tuning job {job} in {cloud.region}. `python -m imgcls.jobs` lists them.")
-    made = job_file(cloud, job, description["TrainingJobDefinition"])
+        raise UserError(f"There is no tuning job {job} in {account.region}. `python -m imgcls.jobs` lists them.")
+    made = job_file(account, job, description["TrainingJobDefinition"])
     folder.mkdir(parents=True, exist_ok=True)
-    bring_search_home(cloud, job, _found(description, made, folder), made["overrides"], poll=poll)
+    bring_search_home(account, job, _found(description, made, folder), made["overrides"], poll=poll)
 
 
 def _found(description: Mapping[str, Any], made: Mapping[str, Any], folder: Path) -> Found:
@@ -77,11 +77,11 @@ def _found(description: Mapping[str, Any], made: Mapping[str, Any], folder: Path
     return Found(folder.name, options, space_of(made), folder, total)
 
 
-def _fetch(cloud: Cloud, found: Found, number: int, poll: float) -> None:
+def _fetch(account: Account, found: Found, number: int, poll: float) -> None:
     """The run folder of a complete trial."""
     folder = found.folder / str(number)
     trial = next(one for one in found.trials if one.number == number)
-    bring_home(cloud, trial.user_attrs["job"], folder, poll=poll, say=lambda line: None, read=read_configuration)
+    bring_home(account, trial.user_attrs["job"], folder, poll=poll, say=lambda line: None, read=read_configuration)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     facts = {name: metrics[name] for name in ("epochs", "best_epoch") if name in metrics}
     kept = replace(trial, user_attrs={**trial.user_attrs, **facts, "folder": str(folder)})

@@ -18,7 +18,7 @@ from hydra.types import HydraContext
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
-from imgcls.aws.account import Cloud
+from imgcls.aws.account import Account
 from imgcls.config.command_line import overrides_of
 from imgcls.config.composition import check, plain
 from imgcls.errors import UserError
@@ -66,8 +66,8 @@ def launch(
                 raise UserError(f"launch.{name}: the jobs of a sweep share it. Make a sweep for each.")
     folder = Path(str(config.hydra.sweep.dir))
     folder.mkdir(parents=True, exist_ok=True)
-    with logging_to(folder / "launch.log"), StopSignals(), launcher.account(runs[0].config) as cloud:
-        _run_all(cloud, runs, launcher.at_once(jobs), launcher.poll)
+    with logging_to(folder / "launch.log"), StopSignals(), launcher.account(runs[0].config) as account:
+        _run_all(account, runs, launcher.at_once(jobs), launcher.poll)
     return [run.returned for run in runs]
 
 
@@ -102,32 +102,32 @@ class _Run:
         check_job(self.config)
         self.launcher = launcher
 
-    def begin(self, cloud: Cloud) -> bool:
+    def begin(self, account: Account) -> bool:
         """Make the job, or find it; whether there is something to wait for. Raises UserError."""
         recording = Recording(self.folder, self.config, self.words, self.cfg.resume)
         self._recording = self._open.enter_context(recording)
         if recording.finished:
             self._end()
             return False
-        self.job = self.launcher.current_job(cloud, self.folder)
+        self.job = self.launcher.current_job(account, self.folder)
         if self.job is None:
-            self.job = self.launcher.new_job(cloud, self.config, self.words, self.folder)
+            self.job = self.launcher.new_job(account, self.config, self.words, self.folder)
         recording.update(job=self.job)
         log.info("#%d: %s (%s)", self.number, self.job, self.title)
         if not self.launcher.wait:
             self._open.close()
             return False
-        self._look = Patient(Follower(cloud, self.job, self.folder / "job.log", lambda line: None).look)
+        self._look = Patient(Follower(account, self.job, self.folder / "job.log", lambda line: None).look)
         return True
 
-    def has_ended(self, cloud: Cloud) -> bool:
+    def has_ended(self, account: Account) -> bool:
         """Whether the job has ended; its results are then here. Raises UserError where it failed."""
         assert self._look is not None
         assert self._recording is not None
         end = self._look()
         if end is None:
             return False
-        self._recording.update(**settle(cloud, end, self.folder))
+        self._recording.update(**settle(account, end, self.folder))
         self._end()
         return True
 
@@ -174,17 +174,17 @@ def _composed(context: HydraContext, config: DictConfig, overrides: Sequence[str
     return run
 
 
-def _run_all(cloud: Cloud, runs: Sequence[_Run], at_once: int, poll: float) -> None:
+def _run_all(account: Account, runs: Sequence[_Run], at_once: int, poll: float) -> None:
     waiting, running = list(runs), list[_Run]()
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
                 run = waiting.pop(0)
                 running.append(run)
-                if not _without_failing(run, run.begin, cloud):
+                if not _without_failing(run, run.begin, account):
                     running.remove(run)
             for run in list(running):
-                if _without_failing(run, run.has_ended, cloud) is not False:
+                if _without_failing(run, run.has_ended, account) is not False:
                     running.remove(run)
             if running:
                 time.sleep(poll)
@@ -196,10 +196,10 @@ def _run_all(cloud: Cloud, runs: Sequence[_Run], at_once: int, poll: float) -> N
         raise
 
 
-def _without_failing(run: _Run, do: Any, cloud: Cloud) -> bool | None:
+def _without_failing(run: _Run, do: Any, account: Account) -> bool | None:
     """What `do` returns; None where the run has failed, which the others do not suffer from."""
     try:
-        return bool(do(cloud))
+        return bool(do(account))
     except (Interrupted, KeyboardInterrupt):
         raise
     except Exception as error:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.account import Cloud, settle_sdk
+from imgcls.aws.account import Account, settle_sdk
 from imgcls.aws.naming import tags
 from imgcls.aws.refusals import refusals_explained
 from imgcls.aws.s3 import split_uri
@@ -67,19 +67,19 @@ class TuningPlan:
     channels: Mapping[str, str]
 
 
-def create_tuning_job(cloud: Cloud, plan: TuningPlan) -> None:
+def create_tuning_job(account: Account, plan: TuningPlan) -> None:
     """Upload the source and make the tuning job. Raises UserError for what AWS refuses."""
     options = plan.options
     settle_sdk()
-    image = options.image or image_uri(options, cloud.region)
-    code = cloud.places.uri("jobs", plan.name, "code")
+    image = options.image or image_uri(options, account.region)
+    code = account.places.uri("jobs", plan.name, "code")
     with refusals_explained("upload the source of the tuning job"):
-        _upload_source(cloud, plan, code)
+        _upload_source(account, plan, code)
     with refusals_explained("create the tuning job"):
-        cloud.client("sagemaker").create_hyper_parameter_tuning_job(
+        account.client("sagemaker").create_hyper_parameter_tuning_job(
             HyperParameterTuningJobName=plan.name,
             HyperParameterTuningJobConfig=search_request(plan),
-            TrainingJobDefinition=trial_request(cloud, plan, image, {**plan.channels, "code": f"{code}/"}),
+            TrainingJobDefinition=trial_request(account, plan, image, {**plan.channels, "code": f"{code}/"}),
             Tags=tags("tuning-job", {name: str(value) for name, value in options.tags.items()}),
             **warm_start_request(plan.tuning),
         )
@@ -125,7 +125,7 @@ def warm_start_request(tuning: TuningOptions) -> dict[str, Any]:
     return {"WarmStartConfig": {"ParentHyperParameterTuningJobs": parents, "WarmStartType": kind}}
 
 
-def trial_request(cloud: Cloud, plan: TuningPlan, image: str, channels: Mapping[str, str]) -> dict[str, Any]:
+def trial_request(account: Account, plan: TuningPlan, image: str, channels: Mapping[str, str]) -> dict[str, Any]:
     """The field TrainingJobDefinition."""
     options = plan.options
     request = {
@@ -135,9 +135,9 @@ def trial_request(cloud: Cloud, plan: TuningPlan, image: str, channels: Mapping[
             "TrainingInputMode": "File",
             "MetricDefinitions": metric_definitions(METRICS),
         },
-        "RoleArn": cloud.role_arn,
+        "RoleArn": account.role_arn,
         "InputDataConfig": [_channel(name, uri) for name, uri in sorted(channels.items())],
-        "OutputDataConfig": _given({"S3OutputPath": cloud.places.uri("jobs"), "KmsKeyId": options.kms_key}),
+        "OutputDataConfig": _given({"S3OutputPath": account.places.uri("jobs"), "KmsKeyId": options.kms_key}),
         "ResourceConfig": _given(
             {
                 "InstanceType": options.instance_type,
@@ -159,7 +159,7 @@ def trial_request(cloud: Cloud, plan: TuningPlan, image: str, channels: Mapping[
         "EnableNetworkIsolation": options.network_isolation,
         "EnableInterContainerTrafficEncryption": options.encrypt_traffic,
         "EnableManagedSpotTraining": options.spot,
-        "CheckpointConfig": {"S3Uri": cloud.places.checkpoints(plan.name), "LocalPath": "/opt/ml/checkpoints"},
+        "CheckpointConfig": {"S3Uri": account.places.checkpoints(plan.name), "LocalPath": "/opt/ml/checkpoints"},
         "Environment": {
             "BASH_ENV": f"{CODE}/{SIGNALS}",
             **{name: str(value) for name, value in options.environment.items()},
@@ -168,9 +168,9 @@ def trial_request(cloud: Cloud, plan: TuningPlan, image: str, channels: Mapping[
     return _given(request)
 
 
-def _upload_source(cloud: Cloud, plan: TuningPlan, uri: str) -> None:
+def _upload_source(account: Account, plan: TuningPlan, uri: str) -> None:
     bucket, prefix = split_uri(uri)
-    client = cloud.client("s3")
+    client = account.client("s3")
     job = {
         "base": plan.name,
         "space": plan.space.describe(),
@@ -190,8 +190,8 @@ def _upload_source(cloud: Cloud, plan: TuningPlan, uri: str) -> None:
             wheels=options.wheels_folder,
             script=(SCRIPT, SCRIPT_TEXT),
         )
-        client.upload_file(str(bundle), bucket, f"{prefix}/{BUNDLE}", ExtraArgs=cloud.encryption or None)
-    client.put_object(Bucket=bucket, Key=f"{prefix}/{SIGNALS}", Body=SIGNALS_TEXT.encode(), **cloud.encryption)
+        client.upload_file(str(bundle), bucket, f"{prefix}/{BUNDLE}", ExtraArgs=account.encryption or None)
+    client.put_object(Bucket=bucket, Key=f"{prefix}/{SIGNALS}", Body=SIGNALS_TEXT.encode(), **account.encryption)
 
 
 def _channel(name: str, uri: str) -> dict[str, Any]:

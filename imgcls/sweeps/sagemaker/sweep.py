@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from imgcls.aws.account import Cloud
+from imgcls.aws.account import Account
 from imgcls.aws.naming import tuning_name
 from imgcls.config.composition import check, plain
 from imgcls.errors import UserError
@@ -80,16 +80,16 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
         return None
     words = command_words(fixed)
     first = plain(OmegaConf.create(next(iter(configs.values()))))
-    with logging_to(folder / "launch.log"), StopSignals(), launcher.account(first) as cloud:
+    with logging_to(folder / "launch.log"), StopSignals(), launcher.account(first) as account:
         with alone(folder / JobRecord.FILE):
-            job = launcher.current_tuning(cloud, folder, _is_there)
+            job = launcher.current_tuning(account, folder, _is_there)
             if job is None:
-                job = _new_job(cloud, launcher, folder, tuning, found, (groups, configs, words))
+                job = _new_job(account, launcher, folder, tuning, found, (groups, configs, words))
         if not launcher.wait:
             log.info("It goes on by itself: python -m imgcls.jobs attach run=%s", outcome.relative(folder))
             return None
         try:
-            bring_search_home(cloud, job, found, words, poll=launcher.poll)
+            bring_search_home(account, job, found, words, poll=launcher.poll)
         except (Interrupted, KeyboardInterrupt) as error:
             launcher.left_running(job, error)
             raise
@@ -157,9 +157,9 @@ def _launcher(config: DictConfig) -> SageMaker:
     return launcher
 
 
-def _is_there(cloud: Cloud, name: str) -> bool:
+def _is_there(account: Account, name: str) -> bool:
     """Whether the tuning job runs, or has results. Says what became of one that has not."""
-    description = describe_tuning(cloud, name)
+    description = describe_tuning(account, name)
     if description is None:
         return False
     status = description["HyperParameterTuningJobStatus"]
@@ -181,7 +181,7 @@ def _is_there(cloud: Cloud, name: str) -> bool:
 
 
 def _new_job(
-    cloud: Cloud,
+    account: Account,
     launcher: SageMaker,
     folder: Path,
     tuning: TuningOptions,
@@ -192,16 +192,22 @@ def _new_job(
     resolved = [plain(OmegaConf.create(one)) for one in configs.values()]
     config, epochs = resolved[0], max(one["trainer"]["max_epochs"] or -1 for one in resolved)
     name = tuning_name(launcher.name or config["model"]["name"])
-    role = cloud.role_arn  # before anything is uploaded
+    role = account.role_arn  # before anything is uploaded
     log.debug("The trials run as %s.", role)
     record = JobRecord(
-        name, launcher.where, cloud.region, cloud.places.bucket, cloud.places.prefix, job=name, profile=launcher.profile
+        name,
+        launcher.where,
+        account.region,
+        account.places.bucket,
+        account.places.prefix,
+        job=name,
+        profile=launcher.profile,
     )
-    channels = upload_channels(cloud, config)
+    channels = upload_channels(account, config)
     record.write(folder)
     search: SearchOptions = found.options
     create_tuning_job(
-        cloud, TuningPlan(name, found.space, groups, configs, epochs, words, launcher, search, tuning, channels)
+        account, TuningPlan(name, found.space, groups, configs, epochs, words, launcher, search, tuning, channels)
     )
     log.info(
         "Made the tuning job %s: %d trials, %d at a time, each on %d x %s.",

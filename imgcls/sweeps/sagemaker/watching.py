@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from imgcls.aws.account import Cloud
+from imgcls.aws.account import Account
 from imgcls.aws.refusals import refusals_explained
 from imgcls.launch.sagemaker.following import RUNNING, clean_reason
 from imgcls.sweeps.found import Found, FoundTrial, State
 from imgcls.sweeps.sagemaker.ranges import Ranges
 
 
-def describe_tuning(cloud: Cloud, name: str) -> dict[str, Any] | None:
+def describe_tuning(account: Account, name: str) -> dict[str, Any] | None:
     """What AWS knows of the tuning job; None where there is none of this name. Raises UserError."""
-    client = cloud.client("sagemaker")
+    client = account.client("sagemaker")
     with refusals_explained(f"look at the tuning job {name}"):
         try:
             answer: dict[str, Any] = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
@@ -29,9 +29,9 @@ def is_running(description: Mapping[str, Any]) -> bool:
     return description["HyperParameterTuningJobStatus"] in RUNNING
 
 
-def trials_of(cloud: Cloud, name: str, ranges: Ranges) -> list[FoundTrial]:
+def trials_of(account: Account, name: str, ranges: Ranges) -> list[FoundTrial]:
     """The trials of a tuning job that have begun, in the order in which they were made. Raises UserError."""
-    pages = cloud.client("sagemaker").get_paginator("list_training_jobs_for_hyper_parameter_tuning_job")
+    pages = account.client("sagemaker").get_paginator("list_training_jobs_for_hyper_parameter_tuning_job")
     with refusals_explained(f"look at the trials of {name}"):
         found = [
             one for page in pages.paginate(HyperParameterTuningJobName=name) for one in page["TrainingJobSummaries"]
@@ -70,19 +70,19 @@ class Watcher:
     """Keeps `found` as the tuning job is.
 
     Args:
-        cloud: the account.
+        account: what is asked.
         found: the search; its name is the tuning job's here.
         job: the tuning job's name.
         ranges: of its space.
         announce: called when the trials have been looked at.
     """
 
-    def __init__(self, cloud: Cloud, found: Found, job: str, ranges: Ranges, announce: Callable[[], None]) -> None:
-        self.cloud, self.found, self.job, self.ranges, self.announce = cloud, found, job, ranges, announce
+    def __init__(self, account: Account, found: Found, job: str, ranges: Ranges, announce: Callable[[], None]) -> None:
+        self.account, self.found, self.job, self.ranges, self.announce = account, found, job, ranges, announce
 
     def look(self) -> dict[str, Any] | None:
         """The tuning job's description where it has ended, None while it runs. Raises UserError."""
-        description = describe_tuning(self.cloud, self.job) or {"HyperParameterTuningJobStatus": "Deleted"}
-        self.found.trials = trials_of(self.cloud, self.job, self.ranges)
+        description = describe_tuning(self.account, self.job) or {"HyperParameterTuningJobStatus": "Deleted"}
+        self.found.trials = trials_of(self.account, self.job, self.ranges)
         self.announce()
         return None if is_running(description) else description

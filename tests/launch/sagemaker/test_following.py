@@ -18,7 +18,7 @@ from imgcls.system.interrupts import Interrupted, StopSignals
 JOB = "imgcls-x-1"
 
 
-class Cloud:
+class Account:
     """An account whose job goes through `states`; an exception among them is raised."""
 
     class exceptions:  # noqa: N801 - boto3's name
@@ -27,7 +27,7 @@ class Cloud:
     def __init__(self, states: list[Any], lines: dict[str, list[str]] | None = None) -> None:
         self.states, self.lines, self.looks = states, lines or {}, 0
 
-    def client(self, service: str) -> Cloud:
+    def client(self, service: str) -> Account:
         return self
 
     def describe_training_job(self, TrainingJobName: str) -> dict[str, Any]:  # noqa: N803
@@ -59,7 +59,7 @@ def test_states_and_lines_are_said_once(tmp_path: Path, capsys: Any, caplog: Any
     caplog.set_level("INFO", logger="imgcls")
     lines = ["+ python3 --version", STARTED, "imgcls epoch=0 val/loss=1", "imgcls epoch=1 val/loss=0.5", "done"]
     waits: list[float] = []
-    end = follow(Cloud([RUNS, RUNS, DONE], {"algo-1": lines}), JOB, tmp_path / "log", poll=3, wait=waits.append)
+    end = follow(Account([RUNS, RUNS, DONE], {"algo-1": lines}), JOB, tmp_path / "log", poll=3, wait=waits.append)
     assert end.state == "Completed"
     assert capsys.readouterr().out.splitlines() == lines[2:]
     assert (tmp_path / "log").read_text().splitlines() == lines
@@ -69,20 +69,22 @@ def test_states_and_lines_are_said_once(tmp_path: Path, capsys: Any, caplog: Any
 
 def test_what_a_machine_says_of_itself_is_hidden_again_when_another_takes_over(tmp_path: Path, capsys: Any) -> None:
     lines = [BEGINS, "+ env", STARTED, "one", BEGINS, "+ env", STARTED, "two"]
-    follow(Cloud([RUNS, RUNS, RUNS, DONE], {"algo-1": lines}), JOB, tmp_path / "log", poll=3, wait=lambda seconds: None)
+    follow(
+        Account([RUNS, RUNS, RUNS, DONE], {"algo-1": lines}), JOB, tmp_path / "log", poll=3, wait=lambda seconds: None
+    )
     assert capsys.readouterr().out.splitlines() == ["one", "two"]
     assert (tmp_path / "log").read_text().splitlines() == lines
 
 
 def test_several_hosts_are_told_apart(tmp_path: Path, capsys: Any) -> None:
     lines = {"algo-1": [STARTED, "first"], "algo-2": [STARTED, "second"]}
-    follow(Cloud([RUNS, DONE], lines), JOB, tmp_path / "log", poll=1, wait=lambda _: None)
+    follow(Account([RUNS, DONE], lines), JOB, tmp_path / "log", poll=1, wait=lambda _: None)
     assert capsys.readouterr().out.splitlines() == ["algo-1 | first", "algo-2 | second"]
 
 
 def test_a_container_that_never_began_shows_its_last_lines(tmp_path: Path, capsys: Any) -> None:
     failed = ("Failed", "Failed", "AlgorithmError: the reason, exit code: 1")
-    end = follow(Cloud([failed], {"algo-1": ["bash: no python"]}), JOB, tmp_path / "log", poll=1)
+    end = follow(Account([failed], {"algo-1": ["bash: no python"]}), JOB, tmp_path / "log", poll=1)
     assert (end.state, end.reason) == ("Failed", "the reason")
     assert "bash: no python" in capsys.readouterr().out
 
@@ -90,11 +92,11 @@ def test_a_container_that_never_began_shows_its_last_lines(tmp_path: Path, capsy
 def test_passing_faults_are_waited_out_and_others_are_not(tmp_path: Path) -> None:
     away = EndpointConnectionError(endpoint_url="https://x")
     slow = ClientError({"Error": {"Code": "ThrottlingException", "Message": "Rate exceeded"}}, "x")
-    end = follow(Cloud([RUNS, away, slow, DONE]), JOB, tmp_path / "log", poll=1, wait=lambda _: None)
+    end = follow(Account([RUNS, away, slow, DONE]), JOB, tmp_path / "log", poll=1, wait=lambda _: None)
     assert end.state == "Completed"
     expired = ClientError({"Error": {"Code": "ExpiredTokenException", "Message": "expired"}}, "x")
     with pytest.raises(UserError, match="Sign in again"):
-        follow(Cloud([RUNS, expired]), JOB, tmp_path / "log", poll=1, wait=lambda _: None)
+        follow(Account([RUNS, expired]), JOB, tmp_path / "log", poll=1, wait=lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def test_passing_faults_are_waited_out_and_others_are_not(tmp_path: Path) -> Non
     [("MaxRuntimeExceeded", r"launch.max_runtime"), ("MaxWaitTimeExceeded", "launch.max_wait"), ("Stopped", "")],
 )
 def test_why_a_job_was_stopped(secondary: str, said: str, tmp_path: Path) -> None:
-    end = follow(Cloud([("Stopped", secondary, "")]), JOB, tmp_path / "log", poll=1)
+    end = follow(Account([("Stopped", secondary, "")]), JOB, tmp_path / "log", poll=1)
     assert end.state == "Stopped"
     assert said in end.reason
 
@@ -115,7 +117,7 @@ def test_reasons_lose_the_wrapping_of_aws() -> None:
 
 
 def test_a_signal_that_botocore_swallows_is_not_lost(tmp_path: Path) -> None:
-    class Swallowing(Cloud):
+    class Swallowing(Account):
         def describe_training_job(self, TrainingJobName: str) -> dict[str, Any]:  # noqa: N803
             answer = super().describe_training_job(TrainingJobName)
             with contextlib.suppress(Exception):

@@ -114,13 +114,13 @@ def test_costs_are_those_of_the_price_list() -> None:
             dimension = {"x": {"unit": "Hrs", "pricePerUnit": {"USD": "1.5000000000"}}}
             return {"PriceList": [json.dumps({"terms": {"OnDemand": {"y": {"priceDimensions": dimension}}}})]}
 
-    class Cloud:
+    class Account:
         region = "eu-west-1"
         session: Any = Session()
 
-    assert at_most(Cloud(), job, 4) == "at most 4.0 more hours of ml.g5.xlarge, 6.00 USD at 1.500 USD an hour"
-    Cloud.session = None
-    assert "https://aws.amazon.com/sagemaker/pricing" in at_most(Cloud(), job, 4)
+    assert at_most(Account(), job, 4) == "at most 4.0 more hours of ml.g5.xlarge, 6.00 USD at 1.500 USD an hour"
+    Account.session = None
+    assert "https://aws.amazon.com/sagemaker/pricing" in at_most(Account(), job, 4)
 
 
 ACTIONS = {  # operations of boto3 whose permission has another name
