@@ -1,0 +1,137 @@
+"""What the value of an option can be: the checks that Hydra's options and those of the commands share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from imgcls.errors import UserError, nearest
+
+Check = Callable[[Any], str | None]
+"""Takes a value; None: it is right, else what it must be."""
+
+
+def check_value(name: str, value: Any, check: Check) -> None:
+    """Raise UserError, which names the option and its value, where `check` complains."""
+    if complaint := check(value):
+        raise UserError(f"{name}={_shown(value)}: {complaint}")
+
+
+def whole(low: int, high: int | None = None, *, none: bool = False) -> Check:
+    """A whole number from `low` to `high`."""
+
+    def check(value: Any) -> str | None:
+        if none and value is None:
+            return None
+        right = (
+            isinstance(value, int) and not isinstance(value, bool) and value >= low and (high is None or value <= high)
+        )
+        span = f"of at least {low}" if high is None else f"from {low} to {high}"
+        return None if right else f"must be a whole number {span}{', or null' if none else ''}."
+
+    return check
+
+
+def number(
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    none: bool = False,
+    words: Sequence[str] = (),
+) -> Check:
+    """A number from `low` (or above it) to `high`, or one of `words`."""
+
+    def check(value: Any) -> str | None:
+        if (none and value is None) or (isinstance(value, str) and value in words):
+            return None
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+        if is_number and (value > low if open_low else value >= low) and value <= high and not math.isinf(value):
+            return None
+        left = "" if low == -math.inf else f" above {low:g}" if open_low else f" of at least {low:g}"
+        right = "" if high == math.inf else f"{' and' if left else ''} of at most {high:g}"
+        also = "".join(f", or {word}" for word in [*words, *(["null"] if none else [])])
+        return f"must be a number{left}{right}{also}."
+
+    return check
+
+
+def choice(*names: str | int | bool | None) -> Check:
+    """One of `names`."""
+
+    def check(value: Any) -> str | None:
+        if any(value == name and type(value) is type(name) for name in names):
+            return None
+        texts = [
+            "null" if name is None else str(name).lower() if isinstance(name, bool) else str(name) for name in names
+        ]
+        return f"is not known. {nearest(str(value), texts)}"
+
+    return check
+
+
+def either(*checks: Check) -> Check:
+    """Right where one of `checks` says so; the complaint is the first one's."""
+
+    def check(value: Any) -> str | None:
+        complaints = [complaint for check_one in checks if (complaint := check_one(value))]
+        return complaints[0] if len(complaints) == len(checks) else None
+
+    return check
+
+
+def flag(value: Any) -> str | None:
+    """true or false."""
+    return None if isinstance(value, bool) else "must be true or false."
+
+
+def mapping(value: Any) -> str | None:
+    """Names and values, or null."""
+    return (
+        None
+        if value is None or isinstance(value, Mapping)
+        else "must be names and values, such as {width: 64}, or null."
+    )
+
+
+def numbers(value: Any) -> str | None:
+    """A list of numbers."""
+    right = isinstance(value, list) and all(
+        isinstance(item, int | float) and not isinstance(item, bool) for item in value
+    )
+    return None if right else "must be a list of numbers."
+
+
+def names(value: Any) -> str | None:
+    """A list of names."""
+    right = isinstance(value, list) and all(isinstance(name, str) and name for name in value)
+    return None if right else "must be a list of names, such as [first,second]."
+
+
+def mappings(value: Any) -> str | None:
+    """A list of options with their values."""
+    right = isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
+    return None if right else "must be a list of options with their values: [{optim.lr: 0.1}]."
+
+
+def existing_file(value: Any) -> str | None:
+    """An existing file or folder, or null."""
+    if value is None or (isinstance(value, str) and "://" in value):
+        return None
+    return None if Path(str(value)).expanduser().exists() else "no such file or folder."
+
+
+def existing_folder(value: Any) -> str | None:
+    """An existing folder, an s3:// address, or null."""
+    if value is None or (isinstance(value, str) and value.startswith("s3://")):
+        return None
+    path = Path(str(value)).expanduser()
+    if path.is_dir():
+        return None
+    return "is a file, not a folder." if path.exists() else "no such folder."
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
