@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest_plugins = ["tests.aws_account"]
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:

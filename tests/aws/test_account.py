@@ -9,7 +9,7 @@ import pytest
 from imgcls.aws.account import Account
 from imgcls.errors import UserError
 from imgcls.system.extras import need
-from tests.launch.conftest import Jobs, needs_moto
+from tests.aws_account import Jobs, needs_moto
 
 pytestmark = needs_moto
 

@@ -13,7 +13,7 @@ from imgcls.aws.mirror import LEDGER, Mirror, local_place, mirrored
 from imgcls.config.composition import compose
 from imgcls.errors import UserError
 from imgcls.system.interrupts import Interrupted
-from tests.launch.conftest import Jobs, needs_moto
+from tests.aws_account import Jobs, needs_moto
 
 pytestmark = needs_moto
 

@@ -6,7 +6,7 @@ import pytest
 
 from imgcls.aws.upload import place_of, send, send_file
 from imgcls.errors import UserError
-from tests.launch.conftest import Jobs, needs_moto
+from tests.aws_account import Jobs, needs_moto
 
 pytestmark = needs_moto
 

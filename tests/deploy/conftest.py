@@ -15,7 +15,7 @@ from PIL import Image
 
 from imgcls.deploy.__main__ import command
 from imgcls.errors import UserError
-from tests.launch.conftest import MOTO
+from tests.aws_account import MOTO
 
 ROLE = "role=endpoints"
 SAMPLE = Path(__file__).parent.parent / "samples" / "portable-v1.tar.xz"

@@ -13,8 +13,8 @@ import pytest
 
 from imgcls.deploy.__main__ import command
 from imgcls.errors import UserError
+from tests.aws_account import needs_moto
 from tests.deploy.conftest import QUICK, Account
-from tests.launch.conftest import needs_moto
 
 pytestmark = needs_moto
 

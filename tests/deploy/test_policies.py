@@ -13,9 +13,9 @@ from imgcls.deploy import policies
 from imgcls.deploy.__main__ import command
 from imgcls.deploy.policies import Names
 from imgcls.launch.rehearsal.aws import Call
+from tests.aws_account import needs_moto
 from tests.deploy.conftest import Account, deploy
 from tests.documents import commands
-from tests.launch.conftest import needs_moto
 
 pytestmark = needs_moto
 

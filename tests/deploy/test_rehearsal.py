@@ -17,8 +17,8 @@ from imgcls.errors import UserError
 from imgcls.serve.archive import write_archive
 from imgcls.serve.client import Client, EndpointError
 from imgcls.serve.local import serving
+from tests.aws_account import needs_sdk
 from tests.documents import ROOT
-from tests.launch.conftest import needs_sdk
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from imgcls.deploy.__main__ import command
 from imgcls.deploy.inventory import inventory
 from imgcls.errors import UserError
+from tests.aws_account import needs_moto
 from tests.deploy.conftest import QUICK, Account, deploy
-from tests.launch.conftest import needs_moto
 
 pytestmark = needs_moto
 

@@ -15,7 +15,7 @@ from imgcls.errors import UserError
 from imgcls.launch.rehearsal.launcher import START
 from imgcls.launch.sagemaker.training_job import METRICS, metric_definitions
 from imgcls.runs.reading import read_status
-from tests.launch.conftest import needs_sdk
+from tests.aws_account import needs_sdk
 from tests.launch.rehearsal.test_job import namespaces
 
 pytestmark = [needs_sdk, pytest.mark.skipif(not namespaces(), reason="namespaces are not allowed here")]

@@ -17,7 +17,7 @@ from imgcls.launch.rehearsal import image
 from imgcls.launch.rehearsal.tuner import suggestions
 from imgcls.sweeps.sagemaker.ranges import Ranges
 from imgcls.sweeps.space import parse_space
-from tests.launch.conftest import Search, needs_moto
+from tests.aws_account import Search, needs_moto
 from tests.launch.rehearsal.test_job import namespaces
 
 TOOLKIT = all(importlib.util.find_spec(module) for module in image.TOOLKIT)

@@ -15,8 +15,8 @@ from imgcls.jobs import _main
 from imgcls.launch.rehearsal.aws import Call
 from imgcls.launch.sagemaker import policies
 from imgcls.launch.sagemaker.policies import Names
+from tests.aws_account import Jobs, Search, needs_moto, needs_sdk
 from tests.documents import commands
-from tests.launch.conftest import Jobs, Search, needs_moto, needs_sdk
 from tests.launch.sagemaker.test_training_job import launch
 
 pytestmark = needs_moto

@@ -17,8 +17,8 @@ from imgcls.launch.sagemaker.options import JobOptions
 from imgcls.launch.sagemaker.record import JobRecord
 from imgcls.launch.sagemaker.training_job import METRICS, image_uri, metric_definitions
 from imgcls.runs.recording import Recording
+from tests.aws_account import Jobs, needs_sdk
 from tests.conftest import write_pictures
-from tests.launch.conftest import Jobs, needs_sdk
 
 pytestmark = needs_sdk
 

@@ -11,7 +11,7 @@ import pytest
 
 import imgcls
 from imgcls.runs.reading import read_status
-from tests.launch.conftest import Jobs, Search, needs_sdk
+from tests.aws_account import Jobs, Search, needs_sdk
 
 pytestmark = needs_sdk
 

@@ -19,7 +19,7 @@ from imgcls.errors import UserError
 from imgcls.jobs import _main as jobs
 from imgcls.launch.sagemaker.training_job import METRICS, metric_definitions
 from imgcls.sweeps.sagemaker import trial
-from tests.launch.conftest import Jobs, Search, needs_moto
+from tests.aws_account import Jobs, Search, needs_moto
 
 pytestmark = needs_moto
 

@@ -1,4 +1,4 @@
-"""An AWS account on loopback, whose jobs are only written down."""
+"""Fixtures for all tests: an AWS account on loopback, whose jobs are only recorded, and a search that starts them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ needs_sdk = pytest.mark.skipif(not SDK, reason="the SageMaker SDK or moto is not
 
 
 class Jobs:
-    """What CreateTrainingJob and StopTrainingJob have got."""
+    """The requests of CreateTrainingJob and StopTrainingJob."""
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
