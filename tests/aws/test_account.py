@@ -37,7 +37,7 @@ def test_missing_settings(nothing: pytest.MonkeyPatch) -> None:
     assert Account.connect("eu-west-1").region == "eu-west-1"
     nothing.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(UserError, match="Could not connect to the endpoint"):
-        _ = Account.connect("eu-west-1").account
+        _ = Account.connect("eu-west-1").number
 
 
 def test_the_role(account: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
