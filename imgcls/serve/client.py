@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import http.client
 import io
 import json
-import socket
-import ssl
-import threading
-import time
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
+from urllib3 import PoolManager, Retry, Timeout
+from urllib3.exceptions import HTTPError, ProtocolError
 
 from imgcls.errors import UserError
 from imgcls.serve.payloads import MAX_BODY
 
-CONNECTION_LOST = (ConnectionError, http.client.BadStatusLine, http.client.CannotSendRequest)
+BUSY = (429, 503)  # the states of HTTP that another attempt may find gone
+LONGEST_PAUSE = 30  # seconds, whatever the endpoint asks for
 
 
 class EndpointError(UserError):
@@ -41,8 +40,8 @@ class Client:
 
     Args:
         endpoint: `http://host:port` of a server, or the name of a SageMaker endpoint.
-        seconds: for an answer.
-        attempts: how often a busy endpoint, or one that cannot be reached, is asked.
+        seconds: within which each attempt has to be answered.
+        attempts: how often a busy endpoint, or one that cannot be reached, is asked; asking twice changes nothing.
         parallel: requests at the same time.
         runtime: boto3's `sagemaker-runtime` client, if not the default one.
 
@@ -53,12 +52,21 @@ class Client:
     def __init__(
         self, endpoint: str, *, seconds: float = 60.0, attempts: int = 4, parallel: int = 8, runtime: Any = None
     ) -> None:
-        self.endpoint, self.attempts, self.parallel = endpoint, attempts, parallel
-        self._transport: Transport
+        self.endpoint, self.parallel = endpoint, parallel
+        retry = Retry(
+            attempts - 1,
+            allowed_methods=None,
+            status_forcelist=BUSY,
+            backoff_factor=0.5,
+            backoff_max=LONGEST_PAUSE,
+            retry_after_max=LONGEST_PAUSE,
+            raise_on_status=False,
+        )
+        self._transport: Http | SageMaker
         if "://" in endpoint:
-            self._transport = Http(endpoint, seconds)
+            self._transport = Http(endpoint, seconds, retry, parallel)
         else:
-            self._transport = SageMaker(endpoint, seconds, runtime)
+            self._transport = SageMaker(endpoint, seconds, retry, runtime)
 
     def __repr__(self) -> str:
         return f"Client({self.endpoint!r})"
@@ -87,82 +95,40 @@ class Client:
         """The endpoint's own answer to a request, tried again where it is busy."""
         if len(body) > MAX_BODY:
             raise EndpointError(f"The picture has more than {MAX_BODY:,} bytes; make it smaller.", 413)
-        for attempt in range(1, self.attempts + 1):
-            last = attempt == self.attempts
-            try:
-                status, content, wait = self._transport.send(body, content_type, accept)
-            except (OSError, http.client.HTTPException) as error:
-                if last:
-                    raise EndpointError(f"{self.endpoint} does not answer: {error or type(error).__name__}") from error
-                wait = None
-            else:
-                if status == 200:
-                    return content
-                if status not in (429, 503) or last:
-                    raise EndpointError(f"{self.endpoint} refused ({status}): {_sentence(content)}", status)
-            time.sleep(min(wait if wait is not None else 0.25 * 2**attempt, 30.0))
-        raise AssertionError("unreachable")
-
-
-class Transport(Protocol):
-    """One way to an endpoint."""
-
-    def send(self, body: bytes, content_type: str, accept: str) -> tuple[int, bytes, float | None]:
-        """Status, body, and the seconds after which to try again, if the endpoint says so."""
+        try:
+            status, content = self._transport.send(body, content_type, accept)
+        except HTTPError as error:
+            reason = getattr(error, "reason", None) or error
+            raise EndpointError(f"{self.endpoint} does not answer: {reason.__cause__ or reason}") from error
+        if status != 200:
+            raise EndpointError(f"{self.endpoint} refused ({status}): {_sentence(content)}", status)
+        return content
 
 
 class Http:
-    """To a server of `imgcls.serve`, or anything with its `/invocations`; one kept connection a thread."""
+    """To a server of `imgcls.serve`, or anything with its `/invocations`; connections are kept for the next request."""
 
-    def __init__(self, endpoint: str, seconds: float) -> None:
+    def __init__(self, endpoint: str, seconds: float, retry: Retry, connections: int) -> None:
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(f"endpoint={endpoint}: an http(s) URL, or the name of a SageMaker endpoint.")
-        self._parts, self._seconds, self._local = parts, seconds, threading.local()
-        path = parts.path.rstrip("/")
-        self._path = path if path.endswith("/invocations") else f"{path}/invocations"
+        path = f"{parts.path.rstrip('/').removesuffix('/invocations')}/invocations"
+        self._url = parts._replace(path=path, fragment="").geturl()
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a warning for each attempt
+        self._pool = PoolManager(maxsize=connections, timeout=Timeout(seconds), retries=retry)
 
-    def send(self, body: bytes, content_type: str, accept: str) -> tuple[int, bytes, float | None]:
+    def send(self, body: bytes, content_type: str, accept: str) -> tuple[int, bytes]:
+        """The last answer's status and body."""
         headers = {"Content-Type": content_type, "Accept": accept}
-        path = self._path + (f"?{self._parts.query}" if self._parts.query else "")
-        kept = getattr(self._local, "connection", None)
-        connection = kept or self._connect()
-        try:
-            connection.request("POST", path, body, headers)
-            response = connection.getresponse()
-            content = response.read()
-        except CONNECTION_LOST:
-            connection.close()
-            self._local.connection = None
-            if kept is None:
-                raise
-            return self.send(body, content_type, accept)  # the server closed a connection that had been idle
-        except BaseException:
-            connection.close()
-            self._local.connection = None
-            raise
-        wait = response.headers.get("Retry-After", "")
-        return response.status, content, float(wait) if wait.isdigit() else None
-
-    def _connect(self) -> http.client.HTTPConnection:
-        host, port = self._parts.hostname or "", self._parts.port
-        connection: http.client.HTTPConnection
-        if self._parts.scheme == "https":
-            context = ssl.create_default_context()
-            connection = http.client.HTTPSConnection(host, port, timeout=self._seconds, context=context)
-        else:
-            connection = http.client.HTTPConnection(host, port, timeout=self._seconds)
-        connection.connect()
-        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._local.connection = connection
-        return connection
+        response = self._pool.request("POST", self._url, body=body, headers=headers, redirect=False)
+        return response.status, response.data
 
 
 class SageMaker:
     """To a SageMaker endpoint, with the credentials that boto3 finds."""
 
-    def __init__(self, name: str, seconds: float, runtime: Any = None) -> None:
-        self._name, self._runtime = name, runtime
+    def __init__(self, name: str, seconds: float, retry: Retry, runtime: Any = None) -> None:
+        self._name, self._retry, self._runtime = name, retry, runtime
         if runtime is None:
             try:
                 import boto3
@@ -176,28 +142,35 @@ class SageMaker:
             except BotoCoreError as error:
                 raise UserError(f"endpoint={name}: {error}") from error
 
-    def send(self, body: bytes, content_type: str, accept: str) -> tuple[int, bytes, float | None]:
+    def send(self, body: bytes, content_type: str, accept: str) -> tuple[int, bytes]:
+        """The last answer's status and body. boto3 does not see that it was the model which is busy."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        try:
-            response = self._runtime.invoke_endpoint(
-                EndpointName=self._name, Body=body, ContentType=content_type, Accept=accept
-            )
-            return 200, response["Body"].read(), None
-        except ClientError as error:
-            return _aws_refusal(error.response)
-        except BotoCoreError as error:
-            raise ConnectionError(str(error)) from error
+        retry = self._retry
+        while True:
+            try:
+                response = self._runtime.invoke_endpoint(
+                    EndpointName=self._name, Body=body, ContentType=content_type, Accept=accept
+                )
+                return 200, response["Body"].read()
+            except ClientError as error:
+                status, content = _aws_refusal(error.response)
+                if status not in BUSY or not retry.total:
+                    return status, content
+                retry = retry.increment("POST")
+            except BotoCoreError as error:
+                retry = retry.increment("POST", error=ProtocolError(str(error)))  # which it raises after the last
+            retry.sleep()
 
 
-def _aws_refusal(response: dict[str, Any]) -> tuple[int, bytes, float | None]:
+def _aws_refusal(response: dict[str, Any]) -> tuple[int, bytes]:
     """What the model said, where it was the model that refused; AWS's own words otherwise."""
     error = response.get("Error", {})
     status = int(response.get("OriginalStatusCode") or response["ResponseMetadata"].get("HTTPStatusCode", 500))
     if error.get("Code") in ("ThrottlingException", "ServiceUnavailable"):
         status = 503
     text = response.get("OriginalMessage") or json.dumps({"error": error.get("Message", "unknown")})
-    return status, text.encode(), None
+    return status, text.encode()
 
 
 def _content(picture: Any) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -59,7 +60,12 @@ class Scripted(BaseHTTPRequestHandler):
 
     script: list[tuple[int, dict[str, str]]]
     asked: int
+    connections: int
     protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        type(self).connections += 1
 
     def do_POST(self) -> None:
         type(self).asked += 1
@@ -79,7 +85,7 @@ class Scripted(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def scripted() -> Any:
-    handler = type("Handler", (Scripted,), {"script": [], "asked": 0})
+    handler = type("Handler", (Scripted,), {"script": [], "asked": 0, "connections": 0})
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
@@ -88,25 +94,49 @@ def scripted() -> Any:
         thread.join()
 
 
-def test_a_busy_server_is_asked_again(scripted: Any) -> None:
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds between attempts, which pass at once."""
+    seconds: list[float] = []
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", seconds.append)
+    return seconds
+
+
+def test_a_busy_server_is_asked_again(scripted: Any, pauses: list[float]) -> None:
     handler, url = scripted
-    handler.script += [(503, {"Retry-After": "0"}), (503, {"Retry-After": "0"}), (200, {})]
+    handler.script += [(503, {"Retry-After": "3"}), (429, {"Retry-After": "9999"}), (503, {}), (200, {})]
     assert Client(url).predict_one(PNG) == [("cat", 1.0)]
-    assert handler.asked == 3
-    handler.script += [(503, {"Retry-After": "0"})] * 2
+    assert pauses == [3, 30, 2.0], "as long as the server says, but within limits"
+    assert (handler.asked, handler.connections) == (4, 1)
+    handler.script += [(503, {})] * 2
     with pytest.raises(EndpointError, match="503"):
         Client(url, attempts=2).predict_one(PNG)
     handler.script += [(500, {})]
     with pytest.raises(EndpointError, match="500"):
         Client(url).predict_one(PNG)
-    assert handler.asked == 6, "a fault of the server is not repeated"
+    assert handler.asked == 7, "a bug of the server is not repeated"
 
 
 def test_a_connection_that_was_closed_meanwhile_is_opened_again(scripted: Any) -> None:
     handler, url = scripted
     handler.script += [(200, {"X-Close": "1"}), (200, {})]
-    client = Client(url, attempts=1)
+    client = Client(url, attempts=2)
     assert client.predict_one(PNG) == client.predict_one(PNG) == [("cat", 1.0)]
+    assert (handler.asked, handler.connections) == (2, 2)
+
+
+def test_a_server_that_does_not_answer_is_asked_again(pauses: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(EndpointError, match=r"does not answer: \[Errno \d+\] Connection refused$"):
+        Client("http://127.0.0.1:9").predict_one(PNG)
+    assert pauses == [1.0, 2.0], "after the first failure at once"
+    assert not caplog.records
+
+
+def test_an_answer_that_does_not_come_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = Client(f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=0.05, attempts=2)
+        with pytest.raises(EndpointError, match="does not answer: timed out"):
+            client.predict_one(PNG)
 
 
 class Runtime:
@@ -129,8 +159,7 @@ def model_error(code: str, status: int, **more: Any) -> Exception:
     return errors.ClientError(response, "InvokeEndpoint")
 
 
-def test_a_sagemaker_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+def test_a_sagemaker_endpoint(pauses: list[float]) -> None:
     right = {"predictions": [{"classes": [{"class": "cat", "index": 0, "probability": 0.5}]}]}
     runtime = Runtime(right, model_error("ThrottlingException", 400), right)
     client = Client("dog-breeds", runtime=runtime)
@@ -147,6 +176,13 @@ def test_a_sagemaker_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
         Client("dog-breeds", runtime=Runtime(refusal)).predict(PNG)
     with pytest.raises(EndpointError, match="no"):
         Client("dog-breeds", runtime=Runtime(model_error("ValidationError", 400))).predict(PNG)
+    busy = Runtime(*[model_error("ModelError", 424, OriginalStatusCode=503, OriginalMessage="busy")] * 3)
+    with pytest.raises(EndpointError, match=r"refused \(503\): busy"):
+        Client("dog-breeds", attempts=3, runtime=busy).predict(PNG)
+    assert len(busy.asked) == 3
+    lost = Runtime(*[pytest.importorskip("botocore.exceptions").HTTPClientError(error="no route")] * 2)
+    with pytest.raises(EndpointError, match=r"dog-breeds does not answer: .*no route"):
+        Client("dog-breeds", attempts=2, runtime=lost).predict(PNG)
 
 
 def test_the_program_of_the_page_on_serving(
