@@ -15,6 +15,7 @@ from torch import nn
 
 import imgcls.models.cifarnet  # noqa: F401 - makes its networks known to timm
 from imgcls.errors import UserError, nearest
+from imgcls.models.architecture import Architecture
 from imgcls.models.heads import Head, Linear, head_from_dict
 from imgcls.models.network import Network, width_of
 from imgcls.models.views import VIEWS
@@ -56,17 +57,17 @@ def create_network(
     """
     if views not in VIEWS:
         raise UserError(f"model.views={views}: {nearest(views, VIEWS)}")
-    architecture = {
-        "name": name.partition(".")[0],
-        "num_classes": num_classes,
-        "stem": stem,
-        "head": (head or Linear()).as_dict(),
-        "drop_rate": drop_rate,
-        "drop_path_rate": drop_path_rate,
-        "image_size": image_size,
-        "options": dict(options or {}),
-        "views": views,
-    }
+    architecture = Architecture(
+        name=name.partition(".")[0],
+        num_classes=num_classes,
+        stem=stem,
+        head=(head or Linear()).as_dict(),
+        drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
+        image_size=image_size,
+        options=dict(options or {}),
+        views=views,
+    )
     network = network_from_architecture(architecture, name=name, pretrained=pretrained)
     if stem == "small" and pretrained:
         log.info("model.stem=small: a first convolution that was made smaller starts from random weights.")
@@ -80,26 +81,27 @@ def create_network(
 
 
 def network_from_architecture(
-    architecture: dict[str, Any], *, name: str | None = None, pretrained: bool = False
+    architecture: Architecture, *, name: str | None = None, pretrained: bool = False
 ) -> Network:
-    """The network that `Network.architecture` describes, untrained unless `pretrained`.
+    """The network that `architecture` describes, untrained unless `pretrained`.
 
     Args:
         architecture: what `create_network` made of its arguments.
         name: of the timm model, with the tag of its weights.
         pretrained: download timm's weights of the backbone.
     """
-    name, size = name or architecture["name"], architecture["image_size"]
-    options: dict[str, Any] = {**architecture.get("options", {}), "num_classes": 0}
-    options |= {rate: architecture[rate] for rate in ("drop_rate", "drop_path_rate") if architecture[rate]}
-    config = timm.get_pretrained_cfg(architecture["name"], allow_unregistered=True)
-    if size is not None and config is not None and config.fixed_input_size:
-        options["img_size"] = size
+    name = name or architecture.name
+    options: dict[str, Any] = {**architecture.options, "num_classes": 0}
+    rates = {"drop_rate": architecture.drop_rate, "drop_path_rate": architecture.drop_path_rate}
+    options |= {rate: value for rate, value in rates.items() if value}
+    config = timm.get_pretrained_cfg(architecture.name, allow_unregistered=True)
+    if architecture.image_size is not None and config is not None and config.fixed_input_size:
+        options["img_size"] = architecture.image_size
     backbone = _create_backbone(name, pretrained, options)
-    if architecture["stem"] == "small":
+    if architecture.stem == "small":
         _make_stem_small(backbone, name)
-    head = head_from_dict(architecture["head"])
-    return Network(backbone, head(width_of(backbone), architecture["num_classes"]), architecture)
+    head = head_from_dict(architecture.head)
+    return Network(backbone, head(width_of(backbone), architecture.num_classes), architecture)
 
 
 @torch.no_grad()
@@ -109,7 +111,7 @@ def _try(network: Network, image_size: int) -> None:
     try:
         network.eval()(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, AssertionError, ValueError) as error:
-        name, stem = network.architecture["name"], network.architecture["stem"]
+        name, stem = network.architecture.name, network.architecture.stem
         with_stem = " with model.stem=small" if stem == "small" else ""
         raise UserError(
             f"{name}{with_stem} cannot take pictures of data.image_size={image_size} ({_first_line(error)}). "

@@ -59,7 +59,7 @@ class Classifier(L.LightningModule):
         super().__init__()
         if freeze not in FREEZING:
             raise UserError(f"model.freeze={freeze}: {nearest(freeze, FREEZING)}")
-        count = int(network.architecture["num_classes"])
+        count = network.architecture.num_classes
         self.network, self.optim = network, optim or AdamW()
         self.class_names = tuple(class_names or map(str, range(count)))
         self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma

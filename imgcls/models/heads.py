@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -100,7 +100,7 @@ class Mlp:
         return {"kind": "mlp", **asdict(self)}
 
 
-def head_from_dict(values: dict[str, Any]) -> Head:
+def head_from_dict(values: Mapping[str, Any]) -> Head:
     """The head that `as_dict` described.
 
     Heads of other modules are found where these are imported, or named in the environment: IMGCLS_PLUGINS=mine,other.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 import imgcls.models.cifarnet  # noqa: F401 - makes its networks known to timm
 from imgcls.errors import UserError
-from imgcls.models.views import views as views_of
+from imgcls.models.architecture import Architecture
+from imgcls.models.views import views
 
 
 class Network(nn.Module):
@@ -19,11 +18,11 @@ class Network(nn.Module):
         backbone: a timm model without its classifier.
         head: from features to scores.
         frozen: the backbone is not trained: no gradients are computed for it, its batch norms are in eval mode.
-        architecture: plain values from which `network_from_architecture` rebuilds the network.
+        architecture: what `network_from_architecture` rebuilds the network from.
         dimensions: of each parameter by name, also while each process has only a flat share of it.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, architecture: dict[str, Any]) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, architecture: Architecture) -> None:
         super().__init__()
         self.backbone, self.head, self.architecture = backbone, head, architecture
         self.frozen = False
@@ -43,21 +42,16 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) normalised pictures, or the (N, F) features of such, to (N, C) scores before the softmax.
 
-        In evaluation mode the scores are the mean over `architecture["views"]` of each picture.
+        In evaluation mode the scores are the mean over `architecture.views` of each picture.
         """
         scores: Tensor
-        if images.ndim == 2 or self.training or self.views == "one":
+        kind = self.architecture.views
+        if images.ndim == 2 or self.training or kind == "one":
             scores = self.head(images if images.ndim == 2 else self.features(images))
         else:
-            seen = [weight * self.head(self.features(view)).float() for weight, view in views_of(images, self.views)]
-            scores = torch.stack(seen).sum(dim=0)
+            weighted = [weight * self.head(self.features(view)).float() for weight, view in views(images, kind)]
+            scores = torch.stack(weighted).sum(dim=0)
         return scores
-
-    @property
-    def views(self) -> str:
-        """How evaluation looks at a picture, see `imgcls.models.views`."""
-        kind: str = self.architecture.get("views", "one")
-        return kind
 
     @property
     def changes_with_epochs(self) -> bool:

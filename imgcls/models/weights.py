@@ -43,7 +43,7 @@ def load_weights(network: Network, source: Path) -> None:
     misfit = _misfit(network, given)
     if misfit:
         raise UserError(
-            f"model.weights={file} holds another architecture than {network.architecture['name']} ({misfit}). "
+            f"model.weights={file} holds another architecture than {network.architecture.name} ({misfit}). "
             "Choose the model that the weights were trained with, and its model.stem."
         )
     own = network.backbone.state_dict()
@@ -145,6 +145,6 @@ def _leave_out_other_stem(network: Network, given: dict[str, Tensor], file: Path
     """With a small stem, keep the new first kernel where the given one is of the standard stem."""
     name = f"{getattr(network.backbone, 'default_cfg', {}).get('first_conv')}.weight"
     own = network.backbone.state_dict()
-    if network.architecture["stem"] == "small" and name in given and given[name].shape[2:] != own[name].shape[2:]:
+    if network.architecture.stem == "small" and name in given and given[name].shape[2:] != own[name].shape[2:]:
         log.info("%s: the first convolution is not of a small stem; it starts from random weights.", file)
         given[name] = own[name]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from imgcls.errors import UserError, nearest
+from imgcls.models.architecture import Architecture
 from imgcls.portable.description import ONNX, WEIGHTS
 from imgcls.system.machine import available_cores
 
@@ -79,7 +80,7 @@ class TorchEngine:
 
 def create_engine(
     folder: Path,
-    architecture: dict[str, Any],
+    architecture: Architecture,
     name: str = "auto",
     device: str | None = None,
     threads: int | None = None,
@@ -111,7 +112,7 @@ def create_engine(
     return TorchEngine(read_network(folder, architecture, device))
 
 
-def read_network(folder: Path, architecture: dict[str, Any], device: str | None = "cpu") -> Network:
+def read_network(folder: Path, architecture: Architecture, device: str | None = "cpu") -> Network:
     """The network of the portable model in `folder`, in evaluation mode. Raises UserError where it cannot be read."""
     if not all(importlib.util.find_spec(name) for name in ("torch", "timm")):
         raise UserError(

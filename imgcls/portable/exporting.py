@@ -11,13 +11,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 import imgcls
 from imgcls.errors import UserError
+from imgcls.models.architecture import Architecture
 from imgcls.models.backbones import network_from_architecture
 from imgcls.models.network import Network
 from imgcls.portable.card import model_card
@@ -75,7 +75,7 @@ def export(
     found = _checked(folder, network, preprocessing, pixels) if pixels is not None and len(pixels) else {}
     description = {
         "format_version": FORMAT_VERSION,
-        "architecture": network.architecture,
+        "architecture": network.architecture.as_dict(),
         "class_names": list(class_names),
         "preprocessing": preprocessing.as_dict(),
         "metrics": dict(metrics),
@@ -125,14 +125,14 @@ def check(folder: str | Path, pixels: np.ndarray, network: Network | None = None
     folder, model = Path(folder), load(folder)
     images = model.preprocessing.normalise(pixels)
     reference = _probabilities_on_cpu(network or model.network, images)
-    found = compare_files(folder, images, model.description["architecture"], reference)
+    found = compare_files(folder, images, model.network.architecture, reference)
     if network is None:
         del found["safetensors"]
     return found
 
 
 def compare_files(
-    folder: Path, images: np.ndarray, architecture: dict[str, Any], reference: np.ndarray
+    folder: Path, images: np.ndarray, architecture: Architecture, reference: np.ndarray
 ) -> dict[str, Parity]:
     """What the files in `folder` compute for float32 (N, 3, S, S) images, against (N, C) probabilities."""
     found = {"safetensors": compare(reference, _probabilities_on_cpu(read_network(folder, architecture), images))}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgcls.errors import UserError
+from imgcls.models.architecture import Architecture
 from imgcls.pictures import open_picture
 from imgcls.portable.description import DESCRIPTION, read_description
 from imgcls.portable.engines import Engine, TorchEngine, create_engine
@@ -108,7 +109,7 @@ def load(
     description = read_description(folder)
     try:
         preprocessing, names = Preprocessing.from_dict(description["preprocessing"]), tuple(description["class_names"])
-        architecture = description["architecture"]
+        architecture = Architecture.from_dict(description["architecture"])
         chosen = create_engine(folder, architecture, engine, device, threads)
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / DESCRIPTION} is damaged: {error}.") from error

@@ -74,7 +74,7 @@ def use_features(
 def backbone_key(network: Network) -> str:
     """A name made from all weights and buffers of the backbone, and from how it is built."""
     content = hashlib.blake2b(digest_size=16)
-    content.update(json.dumps([FORMAT, torch.__version__, network.architecture["name"]]).encode())
+    content.update(json.dumps([FORMAT, torch.__version__, network.architecture.name]).encode())
     for name, value in network.backbone.state_dict().items():
         content.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
         content.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

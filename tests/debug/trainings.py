@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from imgcls.callbacks.history import History
 from imgcls.debug.recorder import Recorder
 from imgcls.debug.rules import Rule
+from imgcls.models.architecture import Architecture
 from imgcls.models.classifier import Classifier
 from imgcls.models.network import Network
 from imgcls.models.optim import SGD
@@ -88,7 +89,7 @@ def train(
 ) -> Recorder:
     """Train and return the recorder that watched."""
     torch.manual_seed(0)
-    network = Network(backbone, nn.Linear(WIDTH, CLASSES), {"num_classes": CLASSES, "name": "test"})
+    network = Network(backbone, nn.Linear(WIDTH, CLASSES), Architecture("test", CLASSES))
     classifier = Classifier(
         network, optim=SGD(lr=lr, weight_decay=0.0, schedule="constant", warmup_epochs=0), freeze=freeze
     )

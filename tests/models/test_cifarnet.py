@@ -101,14 +101,9 @@ def test_the_architecture_rebuilds_widths_and_views() -> None:
     network = small("cifarnet_wide", views="flip").eval()
     again = network_from_architecture(network.architecture).eval()
     again.load_state_dict(network.state_dict())
-    assert again.views == "flip"
+    assert again.architecture.views == "flip"
     images = smooth(2)
     assert torch.equal(network(images), again(images))
-
-
-def test_a_model_of_before_there_were_views_and_options_is_read() -> None:
-    old = {name: value for name, value in small().architecture.items() if name not in ("options", "views")}
-    assert network_from_architecture({**old, "name": "test_resnet"}).views == "one"
 
 
 def test_what_the_model_does_not_take_is_told() -> None:

@@ -1,0 +1,42 @@
+"""How a network is built, as values that last: JSON of every version is read, what is not known is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from imgcls.errors import UserError
+from imgcls.models.architecture import Architecture
+
+OLDEST = {
+    "name": "resnet18",
+    "num_classes": 3,
+    "stem": "small",
+    "head": {"kind": "mlp", "hidden": [6], "activation": "relu", "norm": "none", "dropout": 0.0},
+    "drop_rate": 0.1,
+    "drop_path_rate": 0.2,
+    "image_size": 64,
+}
+
+
+def test_json_and_back() -> None:
+    built = Architecture.from_dict({**OLDEST, "options": {"widths": [1, 2, 3]}, "views": "flip"})
+    assert Architecture.from_dict(json.loads(json.dumps(built.as_dict()))) == built
+    assert list(built.as_dict()) == [*OLDEST, "options", "views"]
+
+
+def test_what_earlier_versions_did_not_write_has_a_default() -> None:
+    read = Architecture.from_dict(OLDEST)
+    assert (read.options, read.views) == ({}, "one")
+    assert Architecture.from_dict({"name": "resnet18", "num_classes": 3}).head == {"kind": "linear"}
+
+
+def test_what_a_later_version_wrote_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="'lora', which this version of imgcls does not know"):
+        Architecture.from_dict({**OLDEST, "lora": 8})
+
+
+def test_it_needs_a_name() -> None:
+    with pytest.raises(TypeError, match="name"):
+        Architecture.from_dict({"num_classes": 3})
