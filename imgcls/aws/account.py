@@ -10,7 +10,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
-from imgcls.aws.naming import Places
+from imgcls.aws.naming import Places, default_bucket
 from imgcls.aws.refusals import refusals_explained
 from imgcls.errors import UserError
 from imgcls.system.extras import need
@@ -93,7 +93,7 @@ class Account:
     @cached_property
     def places(self) -> Places:
         """Where things are in S3; the default bucket is made where it is missing. Raises UserError."""
-        name = self.bucket or f"sagemaker-{self.region}-{self.number}"
+        name = self.bucket or default_bucket(self.region, self.number)
         s3 = self.client("s3")
         with refusals_explained(f"use the bucket {name}"):
             try:

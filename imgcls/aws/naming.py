@@ -17,6 +17,11 @@ LONGEST_TUNING_NAME = 32
 TIME_LENGTH = len("-20260101000000")  # what the SDK puts at the end of a job's name
 
 
+def default_bucket(region: str, account: str) -> str:
+    """The bucket of everything where none is given, which the SDK uses as well."""
+    return f"sagemaker-{region}-{account}"
+
+
 def base_name(title: str) -> str:
     """The start of a job's name, with a token of its own: `imgcls-resnet50-1f2e3d`.
 

@@ -9,7 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.aws.naming import START
+from imgcls.aws.naming import START, default_bucket
+from imgcls.aws.rules import check_role_name
 from imgcls.deploy.lookup import Values, connect, which
 from imgcls.deploy.names import ALIAS, endpoint_name
 from imgcls.deploy.options import ASYNCHRONOUS, MODES, SERVERLESS
@@ -200,10 +201,9 @@ def policies(values: Values, more: list[str]) -> None:
     if values["mode"] not in MODES:
         raise UserError(f"mode={values['mode']}: {nearest(values['mode'], MODES)}")
     role = values["role"]
-    if "/" in role or ":" in role:
-        raise UserError(f"role={role}: give the role's name alone.")
+    check_role_name("role", role)
     account = connect(given)
-    bucket = values["bucket"] or f"sagemaker-{account.region}-{account.number}"
+    bucket = values["bucket"] or default_bucket(account.region, account.number)
     prefix = values["prefix"].strip("/")
     answers = values["output"] or f"s3://{bucket}/{prefix}/async/{name}/answers"
     names = written.Names(

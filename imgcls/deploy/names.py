@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.aws.naming import START, TAG
+from imgcls.aws.rules import is_name
 from imgcls.aws.upload import place_of
 from imgcls.errors import UserError
 
@@ -39,10 +40,10 @@ def endpoint_name(given: str) -> str:
     Raises UserError where it is no name that AWS takes.
     """
     name = given if given.startswith(START) else f"{START}{given}"
-    if not re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*", name):
-        raise UserError(f"name={given}: letters, digits and single hyphens between them, such as dogs-2.")
     if len(name) > LONGEST:
         raise UserError(f"name={given}: at most {LONGEST - len(START)} characters, because AWS's names have 63.")
+    if not is_name(name, LONGEST):
+        raise UserError(f"name={given}: letters, digits and hyphens between them, such as dogs-2.")
     return name
 
 

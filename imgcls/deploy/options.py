@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.instances import is_instance_type, needs_other_torch
+from imgcls.aws.rules import check_arn, check_bucket, check_instance_type, check_role, check_tags, check_variables
 from imgcls.errors import UserError, nearest
-from imgcls.launch.sagemaker.options import RESERVED
 
 REAL_TIME, SERVERLESS, ASYNCHRONOUS = "real-time", "serverless", "asynchronous"
 MODES = (REAL_TIME, SERVERLESS, ASYNCHRONOUS)
@@ -20,7 +19,7 @@ ON_FAILURE = ("keep", "undo")
 MACHINES_ONLY = ("instance_type", "instance_count", "max_instances", "min_instances", "startup_timeout", "traffic")
 MEMORY = range(1024, 6144 + 1, 1024)
 LONGEST_CONCURRENCY = 200
-ARN = re.compile(r"arn:[\w-]+:[\w-]+:[\w-]*:\d*:.+")
+RESERVED_VARIABLES = ("AWS_", "SAGEMAKER_")
 
 
 @dataclass(frozen=True)
@@ -142,14 +141,8 @@ def _mappings(extra: list[str]) -> dict[str, dict[str, str]]:
         where, _, rest = word.partition(".")
         name, _, value = rest.partition("=")
         found[where][name] = value
-    for name in found["tags"]:
-        if RESERVED.match(name) or name == "imgcls" or name.startswith("imgcls:"):
-            raise UserError(f"tags.{name}: names that begin with aws: or imgcls are taken.")
-    for name in found["environment"]:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or re.match(r"(?i)(aws|sagemaker)_", name):
-            raise UserError(
-                f"environment.{name}: must be a variable's name that does not begin with AWS_ or SAGEMAKER_."
-            )
+    check_tags("tags", found["tags"])
+    check_variables("environment", found["environment"], RESERVED_VARIABLES)
     return found
 
 
@@ -169,16 +162,14 @@ def check(options: Options) -> None:
             raise UserError(f"{name}={value}: {nearest(str(value), allowed)}")
     if bool(options.run) == bool(options.job):
         raise UserError("Which model? Give the folder of a run, run=DIR, or a finished training job, job=NAME.")
-    if options.kms_key is not None and not ARN.fullmatch(options.kms_key):
-        raise UserError(f"kms_key={options.kms_key}: must be the key's ARN.")
+    if options.kms_key is not None:
+        check_arn("kms_key", options.kms_key, "a key of KMS", "kms")
     if bool(options.subnets) != bool(options.security_groups):
         raise UserError("subnets and security_groups belong together: give both or neither.")
-    if options.bucket is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", options.bucket):
-        raise UserError(f"bucket={options.bucket}: this is no bucket's name. Give it without s3:// and folders.")
-    if options.role is not None and not re.fullmatch(
-        r"arn:[\w-]+:iam::\d{12}:role/[\w+=,.@/-]+|[\w+=,.@-]{1,64}", options.role
-    ):
-        raise UserError(f"role={options.role}: must be a role's name, or its ARN arn:aws:iam::<account>:role/<name>.")
+    if options.bucket is not None:
+        check_bucket("bucket", options.bucket)
+    if options.role is not None:
+        check_role("role", options.role)
     if options.pictures is not None and not Path(options.pictures).expanduser().is_dir():
         raise UserError(f"pictures={options.pictures}: no such folder.")
     if options.image is not None and options.framework_version is not None:
@@ -189,10 +180,8 @@ def check(options: Options) -> None:
 
 def _check_machine(options: Options) -> None:
     kind = options.instance_type
-    if kind is not None and not is_instance_type(kind):
-        raise UserError(f"instance_type={kind}: SageMaker's types look like ml.m5.large or ml.g4dn.xlarge.")
-    if kind is not None and needs_other_torch(kind):
-        raise UserError(f"instance_type={kind}: imgcls runs on CPUs and NVIDIA GPUs. Try ml.m5.large.")
+    if kind is not None:
+        check_instance_type("instance_type", kind, "ml.m5.large")
     low, high = options.min_instances, options.max_instances
     if low is not None and high is None:
         raise UserError(f"min_instances={low}: autoscaling needs max_instances=… too.")
@@ -234,5 +223,5 @@ def _check_mode(options: Options) -> None:
         raise UserError(f"output={options.output}: must be a place in S3, s3://bucket/prefix.")
     for name in ("success_topic", "error_topic"):
         value = getattr(options, name)
-        if value is not None and not (ARN.fullmatch(value) and ":sns:" in value):
-            raise UserError(f"{name}={value}: must be the ARN of an SNS topic.")
+        if value is not None:
+            check_arn(name, value, "an SNS topic", "sns")

@@ -52,7 +52,7 @@ RUN = "run=runs/dogs"
         ([RUN, "min_instances=3"], "needs max_instances"),
         ([RUN, "scale_in_cooldown=3"], "needs max_instances"),
         ([RUN, "subnets=subnet-1"], "belong together"),
-        ([RUN, "kms_key=mine"], "the key's ARN"),
+        ([RUN, "kms_key=mine"], "the ARN of a key"),
         ([RUN, "bucket=s3://mine"], "no bucket's name"),
         ([RUN, "role=a b"], "a role's name, or its ARN"),
         ([RUN, "image=a/b:1", "framework_version=2.6.0"], "give one of them"),

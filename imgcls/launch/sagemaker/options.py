@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.instances import has_gpu, is_instance_type, needs_other_torch
+from imgcls.aws.instances import has_gpu
+from imgcls.aws.rules import check_bucket, check_instance_type, check_role, check_tags, check_variables
 from imgcls.errors import UserError
 
 LONGEST_RUNTIME = 28 * 86400  # seconds, of a training job
 LONGEST_KEEP_ALIVE = 3600
-RESERVED = re.compile(r"(?i)(aws|sagemaker|sm)[_:]")
+RESERVED_VARIABLES = ("SM_", "AWS_", "SAGEMAKER_")
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,7 @@ def check_job(config: Mapping[str, Any]) -> None:
 
 
 def _check_values(launch: Mapping[str, Any]) -> None:
-    kind = str(launch["instance_type"])
-    if not is_instance_type(kind):
-        raise UserError(f"launch.instance_type={kind}: SageMaker's types look like ml.g4dn.xlarge or ml.m5.xlarge.")
+    check_instance_type("launch.instance_type", str(launch["instance_type"]), "ml.g4dn.xlarge")
     _whole(launch, "instance_count", 1, 100)
     _whole(launch, "volume_size", 1, 16384)
     _whole(launch, "max_runtime", 60, LONGEST_RUNTIME)
@@ -107,20 +106,12 @@ def _check_values(launch: Mapping[str, Any]) -> None:
         raise UserError(f"launch.poll={launch['poll']}: must be a number of seconds above 0.")
     if not re.fullmatch(r"[0-9]+\.[0-9]+(\.[0-9]+)?", str(launch["framework_version"])):
         raise UserError(f"launch.framework_version={launch['framework_version']}: must be a version such as 2.10.0.")
-    bucket = launch["bucket"]
-    if bucket is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", str(bucket)):
-        raise UserError(f"launch.bucket={bucket}: this is no bucket's name. Give it without s3:// and folders.")
-    role = launch["role"]
-    if role is not None and not re.fullmatch(r"arn:[\w-]+:iam::\d{12}:role/[\w+=,.@/-]+|[\w+=,.@-]{1,64}", str(role)):
-        raise UserError(f"launch.role={role}: must be a role's name, or its ARN arn:aws:iam::<account>:role/<name>.")
-    for name in launch["tags"]:
-        if RESERVED.match(str(name)) or str(name) == "imgcls" or str(name).startswith("imgcls:"):
-            raise UserError(f"launch.tags.{name}: names that begin with aws: or imgcls are taken.")
-    for name in launch["environment"]:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)) or RESERVED.match(str(name)):
-            raise UserError(
-                f"launch.environment.{name}: must be a variable's name that does not begin with SM_ or AWS_."
-            )
+    if launch["bucket"] is not None:
+        check_bucket("launch.bucket", str(launch["bucket"]))
+    if launch["role"] is not None:
+        check_role("launch.role", str(launch["role"]))
+    check_tags("launch.tags", launch["tags"])
+    check_variables("launch.environment", launch["environment"], RESERVED_VARIABLES)
     wheels = launch["wheels"]
     if wheels is not None and not list(Path(str(wheels)).expanduser().glob("*.whl")):
         raise UserError(f"launch.wheels={wheels}: there are no wheels in this folder (pip download -d FOLDER …).")
@@ -128,8 +119,6 @@ def _check_values(launch: Mapping[str, Any]) -> None:
 
 def _check_machine(launch: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
     kind, accelerator = str(launch["instance_type"]), trainer["accelerator"]
-    if needs_other_torch(kind):
-        raise UserError(f"launch.instance_type={kind}: imgcls trains on CPUs and NVIDIA GPUs. Try ml.g4dn.xlarge.")
     if accelerator in ("gpu", "cuda") and not has_gpu(kind):
         raise UserError(
             f"trainer.accelerator={accelerator}, but launch.instance_type={kind} has no GPU. Try ml.g4dn.xlarge."

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from imgcls.aws.iam import UNNAMED, Account, allow, network, policy, trust
-from imgcls.aws.naming import START
-from imgcls.errors import UserError
+from imgcls.aws.naming import START, default_bucket
+from imgcls.aws.rules import check_role_name
 from imgcls.launch.sagemaker.following import LOG_GROUP
 
 
@@ -161,13 +161,12 @@ def print_policies(options: dict[str, str]) -> None:
 
     account = Account.connect(options["region"] or None, options["profile"] or None)
     role = options["role"] or "imgcls-training"
-    if "/" in role or ":" in role:
-        raise UserError(f"role={role}: give the role's name alone.")
+    check_role_name("role", role)
     names = Names(
         account.partition,
         account.region,
         account.number,
-        options["bucket"] or f"sagemaker-{account.region}-{account.number}",
+        options["bucket"] or default_bucket(account.region, account.number),
         options["prefix"].strip("/"),
         role,
         images=[repository_arn(image_uri(JobOptions(), account.region), account.partition)],

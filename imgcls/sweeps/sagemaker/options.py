@@ -6,11 +6,12 @@ about its strategies and about warm start.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from imgcls.aws.naming import LONGEST_TUNING_NAME
+from imgcls.aws.rules import is_name
 from imgcls.errors import UserError
 from imgcls.sweeps.options import SearchOptions
 from imgcls.sweeps.sagemaker.ranges import Ranges
@@ -19,7 +20,6 @@ from imgcls.sweeps.trials import reports_of
 
 MOST_PARENTS = 5
 MOST_RESOURCE = 20000  # epochs, of Hyperband
-NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,31}")
 # Uploaded, or asked for, once for all trials.
 SHARED = ("data", "data.root", "model.weights", "launch", "search", "experiment", "run_dir", "resume", "test", "quiet")
 STRATEGIES = {"bayesian": "Bayesian", "random": "Random", "hyperband": "Hyperband", "grid": "Grid"}
@@ -131,7 +131,7 @@ def _check_warm_start(tuning: TuningOptions) -> None:
     if len(parents) > MOST_PARENTS or len(set(parents)) < len(parents):
         raise UserError(f"search.tuning.warm_start: give at most {MOST_PARENTS} jobs, each once.")
     for name in parents:
-        if not NAME.fullmatch(name):
+        if not is_name(name, LONGEST_TUNING_NAME):
             raise UserError(
                 f"search.tuning.warm_start={name}: no name of a tuning job; `python -m imgcls.jobs` has them."
             )
