@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from imgcls.cli import guarded, parse_arguments
 from imgcls.errors import UserError, nearest
+from imgcls.models.choices import VIEWS
 from imgcls.runs.run import checkpoint_file, override_data
 from imgcls.system.files import atomic_write_text
 from imgcls.system.logs import talking
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from imgcls.runs.run import Run
 
 SPLITS = ("test", "val", "train", "all")
-VIEWS = ("one", "flip", "flip_shift")
 
 
 def evaluate(

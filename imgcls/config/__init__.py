@@ -1,11 +1,24 @@
 """From overrides to one checked configuration: Hydra's composition, what values may be, errors in one line.
 
-May be imported by everything above; imports `system`, `models.names` and `aws` alone, and neither
-torch nor timm: a misspelt option is answered at once.
+May be imported by everything above; imports `aws`, `system`, `preprocessing` and what needs no torch of `models`: a
+misspelt option is answered at once. Hydra is imported when a configuration is composed.
 """
 
-from imgcls.config.composition import check, compose, plain, register_resolvers
-from imgcls.config.explain import explain
-from imgcls.config.groups import VERSION_BASE, config_dir
+from __future__ import annotations
 
-__all__ = ["VERSION_BASE", "check", "compose", "config_dir", "explain", "plain", "register_resolvers"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imgcls.config.composition import check, compose, plain
+    from imgcls.config.groups import config_dir
+
+__all__ = ["check", "compose", "config_dir", "plain"]
+
+
+def __getattr__(name: str) -> Any:
+    """Hand a name on when it is first used: `imgcls.data` shares the choices, and needs no Hydra."""
+    if name not in __all__:
+        raise AttributeError(f"module 'imgcls.config' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"imgcls.config.{'groups' if name == 'config_dir' else 'composition'}"), name)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from imgcls.config.choices import NORMALIZATIONS, ON_BAD, SAMPLERS, STORE_KINDS
 from imgcls.errors import UserError, nearest
+from imgcls.models.choices import ACTIVATIONS, FREEZING, MODES, NORMS, STEMS, VALIDATION_METRICS, VIEWS
+from imgcls.models.schedules import SCHEDULES
+from imgcls.preprocessing import INTERPOLATIONS
 from imgcls.system.checks import (
     Check,
     check_value,
@@ -121,7 +125,7 @@ def widths(value: Any) -> str | None:
 def mean_and_std(value: Any) -> str | None:
     """Means and standard deviations of the three channels."""
     right = isinstance(value, list) and len(value) == 2 and all(not numbers(one) and len(one) == 3 for one in value)
-    return None if right else "must be pretrained, dataset, or [[mean, mean, mean], [std, std, std]]."
+    return None if right else "must be [[mean, mean, mean], [std, std, std]]."
 
 
 def timm_model(value: Any) -> str | None:
@@ -152,8 +156,8 @@ OPTIONS: dict[str, Check] = {
     "model.name": timm_model,
     "model.pretrained": flag,
     "model.weights": existing_file,
-    "model.stem": choice("standard", "small"),
-    "model.freeze": choice("none", "backbone", "head_first"),
+    "model.stem": choice(*STEMS),
+    "model.freeze": choice(*FREEZING),
     "model.feature_views": whole(0, none=True),
     "model.unfreeze_epoch": whole(1),
     "model.drop_rate": number(0, 1),
@@ -161,16 +165,16 @@ OPTIONS: dict[str, Check] = {
     "model.channels_last": choice("auto", True, False),
     "model.compile": choice("auto", True, False, *COMPILE_MODES),
     "model.options": mapping,
-    "model.views": choice("one", "flip", "flip_shift"),
+    "model.views": choice(*VIEWS),
     "model.head.hidden": widths,
     "model.head.dropout": number(0, 1),
-    "model.head.activation": choice("relu", "gelu", "silu", "tanh", "identity"),
-    "model.head.norm": choice("none", "batch", "layer"),
+    "model.head.activation": choice(*ACTIVATIONS),
+    "model.head.norm": choice(*NORMS),
     "optim.lr": number(0, open_low=True, words=["auto"]),
     "optim.weight_decay": number(0),
     "optim.momentum": number(0, 1),
     "optim.other_lr": number(0),
-    "optim.schedule": choice("cosine", "linear", "onecycle", "constant"),
+    "optim.schedule": choice(*SCHEDULES),
     "optim.warmup_epochs": number(0),
     "optim.layer_decay": number(0, 1, open_low=True),
     "optim.backbone_lr_scale": number(0),
@@ -190,13 +194,13 @@ OPTIONS: dict[str, Check] = {
     "data.micro_batch_size": whole(1, none=True),
     "data.image_size": whole(8, 4096),
     "data.resize": whole(8, 8192, none=True),
-    "data.interpolation": choice("nearest", "bilinear", "bicubic", "lanczos"),
+    "data.interpolation": choice(*INTERPOLATIONS),
     "data.num_workers": either(whole(0), choice("auto")),
     "data.val_fraction": number(0, 0.9),
-    "data.store": choice("auto", "memory", "disk", "device", "none"),
-    "data.normalization": either(choice("pretrained", "dataset"), mean_and_std),
-    "data.on_bad": choice("skip", "error"),
-    "data.sampler": choice("shuffle", "balanced"),
+    "data.store": choice(*STORE_KINDS),
+    "data.normalization": either(choice(*NORMALIZATIONS), mean_and_std),
+    "data.on_bad": choice(*ON_BAD),
+    "data.sampler": choice(*SAMPLERS),
     "search.trials": whole(1),
     "search.workers": whole(1),
     "search.max_failures": whole(1),
@@ -228,14 +232,14 @@ OPTIONS: dict[str, Check] = {
     "debug.profile": choice(True, False, "kernels"),
     "debug.smdebug": flag,
     "debug.sample_seconds": number(0.01),
-    "checkpoint.monitor": choice("val/accuracy", "val/accuracy_top5", "val/loss", "val/macro_f1", "val/ece"),
-    "checkpoint.mode": choice("max", "min"),
+    "checkpoint.monitor": choice(*VALIDATION_METRICS),
+    "checkpoint.mode": choice(*MODES),
     "checkpoint.top_k": whole(1),
     "checkpoint.in_background": choice("auto", True, False),
     "checkpoint.every_minutes": number(0, open_low=True, none=True),
     "checkpoint.rest_seconds": number(0),
-    "early_stopping.monitor": choice("val/accuracy", "val/accuracy_top5", "val/loss", "val/macro_f1", "val/ece"),
-    "early_stopping.mode": choice("max", "min"),
+    "early_stopping.monitor": choice(*VALIDATION_METRICS),
+    "early_stopping.mode": choice(*MODES),
     "early_stopping.patience": whole(1),
     "early_stopping.min_delta": number(0),
     "early_stopping.cut_schedule": flag,

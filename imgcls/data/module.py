@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from imgcls.aws.download import is_remote, local_root, synchronise
+from imgcls.config.choices import NORMALIZATIONS, ON_BAD, SAMPLERS, STORE_KINDS
 from imgcls.data.augment import Augment
 from imgcls.data.batch import Batch, Fate, RawBatch
 from imgcls.data.loader import EvaluationPlan, Loader, TrainingPlan
@@ -27,7 +28,7 @@ from imgcls.data.sources import BadFile, Source, Split
 from imgcls.data.stores.features import FeatureStore
 from imgcls.data.stores.opening import on_device, open_store
 from imgcls.data.stores.statistics import channel_statistics
-from imgcls.data.stores.store import STORE_KINDS, Recipe, Store, evaluation_recipe, training_recipe
+from imgcls.data.stores.store import Recipe, Store, evaluation_recipe, training_recipe
 from imgcls.errors import UserError, nearest
 from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from imgcls.system.cache import cache_folder
@@ -35,8 +36,6 @@ from imgcls.system.machine import available_cores
 
 log = logging.getLogger(__name__)
 
-NORMALIZATIONS = ("pretrained", "imagenet", "dataset")
-SAMPLERS = ("shuffle", "balanced")
 FEATURES_AT_A_TIME = 1024  # of a frozen backbone, in evaluation
 Statistics = tuple[Sequence[float], Sequence[float]]
 
@@ -95,7 +94,7 @@ class ImageDataModule(L.LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         _one_of("store", store, STORE_KINDS)
         _one_of("sampler", sampler, SAMPLERS)
-        _one_of("on_bad", on_bad, ("skip", "error"))
+        _one_of("on_bad", on_bad, ON_BAD)
         if isinstance(normalization, str):
             _one_of("normalization", normalization, NORMALIZATIONS)
         if batch_size < 1:

@@ -16,9 +16,9 @@ from torch import nn
 import imgcls.models.cifarnet  # noqa: F401 - makes its networks known to timm
 from imgcls.errors import UserError, nearest
 from imgcls.models.architecture import Architecture
+from imgcls.models.choices import STEMS, VIEWS
 from imgcls.models.heads import Head, Linear, head_from_dict
 from imgcls.models.network import Network, width_of
-from imgcls.models.views import VIEWS
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,9 @@ def create_network(
     Raises:
         UserError: an unknown model, weights that cannot be had or do not fit, a stem that cannot be made small.
     """
-    if views not in VIEWS:
-        raise UserError(f"model.views={views}: {nearest(views, VIEWS)}")
+    for option, value, known in (("stem", stem, STEMS), ("views", views, VIEWS)):
+        if value not in known:
+            raise UserError(f"model.{option}={value}: {nearest(value, known)}")
     architecture = Architecture(
         name=name.partition(".")[0],
         num_classes=num_classes,

@@ -12,13 +12,12 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from imgcls.errors import UserError, nearest
+from imgcls.models.choices import FREEZING
 from imgcls.models.ema import Average
 from imgcls.models.losses import picture_losses
 from imgcls.models.measuring import Collector, Outputs, evaluation_metrics, update
 from imgcls.models.network import Network
 from imgcls.models.optim import AdamW, Optim
-
-FREEZING = ("none", "backbone", "head_first")
 
 
 class Classifier(L.LightningModule):

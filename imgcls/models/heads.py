@@ -15,15 +15,7 @@ from typing import Any, Protocol, TypeVar
 from torch import nn
 
 from imgcls.errors import UserError, nearest
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-    "identity": nn.Identity,
-}
-NORMS: dict[str, type[nn.Module]] = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+from imgcls.models.choices import ACTIVATIONS, NORMS
 
 
 class Head(Protocol):
@@ -89,8 +81,9 @@ class Mlp:
 
     def __call__(self, in_features: int, num_classes: int) -> nn.Module:
         layers: list[nn.Module] = []
+        norm, activation = getattr(nn, NORMS[self.norm]), getattr(nn, ACTIVATIONS[self.activation])
         for width in self.hidden:
-            layers += [nn.Linear(in_features, width), NORMS[self.norm](width), ACTIVATIONS[self.activation]()]
+            layers += [nn.Linear(in_features, width), norm(width), activation()]
             layers.append(nn.Dropout(self.dropout))
             in_features = width
         return nn.Sequential(*layers, nn.Linear(in_features, num_classes))

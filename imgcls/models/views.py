@@ -10,8 +10,6 @@ from collections.abc import Iterator
 import torch.nn.functional as F
 from torch import Tensor
 
-VIEWS = ("one", "flip", "flip_shift")
-
 
 def views(images: Tensor, kind: str) -> Iterator[tuple[float, Tensor]]:
     """The views of (N, 3, H, W) pictures, each with its weight; the weights add up to 1.
@@ -27,7 +25,7 @@ def views(images: Tensor, kind: str) -> Iterator[tuple[float, Tensor]]:
         height, width = images.shape[2:]
         padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
         moved = [padded[:, :, :height, :width], padded[:, :, 2:, 2:]]
-        places = [(0.5, images), *((0.25, one) for one in moved)]
+        places = [(0.5, images), *((0.25, image) for image in moved)]
     for weight, place in places:
         yield weight / 2, place
         yield weight / 2, place.flip(-1)

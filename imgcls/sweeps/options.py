@@ -7,17 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imgcls.errors import UserError, nearest
+from imgcls.models.choices import MODES, VALIDATION_METRICS
 
-# The metrics that can be compared, and which way is better.
-VALIDATION = {
-    "val/accuracy": "max",
-    "val/accuracy_top5": "max",
-    "val/macro_f1": "max",
-    "val/loss": "min",
-    "val/ece": "min",
-}
 COSTS = {"seconds": "min", "training_seconds": "min", "parameters": "min", "images_per_second": "max"}
-METRICS = {**VALIDATION, **COSTS}
+METRICS = {**VALIDATION_METRICS, **COSTS}
 PRUNED = "pruning"  # what `status.json` names as the rule that ended a trial early
 
 
@@ -90,9 +83,9 @@ def search_options(search: Mapping[str, Any], seed: int) -> SearchOptions:
         if name not in METRICS:
             raise UserError(f"search.objective={name}: is not known. {nearest(str(name), METRICS)}")
     for way in ways:
-        if way not in ("max", "min", None):
+        if way not in (*MODES, None):
             raise UserError(f"search.direction={way}: must be max or min, or null for the metric's own.")
-    if names[0] not in VALIDATION:
+    if names[0] not in VALIDATION_METRICS:
         raise UserError(f"search.objective={names[0]}: alone it would choose the worst model. Put a val/ metric first.")
     options = SearchOptions(
         objectives={name: way or METRICS[name] for name, way in zip(names, ways, strict=True)},

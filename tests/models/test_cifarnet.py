@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from imgcls.errors import UserError
 from imgcls.models.backbones import create_network, network_from_architecture
+from imgcls.models.choices import VIEWS
 from imgcls.models.network import Network
-from imgcls.models.views import VIEWS, views
+from imgcls.models.views import views
 from imgcls.models.whitening import whitening_filters
 
 from .helpers import CLASSES

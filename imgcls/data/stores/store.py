@@ -30,7 +30,6 @@ from imgcls.system.bars import with_bar
 
 log = logging.getLogger(__name__)
 
-STORE_KINDS = ("auto", "memory", "disk", "device", "none")
 SAMPLED_FILES = 256
 
 

@@ -17,6 +17,7 @@ from imgcls.aws.refusals import refusals_explained
 from imgcls.errors import UserError, nearest
 from imgcls.launch.sagemaker.bundle import BUNDLE, own_modules, requirements_text, write_bundle
 from imgcls.launch.sagemaker.options import JobOptions
+from imgcls.models.choices import VALIDATION_METRICS
 from imgcls.system.extras import need
 
 log = logging.getLogger(__name__)
@@ -25,17 +26,7 @@ COMMAND = "exec python3 -m imgcls.launch.sagemaker.container"
 SCRIPT = "/opt/ml/input/data/sm_drivers/sm_train.sh"
 # With `exec` the shells hand their process over to Python, which then hears SIGTERM.
 ARGUMENTS = ["-c", f"chmod +x {SCRIPT} && exec {SCRIPT}"]
-METRICS = (
-    "lr",
-    "train/loss",
-    "train/accuracy",
-    "val/loss",
-    "val/accuracy",
-    "val/accuracy_top5",
-    "val/macro_f1",
-    "val/ece",
-    "seconds",
-)
+METRICS = ("lr", "train/loss", "train/accuracy", *VALIDATION_METRICS, "seconds")
 IMAGE_FAMILIES = ("pytorch", "pytorch-amzn2023")
 
 
