@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from imgcls.system.files import explain_os_errors
 
@@ -16,6 +18,8 @@ except ImportError:  # Windows: nothing is locked
     fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def cache_folder() -> Path:
@@ -45,3 +49,36 @@ def alone(target: Path) -> Iterator[None]:
                 log.info("Another process is making %s; waiting for it.", target)
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def find_or_build(folder: Path, find: Callable[[], T | None], build: Callable[[Path], None]) -> T:
+    """What `find` reads from `folder`, built first where it finds nothing.
+
+    Of several processes one builds and the others wait. It is written beside its place and renamed when complete, so a
+    kill leaves nothing that is taken for whole.
+
+    Args:
+        folder: named after all that its content depends on.
+        find: reads the content of `folder`; None where there is none, or it is not whole.
+        build: writes the content into the empty folder that it is given.
+
+    Raises:
+        OSError: what was built cannot be written or read back.
+    """
+    with alone(folder):
+        found = find()
+        if found is None:
+            partial = folder.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
+            partial.mkdir()
+            try:
+                build(partial)
+                shutil.rmtree(folder, ignore_errors=True)  # one that is not whole
+                partial.replace(folder)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            found = find()
+    if found is None:
+        raise OSError(f"what was built in {folder} cannot be read back")
+    return found

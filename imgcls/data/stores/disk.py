@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,9 +14,10 @@ import torch
 
 from imgcls.data.sources import Split
 from imgcls.data.stores.store import ArrayStore, Recipe, decode_all
-from imgcls.system.cache import alone
+from imgcls.system.cache import find_or_build
 
 FORMAT = 1
+DISK_SHARE = 0.8  # of what is free on the disk
 PIXELS, ASPECTS, DESCRIPTION = "pixels.u8", "aspects.npy", "store.json"
 
 
@@ -61,24 +61,10 @@ def open_on_disk(folder: Path, count: int, recipe: Recipe) -> ArrayStore | None:
 def build_on_disk(folder: Path, split: Split, recipe: Recipe, workers: int) -> ArrayStore:
     """Open the store in `folder`, building it first where need be.
 
-    Of several processes one builds and the others wait. It is written beside its place and renamed when complete, so
-    a kill leaves no half store. Raises OSError where the disk is too small, before anything is decoded.
+    Raises OSError where the disk is too small, before anything is decoded.
     """
-    with alone(folder):
-        store = open_on_disk(folder, len(split), recipe)
-        if store is None:
-            _build(folder, split, recipe, workers)
-            store = open_on_disk(folder, len(split), recipe)
-    if store is None:
-        raise OSError(f"the store in {folder} cannot be read back")
-    return store
 
-
-def _build(folder: Path, split: Split, recipe: Recipe, workers: int) -> None:
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
-    partial.mkdir()
-    try:
+    def build(partial: Path) -> None:
         with (partial / PIXELS).open("w+b") as file:
             file.truncate(recipe.nbytes(len(split)))
             reserve(partial / PIXELS)
@@ -90,11 +76,8 @@ def _build(folder: Path, split: Split, recipe: Recipe, workers: int) -> None:
         np.save(partial / ASPECTS, aspects)
         described = {"format": FORMAT, "pictures": len(split), "side": recipe.side, "layout": recipe.layout, "bad": bad}
         (partial / DESCRIPTION).write_text(json.dumps(described))
-        shutil.rmtree(folder, ignore_errors=True)  # one that is not whole
-        partial.replace(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+
+    return find_or_build(folder, lambda: open_on_disk(folder, len(split), recipe), build)
 
 
 def reserve(file: Path) -> None:

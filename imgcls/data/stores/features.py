@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgcls.data.stores.disk import reserve
-from imgcls.system.cache import alone
+from imgcls.data.stores.disk import DISK_SHARE, reserve
+from imgcls.system.cache import find_or_build
+from imgcls.system.machine import free_disk
 
 log = logging.getLogger(__name__)
 
 FEATURES, DESCRIPTION = "features.npy", "features.json"
-DISK_SHARE = 0.8
 
 
 class FeatureStore:
@@ -59,42 +59,31 @@ def open_features(folder: Path, shape: tuple[int, int, int]) -> FeatureStore | N
 
 
 def build_features(folder: Path, shape: tuple[int, int, int], parts: Iterable[np.ndarray]) -> FeatureStore:
-    """Open the features in `folder`, computing them first where need be.
-
-    Of several processes one computes and the others wait. What is written gets its name when it is whole, so a kill
-    leaves nothing that is taken for features; where the disk is too small they stay in memory.
+    """Open the features in `folder`, computing them first where need be; where the disk is too small, in memory.
 
     Args:
         folder: named after all that the features depend on.
         shape: (V, N, F).
         parts: float32 (n, F), view after view, in order; only asked for where there is something to compute.
     """
-    with alone(folder):
-        found = open_features(folder, shape)
-        if found is not None:
-            return found
-        size = 4 * shape[0] * shape[1] * shape[2]
-        if size > DISK_SHARE * shutil.disk_usage(folder.parent).free:
-            log.warning("Features need %.1f MB, too much for the disk of %s: kept in memory.", size / 1e6, folder)
-            return FeatureStore(_fill(np.empty(shape, dtype=np.float32), parts))
-        partial = folder.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
-        partial.mkdir()
-        try:
-            target = np.lib.format.open_memmap(partial / FEATURES, mode="w+", dtype=np.float32, shape=shape)
-            reserve(partial / FEATURES)
-            _fill(target, parts)
-            target.flush()
-            (partial / DESCRIPTION).write_text(json.dumps({"shape": list(shape)}))
-            shutil.rmtree(folder, ignore_errors=True)  # one that is not whole
-            partial.replace(folder)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+    size = 4 * shape[0] * shape[1] * shape[2]
+
+    def build(partial: Path) -> None:
+        (partial / DESCRIPTION).write_text(json.dumps({"shape": list(shape)}))
+        if size > DISK_SHARE * free_disk(partial):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        target = np.lib.format.open_memmap(partial / FEATURES, mode="w+", dtype=np.float32, shape=shape)
+        reserve(partial / FEATURES)
+        _fill(target, parts)
+        target.flush()
+
+    try:
+        return find_or_build(folder, lambda: open_features(folder, shape), build)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
             raise
-        found = open_features(folder, shape)
-    if found is None:
-        raise OSError(f"the features in {folder} cannot be read back")
-    return found
+    log.warning("Features need %.1f MB, too much for the disk of %s: kept in memory.", size / 1e6, folder)
+    return FeatureStore(_fill(np.empty(shape, dtype=np.float32), parts))
 
 
 def _fill(target: np.ndarray, parts: Iterable[np.ndarray]) -> np.ndarray:

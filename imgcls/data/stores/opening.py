@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from imgcls.data.sources import Split
-from imgcls.data.stores.disk import build_on_disk, open_on_disk, store_key
+from imgcls.data.stores.disk import DISK_SHARE, build_on_disk, open_on_disk, store_key
 from imgcls.data.stores.store import ArrayStore, DecodingStore, DeviceStore, Recipe, Store, decode_all
 from imgcls.errors import UserError
 from imgcls.system.machine import free_disk, free_memory
@@ -17,7 +17,6 @@ from imgcls.system.machine import free_disk, free_memory
 log = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.5  # of what is free: the model and the page cache want theirs
-DISK_SHARE = 0.8
 DEVICE_SHARE = 0.2  # with `auto`; activations take most of a device
 QUICK = 1000  # so few pictures are decoded again sooner than they are looked after on disk
 

@@ -1,0 +1,73 @@
+"""What is built once: under a lock, whole or not at all, and found by everyone else."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from imgcls.system.cache import find_or_build
+
+FILE = "number.txt"
+
+
+def read(folder: Path) -> int | None:
+    try:
+        return int((folder / FILE).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def test_it_is_built_once_and_then_found(tmp_path: Path) -> None:
+    folder, built = tmp_path / "one", []
+
+    def build(partial: Path) -> None:
+        built.append(list(partial.iterdir()))
+        (partial / FILE).write_text(str(len(built)))
+
+    for _ in range(2):
+        assert find_or_build(folder, lambda: read(folder), build) == 1
+    assert built == [[]]  # once, in an empty folder
+    (folder / FILE).write_text("not whole")
+    assert find_or_build(folder, lambda: read(folder), build) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".one.lock", "one"]
+
+
+def test_those_who_come_while_it_is_built_wait_for_it(tmp_path: Path) -> None:
+    folder, entered, looked = tmp_path / "one", threading.Event(), []
+
+    def build(partial: Path) -> None:
+        entered.set()
+        assert not looked  # the other thread has not got past the lock
+        (partial / FILE).write_text("7")
+
+    def look() -> None:
+        entered.wait()
+        looked.append(find_or_build(folder, lambda: read(folder), lambda partial: pytest.fail("built twice")))
+
+    waiting = threading.Thread(target=look)
+    waiting.start()
+    assert find_or_build(folder, lambda: read(folder), build) == 7
+    waiting.join()
+    assert looked == [7]
+
+
+def test_a_build_that_fails_leaves_nothing_and_what_was_there(tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    folder.mkdir()
+    (folder / FILE).write_text("not whole")
+
+    def build(partial: Path) -> None:
+        (partial / FILE).write_text("1")
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        find_or_build(folder, lambda: read(folder), build)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".one.lock", "one"]
+    assert (folder / FILE).read_text() == "not whole"
+
+
+def test_what_cannot_be_read_back_is_said(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="cannot be read back"):
+        find_or_build(tmp_path / "one", lambda: None, lambda partial: None)
