@@ -1,4 +1,4 @@
-"""What all commands share: words of the form name=value, errors in one line, exit codes."""
+"""What all commands share: options of the form name=value, errors in one line, exit codes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from imgcls.errors import UserError, nearest
+from imgcls.system.checks import Check, check_value
 from imgcls.system.interrupts import Interrupted
 
 CRASHED = 1
 
 
 def guarded(task: Callable[[], Any]) -> int:
-    """Run `task`; return the exit code, with one line on stderr for every error that a user can mend."""
+    """Run `task`; return the exit code, with one line on stderr for every error that a user can fix."""
     try:
         task()
     except UserError as error:
@@ -31,7 +33,7 @@ def guarded(task: Callable[[], Any]) -> int:
         return 0
     except Exception:
         traceback.print_exc()
-        _print_error("this is a fault of imgcls; please report it with the lines above.")
+        _print_error("this is a bug in imgcls; please report it with the lines above.")
         return CRASHED
     return 0
 
@@ -40,34 +42,84 @@ def _print_error(text: str, prefix: str = "imgcls: error: ") -> None:
     print(f"{prefix}{text}", file=sys.stderr)
 
 
-def parse_arguments(
-    arguments: Sequence[str], options: Mapping[str, str], *, usage: str, overrides: Sequence[str] = ()
-) -> tuple[dict[str, str], list[str], list[str]]:
-    """Split a command line of `name=value` words into options, overrides of the data, and the rest.
+@dataclass(frozen=True)
+class Option:
+    """An option of a command.
 
     Args:
-        arguments: the words.
-        options: the known names, each with its default.
+        default: its value where it is left out, or given an empty text.
+        check: says what the value must be; see `imgcls.system.checks`.
+        parse: makes the value from a text. What it cannot parse (ValueError) is checked as text, and so refused.
+    """
+
+    default: Any = None
+    check: Check | None = None
+    parse: Callable[[str], Any] = str
+
+    def read(self, name: str, text: str) -> Any:
+        """The value that `name=text` gives. Raises UserError where it cannot be right."""
+        if not text:
+            return self.default
+        try:
+            value = self.parse(text)
+        except ValueError:
+            value = text
+        if self.check is not None:
+            check_value(name, value, self.check)
+        return value
+
+
+def boolean(text: str) -> bool | str:
+    """True or False of `true` or `false`; another text as it is."""
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def texts(text: str) -> list[str]:
+    """The parts of `a,b` or `[a,b]`."""
+    return [part.strip() for part in text.strip("[]").split(",") if part.strip()]
+
+
+def read_options(
+    arguments: Sequence[str],
+    options: Mapping[str, Option],
+    *,
+    usage: str,
+    overrides: Sequence[str] = (),
+    others: int | None = 0,
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Read a command line of `name=value` arguments.
+
+    Args:
+        arguments: the command line.
+        options: the options that the command has, by name.
         usage: what `--help` prints.
-        overrides: words that begin with one of these are overrides, as in `data.root=DIR`.
+        overrides: what begins with one of these is an override of the configuration, as in `data.root=DIR`.
+        others: how many arguments may be no options, such as pictures; None: any number.
 
     Returns:
-        The options, the overrides, the other words (pictures, say).
+        The value of each option, the overrides, the other arguments.
+
+    Raises:
+        UserError: an unknown option, a value that cannot be right, an argument too many.
     """
-    if any(word in ("-h", "--help") for word in arguments):
+    if any(argument in ("-h", "--help") for argument in arguments):
         print(usage.strip())
         raise SystemExit(0)
-    values, passed_on, rest = dict(options), [], []
-    for word in arguments:
-        name, equals, value = word.partition("=")
-        if equals and name in values:
-            values[name] = value
-        elif equals and name.startswith(tuple(overrides)) and overrides:
-            passed_on.append(word)
+    values = {name: option.default for name, option in options.items()}
+    passed_on: list[str] = []
+    rest: list[str] = []
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if equals and name in options:
+            values[name] = options[name].read(name, text)
+        elif equals and overrides and name.startswith(tuple(overrides)):
+            passed_on.append(argument)
         elif equals and name.isidentifier():
             raise UserError(f"Unknown option {name!r}. {nearest(name, [*options, *overrides])}")
-        elif word.startswith("-"):
-            raise UserError(f"Unknown option {word!r}. Options are given as name=value: {', '.join(options)}.")
+        elif argument.startswith("-") and options:
+            raise UserError(f"Unknown option {argument!r}. Options are given as name=value: {', '.join(options)}.")
         else:
-            rest.append(word)
+            rest.append(argument)
+    if others is not None and len(rest) > others:
+        raise UserError(f"Unexpected argument {rest[others]!r}. --help shows the usage.")
     return values, passed_on, rest

@@ -3,7 +3,7 @@
 usage: python -m imgcls.doctor
 
 Prints one table: versions, devices, memory, disk, the cache, the extras that are installed, whether pretrained weights
-and AWS can be reached. Nothing is changed and nothing fails because it is missing. Paste it into a report of a fault.
+and AWS can be reached. Nothing is changed and nothing fails because it is missing. Paste it into the report of a bug.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imgcls import __version__
-from imgcls.cli import guarded, parse_arguments
-from imgcls.errors import UserError
+from imgcls.cli import guarded, read_options
 from imgcls.system.extras import CORE, Extra, find_extras
 from imgcls.system.machine import available_cores
 
@@ -242,9 +241,7 @@ def main() -> None:
 
 
 def _command(arguments: Sequence[str]) -> None:
-    _, _, rest = parse_arguments(arguments, {}, usage=__doc__ or "")
-    if rest:
-        raise UserError(f"What is {rest[0]!r}? python -m imgcls.doctor takes no options.")
+    read_options(arguments, {}, usage=__doc__ or "")
     print(table(examine()))
 
 

@@ -18,10 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import guarded, parse_arguments
-from imgcls.errors import UserError, nearest
+from imgcls.cli import Option, guarded, read_options
+from imgcls.errors import UserError
 from imgcls.models.choices import VIEWS
 from imgcls.runs.run import checkpoint_file, override_data
+from imgcls.system.checks import check_value, choice
 from imgcls.system.files import atomic_write_text
 from imgcls.system.logs import talking
 
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
     from imgcls.runs.run import Run
 
 SPLITS = ("test", "val", "train", "all")
+OPTIONS = {
+    "run": Option(),
+    "split": Option("test", choice(*SPLITS)),
+    "checkpoint": Option("best"),
+    "output": Option(),
+    "views": Option(None, choice(*VIEWS)),
+}
 
 
 def evaluate(
@@ -43,7 +51,7 @@ def evaluate(
         run: a run with a checkpoint.
         split: 'test', 'val', 'train' (the training pictures without augmentation), or 'all' pictures of these three.
         checkpoint: 'best', 'last', or the path of a checkpoint of this run.
-        overrides: `data=…` and `data.…=…` words for another data set.
+        overrides: `data=…` and `data.…=…`, for another data set.
         views: what is averaged over when a picture is looked at, see `imgcls.models.views`; None: as the run does.
 
     Returns:
@@ -60,10 +68,10 @@ def measure(
     views: str | None = None,
 ) -> tuple[dict[str, float], Outputs]:
     """What `evaluate` gives, and what the model said of each picture, in the order of the split."""
-    _one_of("split", split, SPLITS)
+    check_value("split", split, choice(*SPLITS))
     cfg = _configuration(run, split, overrides)
     if views is not None:
-        _one_of("views", views, VIEWS)
+        check_value("views", views, choice(*VIEWS))
         cfg.model.views = views
 
     from imgcls.training.build import build_classifier, build_data, build_trainer
@@ -83,11 +91,6 @@ def measure(
         **{name.removeprefix("test/"): float(value) for name, value in sorted(tested.items())},
     }
     return metrics, classifier.test_outputs
-
-
-def _one_of(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise UserError(f"{name}={value}: {nearest(value, known)}")
 
 
 def _configuration(run: Run, split: str, overrides: Sequence[str]) -> DictConfig:
@@ -114,18 +117,16 @@ def main() -> None:
 
 
 def _command(arguments: Sequence[str]) -> None:
-    defaults = {"run": "", "split": "test", "checkpoint": "best", "output": "", "views": ""}
-    options, overrides, rest = parse_arguments(arguments, defaults, usage=__doc__ or "", overrides=("data",))
-    if not options["run"] or rest:
-        raise UserError(f"What is {rest[0]!r}?" if rest else "Which run? Give its folder: run=DIR")
+    options, overrides, _ = read_options(arguments, OPTIONS, usage=__doc__ or "", overrides=("data",))
+    if options["run"] is None:
+        raise UserError("Give the run folder: run=DIR")
     import lightning  # noqa: F401 - which sets up its loggers, so that they can be silenced below
 
     from imgcls.runs.run import load
 
     with talking():
-        measured = evaluate(
-            load(options["run"]), options["split"], options["checkpoint"], overrides, options["views"] or None
-        )
+        run = load(options["run"])
+        measured = evaluate(run, options["split"], options["checkpoint"], overrides, options["views"])
     for name, value in measured.items():
         print(f"{name:15} {value:.6g}")
     if options["output"]:

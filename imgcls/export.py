@@ -4,7 +4,7 @@ usage: python -m imgcls.export run=DIR [format=portable|sagemaker] [checkpoint=b
                                [output=FILE] [data.root=DIR …]
 
 format=portable writes `model/` in the run's folder again, as the end of the run does, and compares it with the
-checkpoint on validation pictures (`data.…` words say where they are now). format=sagemaker packs the `model/` that is
+checkpoint on validation pictures (`data.…` says where they are now). format=sagemaker packs the `model/` that is
 there as `model.tar.gz`, or `output=FILE`, with the code that SageMaker's PyTorch inference container needs to serve it.
 """
 
@@ -16,16 +16,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import guarded, parse_arguments
-from imgcls.errors import UserError, nearest
+from imgcls.cli import Option, boolean, guarded, read_options
+from imgcls.errors import UserError
+from imgcls.system.checks import choice
 
 if TYPE_CHECKING:
     from imgcls.portable import Parity
     from imgcls.runs.run import Run
 
-OPTIONS = {"run": "", "format": "portable", "checkpoint": "best", "onnx": "auto", "output": ""}
-FORMATS = ("portable", "sagemaker")
-ONNX = {"auto": True, "true": True, "false": False}
+OPTIONS = {
+    "run": Option(),
+    "format": Option("portable", choice("portable", "sagemaker")),
+    "checkpoint": Option("best"),
+    "onnx": Option("auto", choice("auto", True, False), boolean),
+    "output": Option(),
+}
 
 
 def export(
@@ -37,7 +42,7 @@ def export(
         run: a run with a checkpoint.
         checkpoint: 'best', 'last', or the path of a checkpoint of this run.
         onnx: also write `model.onnx`, where the extra `onnx` is installed.
-        overrides: `data.…=…` words, where the data set is somewhere else than it was.
+        overrides: `data.…=…`, where the data set is somewhere else than it was.
 
     Returns:
         How well the files agree with the checkpoint; see `imgcls.portable.export`.
@@ -66,12 +71,9 @@ def export(
 
 
 def _command(arguments: Sequence[str]) -> None:
-    options, overrides, rest = parse_arguments(arguments, OPTIONS, usage=__doc__ or "", overrides=("data",))
-    if not options["run"] or rest:
-        raise UserError(f"What is {rest[0]!r}?" if rest else "Which run? Give its folder: run=DIR")
-    for name, allowed in (("format", FORMATS), ("onnx", ONNX)):
-        if options[name] not in allowed:
-            raise UserError(f"{name}={options[name]}: {nearest(options[name], allowed)}")
+    options, overrides, _ = read_options(arguments, OPTIONS, usage=__doc__ or "", overrides=("data",))
+    if options["run"] is None:
+        raise UserError("Give the run folder: run=DIR")
     if options["format"] == "sagemaker":
         from imgcls.serve.archive import write_archive
 
@@ -82,14 +84,14 @@ def _command(arguments: Sequence[str]) -> None:
         return
     if options["output"]:
         raise UserError("output= is for format=sagemaker; the portable model is in model/ of the run's folder.")
-    if options["onnx"] == "true":
+    if options["onnx"] is True:
         from imgcls.system.extras import need_onnx
 
         need_onnx("onnx=true")
     from imgcls.runs.run import load
 
     run = load(options["run"])
-    found = export(run, options["checkpoint"], onnx=ONNX[options["onnx"]], overrides=overrides)
+    found = export(run, options["checkpoint"], onnx=options["onnx"] is not False, overrides=overrides)
     for name, parity in found.items():
         print(f"{name:12} {parity}")
     print(run.folder / "model")

@@ -3,7 +3,7 @@
 usage: python -m imgcls.jobs [list]                        the latest jobs, and what those that run may still cost
        python -m imgcls.jobs attach run=DIR | job=NAME     follow a job to its end, and fetch its results
        python -m imgcls.jobs fetch  run=DIR | job=NAME     fetch the results of a job that has finished
-       python -m imgcls.jobs stop   run=DIR | job=NAME     end a job; the command that made it goes on with it
+       python -m imgcls.jobs stop   run=DIR | job=NAME     end a job; the command that made it resumes it
        python -m imgcls.jobs policies role=NAME            what the role and you must be allowed, as IAM policies
 
 A tuning job is named in the same way: its sweep's folder is run=DIR, and a trial of it is a job too.
@@ -17,25 +17,26 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls.cli import guarded, parse_arguments
+from imgcls.cli import Option, guarded, read_options
 from imgcls.errors import UserError, nearest
+from imgcls.system.checks import number, whole
 
 OPTIONS = {
-    "run": "",
-    "job": "",
-    "to": "",
-    "region": "",
-    "profile": "",
-    "most": "20",
-    "poll": "10",
-    "role": "",
-    "bucket": "",
-    "prefix": "imgcls",
-    "kms_key": "",
+    "run": Option(),
+    "job": Option(),
+    "to": Option(),
+    "region": Option(),
+    "profile": Option(),
+    "most": Option(20, whole(1), int),
+    "poll": Option(10.0, number(0, open_low=True), float),
+    "role": Option("imgcls-training"),
+    "bucket": Option(),
+    "prefix": Option("imgcls"),
+    "kms_key": Option(),
 }
 ACTIONS = ("list", "attach", "fetch", "stop", "policies")
 
@@ -46,27 +47,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _main(arguments: list[str]) -> None:
-    options, _, words = parse_arguments(arguments, OPTIONS, usage=__doc__ or "")
-    action = words[0] if words else "list"
-    if action not in ACTIONS or len(words) > 1:
-        raise UserError(f"{' '.join(words)}: {nearest(action, ACTIONS)}")
-    if not options["most"].isdigit() or not options["poll"].replace(".", "", 1).isdigit():
-        raise UserError("most and poll must be numbers.")
+    options, _, actions = read_options(arguments, OPTIONS, usage=__doc__ or "", others=1)
+    action = actions[0] if actions else "list"
+    if action not in ACTIONS:
+        raise UserError(f"{action}: {nearest(action, ACTIONS)}")
     if action == "policies":
         from imgcls.launch.sagemaker.policies import print_policies
 
         print_policies(options)
     elif action == "list":
-        _list(_account(options), int(options["most"]))
+        _list(_account(options), options["most"])
     else:
         _one(action, options)
 
 
-def _account(options: dict[str, str]) -> Any:
+def _account(options: Mapping[str, Any]) -> Any:
     from imgcls.aws.account import Account
 
-    given = {name: options[name] or None for name in ("region", "profile", "bucket")}
-    return Account.connect(given["region"], given["profile"], bucket=given["bucket"], prefix=options["prefix"])
+    return Account.connect(options["region"], options["profile"], bucket=options["bucket"], prefix=options["prefix"])
 
 
 def _list(account: Any, most: int) -> None:
@@ -82,8 +80,9 @@ def _list(account: Any, most: int) -> None:
         pages = client.get_paginator("list_training_jobs").paginate(NameContains=START, **latest)
         names = (one["TrainingJobName"] for page in pages for one in page["TrainingJobSummaries"])
         jobs = list(itertools.islice((name for name in names if not is_trial_name(name)), most))
-        number = min(100, max(1, most))
-        searches = client.list_hyper_parameter_tuning_jobs(NameContains=TUNING_START, MaxResults=number, **latest)
+        searches = client.list_hyper_parameter_tuning_jobs(
+            NameContains=TUNING_START, MaxResults=min(100, most), **latest
+        )
     rows: list[tuple[str, str, str, Any]] = []
     costs: list[str] = []
     for job in [describe(account, name) for name in jobs]:
@@ -112,11 +111,11 @@ def _cost(name: str, text: str) -> str:
     return f"\n{name} runs: {text}\n  stop it with: python -m imgcls.jobs stop job={name}"
 
 
-def _one(action: str, options: dict[str, str]) -> None:
+def _one(action: str, options: dict[str, Any]) -> None:
     from imgcls.aws.naming import is_tuning_name
 
     folder, job = _which(options)
-    account, poll = _account(options), float(options["poll"])
+    account, poll = _account(options), options["poll"]
     if is_tuning_name(job):
         _one_search(action, account, folder, job, poll)
     elif action == "stop":
@@ -124,7 +123,7 @@ def _one(action: str, options: dict[str, str]) -> None:
 
         with refusals_explained(f"stop the job {job}"):
             account.client("sagemaker").stop_training_job(TrainingJobName=job)
-        print(f"{job} is asked to stop. The command that made it goes on with it from its checkpoints.")
+        print(f"{job} is asked to stop. The command that made it resumes it from its checkpoints.")
     else:
         from imgcls.launch.sagemaker.following import describe
         from imgcls.launch.sagemaker.results import bring_home
@@ -145,16 +144,14 @@ def _one_search(action: str, account: Any, folder: Path, job: str, poll: float) 
     if action == "stop":
         with refusals_explained(f"stop the tuning job {job}"):
             account.client("sagemaker").stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=job)
-        print(
-            f"{job} is asked to stop, and its trials too. It cannot be gone on with; what it has found can be fetched."
-        )
+        print(f"{job} is asked to stop, and its trials too. It cannot be resumed; its results can be fetched.")
         return
     if action == "fetch" and is_running(describe_tuning(account, job) or {"HyperParameterTuningJobStatus": ""}):
         raise UserError(f"The tuning job {job} still runs. Follow it: python -m imgcls.jobs attach job={job}")
     attach(account, job, folder, poll=poll)
 
 
-def _which(options: dict[str, str]) -> tuple[Path, str]:
+def _which(options: dict[str, Any]) -> tuple[Path, str]:
     """The run folder and the job that the options name; the folder's own region where none is given."""
     from imgcls.aws.naming import is_tuning_name
     from imgcls.launch.sagemaker.record import JobRecord
@@ -170,7 +167,7 @@ def _which(options: dict[str, str]) -> tuple[Path, str]:
     if record.where == "rehearsal":
         raise UserError(f"run={folder}: its job was a rehearsal, which ended with its command.")
     options["region"] = options["region"] or record.region
-    options["profile"] = options["profile"] or record.profile or ""
+    options["profile"] = options["profile"] or record.profile
     options["bucket"], options["prefix"] = record.bucket, record.prefix
     return folder, record.job
 

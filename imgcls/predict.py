@@ -16,14 +16,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import guarded, parse_arguments
-from imgcls.errors import UserError, nearest
+from imgcls.cli import Option, guarded, read_options
+from imgcls.errors import UserError
+from imgcls.portable.engines import ENGINES
+from imgcls.system.checks import choice, whole
 
 if TYPE_CHECKING:
     from imgcls.serve.client import Client
 
 BATCH = 32
-OPTIONS = {"run": "", "endpoint": "", "top_k": "5", "format": "table", "engine": "auto"}
+OPTIONS = {
+    "run": Option(),
+    "endpoint": Option(),
+    "top_k": Option(5, whole(1), int),
+    "format": Option("table", choice("table", "jsonl")),
+    "engine": Option("auto", choice(*ENGINES)),
+}
 
 Classes = list[tuple[str, float]]
 Answers = Iterator[tuple[Path, Classes | str]]
@@ -32,25 +40,21 @@ Answers = Iterator[tuple[Path, Classes | str]]
 
 def predict(arguments: Sequence[str]) -> None:
     """Print the likeliest classes of each picture."""
-    options, _, words = parse_arguments(arguments, OPTIONS, usage=__doc__ or "", overrides=())
-    if bool(options["run"]) == bool(options["endpoint"]):
+    options, _, named = read_options(arguments, OPTIONS, usage=__doc__ or "", others=None)
+    if (options["run"] is None) == (options["endpoint"] is None):
         raise UserError(
-            "Which run? Give its folder: python -m imgcls.predict run=DIR PICTURES… "
+            "Give the run folder: python -m imgcls.predict run=DIR PICTURES… "
             "Or ask a server: python -m imgcls.predict endpoint=URL PICTURES…"
         )
-    if options["format"] not in ("table", "jsonl"):
-        raise UserError(f"format={options['format']}: {nearest(options['format'], ['table', 'jsonl'])}")
-    if not options["top_k"].isdigit() or int(options["top_k"]) < 1:
-        raise UserError(f"top_k={options['top_k']}: must be a whole number of at least 1.")
-    if not words:
+    if not named:
         raise UserError("Which pictures? Name files or folders: python -m imgcls.predict run=DIR PICTURES…")
-    files = list(picture_files(words))
-    if options["endpoint"]:
+    files = list(picture_files(named))
+    if options["endpoint"] is not None:
         from imgcls.serve.client import Client
 
-        answers = _asked(Client(options["endpoint"]), files, int(options["top_k"]))
+        answers = _asked(Client(options["endpoint"]), files, options["top_k"])
     else:
-        answers = _computed(options["run"], options["engine"], files, int(options["top_k"]))
+        answers = _computed(options["run"], options["engine"], files, options["top_k"])
     show = _as_json if options["format"] == "jsonl" else _as_row(max((len(str(file)) for file in files), default=0))
     unreadable = 0
     for file, answer in answers:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imgcls.cli import guarded, parse_arguments
-from imgcls.errors import UserError, nearest
+from imgcls.cli import Option, boolean, guarded, read_options
+from imgcls.system.checks import flag
 from imgcls.system.files import atomic_write_text
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from imgcls.data.module import ImageDataModule
     from imgcls.data.sources import BadFile
 
+OPTIONS = {"duplicates": Option(True, flag, boolean), "output": Option()}
+OVERRIDES = ("data", "model", "augment", "seed", "experiment", "trainer")
 SHOWN = 10  # files of each kind in the printed table
 
 
@@ -191,19 +193,13 @@ def main() -> None:
 
 
 def _command(arguments: Sequence[str]) -> None:
-    defaults = {"duplicates": "true", "output": ""}
-    groups = ("data", "model", "augment", "seed", "experiment", "trainer")
-    options, overrides, rest = parse_arguments(arguments, defaults, usage=__doc__ or "", overrides=groups)
-    if rest:
-        raise UserError(f"What is {rest[0]!r}? Options are given as name=value, as in data=cifar10.")
-    if options["duplicates"] not in ("true", "false"):
-        raise UserError(f"duplicates={options['duplicates']}: {nearest(options['duplicates'], ['true', 'false'])}")
+    options, overrides, _ = read_options(arguments, OPTIONS, usage=__doc__ or "", overrides=OVERRIDES)
     from imgcls.config.composition import compose
 
     cfg: Any = compose(overrides)
     from hydra.utils import instantiate
 
-    preparation = prepare(instantiate(cfg.data, _convert_="all"), duplicates=options["duplicates"] == "true")
+    preparation = prepare(instantiate(cfg.data, _convert_="all"), duplicates=options["duplicates"])
     print(table(preparation))
     if options["output"]:
         from imgcls.data.checks import bad_as_csv

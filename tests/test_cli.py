@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from imgcls import portable
-from imgcls.cli import guarded, parse_arguments
+from imgcls.cli import Option, boolean, guarded, read_options, texts
 from imgcls.errors import UserError
+from imgcls.system.checks import choice, flag, number, whole
 from imgcls.system.interrupts import Interrupted
 from imgcls.system.logs import talking
 from imgcls.train import main as train_main
@@ -50,15 +51,74 @@ def test_exit_codes_tell_what_happened(error: Exception, code: int, capsys: pyte
     assert ("Traceback" in said) == (code == 1)
 
 
-def test_words_are_split_into_options_overrides_and_the_rest() -> None:
-    options, overrides, rest = parse_arguments(
-        ["run=x", "data.root=y", "a b=c.jpg", "picture.jpg"], {"run": "", "top_k": "5"}, usage="", overrides=("data",)
+OPTIONS = {
+    "run": Option(),
+    "most": Option(5, whole(1), int),
+    "poll": Option(10.0, number(0, open_low=True), float),
+    "wait": Option(True, flag, boolean),
+    "onnx": Option("auto", choice("auto", True, False), boolean),
+    "alarms": Option((), parse=texts),
+}
+
+
+def test_arguments_are_options_overrides_and_others() -> None:
+    options, overrides, others = read_options(
+        ["run=x", "data.root=y", "a b=c.jpg", "picture.jpg"], OPTIONS, usage="", overrides=("data",), others=None
     )
-    assert options == {"run": "x", "top_k": "5"}
+    assert (options["run"], options["most"]) == ("x", 5)
     assert overrides == ["data.root=y"]
-    assert rest == ["a b=c.jpg", "picture.jpg"]
-    with pytest.raises(UserError, match="run"):
-        parse_arguments(["rum=x"], {"run": ""}, usage="")
+    assert others == ["a b=c.jpg", "picture.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("run=007", "007"),
+        ("run=a=b", "a=b"),
+        ("run=", None),
+        ("most=20", 20),
+        ("most=", 5),
+        ("poll=2", 2.0),
+        ("poll=.5", 0.5),
+        ("wait=False", False),
+        ("onnx=auto", "auto"),
+        ("onnx=true", True),
+        ("alarms=[a, b]", ["a", "b"]),
+        ("alarms=a", ["a"]),
+    ],
+)
+def test_a_text_becomes_a_value_of_its_options_type(argument: str, value: object) -> None:
+    options, _, _ = read_options([argument], OPTIONS, usage="")
+    read = options[argument.partition("=")[0]]
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rum=x"], "Unknown option 'rum'. Did you mean run?"),
+        (["--most"], "Unknown option '--most'. Options are given as name=value: run, most"),
+        (["most=abc"], "most=abc: must be a whole number of at least 1."),
+        (["most=1.5"], "most=1.5: must be a whole number of at least 1."),
+        (["most=0"], "most=0: must be a whole number of at least 1."),
+        (["poll=nan"], "poll=nan: must be a number above 0."),
+        (["wait=yes"], "wait=yes: must be true or false."),
+        (["onnx=maybe"], "onnx=maybe: is not known. Choose one of: auto, false, true."),
+        (["list", "more"], "Unexpected argument 'more'."),
+    ],
+)
+def test_what_cannot_be_right_is_said_of_the_option(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_options(arguments, OPTIONS, usage="", others=1)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_command_without_options_takes_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="Unexpected argument '--all'"):
+        read_options(["--all"], {}, usage="")
+    with pytest.raises(SystemExit):
+        read_options(["more", "--help"], {}, usage="usage: python -m imgcls.doctor")
+    assert capsys.readouterr().out == "usage: python -m imgcls.doctor\n"
 
 
 def test_predict_answers_for_every_picture_that_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

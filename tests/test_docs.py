@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from imgcls import export, predict
-from imgcls.cli import parse_arguments
+from imgcls.cli import read_options
 from imgcls.config.composition import check, compose
 from imgcls.serve import __main__ as serving
 from tests.conftest import write_pictures
@@ -148,7 +148,7 @@ def test_servers_and_those_that_ask_them_have_the_options_that_are_shown(inside:
     known = {"serve": serving.OPTIONS, "predict": predict.OPTIONS}
     assert {command.module for command in SERVING} == set(known)
     for command in SERVING:
-        values, _, _ = parse_arguments(command.words, known[str(command.module)], usage="")
+        values, _, _ = read_options(command.words, known[str(command.module)], usage="", others=None)
         assert not values["run"] or Path(values["run"]).is_dir()
     named = {words.partition("=")[0] for page, words in options() if page == "docs/serving.md"}
     named -= {"data.root"}  # `export` takes the data set's options as they are

@@ -89,8 +89,8 @@ def test_command(
         (["data=imagefoldr"], "there is no data called 'imagefoldr'. Did you mean imagefolder?"),
         (["data=imagefolder"], "data=imagefolder needs data.root=DIR"),
         (["data=imagefolder", f"data.root={tmp_path / 'none'}"], "no such folder"),
-        (["nonsense"], "What is 'nonsense'?"),
-        (["duplicates=maybe"], "duplicates=maybe"),
+        (["nonsense"], "Unexpected argument 'nonsense'."),
+        (["duplicates=maybe"], "duplicates=maybe: must be true or false."),
     ]:
         code, out, err = run(*words)
         assert (code, out) == (2, "")

@@ -21,51 +21,65 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 
-from imgcls.cli import guarded, parse_arguments
-from imgcls.deploy.options import Options
+from imgcls.cli import Option, boolean, guarded, read_options, texts
+from imgcls.deploy.options import ENDPOINT, MODES
 from imgcls.errors import UserError, nearest
+from imgcls.system.checks import choice, flag, number, whole
 
-PLACE = {"region": "", "profile": ""}
-STORE = {"bucket": "", "prefix": "imgcls"}
-WHICH = {"name": "", "run": ""}
-DEPLOY = {one.name: "" for one in fields(Options) if one.name not in ("tags", "environment")}
-ACTIONS: dict[str, dict[str, str]] = {
-    "deploy": DEPLOY,
-    "test": {**WHICH, **PLACE, **STORE, "pictures": "", "samples": "8", "tolerance": "0.01", "poll": "2"},
-    "rollback": {**WHICH, **PLACE, "poll": "10"},
-    "delete": {**WHICH, **PLACE, "all": "false", "yes": "false", "poll": "10"},
-    "list": {**PLACE},
+PLACE = {"region": Option(), "profile": Option()}
+STORE = {"bucket": Option(), "prefix": Option("imgcls")}
+WHICH = {"name": Option(), "run": Option()}
+SECONDS = number(0.01, 600)
+ACTIONS: dict[str, dict[str, Option]] = {
+    "deploy": ENDPOINT,
+    "test": {
+        **WHICH,
+        **PLACE,
+        **STORE,
+        "pictures": ENDPOINT["pictures"],
+        "samples": ENDPOINT["samples"],
+        "tolerance": ENDPOINT["tolerance"],
+        "poll": Option(2.0, SECONDS, float),
+    },
+    "rollback": {**WHICH, **PLACE, "poll": ENDPOINT["poll"]},
+    "delete": {
+        **WHICH,
+        **PLACE,
+        "all": Option(False, flag, boolean),
+        "yes": Option(False, flag, boolean),
+        "poll": ENDPOINT["poll"],
+    },
+    "list": PLACE,
     "lambda": {
         **WHICH,
         **PLACE,
-        "function": "",
-        "role": "",
-        "make_role": "false",
-        "memory": "256",
-        "timeout": "30",
-        "provisioned": "0",
-        "url": "false",
-        "pictures": "",
-        "poll": "2",
+        "function": Option(),
+        "role": Option(),
+        "make_role": Option(False, flag, boolean),
+        "memory": Option(256, whole(128, 10240), int),
+        "timeout": Option(30, whole(2, 900), int),
+        "provisioned": Option(0, whole(0, 1000), int),
+        "url": Option("false", choice("false", "iam", "public")),
+        "pictures": Option(),
+        "poll": Option(2.0, SECONDS, float),
     },
     "policies": {
         **WHICH,
         **PLACE,
         **STORE,
-        "role": "imgcls-endpoints",
-        "function": "",
-        "mode": "real-time",
-        "output": "",
-        "topics": "",
-        "kms_key": "",
-        "capture": "false",
-        "vpc": "false",
+        "role": Option("imgcls-endpoints"),
+        "function": Option(),
+        "mode": Option("real-time", choice(*MODES)),
+        "output": Option(),
+        "topics": Option((), parse=texts),
+        "kms_key": Option(),
+        "capture": Option(False, flag, boolean),
+        "vpc": Option(False, flag, boolean),
     },
 }
 WITH_MORE = {"deploy": ("tags.", "environment."), "lambda": ("tags.",)}
-"""Actions that take `tags.NAME=…`, and which of such words."""
+"""Actions that take `tags.NAME=…`, and which of such options."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,19 +88,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def command(arguments: list[str]) -> None:
-    """Take the words apart, and do what they say. Raises UserError."""
-    words = ["all=true" if word == "--all" else word for word in arguments]
-    named = next((word for word in words if "=" not in word and not word.startswith("-")), None)
-    if named is not None and named not in ACTIONS:
-        raise UserError(f"{named}: {nearest(named, ACTIONS)}")
-    action = named or "deploy"
-    if not words:
+    """Read the command line, and do what it says. Raises UserError."""
+    arguments = ["all=true" if argument == "--all" else argument for argument in arguments]
+    if not arguments:
         raise UserError("What shall be deployed? Give run=DIR or job=NAME; --help shows more.")
-    values, more, rest = parse_arguments(
-        words, ACTIONS[action], usage=__doc__ or "", overrides=WITH_MORE.get(action, ())
-    )
-    if rest not in ([], [action]):
-        raise UserError(f"What is {rest[-1]!r}? Options are given as name=value.")
+    others = [argument for argument in arguments if "=" not in argument and not argument.startswith("-")]
+    action = others[0] if others else "deploy"
+    if action not in ACTIONS:
+        raise UserError(f"{action}: {nearest(action, ACTIONS)}")
+    more_names = WITH_MORE.get(action, ())
+    values, more, _ = read_options(arguments, ACTIONS[action], usage=__doc__ or "", overrides=more_names, others=1)
 
     from imgcls.deploy.command import perform
 

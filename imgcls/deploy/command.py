@@ -1,4 +1,4 @@
-"""What `python -m imgcls.deploy` does with its words: which form, and where the endpoint is made."""
+"""What `python -m imgcls.deploy` does with its options: which form, and where the endpoint is made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from imgcls.deploy.deploying import deploy_to, job_source, remembered
 from imgcls.deploy.lookup import Values, connect
-from imgcls.deploy.options import Options, read_options
+from imgcls.deploy.options import Options, create_options
 from imgcls.errors import UserError
 from imgcls.system.logs import talking
 
@@ -20,7 +20,7 @@ def perform(action: str, values: Values, more: list[str]) -> None:
 
     with talking(), own_words(), ending():
         if action == "deploy":
-            deploy(read_options(values, more))
+            deploy(create_options(values, more))
         else:
             forms: dict[str, Callable[[Values, list[str]], None]] = {
                 "test": managing.test,

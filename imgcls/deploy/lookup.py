@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from imgcls.aws.account import Account
 
 
-Values = Mapping[str, str]
+Values = Mapping[str, Any]
+"""The options of a command by name, as it read them."""
 
 
-def connect(values: Mapping[str, Any], role: str | None = None) -> Account:
+def connect(values: Values, role: str | None = None) -> Account:
     """The account of the environment, as the options narrow it down."""
     from imgcls.aws.account import Account
 
-    given = {name: values.get(name) or None for name in ("region", "profile", "bucket", "kms_key")}
     return Account.connect(
-        given["region"],
-        given["profile"],
-        bucket=given["bucket"],
-        prefix=values.get("prefix") or "imgcls",
+        values["region"],
+        values["profile"],
+        bucket=values.get("bucket"),
+        prefix=values.get("prefix", "imgcls"),
         role=role,
-        kms_key=given["kms_key"],
+        kms_key=values.get("kms_key"),
     )
 
 
@@ -39,11 +39,11 @@ def delete_command(name: str, options: Options) -> str:
     return f"python -m imgcls.deploy delete name={name}" + "".join(f" {k}={v}" for k, v in given.items() if v)
 
 
-def which(values: Values) -> tuple[str, dict[str, str]]:
+def which(values: Values) -> tuple[str, dict[str, Any]]:
     """The endpoint that `name=` or `run=` means, and the options with the region in which it is."""
-    if bool(values["name"]) == bool(values["run"]):
+    if (values["name"] is None) == (values["run"] is None):
         raise UserError("Which endpoint? Give name=NAME or run=DIR; `python -m imgcls.deploy list` shows them.")
-    if values["name"]:
+    if values["name"] is not None:
         return endpoint_name(values["name"]), dict(values)
     folder = Path(values["run"]).expanduser()
     if not folder.is_dir():
@@ -53,6 +53,6 @@ def which(values: Values) -> tuple[str, dict[str, str]]:
         return name_of_run(folder), dict(values)
     found = dict(values)
     for name in ("region", "profile", "bucket", "prefix"):
-        if name in found and found[name] in ("", "imgcls"):
-            found[name] = getattr(record, name) or ""
+        if name in found and found[name] in (None, "imgcls"):
+            found[name] = getattr(record, name)
     return record.name, found

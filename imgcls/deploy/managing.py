@@ -13,8 +13,8 @@ from imgcls.aws.naming import START, default_bucket
 from imgcls.aws.rules import check_role_name
 from imgcls.deploy.lookup import Values, connect, which
 from imgcls.deploy.names import ALIAS, endpoint_name
-from imgcls.deploy.options import ASYNCHRONOUS, MODES, SERVERLESS
-from imgcls.errors import UserError, nearest
+from imgcls.deploy.options import ASYNCHRONOUS, SERVERLESS
+from imgcls.errors import UserError
 
 if TYPE_CHECKING:
     from imgcls.aws.account import Account
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("imgcls.deploy")
 
-URLS = ("false", "iam", "public")
-LEAST_LAMBDA, MOST_LAMBDA = 128, 10240
 LONGEST_FUNCTION = 64
 
 
@@ -36,27 +34,24 @@ def test(values: Values, more: list[str]) -> None:
     from imgcls.deploy.state import needed
     from imgcls.serve.predictor import model_folder
 
-    if not values["run"]:
+    if values["run"] is None:
         raise UserError("Which model shall it be compared with? Give run=DIR.")
-    count, tolerance = int(number(values, "samples", 1, 1000)), number(values, "tolerance", 0, 1)
     run = Path(values["run"]).expanduser()
     model = model_folder(run)
-    if values["name"]:
+    if values["name"] is not None:
         name, given = endpoint_name(values["name"]), dict(values)
     else:
         name, given = which(values)
-    if values["pictures"] and not Path(values["pictures"]).expanduser().is_dir():
-        raise UserError(f"pictures={values['pictures']}: no such folder.")
     account = connect(given)
     mode = mode_of(needed(account, name).config)
-    samples = find_samples(run, values["pictures"] or None, count, request_limit(mode))
+    samples = find_samples(run, values["pictures"], values["samples"], request_limit(mode))
     if mode == ASYNCHRONOUS:
         place = account.places.uri("async", name, "questions")
-        ask = probe.asking_later(account, name, place, poll=number(values, "poll", 0.01, 600))
+        ask = probe.asking_later(account, name, place, poll=values["poll"])
     else:
         ask = probe.asking(account, name)
     log.info("Asking with %d pictures of %s.", len(samples.pictures), samples.where)
-    print(f"test: {probe.compare(ask, model, samples.pictures, tolerance)}")
+    print(f"test: {probe.compare(ask, model, samples.pictures, values['tolerance'])}")
 
 
 def roll_back(values: Values, more: list[str]) -> None:
@@ -64,7 +59,7 @@ def roll_back(values: Values, more: list[str]) -> None:
     from imgcls.deploy import endpoint
 
     name, given = which(values)
-    previous = endpoint.roll_back(connect(given), name, poll=number(values, "poll", 0.01, 600))
+    previous = endpoint.roll_back(connect(given), name, poll=values["poll"])
     print(f"{name} has {previous} again. Once more, and it has what it had now.")
 
 
@@ -115,10 +110,8 @@ def delete(values: Values, more: list[str]) -> None:
     from imgcls.deploy.inventory import inventory, running_jobs
     from imgcls.deploy.removal import remove
 
-    everything, sure = flag(values, "all"), flag(values, "yes")
-    poll = number(values, "poll", 0.01, 600)
-    if everything:
-        if values["name"] or values["run"]:
+    if values["all"]:
+        if values["name"] is not None or values["run"] is not None:
             raise UserError("--all deletes everything; leave name= and run= out, or --all.")
         name, account = None, connect(values)
     else:
@@ -129,11 +122,11 @@ def delete(values: Values, more: list[str]) -> None:
         print(f"There is nothing of {name or 'imgcls'} in {account.region}.")
     else:
         print_table(found)
-        if not sure:
+        if not values["yes"]:
             confirm(len(found))
-        remove(account, found, poll=poll, say=print)
+        remove(account, found, poll=values["poll"], say=print)
         print("Logs, captured requests and what asynchronous endpoints have written stay.")
-    jobs = running_jobs(account) if everything else 0
+    jobs = running_jobs(account) if values["all"] else 0
     if jobs:
         print(f"{jobs} training or tuning jobs run, and cost: python -m imgcls.jobs")
 
@@ -159,21 +152,18 @@ def put_function(values: Values, more: list[str]) -> None:
     function = function if function.startswith(START) else f"{START}{function}"
     if len(function) > LONGEST_FUNCTION:
         raise UserError(f"function={function}: at most {LONGEST_FUNCTION} characters.")
-    make_role = flag(values, "make_role")
-    if make_role == bool(values["role"]):
+    if values["make_role"] == (values["role"] is not None):
         raise UserError("Which role shall the function have? Give role=NAME, or make_role=true for one of its own.")
-    if values["url"] not in URLS:
-        raise UserError(f"url={values['url']}: {nearest(values['url'], URLS)}")
     options = FunctionOptions(
         name,
         function,
-        values["role"] or None,
-        make_role,
-        int(number(values, "memory", LEAST_LAMBDA, MOST_LAMBDA)),
-        int(number(values, "timeout", 2, 900)),
-        int(number(values, "provisioned", 0, 1000)),
+        values["role"],
+        values["make_role"],
+        values["memory"],
+        values["timeout"],
+        values["provisioned"],
         values["url"],
-        number(values, "poll", 0.01, 600),
+        values["poll"],
         read_tags(more),
     )
     account = connect(given)
@@ -186,7 +176,7 @@ def put_function(values: Values, more: list[str]) -> None:
         print(f"{made.address}  ({'anybody' if options.url == 'public' else 'with AWS signatures'})")
     if values["pictures"] or values["run"]:
         run = Path(values["run"] or ".").expanduser()
-        [sample] = find_samples(run, values["pictures"] or None, 1, 4 << 20).pictures
+        [sample] = find_samples(run, values["pictures"], 1, 4 << 20).pictures
         best = ask(account, made.name, sample.content)["predictions"][0]["classes"][0]
         print(f"test: {sample.name} is {best['class']} ({best['probability']:.1%})")
 
@@ -198,8 +188,6 @@ def policies(values: Values, more: list[str]) -> None:
     from imgcls.launch.sagemaker.policies import repository_arn
 
     name, given = which(values)
-    if values["mode"] not in MODES:
-        raise UserError(f"mode={values['mode']}: {nearest(values['mode'], MODES)}")
     role = values["role"]
     check_role_name("role", role)
     account = connect(given)
@@ -216,11 +204,11 @@ def policies(values: Values, more: list[str]) -> None:
         role,
         values["function"] or name,
         images=[repository_arn(image_uri(FRAMEWORK, INSTANCE_TYPE, account.region), account.partition)],
-        kms_key=values["kms_key"] or None,
-        vpc=flag(values, "vpc"),
+        kms_key=values["kms_key"],
+        vpc=values["vpc"],
         output=answers if values["mode"] == ASYNCHRONOUS else None,
-        topics=[one for one in values["topics"].split(",") if one],
-        capture=flag(values, "capture") and values["mode"] != SERVERLESS,
+        topics=values["topics"],
+        capture=values["capture"] and values["mode"] != SERVERLESS,
         default_bucket=not values["bucket"],
     )
     parts: dict[str, Any] = {
@@ -231,21 +219,3 @@ def policies(values: Values, more: list[str]) -> None:
         "lambda": written.lambda_policy(names),
     }
     print(json.dumps(parts, indent=2))
-
-
-def number(values: Values, name: str, low: float, high: float) -> float:
-    """The number that an option holds. Raises UserError."""
-    try:
-        found = float(values[name])
-    except ValueError:
-        found = None
-    if found is None or not low <= found <= high:
-        raise UserError(f"{name}={values[name]}: must be a number from {low:g} to {high:g}.")
-    return found
-
-
-def flag(values: Values, name: str) -> bool:
-    """Whether an option is true. Raises UserError."""
-    if values[name].lower() not in ("true", "false"):
-        raise UserError(f"{name}={values[name]}: must be true or false.")
-    return values[name].lower() == "true"

@@ -3,142 +3,109 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from imgcls.aws.rules import check_arn, check_bucket, check_instance_type, check_role, check_tags, check_variables
-from imgcls.errors import UserError, nearest
+from imgcls.cli import Option, boolean, texts
+from imgcls.errors import UserError
+from imgcls.system.checks import Check, choice, flag, local_folder, number, whole
 
 REAL_TIME, SERVERLESS, ASYNCHRONOUS = "real-time", "serverless", "asynchronous"
 MODES = (REAL_TIME, SERVERLESS, ASYNCHRONOUS)
 TARGETS = ("aws", "local", "rehearsal")
-TRAFFIC = ("all", "canary", "linear")
-ON_FAILURE = ("keep", "undo")
 MACHINES_ONLY = ("instance_type", "instance_count", "max_instances", "min_instances", "startup_timeout", "traffic")
 MEMORY = range(1024, 6144 + 1, 1024)
 LONGEST_CONCURRENCY = 200
 RESERVED_VARIABLES = ("AWS_", "SAGEMAKER_")
 
 
+def option(default: Any = None, check: Check | None = None, parse: Callable[[str], Any] = str) -> Any:
+    """A field of `Options` that the command line can give."""
+    return field(default=default, metadata={"option": Option(default, check, parse)})
+
+
+LIST = {"option": Option(None, None, texts)}
+
+
 @dataclass(frozen=True)
 class Options:
-    """What docs/deploying.md explains. None: not said, so it stays as it is at the endpoint, or is the default."""
+    """What docs/deploying.md explains. None: not given, so it stays as it is at the endpoint, or is the default."""
 
-    run: str | None = None
-    job: str | None = None
-    to: str | None = None
-    name: str | None = None
-    target: str = "aws"
-    mode: str | None = None
-    instance_type: str | None = None
-    instance_count: int | None = None
-    memory: int | None = None
-    concurrency: int | None = None
-    provisioned: int | None = None
-    output: str | None = None
-    success_topic: str | None = None
-    error_topic: str | None = None
-    min_instances: int | None = None
-    max_instances: int | None = None
-    invocations_per_instance: float | None = None
-    backlog_per_instance: float | None = None
-    scale_out_cooldown: int | None = None
-    scale_in_cooldown: int | None = None
-    traffic: str = "all"
-    bake: int = 120
-    alarms: list[str] = field(default_factory=list)
-    role: str | None = None
-    image: str | None = None
-    framework_version: str | None = None
-    kms_key: str | None = None
-    subnets: list[str] = field(default_factory=list)
-    security_groups: list[str] = field(default_factory=list)
-    network_isolation: bool | None = None
-    capture: int | None = None
-    startup_timeout: int | None = None
-    test: bool = True
-    pictures: str | None = None
-    samples: int = 8
-    tolerance: float = 0.01
-    on_failure: str = "keep"
-    wait: bool = True
-    poll: float = 10.0
-    port: int = 8080
-    region: str | None = None
-    profile: str | None = None
-    bucket: str | None = None
-    prefix: str = "imgcls"
+    run: str | None = option()
+    job: str | None = option()
+    to: str | None = option()
+    name: str | None = option()
+    target: str = option("aws", choice(*TARGETS))
+    mode: str | None = option(None, choice(*MODES))
+    instance_type: str | None = option()
+    instance_count: int | None = option(None, whole(1, 100), int)
+    memory: int | None = option(None, whole(MEMORY[0], MEMORY[-1]), int)
+    concurrency: int | None = option(None, whole(1, LONGEST_CONCURRENCY), int)
+    provisioned: int | None = option(None, whole(0, LONGEST_CONCURRENCY), int)
+    output: str | None = option()
+    success_topic: str | None = option()
+    error_topic: str | None = option()
+    min_instances: int | None = option(None, whole(0, 100), int)
+    max_instances: int | None = option(None, whole(0, 100), int)
+    invocations_per_instance: float | None = option(None, number(0.1, 1e6), float)
+    backlog_per_instance: float | None = option(None, number(0.1, 1e6), float)
+    scale_out_cooldown: int | None = option(None, whole(0, 86400), int)
+    scale_in_cooldown: int | None = option(None, whole(0, 86400), int)
+    traffic: str = option("all", choice("all", "canary", "linear"))
+    bake: int = option(120, whole(0, 3600), int)
+    alarms: list[str] = field(default_factory=list, metadata=LIST)
+    role: str | None = option()
+    image: str | None = option()
+    framework_version: str | None = option()
+    kms_key: str | None = option()
+    subnets: list[str] = field(default_factory=list, metadata=LIST)
+    security_groups: list[str] = field(default_factory=list, metadata=LIST)
+    network_isolation: bool | None = option(None, flag, boolean)
+    capture: int | None = option(None, whole(0, 100), int)
+    startup_timeout: int | None = option(None, whole(60, 3600), int)
+    test: bool = option(True, flag, boolean)
+    pictures: str | None = option(None, local_folder)
+    samples: int = option(8, whole(1, 1000), int)
+    tolerance: float = option(0.01, number(0, 1), float)
+    on_failure: str = option("keep", choice("keep", "undo"))
+    wait: bool = option(True, flag, boolean)
+    poll: float = option(10.0, number(0.01, 600), float)
+    port: int = option(8080, whole(0, 65535), int)
+    region: str | None = option()
+    profile: str | None = option()
+    bucket: str | None = option()
+    prefix: str = option("imgcls")
     tags: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
 
-LIMITS: dict[str, tuple[float, float]] = {
-    "instance_count": (1, 100),
-    "memory": (MEMORY[0], MEMORY[-1]),
-    "concurrency": (1, LONGEST_CONCURRENCY),
-    "provisioned": (0, LONGEST_CONCURRENCY),
-    "min_instances": (0, 100),
-    "max_instances": (0, 100),
-    "invocations_per_instance": (0.1, 1e6),
-    "backlog_per_instance": (0.1, 1e6),
-    "scale_out_cooldown": (0, 86400),
-    "scale_in_cooldown": (0, 86400),
-    "bake": (0, 3600),
-    "capture": (0, 100),
-    "startup_timeout": (60, 3600),
-    "samples": (1, 1000),
-    "tolerance": (0, 1),
-    "poll": (0.01, 600),
-    "port": (0, 65535),
-}
+ENDPOINT: dict[str, Option] = {part.name: part.metadata["option"] for part in fields(Options) if part.metadata}
+"""The options of an endpoint by name, as the command line gives them."""
 
 
-def read_options(words: Mapping[str, str], extra: list[str]) -> Options:
-    """The options that the command line's words give, each of its type.
+def create_options(values: Mapping[str, Any], more: Sequence[str]) -> Options:
+    """The options of an endpoint, checked together.
 
     Args:
-        words: option to what was typed; an empty text is not said.
-        extra: the words `tags.NAME=…` and `environment.NAME=…`.
+        values: of the options in ENDPOINT; None: not given.
+        more: the arguments `tags.NAME=…` and `environment.NAME=…`.
 
     Raises:
-        UserError: a value cannot be right, or two do not go together.
+        UserError: two that do not go together.
     """
-    known = {one.name: str(one.type) for one in fields(Options)}
-    values: dict[str, Any] = {
-        name: _value(name, text, known[name]) for name, text in words.items() if text != "" and name in known
-    }
-    mappings = _mappings(extra)
-    options = Options(**values, tags=mappings["tags"], environment=mappings["environment"])
+    given = {name: value for name, value in values.items() if value is not None}
+    mappings = _mappings(more)
+    options = Options(**given, tags=mappings["tags"], environment=mappings["environment"])
     check(options)
     return options
 
 
-def _value(name: str, text: str, kind: str) -> Any:
-    if "bool" in kind:
-        if text.lower() not in ("true", "false"):
-            raise UserError(f"{name}={text}: must be true or false.")
-        return text.lower() == "true"
-    if "list" in kind:
-        return [one.strip() for one in text.strip("[]").split(",") if one.strip()]
-    if "int" in kind or "float" in kind:
-        try:
-            number = int(text) if "int" in kind else float(text)
-        except ValueError:
-            number = None
-        low, high = LIMITS[name]
-        if number is None or not low <= number <= high:
-            what = "a whole number" if "int" in kind else "a number"
-            raise UserError(f"{name}={text}: must be {what} from {low:g} to {high:g}.")
-        return number
-    return text
-
-
-def _mappings(extra: list[str]) -> dict[str, dict[str, str]]:
+def _mappings(more: Sequence[str]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {"tags": {}, "environment": {}}
-    for word in extra:
-        where, _, rest = word.partition(".")
+    for argument in more:
+        where, _, rest = argument.partition(".")
         name, _, value = rest.partition("=")
         found[where][name] = value
     check_tags("tags", found["tags"])
@@ -146,20 +113,13 @@ def _mappings(extra: list[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def read_tags(extra: list[str]) -> dict[str, str]:
-    """The tags that the words `tags.NAME=…` give. Raises UserError."""
-    return _mappings(extra)["tags"]
+def read_tags(more: Sequence[str]) -> dict[str, str]:
+    """The tags that the arguments `tags.NAME=…` give. Raises UserError."""
+    return _mappings(more)["tags"]
 
 
 def check(options: Options) -> None:
-    """Raise UserError for the first option that cannot be right, or does not go with the others."""
-    choices = {"target": TARGETS, "traffic": TRAFFIC, "on_failure": ON_FAILURE}
-    if options.mode is not None:
-        choices["mode"] = MODES
-    for name, allowed in choices.items():
-        value = getattr(options, name)
-        if value not in allowed:
-            raise UserError(f"{name}={value}: {nearest(str(value), allowed)}")
+    """Raise UserError for the first option that AWS would refuse, or that does not go with the others."""
     if bool(options.run) == bool(options.job):
         raise UserError("Which model? Give the folder of a run, run=DIR, or a finished training job, job=NAME.")
     if options.kms_key is not None:
@@ -170,8 +130,6 @@ def check(options: Options) -> None:
         check_bucket("bucket", options.bucket)
     if options.role is not None:
         check_role("role", options.role)
-    if options.pictures is not None and not Path(options.pictures).expanduser().is_dir():
-        raise UserError(f"pictures={options.pictures}: no such folder.")
     if options.image is not None and options.framework_version is not None:
         raise UserError("image and framework_version: give one of them; an image has its version.")
     _check_machine(options)

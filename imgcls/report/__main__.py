@@ -16,57 +16,58 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import guarded, parse_arguments
+from imgcls.cli import Option, guarded, read_options
 from imgcls.errors import UserError
 
 if TYPE_CHECKING:
     from imgcls.debug.rules import Outcome
 
-OPTIONS = {"run": "", "trial": "", "profile": "", "output": ""}
+OPTIONS = {name: Option() for name in ("run", "trial", "profile", "output")}
 
 
 def report(arguments: Sequence[str]) -> None:
     """Write the page that `arguments` ask for, and say where it is."""
-    options, words, rest = parse_arguments(arguments, OPTIONS, usage=__doc__ or "", overrides=["debug."])
-    given = [name for name in ("run", "trial", "profile") if options[name]]
-    if len(given) != 1 or rest:
-        raise UserError(f"What is {rest[0]!r}?" if rest else "Report on what? Give a run's folder: run=DIR")
+    options, overrides, _ = read_options(arguments, OPTIONS, usage=__doc__ or "", overrides=["debug."])
+    given = [name for name in ("run", "trial", "profile") if options[name] is not None]
+    if len(given) != 1:
+        raise UserError("Give what to report on: run=DIR, or trial=DIR or profile=DIR alone.")
     output = Path(options["output"] or {"run": "comparison.html"}.get(given[0], f"{given[0]}.html")).expanduser()
     if given[0] == "run":
-        _report_runs([word.partition("=")[2] for word in arguments if word.startswith("run=")], words, output)
+        named = [argument.removeprefix("run=") for argument in arguments if argument.startswith("run=")]
+        _report_runs(named, overrides, output)
         return
     from imgcls.report.foreign import write_profile_page, write_trial_page
 
     write = write_trial_page if given[0] == "trial" else write_profile_page
-    _print(write(options[given[0]], words, output))
+    _print(write(options[given[0]], overrides, output))
     print(output)
 
 
-def _report_runs(named: Sequence[str], words: Sequence[str], output: Path) -> None:
+def _report_runs(named: Sequence[str], overrides: Sequence[str], output: Path) -> None:
     from imgcls.runs.run import load
 
     folders = [load(name).folder for name in dict.fromkeys(named)]
     if len(folders) > 1:
-        if words:
-            raise UserError(f"{words[0]}: the rules look again at one run at a time.")
+        if overrides:
+            raise UserError(f"{overrides[0]}: the rules look again at one run at a time.")
         from imgcls.report.comparison import write_comparison
 
         print(write_comparison(folders, output))
         return
     if output != Path("comparison.html"):
         raise UserError("output= is for the comparison of several runs; a run's report is in its folder.")
-    if words:
+    if overrides:
         from imgcls.debug.recheck import check_again
 
-        _print(check_again(folders[0], words))
+        _print(check_again(folders[0], overrides))
     from imgcls.report.page import write_report
 
     print(write_report(folders[0]))
 
 
 def _print(outcomes: Sequence[Outcome]) -> None:
-    for one in outcomes:
-        print(f"{one.rule:26} {one.status:15} {one.sentence}".rstrip())
+    for outcome in outcomes:
+        print(f"{outcome.rule:26} {outcome.status:15} {outcome.sentence}".rstrip())
 
 
 if __name__ == "__main__":

@@ -17,42 +17,51 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from imgcls.cli import guarded, parse_arguments
-from imgcls.errors import UserError, nearest
+from imgcls.cli import Option, boolean, guarded, read_options, texts
+from imgcls.errors import UserError
+from imgcls.portable.engines import ENGINES
+from imgcls.system.checks import choice, flag, whole
 
 if TYPE_CHECKING:
     from imgcls.serve.service import Service
 
 NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus_client": "prometheus-client"}
 OPTIONS = {
-    "run": "",
-    "host": "127.0.0.1",
-    "port": "8080",
-    "engine": "auto",
-    "device": "",
-    "threads": "",
-    "urls": "false",
-    "url_allow": "",
-    "max_batch": "16",
-    "max_requests": "64",
+    "run": Option(),
+    "host": Option("127.0.0.1"),
+    "port": Option(8080, whole(0, 65535), int),
+    "engine": Option("auto", choice(*ENGINES)),
+    "device": Option(),
+    "threads": Option(None, whole(1), int),
+    "urls": Option(False, flag, boolean),
+    "url_allow": Option((), parse=texts),
+    "max_batch": Option(16, whole(1), int),
+    "max_requests": Option(64, whole(1), int),
 }
+CONTAINER = {
+    "port": "SAGEMAKER_BIND_TO_PORT",
+    "engine": "IMGCLS_ENGINE",
+    "device": "IMGCLS_DEVICE",
+    "urls": "IMGCLS_URLS",
+    "url_allow": "IMGCLS_URL_ALLOW",
+}
+"""Options that a container takes from its environment, and from which variable."""
 
 
 def serve(arguments: Sequence[str]) -> None:
     """Serve until SIGTERM or Ctrl-C; what was accepted before is answered."""
-    options, _, rest = parse_arguments(arguments, OPTIONS, usage=__doc__ or "")
-    if rest == ["serve"]:
-        options = {**options, **container_options(options)}
-    elif rest or not options["run"]:
-        raise UserError(f"What is {rest[0]!r}?" if rest else "Which run? Give its folder: run=DIR")
+    if "serve" in arguments:
+        arguments = container_arguments(arguments)
+    options, _, _ = read_options(arguments, OPTIONS, usage=__doc__ or "")
+    if options["run"] is None:
+        raise UserError("Give the run folder: run=DIR")
     missing = [package for module, package in NEEDED.items() if not importlib.util.find_spec(module)]
     if missing:
         raise UserError(f"Serving needs {' and '.join(missing)}: pip install 'imgcls[serve]'.")
-    port = _whole(options, "port", least=0)
-    listening = _listen(options["host"], port)  # before the model is read: a port that is taken is said at once
+    listening = _listen(options["host"], options["port"])  # before the model is read, which takes longer
     try:
         service = create_service(options)
         _run(service, listening, options["host"])
@@ -60,42 +69,27 @@ def serve(arguments: Sequence[str]) -> None:
         listening.close()
 
 
-def container_options(options: dict[str, str]) -> dict[str, str]:
-    """What SageMaker's contract and the environment say, for `serve`."""
-    environment = os.environ
-    return {
-        "run": options["run"] or environment.get("SM_MODEL_DIR", "/opt/ml/model"),
-        "host": "0.0.0.0",
-        "port": environment.get("SAGEMAKER_BIND_TO_PORT", options["port"]),
-        "engine": environment.get("IMGCLS_ENGINE", options["engine"]),
-        "device": environment.get("IMGCLS_DEVICE", options["device"]),
-        "urls": environment.get("IMGCLS_URLS", options["urls"]),
-        "url_allow": environment.get("IMGCLS_URL_ALLOW", options["url_allow"]),
-    }
+def container_arguments(arguments: Sequence[str]) -> list[str]:
+    """What `serve` and the options beside it mean by SageMaker's contract: the environment decides, but for `run=`."""
+    model = os.environ.get("SM_MODEL_DIR", "/opt/ml/model")
+    options = [argument for argument in arguments if argument != "serve"]
+    given = [f"{name}={os.environ[variable]}" for name, variable in CONTAINER.items() if variable in os.environ]
+    return [f"run={model}", *options, "host=0.0.0.0", *given]
 
 
-def create_service(options: dict[str, str]) -> Service:
+def create_service(options: Mapping[str, Any]) -> Service:
     """The service that the options describe, its model loaded and warm."""
     from imgcls import portable
-    from imgcls.portable.engines import ENGINES
-    from imgcls.serve.inference import fetcher_from
     from imgcls.serve.predictor import Predictor, model_folder
     from imgcls.serve.service import Limits, Service
+    from imgcls.serve.urls import Fetcher
     from imgcls.system.machine import available_cores
 
-    if options["engine"] not in ENGINES:
-        raise UserError(f"engine={options['engine']}: {nearest(options['engine'], ENGINES)}")
-    if options["urls"].lower() not in ("true", "false"):
-        raise UserError(f"urls={options['urls']}: true or false.")
-    threads = _whole(options, "threads") if options["threads"] else None
     limits = Limits(
-        requests=_whole(options, "max_requests"),
-        max_batch=_whole(options, "max_batch"),
-        decoders=max(2, available_cores()),
+        requests=options["max_requests"], max_batch=options["max_batch"], decoders=max(2, available_cores())
     )
-    model = portable.load(model_folder(options["run"]), options["engine"], options["device"] or None, threads)
-    urls = {"IMGCLS_URLS": options["urls"], "IMGCLS_URL_ALLOW": options["url_allow"]}
-    predictor = Predictor(model, fetcher_from(urls))
+    model = portable.load(model_folder(options["run"]), options["engine"], options["device"], options["threads"])
+    predictor = Predictor(model, Fetcher(allow=tuple(options["url_allow"])) if options["urls"] else None)
     predictor.warm_up()
     return Service(predictor, limits)
 
@@ -136,18 +130,10 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listening.bind((host, port))
         listening.listen(1024)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listening.close()
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"host={host} port={port}: {reason}. Choose another.") from error
+        raise UserError(f"host={host} port={port}: {error.strerror or error}. Choose another.") from error
     return listening
-
-
-def _whole(options: dict[str, str], name: str, least: int = 1) -> int:
-    value = options[name]
-    if not (value.isascii() and value.isdigit() and int(value) >= least):
-        raise UserError(f"{name}={value}: must be a whole number of at least {least}.")
-    return int(value)
 
 
 def main() -> None:

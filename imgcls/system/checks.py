@@ -52,8 +52,9 @@ def number(
             return None
         left = "" if low == -math.inf else f" above {low:g}" if open_low else f" of at least {low:g}"
         right = "" if high == math.inf else f"{' and' if left else ''} of at most {high:g}"
+        span = f"{left}{right}" if open_low or not (left and right) else f" from {low:g} to {high:g}"
         also = "".join(f", or {word}" for word in [*words, *(["null"] if none else [])])
-        return f"must be a number{left}{right}{also}."
+        return f"must be a number{span}{also}."
 
     return check
 
@@ -127,6 +128,11 @@ def existing_folder(value: Any) -> str | None:
     """An existing folder, an s3:// address, or null."""
     if value is None or (isinstance(value, str) and value.startswith("s3://")):
         return None
+    return local_folder(value)
+
+
+def local_folder(value: Any) -> str | None:
+    """An existing folder of this machine."""
     path = Path(str(value)).expanduser()
     if path.is_dir():
         return None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imgcls.deploy.__main__ import ACTIONS, command
-from imgcls.deploy.options import Options, read_options
+from imgcls.deploy.options import Options, create_options
 from tests.documents import Command, commands, options
 
 SHOWN = [one for one in commands() if one.module == "deploy"]
@@ -32,8 +32,8 @@ def test_commands_are_understood(shown: Command, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     done: list[Any] = []
 
-    def perform(action: str, values: Mapping[str, str], more: list[str]) -> None:
-        done.append(read_options(values, more) if action == "deploy" else action)
+    def perform(action: str, values: Mapping[str, Any], more: list[str]) -> None:
+        done.append(create_options(values, more) if action == "deploy" else action)
 
     monkeypatch.setattr("imgcls.deploy.command.perform", perform)
     command(shown.words)

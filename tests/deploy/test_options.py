@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from imgcls.cli import read_options
 from imgcls.deploy.__main__ import ACTIONS, command
 from imgcls.deploy.names import LONGEST, endpoint_name, name_of_job, name_of_run, numbered
-from imgcls.deploy.options import read_options
+from imgcls.deploy.options import ENDPOINT, Options, create_options
 from imgcls.errors import UserError
 
 RUN = "run=runs/dogs"
@@ -57,6 +58,8 @@ RUN = "run=runs/dogs"
         ([RUN, "role=a b"], "a role's name, or its ARN"),
         ([RUN, "image=a/b:1", "framework_version=2.6.0"], "give one of them"),
         ([RUN, "pictures=nowhere"], "no such folder"),
+        (["test", RUN, "pictures=s3://b"], "no such folder"),
+        (["rollback", "name=x", "poll=0"], "poll=0.0: must be a number from 0.01 to 600"),
         ([RUN, "tags.imgcls=x"], "are taken"),
         ([RUN, "environment.A-B=x"], "a variable's name"),
         ([RUN, "environment.SAGEMAKER_PROGRAM=x"], "a variable's name"),
@@ -85,9 +88,11 @@ def test_what_is_asked_wrongly(
 
 
 def test_words_become_values() -> None:
-    words = {"run": "x", "max_instances": "3", "subnets": "[a, b]", "security_groups": "c", "wait": "false", "job": ""}
-    options = read_options(words, ["tags.team=vision=1", "environment.IMGCLS_URLS=true"])
+    words = ["run=x", "max_instances=3", "subnets=[a, b]", "security_groups=c", "wait=false", "job=", "prefix="]
+    values, _, _ = read_options(words, ENDPOINT, usage="")
+    options = create_options(values, ["tags.team=vision=1", "environment.IMGCLS_URLS=true"])
     assert (options.max_instances, options.subnets, options.wait, options.job) == (3, ["a", "b"], False, None)
+    assert (options.prefix, options.alarms, options.poll) == (Options().prefix, [], 10.0)
     assert (options.tags, options.environment) == ({"team": "vision=1"}, {"IMGCLS_URLS": "true"})
 
 

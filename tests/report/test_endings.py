@@ -87,9 +87,9 @@ def test_the_command_makes_a_report_again_and_compares(
     for words, complaint in {
         ("run=first", "output=x.html"): "comparison of several runs",
         ("run=first", "run=second", "debug.rules.Overfit.patience=2"): "one run at a time",
-        ("run=first", "trial=second"): "Report on what?",
-        (): "Report on what?",
-        ("run=first", "more"): "What is 'more'",
+        ("run=first", "trial=second"): "Give what to report on",
+        (): "Give what to report on",
+        ("run=first", "more"): "Unexpected argument 'more'",
         ("run=first", "debug.rules.Overfit.patience=2"): "debug=off",
         ("profile=first",): "no profiler output",
     }.items():

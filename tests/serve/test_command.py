@@ -122,11 +122,11 @@ def test_mistakes_are_said_in_a_line(model_dir: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for words, says in [
-            ([], "Which run"),
-            (["picture.jpg"], "What is"),
+            ([], "Give the run folder: run=DIR"),
+            (["picture.jpg"], "Unexpected argument 'picture.jpg'"),
             ([run, "prot=1"], "Did you mean port"),
             ([run, "port=many"], "whole number"),
-            ([run, "port=99999"], "Choose another"),
+            ([run, "port=99999"], "from 0 to 65535"),
             ([run, f"port={port}"], "in use"),
             ([run, "port=0", "engine=onx"], "Did you mean onnx"),
             ([run, "port=0", "urls=perhaps"], "true or false"),

@@ -192,7 +192,7 @@ def test_the_command(model_dir: Path, capsys: pytest.CaptureFixture[str], tmp_pa
     assert str(tmp_path / "m.tar.gz") in capsys.readouterr().out
     assert tarfile.is_tarfile(tmp_path / "m.tar.gz")
     for words, says in [
-        ([], "Which run"),
+        ([], "Give the run folder: run=DIR"),
         ([f"run={model_dir}", "format=sagemakr"], "Did you mean sagemaker"),
         ([f"run={tmp_path}", "format=sagemaker"], "no exported model"),
         ([f"run={tmp_path / 'x'}", "format=sagemaker"], "no such folder"),

@@ -36,7 +36,7 @@ def test_what_is_right_has_no_complaint(check: Check, value: Any) -> None:
         (whole(1, 9), True, "most=true: must be a whole number from 1 to 9."),
         (whole(1), 1.0, "most=1.0: must be a whole number of at least 1."),
         (number(0, open_low=True), 0, "most=0: must be a number above 0."),
-        (number(0, 1), float("nan"), "most=nan: must be a number of at least 0 and of at most 1."),
+        (number(0, 1), float("nan"), "most=nan: must be a number from 0 to 1."),
         (number(0, none=True), "x", "most=x: must be a number of at least 0, or null."),
         (choice("best", "last"), "lost", "most=lost: is not known. Did you mean last?"),
         (choice(1), True, "most=true: is not known. Choose one of: 1."),

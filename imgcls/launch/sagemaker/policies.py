@@ -7,7 +7,7 @@ named. Who may call which: https://docs.aws.amazon.com/service-authorization/lat
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,14 +153,14 @@ def person_policy(names: Names) -> dict[str, Any]:
     return policy(statements)
 
 
-def print_policies(options: dict[str, str]) -> None:
+def print_policies(options: Mapping[str, Any]) -> None:
     """The policies for the account of the environment, with the commands that use them."""
     from imgcls.aws.account import Account
     from imgcls.launch.sagemaker.options import JobOptions
     from imgcls.launch.sagemaker.training_job import image_uri
 
-    account = Account.connect(options["region"] or None, options["profile"] or None)
-    role = options["role"] or "imgcls-training"
+    account = Account.connect(options["region"], options["profile"])
+    role = options["role"]
     check_role_name("role", role)
     names = Names(
         account.partition,
@@ -170,7 +170,7 @@ def print_policies(options: dict[str, str]) -> None:
         options["prefix"].strip("/"),
         role,
         images=[repository_arn(image_uri(JobOptions(), account.region), account.partition)],
-        kms_key=options["kms_key"] or None,
+        kms_key=options["kms_key"],
         default_bucket=not options["bucket"],
     )
     parts = {"trust": trust_policy(), "role": role_policy(names), "person": person_policy(names)}

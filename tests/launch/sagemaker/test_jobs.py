@@ -91,7 +91,9 @@ def test_what_is_asked_wrongly(tmp_path: Path) -> None:
         (["stop"], "Which job"),
         (["stop", "job=a", "run=b"], "Which job"),
         (["fetch", f"run={tmp_path}"], "knows of no job"),
-        (["list", "most=many"], "must be numbers"),
+        (["list", "most=many"], "most=many: must be a whole number of at least 1"),
+        (["list", "poll=0"], "poll=0.0: must be a number above 0"),
+        (["list", "stop"], "Unexpected argument 'stop'"),
         (["list", "regio=x"], "Did you mean region"),
     ]:
         with pytest.raises(UserError, match=said):
