@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from imgcls.debug.profile import read_profile, write_profile
 from imgcls.debug.rules import Outcome, Rule
 from imgcls.debug.storing import read_record, write_outcomes
 from imgcls.errors import UserError
+from imgcls.runs.provenance import stored_configuration
+from imgcls.runs.reading import read_history
 
 OPTIONS = ("debug.rules.", "debug.profile_rules.")
 
@@ -39,7 +39,7 @@ def check_again(folder: Path, words: Sequence[str] = ()) -> list[Outcome]:
     words = [*_own_words(folder), *words]
     rules, profile_rules = rules_of(words), rules_of(words, "profile_rules")
     debug = folder / "debug"
-    record = read_record(debug, _history(folder / "metrics.csv"))
+    record = read_record(debug, read_history(folder))
     outcomes = [rule.check(record) for rule in rules.values()]
     write_outcomes(debug, outcomes)
     if (debug / "profile" / "profile.json").is_file():
@@ -49,11 +49,9 @@ def check_again(folder: Path, words: Sequence[str] = ()) -> list[Outcome]:
 
 def _own_words(folder: Path) -> list[str]:
     """The thresholds of the run that are not the defaults, as words."""
-    import yaml
-
     from imgcls.config.composition import compose, plain
 
-    own: Any = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    own = stored_configuration(folder)
     words = []
     for group in ("rules", "profile_rules"):
         held = (own.get("debug") or {}).get(group) or {}
@@ -63,10 +61,3 @@ def _own_words(folder: Path) -> list[str]:
                 if value != default and isinstance(value, int | float):
                     words.append(f"debug.{group}.{name}.{option}={str(value).lower()}")
     return words
-
-
-def _history(file: Path) -> list[dict[str, float]]:
-    if not file.is_file():
-        return []
-    with file.open(encoding="utf-8", newline="") as text:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(text)]

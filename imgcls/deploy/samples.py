@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from pathlib import Path
 
 from imgcls.errors import UserError
 from imgcls.pictures import PICTURE_SUFFIXES
+from imgcls.runs.provenance import stored_configuration
+from imgcls.runs.reading import read_predictions
 
 
 @dataclass(frozen=True)
@@ -69,20 +70,17 @@ def find_samples(run: Path, pictures: str | None, most: int, limit: int) -> Samp
 
 def _of_the_data_set(run: Path, most: int, limit: int) -> Samples:
     """Of the test pictures that `predictions.csv` names, where the data set is a folder that is here."""
-    root, table = _root(run), run / "predictions.csv"
-    if root is None or not table.is_file():
+    root, predictions = _root(run), read_predictions(run)
+    if root is None or not predictions:
         return Samples((), "")
-    with table.open(encoding="utf-8", newline="") as text:
-        files = [root / row["file"] for row in csv.DictReader(text)]
+    files = [root / row["file"] for row in predictions]
     return _read([file for file in files if file.is_file()], root, f"the test set in {root}", most, limit)
 
 
 def _root(run: Path) -> Path | None:
     """The folder of the run's data set."""
-    from omegaconf import OmegaConf
-
-    file = run / "config.yaml"
-    root = OmegaConf.select(OmegaConf.load(file), "data.root") if file.is_file() else None
+    config = stored_configuration(run) if (run / "config.yaml").is_file() else {}
+    root = (config.get("data") or {}).get("root")
     return Path(str(root)).expanduser() if root is not None and "://" not in str(root) else None
 
 

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from imgcls.report import figures
 from imgcls.report.page import SHOWN, number, render
-from imgcls.runs.provenance import differences
-from imgcls.runs.reading import read_history, read_json
+from imgcls.runs.provenance import differences, stored_configuration
+from imgcls.runs.reading import read_history, read_metrics
 from imgcls.system.files import atomic_write_text
 
 NOT_TOLD = ("run_dir", "resume")  # where a run is says nothing about what it is
@@ -20,8 +18,8 @@ NOT_TOLD = ("run_dir", "resume")  # where a run is says nothing about what it is
 def write_comparison(folders: Sequence[Path], output: Path) -> Path:
     """Write the page that compares the runs in `folders` to `output`; return its path."""
     names = _distinct(folders)
-    configs = [yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) for folder in folders]
-    metrics = [read_json(folder / "metrics.json") for folder in folders]
+    configs = [stored_configuration(folder) for folder in folders]
+    metrics = [read_metrics(folder) for folder in folders]
     changed = dict.fromkeys(name for config in configs[1:] for name, _, _ in differences(configs[0], config))
     options = [[name, *(_option(config, name) for config in configs)] for name in changed if name not in NOT_TOLD]
     results = [

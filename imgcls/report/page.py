@@ -12,12 +12,14 @@ import numpy as np
 
 from imgcls.report import figures
 from imgcls.report.calibration import calibrate, expected_error
-from imgcls.report.reading import most_wrong, samples
+from imgcls.report.selection import most_wrong, samples
 from imgcls.runs.reading import (
     class_names,
     read_confusion,
     read_history,
     read_json,
+    read_metrics,
+    read_predictions,
     read_status,
     read_steps,
     read_table,
@@ -110,10 +112,10 @@ def _tried(folder: Path, name: str, make: Callable[[Path], Section | None]) -> S
 
 
 def _headline(folder: Path) -> dict[str, Any]:
-    metrics, status = read_json(folder / "metrics.json"), read_status(folder)
+    metrics, status = read_metrics(folder), read_status(folder)
     history, classes = read_history(folder), len(class_names(folder))
     if "test/accuracy" in metrics:
-        pictures = len(read_table(folder / "predictions.csv"))
+        pictures = len(read_predictions(folder))
         sentence = f"{metrics['test/accuracy']:.2%} of {pictures} test pictures of {classes} classes are recognised."
     elif "val/accuracy" in metrics:
         sentence = f"{metrics['val/accuracy']:.2%} of the validation pictures are recognised; there was no test."
@@ -179,7 +181,7 @@ def _classes(folder: Path) -> Section | None:
 
 
 def _calibration(folder: Path) -> Section | None:
-    predictions = read_table(folder / "predictions.csv")
+    predictions = read_predictions(folder)
     if not predictions:
         return None
     sure = np.array([float(row["confidence"]) for row in predictions])
@@ -223,12 +225,12 @@ def _pictures_of(rows: list[dict[str, str]], folder: Path) -> list[dict[str, str
 
 
 def _wrong(folder: Path) -> Section | None:
-    rows = most_wrong(read_table(folder / "predictions.csv"))
+    rows = most_wrong(read_predictions(folder))
     return {"pictures": _pictures_of(rows, folder)} if rows else None
 
 
 def _samples(folder: Path) -> Section | None:
-    rows = samples(read_table(folder / "predictions.csv"))
+    rows = samples(read_predictions(folder))
     return {"pictures": _pictures_of(rows, folder)} if rows else None
 
 

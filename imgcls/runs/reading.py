@@ -65,7 +65,18 @@ def read_json(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The final metrics; none before the run has finished."""
+    metrics: dict[str, Any] = read_json(folder / "metrics.json")
+    return metrics
+
+
+def read_predictions(folder: Path) -> Rows:
+    """A row per test picture; none where there was no test."""
+    return read_table(folder / "predictions.csv")
+
+
 def read_history(folder: Path) -> list[dict[str, float]]:
-    """The epochs of `metrics.csv`."""
+    """The metrics of each epoch."""
     rows = read_table(folder / "metrics.csv")
     return [{name: float(value) for name, value in row.items() if value} for row in rows]

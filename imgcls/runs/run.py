@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls.errors import UserError, nearest
 from imgcls.runs.provenance import stored_configuration
-from imgcls.runs.reading import read_status
+from imgcls.runs.reading import read_history, read_metrics, read_predictions, read_status
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -48,19 +46,17 @@ class Run:
     @property
     def metrics(self) -> dict[str, Any]:
         """The final metrics; empty before the run has finished."""
-        file = self.folder / "metrics.json"
-        return json.loads(file.read_text()) if file.is_file() else {}
+        return read_metrics(self.folder)
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """One row an epoch."""
-        rows = self._table("metrics.csv")
-        return [{name: float(value) for name, value in row.items() if value != ""} for row in rows]
+        """One row per epoch."""
+        return read_history(self.folder)
 
     @property
     def predictions(self) -> list[dict[str, str]]:
-        """One row a test picture: file, label, predicted, correct, confidence, loss, the five likeliest classes."""
-        return self._table("predictions.csv")
+        """One row per test picture: file, label, predicted, correct, confidence, loss, the five likeliest classes."""
+        return read_predictions(self.folder)
 
     @property
     def config(self) -> DictConfig:
@@ -119,13 +115,6 @@ class Run:
         if isinstance(pictures, str | Path | bytes) or not isinstance(pictures, Sequence):
             pictures = [pictures]
         return self.model.top(pictures, top_k)
-
-    def _table(self, name: str) -> list[dict[str, str]]:
-        file = self.folder / name
-        if not file.is_file():
-            return []
-        with file.open(encoding="utf-8", newline="") as text:
-            return list(csv.DictReader(text))
 
     def _nearby(self) -> str:
         inside = sorted(path.parent for path in self.folder.glob("*/config.yaml"))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgcls.errors import UserError
 from imgcls.runs.provenance import without_passwords
+from imgcls.runs.reading import read_history
 from imgcls.sweeps.liveness import ACTIVE, Watch, is_here, is_locked, me
 from imgcls.sweeps.options import SearchOptions
 from imgcls.sweeps.space import Choice, Dimension, Space
@@ -283,7 +284,7 @@ class Study:
             if trial.state != TrialState.RUNNING or trial.user_attrs.get("worker") != seen.user_attrs.get("worker"):
                 continue
             if count:
-                epochs = _epochs(self.folder / str(trial.number))
+                epochs = len(read_history(self.folder / str(trial.number)))
                 place, times = trial.user_attrs.get("died", [None, 0])
                 times = times + 1 if place == epochs else 1
                 if times >= self.options.attempts:
@@ -350,14 +351,6 @@ class Study:
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         """One worker at a time, of all that share the storage's file, or else the sweep's folder."""
         return alone(self._file if self._file is not None else self.folder / "study")
-
-
-def _epochs(folder: Path) -> int:
-    """Epochs that the run in `folder` has ended."""
-    try:
-        return len((folder / "metrics.csv").read_text(encoding="utf-8").splitlines()) - 1
-    except OSError:
-        return 0
 
 
 def _suggest(trial: Trial, dimension: Dimension) -> Any:

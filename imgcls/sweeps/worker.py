@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from imgcls.errors import UserError
-from imgcls.runs.reading import read_status
+from imgcls.runs.reading import read_metrics, read_status
 from imgcls.sweeps.options import PRUNED
 from imgcls.sweeps.study import Claim, Study
 from imgcls.system.files import atomic_write_text
@@ -73,8 +71,7 @@ def _run(study: Study, launch: Launch, claims: list[Claim]) -> None:
 
 def conclude(study: Study, claim: Claim, error: BaseException | None) -> None:
     """Tell `study` what the run folder says of the trial, and `error` where it says nothing."""
-    status, file = read_status(claim.folder), claim.folder / "metrics.json"
-    metrics: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    status, metrics = read_status(claim.folder), read_metrics(claim.folder)
     facts = {name: metrics[name] for name in ("epochs", "best_epoch", "seconds") if name in metrics}
     study.note(claim, folder=str(claim.folder), **facts)
     if status.get("state") == "finished" and status.get("stopped_by") == PRUNED:

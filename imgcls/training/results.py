@@ -13,7 +13,7 @@ import numpy as np
 
 from imgcls import portable
 from imgcls.data.samples import some_pixels
-from imgcls.report.gathering import gather
+from imgcls.report.report_data import gather
 from imgcls.runs.tables import as_csv
 from imgcls.system.files import atomic_write_bytes, atomic_write_text
 

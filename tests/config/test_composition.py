@@ -113,7 +113,7 @@ def test_every_option_has_a_comment() -> None:
     assert not missing
 
 
-def test_help_and_mistakes_answer_without_torch() -> None:
+def test_help_and_mistakes_answer_without_torch(tmp_path: Path) -> None:
     program = (
         "import sys, runpy\n"
         "sys.argv = ['imgcls.train', *sys.argv[1:]]\n"
@@ -126,7 +126,7 @@ def test_help_and_mistakes_answer_without_torch() -> None:
             [sys.executable, "-c", program, *arguments],
             capture_output=True,
             text=True,
-            cwd=Path(__file__).parent.parent,
+            cwd=tmp_path,
         )
         assert "heavy []" in ran.stdout, ran.stderr
         assert f"code {code}" in ran.stdout

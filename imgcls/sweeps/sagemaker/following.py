@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from imgcls.errors import UserError
 from imgcls.launch.sagemaker.following import Patient
 from imgcls.launch.sagemaker.record import JobRecord
 from imgcls.launch.sagemaker.results import bring_home, job_file
+from imgcls.runs.reading import read_metrics
 from imgcls.sweeps import outcome
 from imgcls.sweeps.found import Found
 from imgcls.sweeps.hydra import finish
@@ -82,7 +82,7 @@ def _fetch(account: Account, found: Found, number: int, poll: float) -> None:
     folder = found.folder / str(number)
     trial = next(one for one in found.trials if one.number == number)
     bring_home(account, trial.user_attrs["job"], folder, poll=poll, say=lambda line: None, read=read_configuration)
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    facts = {name: metrics[name] for name in ("epochs", "best_epoch") if name in metrics}
+    metrics = read_metrics(folder)
+    facts: dict[str, Any] = {name: metrics[name] for name in ("epochs", "best_epoch") if name in metrics}
     kept = replace(trial, user_attrs={**trial.user_attrs, **facts, "folder": str(folder)})
     found.trials = [kept if one.number == number else one for one in found.trials]

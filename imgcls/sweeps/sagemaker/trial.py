@@ -110,8 +110,9 @@ def group_key(words: Sequence[str]) -> str:
 
 def _say_the_kept_epoch(folder: Path) -> None:
     """Repeat the metrics of the epoch whose weights are kept: a tuning job compares what was printed last."""
+    from imgcls.runs.reading import read_metrics
     from imgcls.runs.tables import metric_line
 
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics = read_metrics(folder)
     shown = {name: value for name, value in metrics.items() if name.startswith("val/")}
     print(metric_line({"epoch": metrics["best_epoch"], **shown}), flush=True)

@@ -17,8 +17,8 @@ from PIL import Image
 from imgcls.data.batch import Fate, RawBatch
 from imgcls.data.randomness import Draws
 from imgcls.report.gradcam import overlays
-from imgcls.report.reading import most_wrong, samples
-from imgcls.runs.reading import read_table
+from imgcls.report.selection import most_wrong, samples
+from imgcls.runs.reading import read_predictions
 from imgcls.system.files import atomic_write_text
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ def gather(folder: Path, datamodule: ImageDataModule, classifier: Classifier) ->
     - `gradcam.json`: `pictures`, file name to `image` and `seen`; or the `reason` why there are none.
     """
     parts: dict[str, Callable[[], Mapping[str, Any]]] = {
-        "counts": lambda: _counts(datamodule),
-        "duplicates": lambda: _duplicates(datamodule),
-        "pictures": lambda: _pictures(folder, datamodule),
-        "augmented": lambda: _augmented(datamodule),
-        "gradcam": lambda: _explained(folder, datamodule, classifier),
+        "counts": lambda: _count(datamodule),
+        "duplicates": lambda: _list_duplicates(datamodule),
+        "pictures": lambda: _collect_pictures(folder, datamodule),
+        "augmented": lambda: _augment(datamodule),
+        "gradcam": lambda: _explain(folder, datamodule, classifier),
     }
     for name, make in parts.items():
         try:
@@ -63,13 +63,13 @@ def gather(folder: Path, datamodule: ImageDataModule, classifier: Classifier) ->
         atomic_write_text(folder / "report_data" / f"{name}.json", json.dumps(content) + "\n")
 
 
-def _counts(datamodule: ImageDataModule) -> dict[str, Any]:
+def _count(datamodule: ImageDataModule) -> dict[str, Any]:
     source, classes = datamodule.source, datamodule.num_classes
     counts = {name: split.class_counts(classes).tolist() for name, split in source.splits().items()}
     return {"classes": list(source.class_names), "splits": counts, "notes": list(source.notes)}
 
 
-def _duplicates(datamodule: ImageDataModule) -> dict[str, Any]:
+def _list_duplicates(datamodule: ImageDataModule) -> dict[str, Any]:
     from imgcls.data.checks import inspect, remembered
     from imgcls.data.duplicates import find_duplicates
 
@@ -82,27 +82,27 @@ def _duplicates(datamodule: ImageDataModule) -> dict[str, Any]:
     found = find_duplicates(datamodule.source, seen)
     rows = [
         {
-            "split": one.split,
-            "picture": one.name,
-            "also in": one.other_split,
-            "as": one.other_name,
-            "how": one.kind if one.same_class else f"{one.kind}, another class",
+            "split": pair.split,
+            "picture": pair.name,
+            "also in": pair.other_split,
+            "as": pair.other_name,
+            "how": pair.kind if pair.same_class else f"{pair.kind}, another class",
         }
-        for one in sorted(found, key=lambda one: (one.same_class, one.kind))[:KEPT_DUPLICATES]
+        for pair in sorted(found, key=lambda pair: (pair.same_class, pair.kind))[:KEPT_DUPLICATES]
     ]
     return {"found": len(found), "rows": rows, **({} if found else {"note": "No picture is in two splits."})}
 
 
-def _pictures(folder: Path, datamodule: ImageDataModule) -> dict[str, str]:
-    predictions, test = read_table(folder / "predictions.csv"), datamodule.source.test
+def _collect_pictures(folder: Path, datamodule: ImageDataModule) -> dict[str, str]:
+    predictions, test = read_predictions(folder), datamodule.source.test
     if test is None:
         return {}
     place = {name: index for index, name in enumerate(test.names)}
     wanted = dict.fromkeys(row["file"] for row in [*most_wrong(predictions), *samples(predictions)])
-    return {name: _jpeg(test.open(place[name])) for name in wanted}
+    return {name: _encode_jpeg(test.open(place[name])) for name in wanted}
 
 
-def _augmented(datamodule: ImageDataModule) -> dict[str, Any]:
+def _augment(datamodule: ImageDataModule) -> dict[str, Any]:
     store, split = datamodule.store_of("train"), datamodule.source.train
     which = torch.from_numpy(np.unique(np.linspace(0, len(split) - 1, AUGMENTED).astype(np.int64)))
     labels = torch.from_numpy(split.labels)[which]
@@ -111,12 +111,12 @@ def _augmented(datamodule: ImageDataModule) -> dict[str, Any]:
     mean, std = (torch.tensor(values)[:, None, None] for values in (datamodule.mean, datamodule.std))
     pixels = (batch.images.float() * std + mean).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
     names = [datamodule.class_names[label] for label in labels.tolist()]
-    shown = [_jpeg(Image.fromarray(np.ascontiguousarray(one))) for one in pixels]
+    shown = [_encode_jpeg(Image.fromarray(np.ascontiguousarray(picture))) for picture in pixels]
     return {"pictures": [{"label": name, "image": image} for name, image in zip(names, shown, strict=True)]}
 
 
-def _explained(folder: Path, datamodule: ImageDataModule, classifier: Classifier) -> dict[str, Any]:
-    predictions, test = read_table(folder / "predictions.csv"), datamodule.source.test
+def _explain(folder: Path, datamodule: ImageDataModule, classifier: Classifier) -> dict[str, Any]:
+    predictions, test = read_predictions(folder), datamodule.source.test
     if test is None or not predictions:
         return {"reason": "There are no test pictures to explain."}
     half = EXPLAINED // 2
@@ -130,13 +130,17 @@ def _explained(folder: Path, datamodule: ImageDataModule, classifier: Classifier
         return {"reason": drawn}
     return {
         "pictures": {
-            row["file"]: {"image": _jpeg(Image.fromarray(one)), "seen": row["predicted"], "shown": row["label"]}
-            for row, one in zip(chosen, drawn, strict=True)
+            row["file"]: {
+                "image": _encode_jpeg(Image.fromarray(picture)),
+                "seen": row["predicted"],
+                "shown": row["label"],
+            }
+            for row, picture in zip(chosen, drawn, strict=True)
         }
     }
 
 
-def _jpeg(picture: Image.Image) -> str:
+def _encode_jpeg(picture: Image.Image) -> str:
     small = picture.convert("RGB")
     small.thumbnail((SIDE, SIDE))
     if max(small.size) < SIDE // 2:  # a browser would blur the few pixels of a digit

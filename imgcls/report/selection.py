@@ -1,4 +1,4 @@
-"""A run folder's files as a report takes them, and which of its pictures are shown."""
+"""Which test pictures a report shows."""
 
 from __future__ import annotations
 
