@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import import_module
 from typing import Any
 
 from imgcls.aws.naming import Places, default_bucket
 from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.s3 import client_config
 from imgcls.errors import UserError
 from imgcls.system.extras import need
 
@@ -69,8 +69,7 @@ class Account:
     def client(self, service: str) -> Any:
         """The boto3 client of `service`, made once."""
         if service not in self._clients:
-            config = import_module("botocore.config").Config(max_pool_connections=16, retries={"mode": "standard"})
-            self._clients[service] = self.session.client(service, config=config)
+            self._clients[service] = self.session.client(service, config=client_config())
         return self._clients[service]
 
     @cached_property

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.download import SCHEME
 from imgcls.aws.refusals import explain, refusals_explained
+from imgcls.aws.s3 import Ledger, fetch_file, list_objects, make_client, split_folder
 from imgcls.errors import UserError
 from imgcls.system.cache import cache_folder
-from imgcls.system.files import atomic_write_text
+from imgcls.system.files import explain_os_errors
 from imgcls.system.repeating import repeating
 
 log = logging.getLogger(__name__)
@@ -27,7 +25,7 @@ LEDGER = ".mirror.json"
 
 def local_place(address: str) -> Path:
     """The folder in the cache of a run at `address`. Raises UserError for what is no address."""
-    bucket, prefix = _parts(address)
+    bucket, prefix = _bucket_and_prefix(address)
     return cache_folder() / "runs" / bucket / Path(*prefix.split("/"))
 
 
@@ -43,7 +41,7 @@ def mirrored(address: str, *, client: Any = None, period: float = PERIOD) -> Ite
     Raises:
         UserError: S3 cannot be read, or not be written to at the end; the folder then has all.
     """
-    mirror = Mirror(address, client or _client())
+    mirror = Mirror(address, client)
     mirror.fetch()
 
     def keep() -> None:
@@ -62,7 +60,7 @@ def mirrored(address: str, *, client: Any = None, period: float = PERIOD) -> Ite
 
 def fetched(address: str, *, client: Any = None) -> Path:
     """The folder of the run at `address`, brought up to date. Raises UserError."""
-    mirror = Mirror(address, client or _client())
+    mirror = Mirror(address, client)
     mirror.fetch()
     return mirror.folder
 
@@ -70,31 +68,24 @@ def fetched(address: str, *, client: Any = None) -> Path:
 class Mirror:
     """A folder and its copy in S3."""
 
-    def __init__(self, address: str, client: Any) -> None:
-        self.address, self.client = address, client
-        self.bucket, self.prefix = _parts(address)
-        self.folder = local_place(address)
-        self.ours: dict[str, str] = _read(self.folder / LEDGER)
+    def __init__(self, address: str, client: Any = None) -> None:
+        self.address, self.folder = address, local_place(address)
+        self.bucket, self.prefix = _bucket_and_prefix(address)
+        self.client = client or make_client("run_dir=s3://…")
+        self.ours = Ledger(self.folder / LEDGER)
         """Place of a file to the hash in S3 of what this machine has sent or fetched."""
         self.states: dict[str, tuple[int, int]] = {}
         """Place of a file to its size and time of change (ns) when it was sent."""
 
     def fetch(self) -> None:
         """Bring what another machine has written to the folder; what came from here is kept. Raises UserError."""
-        with refusals_explained(f"read {self.address}"):
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/")
-            for one in (one for page in pages for one in page.get("Contents", ())):
-                place, tag = one["Key"].removeprefix(f"{self.prefix}/"), one["ETag"]
-                if place.endswith("/") or ".." in place.split("/"):
-                    continue
-                file = self.folder / place
-                if self.ours.get(place) != tag or not file.is_file():
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    part = file.with_name(f".{file.name}.part")
-                    self.client.download_file(self.bucket, one["Key"], str(part))
-                    part.replace(file)
-                    self.ours[place] = tag
-                    self.states[place] = _state(file)
+        with refusals_explained(f"read {self.address}"), explain_os_errors(self.folder):
+            for stored in list_objects(self.client, self.address):
+                file = self.folder / stored.place
+                if self.ours.get(stored.place) != stored.etag or not file.is_file():
+                    fetch_file(self.client, stored, file)
+                    self.ours[stored.place] = stored.etag
+                    self.states[stored.place] = _state(file)
             self._write_ledger()
 
     def send(self) -> None:
@@ -135,7 +126,7 @@ class Mirror:
 
     def _write_ledger(self) -> None:
         if self.folder.is_dir():
-            atomic_write_text(self.folder / LEDGER, json.dumps(self.ours))
+            self.ours.write()
 
     def _files(self) -> Iterator[Path]:
         for path in self.folder.rglob("*"):
@@ -148,29 +139,13 @@ def _late_last(place: str) -> tuple[int, str]:
     return (LATE.index(place) + 1 if place in LATE else 0, place)
 
 
-def _read(ledger: Path) -> dict[str, str]:
-    try:
-        content = json.loads(ledger.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _state(file: Path) -> tuple[int, int]:
     known = file.stat()
     return known.st_size, known.st_mtime_ns
 
 
-def _client() -> Any:
-    try:
-        return import_module("boto3").client("s3")
-    except ImportError as error:
-        raise UserError("run_dir=s3://… needs boto3. Install it with pip install 'imgcls[s3]'.") from error
-
-
-def _parts(address: str) -> tuple[str, str]:
-    bucket, _, prefix = address.removeprefix(SCHEME).partition("/")
-    prefix = prefix.strip("/")
-    if not bucket or not prefix or any(part in ("", ".", "..") for part in (bucket, *prefix.split("/"))):
+def _bucket_and_prefix(address: str) -> tuple[str, str]:
+    bucket, prefix = split_folder(address, "run_dir")
+    if not prefix:
         raise UserError(f"run_dir={address}: expected s3://bucket/folder.")
     return bucket, prefix

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import socket
-import sys
-import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from imgcls.aws.refusals import refusals_explained
-from imgcls.aws.s3 import split_uri
+from imgcls.aws.s3 import Ledger, StoredFile, list_objects, split_folder, split_uri, transfer
 from imgcls.errors import UserError
 from imgcls.system.cache import alone, cache_folder
-from imgcls.system.files import atomic_write_text
 
 log = logging.getLogger(__name__)
 
-WORKERS = 16  # uploads at a time: they wait for the network
 DELETED_AT_A_TIME = 1000  # what DeleteObjects takes
 
 
@@ -64,7 +56,7 @@ def send(folder: Path, uri: str, client: Any, *, extra: Mapping[str, str] | None
     """Make `uri` hold what is in `folder`: send what is new or changed there, remove what is gone here.
 
     What was sent before is known from a ledger in the cache; without it, from the hashes that S3 has. An interrupted
-    call is gone on with.
+    call is resumed by the next one.
 
     Args:
         folder: its hidden files are left out.
@@ -76,26 +68,33 @@ def send(folder: Path, uri: str, client: Any, *, extra: Mapping[str, str] | None
     Raises:
         UserError: the folder is empty, or S3 refuses.
     """
-    bucket, prefix = split_uri(uri)
+    bucket, prefix = split_folder(uri)
     files = {file.place: file for file in _files(folder)}
     if not files:
         raise UserError(f"{folder} holds no files that could be uploaded.")
     ledger_file = cache_folder() / "uploads" / f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}.json"
     with alone(ledger_file), refusals_explained(f"upload {title or folder} to {uri}"):
-        there = _listed(client, bucket, prefix)
-        ledger = _read(ledger_file)
-        gone = [f"{prefix}/{place}" for place in there if place not in files]
+        there = {stored.place: stored for stored in list_objects(client, uri)}
+        ledger = Ledger(ledger_file)
+        gone = [stored.key for place, stored in there.items() if place not in files]
         for start in range(0, len(gone), DELETED_AT_A_TIME):
             names = [{"Key": key} for key in gone[start : start + DELETED_AT_A_TIME]]
             client.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
-        new = [file for file in files.values() if not _is_there(file, there, ledger)]
+        new = [file for file in files.values() if not _is_current(file, there.get(file.place), ledger)]
         total = sum(file.size for file in files.values())
         log.info("%s: %d of %d files are sent to %s.", title or folder, len(new), len(files), uri)
+
+        def upload(file: _File) -> None:
+            key = f"{prefix}/{file.place}"
+            client.upload_file(str(file.path), bucket, key, ExtraArgs=dict(extra or {}))
+            ledger[file.place] = _entry(file, client.head_object(Bucket=bucket, Key=key)["ETag"])
+
         try:
-            _send_all(client, bucket, prefix, new, ledger, dict(extra or {}), title or folder.name)
+            transfer(new, upload, f"uploading {title or folder.name}")
         finally:
-            kept = {place: entry for place, entry in ledger.items() if place in files}
-            atomic_write_text(ledger_file, json.dumps(kept))
+            for place in [place for place in ledger if place not in files]:
+                del ledger[place]
+            ledger.write()
     return Upload(len(files), len(new), len(gone), total)
 
 
@@ -110,63 +109,20 @@ def _files(folder: Path) -> Iterator[_File]:
             yield _File(path.relative_to(folder).as_posix(), path, known.st_size, known.st_mtime_ns)
 
 
-def _listed(client: Any, bucket: str, prefix: str) -> dict[str, tuple[str, int]]:
-    """Place to (hash, size) of what is in S3."""
-    found = {}
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
-        for one in page.get("Contents", ()):
-            found[one["Key"].removeprefix(f"{prefix}/")] = (one["ETag"].strip('"'), int(one["Size"]))
-    return found
-
-
-def _read(ledger_file: Path) -> dict[str, list[Any]]:
-    try:
-        content = json.loads(ledger_file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _is_there(file: _File, there: Mapping[str, tuple[str, int]], ledger: dict[str, list[Any]]) -> bool:
-    if file.place not in there or there[file.place][1] != file.size:
+def _is_current(file: _File, stored: StoredFile | None, ledger: Ledger) -> bool:
+    if stored is None or stored.size != file.size:
         return False
-    tag = there[file.place][0]
-    if ledger.get(file.place) == [file.size, file.changed, tag]:
+    entry = _entry(file, stored.etag)
+    if ledger.get(file.place) == entry:
         return True
-    if "-" not in tag and hashlib.md5(file.path.read_bytes(), usedforsecurity=False).hexdigest() == tag:
-        ledger[file.place] = [file.size, file.changed, tag]
-        return True
-    return False
+    if "-" in stored.etag or hashlib.md5(file.path.read_bytes(), usedforsecurity=False).hexdigest() != entry[-1]:
+        return False  # with a hyphen it is a hash of the hashes of parts
+    ledger[file.place] = entry
+    return True
 
 
-def _send_all(
-    client: Any,
-    bucket: str,
-    prefix: str,
-    new: list[_File],
-    ledger: dict[str, list[Any]],
-    extra: dict[str, str],
-    title: str,
-) -> None:
-    lock = threading.Lock()
-
-    def send_one(file: _File) -> int:
-        key = f"{prefix}/{file.place}"
-        client.upload_file(str(file.path), bucket, key, ExtraArgs=extra or None)
-        tag = client.head_object(Bucket=bucket, Key=key)["ETag"].strip('"')
-        with lock:
-            ledger[file.place] = [file.size, file.changed, tag]
-        return file.size
-
-    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="imgcls-upload")
-    total = sum(file.size for file in new)
-    try:
-        hidden = not sys.stderr.isatty()
-        with tqdm(total=total, unit="B", unit_scale=True, desc=f"uploading {title}", disable=hidden) as bar:
-            for size in pool.map(send_one, new):
-                bar.update(size)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _entry(file: _File, etag: str) -> list[Any]:
+    return [file.size, file.changed, etag.strip('"')]
 
 
 def send_file(file: Path, uri: str, client: Any, *, extra: Mapping[str, str] | None = None) -> bool:

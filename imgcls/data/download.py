@@ -7,7 +7,6 @@ import hashlib
 import shutil
 import socket
 import ssl
-import sys
 import tarfile
 import time
 import urllib.error
@@ -17,9 +16,8 @@ from collections.abc import Callable
 from http.client import HTTPException, InvalidURL
 from pathlib import Path
 
-from tqdm import tqdm
-
 from imgcls.errors import UserError
+from imgcls.system.bars import byte_bar, with_bar
 from imgcls.system.files import explain_os_errors
 
 CHUNK = 1 << 20
@@ -101,12 +99,13 @@ def _untar(archive: Path, folder: Path) -> None:
         raise UserError("Unpacking safely needs Python 3.11.4 or newer. Update Python, or unpack it by hand.")
     with tarfile.open(archive) as packed:
         # 'data' refuses paths and links that lead out of the folder, and devices
-        packed.extractall(folder, members=_bar(packed, archive, None), filter="data")
+        packed.extractall(folder, members=with_bar(packed, None, f"unpacking {archive.name}"), filter="data")
 
 
 def _unzip(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as packed:
-        for member in _bar(packed.infolist(), archive, len(packed.infolist())):
+        members = packed.infolist()
+        for member in with_bar(members, len(members), f"unpacking {archive.name}"):
             if not (folder / member.filename).resolve().is_relative_to(folder.resolve()):
                 raise zipfile.BadZipFile(f"{member.filename} lies outside of the archive's folder")
             packed.extract(member, folder)  # a link in a zip file is written as a plain file
@@ -145,7 +144,7 @@ def _fetch(url: str, part: Path) -> None:
         start = have if goes_on else 0
         total = int(length) + start if length else None
         with (
-            _bytes_bar(url, start, total) as bar,
+            byte_bar(f"downloading {url.rpartition('/')[2]}", total, start) as bar,
             part.open("ab" if goes_on else "wb") as file,
         ):
             while chunk := answer.read(CHUNK):
@@ -192,13 +191,3 @@ def _complaint(part: Path, size: int | None, hashes: Hashes) -> str | None:
 
 def _size(file: Path) -> int:
     return file.stat().st_size if file.is_file() else 0
-
-
-def _bytes_bar(url: str, start: int, total: int | None) -> tqdm:
-    title = f"downloading {url.rpartition('/')[2]}"
-    return tqdm(initial=start, total=total, unit="B", unit_scale=True, desc=title, disable=not sys.stderr.isatty())
-
-
-def _bar(members: object, archive: Path, total: int | None) -> tqdm:
-    title = f"unpacking {archive.name}"
-    return tqdm(members, total=total, unit=" files", desc=title, leave=False, disable=not sys.stderr.isatty())

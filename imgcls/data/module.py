@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgcls.aws.download import is_remote, local_root, synchronise
+from imgcls.aws.download import local_root, synchronise
+from imgcls.aws.s3 import is_remote
 from imgcls.config.choices import NORMALIZATIONS, ON_BAD, SAMPLERS, STORE_KINDS
 from imgcls.data.augment import Augment
 from imgcls.data.batch import Batch, Fate, RawBatch

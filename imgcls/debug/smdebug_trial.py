@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from imgcls.aws.s3 import is_remote
 from imgcls.debug.observations import Observation, Record
 from imgcls.errors import UserError
 from imgcls.system.extras import check_smdebug
@@ -31,7 +32,7 @@ def read_trial(path: Path | str) -> Record:
         UserError: smdebug is missing, or `path` holds no trial.
     """
     check_smdebug("trial=…")
-    remote = str(path).startswith("s3://")
+    remote = is_remote(path)
     if not remote and not (Path(path).expanduser() / "collections").is_dir():
         raise UserError(f"trial={path}: there is no smdebug trial (it has no folder `collections`).")
     logging.getLogger("smdebug").setLevel(logging.ERROR)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from imgcls.aws.rules import check_arn, check_bucket, check_instance_type, check_role, check_tags, check_variables
+from imgcls.aws.s3 import split_folder
 from imgcls.cli import Option, boolean, texts
 from imgcls.errors import UserError
 from imgcls.system.checks import Check, choice, flag, local_folder, number, whole
@@ -177,8 +177,8 @@ def _check_mode(options: Options) -> None:
             raise UserError("min_instances=0 is for mode=asynchronous: other endpoints need a machine that answers.")
     if mode == ASYNCHRONOUS and options.invocations_per_instance is not None:
         raise UserError("invocations_per_instance: an asynchronous endpoint follows backlog_per_instance=….")
-    if options.output is not None and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?", options.output):
-        raise UserError(f"output={options.output}: must be a place in S3, s3://bucket/prefix.")
+    if options.output is not None:
+        split_folder(options.output, "output")  # which raises
     for name in ("success_topic", "error_topic"):
         value = getattr(options, name)
         if value is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from imgcls.aws.iam import UNNAMED, Account, Statement, allow, network, policy, trust
 from imgcls.aws.naming import START
-from imgcls.aws.s3 import split_uri
+from imgcls.aws.s3 import split_folder
 from imgcls.deploy.names import REGION_TAG, ROLE_PATH
 
 ENDPOINT_LOGS = "/aws/sagemaker/Endpoints"
@@ -74,9 +74,9 @@ class Names(Account):
     @property
     def answers(self) -> tuple[str, str]:
         """ARNs of the bucket and the objects of an asynchronous endpoint's answers."""
-        bucket, key = split_uri(str(self.output))
+        bucket, prefix = split_folder(str(self.output))
         arn = f"arn:{self.partition}:s3:::{bucket}"
-        return arn, f"{arn}/{key.rstrip('/')}/*" if key else f"{arn}/*"
+        return arn, f"{arn}/{prefix}/*" if prefix else f"{arn}/*"
 
     def iam(self, resource: str) -> str:
         """ARN of something of IAM, which knows no regions."""

@@ -20,7 +20,7 @@ class Local:
     """
 
     def __call__(self, cfg: DictConfig, overrides: list[str] | None = None) -> Run:
-        from imgcls.aws.download import is_remote
+        from imgcls.aws.s3 import is_remote
         from imgcls.training.fit import fit
 
         if not is_remote(cfg.run_dir):

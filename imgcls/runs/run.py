@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgcls.aws.s3 import is_remote
 from imgcls.errors import UserError, nearest
 from imgcls.runs.provenance import stored_configuration
 from imgcls.runs.reading import read_history, read_metrics, read_predictions, read_status
@@ -138,7 +139,7 @@ class Page:
 
 def load(folder: str | Path) -> Run:
     """The run in `folder`, which may be an address s3://bucket/prefix. Raises UserError where there is none."""
-    if str(folder).startswith("s3://"):
+    if is_remote(folder):
         from imgcls.aws.mirror import fetched
 
         folder = fetched(str(folder))

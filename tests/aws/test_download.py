@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from imgcls.aws.download import LEDGER, is_remote, local_root, synchronise
+from imgcls.aws.download import LEDGER, local_root, synchronise
 from imgcls.data.folders import find_split
 from imgcls.data.imagefolder import ImageFolder
 from imgcls.errors import UserError
@@ -80,7 +80,7 @@ def test_only_what_changed_is_fetched(bucket: Bucket, tmp_path: Path) -> None:
     assert (folder / "cat" / "1.jpg").read_bytes() == b"one"
 
 
-def test_an_interrupted_call_is_gone_on_with(bucket: Bucket, tmp_path: Path) -> None:
+def test_an_interrupted_call_is_resumed(bucket: Bucket, tmp_path: Path) -> None:
     folder, bucket.fail_at = tmp_path / "set", "set/dog/1.jpg"
     with pytest.raises(KeyboardInterrupt):
         synchronise("s3://bucket/set", folder, client=bucket, workers=1)
@@ -105,11 +105,10 @@ def test_keys_that_lead_out_are_refused(key: str, bucket: Bucket, tmp_path: Path
 def test_addresses(tmp_path: Path, own_cache: Path) -> None:
     assert local_root(None) is None
     assert local_root("~/x") == Path.home() / "x"
-    assert not is_remote(tmp_path)
     assert local_root("s3://bucket/a/b/") == own_cache / "remote" / "bucket" / "a" / "b"
     assert local_root("s3://bucket", tmp_path) == tmp_path / "remote" / "bucket"
     for wrong in ("s3://", "s3:///x", "s3://bucket/../x", "s3://../x", "s3://bucket/a//b"):
-        with pytest.raises(UserError, match="expected s3://bucket/prefix"):
+        with pytest.raises(UserError, match=rf"data\.root={wrong}: expected s3://bucket/folder"):
             local_root(wrong)
     with pytest.raises(UserError, match="there is nothing at this address"):
         synchronise("s3://bucket/none", tmp_path / "none", client=Bucket())
@@ -123,7 +122,7 @@ def test_a_data_set_in_a_bucket(
 ) -> None:
     files = {path.relative_to(pictures).as_posix(): path.read_bytes() for path in pictures.rglob("*.png")}
     bucket.files = {f"set/{name}": content for name, content in files.items()}
-    monkeypatch.setattr("imgcls.aws.download._client", lambda: bucket)
+    monkeypatch.setattr("imgcls.aws.download.make_client", lambda option: bucket)
     here, there = ImageFolder(pictures, image_size=24), ImageFolder("s3://bucket/set", image_size=24)
     for datamodule in (here, there):
         datamodule.prepare_data()
@@ -172,7 +171,9 @@ def test_a_real_server(s3: Any, tmp_path: Path) -> None:
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jpg")}
     assert len(after) == 39
     assert sum(after[path] == before[path] for path in after) >= 38
-    with pytest.raises(UserError, match=r"data.root=s3://nowhere/x cannot be read \(.*bucket does not exist"):
+    with pytest.raises(
+        UserError, match=r"Could not read data.root=s3://nowhere/x: .*bucket does not exist.*Check the bucket's name"
+    ):
         synchronise("s3://nowhere/x", tmp_path / "nowhere")
 
 
@@ -185,5 +186,7 @@ def test_no_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    with pytest.raises(UserError, match=r"cannot be read \(Could not connect to the endpoint"):
+    with pytest.raises(
+        UserError, match=r"Could not read data.root=s3://bucket/x: Could not connect to the endpoint.*Check the network"
+    ):
         synchronise("s3://bucket/x", tmp_path / "x")

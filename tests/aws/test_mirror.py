@@ -140,7 +140,7 @@ def test_faults_are_said_and_the_run_is_not_lost(s3: Any) -> None:
 
 
 def test_a_training_is_kept_and_loaded_from_there(s3: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("imgcls.aws.mirror._client", lambda: s3)
+    monkeypatch.setattr("imgcls.aws.mirror.make_client", lambda option: s3)
     monkeypatch.chdir(tmp_path)
     words = ["data=digits", "model.name=test_resnet", "export.onnx=false", "debug=off", "trainer.max_epochs=1"]
     cfg = compose([*words, f"run_dir={ADDRESS}", "trainer.limit_train_batches=2"])

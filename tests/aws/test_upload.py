@@ -63,7 +63,7 @@ def test_only_what_changed_is_sent(account: Jobs, folder: Path, own_cache: Path)
     assert send(folder, uri, s3).sent == 0, "without the ledger the hashes say that all is there"
 
 
-def test_an_interrupted_upload_is_gone_on_with(account: Jobs, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_upload_is_resumed(account: Jobs, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     s3 = account.cloud().client("s3")
     s3.create_bucket(Bucket="pictures")
     real = s3.upload_file

@@ -45,7 +45,7 @@ RUN = "run=runs/dogs"
         ([RUN, "mode=serverless", "capture=10"], "no VPC, network_isolation and capture"),
         ([RUN, "memory=2048"], "memory is for mode=serverless"),
         ([RUN, "output=s3://b/x"], "output is for mode=asynchronous"),
-        ([RUN, "mode=asynchronous", "output=/tmp"], "a place in S3"),
+        ([RUN, "mode=asynchronous", "output=/tmp"], "expected s3://bucket/folder"),
         ([RUN, "mode=asynchronous", "success_topic=mine"], "the ARN of an SNS topic"),
         ([RUN, "mode=asynchronous", "max_instances=2", "invocations_per_instance=3"], "follows backlog_per_instance"),
         ([RUN, "min_instances=0", "max_instances=2"], "min_instances=0 is for mode=asynchronous"),

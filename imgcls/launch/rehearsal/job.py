@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from imgcls.aws.s3 import split_uri
+from imgcls.aws.s3 import fetch_file, list_objects, split_folder, split_uri
 from imgcls.launch.rehearsal.image import ENVIRONMENT, container_command, write_programs
 from imgcls.launch.rehearsal.namespaces import host_command, unshare
 from imgcls.launch.sagemaker.following import LOG_GROUP
@@ -149,18 +149,18 @@ class RehearsedJob:
             if uri not in self.links:
                 self._download(uri, folder / "ml" / "input" / "data" / one["ChannelName"])
         if "CheckpointConfig" in self.request:
-            self._download(self.request["CheckpointConfig"]["S3Uri"].rstrip("/") + "/", folder / "ml" / "checkpoints")
+            self._download(f"{self.request['CheckpointConfig']['S3Uri'].rstrip('/')}/", folder / "ml" / "checkpoints")
         return folder
 
     def _download(self, uri: str, target: Path) -> None:
-        bucket, prefix = split_uri(uri)
-        folder, parent = prefix.rstrip("/") + "/", prefix[: prefix.rfind("/") + 1]
-        for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for one in page.get("Contents", ()):
-                key: str = one["Key"]
-                file = target / key.removeprefix(folder if key.startswith(folder) else parent)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                self._s3.download_file(bucket, one["Key"], str(file))
+        """A folder's files, or the one file at `uri`."""
+        files = list(list_objects(self._s3, uri))
+        for stored in files:
+            fetch_file(self._s3, stored, target / stored.place)
+        if not files and not uri.endswith("/"):
+            bucket, key = split_uri(uri)
+            target.mkdir(parents=True, exist_ok=True)
+            self._s3.download_file(bucket, key, str(target / key.rpartition("/")[2]))
 
     # ---- the hosts
 
@@ -296,7 +296,7 @@ class RehearsedJob:
     def _keep_checkpoints(self, first: Path) -> None:
         if "CheckpointConfig" not in self.request:
             return
-        bucket, prefix = split_uri(self.request["CheckpointConfig"]["S3Uri"].rstrip("/"))
+        bucket, prefix = split_folder(self.request["CheckpointConfig"]["S3Uri"])
         folder = first / "ml" / "checkpoints"
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             self._s3.upload_file(str(file), bucket, f"{prefix}/{file.relative_to(folder).as_posix()}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from imgcls.aws.account import Account
-from imgcls.aws.download import is_remote
+from imgcls.aws.s3 import is_remote
 from imgcls.aws.upload import place_of
 from imgcls.errors import UserError
 from imgcls.launch.rehearsal.aws import LocalAws

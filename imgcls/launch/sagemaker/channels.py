@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.aws.account import Account
-from imgcls.aws.download import is_remote
+from imgcls.aws.s3 import is_remote
 from imgcls.aws.upload import place_of, send, send_file
 from imgcls.errors import UserError
 from imgcls.system.cache import data_folder
@@ -33,7 +33,7 @@ def upload_channels(account: Account, config: Mapping[str, Any]) -> dict[str, st
             send(folder, uri, account.client("s3"), extra=account.encryption, title="the data set")
         channels["data"] = f"{uri}/"
     weights = config["model"]["weights"]
-    if isinstance(weights, str) and is_remote(weights):
+    if is_remote(weights):
         channels["weights"] = weights
     elif weights is not None and "://" not in str(weights):
         file = weights_file(Path(str(weights)).expanduser())

@@ -7,12 +7,13 @@ import logging
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from imgcls.aws.account import Account
 from imgcls.aws.refusals import refusals_explained
-from imgcls.aws.s3 import split_uri
+from imgcls.aws.s3 import fetch_file, list_objects, split_uri
 from imgcls.launch.sagemaker.container import JOB_FILE
 from imgcls.system.files import explain_os_errors
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 OURS = {"status.json", "config.yaml", "overrides.yaml", JOB_FILE, ".lock"}
 """Files of the run folder that are about the run here, not about the container."""
+TRACES = ("log.txt", "metrics.csv")
 FROM_STATUS = ("micro_batch_size", "stopped_by", "reason", "resumed")
 
 
@@ -54,31 +56,26 @@ def fetch_results(account: Account, description: dict[str, Any], folder: Path) -
 
 def fetch_traces(account: Account, checkpoints: str, folder: Path) -> None:
     """What an unfinished job has left in S3 so far: its log, its metrics; not its checkpoints, which stay there."""
-    bucket, prefix = split_uri(checkpoints)
-    client = account.client("s3")
-    with refusals_explained(f"read {checkpoints}"), explain_os_errors(folder):
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
-            for one in page.get("Contents", ()):
-                place = one["Key"].removeprefix(f"{prefix}/")
-                if place in ("log.txt", "metrics.csv") or place.startswith("debug/rules"):
-                    (folder / place).parent.mkdir(parents=True, exist_ok=True)
-                    client.download_file(bucket, one["Key"], str(folder / place))
+    _fetch_some(account, checkpoints, folder, lambda place: place in TRACES or place.startswith("debug/rules"))
 
 
 def fetch_reports(account: Account, description: dict[str, Any], folder: Path) -> None:
     """What the rules of SageMaker Debugger wrote: the profiler's page, and its findings as JSON."""
-    name = description["TrainingJobName"]
-    bucket, prefix = split_uri(f"{description['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{name}/rule-output")
+    output, name = description["OutputDataConfig"]["S3OutputPath"].rstrip("/"), description["TrainingJobName"]
+    reports = f"{output}/{name}/rule-output"
+    for file in _fetch_some(account, reports, folder, lambda place: place.endswith((".html", ".json"))):
+        if file.suffix == ".html":
+            log.info("The profiler's report: %s", file)
+
+
+def _fetch_some(account: Account, uri: str, folder: Path, wanted: Callable[[str], bool]) -> list[Path]:
+    """Fetch the files of `uri` whose places are wanted to `folder`."""
     client = account.client("s3")
-    with refusals_explained(f"read s3://{bucket}/{prefix}"), explain_os_errors(folder):
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
-            for one in page.get("Contents", ()):
-                place = one["Key"].removeprefix(f"{prefix}/")
-                if place.endswith((".html", ".json")) and ".." not in place.split("/"):
-                    (folder / place).parent.mkdir(parents=True, exist_ok=True)
-                    client.download_file(bucket, one["Key"], str(folder / place))
-                    if place.endswith(".html"):
-                        log.info("The profiler's report: %s", folder / place)
+    with refusals_explained(f"read {uri}"), explain_os_errors(folder):
+        stored = [stored for stored in list_objects(client, uri) if wanted(stored.place)]
+        for file in stored:
+            fetch_file(client, file, folder / file.place)
+    return [folder / file.place for file in stored]
 
 
 def _unpack(account: Account, uri: str, target: Path, work: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from imgcls.aws.instances import has_gpu
 from imgcls.aws.rules import check_bucket, check_instance_type, check_role, check_tags, check_variables
+from imgcls.aws.s3 import is_remote
 from imgcls.errors import UserError
 
 LONGEST_RUNTIME = 28 * 86400  # seconds, of a training job
@@ -65,7 +66,7 @@ class JobOptions:
 def check_job(config: Mapping[str, Any]) -> None:
     """Raise UserError for the first option of `config["launch"]` that cannot be right, or does not fit the run."""
     launch, trainer, model = config["launch"], config["trainer"], config["model"]
-    if str(config["run_dir"]).startswith("s3://"):
+    if is_remote(config["run_dir"]):
         raise UserError("run_dir=s3://…: the job keeps its run in S3 by itself. Give a folder of this machine.")
     _check_values(launch)
     _check_machine(launch, trainer)

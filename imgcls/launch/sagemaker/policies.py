@@ -14,6 +14,7 @@ from typing import Any
 from imgcls.aws.iam import UNNAMED, Account, allow, network, policy, trust
 from imgcls.aws.naming import START, default_bucket
 from imgcls.aws.rules import check_role_name
+from imgcls.aws.s3 import split_folder
 from imgcls.launch.sagemaker.following import LOG_GROUP
 
 
@@ -90,7 +91,7 @@ def role_policy(names: Names) -> dict[str, Any]:
         pull = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
         statements.append(allow("PullImage", pull, list(names.images)))
     for number, place in enumerate(names.data):
-        bucket, _, prefix = place.removeprefix("s3://").strip("/").partition("/")
+        bucket, prefix = split_folder(place)
         arn = f"arn:{names.partition}:s3:::{bucket}"
         statements += [
             allow(f"ReadData{number}", ["s3:GetObject"], [f"{arn}/{prefix}/*" if prefix else f"{arn}/*"]),
