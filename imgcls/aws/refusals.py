@@ -19,12 +19,13 @@ CREDENTIALS = (
 )
 PERMISSION = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403")
 NO_BUCKET = ("NoSuchBucket", "404")
-ADVICE_WITHOUT_CODE = {
+ADVICE_BY_CLASS = {
     "NoCredentialsError": "There are no AWS credentials. Run `aws configure`, or set AWS_PROFILE.",
     "PartialCredentialsError": "The AWS credentials are incomplete. Run `aws configure`, or set AWS_PROFILE.",
     "NoRegionError": "There is no AWS region. Set AWS_DEFAULT_REGION, for example to eu-central-1.",
     "ProfileNotFound": "Set AWS_PROFILE to a profile of ~/.aws/config.",
-    "EndpointConnectionError": "Check the network and the AWS region.",
+    "ConnectionError": "Check the network and the AWS region.",  # botocore's, with its subclasses
+    "HTTPClientError": "Check the network and the AWS region.",
 }
 
 
@@ -48,11 +49,13 @@ def explain(error: Exception, doing: str) -> UserError | None:
     """The line for `error`; None where it does not come from botocore."""
     if not type(error).__module__.startswith(("botocore", "boto3", "s3transfer")):
         return None
-    said = " ".join(str(error).split())
-    response: dict[str, Any] = getattr(error, "response", None) or {}
-    code = str(response.get("Error", {}).get("Code", ""))
-    message = " ".join(str(response.get("Error", {}).get("Message", "")).split()) or said
-    advice = _advice(code, message) if code else ADVICE_WITHOUT_CODE.get(type(error).__name__, "")
+    # What the transfers of files raise has the answer of AWS only in the error that it wraps.
+    answers = (getattr(refused, "response", None) for refused in (error, error.__context__))
+    refusal: dict[str, Any] = next((answer.get("Error", {}) for answer in answers if isinstance(answer, dict)), {})
+    code, message = (" ".join(str(refusal.get(field, "")).split()) for field in ("Code", "Message"))
+    message = message or " ".join(str(error).split())
+    kinds = (kind.__name__ for kind in type(error).__mro__)
+    advice = _advice(code, message) if code else next((ADVICE_BY_CLASS[k] for k in kinds if k in ADVICE_BY_CLASS), "")
     return UserError(f"Could not {doing}: {message.rstrip('.')}. {advice}".rstrip())
 
 

@@ -1,5 +1,13 @@
 import pytest
-from botocore.exceptions import ClientError, NoCredentialsError, NoRegionError
+from boto3.exceptions import S3UploadFailedError
+from botocore.exceptions import (
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    NoRegionError,
+    ReadTimeoutError,
+)
 
 from imgcls.aws.refusals import refusals_explained
 from imgcls.errors import UserError
@@ -9,11 +17,25 @@ def refused(code, message):
     return ClientError({"Error": {"Code": code, "Message": message}}, "CreateTrainingJob")
 
 
+def wrapped(error):
+    try:
+        try:
+            raise error
+        except ClientError:
+            raise S3UploadFailedError(f"Failed to upload: {error}")  # noqa: B904 - as s3transfer does
+    except S3UploadFailedError as failed:
+        return failed
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
         (NoCredentialsError(), "aws configure"),
         (NoRegionError(), "AWS_DEFAULT_REGION"),
+        (EndpointConnectionError(endpoint_url="x"), "Check the network"),
+        (ConnectTimeoutError(endpoint_url="x"), "Check the network"),
+        (ReadTimeoutError(endpoint_url="x"), "Check the network"),
+        (wrapped(refused("NoSuchBucket", "The bucket does not exist")), "bucket's name"),
         (refused("ResourceLimitExceeded", "The limit for ml.p3.2xlarge is 0."), "Service Quotas"),
         (refused("ExpiredTokenException", "The token has expired"), "Sign in again"),
         (refused("NoSuchBucket", "The bucket does not exist"), "bucket's name"),
