@@ -74,16 +74,15 @@ def measure(
         check_value("views", views, choice(*VIEWS))
         cfg.model.views = views
 
-    from imgcls.training.build import build_classifier, build_data, build_trainer
+    from imgcls.training.build import build_data, build_trainer, restore_classifier
     from imgcls.training.checkpoint_io import read_checkpoint
     from imgcls.training.devices import choose_devices
 
     devices = replace(choose_devices(cfg.trainer.accelerator, "auto"), indices=1)
+    state = read_checkpoint(checkpoint_file(run, checkpoint))["state_dict"]
     datamodule = build_data(cfg, devices)
     datamodule.test_on(split, run.class_names)
-    state = read_checkpoint(checkpoint_file(run, checkpoint))["state_dict"]
-    classifier = build_classifier(cfg, datamodule, devices, learning_rate=1.0, pretrained=False)
-    classifier.load_state_dict(state)
+    classifier = restore_classifier(cfg, datamodule, devices, state)
     trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks=[])
     tested = trainer.test(classifier, datamodule=datamodule, verbose=False)[0]
     metrics = {

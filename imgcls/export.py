@@ -57,7 +57,7 @@ def export(
     override_data(cfg, overrides)
     check(cfg)
 
-    from imgcls.training.build import build_classifier, build_data
+    from imgcls.training.build import build_data, restore_classifier
     from imgcls.training.checkpoint_io import read_checkpoint
     from imgcls.training.devices import choose_devices
     from imgcls.training.results import export_model
@@ -65,8 +65,7 @@ def export(
     state = read_checkpoint(checkpoint_file(run, checkpoint))["state_dict"]
     devices = replace(choose_devices("cpu", "auto"), indices=1)
     datamodule = build_data(cfg, devices)
-    classifier = build_classifier(cfg, datamodule, devices, learning_rate=1.0, pretrained=False)
-    classifier.load_state_dict(state)
+    classifier = restore_classifier(cfg, datamodule, devices, state)
     return export_model(run.folder, datamodule, classifier.network, run.metrics, onnx=onnx)
 
 

@@ -16,7 +16,7 @@ import time
 import traceback
 from pathlib import Path
 
-import imgcls.training  # noqa: F401 - imported before the first fork
+import imgcls.training.pipeline  # noqa: F401 - imported before the first fork
 from imgcls import compose, fit
 
 TIMES = ("seconds", "images_per_second", "training_seconds", "wall_seconds", "data_wait_fraction")

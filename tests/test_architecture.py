@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,3 +137,10 @@ def test_the_rules_find_what_breaks_them(tmp_path: Path) -> None:
     broken = graph({"imgcls": ROOT / "imgcls/__init__.py", "imgcls.system.files": low, "imgcls.training.fit": high})
     assert upward(broken) == ["imgcls.system.files -> imgcls.training.fit"]
     assert circles(broken) == [["imgcls.system.files", "imgcls.training.fit"]]
+
+
+def test_the_page_about_the_architecture_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:imgcls|conf|hydra_plugins|tests|docs)/[\w/.]*)`", text))
+    assert len(named) > 40
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []

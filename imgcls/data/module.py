@@ -26,7 +26,6 @@ from imgcls.data.loader import EvaluationPlan, Loader, TrainingPlan
 from imgcls.data.normalization import Normaliser
 from imgcls.data.randomness import Draws
 from imgcls.data.sources import BadFile, Source, Split
-from imgcls.data.stores.features import FeatureStore
 from imgcls.data.stores.opening import on_device, open_store
 from imgcls.data.stores.statistics import channel_statistics
 from imgcls.data.stores.store import Recipe, Store, evaluation_recipe, training_recipe
@@ -37,7 +36,6 @@ from imgcls.system.machine import available_cores
 
 log = logging.getLogger(__name__)
 
-FEATURES_AT_A_TIME = 1024  # of a frozen backbone, in evaluation
 Statistics = tuple[Sequence[float], Sequence[float]]
 
 
@@ -63,12 +61,15 @@ class ImageDataModule(L.LightningDataModule):
         seed: decides the split, the order and the augmentation.
         store: where decoded pixels are held: `memory`, `disk`, `device`, `none`, or `auto`.
         augment: what is done to training pictures; None leaves them as evaluation sees them.
-        normalization: `pretrained` (the backbone's own, see `backbone_statistics`), `imagenet`, `dataset` (computed
-            from the training pictures), or [means, stds] of pixels in 0..1.
+        normalization: `pretrained` (`pretrained_statistics`, or ImageNet's where there are none), `imagenet`,
+            `dataset` (computed from the training pictures), or [means, stds] of pixels in 0..1.
         sampler: `shuffle`, or `balanced`, which draws each class equally often.
         on_bad: `skip` leaves out pictures that cannot be read, `error` ends with a message.
         cache: folder for stores on disk; the user's cache folder if None.
         micro_batch_size: most pictures that a device takes at a time; None takes its whole share of the batch.
+        world_size: processes that share a batch, as long as no trainer is attached that knows.
+        pretrained_statistics: (means, stds) that the weights of the backbone were trained with.
+        opened: what another data module of the same data set has found and decoded.
     """
 
     def __init__(
@@ -89,6 +90,9 @@ class ImageDataModule(L.LightningDataModule):
         on_bad: str = "skip",
         cache: str | Path | None = None,
         micro_batch_size: int | None = None,
+        world_size: int = 1,
+        pretrained_statistics: Statistics | None = None,
+        opened: Opened | None = None,
     ) -> None:
         super().__init__()
         # a process may have no picture to evaluate where there are more processes than pictures
@@ -109,14 +113,9 @@ class ImageDataModule(L.LightningDataModule):
         self.augment, self.normalization, self.sampler = augment or Augment(), normalization, sampler
         self.cache = Path(cache).expanduser() if cache is not None else cache_folder()
         self.root = local_root(root, self.cache)
-        self.backbone_statistics: Statistics | None = None
-        """(means, stds) that the pretrained backbone wants; set by whoever knows the model, before `setup`."""
-        self.features: dict[str, FeatureStore] = {}
-        """Split to what a frozen backbone says of its pictures; the loaders give these in the pictures' place."""
-        self.micro_batch_size = micro_batch_size
-        self.world_size = 1
-        """Processes that share a batch, as long as no trainer is attached that knows."""
-        self.opened = Opened()
+        self.micro_batch_size, self.world_size = micro_batch_size, world_size
+        self.pretrained_statistics = pretrained_statistics
+        self.opened = opened or Opened()
         self._computed: Statistics | None = None
         self._normaliser: Normaliser | None = None
 
@@ -180,8 +179,8 @@ class ImageDataModule(L.LightningDataModule):
             if self._computed is None:
                 self._computed = channel_statistics(self.store_of("train"))
             return self._computed
-        if self.normalization == "pretrained" and self.backbone_statistics is not None:
-            return self.backbone_statistics
+        if self.normalization == "pretrained" and self.pretrained_statistics is not None:
+            return self.pretrained_statistics
         return IMAGENET_MEAN, IMAGENET_STD
 
     # ---- Lightning's hooks
@@ -202,7 +201,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> Loader[RawBatch | Batch]:
         """Batches of an epoch in an order of its own."""
-        return self._make_loader("train", self._training_plan())
+        return self._make_loader("train", self._training_plan(), training=True)
 
     def val_dataloader(self) -> Loader[RawBatch | Batch] | list[Any]:
         """Validation pictures in order; nothing where there are none."""
@@ -220,8 +219,6 @@ class ImageDataModule(L.LightningDataModule):
         """The pictures of `split` (train, val, test) in order, each once, as evaluation sees them."""
         rank, world_size = self._ranks()
         batch_size = self.micro_batch_size or max(1, self.batch_size // world_size)
-        if split in self.features and self.micro_batch_size is None:
-            batch_size = max(batch_size, FEATURES_AT_A_TIME)  # a head takes as long for many as for few
         count = len(self.store_of(split, evaluation=True))
         return self._make_loader(split, EvaluationPlan(count, batch_size, rank=rank, world_size=world_size))
 
@@ -229,7 +226,7 @@ class ImageDataModule(L.LightningDataModule):
         """All pictures of `split` in order, for this process alone: as evaluation sees them, or training in `epoch`."""
         training = epoch is not None
         plan = EvaluationPlan(len(self.store_of(split, evaluation=not training)), batch_size)
-        loader = self._picture_loader(split, plan, training=training)
+        loader = self._make_loader(split, plan, training=training)
         loader.epoch = epoch or 0
         return loader
 
@@ -340,21 +337,8 @@ class ImageDataModule(L.LightningDataModule):
         log.warning("%d of %d pictures cannot be read and are left out: %s", len(files), len(split), some)
         self.opened.source = self.source.without(files)
 
-    def _make_loader(self, name: str, plan: TrainingPlan | EvaluationPlan) -> Loader[RawBatch | Batch]:
-        if name in self.features:
-            return self._feature_loader(name, plan)
-        return self._picture_loader(name, plan, training=isinstance(plan, TrainingPlan))
-
-    def _feature_loader(self, name: str, plan: TrainingPlan | EvaluationPlan) -> Loader[RawBatch | Batch]:
-        features, labels = self.features[name], torch.from_numpy(self._need(name).labels)
-
-        def load(positions: Tensor, draws: Tensor, epoch: int) -> RawBatch | Batch:
-            return Batch(features.gather(positions, epoch), labels[positions], positions)
-
-        return Loader(plan, load)
-
-    def _picture_loader(
-        self, name: str, plan: TrainingPlan | EvaluationPlan, *, training: bool
+    def _make_loader(
+        self, name: str, plan: TrainingPlan | EvaluationPlan, *, training: bool = False
     ) -> Loader[RawBatch | Batch]:
         device = self._device()
         store = on_device(self.store_of(name, evaluation=not training), self.store_kind, device)

@@ -173,12 +173,13 @@ def _loader(datamodule: Any) -> dict[str, Any]:
 
 def _held(datamodule: Any) -> str | None:
     """Where the training pictures are, whatever was asked for; None where the data module is not of imgcls."""
+    from imgcls.data.feature_module import FeatureDataModule
     from imgcls.data.module import ImageDataModule
     from imgcls.data.stores.store import ArrayStore
 
     if not isinstance(datamodule, ImageDataModule):
         return None
-    if "train" in datamodule.features:
+    if isinstance(datamodule, FeatureDataModule):
         return "features"
     store = datamodule.store_of("train")
     if not isinstance(store, ArrayStore):

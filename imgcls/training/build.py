@@ -1,7 +1,9 @@
-"""The data module, network, classifier and trainer of a configuration."""
+"""The parts of a run, built from its configuration: data module, network, classifier, callbacks, trainer."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +13,45 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig, OmegaConf
 
+from imgcls.callbacks.checkpoints import Checkpoints
+from imgcls.callbacks.history import History
+from imgcls.callbacks.progress_bar import ProgressBar
+from imgcls.callbacks.timing import Timing
+from imgcls.data.augment import Augment
 from imgcls.data.module import ImageDataModule
 from imgcls.data.samples import plain_pictures
-from imgcls.data.stores.sharing import reuse
+from imgcls.data.stores.sharing import recall
 from imgcls.errors import UserError
 from imgcls.models.backbones import create_network
 from imgcls.models.classifier import Classifier
+from imgcls.models.ema import WeightAveraging
 from imgcls.models.network import Network
 from imgcls.models.whitening import INITIAL_PICTURES, FromPictures
+from imgcls.system.bars import say
+from imgcls.system.interrupts import StopSignals
 from imgcls.training.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
 from imgcls.training.devices import Devices
 from imgcls.training.strategies import choose_strategy
 
 
-def build_data(cfg: DictConfig, devices: Devices, micro_batch_size: int | None = None) -> ImageDataModule:
-    """The data module of `cfg`, its files in place."""
-    datamodule: ImageDataModule = instantiate(cfg.data, _convert_="all")
+def build_data(
+    cfg: DictConfig, devices: Devices, micro_batch_size: int | None = None, *, plain: bool = False
+) -> ImageDataModule:
+    """The data module of `cfg`, its files in place; `plain` leaves the augmentation out."""
+    opened = recall(cfg.data)
+    given: dict[str, Any] = {"world_size": devices.total, "opened": opened}
+    given["pretrained_statistics"] = pretrained_statistics(cfg.model.name)
     if micro_batch_size is not None:
-        datamodule.micro_batch_size = micro_batch_size
-    datamodule.world_size = devices.total
-    datamodule.backbone_statistics = backbone_statistics(cfg.model.name)
-    if not reuse(datamodule, cfg.data):
+        given["micro_batch_size"] = micro_batch_size
+    if plain:
+        given["augment"] = Augment()
+    datamodule: ImageDataModule = instantiate(cfg.data, _convert_="all", _partial_=True)(**given)
+    if opened is None:
         datamodule.prepare_data()
     return datamodule
 
 
-def backbone_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def pretrained_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the pixels that timm's weights of this model were trained with."""
     import timm
 
@@ -45,12 +60,13 @@ def backbone_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]
     return (config.mean, config.std) if config is not None else fallback
 
 
-def build_network(cfg: DictConfig, num_classes: int, *, pretrained: bool = True) -> Network:
-    """The network of `cfg`, with its weights if `pretrained` (a resumed run reads them from its checkpoint)."""
+def build_network(cfg: DictConfig, datamodule: ImageDataModule, *, pretrained: bool = True) -> Network:
+    """The network of `cfg` for the classes of `datamodule`; without its weights where a checkpoint is read into it."""
     model = cfg.model
-    return create_network(
+    L.seed_everything(cfg.seed, verbose=False)  # the head's random weights do not depend on what was done before
+    network = create_network(
         model.name,
-        num_classes,
+        datamodule.num_classes,
         pretrained=pretrained and model.pretrained and model.weights is None,
         weights=Path(model.weights).expanduser() if pretrained and model.weights is not None else None,
         stem=model.stem,
@@ -61,19 +77,16 @@ def build_network(cfg: DictConfig, num_classes: int, *, pretrained: bool = True)
         options=OmegaConf.to_container(model.options) if model.get("options") else None,  # type: ignore[arg-type]
         views=model.get("views", "one"),
     )
+    if pretrained and model.weights is None and isinstance(network.backbone, FromPictures):
+        network.backbone.initialise_from(plain_pictures(datamodule, INITIAL_PICTURES))
+    return network
 
 
 def build_classifier(
-    cfg: DictConfig, datamodule: ImageDataModule, devices: Devices, learning_rate: float, *, pretrained: bool = True
+    cfg: DictConfig, network: Network, datamodule: ImageDataModule, devices: Devices, learning_rate: float
 ) -> Classifier:
-    """The LightningModule of `cfg` for the classes of `datamodule`."""
+    """The LightningModule of `cfg` that trains `network` on `datamodule`."""
     model, loss = cfg.model, cfg.loss
-    L.seed_everything(cfg.seed, verbose=False)  # the head's random weights do not depend on what was done before
-    network = build_network(cfg, datamodule.num_classes, pretrained=pretrained)
-    if pretrained and model.weights is None and isinstance(network.backbone, FromPictures):
-        network.backbone.initialise_from(plain_pictures(datamodule, INITIAL_PICTURES))
-    epochs = cfg.trainer.max_epochs
-    steps = datamodule.steps_per_epoch * epochs
     return Classifier(
         network,
         optim=instantiate(cfg.optim, lr=learning_rate),
@@ -84,9 +97,18 @@ def build_classifier(
         freeze=model.freeze,
         unfreeze_epoch=model.unfreeze_epoch,
         channels_last=devices.channels_last(model.channels_last, cfg.data.image_size),
-        compile=devices.compile(model.compile, steps),
+        compile=devices.compile(model.compile, datamodule.steps_per_epoch * cfg.trainer.max_epochs),
         seed=cfg.seed,
     )
+
+
+def restore_classifier(
+    cfg: DictConfig, datamodule: ImageDataModule, devices: Devices, state: Mapping[str, Any]
+) -> Classifier:
+    """The classifier of `cfg` with the weights in `state`, a checkpoint's, to be evaluated or exported."""
+    classifier = build_classifier(cfg, build_network(cfg, datamodule, pretrained=False), datamodule, devices, 1.0)
+    classifier.load_state_dict(state)
+    return classifier
 
 
 def class_weights(wanted: Any, datamodule: ImageDataModule) -> torch.Tensor | None:
@@ -103,6 +125,59 @@ def class_weights(wanted: Any, datamodule: ImageDataModule) -> torch.Tensor | No
     if len(weights) != len(counts):
         raise UserError(f"loss.class_weights has {len(weights)} weights, but there are {len(counts)} classes.")
     return weights
+
+
+@dataclass(frozen=True)
+class RunCallbacks:
+    """The callbacks of a run: those that are asked for their results afterwards, and all of them in order."""
+
+    timing: Timing
+    history: History
+    checkpoints: Checkpoints
+    in_order: list[L.Callback]
+
+
+def build_callbacks(
+    cfg: DictConfig,
+    folder: Path,
+    stop: StopSignals,
+    datamodule: ImageDataModule,
+    classifier: Classifier,
+    timing: Timing,
+) -> RunCallbacks:
+    """The callbacks of a training, in the order in which Lightning calls them.
+
+    Those that change the weights come first, so that the others see the weights that a step leaves. Timing stands
+    before what takes time. History and Checkpoints come last, whatever their place, because Lightning moves every
+    Checkpoint to the end: a row then has all metrics of its epoch, and a checkpoint holds the row and the state of all
+    others.
+    """
+    history = History(folder / "metrics.csv", announce=None if cfg.quiet else say)
+    checkpoints: Checkpoints = instantiate(cfg.checkpoint, folder=folder / "checkpoints", stop=stop)
+    lookahead = classifier.optim.lookahead
+    in_order: list[L.Callback] = [
+        *([lookahead] if lookahead is not None else []),
+        *([WeightAveraging(decay=cfg.optim.ema)] if cfg.optim.ema is not None else []),
+        timing,
+        ProgressBar(),
+        *_watching(cfg, folder, datamodule),
+        *([instantiate(cfg.early_stopping)] if cfg.early_stopping.get("_target_") else []),
+        *instantiate(cfg.callbacks, _convert_="all").values(),
+        history,
+        checkpoints,
+    ]
+    return RunCallbacks(timing, history, checkpoints, in_order)
+
+
+def _watching(cfg: DictConfig, folder: Path, datamodule: ImageDataModule) -> list[L.Callback]:
+    """The callbacks of `debug.*`."""
+    if not cfg.debug.get("_target_"):
+        return []
+    counts: list[int] = datamodule.class_counts().tolist()
+    if datamodule.sampler == "balanced" or cfg.loss.class_weights == "balanced":
+        counts = [sum(counts) // len(counts)] * len(counts)  # drawn or weighted to count the same
+    callbacks: list[L.Callback] = instantiate(cfg.debug, folder=folder / "debug", class_counts=counts, _convert_="all")
+    return callbacks
 
 
 def build_trainer(

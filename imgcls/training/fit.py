@@ -44,7 +44,7 @@ def fit(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
         if recording.finished:
             log.info("%s holds this run, finished. resume=auto leaves it as it is.", folder)
             return load(folder)
-        import imgcls.training  # noqa: F401 - Lightning sets its loggers up when it is imported
+        import imgcls.training.pipeline  # noqa: F401 - Lightning sets its loggers up when it is imported
 
         with logging_to(folder / "log.txt", terminal=not cfg.quiet), _explained(recording, cfg.report):
             _fit_with_enough_memory(cfg, folder, recording)

@@ -31,7 +31,7 @@ FORMAT = 1
 BATCH = 64
 
 
-def use_features(
+def compute_features(
     datamodule: ImageDataModule,
     network: Network,
     *,
@@ -39,8 +39,8 @@ def use_features(
     augmentation: Any = None,
     device: torch.device,
     splits: Sequence[str] = SPLITS,
-) -> None:
-    """Let `datamodule` give the features of its pictures in their place, computed by `network.backbone` or found again.
+) -> dict[str, FeatureStore]:
+    """Each split's features of its pictures, computed by `network.backbone` or found again.
 
     Validation and test pictures have one view, as evaluation sees them; training pictures have it too, or `views`
     augmented ones, of which an epoch takes the next.
@@ -68,7 +68,7 @@ def use_features(
         else:
             log.info("%s: features of %d pictures found in %s.", split, count, folder)
         found[split] = known
-    datamodule.features = found
+    return found
 
 
 def backbone_key(network: Network) -> str:

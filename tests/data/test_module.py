@@ -238,9 +238,8 @@ def test_pictures_that_cannot_be_read_are_left_out_before_training(
 
 def test_normalization() -> None:
     assert Noise(normalization="imagenet").mean == IMAGENET_MEAN
-    chosen = Noise()
-    assert chosen.std == IMAGENET_STD
-    chosen.backbone_statistics = ((0.5, 0.5, 0.5), (0.4, 0.4, 0.4))
+    assert Noise().std == IMAGENET_STD
+    chosen = Noise(pretrained_statistics=((0.5, 0.5, 0.5), (0.4, 0.4, 0.4)))
     assert chosen.mean == (0.5, 0.5, 0.5)
     assert Noise(normalization=[[0.1, 0.2, 0.3], [1, 1, 1]]).mean == (0.1, 0.2, 0.3)
     computed = Noise(normalization="dataset")
@@ -337,7 +336,7 @@ def test_steps_and_micro_batches() -> None:
     datamodule = Noise(batch_size=8, micro_batch_size=3)
     assert (datamodule.accumulation, datamodule.steps_per_epoch) == (3, 2)
     assert datamodule.expected_micro_batch == pytest.approx(8 / 3)
-    datamodule.world_size = 2
+    datamodule = Noise(batch_size=8, micro_batch_size=3, world_size=2)
     assert (datamodule.accumulation, datamodule.steps_per_epoch) == (2, 2)
     assert datamodule.expected_micro_batch == 2
     small = Noise(batch_size=500)

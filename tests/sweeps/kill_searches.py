@@ -19,7 +19,7 @@ from typing import Any
 
 import imgcls
 import imgcls.sweeps.storage
-import imgcls.training
+import imgcls.training.pipeline
 
 
 def start(job: dict[str, Any]) -> int:

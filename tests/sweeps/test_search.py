@@ -135,16 +135,16 @@ def test_a_group_needs_the_words(words: Words, tmp_path: Path) -> None:
 
 
 def test_trials_that_fail(words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import imgcls.training as training
+    from imgcls.training import pipeline
 
-    original = training.build_classifier
+    original = pipeline.build_classifier
 
     def build(cfg: Any, *args: Any, **options: Any) -> Any:
         if cfg.optim.lr > 0.05:
             raise RuntimeError("a large rate")
         return original(cfg, *args, **options)
 
-    monkeypatch.setattr(training, "build_classifier", build)
+    monkeypatch.setattr(pipeline, "build_classifier", build)
     space = {"optim.lr": [0.1, 0.01], "seed": [0, 1]}
     words = [*words, "trainer.max_epochs=1"]
     found = imgcls.search(words, space, folder=tmp_path / "some", sampler="grid")

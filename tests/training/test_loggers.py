@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,11 @@ def test_figures_are_handed_to_loggers_that_show_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
 def test_a_missing_package_is_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = loggers.importlib.util.find_spec
-    monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda one: None if one == name else find(one))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda one: None if one == name else find(one))
     with pytest.raises(UserError, match=rf"pip install 'imgcls\[{name}\]'"):
         imgcls.compose([f"logger={name}"])
-    monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda one: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda one: object())
     assert imgcls.compose([f"logger={name}"]).logger["_target_"].startswith("imgcls.training.loggers.")
 
 

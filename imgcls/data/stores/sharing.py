@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imgcls.data.module import ImageDataModule, Opened
+    from imgcls.data.module import Opened
 
 MOST = 2  # data sets that are kept: a sweep over data.seed or data.root must not fill the memory
 # Options that do not change which pictures there are; how their pixels are held is part of each store's own key.
@@ -37,24 +37,23 @@ def shared_data() -> Iterator[None]:
         _kept = before
 
 
-def reuse(datamodule: ImageDataModule, options: Mapping[str, Any]) -> bool:
-    """Give `datamodule` what an earlier one with the same `options` has opened; whether there was one."""
-    if _kept is None or (opened := _kept.get(_key(options))) is None:
-        return False
-    _kept.move_to_end(_key(options))
-    datamodule.opened = opened
-    return True
+def recall(options: Mapping[str, Any]) -> Opened | None:
+    """What a data module with the same `options` has opened before, where that is kept."""
+    if _kept is None or (key := _key(options)) not in _kept:
+        return None
+    _kept.move_to_end(key)
+    return _kept[key]
 
 
-def keep(datamodule: ImageDataModule, options: Mapping[str, Any]) -> None:
-    """Remember what `datamodule` has opened, where that is asked for."""
+def remember(opened: Opened, options: Mapping[str, Any]) -> None:
+    """Keep what a data module with these `options` has opened, where that is asked for."""
     if _kept is None:
         return
-    _kept[_key(options)] = datamodule.opened
+    _kept[_key(options)] = opened
     while len(_kept) > MOST:
         _kept.popitem(last=False)
 
 
 def _key(options: Mapping[str, Any]) -> str:
-    told = {name: value for name, value in options.items() if name not in FREE}
-    return json.dumps(told, sort_keys=True, default=str)
+    decisive = {name: value for name, value in options.items() if name not in FREE}
+    return json.dumps(decisive, sort_keys=True, default=str)

@@ -1,0 +1,56 @@
+"""The features of a frozen backbone in the place of images: what a head alone is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from imgcls.data.batch import Batch, RawBatch
+from imgcls.data.loader import EvaluationPlan, Loader, TrainingPlan
+from imgcls.data.module import ImageDataModule
+from imgcls.data.stores.features import FeatureStore
+
+EVALUATED_AT_A_TIME = 1024  # features; a head takes as long for many as for few
+
+
+class FeatureDataModule(ImageDataModule):
+    """Batches of (N, F) features, cut and ordered as `images` cuts and orders its images.
+
+    Args:
+        images: the data module whose images the features are of, set up.
+        features: split to the features of its images.
+    """
+
+    def __init__(self, images: ImageDataModule, features: Mapping[str, FeatureStore]) -> None:
+        super().__init__(
+            batch_size=images.batch_size,
+            micro_batch_size=images.micro_batch_size,
+            world_size=images.world_size,
+            seed=images.seed,
+            sampler=images.sampler,
+            cache=images.cache,
+            opened=images.opened,
+        )
+        self.features = features
+
+    def setup(self, stage: str | None = None) -> None:
+        """Nothing: `images` has found what there is."""
+
+    def evaluation_dataloader(self, split: str) -> Loader[RawBatch | Batch]:
+        """The features of `split` in order, each once."""
+        rank, world_size = self._ranks()
+        batch_size = self.micro_batch_size or max(self.batch_size // world_size, EVALUATED_AT_A_TIME)
+        plan = EvaluationPlan(len(self.features[split]), batch_size, rank=rank, world_size=world_size)
+        return self._make_loader(split, plan)
+
+    def _make_loader(
+        self, name: str, plan: TrainingPlan | EvaluationPlan, *, training: bool = False
+    ) -> Loader[RawBatch | Batch]:
+        features, labels = self.features[name], torch.from_numpy(self._need(name).labels)
+
+        def load(positions: Tensor, draws: Tensor, epoch: int) -> RawBatch | Batch:
+            return Batch(features.gather(positions, epoch), labels[positions], positions)
+
+        return Loader(plan, load)
