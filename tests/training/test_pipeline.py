@@ -256,7 +256,7 @@ def test_sigterm_stops_all_processes_and_they_go_on(fit: Fit, tmp_path: Path) ->
 
 
 def test_out_of_memory_in_one_of_several_processes_shrinks_the_micro_batch_of_all(fit: Fit) -> None:
-    hungry = "data.augment.policy={_target_: tests.hungry.Hungry, most: 7}"
+    hungry = "data.augment.policy={_target_: tests.training.hungry.Hungry, most: 7}"
     run = fit(hungry, "data.batch_size=15", "trainer.devices=2", "trainer.max_epochs=1")  # shares of 7 and 8
     assert run.status["micro_batch_size"] == 4
     assert run.metrics["epochs"] == 1

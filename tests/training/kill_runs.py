@@ -1,6 +1,6 @@
 """Kill a run at random moments, go on with it, and compare its end with that of a run that was left alone.
 
-usage: python tests/kill_runs.py FOLDER PICTURES [KILLS] [OVERRIDES…]
+usage: python tests/training/kill_runs.py FOLDER PICTURES [KILLS] [OVERRIDES…]
 
 The libraries are imported once, each attempt is a forked child, so that twenty kills take a minute and not ten.
 """
