@@ -70,13 +70,13 @@ def _account(options: Mapping[str, Any]) -> Any:
 def _list(account: Any, most: int) -> None:
     from imgcls.aws.costs import at_most, hours, tuning_hours
     from imgcls.aws.naming import START, TUNING_START, is_trial_name
-    from imgcls.aws.refusals import refusals_explained
+    from imgcls.aws.refusals import explain_refusals
     from imgcls.launch.sagemaker.following import describe, is_running
     from imgcls.sweeps.sagemaker.watching import describe_tuning
 
     client = account.client("sagemaker")
     latest = {"SortBy": "CreationTime", "SortOrder": "Descending"}
-    with refusals_explained("list the jobs"):
+    with explain_refusals("list the jobs"):
         pages = client.get_paginator("list_training_jobs").paginate(NameContains=START, **latest)
         names = (one["TrainingJobName"] for page in pages for one in page["TrainingJobSummaries"])
         jobs = list(itertools.islice((name for name in names if not is_trial_name(name)), most))
@@ -119,9 +119,9 @@ def _one(action: str, options: dict[str, Any]) -> None:
     if is_tuning_name(job):
         _one_search(action, account, folder, job, poll)
     elif action == "stop":
-        from imgcls.aws.refusals import refusals_explained
+        from imgcls.aws.refusals import explain_refusals
 
-        with refusals_explained(f"stop the job {job}"):
+        with explain_refusals(f"stop the job {job}"):
             account.client("sagemaker").stop_training_job(TrainingJobName=job)
         print(f"{job} is asked to stop. The command that made it resumes it from its checkpoints.")
     else:
@@ -137,12 +137,12 @@ def _one(action: str, options: dict[str, Any]) -> None:
 
 
 def _one_search(action: str, account: Any, folder: Path, job: str, poll: float) -> None:
-    from imgcls.aws.refusals import refusals_explained
+    from imgcls.aws.refusals import explain_refusals
     from imgcls.sweeps.sagemaker.following import attach
     from imgcls.sweeps.sagemaker.watching import describe_tuning, is_running
 
     if action == "stop":
-        with refusals_explained(f"stop the tuning job {job}"):
+        with explain_refusals(f"stop the tuning job {job}"):
             account.client("sagemaker").stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=job)
         print(f"{job} is asked to stop, and its trials too. It cannot be resumed; its results can be fetched.")
         return

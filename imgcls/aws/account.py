@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from imgcls.aws.naming import Places, default_bucket
-from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.s3 import client_config
 from imgcls.errors import UserError
 from imgcls.system.extras import need
@@ -53,7 +53,7 @@ class Account:
     def connect(cls, region: str | None = None, profile: str | None = None, **options: Any) -> Account:
         """The account of the environment. Raises UserError for missing credentials, region or packages."""
         boto3 = need("boto3")
-        with refusals_explained("sign in to AWS"):
+        with explain_refusals("sign in to AWS"):
             session = boto3.Session(region_name=region, profile_name=profile)
             if session.region_name is None:
                 raise UserError("There is no AWS region. Give launch.region=eu-central-1, or set AWS_DEFAULT_REGION.")
@@ -75,7 +75,7 @@ class Account:
     @cached_property
     def identity(self) -> tuple[str, str]:
         """Account number and ARN of who asks."""
-        with refusals_explained("sign in to AWS"):
+        with explain_refusals("sign in to AWS"):
             answer = self.client("sts").get_caller_identity()
         return str(answer["Account"]), str(answer["Arn"])
 
@@ -94,7 +94,7 @@ class Account:
         """Where things are in S3; the default bucket is made where it is missing. Raises UserError."""
         name = self.bucket or default_bucket(self.region, self.number)
         s3 = self.client("s3")
-        with refusals_explained(f"use the bucket {name}"):
+        with explain_refusals(f"use the bucket {name}"):
             try:
                 s3.head_bucket(Bucket=name)
             except s3.exceptions.ClientError as error:
@@ -124,7 +124,7 @@ class Account:
                 "`python -m imgcls.jobs policies` prints what it must be allowed."
             )
         name = arn.split(":assumed-role/")[1].split("/")[0]
-        with refusals_explained(f"look up the role {name}"):
+        with explain_refusals(f"look up the role {name}"):
             return str(self.client("iam").get_role(RoleName=name)["Role"]["Arn"])
 
     @property

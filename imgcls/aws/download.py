@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.s3 import (
     WORKERS,
     Ledger,
@@ -52,7 +52,7 @@ def synchronise(address: str, folder: Path, *, client: Any = None, workers: int 
         UserError: no access, no such bucket, nothing there, no network, no boto3.
     """
     bucket, _ = split_folder(address, "data.root")
-    with alone(folder), refusals_explained(f"read data.root={address}"), explain_os_errors(folder):
+    with alone(folder), explain_refusals(f"read data.root={address}"), explain_os_errors(folder):
         client = client or make_client("data.root=s3://…")
         wanted = {stored.place: stored for stored in list_objects(client, address)}
         if not wanted:

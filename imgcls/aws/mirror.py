@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.refusals import explain, refusals_explained
+from imgcls.aws.refusals import explain, explain_refusals
 from imgcls.aws.s3 import Ledger, fetch_file, list_objects, make_client, split_folder
 from imgcls.errors import UserError
 from imgcls.system.cache import cache_folder
@@ -30,7 +30,7 @@ def local_place(address: str) -> Path:
 
 
 @contextlib.contextmanager
-def mirrored(address: str, *, client: Any = None, period: float = PERIOD) -> Iterator[Path]:
+def mirror_folder(address: str, *, client: Any = None, period: float = PERIOD) -> Iterator[Path]:
     """The run folder at `address`, fetched to this machine and kept in S3 while the block runs, and at its end.
 
     Args:
@@ -54,11 +54,11 @@ def mirrored(address: str, *, client: Any = None, period: float = PERIOD) -> Ite
         with repeating(keep, period, "imgcls-mirror"):
             yield mirror.folder
     finally:
-        with refusals_explained(f"write to {address} (all of the run is in {mirror.folder})"):
+        with explain_refusals(f"write to {address} (all of the run is in {mirror.folder})"):
             mirror.send()
 
 
-def fetched(address: str, *, client: Any = None) -> Path:
+def fetch_run(address: str, *, client: Any = None) -> Path:
     """The folder of the run at `address`, brought up to date. Raises UserError."""
     mirror = Mirror(address, client)
     mirror.fetch()
@@ -79,7 +79,7 @@ class Mirror:
 
     def fetch(self) -> None:
         """Bring what another machine has written to the folder; what came from here is kept. Raises UserError."""
-        with refusals_explained(f"read {self.address}"), explain_os_errors(self.folder):
+        with explain_refusals(f"read {self.address}"), explain_os_errors(self.folder):
             for stored in list_objects(self.client, self.address):
                 file = self.folder / stored.place
                 if self.ours.get(stored.place) != stored.etag or not file.is_file():

@@ -30,7 +30,7 @@ ADVICE_BY_CLASS = {
 
 
 @contextmanager
-def refusals_explained(doing: str) -> Iterator[None]:
+def explain_refusals(doing: str) -> Iterator[None]:
     """Turn what botocore raises into a UserError.
 
     Args:

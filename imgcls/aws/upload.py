@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.s3 import Ledger, StoredFile, list_objects, split_folder, split_uri, transfer
 from imgcls.errors import UserError
 from imgcls.system.cache import alone, cache_folder
@@ -73,7 +73,7 @@ def send(folder: Path, uri: str, client: Any, *, extra: Mapping[str, str] | None
     if not files:
         raise UserError(f"{folder} holds no files that could be uploaded.")
     ledger_file = cache_folder() / "uploads" / f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}.json"
-    with alone(ledger_file), refusals_explained(f"upload {title or folder} to {uri}"):
+    with alone(ledger_file), explain_refusals(f"upload {title or folder} to {uri}"):
         there = {stored.place: stored for stored in list_objects(client, uri)}
         ledger = Ledger(ledger_file)
         gone = [stored.key for place, stored in there.items() if place not in files]
@@ -130,7 +130,7 @@ def send_file(file: Path, uri: str, client: Any, *, extra: Mapping[str, str] | N
     bucket, key = split_uri(uri)
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
-    with refusals_explained(f"upload {file} to {uri}"):
+    with explain_refusals(f"upload {file} to {uri}"):
         try:
             there = client.head_object(Bucket=bucket, Key=key)["Metadata"].get("sha256")
         except client.exceptions.ClientError as error:

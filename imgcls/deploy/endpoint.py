@@ -9,7 +9,7 @@ from pathlib import Path
 
 from imgcls.aws.account import Account
 from imgcls.aws.naming import RUN_TAG
-from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.upload import send_file
 from imgcls.deploy import requests, scaling
 from imgcls.deploy.names import ENDPOINT_TAG, PREVIOUS_TAG, SCALING_TAG, as_list, numbered, tag_text, tags_of
@@ -116,13 +116,13 @@ class Deployment:
         name = numbered(self.name, request)
         if not described(self.account, what, name):
             tags = as_list({**self.options.tags, **tags_of(kind, self.name)})
-            with refusals_explained(f"make the {kind} {name}"):
+            with explain_refusals(f"make the {kind} {name}"):
                 getattr(self.account.client("sagemaker"), operation)(**{f"{what}Name": name}, **request, Tags=tags)
         return name
 
     def _create(self, config: str) -> None:
         tags = tags_of("endpoint", self.name, {RUN_TAG: tag_text(self.plan.source)})
-        with refusals_explained(f"make the endpoint {self.name}"):
+        with explain_refusals(f"make the endpoint {self.name}"):
             self.account.client("sagemaker").create_endpoint(
                 EndpointName=self.name, EndpointConfigName=config, Tags=as_list({**self.options.tags, **tags})
             )
@@ -189,7 +189,7 @@ def update(account: Account, there: Deployed, config: str, deployment: requests.
         scaling.unscale(account, there.name)
         scaled = {}
     note(account, there, PREVIOUS_TAG, there.config_name)
-    with refusals_explained(f"update the endpoint {there.name}"):
+    with explain_refusals(f"update the endpoint {there.name}"):
         account.client("sagemaker").update_endpoint(
             EndpointName=there.name,
             EndpointConfigName=config,
@@ -201,7 +201,7 @@ def update(account: Account, there: Deployed, config: str, deployment: requests.
 
 def note(account: Account, there: Deployed, tag: str, value: str) -> None:
     """Write `value` on the endpoint."""
-    with refusals_explained(f"write on the endpoint {there.name}"):
+    with explain_refusals(f"write on the endpoint {there.name}"):
         account.client("sagemaker").add_tags(ResourceArn=there.arn, Tags=[{"Key": tag, "Value": value}])
 
 
@@ -233,7 +233,7 @@ def previous_config(account: Account, there: Deployed) -> str:
     if noted and noted != there.config_name and described(account, "EndpointConfig", noted):
         return noted
     made = there.config.get("CreationTime")
-    with refusals_explained(f"list the configurations of {there.name}"):
+    with explain_refusals(f"list the configurations of {there.name}"):
         pages = account.client("sagemaker").get_paginator("list_endpoint_configs")
         found = [
             one
@@ -252,7 +252,7 @@ def delete_endpoint(account: Account, name: str, *, poll: float) -> bool:
     """Delete the endpoint, and wait until it is gone; whether there was one. Raises UserError."""
     client = account.client("sagemaker")
     for _ in range(2):
-        with refusals_explained(f"delete the endpoint {name}"):
+        with explain_refusals(f"delete the endpoint {name}"):
             try:
                 client.delete_endpoint(EndpointName=name)
             except Exception as error:

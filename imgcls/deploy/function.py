@@ -16,7 +16,7 @@ from typing import Any
 
 from imgcls.aws.account import Account
 from imgcls.aws.naming import TAG
-from imgcls.aws.refusals import explain, refusals_explained
+from imgcls.aws.refusals import explain, explain_refusals
 from imgcls.deploy.names import ALIAS, DIGEST_LENGTH, REGION_TAG, ROLE_PATH, as_list, as_mapping, tags_of
 from imgcls.deploy.policies import Names, lambda_policy, lambda_trust
 from imgcls.deploy.state import gone
@@ -69,7 +69,7 @@ def deploy_function(
     client = account.client("lambda")
     role = make_role(account, options) if options.make_role else role_arn(account, str(options.role))
     code, settings = zipped(), configuration(options, role)
-    with refusals_explained(f"make the function {options.function}"):
+    with explain_refusals(f"make the function {options.function}"):
         there = _function(client, options.function)
         if there is None:
             tags = {**options.tags, **tags_of("function", options.endpoint)}
@@ -133,7 +133,7 @@ def make_role(account: Account, options: FunctionOptions) -> str:
     """A role that may ask this endpoint and write this function's log, and nothing else. Returns its ARN."""
     client, name = account.client("iam"), role_name(options.function, account.region)
     names = Names(account.partition, account.region, account.number, options.endpoint, function=options.function)
-    with refusals_explained(f"make the role {name}"):
+    with explain_refusals(f"make the role {name}"):
         try:
             there = client.get_role(RoleName=name)["Role"]
             arn = str(there["Arn"])

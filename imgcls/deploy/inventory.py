@@ -9,7 +9,7 @@ from typing import Any
 
 from imgcls.aws.account import Account
 from imgcls.aws.naming import START, TAG
-from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.refusals import explain_refusals
 from imgcls.deploy.names import ENDPOINT_TAG, REGION_TAG, ROLE_PATH, as_mapping
 from imgcls.deploy.scaling import DIMENSION, NAMESPACE
 from imgcls.deploy.state import described, tags_at
@@ -43,7 +43,7 @@ class Found:
 
 def inventory(account: Account, endpoint: str | None = None) -> list[Found]:
     """What there is: all of it, or what belongs to one endpoint. Raises UserError where AWS does not let one look."""
-    with refusals_explained(f"list what there is in {account.region}"):
+    with explain_refusals(f"list what there is in {account.region}"):
         found = [
             *_endpoints(account, endpoint),
             *_functions(account),
@@ -59,7 +59,7 @@ def inventory(account: Account, endpoint: str | None = None) -> list[Found]:
 def running_jobs(account: Account) -> int:
     """How many training and tuning jobs of imgcls run; `imgcls.jobs` is for them."""
     client = account.client("sagemaker")
-    with refusals_explained("list the jobs"):
+    with explain_refusals("list the jobs"):
         training = client.list_training_jobs(NameContains=START, StatusEquals="InProgress")["TrainingJobSummaries"]
         tuning = client.list_hyper_parameter_tuning_jobs(NameContains=START, StatusEquals="InProgress")
     return len(training) + len(tuning["HyperParameterTuningJobSummaries"])

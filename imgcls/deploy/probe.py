@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from imgcls.aws.account import Account
-from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.s3 import split_uri
 from imgcls.deploy.samples import Sample
 from imgcls.errors import UserError
@@ -114,7 +114,7 @@ def asking_later(
 
         bucket, prefix = split_uri(place)
         key = f"{prefix}/{hashlib.sha256(content).hexdigest()[:16]}"
-        with refusals_explained(f"ask the endpoint {endpoint}"):
+        with explain_refusals(f"ask the endpoint {endpoint}"):
             s3.put_object(Bucket=bucket, Key=key, Body=content, **account.encryption)
             told = runtime.invoke_endpoint_async(
                 EndpointName=endpoint, InputLocation=f"s3://{bucket}/{key}", ContentType=KIND, Accept=accept
@@ -139,7 +139,7 @@ def _read(s3: Any, place: str | None) -> bytes | None:
     if not place:
         return None
     bucket, key = split_uri(place)
-    with refusals_explained(f"read {place}"):
+    with explain_refusals(f"read {place}"):
         try:
             return bytes(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
         except Exception as error:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.refusals import explain_refusals
 from imgcls.deploy import probe
 from imgcls.deploy.deploying import deploy_to, pictures_for
 from imgcls.deploy.options import SERVERLESS, Options
@@ -115,7 +115,7 @@ def _put_in_front(account: Account, options: Options, source: Source) -> None:
     _step("A Lambda function in front")
     wanted = FunctionOptions(source.name, source.name, make_role=True, provisioned=1, url="iam", poll=POLL)
     made = deploy_function(account, wanted)
-    with refusals_explained(f"ask the function {made.name}"):
+    with explain_refusals(f"ask the function {made.name}"):
         best: dict[str, Any] = ask(account, made.name, samples.pictures[0].content)["predictions"][0]["classes"][0]
     print(f"{made.name}, version {made.version}: {samples.pictures[0].name} is {best['class']}.")
 

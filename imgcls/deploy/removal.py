@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from imgcls.aws.account import Account
-from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.s3 import split_uri
 from imgcls.deploy import scaling
 from imgcls.deploy.endpoint import delete_endpoint
@@ -38,7 +38,7 @@ def remove(account: Account, found: Sequence[Found], *, poll: float, say: Callab
     for kind, remover in removers.items():
         for one in found:
             if one.kind == kind:
-                with refusals_explained(f"remove the {kind} {one.name}"):
+                with explain_refusals(f"remove the {kind} {one.name}"):
                     remover(account, one)
                 say(f"removed {kind:<16} {one.name}")
 

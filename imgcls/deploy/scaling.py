@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from imgcls.aws.account import Account
-from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.refusals import explain_refusals
 from imgcls.deploy.names import SCALING_TAG, VARIANT, as_list, tags_of
 from imgcls.deploy.options import ASYNCHRONOUS, Options
 
@@ -32,7 +32,7 @@ def alarm_names(endpoint: str) -> dict[str, str]:
 
 def target_of(account: Account, endpoint: str) -> dict[str, Any]:
     """The endpoint's scalable target; empty where it is not scaled."""
-    with refusals_explained(f"look at the autoscaling of {endpoint}"):
+    with explain_refusals(f"look at the autoscaling of {endpoint}"):
         found = account.client("application-autoscaling").describe_scalable_targets(
             ServiceNamespace=NAMESPACE, ResourceIds=[resource_of(endpoint)], ScalableDimension=DIMENSION
         )
@@ -106,7 +106,7 @@ def scale(account: Account, endpoint: str, scaling: Scaling, mode: str) -> None:
         "ResourceId": resource_of(endpoint),
         "ScalableDimension": DIMENSION,
     }
-    with refusals_explained(f"set up the autoscaling of {endpoint}"):
+    with explain_refusals(f"set up the autoscaling of {endpoint}"):
         client.register_scalable_target(**place, MinCapacity=scaling.low, MaxCapacity=scaling.high)
         client.put_scaling_policy(
             **place,
@@ -175,7 +175,7 @@ def unscale(account: Account, endpoint: str) -> bool:
     """Leave the number of machines as it is from now on; whether AWS had chosen it. Its policies go with it."""
     if not target_of(account, endpoint):
         return False
-    with refusals_explained(f"end the autoscaling of {endpoint}"):
+    with explain_refusals(f"end the autoscaling of {endpoint}"):
         account.client("application-autoscaling").deregister_scalable_target(
             ServiceNamespace=NAMESPACE, ResourceId=resource_of(endpoint), ScalableDimension=DIMENSION
         )
@@ -186,7 +186,7 @@ def unscale(account: Account, endpoint: str) -> bool:
 def watch_errors(account: Account, endpoint: str) -> str:
     """The alarm that takes an update back; made where it is missing."""
     name = alarm_names(endpoint)["errors"]
-    with refusals_explained(f"make the alarm {name}"):
+    with explain_refusals(f"make the alarm {name}"):
         account.client("cloudwatch").put_metric_alarm(
             AlarmName=name,
             AlarmDescription="Requests fail by a fault of the endpoint.",
@@ -207,7 +207,7 @@ def watch_errors(account: Account, endpoint: str) -> str:
 def delete_alarms(account: Account, names: list[str]) -> None:
     """Delete those of the alarms that are there: AWS deletes none where one is not."""
     client = account.client("cloudwatch")
-    with refusals_explained(f"delete the alarms {', '.join(names)}"):
+    with explain_refusals(f"delete the alarms {', '.join(names)}"):
         there = [one["AlarmName"] for one in client.describe_alarms(AlarmNames=names)["MetricAlarms"]]
         if there:
             client.delete_alarms(AlarmNames=there)

@@ -10,7 +10,7 @@ from typing import Any
 
 from imgcls.aws.account import Account
 from imgcls.aws.naming import TAG
-from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.refusals import explain_refusals
 from imgcls.deploy.names import as_mapping
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.following import PATIENCE, passes
@@ -97,7 +97,7 @@ def described(account: Account, what: str, name: str) -> dict[str, Any]:
     operation = {"Endpoint": "describe_endpoint", "EndpointConfig": "describe_endpoint_config"}.get(
         what, "describe_model"
     )
-    with refusals_explained(f"look at {name}"):
+    with explain_refusals(f"look at {name}"):
         try:
             answer = dict(getattr(account.client("sagemaker"), operation)(**{f"{what}Name": name}))
         except Exception as error:
@@ -131,7 +131,7 @@ def needed(account: Account, name: str) -> Deployed:
 
 def tags_at(account: Account, arn: str) -> dict[str, str]:
     """The tags of something of SageMaker; none where it is gone."""
-    with refusals_explained(f"read the tags of {arn.rpartition('/')[2]}"):
+    with explain_refusals(f"read the tags of {arn.rpartition('/')[2]}"):
         try:
             answer = account.client("sagemaker").list_tags(ResourceArn=arn)
         except Exception as error:

@@ -140,9 +140,9 @@ class Page:
 def load(folder: str | Path) -> Run:
     """The run in `folder`, which may be an address s3://bucket/prefix. Raises UserError where there is none."""
     if is_remote(folder):
-        from imgcls.aws.mirror import fetched
+        from imgcls.aws.mirror import fetch_run
 
-        folder = fetched(str(folder))
+        folder = fetch_run(str(folder))
     return Run(folder)
 
 

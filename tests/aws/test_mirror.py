@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import imgcls
-from imgcls.aws.mirror import LEDGER, Mirror, local_place, mirrored
+from imgcls.aws.mirror import LEDGER, Mirror, local_place, mirror_folder
 from imgcls.config.composition import compose
 from imgcls.errors import UserError
 from imgcls.system.interrupts import Interrupted
@@ -44,7 +44,7 @@ def test_a_growing_folder_is_kept(s3: Any) -> None:
         sent.set()
 
     s3.upload_file = noting
-    with mirrored(ADDRESS, client=s3, period=0.01) as folder:
+    with mirror_folder(ADDRESS, client=s3, period=0.01) as folder:
         assert folder == local_place(ADDRESS)
         (folder / "checkpoints").mkdir(parents=True)
         (folder / "metrics.csv").write_text("one")
@@ -65,10 +65,10 @@ def test_it_is_sent_also_when_the_run_is_interrupted_and_found_on_another_machin
         (folder / "old.ckpt").write_text("x")
         raise Interrupted(15)
 
-    with pytest.raises(Interrupted), mirrored(ADDRESS, client=s3) as folder:
+    with pytest.raises(Interrupted), mirror_folder(ADDRESS, client=s3) as folder:
         begin(folder)
     monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "other"))
-    with mirrored(ADDRESS, client=s3) as other:
+    with mirror_folder(ADDRESS, client=s3) as other:
         assert other != folder
         assert (other / "status.json").read_text() == '{"state": "interrupted"}'
         (other / "old.ckpt").unlink()
@@ -77,14 +77,14 @@ def test_it_is_sent_also_when_the_run_is_interrupted_and_found_on_another_machin
 
 
 def test_what_this_machine_wrote_last_is_kept(s3: Any) -> None:
-    with mirrored(ADDRESS, client=s3) as folder:
+    with mirror_folder(ADDRESS, client=s3) as folder:
         folder.mkdir(parents=True)
         (folder / "metrics.csv").write_text("sent")
     (folder / "metrics.csv").write_text("newer, but the machine was killed before it was sent")
-    with mirrored(ADDRESS, client=s3) as folder:
+    with mirror_folder(ADDRESS, client=s3) as folder:
         assert (folder / "metrics.csv").read_text().startswith("newer")
     s3.put_object(Bucket="bucket", Key="runs/one/metrics.csv", Body=b"of another machine")
-    with mirrored(ADDRESS, client=s3) as folder:
+    with mirror_folder(ADDRESS, client=s3) as folder:
         assert (folder / "metrics.csv").read_text() == "of another machine"
 
 
@@ -118,7 +118,7 @@ def test_faults_are_said_and_the_run_is_not_lost(s3: Any) -> None:
         local_place("s3://bucket")
     with (
         pytest.raises(UserError, match=r"Could not read s3://nowhere/x: .*bucket does not exist"),
-        mirrored("s3://nowhere/x", client=s3),
+        mirror_folder("s3://nowhere/x", client=s3),
     ):
         pass
     upload = s3.upload_file
@@ -131,10 +131,10 @@ def test_faults_are_said_and_the_run_is_not_lost(s3: Any) -> None:
         (folder / "metrics.csv").write_text("x")
         s3.upload_file = broken
 
-    with pytest.raises(UserError, match=r"all of the run is in .*runs/one\)"), mirrored(ADDRESS, client=s3) as folder:
+    with pytest.raises(UserError, match=r"the run is in .*runs/one\)"), mirror_folder(ADDRESS, client=s3) as folder:
         write(folder)
     s3.upload_file = upload
-    with mirrored(ADDRESS, client=s3):
+    with mirror_folder(ADDRESS, client=s3):
         pass
     assert there(s3) == {"metrics.csv": b"x"}
 

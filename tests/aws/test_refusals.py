@@ -9,7 +9,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.refusals import explain_refusals
 from imgcls.errors import UserError
 
 
@@ -49,7 +49,7 @@ def wrapped(error):
 def test_what_aws_refuses_is_one_line_that_says_what_to_do(error, said):
     with (
         pytest.raises(UserError, match="Could not create the training job: ") as raised,
-        refusals_explained("create the training job"),
+        explain_refusals("create the training job"),
     ):
         raise error
     assert said in str(raised.value)
@@ -58,5 +58,5 @@ def test_what_aws_refuses_is_one_line_that_says_what_to_do(error, said):
 
 
 def test_other_errors_stay_as_they_are():
-    with pytest.raises(KeyError), refusals_explained("create the training job"):
+    with pytest.raises(KeyError), explain_refusals("create the training job"):
         raise KeyError("x")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.aws.account import Account
-from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.s3 import fetch_file, list_objects, split_uri
 from imgcls.launch.sagemaker.container import JOB_FILE
 from imgcls.system.files import explain_os_errors
@@ -71,7 +71,7 @@ def fetch_reports(account: Account, description: dict[str, Any], folder: Path) -
 def _fetch_some(account: Account, uri: str, folder: Path, wanted: Callable[[str], bool]) -> list[Path]:
     """Fetch the files of `uri` whose places are wanted to `folder`."""
     client = account.client("s3")
-    with refusals_explained(f"read {uri}"), explain_os_errors(folder):
+    with explain_refusals(f"read {uri}"), explain_os_errors(folder):
         stored = [stored for stored in list_objects(client, uri) if wanted(stored.place)]
         for file in stored:
             fetch_file(client, file, folder / file.place)
@@ -81,7 +81,7 @@ def _fetch_some(account: Account, uri: str, folder: Path, wanted: Callable[[str]
 def _unpack(account: Account, uri: str, target: Path, work: Path) -> None:
     bucket, key = split_uri(uri)
     archive = work / "archive.tar.gz"
-    with refusals_explained(f"fetch {uri}"):
+    with explain_refusals(f"fetch {uri}"):
         account.client("s3").download_file(bucket, key, str(archive))
     target.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive) as tar:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from imgcls.aws.account import Account
-from imgcls.aws.refusals import explain, refusals_explained
+from imgcls.aws.refusals import explain, explain_refusals
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.container import STARTED
 from imgcls.system.interrupts import raise_if_requested
@@ -51,7 +51,7 @@ class Ended:
 
 def describe(account: Account, job: str) -> dict[str, Any]:
     """What AWS knows of the training job. Raises UserError."""
-    with refusals_explained(f"look at the job {job}"):
+    with explain_refusals(f"look at the job {job}"):
         answer: dict[str, Any] = account.client("sagemaker").describe_training_job(TrainingJobName=job)
     return answer
 
@@ -201,7 +201,7 @@ class LogReader:
             if _code(error) == "ResourceNotFoundException":
                 return  # no job of this account has written a line yet
             raise explain(error, f"read the log of {self.job}") or error from error
-        with refusals_explained(f"read the log of {self.job}"), self.file.open("a", encoding="utf-8") as file:
+        with explain_refusals(f"read the log of {self.job}"), self.file.open("a", encoding="utf-8") as file:
             names = sorted(one["logStreamName"] for one in streams["logStreams"])
             for name in names:
                 for line in self._new(client, name):

@@ -118,7 +118,7 @@ def job_file(account: Account, job: str, description: Mapping[str, Any]) -> dict
     import tarfile
     import tempfile
 
-    from imgcls.aws.refusals import refusals_explained
+    from imgcls.aws.refusals import explain_refusals
     from imgcls.aws.s3 import split_uri
     from imgcls.launch.sagemaker.bundle import BUNDLE, JOB_FILE, SOURCE
 
@@ -126,7 +126,7 @@ def job_file(account: Account, job: str, description: Mapping[str, Any]) -> dict
     if "code" not in channels:
         raise UserError(f"The job {job} was not made by imgcls.")
     bucket, key = split_uri(channels["code"]["DataSource"]["S3DataSource"]["S3Uri"])
-    with tempfile.TemporaryDirectory() as work, refusals_explained(f"fetch the source of {job}"):
+    with tempfile.TemporaryDirectory() as work, explain_refusals(f"fetch the source of {job}"):
         archive = Path(work) / BUNDLE
         account.client("s3").download_file(bucket, f"{key}{BUNDLE}" if key.endswith("/") else key, str(archive))
         with tarfile.open(archive) as tar:

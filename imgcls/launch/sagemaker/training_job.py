@@ -13,7 +13,7 @@ from typing import Any
 
 from imgcls.aws.account import Account, settle_sdk
 from imgcls.aws.naming import tags
-from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.refusals import explain_refusals
 from imgcls.errors import UserError, nearest
 from imgcls.launch.sagemaker.bundle import BUNDLE, own_modules, requirements_text, write_bundle
 from imgcls.launch.sagemaker.options import JobOptions
@@ -62,7 +62,7 @@ def create_job(account: Account, plan: JobPlan) -> str:
     from sagemaker.core.training import configs
     from sagemaker.train.model_trainer import ModelTrainer
 
-    with tempfile.TemporaryDirectory(prefix="imgcls-") as work, refusals_explained("create the training job"):
+    with tempfile.TemporaryDirectory(prefix="imgcls-") as work, explain_refusals("create the training job"):
         bundle = Path(work) / BUNDLE
         job = {"config": plan.config, "overrides": plan.overrides, "base": plan.base}
         write_bundle(

@@ -16,7 +16,7 @@ from typing import Any
 
 from imgcls.aws.account import Account, settle_sdk
 from imgcls.aws.naming import tags
-from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.s3 import split_uri
 from imgcls.launch.sagemaker.bundle import BUNDLE, own_modules, requirements_text, write_bundle
 from imgcls.launch.sagemaker.options import JobOptions
@@ -73,9 +73,9 @@ def create_tuning_job(account: Account, plan: TuningPlan) -> None:
     settle_sdk()
     image = options.image or image_uri(options, account.region)
     code = account.places.uri("jobs", plan.name, "code")
-    with refusals_explained("upload the source of the tuning job"):
+    with explain_refusals("upload the source of the tuning job"):
         _upload_source(account, plan, code)
-    with refusals_explained("create the tuning job"):
+    with explain_refusals("create the tuning job"):
         account.client("sagemaker").create_hyper_parameter_tuning_job(
             HyperParameterTuningJobName=plan.name,
             HyperParameterTuningJobConfig=search_request(plan),

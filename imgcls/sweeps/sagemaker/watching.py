@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from imgcls.aws.account import Account
-from imgcls.aws.refusals import refusals_explained
+from imgcls.aws.refusals import explain_refusals
 from imgcls.launch.sagemaker.following import RUNNING, clean_reason
 from imgcls.sweeps.found import Found, FoundTrial, State
 from imgcls.sweeps.sagemaker.ranges import Ranges
@@ -16,7 +16,7 @@ from imgcls.sweeps.sagemaker.ranges import Ranges
 def describe_tuning(account: Account, name: str) -> dict[str, Any] | None:
     """What AWS knows of the tuning job; None where there is none of this name. Raises UserError."""
     client = account.client("sagemaker")
-    with refusals_explained(f"look at the tuning job {name}"):
+    with explain_refusals(f"look at the tuning job {name}"):
         try:
             answer: dict[str, Any] = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
         except client.exceptions.ResourceNotFound:
@@ -32,7 +32,7 @@ def is_running(description: Mapping[str, Any]) -> bool:
 def trials_of(account: Account, name: str, ranges: Ranges) -> list[FoundTrial]:
     """The trials of a tuning job that have begun, in the order in which they were made. Raises UserError."""
     pages = account.client("sagemaker").get_paginator("list_training_jobs_for_hyper_parameter_tuning_job")
-    with refusals_explained(f"look at the trials of {name}"):
+    with explain_refusals(f"look at the trials of {name}"):
         found = [
             one for page in pages.paginate(HyperParameterTuningJobName=name) for one in page["TrainingJobSummaries"]
         ]
