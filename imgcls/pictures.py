@@ -1,6 +1,6 @@
-"""Opening one picture of any kind as RGB: the one way that training, evaluation, predict and serve share.
+"""Opening an image of any format as RGB: the one way that training, evaluation, predict and serve share.
 
-Needs Pillow and numpy alone.
+Needs only Pillow and numpy.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+Source = Path | str | bytes | Image.Image | np.ndarray
 MAX_PIXELS = 89_478_485
-"""Larger pictures are refused before they are decoded: a quarter of a gigabyte as RGB (Pillow's own limit)."""
+"""Larger images are refused before they are decoded: a quarter of a gigabyte as RGB (Pillow's own limit)."""
 
 PICTURE_SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
     | {".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".qoi"}
 )
-"""Lower-case endings of files that are taken for pictures when a folder is searched."""
+"""Lower-case suffixes of the files that count as images when a folder is searched."""
 
 # Decoders that run in this process and recognise their files by the first bytes. Not EPS and PDF, whose decoders
 # start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO", "AVIF", "HEIF", "JPEG2000", "PPM", "DIB", "ICO", "QOI")
 ORIENTATION = 0x0112
 
-# What the checks report in one list would otherwise also be a warning in the middle of a progress bar.
+# The checks report these files in one list; Pillow's warnings would land in the middle of a progress bar.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", "(Corrupt EXIF data|Truncated File Read|Metadata Warning)", UserWarning, r"PIL\.")
 
 
-class BadPicture(ValueError):  # noqa: N818 (it is the picture that is bad)
-    """A picture that cannot be used; `reason` is one short phrase."""
+class BadPicture(ValueError):  # noqa: N818 (it is the image that is bad)
+    """An image that cannot be used; `reason` is one short phrase."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -41,33 +42,32 @@ class BadPicture(ValueError):  # noqa: N818 (it is the picture that is bad)
 
 
 class HugePicture(BadPicture):
-    """A picture of more pixels than are decoded."""
+    """An image with more pixels than are decoded."""
 
 
-def open_picture(source: Path | str | bytes | Image.Image | np.ndarray, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture, wholly decoded, in mode RGB and upright.
+def open_picture(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image, fully decoded, in mode RGB and upright.
 
-    The first frame of an animation; grey, palette, CMYK and 16-bit pictures converted; transparent parts on white;
-    the EXIF orientation applied. Colour profiles are ignored, as torchvision does.
+    Animations give their first frame; grey, palette, CMYK and 16-bit images are converted; transparent parts become
+    white; the EXIF orientation is applied. Colour profiles are ignored, as in torchvision.
 
     Args:
-        source: a file, the bytes of one, a Pillow picture, or an array: uint8 or uint16 (H, W), (H, W, 1), (H, W, 3)
-            or (H, W, 4).
-        max_pixels: larger pictures are refused before they are decoded; at most MAX_PIXELS.
+        source: a file, its bytes, a Pillow image, or an array: uint8 or uint16 (H, W), (H, W, 1), (H, W, 3) or
+            (H, W, 4).
+        max_pixels: larger images are refused before they are decoded; at most MAX_PIXELS.
 
-    Raises BadPicture where there is no such file, or it is empty, truncated, no picture, or too large.
+    Raises:
+        BadPicture: the file does not exist, is empty, truncated, too large, or not an image.
     """
     return decode(source, max_pixels)[0]
 
 
-def decode(
-    source: Path | str | bytes | Image.Image | np.ndarray, max_pixels: int = MAX_PIXELS
-) -> tuple[Image.Image, str]:
-    """`open_picture(source)` and the name of the format that the content has ('JPEG', 'PNG'; '' without a file)."""
+def decode(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, str]:
+    """`open_picture(source)` and the format of its content, such as 'JPEG' or 'PNG'; '' for an array."""
     if isinstance(source, np.ndarray):
         return _to_rgb(_from_array(source, max_pixels)), ""
     if isinstance(source, Image.Image):
-        return _decoded(source, max_pixels), source.format or ""
+        return _load(source, max_pixels), source.format or ""
     if isinstance(source, bytes | bytearray | memoryview):
         if not len(source):
             raise BadPicture("empty")
@@ -76,7 +76,7 @@ def decode(
         file = str(source)
     try:
         with Image.open(file, formats=_formats()) as image:
-            return _decoded(image, max_pixels), image.format or ""
+            return _load(image, max_pixels), image.format or ""
     except BadPicture:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -89,14 +89,14 @@ def decode(
     except IsADirectoryError as error:
         raise BadPicture("a folder, not a file") from error
     except PermissionError as error:
-        raise BadPicture("may not be read") from error
+        raise BadPicture("permission denied") from error
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises ValueError, SyntaxError, struct.error and others, not only OSError
         raise BadPicture(_phrase(error)) from error
 
 
-def _decoded(image: Image.Image, max_pixels: int) -> Image.Image:
+def _load(image: Image.Image, max_pixels: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
         raise HugePicture(f"{width}x{height}, more than {max_pixels:,} pixels")
@@ -114,7 +114,7 @@ def _decoded(image: Image.Image, max_pixels: int) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return image if image.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
-    except Exception:  # broken metadata in a sound picture
+    except Exception:  # broken metadata in an intact image
         return image
 
 
@@ -131,14 +131,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Grey values of more than 8 bits as uint8: 0..65535 is scaled, integers of 0..255 and floats of 0..1 are known
-    by their largest value."""
+    """Grey values of more than 8 bits as uint8.
+
+    uint16 is scaled from 0..65535; for other types the largest value decides between 0..1, 0..255 and 0..65535.
+    """
     if values.dtype.kind == "u" and values.itemsize == 2:  # in either byte order
         return (values >> 8).astype(np.uint8)
-    fractions = np.issubdtype(values.dtype, np.floating)
+    is_float = np.issubdtype(values.dtype, np.floating)
     values = np.nan_to_num(values.astype(np.float64))
     top = values.max(initial=0.0)
-    if fractions and top <= 1.0:
+    if is_float and top <= 1.0:
         values = values * 255.0
     elif top > 255.0:
         values = values / 257.0
@@ -168,7 +170,7 @@ def _phrase(error: BaseException) -> str:
 
 @cache
 def _formats() -> list[str]:
-    """Those of FORMATS that the installed Pillow can decode; HEIC where pillow-heif is installed."""
+    """The FORMATS that the installed Pillow can decode; HEIC needs pillow-heif."""
     try:
         from pillow_heif import register_heif_opener
 

@@ -1,6 +1,6 @@
-"""From a picture to the pixels and numbers a model takes: the one way that validation, test, predict and serve share.
+"""From an image to the model's input: the one way that validation, test, predict and serve share.
 
-Needs Pillow and numpy alone, so that a portable model can be served without torch's data stack.
+Needs only Pillow and numpy, so that a portable model can be served without torch's data stack.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from imgcls.errors import UserError, nearest
+from imgcls.pictures import open_picture
 
 INTERPOLATIONS: dict[str, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
@@ -24,21 +25,21 @@ INTERPOLATIONS: dict[str, Image.Resampling] = {
 }
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-CACHED_VALUES = 1 << 17  # so many float32 stay in a core's cache between two operations
+CACHE_VALUES = 1 << 17  # float32 values that stay in a core's cache between two operations
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """Resize the shorter side with antialiasing, crop the centre, normalise.
 
-    A picture that already is `image_size` squared is taken as it is.
+    An image that already has `image_size` x `image_size` pixels is not resampled.
 
     >>> Preprocessing(image_size=2, resize=2).pixels(Image.new("RGB", (4, 8), (255, 0, 0))).shape
     (2, 2, 3)
     """
 
     image_size: int
-    """Side of the square that goes into the model, px."""
+    """Side of the model's square input, px."""
     resize: int
     """Shorter side before the centre crop, px; at least `image_size`."""
     interpolation: str = "bicubic"
@@ -46,35 +47,31 @@ class Preprocessing:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted from red, green, blue in 0..1."""
     std: tuple[float, float, float] = IMAGENET_STD
-    """What they are then divided by."""
+    """Divides the differences, per channel."""
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
-            raise UserError(f"image_size is {self.image_size}; it is a side in pixels, at least 1.")
+            raise UserError(f"image_size={self.image_size} must be at least 1 pixel.")
         if self.resize < self.image_size:
             raise UserError(
                 f"resize={self.resize} is smaller than image_size={self.image_size}: the centre crop would not fit. "
                 f"Set resize to {self.image_size} or more."
             )
         if self.interpolation not in INTERPOLATIONS:
-            raise UserError(
-                f"Unknown interpolation '{self.interpolation}'. {nearest(self.interpolation, INTERPOLATIONS)}"
-            )
+            raise UserError(f"interpolation={self.interpolation}: {nearest(self.interpolation, INTERPOLATIONS)}")
         for name in ("mean", "std"):
             values = tuple(float(value) for value in getattr(self, name))
             if len(values) != 3 or (name == "std" and min(values) <= 0):
-                raise UserError(f"{name}={list(values)} must be three numbers, for red, green and blue, std above 0.")
+                raise UserError(f"{name}={list(values)} must be three numbers, for red, green and blue; std above 0.")
             object.__setattr__(self, name, values)
 
     def pixels(self, picture: Image.Image) -> np.ndarray:
-        """The picture as uint8 (image_size, image_size, 3), before normalisation.
+        """The image as uint8 (image_size, image_size, 3), before normalisation.
 
-        The same as torchvision's Resize(resize) and CenterCrop(image_size) of a PIL picture, in one resampling
-        that computes only what the crop keeps.
+        The same as torchvision's Resize(resize) and CenterCrop(image_size) on a PIL image, in one resampling that
+        computes only what the crop keeps.
         """
         if picture.mode != "RGB":
-            from imgcls.pictures import open_picture
-
             picture = open_picture(picture)
         size, (width, height) = self.image_size, picture.size
         if (width, height) == (size, size):
@@ -89,25 +86,25 @@ class Preprocessing:
         return np.array(picture.resize((size, size), INTERPOLATIONS[self.interpolation], box=box), dtype=np.uint8)
 
     def normalise(self, pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """uint8 (N, H, W, 3) to float32 (N, 3, H, W), into `out` if given: each channel less its mean, by its std.
+        """uint8 (N, H, W, 3) to float32 (N, 3, H, W), into `out` if given: minus the mean, divided by the std.
 
-        Subtraction before multiplication, in float32: no fused operation can round it otherwise, so it is equal bit
-        for bit to what the data module computes on any device.
+        Subtraction before multiplication, in float32: no fused operation can round it differently, so the result is
+        bit for bit what the data module computes on any device.
         """
         offset, scale = self.offset_and_scale()
         channels_first = np.moveaxis(np.asarray(pixels), -1, 1)
         if out is None:
             out = np.empty(channels_first.shape, dtype=np.float32)
-        together = max(1, CACHED_VALUES // max(1, out[0].size)) if len(out) else 1
-        for first in range(0, len(out), together):
-            part = out[first : first + together]
-            part[...] = channels_first[first : first + together]
+        step = max(1, CACHE_VALUES // max(1, out[0].size)) if len(out) else 1
+        for start in range(0, len(out), step):
+            part = out[start : start + step]
+            part[...] = channels_first[start : start + step]
             part -= offset[:, None, None]
             part *= scale[:, None, None]
         return out
 
     def offset_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
-        """float32 (3,) twice: normalised = (value in 0..255 - offset) * scale."""
+        """Two float32 (3,) arrays: normalised = (value in 0..255 - offset) * scale."""
         offset = 255.0 * np.asarray(self.mean, dtype=np.float64)
         scale = 1.0 / (255.0 * np.asarray(self.std, dtype=np.float64))
         return offset.astype(np.float32), scale.astype(np.float32)
@@ -118,5 +115,5 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """What `as_dict` gave, as read back from JSON."""
+        """The inverse of `as_dict`, after a round trip through JSON."""
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})

@@ -1,4 +1,4 @@
-"""Every kind of picture comes out as right RGB, or as a BadPicture with a reason."""
+"""Every kind of image becomes correct RGB, or a BadPicture with a reason."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def test_formats(kind: str, tmp_path: Path) -> None:
         pytest.skip("this Pillow reads no AVIF")
     path = tmp_path / "picture.jpg"  # mislabelled: the content decides
     path.write_bytes(encoded(Image.new("RGB", (16, 16), RED), kind))
-    picture, found = decode(path)
+    picture, detected = decode(path)
     assert (picture.mode, picture.size) == ("RGB", (16, 16))
     assert np.abs(np.asarray(picture, dtype=int) - RED).max() <= 4
-    assert found == ("JPEG" if kind == "MPO" else kind)
+    assert detected == ("JPEG" if kind == "MPO" else kind)
 
 
 def test_lossless_pixels_are_unchanged() -> None:
@@ -67,7 +67,7 @@ def test_exif_orientation(orientation: int) -> None:
     exif[ORIENTATION] = orientation
     picture = open_picture(encoded(stored, "PNG", exif=exif))
     assert np.array_equal(np.asarray(picture), np.asarray(upright))
-    assert np.array_equal(np.asarray(open_picture(picture)), np.asarray(upright)), "it is not turned twice"
+    assert np.array_equal(np.asarray(open_picture(picture)), np.asarray(upright)), "it is not rotated twice"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF", "WEBP"])
@@ -112,7 +112,7 @@ def test_cmyk_jpeg() -> None:
     assert np.abs(np.asarray(open_picture(content), dtype=int) - RED).max() <= 6
 
 
-def test_transparency_is_white() -> None:
+def test_transparency_becomes_white() -> None:
     clear = Image.new("RGBA", (2, 1), (*RED, 0))
     clear.putpixel((1, 0), (*RED, 255))
     assert np.asarray(open_picture(encoded(clear, "PNG"))).tolist() == [[list(WHITE), list(RED)]]
@@ -164,9 +164,9 @@ def test_arrays() -> None:
     grey = np.full((3, 5), 7, dtype=np.uint8)
     for array in (grey, grey[..., None], np.repeat(grey[..., None], 3, axis=2)):
         assert np.asarray(open_picture(array)).shape == (3, 5, 3)
-    for wrong in (np.zeros((3, 5)), np.zeros((3, 5, 2), dtype=np.uint8), np.zeros((0, 5), dtype=np.uint8)):
+    for invalid in (np.zeros((3, 5)), np.zeros((3, 5, 2), dtype=np.uint8), np.zeros((0, 5), dtype=np.uint8)):
         with pytest.raises(BadPicture, match="an array of"):
-            open_picture(wrong)
+            open_picture(invalid)
 
 
 def test_bad_files(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_decompression_bomb() -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    for side in (10_000, 60_000):  # beyond our limit, and beyond the one at which Pillow itself refuses
+    for side in (10_000, 60_000):  # above our limit, and above the one at which Pillow itself refuses
         header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
         bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
         with pytest.raises(BadPicture, match="more than 89,478,485 pixels"):
@@ -206,15 +206,15 @@ def test_postscript_starts_no_program() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
-def test_damaged_files_raise_nothing_else(kind: str) -> None:
-    content, chance = encoded(noise(), kind), random.Random(0)
+def test_damaged_files_raise_only_bad_picture(kind: str) -> None:
+    content, rng = encoded(noise(), kind), random.Random(0)
     for _ in range(150):
-        damaged = bytearray(content[: chance.randrange(len(content)) + 1])
-        for _ in range(chance.randrange(8)):
-            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        damaged = bytearray(content[: rng.randrange(len(content)) + 1])
+        for _ in range(rng.randrange(8)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         with contextlib.suppress(BadPicture):
             assert open_picture(bytes(damaged)).mode == "RGB"
 
 
-def test_bad_pictures_travel_between_processes() -> None:
+def test_bad_pictures_can_be_pickled() -> None:
     assert pickle.loads(pickle.dumps(BadPicture("empty"))).reason == "empty"

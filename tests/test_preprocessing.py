@@ -18,13 +18,13 @@ def picture(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("size", [(60, 40), (40, 60), (41, 41), (500, 41), (33, 32), (20, 9)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_pixels_are_torchvisions_resize_and_centre_crop(size: tuple[int, int], interpolation: str) -> None:
+def test_pixels_match_torchvisions_resize_and_centre_crop(size: tuple[int, int], interpolation: str) -> None:
     from torchvision.transforms import v2
 
-    usual = v2.Compose([v2.Resize(36, v2.InterpolationMode(interpolation)), v2.CenterCrop(32)])
+    reference = v2.Compose([v2.Resize(36, v2.InterpolationMode(interpolation)), v2.CenterCrop(32)])
     ours = Preprocessing(32, 36, interpolation).pixels(picture(*size))
     assert ours.dtype == np.uint8
-    assert np.abs(ours.astype(int) - np.asarray(usual(picture(*size)))).max() <= 2
+    assert np.abs(ours.astype(int) - np.asarray(reference(picture(*size)))).max() <= 2
 
 
 def test_a_picture_of_the_right_size_is_not_resampled() -> None:
@@ -39,7 +39,7 @@ def test_other_modes_become_rgb() -> None:
     assert Preprocessing(8, 8).pixels(picture(20, 10).convert("L")).shape == (8, 8, 3)
 
 
-def test_pixels_can_be_written() -> None:
+def test_pixels_are_writeable() -> None:
     assert Preprocessing(8, 8).pixels(picture(8, 8)).flags.writeable
 
 
@@ -53,13 +53,13 @@ def test_normalise() -> None:
     np.testing.assert_allclose(normalised, expected.transpose(0, 3, 1, 2), atol=1e-6)
 
 
-def test_goes_through_json() -> None:
+def test_survives_a_round_trip_through_json() -> None:
     preprocessing = Preprocessing(32, 36, "bilinear", mean=(0.1, 0.2, 0.3))
     assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.as_dict()))) == preprocessing
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"image_size": 32, "resize": 31}, "centre crop would not fit"),
         ({"image_size": 0, "resize": 31}, "at least 1"),
@@ -68,8 +68,8 @@ def test_goes_through_json() -> None:
         ({"image_size": 32, "resize": 32, "mean": (0.5,)}, "three numbers"),
     ],
 )
-def test_wrong_values_are_said(options: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_invalid_values_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         Preprocessing(**options)
 
 

@@ -1,7 +1,7 @@
 """The portable model: weights, architecture, class names and preprocessing in one folder.
 
-It is read without Hydra, Lightning and the training data, with ONNX Runtime even without torch, and nothing in it is
-executed: safetensors, ONNX and JSON. May be imported by `serve`, `report`, `training` and the commands; imports
+It loads without Hydra, Lightning and the training data, with ONNX Runtime even without torch, and holds nothing that
+is executed: safetensors, ONNX and JSON. May be imported by `serve`, `report`, `training` and the commands; imports
 `models`, `preprocessing` and `system`.
 """
 
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What writes a model needs torch, which reading one may not."""
+    """Import `check` and `export` on demand: writing a model needs torch, reading one does not."""
     if name not in ("check", "export"):
         raise AttributeError(f"module 'imgcls.portable' has no attribute {name!r}")
     from imgcls.portable import exporting

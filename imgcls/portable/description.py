@@ -1,4 +1,4 @@
-"""`model.json`: what a portable model is, in every version of the format that was ever written."""
+"""Reading `model.json`, in every released version of its format."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ WEIGHTS, DESCRIPTION, CARD, ONNX = "model.safetensors", "model.json", "README.md
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """The content of `model.json` in `folder`, as the newest format has it.
+    """The content of `model.json` in `folder`, upgraded to the newest format.
 
-    Raises UserError where there is none, where it is damaged, or where a newer imgcls wrote it.
+    Raises UserError if it is missing, damaged, or was written by a newer imgcls.
     """
     file = folder / DESCRIPTION
     if not file.is_file():
@@ -27,16 +27,16 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file} is damaged: {error}") from error
     version = description.get("format_version") if isinstance(description, dict) else None
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        raise UserError(f"{folder} has format {version}; this imgcls reads up to {FORMAT_VERSION}. Update it.")
-    for step in range(version, FORMAT_VERSION):
-        description = UPGRADES[step](description)
+        raise UserError(f"{folder} has format {version}; this imgcls reads up to {FORMAT_VERSION}. Update imgcls.")
+    for old in range(version, FORMAT_VERSION):
+        description = UPGRADES[old](description)
     return description
 
 
-def _from_1(description: dict[str, Any]) -> dict[str, Any]:
-    """Format 2 says how well the exported files agreed with the trained model."""
+def _upgrade_from_1(description: dict[str, Any]) -> dict[str, Any]:
+    """Format 2 adds `parity`: how well the exported files agree with the trained network."""
     return {**description, "format_version": 2, "parity": {}}
 
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
-"""From each version to the next; every one that was ever released stays."""
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _upgrade_from_1}
+"""Upgrades each version to the next; none is ever removed."""

@@ -1,4 +1,4 @@
-"""What computes the scores of a portable model: ONNX Runtime, the fastest on a CPU, or torch."""
+"""What computes the logits of a portable model: ONNX Runtime, the fastest on a CPU, or torch."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ ENGINES = ("auto", "onnx", "torch")
 
 
 class Engine(Protocol):
-    """Computes the scores of pictures; may be called from any one thread at a time."""
+    """Computes logits; may be called from any thread, but only from one at a time."""
 
     @property
     def name(self) -> str:
-        """What it is and where it computes, for people."""
+        """The engine and its device, for people."""
 
     def scores(self, images: np.ndarray) -> np.ndarray:
-        """float32 (N, C) scores before the softmax, for float32 (N, 3, S, S) normalised pictures."""
+        """float32 (N, C) logits for float32 (N, 3, S, S) normalised images."""
 
 
 class OnnxEngine:
     """ONNX Runtime on the CPU.
 
     Args:
-        file: with input `images`, float32 (N, 3, S, S), and output `scores`, float32 (N, C).
-        threads: how many compute; all cores that this process may use if None.
+        file: an ONNX model with input `images`, float32 (N, 3, S, S), and output `scores`, float32 (N, C).
+        threads: number of threads; None: all cores that this process may use.
     """
 
     def __init__(self, file: Path, threads: int | None = None) -> None:
@@ -44,29 +44,29 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or available_cores()
-        # Threads that spin while they wait take the cores from those that decode the next pictures.
+        # Threads that spin while they wait take cores from the threads that decode the next images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        except Exception as error:  # onnxruntime's exceptions have no common base class
             raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
         self.name = f"ONNX Runtime on {options.intra_op_num_threads} threads"
 
     def scores(self, images: np.ndarray) -> np.ndarray:
         """float32 (N, C) for float32 (N, 3, S, S)."""
-        scores: np.ndarray = self._session.run(["scores"], {"images": images})[0]
-        return scores
+        logits: np.ndarray = self._session.run(["scores"], {"images": images})[0]
+        return logits
 
 
 class TorchEngine:
-    """A network in evaluation mode, on the device where it is."""
+    """A network in evaluation mode, on its current device."""
 
     def __init__(self, network: Network) -> None:
         self.network = network.eval()
 
     @property
     def name(self) -> str:
-        """torch and the device."""
+        """'torch on' and the device."""
         return f"torch on {next(self.network.parameters()).device}"
 
     def scores(self, images: np.ndarray) -> np.ndarray:
@@ -79,28 +79,24 @@ class TorchEngine:
 
 
 def create_engine(
-    folder: Path,
-    architecture: Architecture,
-    name: str = "auto",
-    device: str | None = None,
-    threads: int | None = None,
+    folder: Path, architecture: Architecture, name: str = "auto", device: str | None = None, threads: int | None = None
 ) -> Engine:
-    """The engine `name` for the model in `folder`.
+    """The engine `name` for the portable model in `folder`.
 
     Args:
-        folder: of the portable model.
+        folder: the model's folder.
         architecture: from its description.
-        name: 'onnx', 'torch', or 'auto': ONNX Runtime where it and `model.onnx` are there, unless there is a GPU.
-        device: for torch: 'cpu', 'cuda', 'cuda:1'; None: a GPU if there is one. 'cuda' asks for torch.
+        name: 'onnx', 'torch', or 'auto': ONNX Runtime if it and `model.onnx` exist and there is no GPU, else torch.
+        device: for torch: 'cpu', 'cuda', 'cuda:1'; None: a GPU if there is one. With 'cuda', 'auto' means torch.
         threads: for ONNX Runtime.
 
     Raises:
-        UserError: an engine that is not installed, weights that cannot be read, a device that is not there.
+        UserError: the engine is not installed, the weights cannot be read, or the device does not exist.
     """
     if name not in ENGINES:
         raise UserError(f"engine={name}: {nearest(name, ENGINES)}")
     if name == "auto":
-        wants_gpu = device.startswith("cuda") if device else _sees_gpu() and importlib.util.find_spec("torch")
+        wants_gpu = device.startswith("cuda") if device else _has_gpu() and importlib.util.find_spec("torch")
         has_onnx = (folder / ONNX).is_file() and importlib.util.find_spec("onnxruntime")
         name = "onnx" if has_onnx and not wants_gpu else "torch"
     if name == "onnx":
@@ -113,11 +109,9 @@ def create_engine(
 
 
 def read_network(folder: Path, architecture: Architecture, device: str | None = "cpu") -> Network:
-    """The network of the portable model in `folder`, in evaluation mode. Raises UserError where it cannot be read."""
+    """The network of the portable model in `folder`, in evaluation mode. Raises UserError if it cannot be read."""
     if not all(importlib.util.find_spec(name) for name in ("torch", "timm")):
-        raise UserError(
-            f"{folder} has no {ONNX} that ONNX Runtime could take, and without it torch and timm are needed."
-        )
+        raise UserError(f"{folder}: install onnxruntime and export {ONNX}, or install torch and timm.")
     import torch
 
     from imgcls.models.backbones import network_from_architecture
@@ -135,6 +129,6 @@ def read_network(folder: Path, architecture: Architecture, device: str | None = 
         raise UserError(f"device={device}: {str(error).splitlines()[0]}") from error
 
 
-def _sees_gpu() -> bool:
-    """Whether the driver shows a GPU; asking torch would take seconds."""
+def _has_gpu() -> bool:
+    """Whether the driver lists a GPU; importing torch to find out would take seconds."""
     return Path("/proc/driver/nvidia/version").exists() and any(Path("/dev").glob("nvidia[0-9]*"))

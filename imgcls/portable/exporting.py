@@ -1,4 +1,4 @@
-"""Writing a portable model, and checking that what was written computes what was trained."""
+"""Writing a portable model, and checking the files against the trained network."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from imgcls.system.files import atomic_path, atomic_write_text
 
 log = logging.getLogger(__name__)
 
-TOGETHER = 8  # pictures that go through a network at once in a check
+BATCH_SIZE = 8  # images that go through a network at once in a check
 
 
 def export(
@@ -43,23 +43,22 @@ def export(
     onnx: bool = True,
     pixels: np.ndarray | None = None,
 ) -> dict[str, Parity]:
-    """Write the portable model into `folder`; `model.json` comes last, so that a model that has it is whole.
+    """Write the portable model into `folder`; `model.json` comes last, so a folder that has it is complete.
 
     Args:
         network: its weights are written in float32.
-        preprocessing: what evaluation did to the pictures.
-        class_names: in the order of the scores.
-        metrics: the numbers that the card tells.
-        folder: made if it is not there.
-        onnx: also write `model.onnx`, where the extra `onnx` is installed.
-        pixels: uint8 (N, S, S, 3), real pictures on which the files are compared with the network before the export
-            is called done.
+        preprocessing: what evaluation did to the images.
+        class_names: in the order of the logits.
+        metrics: for the card and `model.json`.
+        folder: created if missing.
+        onnx: also write `model.onnx` if the extra `onnx` is installed.
+        pixels: uint8 (N, S, S, 3), real images on which the files are compared with the network.
 
     Returns:
-        How well the files agree with the network, see `check`; empty without pictures.
+        How well the files agree with the network, see `check`; empty without images.
 
     Raises:
-        UserError: the files do not compute what the network does. There is no `model.json` then.
+        UserError: the files disagree with the network. No `model.json` is left then.
     """
     from safetensors.torch import save_file
 
@@ -67,19 +66,19 @@ def export(
     for name in (DESCRIPTION, ONNX):
         (folder / name).unlink(missing_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    floats = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     with atomic_path(folder / WEIGHTS) as temporary:
-        save_file(floats, temporary, metadata={"format": "pt"})
+        save_file(state, temporary, metadata={"format": "pt"})
     if onnx:
         export_onnx(network, preprocessing, folder / ONNX)
-    found = _checked(folder, network, preprocessing, pixels) if pixels is not None and len(pixels) else {}
+    parities = _verify(folder, network, preprocessing, pixels) if pixels is not None and len(pixels) else {}
     description = {
         "format_version": FORMAT_VERSION,
         "architecture": network.architecture.as_dict(),
         "class_names": list(class_names),
         "preprocessing": preprocessing.as_dict(),
         "metrics": dict(metrics),
-        "parity": {name: asdict(parity) for name, parity in found.items()},
+        "parity": {name: asdict(parity) for name, parity in parities.items()},
         "versions": {
             "imgcls": imgcls.__version__,
             **{name: importlib.metadata.version(name) for name in ("torch", "timm")},
@@ -88,82 +87,83 @@ def export(
     }
     atomic_write_text(folder / CARD, model_card(description))
     atomic_write_text(folder / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
-    return found
+    return parities
 
 
-def _checked(folder: Path, network: Network, preprocessing: Preprocessing, pixels: np.ndarray) -> dict[str, Parity]:
+def _verify(folder: Path, network: Network, preprocessing: Preprocessing, pixels: np.ndarray) -> dict[str, Parity]:
     images = preprocessing.normalise(pixels)
     trained = _probabilities_on_cpu(network, images)
     if not np.isfinite(trained).all():
         log.warning(
-            "The trained network gives no finite numbers, and so does what is exported. Lower optim.lr; "
-            "the rules above, and debug/rules.json, say where it began."
+            "The network's outputs are not finite, and neither are the export's. Lower optim.lr; "
+            "the rules above and debug/rules.json report where it began."
         )
-    found = compare_files(folder, images, network.architecture, trained)
-    for name, parity in found.items():
+    parities = compare_files(folder, images, network.architecture, trained)
+    for name, parity in parities.items():
         if not parity.sound:
             raise UserError(
                 f"The export failed its check: {name} against the trained network: {parity} "
                 f"(at most {TOLERANCE} is allowed). "
-                + ("export.onnx=false exports without it." if name == "onnx" else "The weights were not written whole.")
+                + ("export.onnx=false exports without it." if name == "onnx" else "The weights were not fully written.")
             )
         log.info("Export, %s against the trained network: %s.", name, parity)
-    return found
+    return parities
 
 
 def check(folder: str | Path, pixels: np.ndarray, network: Network | None = None) -> dict[str, Parity]:
-    """Compare what was exported with what it came from.
+    """Compare exported files with the network they came from.
 
     Args:
-        folder: of the portable model.
-        pixels: uint8 (N, S, S, 3) as `Preprocessing.pixels` gives them.
-        network: what was exported; without it the weights read back are what the ONNX file is compared with.
+        folder: the portable model.
+        pixels: uint8 (N, S, S, 3) from `Preprocessing.pixels`.
+        network: the exported network; None: `model.onnx` is compared with `model.safetensors`.
 
     Returns:
-        For `safetensors` (with a network) and `onnx` (with a `model.onnx` and onnxruntime): how well they agree.
+        The parity of `safetensors` (with a network) and of `onnx` (with a `model.onnx` and onnxruntime).
     """
     folder, model = Path(folder), load(folder)
     images = model.preprocessing.normalise(pixels)
     reference = _probabilities_on_cpu(network or model.network, images)
-    found = compare_files(folder, images, model.network.architecture, reference)
+    parities = compare_files(folder, images, model.network.architecture, reference)
     if network is None:
-        del found["safetensors"]
-    return found
+        del parities["safetensors"]
+    return parities
 
 
 def compare_files(
     folder: Path, images: np.ndarray, architecture: Architecture, reference: np.ndarray
 ) -> dict[str, Parity]:
-    """What the files in `folder` compute for float32 (N, 3, S, S) images, against (N, C) probabilities."""
-    found = {"safetensors": compare(reference, _probabilities_on_cpu(read_network(folder, architecture), images))}
+    """The files in `folder` on float32 (N, 3, S, S) images, against the (N, C) probabilities `reference`."""
+    parities = {"safetensors": compare(reference, _probabilities_on_cpu(read_network(folder, architecture), images))}
     if (folder / ONNX).is_file() and importlib.util.find_spec("onnxruntime"):
         engine = OnnxEngine(folder / ONNX)
-        parts = [softmax(engine.scores(images[start : start + TOGETHER])) for start in range(0, len(images), TOGETHER)]
-        found["onnx"] = compare(reference, np.concatenate(parts))
-    return found
+        parts = [softmax(engine.scores(batch)) for batch in _batches(images)]
+        parities["onnx"] = compare(reference, np.concatenate(parts))
+    return parities
+
+
+def _batches(images: np.ndarray) -> list[np.ndarray]:
+    return [images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE)]
 
 
 @torch.inference_mode()
 def _probabilities_on_cpu(network: Network, images: np.ndarray) -> np.ndarray:
-    """float32 (N, C) of float32 (N, 3, S, S) in evaluation mode; the network is left as it was found.
+    """float32 (N, C) of float32 (N, 3, S, S) in evaluation mode; the network's mode and device are restored.
 
-    On the CPU, where float32 is float32: a GPU's shortcuts are no fault of the export.
+    On the CPU, which computes in full float32: a GPU's reduced precision is no bug of the export.
     """
     training, device = network.training, next(network.parameters()).device
     network.eval().cpu()
     try:
-        parts = [
-            # forward, because calling a compiled network would compile it for the CPU first
-            network.forward(torch.from_numpy(images[start : start + TOGETHER])).float().softmax(dim=1).numpy()
-            for start in range(0, len(images), TOGETHER)
-        ]
+        # forward, because calling a compiled network would compile it for the CPU first
+        parts = [network.forward(torch.from_numpy(batch)).float().softmax(dim=1).numpy() for batch in _batches(images)]
     finally:
         network.train(training).to(device)
     return np.concatenate(parts)
 
 
 def export_onnx(network: Network, preprocessing: Preprocessing, file: Path) -> bool:
-    """Write `file` (input `images`, float32 (N, 3, S, S) normalised; output `scores`); False where onnx is missing."""
+    """Write `file` (input `images`: normalised float32 (N, 3, S, S); output `scores`: logits); False without onnx."""
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         return False
     side = preprocessing.image_size

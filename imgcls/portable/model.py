@@ -1,4 +1,4 @@
-"""A portable model at work: pictures in, probabilities out."""
+"""The portable model: images in, probabilities out."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class PortableModel:
-    """A trained model with all that is needed to use it.
+    """A trained model with everything needed to use it.
 
     Attributes:
-        engine: computes scores, with ONNX Runtime or torch.
-        preprocessing: from a picture to what the engine takes.
-        class_names: in the order of the scores.
+        engine: computes logits, with ONNX Runtime or torch.
+        preprocessing: from an image to the engine's input.
+        class_names: in the order of the logits.
         description: the content of `model.json`.
     """
 
@@ -40,9 +40,9 @@ class PortableModel:
 
     @property
     def network(self) -> Network:
-        """The torch network. Raises UserError where another engine computes."""
+        """The torch network. Raises UserError if the engine is not torch."""
         if not isinstance(self.engine, TorchEngine):
-            raise UserError(f"This model runs in {self.engine.name}. Load it with engine='torch' to have its network.")
+            raise UserError(f"This model runs in {self.engine.name}. Load it with engine='torch' to get its network.")
         return self.engine.network
 
     def to(self, device: str | torch.device) -> PortableModel:
@@ -55,39 +55,39 @@ class PortableModel:
 
         Args:
             pictures: paths, bytes, Pillow images or uint8 arrays (H, W, 3).
-            batch_size: pictures that go through the network together.
+            batch_size: images that go through the network together.
 
         Raises:
-            BadPicture: one of them is no picture.
+            BadPicture: an image cannot be read.
         """
         parts = [np.empty((0, len(self.class_names)), dtype=np.float32)]
         for start in range(0, len(pictures), batch_size):
-            some = pictures[start : start + batch_size]
-            pixels = np.stack([self.preprocessing.pixels(open_picture(picture)) for picture in some])
+            batch = pictures[start : start + batch_size]
+            pixels = np.stack([self.preprocessing.pixels(open_picture(picture)) for picture in batch])
             parts.append(self.probabilities(pixels))
         return np.concatenate(parts)
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        """float32 (N, C) for uint8 (N, S, S, 3) pixels as `preprocessing.pixels` gives them."""
+        """float32 (N, C) for uint8 (N, S, S, 3) pixels from `preprocessing.pixels`."""
         return softmax(self.engine.scores(self.preprocessing.normalise(pixels)))
 
     def top(self, pictures: Sequence[Any], top_k: int = 5) -> list[list[tuple[str, float]]]:
-        """The `top_k` likeliest classes of each picture, each as (name, probability)."""
+        """The `top_k` most likely classes of each image, each as (name, probability)."""
         probabilities = self.predict(pictures)
         return [
             [(self.class_names[index], float(row[index])) for index in indices]
-            for row, indices in zip(probabilities, likeliest(probabilities, top_k), strict=True)
+            for row, indices in zip(probabilities, top_classes(probabilities, top_k), strict=True)
         ]
 
 
-def softmax(scores: np.ndarray) -> np.ndarray:
-    """float32 (N, C) probabilities of float32 (N, C) scores."""
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """float32 (N, C) probabilities of float32 (N, C) logits."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def likeliest(probabilities: np.ndarray, top_k: int) -> np.ndarray:
-    """int (N, k): the classes with the highest of (N, C) probabilities, highest first; of equals the lowest index."""
+def top_classes(probabilities: np.ndarray, top_k: int) -> np.ndarray:
+    """int (N, k): indices of the highest of (N, C) probabilities, highest first; ties go to the lower index."""
     return np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
 
 
@@ -98,19 +98,21 @@ def load(
 
     Args:
         folder: a run's `model/`.
-        engine: 'torch', 'onnx' (for which torch need not be installed), or 'auto', the faster one that is there.
+        engine: 'torch', 'onnx' (works without torch), or 'auto', the faster of the available ones.
         device: for torch; None: a GPU if there is one.
         threads: for ONNX Runtime; all cores if None.
 
     Raises:
-        UserError: there is no model, a newer imgcls wrote it, it is damaged, or the engine is not installed.
+        UserError: there is no model, it is damaged, a newer imgcls wrote it, or the engine is not installed.
     """
     folder = Path(folder)
     description = read_description(folder)
     try:
-        preprocessing, names = Preprocessing.from_dict(description["preprocessing"]), tuple(description["class_names"])
-        architecture = Architecture.from_dict(description["architecture"])
-        chosen = create_engine(folder, architecture, engine, device, threads)
+        return PortableModel(
+            description=description,
+            class_names=tuple(description["class_names"]),
+            preprocessing=Preprocessing.from_dict(description["preprocessing"]),
+            engine=create_engine(folder, Architecture.from_dict(description["architecture"]), engine, device, threads),
+        )
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / DESCRIPTION} is damaged: {error}.") from error
-    return PortableModel(chosen, preprocessing, names, description)

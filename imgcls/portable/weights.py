@@ -1,4 +1,4 @@
-"""Reading safetensors, also where the package of that name is missing, as in SageMaker's inference containers."""
+"""Reading safetensors, with or without the package of that name: SageMaker's inference containers lack it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from imgcls.errors import UserError
 
 TYPES = {"F32": torch.float32, "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
-"""What an export writes: floats in 32 bits, and counters."""
+"""The types that an export writes."""
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors in `file`, by name, on the CPU. Raises UserError where it is missing or damaged."""
+    """The tensors in `file` by name, on the CPU. Raises UserError if it is missing or damaged."""
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -31,8 +31,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 def read_safetensors(file: Path) -> dict[str, Tensor]:
     """The same as `safetensors.torch.load_file`, without the package.
 
-    The format (huggingface/safetensors, README): eight bytes, the length of a JSON header, little-endian; the header
-    with type, shape and place of each tensor; the tensors.
+    The format (huggingface/safetensors, README): the length of the header in eight bytes, little-endian; a JSON header
+    with the type, shape and offsets of each tensor; the tensors.
     """
     try:
         content = bytearray(file.read_bytes())
@@ -44,7 +44,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
             kind, shape, (first, last) = TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
             count = math.prod(shape)
             if not 0 <= first <= last <= len(body) or last - first != count * kind.itemsize:
-                raise ValueError(f"{name} is not where the header says")
+                raise ValueError(f"the header is wrong about {name}")
             empty = torch.empty(shape, dtype=kind)
             tensors[name] = torch.frombuffer(body[first:last], dtype=kind).reshape(shape).clone() if count else empty
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from imgcls.portable.model import likeliest, softmax
+from imgcls.portable.model import softmax, top_classes
 from imgcls.serve.refusals import Refusal
 
 JSON, LINES, CSV, NPY = "application/json", "application/jsonlines", "text/csv", "application/x-npy"
@@ -85,7 +85,7 @@ def render(scores: np.ndarray, class_names: Sequence[str], wanted: Wish) -> tupl
     if wanted.scores:
         return _rows(scores.tolist(), wanted.kind), wanted.kind
     probabilities = softmax(scores)
-    order = likeliest(probabilities, wanted.top_k)
+    order = top_classes(probabilities, wanted.top_k)
     predictions = [
         [
             {"class": class_names[index], "index": index, "probability": round(float(row[index]), 6)}

@@ -1,4 +1,4 @@
-"""Models that older versions exported are still read."""
+"""Models exported by older versions can still be read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imgcls import portable
 from imgcls.portable.description import FORMAT_VERSION, UPGRADES, read_description
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "portable-v1.tar.xz"
-EXPECTED = [  # what the version that wrote the sample computed
+EXPECTED = [  # computed by the version that wrote the sample
     [0.274887, 0.391745, 0.333368],
     [0.220698, 0.328283, 0.451019],
     [0.264886, 0.349985, 0.385129],
@@ -21,7 +21,7 @@ EXPECTED = [  # what the version that wrote the sample computed
 
 
 def pictures() -> np.ndarray:
-    """uint8 (4, 32, 32, 3) that no random number generator has a part in."""
+    """uint8 (4, 32, 32, 3), made without a random number generator."""
     pixels = np.zeros((4, 32, 32, 3), dtype=np.uint8)
     for number in range(4):
         pixels[number, ..., number % 3] = 255
@@ -38,7 +38,7 @@ def version_1(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnx"])
-def test_version_1_computes_what_it_did(version_1: Path, engine: str) -> None:
+def test_version_1_gives_the_same_probabilities(version_1: Path, engine: str) -> None:
     if engine == "onnx":
         pytest.importorskip("onnxruntime")
     model = portable.load(version_1, engine=engine)
@@ -46,12 +46,12 @@ def test_version_1_computes_what_it_did(version_1: Path, engine: str) -> None:
     assert np.allclose(model.probabilities(pictures()), EXPECTED, atol=1e-5)
 
 
-def test_an_old_description_is_read_as_a_new_one(version_1: Path) -> None:
+def test_an_old_description_is_upgraded(version_1: Path) -> None:
     assert '"format_version": 1' in (version_1 / "model.json").read_text()
     description = read_description(version_1)
     assert description["format_version"] == FORMAT_VERSION
     assert description["parity"] == {}
 
 
-def test_every_version_has_a_way_to_the_next() -> None:
+def test_every_version_has_an_upgrade() -> None:
     assert sorted(UPGRADES) == list(range(1, FORMAT_VERSION))

@@ -1,4 +1,4 @@
-"""An export that does not compute what was trained is no export."""
+"""An export that disagrees with the trained network fails."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from imgcls.preprocessing import Preprocessing
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
 
 
-def write(folder: Path, onnx: bool) -> dict[str, Parity]:
+def write(folder: Path, onnx: bool, diverged: bool = False) -> dict[str, Parity]:
     torch.manual_seed(0)
     network = create_network("test_resnet", 3)
+    if diverged:
+        torch.nn.init.constant_(next(network.backbone.parameters()), torch.nan)
     shape = Preprocessing(32, 32)
     names = ["cat", "dog", "owl"]
     return portable.export(
@@ -31,52 +33,46 @@ def write(folder: Path, onnx: bool) -> dict[str, Parity]:
     )
 
 
-def test_what_was_found_is_in_the_description_and_on_the_card(tmp_path: Path) -> None:
+def test_the_parity_is_in_the_description_and_on_the_card(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    found = write(tmp_path, onnx=True)
-    assert set(found) == {"safetensors", "onnx"}
-    for parity in found.values():
+    parities = write(tmp_path, onnx=True)
+    assert set(parities) == {"safetensors", "onnx"}
+    for parity in parities.values():
         assert parity.sound
         assert parity.pictures == len(PIXELS)
-    described = json.loads((tmp_path / "model.json").read_text())["parity"]
-    assert described["onnx"] == {"pictures": 10, "difference": found["onnx"].difference, "agreement": 1.0}
-    assert "compared with the trained network on 10 validation pictures" in (tmp_path / "README.md").read_text()
+    description = json.loads((tmp_path / "model.json").read_text())
+    assert description["parity"]["onnx"] == {
+        "pictures": 10,
+        "difference": parities["onnx"].difference,
+        "agreement": 1.0,
+    }
+    assert "compared with the trained network on 10 validation images" in (tmp_path / "README.md").read_text()
 
 
-def test_a_network_of_nans_is_told_as_such(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    network = create_network("test_resnet", 3)
-    torch.nn.init.constant_(next(network.backbone.parameters()), torch.nan)
-    portable.export(
-        network,
-        preprocessing=Preprocessing(32, 32),
-        class_names=["cat", "dog", "owl"],
-        metrics={},
-        folder=tmp_path,
-        onnx=False,
-        pixels=PIXELS,
-    )
-    assert "no finite numbers" in caplog.text
+def test_a_diverged_network_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, onnx=False, diverged=True)
+    assert "outputs are not finite" in caplog.text
 
 
 def test_a_failed_check_fails_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, onnx=False)
     assert (tmp_path / "model.json").is_file()
-    right = exporting.read_network
+    read_network = exporting.read_network
 
-    def wrong(*arguments: object) -> object:
-        network = right(*arguments)  # type: ignore[arg-type]
+    def read_other_network(*arguments: object) -> object:
+        network = read_network(*arguments)  # type: ignore[arg-type]
         with torch.no_grad():
             network.head[1].bias[1] += 0.5
         return network
 
-    monkeypatch.setattr(exporting, "read_network", wrong)
+    monkeypatch.setattr(exporting, "read_network", read_other_network)
     with pytest.raises(UserError, match="failed its check: safetensors"):
         write(tmp_path, onnx=False)
-    assert not (tmp_path / "model.json").exists(), "a model that failed is none"
+    assert not (tmp_path / "model.json").exists(), "an export that failed its check must not load"
 
 
-def test_an_onnx_file_of_before_does_not_stay(tmp_path: Path) -> None:
+def test_an_old_onnx_file_is_removed(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"of another model")
     write(tmp_path, onnx=False)
     assert not (tmp_path / "model.onnx").exists()
@@ -93,7 +89,7 @@ def test_an_onnx_file_of_before_does_not_stay(tmp_path: Path) -> None:
         ([[float("nan"), 0.3], [0.5, 0.5]], False),
     ],
 )
-def test_what_is_sound(second: list[list[float]], sound: bool) -> None:
+def test_which_differences_are_sound(second: list[list[float]], sound: bool) -> None:
     assert compare(np.array([[0.7, 0.3], [0.5, 0.5]]), np.array(second)).sound == sound
 
 

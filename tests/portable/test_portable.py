@@ -1,4 +1,4 @@
-"""The portable model: the same numbers after reading it back, and nothing heavy to read it with."""
+"""The portable model: the same outputs after reading it back, without heavy imports."""
 
 import io
 import json
@@ -28,7 +28,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint
 def build(name: str = "test_resnet", **options: Any) -> Network:
     torch.manual_seed(0)
     net = create_network(name, len(NAMES), head=Mlp(hidden=[8], norm="batch", dropout=0.5), **options)
-    net(torch.randn(16, 3, 32, 32) * 3)  # batch-norm statistics that are not the initial ones
+    net(torch.randn(16, 3, 32, 32) * 3)  # changes the batch-norm statistics
     return net
 
 
@@ -47,23 +47,23 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "options",
     [{}, {"stem": "small"}, {"drop_rate": 0.5, "drop_path_rate": 0.1}, {"name": "test_vit", "image_size": 32}],
 )
-def test_the_same_probabilities_after_reading_it_back(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_probabilities_survive_a_round_trip(tmp_path: Path, options: dict[str, Any]) -> None:
     net = build(**options).to(memory_format=torch.channels_last)
-    found = portable.check(write(net, tmp_path / "model", onnx=False), PIXELS, net)
-    assert found["safetensors"].difference < 1e-6
-    assert found["safetensors"].agreement == 1.0
+    parity = portable.check(write(net, tmp_path / "model", onnx=False), PIXELS, net)["safetensors"]
+    assert parity.difference < 1e-6
+    assert parity.agreement == 1.0
     assert net.training
 
 
-def test_onnx_agrees_for_any_number_of_pictures(tmp_path: Path) -> None:
+def test_onnx_agrees_for_any_batch_size(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     folder = write(build(), tmp_path / "model")
     for count in (1, 5):
-        found = portable.check(folder, PIXELS[:count])
-        assert found["onnx"].pictures == count
-        assert found["onnx"].difference < 1e-4
-        assert found["onnx"].agreement == 1.0
+        parity = portable.check(folder, PIXELS[:count])["onnx"]
+        assert parity.pictures == count
+        assert parity.difference < 1e-4
+        assert parity.agreement == 1.0
     assert sorted(file.name for file in folder.iterdir()) == [
         "README.md",
         "model.json",
@@ -72,27 +72,27 @@ def test_onnx_agrees_for_any_number_of_pictures(tmp_path: Path) -> None:
     ]
 
 
-def test_pictures_of_every_kind_give_the_same(exported: Path, tmp_path: Path) -> None:
+def test_every_kind_of_input_gives_the_same(exported: Path, tmp_path: Path) -> None:
     model, pixels = portable.load(exported), PIXELS[0]
     picture = Image.fromarray(pixels)
     picture.save(tmp_path / "a.png")
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    kinds = [tmp_path / "a.png", str(tmp_path / "a.png"), buffer.getvalue(), picture, pixels]
-    found = model.predict(kinds, batch_size=2)
-    assert found.dtype == np.float32
-    assert found.shape == (5, 3)
-    assert np.allclose(found, model.probabilities(pixels[None]), atol=1e-6)
-    assert np.allclose(found.sum(axis=1), 1, atol=1e-6)
-    best = model.top(kinds[:1], top_k=2)[0]
-    assert best[0] == (NAMES[found[0].argmax()], pytest.approx(float(found[0].max()), abs=1e-6))
+    inputs = [tmp_path / "a.png", str(tmp_path / "a.png"), buffer.getvalue(), picture, pixels]
+    predicted = model.predict(inputs, batch_size=2)
+    assert predicted.dtype == np.float32
+    assert predicted.shape == (5, 3)
+    assert np.allclose(predicted, model.probabilities(pixels[None]), atol=1e-6)
+    assert np.allclose(predicted.sum(axis=1), 1, atol=1e-6)
+    best = model.top(inputs[:1], top_k=2)[0]
+    assert best[0] == (NAMES[predicted[0].argmax()], pytest.approx(float(predicted[0].max()), abs=1e-6))
     assert len(best) == 2
     assert model.predict([]).shape == (0, 3)
     with pytest.raises(BadPicture):
         model.predict([b"not a picture"])
 
 
-def test_the_description_and_the_card_say_what_it_is(exported: Path) -> None:
+def test_the_description_and_the_card(exported: Path) -> None:
     description = json.loads((exported / "model.json").read_text(encoding="utf-8"))
     assert description["format_version"] == portable.FORMAT_VERSION
     assert description["class_names"] == list(NAMES)
@@ -105,7 +105,7 @@ def test_the_description_and_the_card_say_what_it_is(exported: Path) -> None:
     assert "| test/accuracy | 0.5000 |" in card
 
 
-def damaged(exported: Path, folder: Path, **changes: Any) -> Path:
+def copy_with(exported: Path, folder: Path, **changes: Any) -> Path:
     folder.mkdir()
     for file in exported.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
@@ -119,15 +119,15 @@ def damaged(exported: Path, folder: Path, **changes: Any) -> Path:
 def test_a_newer_format_is_refused(exported: Path, tmp_path: Path) -> None:
     newer = portable.FORMAT_VERSION + 1
     with pytest.raises(UserError, match=f"format {newer}"):
-        portable.load(damaged(exported, tmp_path / "m", format_version=newer))
+        portable.load(copy_with(exported, tmp_path / "m", format_version=newer))
 
 
-def test_what_is_damaged_is_told(exported: Path, tmp_path: Path) -> None:
+def test_damage_is_reported(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no exported model"):
         portable.load(tmp_path)
     with pytest.raises(UserError, match="class_names"):
-        portable.load(damaged(exported, tmp_path / "a", class_names=None))
-    half = damaged(exported, tmp_path / "b")
+        portable.load(copy_with(exported, tmp_path / "a", class_names=None))
+    half = copy_with(exported, tmp_path / "b")
     (half / "model.safetensors").write_bytes((half / "model.safetensors").read_bytes()[:100])
     with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
         portable.load(half)
@@ -136,10 +136,10 @@ def test_what_is_damaged_is_told(exported: Path, tmp_path: Path) -> None:
         portable.load(half)
 
 
-def test_it_is_read_without_lightning_and_hydra(exported: Path) -> None:
+def test_loads_without_lightning_and_hydra(exported: Path) -> None:
     code = (
         "import sys; from imgcls import portable; portable.load(sys.argv[1]); "
         "print({'lightning', 'pytorch_lightning', 'hydra', 'omegaconf', 'torchmetrics'} & {*sys.modules})"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(exported)], check=True, capture_output=True, text=True)
-    assert done.stdout == "set()\n"
+    result = subprocess.run([sys.executable, "-c", code, str(exported)], check=True, capture_output=True, text=True)
+    assert result.stdout == "set()\n"
