@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from importlib import import_module
 from pathlib import Path
 
-log = logging.getLogger(__name__)
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 def available_cores() -> int:
     """The processors that this process may use, also where a container has only a part of the machine's."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no control groups, or 'max'
-        pass
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        match _limits(*files):
+            case [quota, period] if quota > 0:  # -1: none
+                cores = min(cores, max(1, quota // period))
     return cores
 
 
@@ -40,15 +38,22 @@ def free_disk(folder: Path) -> int:
 def free_memory() -> int:
     """Bytes that can be taken without swapping, within the limit of the container this may run in."""
     free = _available()
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    for files in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
-        try:
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):
-            continue  # not in a container, or one without a limit ('max')
+        match _limits(*files):
+            case [limit, used]:
+                free = min(free, limit - used)
     return max(0, free)
+
+
+def _limits(*files: str) -> list[int]:
+    """The numbers in `files` of the container's control groups (version 2 or 1); none where there is no limit."""
+    try:
+        return [int(number) for file in files for number in (CONTROL_GROUPS / file).read_text().split()]
+    except (OSError, ValueError):  # not in a container, or 'max'
+        return []
 
 
 def _available() -> int:

@@ -202,6 +202,8 @@ def train(config: dict[str, Any], overrides: list[str], folder: Path) -> int:
 
 def train_with_torchrun(config: dict[str, Any], overrides: list[str], folder: Path, host: Host) -> int:
     """Train on all hosts together, in one process for each device; the exit code of this host."""
+    from imgcls.system.machine import threads_of_each
+
     device = config["trainer"]["devices"]
     devices = len(device) if isinstance(device, list) else int(device) if device != "auto" else max(1, host.gpus)
     if host.gpus == 0 and device == "auto":
@@ -214,7 +216,7 @@ def train_with_torchrun(config: dict[str, Any], overrides: list[str], folder: Pa
         **os.environ,
         "GLOO_SOCKET_IFNAME": host.network_interface,
         "NCCL_SOCKET_IFNAME": host.network_interface,
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // devices)),
+        "OMP_NUM_THREADS": threads_of_each(devices),
     }
     torchrun = [
         *(sys.executable, "-m", "torch.distributed.run"),

@@ -104,6 +104,29 @@ def test_sigterm_before_the_training_ends_the_container(tmp_path: Path) -> None:
     process.stdout.close()
 
 
+def test_processes_share_the_processors_that_the_container_may_use(
+    config: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    class Process:
+        def __init__(self, command: list[str], env: dict[str, str]) -> None:
+            started.append(env["OMP_NUM_THREADS"])
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr(container.subprocess, "Popen", Process)
+    monkeypatch.setattr(container, "ML", tmp_path)
+    monkeypatch.setattr("imgcls.system.machine.available_cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    config["trainer"]["devices"] = 2
+    before = signal.getsignal(signal.SIGTERM)
+    assert container.train_with_torchrun(config, [], tmp_path, host(count=2)) == 0
+    signal.signal(signal.SIGTERM, before)
+    assert started == ["3"]
+
+
 def test_a_bad_bundle_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SM_OUTPUT_FAILURE", str(tmp_path / "failure"))
