@@ -165,6 +165,8 @@ def test_every_option_composes(page: str, inside: Path) -> None:
             words = ["data=imagefolder", "data.root=pictures", *words]
         if any(word.startswith("launch.") for word in words):
             words = ["launch=rehearsal", *[word for word in words if not word.startswith("launch=")]]
+        if any(word.startswith("search.tuning.") for word in words):
+            words = ["hydra/sweeper=sagemaker", *words]
         compose_quickly(one_trial(words))
 
 

@@ -84,7 +84,8 @@ def _known_names(overrides: list[str], config_name: str) -> list[str]:
     """All option names (dotted) and group names of the composition with the group choices of `overrides`."""
     groups = sorted(path.name for path in config_dir().iterdir() if path.is_dir() and path.name != "hydra")
     parser = OverridesParser.create()
-    choices = [text for text in overrides if parser.parse_override(text).key_or_group in groups]
+    chosen = {text: parser.parse_override(text).key_or_group for text in overrides}
+    choices = [text for text, name in chosen.items() if name in groups or name.startswith("hydra/")]
     for attempt in (choices, []):
         try:
             return [*groups, *_option_names(_compose_quietly(attempt, config_name))]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-NOT_CHOSEN_FOR_AN_OPTION = ("hydra", "experiment")
+NOT_CHOSEN_FOR_AN_OPTION = ("hydra/help", "experiment")
 
 
 def choices_with(option: str, folders: Sequence[Path]) -> list[str]:

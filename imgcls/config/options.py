@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from imgcls.config.choices import NORMALIZATIONS, ON_BAD, SAMPLERS, STORE_KINDS
+from imgcls.config.choices import NORMALIZATIONS, ON_BAD, SAMPLERS, STORE_KINDS, TUNING_STRATEGIES, WARM_STARTS
 from imgcls.errors import UserError, nearest
 from imgcls.models.choices import ACTIVATIONS, FREEZING, MODES, NORMS, STEMS, VALIDATION_METRICS, VIEWS
 from imgcls.models.schedules import SCHEDULES
@@ -209,11 +209,11 @@ OPTIONS: dict[str, Check] = {
     "search.refit": flag,
     "search.first": mappings,
     "search.space": spaces,
-    "search.tuning.strategy": choice("bayesian", "random", "hyperband", "grid"),
+    "search.tuning.strategy": choice(*TUNING_STRATEGIES),
     "search.tuning.stop_early": flag,
     "search.tuning.min_epochs": whole(1),
     "search.tuning.warm_start": names,
-    "search.tuning.warm_start_type": choice("identical", "transfer"),
+    "search.tuning.warm_start_type": choice(*WARM_STARTS),
     "search.tuning.target": number(none=True),
     "search.tuning.patience": whole(3, none=True),
     "search.tuning.converge": flag,

@@ -26,6 +26,8 @@ from imgcls.errors import UserError
         (["debug.rules.Overfitt.patience=2"], ["Did you mean debug.rules.Overfit.patience?"]),
         (["early_stopping.patience=3"], ["It is an option of early_stopping=patience."]),
         (["model.head.hidden=[10]"], ["It is an option of head=mlp."]),
+        (["search.tuning.patience=5"], ["It is an option of hydra/sweeper=sagemaker."]),
+        (["hydra/sweeper=sagemaker", "search.tuning.patienc=5"], ["Did you mean search.tuning.patience?"]),
         (["data.augment.policy.magnitude=3"], ["data.augment.policy is null"]),
         (["optim.momentum=0.9"], ["optim=muon or optim=sgd"]),
         (["data.test_fraction=0.1"], ["data=imagefolder"]),
@@ -131,3 +133,8 @@ def test_help_and_mistakes_answer_without_torch(tmp_path: Path) -> None:
         assert "heavy []" in ran.stdout, ran.stderr
         assert f"code {code}" in ran.stdout
         assert "Traceback" not in ran.stderr
+
+
+def test_the_options_of_tuning_jobs_come_with_their_sweeper() -> None:
+    assert "tuning" not in compose().search
+    assert compose(["hydra/sweeper=sagemaker", "search=bin_counts"]).search.tuning.strategy == "bayesian"

@@ -18,11 +18,12 @@ from imgcls.aws.account import Account, settle_sdk
 from imgcls.aws.naming import tags
 from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.s3 import split_uri
+from imgcls.config.choices import TUNING_STRATEGIES, WARM_STARTS
 from imgcls.launch.sagemaker.bundle import BUNDLE, own_modules, requirements_text, write_bundle
 from imgcls.launch.sagemaker.options import JobOptions
 from imgcls.launch.sagemaker.training_job import METRICS, image_uri, metric_definitions
 from imgcls.sweeps.options import SearchOptions
-from imgcls.sweeps.sagemaker.options import STRATEGIES, WARM_START, TuningOptions, most_epochs, total_trials
+from imgcls.sweeps.sagemaker.options import TuningOptions, most_epochs, total_trials
 from imgcls.sweeps.sagemaker.ranges import Ranges
 from imgcls.sweeps.sagemaker.trial import SCRIPT, SCRIPT_TEXT, SIGNALS, SIGNALS_TEXT
 from imgcls.sweeps.space import Space
@@ -100,7 +101,7 @@ def search_request(plan: TuningPlan) -> dict[str, Any]:
         "ConvergenceDetected": {"CompleteOnConvergence": "Enabled"} if tuning.converge else None,
     }
     request = {
-        "Strategy": STRATEGIES[tuning.strategy],
+        "Strategy": TUNING_STRATEGIES[tuning.strategy],
         "HyperParameterTuningJobObjective": {"Type": "Maximize" if way == "max" else "Minimize", "MetricName": metric},
         "ResourceLimits": _given(limits),
         "ParameterRanges": Ranges(plan.space, every_value=tuning.strategy == "grid").request,
@@ -121,7 +122,7 @@ def warm_start_request(tuning: TuningOptions) -> dict[str, Any]:
     if not tuning.warm_start:
         return {}
     parents = [{"HyperParameterTuningJobName": name} for name in tuning.warm_start]
-    kind = WARM_START[tuning.warm_start_type]
+    kind = WARM_STARTS[tuning.warm_start_type]
     return {"WarmStartConfig": {"ParentHyperParameterTuningJobs": parents, "WarmStartType": kind}}
 
 

@@ -22,13 +22,11 @@ MOST_PARENTS = 5
 MOST_RESOURCE = 20000  # epochs, of Hyperband
 # Uploaded, or asked for, once for all trials.
 SHARED = ("data", "data.root", "model.weights", "launch", "search", "experiment", "run_dir", "resume", "test", "quiet")
-STRATEGIES = {"bayesian": "Bayesian", "random": "Random", "hyperband": "Hyperband", "grid": "Grid"}
-WARM_START = {"identical": "IdenticalDataAndAlgorithm", "transfer": "TransferLearning"}
 
 
 @dataclass(frozen=True)
 class TuningOptions:
-    """What `conf/search/default.yaml` explains below `tuning`, option by option."""
+    """What `conf/hydra/sweeper/sagemaker.yaml` explains, option by option."""
 
     strategy: str = "bayesian"
     stop_early: bool = False

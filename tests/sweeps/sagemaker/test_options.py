@@ -23,7 +23,7 @@ RATE = "optim.lr=interval(0.001,0.1)"
 
 @pytest.fixture(scope="module")
 def composed() -> dict[str, Any]:
-    return plain(compose(["data=digits", "launch=sagemaker", "trainer.max_epochs=10"]))
+    return plain(compose(["data=digits", "launch=sagemaker", "hydra/sweeper=sagemaker", "trainer.max_epochs=10"]))
 
 
 def plan(composed: dict[str, Any], options: dict[str, Any], *space: str) -> TuningPlan:
