@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class UserError(Exception):
@@ -31,3 +31,21 @@ def nearest(name: str, names: Iterable[str], limit: int = 12) -> str:
         return ""
     rest = f", … ({len(names) - limit} more)" if len(names) > limit else ""
     return f"Choose one of: {', '.join(names[:limit])}{rest}."
+
+
+def check_choice(option: str, value: str, choices: Collection[str]) -> None:
+    """Raise UserError with the nearest of the `choices` where `option` has a `value` that is none of them.
+
+    >>> check_choice("data.store", "memory", ("memory", "disk"))
+    """
+    if value not in choices:
+        raise UserError(f"{option}={value}: {nearest(str(value), choices)}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the message of `error`, up to 160 characters; the name of its class if it has no message.
+
+    >>> first_line(ValueError("one\\ntwo")), first_line(ValueError())
+    ('one', 'ValueError')
+    """
+    return str(error).strip().partition("\n")[0].strip()[:160] or type(error).__name__

@@ -29,7 +29,7 @@ from imgcls.system.logs import talking
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from imgcls.models.measuring import Outputs
+    from imgcls.models.metrics import Outputs
     from imgcls.runs.run import Run
 
 SPLITS = ("test", "val", "train", "all")

@@ -130,9 +130,9 @@ def mean_and_std(value: Any) -> str | None:
 
 def timm_model(value: Any) -> str | None:
     """The name of an architecture that the installed timm can build."""
-    from imgcls.models.names import all_model_names, known_model
+    from imgcls.models.names import all_model_names, is_model
 
-    if isinstance(value, str) and known_model(value):
+    if isinstance(value, str) and is_model(value):
         return None
     return f"timm has no model of this name. {nearest(str(value), all_model_names())}"
 

@@ -1,4 +1,4 @@
-"""How a network is built, as plain values: what `model.json` keeps of it. Read without torch."""
+"""The description of a network that `model.json` stores: plain values, read without torch."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from imgcls.errors import UserError
 
 @dataclass(frozen=True)
 class Architecture:
-    """What `imgcls.models.backbones.network_from_architecture` rebuilds a network from.
+    """The arguments that `imgcls.models.backbones.network_from_architecture` rebuilds a network from.
 
     >>> Architecture.from_dict({"name": "resnet18", "num_classes": 3}).stem
     'standard'
     """
 
     name: str
-    """Of the timm model, without the tag of its weights."""
+    """Name of the timm model, without the tag of its weights."""
     num_classes: int
-    """C."""
+    """Number of classes, C."""
     stem: str = "standard"
-    """'standard', or 'small' without the early down-sampling."""
+    """'standard', or 'small': without the early downsampling."""
     head: Mapping[str, Any] = field(default_factory=lambda: {"kind": "linear"})
-    """What `imgcls.models.heads.head_from_dict` rebuilds the head from."""
+    """The values that `imgcls.models.heads.head_from_dict` rebuilds the head from."""
     drop_rate: float = 0.0
-    """Dropout before the head."""
+    """Dropout rate before the head."""
     drop_path_rate: float = 0.0
-    """Stochastic depth."""
+    """Rate of stochastic depth."""
     image_size: int | None = None
-    """Side of the pictures, px; for backbones that are built for one size."""
+    """Side of the images, px; for backbones that are built for one size."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the timm model."""
     views: str = "one"
-    """How evaluation looks at a picture, see `imgcls.models.views`."""
+    """Views of each image that evaluation averages over, see `imgcls.models.views`."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -42,13 +42,13 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Architecture:
-        """What `as_dict` gave, as read back from JSON; what earlier versions did not write takes its default.
+        """Rebuild from the JSON of `as_dict`; fields that earlier versions did not write take their defaults.
 
-        Raises UserError for values that this version does not know, TypeError where name or num_classes are missing.
+        Raises UserError for fields that this version does not have, TypeError if name or num_classes is missing.
         """
-        unknown = sorted(set(values) - {known.name for known in fields(cls)})
-        if unknown:
+        if unknown := sorted(set(values) - {entry.name for entry in fields(cls)}):
             raise UserError(
-                f"This model's architecture has {unknown[0]!r}, which this version of imgcls does not know. Update it."
+                f"The model's architecture has {unknown[0]!r}, which this version of imgcls does not support. "
+                "Update imgcls."
             )
         return cls(**values)

@@ -1,4 +1,4 @@
-"""A timm backbone with a head of our own: the network that is trained, exported and served."""
+"""Build the network that is trained, exported and served: a timm backbone with a head of imgcls."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import timm
 import torch
 from torch import nn
 
-import imgcls.models.cifarnet  # noqa: F401 - makes its networks known to timm
-from imgcls.errors import UserError, nearest
+import imgcls.models.cifarnet  # noqa: F401 - registers its networks with timm
+from imgcls.errors import UserError, check_choice, first_line, nearest
 from imgcls.models.architecture import Architecture
 from imgcls.models.choices import STEMS, VIEWS
 from imgcls.models.heads import Head, Linear, head_from_dict
 from imgcls.models.network import Network, width_of
+from imgcls.models.weights import load_weights
 
 log = logging.getLogger(__name__)
 
@@ -41,23 +42,22 @@ def create_network(
 
     Args:
         name: any classifier of timm, with or without a weights tag (`resnet50.a1_in1k`).
-        num_classes: C.
+        num_classes: number of classes, C.
         pretrained: download timm's weights of the backbone.
         weights: read weights from this file or run folder instead, see `imgcls.models.weights`.
-        stem: 'standard', or 'small' without the early down-sampling that small pictures do not survive.
-        head: from features to scores; a linear layer by default.
-        drop_rate: dropout before the head.
-        drop_path_rate: stochastic depth, where the backbone has it.
-        image_size: side of the pictures, px; for backbones that are built for one size.
+        stem: 'standard', or 'small': without the early downsampling, which leaves too little of small images.
+        head: maps features to logits; a linear layer by default.
+        drop_rate: dropout rate before the head.
+        drop_path_rate: rate of stochastic depth, where the backbone supports it.
+        image_size: side of the images, px; for backbones that are built for one size.
         options: further arguments of the timm model.
-        views: how evaluation looks at a picture, see `imgcls.models.views`.
+        views: views of each image that evaluation averages over, see `imgcls.models.views`.
 
     Raises:
-        UserError: an unknown model, weights that cannot be had or do not fit, a stem that cannot be made small.
+        UserError: unknown model, weights that cannot be loaded or do not fit, a stem that cannot be made small.
     """
-    for option, value, known in (("stem", stem, STEMS), ("views", views, VIEWS)):
-        if value not in known:
-            raise UserError(f"model.{option}={value}: {nearest(value, known)}")
+    check_choice("model.stem", stem, STEMS)
+    check_choice("model.views", views, VIEWS)
     architecture = Architecture(
         name=name.partition(".")[0],
         num_classes=num_classes,
@@ -71,13 +71,11 @@ def create_network(
     )
     network = network_from_architecture(architecture, name=name, pretrained=pretrained)
     if stem == "small" and pretrained:
-        log.info("model.stem=small: a first convolution that was made smaller starts from random weights.")
+        log.info("model.stem=small: a first convolution with a smaller kernel starts from random weights.")
     if weights is not None:
-        from imgcls.models.weights import load_weights
-
         load_weights(network, weights)
     if image_size is not None:
-        _try(network, image_size)
+        _check_image_size(network, image_size)
     return network
 
 
@@ -87,8 +85,8 @@ def network_from_architecture(
     """The network that `architecture` describes, untrained unless `pretrained`.
 
     Args:
-        architecture: what `create_network` made of its arguments.
-        name: of the timm model, with the tag of its weights.
+        architecture: the description stored by `create_network`.
+        name: the timm model, with the tag of its weights.
         pretrained: download timm's weights of the backbone.
     """
     name = name or architecture.name
@@ -106,8 +104,8 @@ def network_from_architecture(
 
 
 @torch.no_grad()
-def _try(network: Network, image_size: int) -> None:
-    """Raise UserError where the network cannot take pictures of this size."""
+def _check_image_size(network: Network, image_size: int) -> None:
+    """Raise UserError if the network cannot process images of this size."""
     training = network.training
     try:
         network.eval()(torch.zeros(1, 3, image_size, image_size))
@@ -115,7 +113,7 @@ def _try(network: Network, image_size: int) -> None:
         name, stem = network.architecture.name, network.architecture.stem
         with_stem = " with model.stem=small" if stem == "small" else ""
         raise UserError(
-            f"{name}{with_stem} cannot take pictures of data.image_size={image_size} ({_first_line(error)}). "
+            f"{name}{with_stem} cannot process images of data.image_size={image_size} ({first_line(error)}). "
             "Choose another size, stem or model."
         ) from error
     finally:
@@ -126,45 +124,40 @@ def _create_backbone(name: str, pretrained: bool, options: dict[str, Any]) -> nn
     if not timm.is_model(name.partition(".")[0]):
         raise UserError(f"model.name={name}: timm has no model of this name. {nearest(name, timm.list_models())}")
     if not pretrained:
-        return _built(name, options)
+        return _build(name, options)
     if not timm.get_pretrained_cfg(name, allow_unregistered=True):
         raise UserError(f"timm has no pretrained weights for {name}. Use model.pretrained=false or model.weights=FILE.")
     try:
-        with _hub_asked_once():
+        with _single_hub_attempt():
             return timm.create_model(name, pretrained=True, **options)
     except Exception as error:
-        _built(name, options)  # a mistake in the options, not in the download, is told as such
+        _build(name, options)  # raises where the options are the problem, not the download
         raise UserError(
-            f"The pretrained weights of {name} cannot be loaded ({_first_line(error)}). "
-            "Give them with model.weights=FILE, or train from random weights with model.pretrained=false."
+            f"The pretrained weights of {name} cannot be loaded ({first_line(error)}). "
+            "Set model.weights=FILE, or train from random weights with model.pretrained=false."
         ) from error
 
 
-def _built(name: str, options: dict[str, Any]) -> nn.Module:
+def _build(name: str, options: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=False, **options)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise UserError(f"timm cannot build {name} with {options}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:160] if lines else type(error).__name__
+        raise UserError(f"timm cannot build {name} with {options}: {first_line(error)}") from error
 
 
 @contextmanager
-def _hub_asked_once() -> Iterator[None]:
-    """Ask once whether the hub can be reached; if not, take what is in its cache, without a minute of retries."""
+def _single_hub_attempt() -> Iterator[None]:
+    """Try once whether the hub can be reached; if not, use its cache alone, without a minute of retries."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
     unreachable: Exception | None = None
-    before, patience = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)  # some weights come from other addresses, which torch would wait for without an end
-    if not before:
+    offline, timeout = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # some weights come from other servers, for which torch would wait forever
+    if not offline:
         try:
             get_session().head(constants.ENDPOINT, timeout=5)
-        except Exception as error:  # the hub's HTTP library has changed before, and its exceptions with it
+        except Exception as error:  # the hub has changed its HTTP library before, and the exceptions with it
             unreachable = error
             constants.HF_HUB_OFFLINE = True
     try:
@@ -172,21 +165,19 @@ def _hub_asked_once() -> Iterator[None]:
     except Exception as error:
         raise (ConnectionError(f"{constants.ENDPOINT}: {unreachable}") if unreachable else error) from error
     finally:
-        constants.HF_HUB_OFFLINE = before
-        socket.setdefaulttimeout(patience)
+        constants.HF_HUB_OFFLINE = offline
+        socket.setdefaulttimeout(timeout)
 
 
 def _make_stem_small(backbone: nn.Module, name: str) -> None:
-    """Take the down-sampling out of the first convolution (and the pooling after it), in place.
+    """Remove the downsampling of the first convolution and the pooling after it, in place.
 
-    A kernel of more than 3x3 becomes a new one of 3x3, as usual for CIFAR (He et al. 2016, 4.2).
+    A kernel larger than 3x3 is replaced by a new 3x3 one, as usual for CIFAR (He et al. 2016, 4.2).
     """
     path = getattr(backbone, "default_cfg", {}).get("first_conv")
     conv = dict(backbone.named_modules()).get(path) if isinstance(path, str) else None
     if not isinstance(path, str) or not isinstance(conv, nn.Conv2d) or conv.stride != (2, 2):
-        raise UserError(
-            f"model.stem=small: {name} has no strided stem that could be made small. Use model.stem=standard."
-        )
+        raise UserError(f"model.stem=small: {name} has no strided stem to make small. Use model.stem=standard.")
     if max(conv.kernel_size) > 3:
         small = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
         nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""The one LightningModule: a network, its loss, its optimiser, and numbers that are means over pictures."""
+"""The LightningModule that trains and evaluates a network; all of its metrics are means over images."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from imgcls.errors import UserError, nearest
+from imgcls.errors import check_choice
 from imgcls.models.choices import FREEZING
 from imgcls.models.ema import Average
 from imgcls.models.losses import picture_losses
-from imgcls.models.measuring import Collector, Outputs, evaluation_metrics, update
+from imgcls.models.metrics import Collector, Outputs, evaluation_metrics, update_metrics
 from imgcls.models.network import Network
 from imgcls.models.optim import AdamW, Optim
 
 
 class Classifier(L.LightningModule):
-    """Trains and measures a network; takes batches `(images, labels)` or `(images, labels, index)`.
+    """Trains and evaluates a network on batches `(images, labels)` or `(images, labels, index)`.
 
-    The training loss is the mean over the pictures of an optimiser step, however it is cut into micro-batches.
-    Validation and test loss are the plain cross entropy, without smoothing, weights or focusing, so that they compare
-    between runs. Metrics stay on the device until the epoch ends, and are exact over several processes.
+    The training loss is the mean over the images of an optimiser step, however it is split into micro-batches.
+    Validation and test loss are the plain cross entropy, without smoothing, weights or focusing, so that runs can be
+    compared. Metrics stay on the device until the epoch ends, and are exact with several processes.
 
     Args:
-        network: what is trained.
+        network: the network to train.
         optim: optimiser and schedule.
-        class_names: in the order of the scores.
+        class_names: in the order of the logits.
         label_smoothing, class_weights, focal_gamma: see `imgcls.models.losses`.
         freeze: 'none'; 'backbone' trains the head alone; 'head_first' does so for `unfreeze_epoch` epochs.
         unfreeze_epoch: the first epoch in which 'head_first' trains the backbone too.
-        channels_last: lay pictures and weights out with the channels innermost.
-        compile: run the network through torch.compile; a text is the mode of its compilation.
-        seed: of dropout and stochastic depth, which are seeded anew for each batch, so that a resumed run needs no
-            stored state.
+        channels_last: store images and weights with the channels innermost.
+        compile: run the network through torch.compile; a string is the compilation mode.
+        seed: of dropout and stochastic depth, which are seeded for each batch, so that a resumed run needs no stored
+            state.
     """
 
     def __init__(
@@ -52,12 +52,11 @@ class Classifier(L.LightningModule):
         freeze: str = "none",
         unfreeze_epoch: int = 1,
         channels_last: bool = False,
-        compile: bool | str = False,  # noqa: A002 - torch's own word
+        compile: bool | str = False,  # noqa: A002 - torch's own name
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if freeze not in FREEZING:
-            raise UserError(f"model.freeze={freeze}: {nearest(freeze, FREEZING)}")
+        check_choice("model.freeze", freeze, FREEZING)
         count = network.architecture.num_classes
         self.network, self.optim = network, optim or AdamW()
         self.class_names = tuple(class_names or map(str, range(count)))
@@ -70,38 +69,37 @@ class Classifier(L.LightningModule):
         if freeze == "backbone":
             self.network.backbone.requires_grad_(False)
         if compile:
-            # in place, so that the names in checkpoints stay what they are
+            # in place, so that the names in checkpoints do not change
             self.network.compile(mode=compile if isinstance(compile, str) else None)
         self._freeze_for(0)
 
         self.average: Average | None = None  # set by imgcls.models.ema.WeightAveraging
         self.last_loss = torch.zeros(())
-        """The loss of the last micro-batch, on the device; reading its value waits for the device."""
+        """Loss of the last micro-batch, a scalar on the device; reading its value waits for the device."""
         self.val_metrics = evaluation_metrics(count, "val/")
         self.test_metrics = evaluation_metrics(count, "test/")
         self.test_outputs = Outputs.empty(count)
         self._collector = Collector(count)
-        # Sums over the epoch so far: losses, hits, pictures. No buffer, which DDP would overwrite with those of rank 0.
+        # Sums over the epoch so far: losses, hits, images. Not a buffer, which DDP would overwrite with that of rank 0.
         self._train_totals: Tensor | None = None
 
-    # ---- what Lightning calls
+    # ---- Lightning's hooks
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised pictures, or (N, F) features of the backbone, to (N, C) scores."""
+        """(N, 3, H, W) normalised images, or (N, F) features of the backbone, to (N, C) logits."""
         if self.channels_last and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        if self.dtype != images.dtype:  # the weights' precision is not the pictures' with trainer.precision=bf16-true
+        if self.dtype != images.dtype:  # with trainer.precision=bf16-true
             images = images.to(self.dtype)
-        scores: Tensor = self.network(images)
-        return scores
+        return self.network(images)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser, and its schedule by the step."""
+        """The optimiser and its schedule, which advances per step."""
         steps = self.trainer.estimated_stepping_batches
         batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         if self.trainer.ckpt_path is not None:
             # Counting the steps has set up the loader before its position was read from the checkpoint, and Lightning
-            # would leave it at that: training would go on at the first batch of the epoch.
+            # would keep that loader: training would resume at the first batch of the epoch.
             self.trainer.fit_loop._combined_loader = None
         optimizer, schedule = self.optim.build(
             self.network, steps, min(batches, steps), fused="mixed" not in str(self.trainer.precision)
@@ -114,10 +112,10 @@ class Classifier(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        # FSDP's own, where each process has a share of the gradients, and their norm is that of all shares
-        of_shares: Any = getattr(self.trainer.strategy.model, "clip_grad_norm_", None)
-        if of_shares is not None and gradient_clip_val and gradient_clip_algorithm == "norm":
-            of_shares(gradient_clip_val)
+        # FSDP's own: each process has a shard of the gradients, and the norm is that of all shards
+        clip_sharded: Any = getattr(self.trainer.strategy.model, "clip_grad_norm_", None)
+        if clip_sharded is not None and gradient_clip_val and gradient_clip_algorithm == "norm":
+            clip_sharded(gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
@@ -126,14 +124,14 @@ class Classifier(L.LightningModule):
         if self._train_totals is not None:
             self._train_totals = self._train_totals.to(self.device)
 
-    def on_train_epoch_start(self) -> None:  # not called where training goes on in the middle of an epoch
+    def on_train_epoch_start(self) -> None:  # not called where training resumes within an epoch
         self._freeze_for(self.current_epoch)
         self._train_totals = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        place = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
-        seed = int(place.generate_state(1, np.uint64)[0])
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks every kind of device, for 0.1 ms a step
+        sequence = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
+        seed = int(sequence.generate_state(1, np.uint64)[0])
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks every kind of device, 0.1 ms per step
         if self.device.type in ("cuda", "mps"):
             getattr(torch, self.device.type).manual_seed(seed)
 
@@ -150,34 +148,34 @@ class Classifier(L.LightningModule):
         total = losses.sum()
         with torch.no_grad():
             hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
-            right = (logits.argmax(dim=1) == hard).sum()
-            # float64 where the device has it: sums of millions of pictures stay exact
-            kind = torch.float32 if losses.device.type == "mps" else torch.float64
-            totals = torch.stack([total.to(kind), right.to(kind), torch.full_like(right, len(hard), dtype=kind)])
+            hits = (logits.argmax(dim=1) == hard).sum()
+            # float64 where the device has it: sums over millions of images stay exact
+            dtype = torch.float32 if losses.device.type == "mps" else torch.float64
+            totals = torch.stack([total.to(dtype), hits.to(dtype), torch.full_like(hits, len(hard), dtype=dtype)])
             self._train_totals = totals if self._train_totals is None else self._train_totals + totals
-        loss = total / self._expected_pictures(len(losses))
+        loss = total / self._expected_images(len(losses))
         self.last_loss = loss.detach()
         return loss
 
     def on_train_epoch_end(self) -> None:
-        totals = self._sum_of_totals()
+        totals = self._reduce_totals()
         if totals is not None:
-            self.log("train/loss", (totals[0] / totals[2]).float(), sync_dist=self._several)
-            self.log("train/accuracy", (totals[1] / totals[2]).float(), sync_dist=self._several)
+            self.log("train/loss", (totals[0] / totals[2]).float(), sync_dist=self._distributed)
+            self.log("train/accuracy", (totals[1] / totals[2]).float(), sync_dist=self._distributed)
         self._train_totals = None
 
     def on_validation_epoch_start(self) -> None:
         self.val_metrics.reset()
-        if self._several:
-            self._share_statistics()
+        if self._distributed:
+            self._broadcast_statistics()
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        logits, losses = self._look_at(batch)
+        logits, losses = self._evaluate(batch)
         self.last_loss = losses.mean()
-        update(self.val_metrics, logits, batch[1], losses)
+        update_metrics(self.val_metrics, logits, batch[1], losses)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(self.val_metrics.compute(), sync_dist=self._several)
+        self.log_dict(self.val_metrics.compute(), sync_dist=self._distributed)
         self.val_metrics.reset()
 
     def on_test_epoch_start(self) -> None:
@@ -185,24 +183,23 @@ class Classifier(L.LightningModule):
         self._collector = Collector(len(self.class_names))
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        logits, losses = self._look_at(batch)
-        update(self.test_metrics, logits, batch[1], losses)
+        logits, losses = self._evaluate(batch)
+        update_metrics(self.test_metrics, logits, batch[1], losses)
         index = batch[2] if len(batch) > 2 else None
         self._collector.add(index, logits, batch[1], losses, self.global_rank, self.trainer.world_size)
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(self.test_metrics.compute(), sync_dist=self._several)
+        self.log_dict(self.test_metrics.compute(), sync_dist=self._distributed)
         self.test_outputs = self._collector.gather(self.device, self.trainer.world_size)
         self.test_metrics.reset()
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Probabilities of the classes, float32 (N, C), for a batch of pictures, alone or as its first part."""
+        """Class probabilities, float32 (N, C), of a batch that is the images or has them first."""
         images = batch if isinstance(batch, Tensor) else batch[0]
-        probabilities: Tensor = self(images).float().softmax(dim=1)
-        return probabilities
+        return self(images).float().softmax(dim=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        totals = self._sum_of_totals()
+        totals = self._reduce_totals()
         if totals is not None:
             checkpoint["train_totals"] = totals.cpu()
         if self.average is not None and "state_dict" in checkpoint:
@@ -217,61 +214,59 @@ class Classifier(L.LightningModule):
         if totals is not None:
             self._train_totals = totals if self.global_rank == 0 else torch.zeros_like(totals)
 
-    # ---- for others
+    # ---- results, for callers
 
     @property
     def test_confusion(self) -> Tensor:
-        """int64 (C, C): how many test pictures of a class (row) were taken for which (column)."""
+        """Confusion matrix of the test images, int64 (C, C): rows are true classes, columns predicted ones."""
         return self.test_outputs.confusion
 
     @property
     def test_class_accuracy(self) -> Tensor:
-        """(C,): the share of each class's test pictures that was recognised; NaN where it has none."""
-        confusion = self.test_confusion
-        return confusion.diagonal() / confusion.sum(dim=1)
+        """Share of each class's test images that was classified correctly, (C,); NaN for a class without any."""
+        return self.test_confusion.diagonal() / self.test_confusion.sum(dim=1)
 
     @property
     def needs_find_unused_parameters(self) -> bool:
-        """Whether DDP must look for parameters that get no gradient.
+        """Whether DDP must search for parameters without a gradient.
 
-        Those of a backbone that is frozen for good need none, and DDP leaves them alone. Those of 'head_first' need
-        one later, others only in the first epochs, and DDP decides once what it waits for.
+        DDP decides once which gradients it waits for: none for a backbone that stays frozen. With 'head_first' those of
+        the backbone come later, and some backbones stop training parts after the first epochs.
         """
         return self.freeze_mode == "head_first" or self.network.changes_with_epochs
 
     # ---- inside
 
     def _freeze_for(self, epoch: int) -> None:
-        """Which parts train is a function of the epoch alone, so that a resumed run does not freeze again."""
+        """Freeze as a function of the epoch alone, so that a resumed run trains the same parts."""
         self.network.begin_epoch(epoch)
         self.network.freeze(
             self.freeze_mode == "backbone" or (self.freeze_mode == "head_first" and epoch < self.unfreeze_epoch)
         )
 
-    def _expected_pictures(self, count: int) -> float:
-        """What a sum of losses is divided by: the pictures of a micro-batch in the mean, whatever this one's share."""
+    def _expected_images(self, count: int) -> float:
+        """Mean number of images in a micro-batch, by which a sum of losses is divided; `count` if that is unknown."""
         datamodule: Any = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
         return float(getattr(datamodule, "expected_micro_batch", count))
 
-    def _look_at(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Scores, float32 (N, C), and plain cross entropies, float32 (N,)."""
-        # A copy, because a CUDA graph (model.compile=reduce-overhead) writes the next batch's scores to the same place.
+    def _evaluate(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits, float32 (N, C), and plain cross entropies, float32 (N,)."""
+        # A copy, because a CUDA graph (model.compile=reduce-overhead) overwrites the logits with the next batch's.
         logits = self(batch[0]).to(torch.float32, copy=True)
         return logits, picture_losses(logits, batch[1])
 
     @property
-    def _several(self) -> bool:
+    def _distributed(self) -> bool:
         return self.trainer.world_size > 1
 
-    def _sum_of_totals(self) -> Tensor | None:
-        """The sums of this epoch so far over all processes; all of them have to ask."""
+    def _reduce_totals(self) -> Tensor | None:
+        """The sums of this epoch so far over all processes, each of which must call this."""
         totals = self._train_totals
-        if totals is None or not self._several:
+        if totals is None or not self._distributed:
             return totals
-        summed: Tensor = self.trainer.strategy.reduce(totals.clone(), reduce_op="sum")
-        return summed
+        return self.trainer.strategy.reduce(totals.clone(), reduce_op="sum")
 
-    def _share_statistics(self) -> None:
-        """Give all processes the batch-norm statistics of the first, which are those that checkpoints hold."""
+    def _broadcast_statistics(self) -> None:
+        """Give all processes the batch-norm statistics of the first, which are those in checkpoints."""
         for buffer in self.network.buffers():
             torch.distributed.broadcast(buffer, src=0)

@@ -1,8 +1,8 @@
-"""An exponential moving average of the weights, which is what validation measures and checkpoints deliver.
+"""Exponential moving average of the weights, used by validation and saved in checkpoints.
 
 Lightning's own EMAWeightAveraging leaves the averaged weights out of checkpoints that are saved with
-`weights_only=True` (callbacks are not asked for those), averages whatever else the module holds in buffers, and
-swaps weights in a later `trainer.validate(ckpt_path=…)` too; this one does none of that.
+`weights_only=True` (it does not call callbacks for those), averages all other buffers of the module, and also swaps
+weights in a later `trainer.validate(ckpt_path=…)`; this one does none of that.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ import lightning as L
 import torch
 from torch import nn
 
-AVERAGED = "state_dict"  # where a checkpoint holds what everyone but a resumed training wants
+AVERAGED = "state_dict"  # read from a checkpoint by everyone except a resumed training
 CURRENT = "current_state_dict"
 
 
 class Average:
-    """A second set of a network's weights: averaged floating-point values, the latest of all others.
+    """A second copy of a network's state: floating-point values are averaged, others are those of the last step.
 
     Batch-norm statistics are averaged with the weights that they belong to.
 
     Args:
-        network: whose weights are averaged.
-        decay: share of the average that each step keeps; less in the first steps, (1 + step) / (10 + step), so that
-            a short training does not end with an average of its random beginning.
+        network: the network whose weights are averaged.
+        decay: share of the average that each step keeps; at most (1 + step) / (10 + step), so that a short training
+            does not end with an average of its random initialisation.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network, self.decay = network, decay
         self.shadow = {name: value.detach().clone() for name, value in network.state_dict().items()}
         self.swapped = False
-        """Whether the network holds the average now, and `shadow` the weights that are trained."""
+        """Whether the network currently has the average, and `shadow` the trained weights."""
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after optimiser step `step` (the first is 1)."""
+        """Add the weights after optimiser step `step`, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averaged, latest = [], []
         for name, value in self.network.state_dict().items():
@@ -51,13 +51,13 @@ class Average:
     def swap(self) -> None:
         """Exchange the weights of the network and the average."""
         for name, value in self.network.state_dict().items():
-            kept = value.clone()
+            previous = value.clone()
             value.copy_(self.shadow[name])
-            self.shadow[name].copy_(kept)
+            self.shadow[name].copy_(previous)
         self.swapped = not self.swapped
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any], prefix: str) -> None:
-        """Put the average where every reader looks for weights, and the trained weights beside it."""
+        """Store the average where readers expect the weights, and the trained weights beside it."""
         live = {name: value for name, value in checkpoint[AVERAGED].items() if name.startswith(prefix)}
         shadow = {f"{prefix}{name}": value for name, value in self.shadow.items()}
         average, current = (live, shadow) if self.swapped else (shadow, live)
@@ -66,7 +66,7 @@ class Average:
 
     @torch.no_grad()
     def on_load_checkpoint(self, checkpoint: dict[str, Any], prefix: str) -> None:
-        """Go on with the average of a checkpoint, and let its reader go on with the trained weights."""
+        """Restore the average of a checkpoint, and put the trained weights where the caller reads them."""
         for name, value in self.shadow.items():
             value.copy_(checkpoint[AVERAGED][f"{prefix}{name}"])
         checkpoint[AVERAGED] = {**checkpoint[AVERAGED], **checkpoint.get(CURRENT, {})}
@@ -75,16 +75,16 @@ class Average:
 class WeightAveraging(L.Callback):
     """Average the weights of a Classifier over its optimiser steps; validate and save the average.
 
-    In the checkpoints `state_dict` holds the average; the weights that a resumed training goes on with are beside it.
-    When the training ends, the module holds the average.
+    In checkpoints `state_dict` is the average; the weights from which a training resumes are beside it. After the
+    training the module has the average.
 
     Args:
-        decay: see Average. 0.999 suits a few thousand steps.
+        decay: see Average; 0.999 suits a few thousand steps.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"decay={decay} must be in 0..1, and less than 1.")
+            raise ValueError(f"decay={decay} must be at least 0 and less than 1.")
         self.decay = decay
         self._step = 0
 
@@ -102,21 +102,21 @@ class WeightAveraging(L.Callback):
         self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        if trainer.global_step > self._step:  # not in the middle of a batch that is cut into micro-batches
+        if trainer.global_step > self._step:  # not after a micro-batch that ends no optimiser step
             self._step = trainer.global_step
             _average(pl_module).update(self._step)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._show(trainer, pl_module, averaged=True)
+        self._use_average(trainer, pl_module, use=True)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._show(trainer, pl_module, averaged=False)
+        self._use_average(trainer, pl_module, use=False)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._show(trainer, pl_module, averaged=True)
+        self._use_average(trainer, pl_module, use=True)
 
-    def _show(self, trainer: L.Trainer, pl_module: L.LightningModule, *, averaged: bool) -> None:
-        if trainer.state.fn == "fit" and _average(pl_module).swapped != averaged:
+    def _use_average(self, trainer: L.Trainer, pl_module: L.LightningModule, *, use: bool) -> None:
+        if trainer.state.fn == "fit" and _average(pl_module).swapped != use:
             _average(pl_module).swap()
 
 

@@ -1,7 +1,7 @@
-"""What turns a backbone's features into one score a class.
+"""Heads, which map a backbone's features to one logit per class.
 
-A head is a small description that is called with the sizes it has to connect; the description goes into the portable
-model, which can therefore be rebuilt from `model.json` alone.
+A head is a small description that builds a module when it is called with the sizes to connect. The description is part
+of the portable model, which can therefore be rebuilt from `model.json` alone.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
-from imgcls.errors import UserError, nearest
+from imgcls.errors import UserError, check_choice
 from imgcls.models.choices import ACTIVATIONS, NORMS
 
 
 class Head(Protocol):
-    """Anything that builds a module from (N, in_features) features to (N, num_classes) scores."""
+    """Anything that builds a module from (N, in_features) features to (N, num_classes) logits."""
 
     def __call__(self, in_features: int, num_classes: int) -> nn.Module: ...
 
@@ -27,13 +27,13 @@ class Head(Protocol):
 
 
 HEADS: dict[str, Callable[..., Head]] = {}
-"""What rebuilds a head, by the `kind` in its plain values."""
+"""Head classes by the `kind` in their plain values."""
 
 T = TypeVar("T", bound=Callable[..., Head])
 
 
 def register_head(kind: str) -> Callable[[T], T]:
-    """A decorator for a class of heads whose `as_dict` says this `kind`, so that a portable model can be rebuilt."""
+    """A decorator for head classes whose `as_dict` has this `kind`, so that a portable model can be rebuilt."""
 
     def register(head: T) -> T:
         HEADS[kind] = head
@@ -73,18 +73,15 @@ class Mlp:
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", [int(width) for width in self.hidden])
         if any(width < 1 for width in self.hidden):
-            raise UserError(f"model.head.hidden={list(self.hidden)}: widths are at least 1.")
-        if self.activation not in ACTIVATIONS:
-            raise UserError(f"model.head.activation={self.activation}: {nearest(self.activation, ACTIVATIONS)}")
-        if self.norm not in NORMS:
-            raise UserError(f"model.head.norm={self.norm}: {nearest(self.norm, NORMS)}")
+            raise UserError(f"model.head.hidden={list(self.hidden)}: widths must be at least 1.")
+        check_choice("model.head.activation", self.activation, ACTIVATIONS)
+        check_choice("model.head.norm", self.norm, NORMS)
 
     def __call__(self, in_features: int, num_classes: int) -> nn.Module:
         layers: list[nn.Module] = []
         norm, activation = getattr(nn, NORMS[self.norm]), getattr(nn, ACTIVATIONS[self.activation])
         for width in self.hidden:
-            layers += [nn.Linear(in_features, width), norm(width), activation()]
-            layers.append(nn.Dropout(self.dropout))
+            layers += [nn.Linear(in_features, width), norm(width), activation(), nn.Dropout(self.dropout)]
             in_features = width
         return nn.Sequential(*layers, nn.Linear(in_features, num_classes))
 
@@ -94,26 +91,22 @@ class Mlp:
 
 
 def head_from_dict(values: Mapping[str, Any]) -> Head:
-    """The head that `as_dict` described.
+    """Rebuild the head that `as_dict` described.
 
-    Heads of other modules are found where these are imported, or named in the environment: IMGCLS_PLUGINS=mine,other.
-    Raises UserError for a kind that is not known.
+    Heads of other modules are found once these are imported or named in the environment: IMGCLS_PLUGINS=mine,other.
+    Raises UserError for a kind that is not registered.
     """
     options = dict(values)
     kind = options.pop("kind")
     if kind not in HEADS:
         for module in os.environ.get("IMGCLS_PLUGINS", "").replace(",", " ").split():
-            _import_plugin(module)
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise UserError(f"IMGCLS_PLUGINS={module}: it cannot be imported ({error}).") from error
     if kind not in HEADS:
         raise UserError(
-            f"This model has a head {kind!r} that this version of imgcls does not know. "
+            f"The model has a head of kind {kind!r}, which is not registered. "
             "Name the module that registers it: IMGCLS_PLUGINS=MODULE."
         )
     return HEADS[kind](**options)
-
-
-def _import_plugin(module: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"IMGCLS_PLUGINS={module}: it cannot be imported ({error}).") from error

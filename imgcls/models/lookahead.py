@@ -1,4 +1,4 @@
-"""Lookahead: every few steps the weights go back to a slow average of themselves (Zhang et al. 2019)."""
+"""Lookahead: every few steps the weights are reset to a slow average of themselves (Zhang et al. 2019)."""
 
 from __future__ import annotations
 
@@ -12,34 +12,26 @@ from imgcls.errors import UserError
 
 
 class Lookahead(L.Callback):
-    """Average the weights over the training, and go on from the average.
+    """Average the weights over the training, and continue from the average.
 
-    Each `every` optimiser steps the average takes in the weights and the weights become the average. How much of the
-    average is kept grows from nothing to decay**every over the training, so that it moves fast at first and averages
-    strongly at the end (Jordan 2024). Running statistics of norms are averaged with the weights. The training ends with
-    the average.
+    Every `every` optimiser steps the average is updated with the weights, and the weights are set to the average. The
+    share of the average that an update keeps grows from 0 to decay**every over the training, so that it moves fast at
+    first and averages strongly at the end (Jordan 2024). Running statistics of norms are averaged with the weights. The
+    training ends with the average.
 
     Args:
-        every: optimiser steps between two averagings.
-        decay: share of the average that is kept for each step, at the end of the training.
-        power: how late in the training the share grows: it goes with (step / steps)**power.
-        start_epoch: the first epoch in which anything is averaged.
+        every: optimiser steps between two updates of the average.
+        decay: share of the average kept per step, at the end of the training.
+        power: how late in the training that share grows: as (step / steps)**power.
+        start_epoch: the first epoch in which weights are averaged.
     """
 
     def __init__(self, every: int = 5, decay: float = 0.95, power: float = 3.0, start_epoch: int = 0) -> None:
         if every < 1 or not 0 <= decay <= 1 or power < 0 or start_epoch < 0:
-            raise UserError(
-                "optim.lookahead: every is 1 or more, decay lies in 0..1, power and start_epoch are 0 or more."
-            )
+            raise UserError("optim.lookahead: every must be 1 or more, decay in 0..1, power and start_epoch 0 or more.")
         self.every, self.decay, self.power, self.start_epoch = every, decay, power, start_epoch
         self._slow: dict[str, Tensor] | None = None
         self._step = 0
-
-    def kept(self, step: int, steps: float) -> float:
-        """The share of the average that is kept after optimiser step `step` (the first is 1) of `steps`."""
-        return float(self.decay**self.every * (step / steps) ** self.power)
-
-    # ---- what Lightning calls
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self._slow is None else {"slow": self._slow}
@@ -54,21 +46,21 @@ class Lookahead(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         step = trainer.global_step
-        if step == self._step:  # in the middle of a batch that is cut into micro-batches
+        if step == self._step:  # after a micro-batch that ends no optimiser step
             return
         self._step = step
         steps = trainer.estimated_stepping_batches
         last = step >= steps
         if trainer.current_epoch >= self.start_epoch and (step % self.every == 0 or last):
-            self._average(pl_module, 1.0 if last else self.kept(step, steps))
+            self._average(pl_module, 1.0 if last else self.decay**self.every * (step / steps) ** self.power)
 
     @torch.no_grad()
-    def _average(self, pl_module: L.LightningModule, kept: float) -> None:
+    def _average(self, pl_module: L.LightningModule, keep: float) -> None:
         network: Any = pl_module.network
         fast = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
         if self._slow is None:
             self._slow = {name: value.detach().clone() for name, value in fast.items()}
             return
         slow = [self._slow[name] for name in fast]
-        torch._foreach_lerp_(slow, list(fast.values()), 1 - kept)
+        torch._foreach_lerp_(slow, list(fast.values()), 1 - keep)
         torch._foreach_copy_(list(fast.values()), slow)

@@ -1,4 +1,4 @@
-"""Muon: steps along orthogonalised momentum for matrices and convolutions, SGD for everything else (Jordan 2024)."""
+"""Muon: orthogonalised momentum steps for matrices and convolutions, SGD for all other parameters (Jordan 2024)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 from imgcls.models.network import Network
 from imgcls.models.optim import Optim
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan 2024: the steepest at 0 that keeps singular values near 1
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan 2024: steepest at 0 while keeping singular values near 1
 
 
-def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Near U V' of each matrix U S V', (…, rows, columns), by a Newton-Schulz iteration: singular values of 0.7 to 1.2.
+def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Approximate U V' of each matrix U S V', (…, rows, columns), by a Newton-Schulz iteration.
 
-    In bfloat16, where the device computes in it, as the iteration forgives rounding.
+    The singular values of the result are about 0.7 to 1.2. On CUDA in bfloat16, as the iteration tolerates rounding.
     """
     a, b, c = COEFFICIENTS
     x = matrices.bfloat16() if matrices.device.type == "cuda" else matrices.float()
@@ -32,14 +32,14 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class MuonSGD(torch.optim.Optimizer):
-    """Orthogonalised steps with decoupled weight decay for groups with `orthogonal`, Nesterov SGD for the others."""
+    """Orthogonalised steps with decoupled weight decay for groups with `orthogonal`, Nesterov SGD for all others."""
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float) -> None:
         super().__init__(groups, {"lr": 0.0, "momentum": momentum, "weight_decay": 0.0, "orthogonal": False})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step; `closure` computes the loss and its gradients."""
+        """Take one step; `closure` computes the loss and its gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -60,8 +60,8 @@ class MuonSGD(torch.optim.Optimizer):
         direction = gradient.add(state["momentum_buffer"].mul_(momentum).add_(gradient), alpha=momentum)
         if group["orthogonal"]:
             rows = direction.flatten(1)
-            # the same change of what a layer puts out, whatever its shape
-            direction = orthogonalised(rows).view_as(direction) * max(1.0, rows.shape[0] / rows.shape[1]) ** 0.5
+            # changes the output of a layer equally, whatever its shape
+            direction = orthogonalise(rows).view_as(direction) * max(1.0, rows.shape[0] / rows.shape[1]) ** 0.5
             parameter.mul_(1 - rate * decay)
         parameter.add_(direction, alpha=-rate)
 
@@ -71,8 +71,8 @@ class Muon(Optim):
     """Muon for the backbone's matrices and convolutions; Nesterov SGD for its norms and biases, and for the head.
 
     Args:
-        momentum: of all.
-        other_lr: the rate of SGD.
+        momentum: of both.
+        other_lr: the learning rate of SGD.
     """
 
     momentum: float = 0.6
@@ -88,10 +88,11 @@ class Muon(Optim):
                 kinds[name.startswith("backbone.") and network.dimensions[name] > 1].append(parameter)
             rates = {True: group["lr"], False: group["lr"] * self.other_lr / self.lr}
             groups += [
-                {**group, "params": kinds[one], "lr": rates[one], "orthogonal": one} for one in kinds if kinds[one]
+                {**group, "params": parameters, "lr": rates[orthogonal], "orthogonal": orthogonal}
+                for orthogonal, parameters in kinds.items()
+                if parameters
             ]
         return groups
 
     def optimizer(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
-        """MuonSGD."""
         return MuonSGD(groups, self.momentum)

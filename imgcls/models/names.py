@@ -1,4 +1,4 @@
-"""The names of models, read from the sources of timm and imgcls: a misspelt one is refused before torch is imported."""
+"""Model names, read from the sources of timm and imgcls: a misspelt one is refused before torch is imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _REGISTERED = re.compile(r"^@register_model\b[^\n]*\n(?:@[^\n]*\n)*def (\w+)\(",
 
 @cache
 def all_model_names() -> tuple[str, ...]:
-    """Names of all architectures of the installed timm and of imgcls, sorted; empty where timm is not installed."""
+    """Names of all architectures of the installed timm and of imgcls, sorted; empty if timm is not installed."""
     spec = importlib.util.find_spec("timm")
     if spec is None or spec.origin is None:
         return ()
@@ -20,6 +20,6 @@ def all_model_names() -> tuple[str, ...]:
     return tuple(sorted({name for file in sources for name in _REGISTERED.findall(file.read_text(encoding="utf-8"))}))
 
 
-def known_model(name: str) -> bool:
-    """Whether timm has `name`, with or without the tag of its weights (`resnet50.a1_in1k`)."""
+def is_model(name: str) -> bool:
+    """Whether timm or imgcls has `name`, with or without the tag of its weights (`resnet50.a1_in1k`)."""
     return name.partition(".")[0] in all_model_names()

@@ -1,16 +1,16 @@
-"""Optimisers and learning-rate schedules, and which parameter gets which rate and weight decay."""
+"""Optimisers with their schedules, and the learning rate and weight decay of each parameter."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from imgcls.errors import UserError, nearest
+from imgcls.errors import UserError, check_choice
 from imgcls.models.lookahead import Lookahead
 from imgcls.models.network import Network
 from imgcls.models.schedules import SCHEDULES, Schedule
@@ -20,19 +20,19 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 @dataclass
 class Optim:
-    """What all optimisers share; use AdamW, Adam or SGD.
+    """The options that all optimisers share; use AdamW, Adam or SGD.
 
     Args:
-        lr: the largest learning rate, of the head.
-        weight_decay: for weights of two and more dimensions; norms, biases and what the timm model names
-            (positions of a transformer) are not decayed.
+        lr: the largest learning rate, that of the head.
+        weight_decay: for weights of two or more dimensions; norms, biases and what the timm model exempts (position
+            embeddings of a transformer) are not decayed.
         schedule, warmup_epochs, initial_lr_ratio, final_lr_ratio: see `imgcls.models.schedules`.
-        layer_decay: each layer further from the head gets this times the rate of the one above it (1: none).
-        backbone_lr_scale: the backbone's rate as a share of the head's.
-        norm_lr_scale: the rate of the shifts and scales of norms as a multiple of what they would have.
+        layer_decay: factor of the learning rate from each layer to the one below it; 1: none.
+        backbone_lr_scale: the backbone's learning rate as a share of the head's.
+        norm_lr_scale: factor of the learning rate of the shifts and scales of norms.
         decay_biases: decay norms and biases too.
-        ema: decay of the exponential moving average of the weights; None: none. Read by the training.
-        lookahead: pulls the weights back to a slow average of them; None: nothing does. Read by the training.
+        ema: decay of the exponential moving average of the weights; None: no average. Read by the training.
+        lookahead: resets the weights to a slow average of them; None: off. Read by the training.
     """
 
     lr: float = 1e-3
@@ -49,8 +49,7 @@ class Optim:
     lookahead: Lookahead | None = None
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"optim.schedule={self.schedule}: {nearest(self.schedule, SCHEDULES)}")
+        check_choice("optim.schedule", self.schedule, SCHEDULES)
 
     def optimizer(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
         """The torch optimiser of these parameter groups."""
@@ -62,10 +61,10 @@ class Optim:
         """The optimiser of `network` and its schedule, which is stepped after each optimiser step.
 
         Args:
-            network: what is trained; parameters that need no gradient are left out.
+            network: the network to train; frozen parameters are left out.
             steps: optimiser steps of the whole training; infinite only with the constant schedule.
-            steps_per_epoch: optimiser steps of an epoch.
-            fused: update each parameter in one pass over it, where the device can; not with a gradient scaler, whose
+            steps_per_epoch: optimiser steps per epoch.
+            fused: use torch's fused implementation where the device has one; not with a gradient scaler, whose
                 gradients Lightning could then not clip.
         """
         optimizer = self.optimizer(self.parameter_groups(network), fused)
@@ -74,10 +73,10 @@ class Optim:
         return optimizer, LambdaLR(optimizer, schedule)
 
     def parameter_groups(self, network: Network) -> list[dict[str, Any]]:
-        """One group for each pair of rate and weight decay, those of the head last; frozen parameters are in none.
+        """One group for each pair of learning rate and weight decay, those of the head last, without frozen parameters.
 
-        Head and backbone never share a group: torch's fused SGD needs all of a group to have their first step together,
-        which 'head_first' takes at different times.
+        Head and backbone never share a group: torch's fused SGD needs the whole group to take its first step together,
+        and 'head_first' starts them at different times.
         """
         scales = self._scales(network)
         exempt: set[str] = set(getattr(network.backbone, "no_weight_decay", set)())
@@ -85,19 +84,19 @@ class Optim:
         for name, parameter in network.named_parameters():
             if not parameter.requires_grad:
                 continue
-            spared = network.dimensions[name] < 2 or name.endswith(".bias") or name.removeprefix("backbone.") in exempt
-            decay, scale = 0.0 if spared and not self.decay_biases else self.weight_decay, scales[name]
+            skip = network.dimensions[name] < 2 or name.endswith(".bias") or name.removeprefix("backbone.") in exempt
+            decay, scale = 0.0 if skip and not self.decay_biases else self.weight_decay, scales[name]
             key = (name.startswith("head."), scale, decay)
             group = groups.setdefault(key, {"params": [], **self.rates(scale, decay)})
             group["params"].append(parameter)
         return [groups[key] for key in sorted(groups)]
 
     def rates(self, scale: float, decay: float) -> dict[str, float]:
-        """Learning rate and weight decay, as torch's optimiser takes them, of a group with `scale` times the rate."""
+        """Learning rate and weight decay, as torch's optimiser takes them, of a group with `scale` times `lr`."""
         return {"lr": self.lr * scale, "weight_decay": decay}
 
     def _scales(self, network: Network) -> dict[str, float]:
-        """The rate of each parameter as a share of the head's."""
+        """Learning rate of each parameter as a share of the head's."""
         scales = {name: 1.0 for name, _ in network.named_parameters()}
         backbone: Any = network.backbone
         depths: dict[str, int] = {}
@@ -105,7 +104,7 @@ class Optim:
             from timm.models import group_parameters
 
             if not hasattr(backbone, "group_matcher"):
-                raise UserError("optim.layer_decay: timm does not know the layers of this model. Use layer_decay=1.")
+                raise UserError("optim.layer_decay: timm does not define the layers of this model. Use layer_decay=1.")
             depths = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
         deepest = max(depths.values(), default=0)
         for name, _ in backbone.named_parameters():
@@ -113,33 +112,27 @@ class Optim:
             scales[f"backbone.{name}"] = self.backbone_lr_scale * decay
         for name, module in network.named_modules():
             if isinstance(module, NORMS):
-                for own, _ in module.named_parameters(name, recurse=False):
-                    scales[own] *= self.norm_lr_scale
+                for parameter, _ in module.named_parameters(name, recurse=False):
+                    scales[parameter] *= self.norm_lr_scale
         return scales
-
-
-@dataclass
-class AdamW(Optim):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2017)."""
-
-    betas: Sequence[float] = (0.9, 0.999)
-
-    def optimizer(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
-        """torch.optim.AdamW."""
-        first, second = self.betas
-        return torch.optim.AdamW(groups, betas=(first, second), fused=_where_known(groups, fused))
 
 
 @dataclass
 class Adam(Optim):
     """Adam (Kingma and Ba 2014), with weight decay as an L2 penalty."""
 
+    implementation: ClassVar[Any] = torch.optim.Adam
     betas: Sequence[float] = (0.9, 0.999)
 
     def optimizer(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
-        """torch.optim.Adam."""
-        first, second = self.betas
-        return torch.optim.Adam(groups, betas=(first, second), fused=_where_known(groups, fused))
+        return self.implementation(groups, betas=tuple(self.betas), fused=_supports_fused(groups, fused))
+
+
+@dataclass
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2017)."""
+
+    implementation: ClassVar[Any] = torch.optim.AdamW
 
 
 @dataclass
@@ -147,12 +140,11 @@ class SGD(Optim):
     """Stochastic gradient descent with momentum.
 
     Args:
-        momentum: of the running mean of the gradients.
-        nesterov: look ahead by the momentum.
-        decoupled: `lr` is the length of a step along a constant gradient, whatever the momentum, and `weight_decay` the
-            share of the weights that a step takes away, whatever the rate of their group, so that each can be tuned
-            alone (Page 2018); both at the peak of the schedule. With torch's own, momentum 0.9 makes steps ten times
-            as long.
+        momentum: factor of the previous step's momentum.
+        nesterov: use Nesterov momentum.
+        decoupled: make `lr` the length of a step along a constant gradient for any momentum, and `weight_decay` the
+            share by which a step shrinks the weights for any learning rate, both at the peak of the schedule, so that
+            each can be tuned alone (Page 2018). In torch's own definition momentum 0.9 makes steps ten times as long.
     """
 
     momentum: float = 0.9
@@ -166,11 +158,10 @@ class SGD(Optim):
         return {"lr": rate * (1 - self.momentum), "weight_decay": decay / rate}
 
     def optimizer(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
-        """torch.optim.SGD."""
         nesterov = self.nesterov and self.momentum > 0
-        return torch.optim.SGD(groups, momentum=self.momentum, nesterov=nesterov, fused=_where_known(groups, fused))
+        return torch.optim.SGD(groups, momentum=self.momentum, nesterov=nesterov, fused=_supports_fused(groups, fused))
 
 
-def _where_known(groups: list[dict[str, Any]], fused: bool) -> bool | None:
-    kinds = {parameter.device.type for group in groups for parameter in group["params"]}
-    return True if fused and kinds <= {"cpu", "cuda"} else None
+def _supports_fused(groups: list[dict[str, Any]], fused: bool) -> bool | None:
+    devices = {parameter.device.type for group in groups for parameter in group["params"]}
+    return True if fused and devices <= {"cpu", "cuda"} else None

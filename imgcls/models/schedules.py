@@ -1,11 +1,11 @@
-"""How the learning rate goes up and down: a share of its largest value, as a pure function of the optimiser step."""
+"""Learning-rate schedules: the share of the largest rate, as a pure function of the optimiser step."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from imgcls.errors import UserError, nearest
+from imgcls.errors import UserError, check_choice
 
 SCHEDULES = ("cosine", "linear", "onecycle", "constant")
 
@@ -17,21 +17,20 @@ ONECYCLE_START, ONECYCLE_END, ONECYCLE_RISE = 1 / 25, 1 / 250_000, 0.3
 class Schedule:
     """The factor of the learning rate at each optimiser step.
 
-    Nothing but the rate changes: the momentum that was asked for is kept in 'onecycle' too, unlike in torch's
-    OneCycleLR, which would overrule `optim.momentum`.
+    Only the rate changes: 'onecycle' keeps the configured momentum, unlike torch's OneCycleLR, which would override
+    `optim.momentum`.
 
     >>> schedule = Schedule("cosine", steps=12, warmup=2)
     >>> [round(schedule(step), 2) for step in (0, 1, 2, 7, 12)]
     [0.33, 0.67, 1.0, 0.5, 0.0]
 
     Args:
-        kind: 'cosine' or 'linear' down to `final_ratio`, 'onecycle' (up along a cosine, then down along one), or
-            'constant'.
-        steps: of the whole training; infinite only with 'constant'.
-        warmup: steps in which the rate grows (linearly, except for 'onecycle'), at most half of all;
-            0 with 'onecycle' means three tenths of all.
+        kind: 'cosine' or 'linear' decay to `final_ratio`, 'onecycle' (cosine up, then down), or 'constant'.
+        steps: optimiser steps of the whole training; infinite only with 'constant'.
+        warmup: steps of linear warm-up (cosine for 'onecycle'), at most half of all; 0 with 'onecycle' means three
+            tenths of all.
         final_ratio: the last factor of 'cosine' and 'linear'.
-        initial_ratio: where the warm-up begins, except for 'onecycle'.
+        initial_ratio: the factor from which the warm-up starts, except for 'onecycle'.
     """
 
     kind: str
@@ -41,14 +40,13 @@ class Schedule:
     initial_ratio: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.kind not in SCHEDULES:
-            raise UserError(f"optim.schedule={self.kind}: {nearest(self.kind, SCHEDULES)}")
+        check_choice("optim.schedule", self.kind, SCHEDULES)
         if math.isinf(self.steps) and self.kind != "constant":
             raise UserError(f"optim.schedule={self.kind} needs a number of epochs or steps to anneal over.")
 
     @property
     def rise(self) -> float:
-        """Steps in which the rate grows."""
+        """Steps of warm-up."""
         rise = min(self.warmup, 0.5 * self.steps)
         return rise or ONECYCLE_RISE * self.steps if self.kind == "onecycle" else rise
 

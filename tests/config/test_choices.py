@@ -25,7 +25,7 @@ from imgcls.models.backbones import create_network
 from imgcls.models.choices import ACTIVATIONS, FREEZING, MODES, NORMS, STEMS, VALIDATION_METRICS, VIEWS
 from imgcls.models.classifier import Classifier
 from imgcls.models.heads import Mlp
-from imgcls.models.measuring import evaluation_metrics
+from imgcls.models.metrics import evaluation_metrics
 from imgcls.models.schedules import SCHEDULES, Schedule
 from imgcls.preprocessing import INTERPOLATIONS, Preprocessing
 

@@ -1,4 +1,4 @@
-"""A network of a few thousand weights, batches from memory, and a trainer that says nothing."""
+"""A network of a few thousand parameters, batches from memory, and a trainer that prints nothing."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def pictures(count: int, classes: int = CLASSES, side: int = 32) -> tuple[Tensor
 
 
 class Loader:
-    """Batches of given sizes in order, with their index; goes on where a checkpoint says."""
+    """Batches of given sizes in order, with their index; resumes at the position in a checkpoint."""
 
     def __init__(self, images: Tensor, labels: Tensor, sizes: list[int]) -> None:
         self.images, self.labels, self.sizes = images, labels, sizes
-        self.given = 0
+        self.position = 0
 
     @classmethod
     def of(cls, count: int, batch_size: int, **options: Any) -> Loader:
@@ -52,25 +52,25 @@ class Loader:
         return len(self.sizes)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        start, self.given = self.given, 0
+        start, self.position = self.position, 0
         index = torch.arange(len(self.labels)).split(self.sizes)
         for number in range(start, len(self.sizes)):
-            self.given = number + 1 if number + 1 < len(self.sizes) else 0
+            self.position = number + 1 if number + 1 < len(self.sizes) else 0
             part = index[number]
             yield self.images[part], self.labels[part], part
 
     def state_dict(self) -> dict[str, Any]:
-        return {"given": self.given}
+        return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.given = state["given"]
+        self.position = state["position"]
 
 
 def trainer(epochs: int = 1, callbacks: list[L.Callback] | None = None, **options: Any) -> L.Trainer:
     quiet: dict[str, Any] = {
         "accelerator": "cpu",
         "logger": False,
-        "enable_checkpointing": any(isinstance(one, Checkpoint) for one in callbacks or []),
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks or []),
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
@@ -80,11 +80,11 @@ def trainer(epochs: int = 1, callbacks: list[L.Callback] | None = None, **option
 
 
 class KilledError(Exception):
-    """What interrupts a training in a test."""
+    """Interrupts a training in a test."""
 
 
 class SaveAndKill(Checkpoint):
-    """Write a checkpoint after optimiser step `step`, or after the epoch that it ends, and end there."""
+    """Write a checkpoint after optimiser step `step`, or after the epoch that it ends, and stop there."""
 
     def __init__(self, step: int, file: Any) -> None:
         self.step, self.file = step, file

@@ -1,4 +1,4 @@
-"""How a network is built, as values that last: JSON of every version is read, what is not known is refused."""
+"""The stored description of a network: JSON of every earlier version is read, unknown fields are refused."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def test_json_and_back() -> None:
     assert list(built.as_dict()) == [*OLDEST, "options", "views"]
 
 
-def test_what_earlier_versions_did_not_write_has_a_default() -> None:
+def test_fields_missing_from_earlier_versions_take_their_defaults() -> None:
     read = Architecture.from_dict(OLDEST)
     assert (read.options, read.views) == ({}, "one")
     assert Architecture.from_dict({"name": "resnet18", "num_classes": 3}).head == {"kind": "linear"}
 
 
-def test_what_a_later_version_wrote_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match="'lora', which this version of imgcls does not know"):
+def test_a_field_of_a_later_version_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="'lora', which this version of imgcls does not support"):
         Architecture.from_dict({**OLDEST, "lora": 8})
 
 
-def test_it_needs_a_name() -> None:
+def test_the_name_is_required() -> None:
     with pytest.raises(TypeError, match="name"):
         Architecture.from_dict({"num_classes": 3})

@@ -1,4 +1,4 @@
-"""Any timm backbone, its stem, its freezing, and what is said where it cannot be had."""
+"""Any timm backbone: its stem, freezing, and the errors for backbones that cannot be built."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from .helpers import CLASSES, network
 @pytest.mark.parametrize(
     "name", ["test_resnet", "test_vit", "test_efficientnet", "test_convnext", "mobilenetv3_small_050", "ghostnet_100"]
 )
-def test_every_family_gives_scores_and_features(name: str) -> None:
+def test_every_family_returns_logits_and_features(name: str) -> None:
     net = create_network(name, CLASSES, head=Mlp(hidden=[6]), image_size=64).eval()
     images = torch.randn(2, 3, 64, 64)
     assert net(images).shape == (2, CLASSES)
@@ -25,9 +25,9 @@ def test_every_family_gives_scores_and_features(name: str) -> None:
 
 def test_the_architecture_rebuilds_the_network() -> None:
     net = create_network("test_resnet", CLASSES, stem="small", head=Mlp(hidden=[6]), drop_rate=0.1, drop_path_rate=0.2)
-    again = network_from_architecture(net.architecture)
-    again.load_state_dict(net.state_dict())
-    assert str(again) == str(net)
+    rebuilt = network_from_architecture(net.architecture)
+    rebuilt.load_state_dict(net.state_dict())
+    assert str(rebuilt) == str(net)
 
 
 def test_a_small_stem_keeps_the_resolution() -> None:
@@ -45,17 +45,17 @@ def test_a_small_stem_keeps_a_kernel_that_fits() -> None:
     assert small.conv_stem.stride == (1, 1)
 
 
-def test_an_architecture_without_such_a_stem_is_told() -> None:
+def test_an_architecture_without_a_strided_stem_is_refused() -> None:
     with pytest.raises(UserError, match=r"model\.stem=small: test_vit has no strided stem"):
         create_network("test_vit", 2, stem="small")
 
 
-def test_pictures_of_a_size_that_does_not_fit_are_told() -> None:
+def test_an_image_size_that_does_not_fit_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.image_size=16"):
         create_network("inception_v3", 2, image_size=16)
 
 
-def test_an_unknown_model_is_told_with_the_nearest() -> None:
+def test_an_unknown_model_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match="resnet18"):
         create_network("resnet19", 2)
 
@@ -76,7 +76,7 @@ def test_a_frozen_backbone_stays_in_evaluation_mode_and_computes_no_gradients() 
     assert net.head.training
     before = {name: value.clone() for name, value in net.backbone.state_dict().items()}
     features = net.features(torch.randn(4, 3, 32, 32) + 5)
-    assert not features.requires_grad  # no graph was built: seeds.md, 12
+    assert not features.requires_grad  # no graph was built
     net(torch.randn(4, 3, 32, 32)).sum().backward()
     assert all(parameter.grad is None for parameter in net.backbone.parameters())
     assert all(torch.equal(value, before[name]) for name, value in net.backbone.state_dict().items())
@@ -108,7 +108,7 @@ def broken_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return attempts
 
 
-def test_without_a_network_the_error_says_what_to_do_after_few_tries(
+def test_without_a_network_the_error_says_what_to_do_after_few_attempts(
     broken_network: list[Any], monkeypatch, tmp_path
 ) -> None:
     from huggingface_hub import constants
@@ -116,9 +116,9 @@ def test_without_a_network_the_error_says_what_to_do_after_few_tries(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
         UserError, match=r"weights of resnet18 cannot be .*model\.weights=FILE.*model\.pretrained=false"
-    ) as told:
+    ) as raised:
         create_network("resnet18", 2, pretrained=True)
     assert 0 < len(broken_network) < 4
-    assert len(str(told.value).splitlines()) <= 2
-    assert len(str(told.value)) < 500
+    assert len(str(raised.value).splitlines()) <= 2
+    assert len(str(raised.value)) < 500
     assert constants.HF_HUB_OFFLINE is False

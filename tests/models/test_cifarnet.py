@@ -1,4 +1,4 @@
-"""The fast networks: whitened pictures, identities at first, parts that stop training, views of a picture."""
+"""The fast networks: whitened images, convolutions that start as identities, parts that stop training, views."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def small(name: str = "cifarnet", **options: object) -> Network:
 
 
 def smooth(count: int) -> Tensor:
-    """Pictures whose neighbouring pixels are alike, as in photographs."""
+    """Images whose neighbouring pixels are similar, as in photographs."""
     coarse = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     fine = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     return F.interpolate(coarse, scale_factor=4, mode="bilinear") + 0.1 * fine
@@ -43,14 +43,14 @@ def test_patches_come_out_uncorrelated_and_with_both_signs() -> None:
     assert not torch.allclose(before, torch.diag(before.diagonal()), atol=0.1)
 
 
-def test_pictures_without_variance_whiten_to_numbers() -> None:
+def test_images_without_variance_have_finite_filters() -> None:
     assert whitening_filters(torch.zeros(3, 3, 8, 8), 2).isfinite().all()
     grey = torch.randn(50, 1, 8, 8).expand(-1, 3, -1, -1)
     assert whitening_filters(grey, 2).abs().max() < 50
 
 
 @pytest.mark.parametrize("name", ["cifarnet", "cifarnet_wide"])
-def test_the_first_filters_are_from_the_pictures_and_stay(name: str) -> None:
+def test_the_first_filters_are_computed_from_images_and_fixed(name: str) -> None:
     network = small(name)
     network.backbone.initialise_from(smooth(20))  # type: ignore[operator]
     before = network.backbone.whiten.weight.clone()  # type: ignore[union-attr, operator]
@@ -66,17 +66,17 @@ def test_whitening_is_not_rounded_to_bfloat16() -> None:
     network = small().backbone
     network.initialise_from(smooth(100))  # type: ignore[operator]
     images, seen = smooth(4), []
-    network.groups.register_forward_pre_hook(lambda module, given: seen.append(given[0]))  # type: ignore[operator, union-attr]
+    network.groups.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))  # type: ignore[operator, union-attr]
     network(images)
     with torch.autocast("cpu", torch.bfloat16):
         network(images)
         rounded = F.gelu(F.conv2d(images, network.whiten.weight, network.whiten.bias))  # type: ignore[arg-type, union-attr]
     assert seen[1].dtype == torch.bfloat16
-    error, usual = ((one.float() - seen[0]).abs().mean() for one in (seen[1], rounded))
+    error, usual = ((maps.float() - seen[0]).abs().mean() for maps in (seen[1], rounded))
     assert error < 0.5 * usual
 
 
-def test_convolutions_begin_as_identities() -> None:
+def test_convolutions_start_as_identities() -> None:
     first = small().backbone.groups[0].convs[1]  # type: ignore[union-attr, index]
     maps = torch.randn(2, 8, 5, 5)
     assert torch.equal(first(maps), maps)
@@ -93,21 +93,21 @@ def test_the_first_bias_trains_in_the_first_epochs_only() -> None:
 
 
 @pytest.mark.parametrize("side", [32, 40, 64])
-def test_pictures_of_other_sizes_go_through(side: int) -> None:
+def test_images_of_other_sizes_are_supported(side: int) -> None:
     network = small("cifarnet_wide").eval()
     assert network.features(torch.randn(2, 3, side, side)).shape == (2, 16)
 
 
 def test_the_architecture_rebuilds_widths_and_views() -> None:
     network = small("cifarnet_wide", views="flip").eval()
-    again = network_from_architecture(network.architecture).eval()
-    again.load_state_dict(network.state_dict())
-    assert again.architecture.views == "flip"
+    rebuilt = network_from_architecture(network.architecture).eval()
+    rebuilt.load_state_dict(network.state_dict())
+    assert rebuilt.architecture.views == "flip"
     images = smooth(2)
-    assert torch.equal(network(images), again(images))
+    assert torch.equal(network(images), rebuilt(images))
 
 
-def test_what_the_model_does_not_take_is_told() -> None:
+def test_invalid_options_of_the_model_are_refused() -> None:
     with pytest.raises(UserError, match="widht"):
         create_network("cifarnet", 2, options={"widht": 3})
     with pytest.raises(UserError, match="three widths"):
@@ -127,7 +127,7 @@ def test_the_weights_of_the_views_add_up_to_one(kind: str) -> None:
     assert torch.equal(seen[0][1], images)
 
 
-def test_moved_views_are_the_picture_moved_by_a_pixel() -> None:
+def test_shifted_views_are_the_image_shifted_by_a_pixel() -> None:
     images = torch.randn(1, 3, 6, 6)
     up, down = [view for _, view in views(images, "flip_shift")][2::2]
     assert torch.equal(up[:, :, 1:, 1:], images[:, :, :-1, :-1])

@@ -1,4 +1,4 @@
-"""Right numbers: what facts list under 'What went wrong', each with the faulty way beside it."""
+"""Correct numbers, each beside the wrong way to compute it that earlier code had."""
 
 from typing import Any
 
@@ -32,23 +32,23 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
 
 
 @torch.no_grad()
-def scores(module: Classifier, count: int = COUNT) -> tuple[torch.Tensor, torch.Tensor]:
+def predict(module: Classifier, count: int = COUNT) -> tuple[torch.Tensor, torch.Tensor]:
     module.eval()
     images, labels = pictures(count)
     return module(images), labels
 
 
-# ---- 1: the loss is a mean over pictures, whatever the batch size
+# ---- the loss is a mean over images, whatever the batch size
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 36, 37, 64])
-def test_numbers_are_means_over_pictures_for_any_batch_size(batch_size: int) -> None:
+def test_metrics_are_means_over_images_for_any_batch_size(batch_size: int) -> None:
     module = classifier(label_smoothing=0.3, class_weights=torch.rand(CLASSES), focal_gamma=2.0)
     found = validated(module, batch_size)
-    logits, labels = scores(module)
-    right = logits.argmax(1) == labels
+    logits, labels = predict(module)
+    hits = logits.argmax(1) == labels
     assert found["val/loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
-    assert found["val/accuracy"] == pytest.approx(float(right.float().mean()))
+    assert found["val/accuracy"] == pytest.approx(float(hits.float().mean()))
     in_five = (logits.topk(5).indices == labels[:, None]).any(1)
     assert found["val/accuracy_top5"] == pytest.approx(float(in_five.float().mean()))
     macro = f1_score(labels.numpy(), logits.argmax(1).numpy(), average="macro")
@@ -56,12 +56,12 @@ def test_numbers_are_means_over_pictures_for_any_batch_size(batch_size: int) -> 
     assert found["val/ece"] == pytest.approx(calibration_error(logits.softmax(1), labels), abs=1e-6)
 
 
-def test_the_faulty_means_would_have_been_other_numbers() -> None:
-    logits, labels = scores(classifier())
+def test_the_wrong_means_would_be_other_numbers() -> None:
+    logits, labels = predict(classifier())
     parts = [F.cross_entropy(*pair).item() for pair in zip(logits.split(36), labels.split(36), strict=True)]
-    right = F.cross_entropy(logits, labels).item()
-    assert abs(sum(parts) / len(parts) - right) > 1e-3  # mean of batch means
-    assert abs(sum(parts) / COUNT - right) > 1e-3  # batch means, divided by the pictures
+    correct = F.cross_entropy(logits, labels).item()
+    assert abs(sum(parts) / len(parts) - correct) > 1e-3  # mean of batch means
+    assert abs(sum(parts) / COUNT - correct) > 1e-3  # batch means, divided by the number of images
 
 
 def calibration_error(probabilities: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
@@ -75,19 +75,16 @@ def calibration_error(probabilities: torch.Tensor, labels: torch.Tensor, bins: i
     return error
 
 
-def test_scores_between_0_and_1_are_not_taken_for_probabilities() -> None:
+def test_logits_between_0_and_1_are_not_mistaken_for_probabilities() -> None:
     module = classifier()
     with torch.no_grad():
         for parameter in module.network.head.parameters():
             parameter.mul_(0.0).add_(0.5)
-    assert validated(module, 8)["val/ece"] == pytest.approx(calibration_error(*_softmaxed(scores(module))), abs=1e-6)
+    logits, labels = predict(module)
+    assert validated(module, 8)["val/ece"] == pytest.approx(calibration_error(logits.softmax(1), labels), abs=1e-6)
 
 
-def _softmaxed(pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    return pair[0].softmax(1), pair[1]
-
-
-def test_a_loss_that_is_no_number_is_told_as_such() -> None:
+def test_a_loss_that_is_nan_is_reported() -> None:
     module = classifier()
     with torch.no_grad():
         module.network.head[1].bias.fill_(float("nan"))  # type: ignore[index]
@@ -101,7 +98,7 @@ def test_top5_needs_more_than_five_classes() -> None:
 
 
 class Slices(L.LightningDataModule):
-    """One batch of 12 pictures, cut into uneven micro-batches, as a data module of imgcls says it."""
+    """One batch of 12 images, split into uneven micro-batches as by a data module of imgcls."""
 
     def __init__(self, sizes: list[int]) -> None:
         super().__init__()
@@ -113,7 +110,7 @@ class Slices(L.LightningDataModule):
 
 
 @pytest.mark.parametrize("sizes", [[12], [6, 6], [5, 7], [1, 11], [4, 4, 4], [1, 2, 9]])
-def test_a_step_does_not_depend_on_how_its_batch_is_cut(sizes: list[int]) -> None:
+def test_a_step_does_not_depend_on_how_its_batch_is_split(sizes: list[int]) -> None:
     def trained(sizes: list[int]) -> tuple[Classifier, dict[str, Any]]:
         module = classifier("test_vit", class_weights=torch.linspace(0.5, 2, CLASSES), label_smoothing=0.1)
         quiet = trainer(accumulate_grad_batches=len(sizes))
@@ -121,18 +118,18 @@ def test_a_step_does_not_depend_on_how_its_batch_is_cut(sizes: list[int]) -> Non
         assert quiet.global_step == 1
         return module, quiet.callback_metrics
 
-    (whole, metrics), (cut, cut_metrics) = trained([12]), trained(sizes)
-    for one, other in zip(whole.network.parameters(), cut.network.parameters(), strict=True):
-        assert torch.allclose(one, other, atol=1e-6)
-    assert cut_metrics["train/loss"] == pytest.approx(float(metrics["train/loss"]), rel=1e-5)
-    assert cut_metrics["train/accuracy"] == pytest.approx(float(metrics["train/accuracy"]))
+    (whole, metrics), (split, split_metrics) = trained([12]), trained(sizes)
+    for expected, parameter in zip(whole.network.parameters(), split.network.parameters(), strict=True):
+        assert torch.allclose(parameter, expected, atol=1e-6)
+    assert split_metrics["train/loss"] == pytest.approx(float(metrics["train/loss"]), rel=1e-5)
+    assert split_metrics["train/accuracy"] == pytest.approx(float(metrics["train/accuracy"]))
 
 
-def test_training_numbers_are_means_over_pictures() -> None:
+def test_training_metrics_are_means_over_images() -> None:
     module = classifier("test_vit", optim=SGD(lr=0.0, schedule="constant"), label_smoothing=0.1)
     quiet = trainer()
     quiet.fit(module, Loader.of(COUNT, 8))
-    logits, labels = scores(module)
+    logits, labels = predict(module)
     loss = F.cross_entropy(logits, labels, label_smoothing=0.1)
     assert float(quiet.callback_metrics["train/loss"]) == pytest.approx(float(loss), rel=1e-5)
     assert float(quiet.callback_metrics["train/accuracy"]) == pytest.approx(
@@ -140,41 +137,41 @@ def test_training_numbers_are_means_over_pictures() -> None:
     )
 
 
-def test_mixed_pictures_count_for_the_class_they_are_most_of() -> None:
+def test_mixed_images_count_for_their_dominant_class() -> None:
     images, labels = pictures(16)
     soft = 0.7 * F.one_hot(labels, CLASSES) + 0.3 * F.one_hot(labels.flip(0), CLASSES)
     module = classifier("test_vit", optim=SGD(lr=0.0, schedule="constant"))
     quiet = trainer()
     quiet.fit(module, DataLoader(TensorDataset(images, soft), batch_size=6))
-    logits, _ = scores(module, 16)
+    logits, _ = predict(module, 16)
     hits = (logits.argmax(1) == labels).float().mean()
     assert float(quiet.callback_metrics["train/accuracy"]) == pytest.approx(float(hits))
 
 
-# ---- 2: evaluation in evaluation mode
+# ---- evaluation in evaluation mode
 
 
-def test_evaluation_uses_the_statistics_of_the_training() -> None:
+def test_evaluation_uses_the_running_statistics() -> None:
     module = classifier(options={"drop_rate": 0.5}).train()
     before = statistics(module.network)
     small, large = validated(module, 2), validated(module, 37)
     assert small["val/loss"] == pytest.approx(large["val/loss"], rel=1e-5)
     assert equal(before, statistics(module.network))
-    module.train()  # the faulty way: other numbers, other statistics
+    module.train()  # the wrong way: other numbers, other statistics
     images, labels = pictures(COUNT)
     with torch.no_grad():
-        faulty = F.cross_entropy(torch.cat([module(part) for part in images.split(8)]), labels)
-    assert abs(float(faulty) - large["val/loss"]) > 1e-3
+        wrong = F.cross_entropy(torch.cat([module(part) for part in images.split(8)]), labels)
+    assert abs(float(wrong) - large["val/loss"]) > 1e-3
     assert not equal(before, statistics(module.network))
 
 
-def test_training_goes_on_in_training_mode_after_validation() -> None:
+def test_training_continues_in_training_mode_after_validation() -> None:
     module = classifier()
     trainer(2, val_check_interval=1).fit(module, Loader.of(8, 4), Loader.of(4, 4))
     assert module.network.backbone.training
 
 
-# ---- 12: nothing is computed for a backbone that is not trained
+# ---- nothing is computed for a frozen backbone
 
 
 def gradients(module: Classifier) -> list[torch.Tensor | None]:
@@ -182,7 +179,7 @@ def gradients(module: Classifier) -> list[torch.Tensor | None]:
 
 
 class Watch(L.Callback):
-    """Notes after each epoch what the backbone is, and whether its weights have gradients in a step."""
+    """Records the backbone's state after each epoch, and whether its weights have gradients in a step."""
 
     def __init__(self) -> None:
         self.states: list[dict[str, torch.Tensor]] = []
@@ -195,7 +192,7 @@ class Watch(L.Callback):
         self.states.append(statistics(pl_module.network.backbone))
 
 
-def test_a_frozen_backbone_is_left_as_it_is() -> None:
+def test_a_frozen_backbone_does_not_change() -> None:
     module, watch = classifier(freeze="backbone"), Watch()
     before, head = statistics(module.network.backbone), statistics(module.network.head)
     trainer(2, [watch]).fit(module, Loader.of(16, 8), Loader.of(8, 8))
@@ -205,7 +202,7 @@ def test_a_frozen_backbone_is_left_as_it_is() -> None:
     assert not module.needs_find_unused_parameters
 
 
-def test_head_first_lets_go_in_its_epoch() -> None:
+def test_head_first_unfreezes_in_its_epoch() -> None:
     module, watch = classifier(freeze="head_first", unfreeze_epoch=2), Watch()
     before = statistics(module.network.backbone)
     trainer(3, [watch]).fit(module, Loader.of(16, 8), Loader.of(8, 8))
@@ -217,7 +214,7 @@ def test_head_first_lets_go_in_its_epoch() -> None:
     assert module.needs_find_unused_parameters
 
 
-def test_an_unknown_way_to_freeze_is_told() -> None:
+def test_an_unknown_freeze_mode_is_refused() -> None:
     with pytest.raises(UserError, match=r"model\.freeze=backbon.*backbone"):
         Classifier(network(), freeze="backbon")
 
@@ -225,14 +222,14 @@ def test_an_unknown_way_to_freeze_is_told() -> None:
 # ---- the rest
 
 
-def test_outputs_of_the_test_are_in_the_order_of_the_split() -> None:
+def test_test_outputs_are_in_the_order_of_the_split() -> None:
     module = classifier()
     loader = Loader.of(COUNT, 8)
     shuffled = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0)).split(8)
     quiet = trainer()
-    batches = [(loader.images[some], loader.labels[some], some) for some in shuffled]
+    batches = [(loader.images[index], loader.labels[index], index) for index in shuffled]
     found = quiet.test(module, DataLoader(batches, batch_size=None), verbose=False)[0]  # type: ignore[arg-type]
-    outputs, (logits, labels) = module.test_outputs, scores(module)
+    outputs, (logits, labels) = module.test_outputs, predict(module)
     assert torch.equal(outputs.index, torch.arange(COUNT))
     assert torch.allclose(outputs.logits, logits, atol=1e-5)
     assert torch.equal(outputs.labels, labels)
@@ -243,7 +240,7 @@ def test_outputs_of_the_test_are_in_the_order_of_the_split() -> None:
     assert module.test_class_accuracy.shape == (CLASSES,)
 
 
-def test_plain_loaders_will_do() -> None:
+def test_plain_loaders_work() -> None:
     module, (images, labels) = classifier(), pictures(COUNT)
     quiet, loader = trainer(), DataLoader(TensorDataset(images, labels), batch_size=8)
     quiet.fit(module, loader, loader)
@@ -254,14 +251,14 @@ def test_plain_loaders_will_do() -> None:
     assert torch.allclose(probabilities.sum(1), torch.ones(COUNT))
 
 
-def test_the_layout_of_the_memory_changes_nothing() -> None:
+def test_the_memory_format_does_not_change_the_logits() -> None:
     plain, last = classifier(), classifier(channels_last=True)
     images, _ = pictures(4)
     assert torch.allclose(plain.eval()(images), last.eval()(images), atol=1e-5)
     assert last.network.backbone.conv1[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_compiled_network_has_the_same_names_and_scores() -> None:
+def test_a_compiled_network_has_the_same_names_and_logits() -> None:
     plain, compiled = classifier(), classifier()
     compiled.network.compile(backend="eager")
     images, _ = pictures(4)
@@ -276,7 +273,7 @@ def test_the_learning_rate_reaches_its_end() -> None:
     assert quiet.optimizers[0].param_groups[-1]["lr"] == pytest.approx(0.0, abs=1e-9)
 
 
-def test_dropout_depends_on_the_seed_and_the_place_alone() -> None:
+def test_dropout_depends_on_the_seed_and_the_position_alone() -> None:
     def trained(seed: int, before: int) -> dict[str, torch.Tensor]:
         module = classifier("test_vit", options={"drop_rate": 0.5}, seed=0)
         module.seed = seed
@@ -288,20 +285,20 @@ def test_dropout_depends_on_the_seed_and_the_place_alone() -> None:
     assert not equal(trained(0, before=1), trained(1, before=1))
 
 
-@pytest.mark.parametrize(("wanted", "modes"), [(False, []), (True, [None]), ("reduce-overhead", ["reduce-overhead"])])
-def test_the_network_is_compiled_in_the_mode_that_is_wanted(
-    wanted: bool | str, modes: list[str | None], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("mode", "modes"), [(False, []), (True, [None]), ("reduce-overhead", ["reduce-overhead"])])
+def test_the_network_is_compiled_in_the_requested_mode(
+    mode: bool | str, modes: list[str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str | None] = []
     monkeypatch.setattr(nn.Module, "compile", lambda self, mode=None: seen.append(mode))
-    classifier(compile=wanted)
+    classifier(compile=mode)
     assert seen == modes
 
 
-def test_scores_that_are_kept_are_not_those_that_the_next_batch_overwrites() -> None:
-    """A CUDA graph puts the scores of every batch in one place."""
-    module, place = classifier(), torch.zeros(4, CLASSES)
-    module.forward = lambda images: place.copy_(images)  # type: ignore[method-assign, assignment]
-    first, _ = module._look_at((torch.ones(4, CLASSES), torch.zeros(4, dtype=torch.int64)))
-    module._look_at((torch.full((4, CLASSES), 2.0), torch.zeros(4, dtype=torch.int64)))
+def test_stored_logits_are_not_overwritten_by_the_next_batch() -> None:
+    """A CUDA graph writes the logits of every batch to the same memory."""
+    module, memory = classifier(), torch.zeros(4, CLASSES)
+    module.forward = lambda images: memory.copy_(images)  # type: ignore[method-assign, assignment]
+    first, _ = module._evaluate((torch.ones(4, CLASSES), torch.zeros(4, dtype=torch.int64)))
+    module._evaluate((torch.full((4, CLASSES), 2.0), torch.zeros(4, dtype=torch.int64)))
     assert torch.equal(first, torch.ones(4, CLASSES))

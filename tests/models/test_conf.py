@@ -1,11 +1,11 @@
-"""Every file of the groups model, head, optim and loss gives what it says."""
+"""Every file of the groups model, head, optim and loss builds what its name says."""
 
 import pytest
 from hydra.utils import instantiate
 
 from imgcls.config.composition import compose
 from imgcls.config.groups import config_dir
-from imgcls.models.names import known_model
+from imgcls.models.names import is_model
 from imgcls.models.optim import Optim
 
 
@@ -16,8 +16,8 @@ def names(group: str) -> list[str]:
 @pytest.mark.parametrize("name", names("model"))
 def test_models(name: str) -> None:
     model = compose([f"model={name}", "data=cifar10"]).model
-    assert known_model(model.name)
-    # the digits, which need no network, say otherwise; the fast networks have no weights to start from
+    assert is_model(model.name)
+    # not with the digits, which need no network; the fast networks have no pretrained weights
     assert model.pretrained is not name.startswith("cifarnet")
 
 

@@ -1,4 +1,4 @@
-"""Two processes on the CPU give the numbers of one."""
+"""Two processes on the CPU compute the same numbers as one."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ BATCH, STEPS, COUNT = 7, 3, 21
 
 
 class Shares(L.LightningDataModule):
-    """Batches of 7 pictures, cut unevenly between the processes; evaluation takes every second picture."""
+    """Batches of 7 images, split unevenly between the processes; each evaluates every second image."""
 
     def __init__(self, world_size: int) -> None:
         super().__init__()
@@ -33,22 +33,22 @@ class Shares(L.LightningDataModule):
         images, labels = pictures(COUNT)
         starts = range(0, COUNT, BATCH)
         mine = [torch.arange(start, start + BATCH).tensor_split(self.world_size)[self.rank] for start in starts]
-        some = torch.cat(mine)
-        return Loader(images[some], labels[some], [len(part) for part in mine])
+        index = torch.cat(mine)
+        return Loader(images[index], labels[index], [len(part) for part in mine])
 
     def val_dataloader(self) -> Loader:
         images, labels = pictures(COUNT)
-        some = torch.arange(self.rank, COUNT, self.world_size)
-        return Loader(images[some], labels[some], [len(part) for part in some.split(4)])
+        index = torch.arange(self.rank, COUNT, self.world_size)
+        return Loader(images[index], labels[index], [len(part) for part in index.split(4)])
 
     def test_dataloader(self) -> Any:
         images, labels = pictures(COUNT)
-        some = torch.arange(self.rank, COUNT, self.world_size)
-        return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images[some], labels[some]), batch_size=4)
+        index = torch.arange(self.rank, COUNT, self.world_size)
+        return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images[index], labels[index]), batch_size=4)
 
 
 class Save(Checkpoint):
-    """Writes down what the first process found."""
+    """Saves the results of the first process."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.rows = file, []  # type: ignore[var-annotated]
@@ -74,30 +74,27 @@ class OneThread(L.Callback):
         torch.set_num_threads(1)
 
 
-def found(file: Path, world_size: int, **options: Any) -> dict[str, Any]:
+def run(file: Path, world_size: int, **options: Any) -> dict[str, Any]:
     module = classifier("test_vit", optim=SGD(lr=0.05, schedule="cosine"), **options)
     unused = module.needs_find_unused_parameters
     ddp = DDPStrategy(start_method="fork", process_group_backend="gloo", find_unused_parameters=unused)
     strategy = {"strategy": ddp, "devices": world_size} if world_size > 1 else {"devices": 1}
     file.parent.mkdir()
     callbacks = [OneThread(), WeightAveraging(0.9), Save(file)]
-    both(trainer(2, callbacks, **strategy), module, Shares(world_size))
+    quiet, datamodule = trainer(2, callbacks, **strategy), Shares(world_size)
+    quiet.fit(module, datamodule=datamodule)
+    quiet.test(module, datamodule=datamodule, verbose=False)
     return {**torch.load(file), "middle": torch.load(file.with_name("middle.ckpt"), weights_only=True)}
 
 
-def both(quiet: L.Trainer, module: L.LightningModule, datamodule: L.LightningDataModule) -> None:
-    quiet.fit(module, datamodule=datamodule)
-    quiet.test(module, datamodule=datamodule, verbose=False)
-
-
 @pytest.mark.parametrize("options", [{}, {"freeze": "head_first"}, {"freeze": "backbone"}], ids=str)
-def test_two_processes_give_the_numbers_of_one(options: dict[str, Any], tmp_path: Path) -> None:
+def test_two_processes_compute_the_numbers_of_one(options: dict[str, Any], tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     try:
-        one, two = found(tmp_path / "one/found.pt", 1, **options), found(tmp_path / "two/found.pt", 2, **options)
+        one, two = run(tmp_path / "one/results.pt", 1, **options), run(tmp_path / "two/results.pt", 2, **options)
     finally:
         torch.set_num_threads(threads)
-    # each `fit` and `test` forks anew, and the rows stay in the process of the training
+    # each `fit` and `test` forks new processes, and the rows stay in those of the training
     for name, value in one["test"].items():
         assert two["test"][name] == pytest.approx(value, rel=1e-4), name
     for name, value in one["state"].items():

@@ -1,27 +1,27 @@
-"""Orthogonalised steps, and who takes them."""
+"""Orthogonalised steps, and the parameters that take them."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from imgcls.models.muon import Muon, MuonSGD, orthogonalised
+from imgcls.models.muon import Muon, MuonSGD, orthogonalise
 
 from .helpers import Loader, classifier, network, trainer
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (6, 20), (20, 6), (3, 8, 5)])
-def test_singular_values_come_near_one_and_directions_stay(shape: tuple[int, ...]) -> None:
+def test_singular_values_are_near_one_and_directions_stay(shape: tuple[int, ...]) -> None:
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    found = orthogonalised(matrices)
+    found = orthogonalise(matrices)
     values = torch.linalg.svdvals(found)
-    assert values.min() > 0.4  # of a square one the smallest are still on their way
+    assert values.min() > 0.4  # the smallest ones of a square matrix have not converged yet
     assert values.max() < 1.3
     left, _, right = torch.linalg.svd(matrices, full_matrices=False)
     assert torch.nn.functional.cosine_similarity(found.flatten(), (left @ right).flatten(), dim=0) > 0.95
 
 
-def test_the_backbones_matrices_take_orthogonal_steps_and_the_rest_those_of_sgd() -> None:
+def test_matrices_of_the_backbone_take_orthogonal_steps_and_the_rest_sgd_steps() -> None:
     net = network()
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     found = {}
@@ -34,7 +34,7 @@ def test_the_backbones_matrices_take_orthogonal_steps_and_the_rest_those_of_sgd(
     assert found["head.1.weight"] == (False, 0.5, 0.1)
 
 
-def test_what_is_not_orthogonal_is_torchs_nesterov_sgd() -> None:
+def test_the_other_steps_are_those_of_torchs_nesterov_sgd() -> None:
     torch.manual_seed(0)
     start = torch.randn(4, 3)
     ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())

@@ -1,4 +1,4 @@
-"""The names are those of timm and imgcls, and known without importing either."""
+"""Model names are those of timm and imgcls, listed without importing either."""
 
 import subprocess
 import sys
@@ -9,18 +9,18 @@ import imgcls.models.cifarnet
 from imgcls.models import names
 
 
-def test_the_names_are_those_that_timm_lists() -> None:
-    assert imgcls.models.cifarnet.cifarnet is not None  # timm lists it from its import on
+def test_the_names_are_those_listed_by_timm() -> None:
+    assert imgcls.models.cifarnet.cifarnet is not None  # timm lists it once it is imported
     assert set(names.all_model_names()) == set(timm.list_models())
 
 
 def test_a_tag_of_the_weights_is_allowed() -> None:
-    assert names.known_model("resnet50")
-    assert names.known_model("resnet50.a1_in1k")
-    assert not names.known_model("resnet51")
+    assert names.is_model("resnet50")
+    assert names.is_model("resnet50.a1_in1k")
+    assert not names.is_model("resnet51")
 
 
 def test_torch_and_timm_are_not_imported() -> None:
-    code = "import sys, imgcls.models.names as n; print(n.known_model('resnet18'), {'torch', 'timm'} & {*sys.modules})"
+    code = "import sys, imgcls.models.names as n; print(n.is_model('resnet18'), {'torch', 'timm'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "True set()\n"

@@ -1,4 +1,4 @@
-"""Which parameter gets which rate and decay, and how the rate goes."""
+"""Learning rate and weight decay of each parameter, and the schedules."""
 
 import itertools
 import math
@@ -15,9 +15,12 @@ from .helpers import network
 
 def rates(optim: Optim, name: str = "test_resnet") -> dict[str, tuple[float, float]]:
     net = network(name)
-    of = {id(parameter): key for key, parameter in net.named_parameters()}
-    groups = optim.parameter_groups(net)
-    found = {of[id(one)]: (group["lr"], group["weight_decay"]) for group in groups for one in group["params"]}
+    names = {id(parameter): key for key, parameter in net.named_parameters()}
+    found = {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in optim.parameter_groups(net)
+        for parameter in group["params"]
+    }
     assert found.keys() == dict(net.named_parameters()).keys()
     return found
 
@@ -29,7 +32,7 @@ def test_norms_and_biases_are_not_decayed() -> None:
     assert found["head.1.weight"] == (1.0, 0.1)
 
 
-def test_positions_of_a_transformer_are_not_decayed() -> None:
+def test_position_embeddings_are_not_decayed() -> None:
     assert rates(AdamW(lr=1.0, weight_decay=0.1), "test_vit")["backbone.pos_embed"] == (1.0, 0.0)
 
 
@@ -56,8 +59,8 @@ def test_norms_can_be_faster_and_be_decayed() -> None:
     assert found["backbone.conv1.0.weight"] == found["head.1.bias"] == (0.5, 0.1)
 
 
-def test_decoupled_rates_are_steps_whatever_the_momentum() -> None:
-    """Along a constant gradient: the length of a late step, and what decay takes away, for groups of any rate."""
+def test_decoupled_rates_do_not_depend_on_the_momentum() -> None:
+    """The length of a late step along a constant gradient, and the decay per step, for groups of any rate."""
     for momentum in (0.0, 0.5, 0.9):
         for scale in (1.0, 8.0):
             optim = SGD(lr=0.25, weight_decay=0.01, momentum=momentum, decoupled=True)
@@ -78,13 +81,12 @@ def test_decoupled_rates_are_steps_whatever_the_momentum() -> None:
             assert 1 - decayed.item() / before == pytest.approx(0.01, rel=0.15)
 
 
-def test_what_is_frozen_for_good_is_not_in_the_optimiser() -> None:
+def test_frozen_parameters_are_not_in_the_optimiser() -> None:
     net = network()
     net.backbone.requires_grad_(False)
     optimizer, _ = AdamW().build(net, 10, 5)
-    assert {id(one) for group in optimizer.param_groups for one in group["params"]} == set(
-        map(id, net.head.parameters())
-    )
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert trained == {id(parameter) for parameter in net.head.parameters()}
 
 
 @pytest.mark.parametrize("optim", [AdamW(lr=0.01), Adam(lr=0.01), SGD(lr=0.01), SGD(lr=0.01, momentum=0.0)])
@@ -104,7 +106,7 @@ def test_every_optimiser_lowers_a_loss_fused_or_not(optim: Optim) -> None:
         assert losses[-1] < losses[0]
 
 
-def test_the_momentum_that_was_asked_for_is_kept_by_onecycle() -> None:
+def test_onecycle_keeps_the_configured_momentum() -> None:
     optimizer, schedule = SGD(lr=0.1, momentum=0.6, schedule="onecycle").build(network(), 20, 10)
     for _ in range(20):
         assert {group["momentum"] for group in optimizer.param_groups} == {0.6}
@@ -112,7 +114,7 @@ def test_the_momentum_that_was_asked_for_is_kept_by_onecycle() -> None:
         schedule.step()
 
 
-def test_cosine_warms_up_and_ends_where_it_should() -> None:
+def test_cosine_warms_up_and_falls_to_its_final_ratio() -> None:
     schedule = Schedule("cosine", steps=100, warmup=10, final_ratio=0.1)
     factors = [schedule(step) for step in range(101)]
     assert factors[0] < factors[5] < factors[10] == 1.0
@@ -121,7 +123,7 @@ def test_cosine_warms_up_and_ends_where_it_should() -> None:
     assert all(later <= earlier for earlier, later in itertools.pairwise(factors[10:]))
 
 
-def test_linear_goes_up_from_where_it_should_and_down_to_where_it_should() -> None:
+def test_linear_rises_from_its_initial_ratio_and_falls_to_its_final_ratio() -> None:
     schedule = Schedule("linear", steps=100, warmup=20, final_ratio=0.1, initial_ratio=0.2)
     factors = [schedule(step) for step in range(101)]
     rises = [later - earlier for earlier, later in itertools.pairwise(factors[:21])]
@@ -133,7 +135,7 @@ def test_linear_goes_up_from_where_it_should_and_down_to_where_it_should() -> No
     assert falls == pytest.approx([falls[0]] * 80)
 
 
-def test_onecycle_is_torchs() -> None:
+def test_onecycle_equals_torchs() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=101, cycle_momentum=False)
     ours = Schedule("onecycle", steps=100)
@@ -155,7 +157,7 @@ def test_a_warm_up_is_at_most_half_of_the_training() -> None:
     assert Schedule("cosine", steps=4, warmup=100)(2) == 1.0
 
 
-def test_what_cannot_be_is_told() -> None:
+def test_invalid_options_are_refused() -> None:
     with pytest.raises(UserError, match="cosine"):
         Schedule("cosin", steps=1)
     with pytest.raises(UserError, match=r"optim\.schedule=cosine"):

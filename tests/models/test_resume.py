@@ -1,4 +1,4 @@
-"""A training that was interrupted anywhere ends as one that was not, bit for bit; and what checkpoints hold."""
+"""A training that was interrupted anywhere ends bit for bit like one that was not; the content of checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def build(**options: Any) -> Classifier:
     return classifier(options={"drop_rate": 0.3, "drop_path_rate": 0.1}, **options)
 
 
-class Rows(Checkpoint):  # those come after the module, which logs train/loss
+class Rows(Checkpoint):  # called after the module, which logs train/loss
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
@@ -64,9 +64,9 @@ def test_a_resumed_training_ends_the_same(
     with pytest.raises(KilledError):
         run(options, decay, kill=SaveAndKill(kill_at, file))
     torch.manual_seed(99)
-    again, resumed = run(options, decay, resume=file, seed=5)  # whatever the new process would start from
-    assert again == rows[-len(again) :]  # train/loss of the epoch that was cut in two included
-    assert len(again) == EPOCHS + 1 - kill_at // STEPS
+    resumed_rows, resumed = run(options, decay, resume=file, seed=5)  # the new process starts from other weights
+    assert resumed_rows == rows[-len(resumed_rows) :]  # including train/loss of the interrupted epoch
+    assert len(resumed_rows) == EPOCHS + 1 - kill_at // STEPS
     assert state.keys() == resumed.keys()
     assert all(torch.equal(state[name], resumed[name]) for name in state)
 
@@ -74,7 +74,7 @@ def test_a_resumed_training_ends_the_same(
 # ---- the average of the weights
 
 
-def test_the_average_is_that_of_the_formula() -> None:
+def test_the_average_follows_the_formula() -> None:
     net = network()
     average = Average(net, decay=0.9)
     expected = {name: value.clone() for name, value in net.state_dict().items()}
@@ -91,7 +91,7 @@ def test_the_average_is_that_of_the_formula() -> None:
 
 
 class Seen(L.Callback):
-    """What the network held while it was validated and while it was trained."""
+    """Records the network's weights during validation and during training."""
 
     def __init__(self) -> None:
         self.validated: dict[str, Tensor] = {}
@@ -112,7 +112,7 @@ class SaveBest(L.Callback):
         trainer.save_checkpoint(self.file, weights_only=True)
 
 
-def test_what_is_validated_is_what_is_saved_and_tested(tmp_path: Path) -> None:
+def test_the_validated_weights_are_saved_and_tested(tmp_path: Path) -> None:
     module, seen, file = build(), Seen(), tmp_path / "best.ckpt"
     quiet = trainer(2, [WeightAveraging(0.9), seen, SaveBest(file)])
     quiet.fit(module, Loader.of(24, 6), Loader.of(20, 8))
@@ -128,7 +128,7 @@ def test_what_is_validated_is_what_is_saved_and_tested(tmp_path: Path) -> None:
     assert alone == tested
 
 
-def test_a_checkpoint_from_within_a_validation_holds_the_same(tmp_path: Path) -> None:
+def test_a_checkpoint_from_within_a_validation_has_the_same_weights(tmp_path: Path) -> None:
     class SaveInside(L.Callback):
         def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
             trainer.save_checkpoint(tmp_path / "inside.ckpt", weights_only=True)
@@ -140,8 +140,8 @@ def test_a_checkpoint_from_within_a_validation_holds_the_same(tmp_path: Path) ->
     assert torch.equal(checkpoint["current_state_dict"]["network.head.1.weight"], seen.trained["head.1.weight"])
 
 
-def test_lightnings_own_average_would_have_lost_it(tmp_path: Path) -> None:
-    """Why imgcls.models.ema exists; when this fails, Lightning saves the average and ours may go."""
+def test_lightnings_own_average_would_be_lost(tmp_path: Path) -> None:
+    """Why imgcls.models.ema exists: when this fails, Lightning saves the average and ours can be removed."""
     from lightning.pytorch.callbacks import EMAWeightAveraging
 
     module, seen, file = build(), Seen(), tmp_path / "best.ckpt"
@@ -150,6 +150,6 @@ def test_lightnings_own_average_would_have_lost_it(tmp_path: Path) -> None:
     assert not torch.equal(checkpoint["state_dict"]["network.head.1.weight"], seen.validated["head.1.weight"])
 
 
-def test_a_decay_outside_of_its_range_is_told() -> None:
+def test_a_decay_out_of_range_is_refused() -> None:
     with pytest.raises(ValueError, match="decay=1"):
         WeightAveraging(1.0)

@@ -1,4 +1,4 @@
-"""Weights from every kind of file, and one clear line where they do not fit."""
+"""Weights from every kind of file, and one clear line if they do not fit."""
 
 import logging
 import os
@@ -19,8 +19,8 @@ from .helpers import CLASSES, classifier, network, trainer
 
 
 def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
-    one, other = first.state_dict(), second.state_dict()
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    state, other = first.state_dict(), second.state_dict()
+    return state.keys() == other.keys() and all(torch.equal(state[name], other[name]) for name in state)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_timms_own_checkpoints_without_their_classifier(tmp_path: Path, caplog: 
     )
     with caplog.at_level(logging.INFO):
         ours = create_network(name, CLASSES, weights=tmp_path / "w.pth")
-    assert "only the backbone is taken" in caplog.text
+    assert "only the backbone is loaded" in caplog.text
     theirs.reset_classifier(0)
     assert same(ours.backbone, theirs)
 
@@ -72,7 +72,7 @@ def test_the_average_of_a_timm_training_is_preferred(source: Network, tmp_path: 
     assert same(create_network("test_resnet", CLASSES, weights=tmp_path / "w.pth"), source)
 
 
-def test_a_head_of_another_size_is_left_out_with_a_notice(tmp_path: Path, caplog: Any) -> None:
+def test_a_head_of_another_size_is_skipped_and_logged(tmp_path: Path, caplog: Any) -> None:
     other = network(num_classes=3, seed=1)
     torch.save(other.state_dict(), tmp_path / "w.pt")
     with caplog.at_level(logging.INFO):
@@ -81,30 +81,30 @@ def test_a_head_of_another_size_is_left_out_with_a_notice(tmp_path: Path, caplog
     assert same(ours.backbone, other.backbone)
 
 
-def test_positions_of_a_transformer_fit_another_picture_size(tmp_path: Path) -> None:
+def test_position_embeddings_fit_another_image_size(tmp_path: Path) -> None:
     torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "w.pth")
     ours = create_network("test_vit", CLASSES, image_size=64, weights=tmp_path / "w.pth")
     assert ours(torch.zeros(1, 3, 64, 64)).shape == (1, CLASSES)
 
 
-def test_a_standard_stem_is_left_out_of_a_small_one(tmp_path: Path, caplog: Any) -> None:
+def test_a_standard_stem_is_not_loaded_into_a_small_one(tmp_path: Path, caplog: Any) -> None:
     theirs = create_network("resnet18", 2)
     torch.save(theirs.state_dict(), tmp_path / "w.pth")
     with caplog.at_level(logging.INFO):
         ours = create_network("resnet18", 2, stem="small", weights=tmp_path / "w.pth")
-    assert "first convolution is not of a small stem" in caplog.text
+    assert "first convolution has no small stem" in caplog.text
     assert same(ours.backbone.layer1, theirs.backbone.layer1)
     torch.save(ours.state_dict(), tmp_path / "small.pth")
     assert same(create_network("resnet18", 2, stem="small", weights=tmp_path / "small.pth"), ours)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "resnet10t"])
-def test_another_architecture_is_told_in_a_line(source: Network, tmp_path: Path, name: str) -> None:
+def test_another_architecture_is_refused_in_a_line(source: Network, tmp_path: Path, name: str) -> None:
     torch.save(source.state_dict(), tmp_path / "w.pth")
-    with pytest.raises(UserError, match=f"another architecture than {name}") as told:
+    with pytest.raises(UserError, match=f"another architecture than {name}") as raised:
         create_network(name, CLASSES, weights=tmp_path / "w.pth")
-    assert len(str(told.value).splitlines()) <= 2
-    assert len(str(told.value)) < 400
+    assert len(str(raised.value).splitlines()) <= 2
+    assert len(str(raised.value)) < 400
 
 
 class Evil:
@@ -121,7 +121,7 @@ def test_nothing_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".ckpt", ".safetensors"])
-def test_damaged_and_missing_files_are_told(source: Network, tmp_path: Path, suffix: str) -> None:
+def test_damaged_and_missing_files_are_refused(source: Network, tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"w{suffix}"
     with pytest.raises(UserError, match="no such file"):
         load_weights(source, file)
@@ -134,12 +134,12 @@ def test_damaged_and_missing_files_are_told(source: Network, tmp_path: Path, suf
 
 
 @pytest.mark.parametrize("content", [{}, [1, 2], {"state_dict": {"epoch": 1}}, torch.zeros(2)])
-def test_a_file_without_weights_is_told(source: Network, tmp_path: Path, content: Any) -> None:
+def test_a_file_without_weights_is_refused(source: Network, tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(UserError, match="no state dictionary"):
         load_weights(source, tmp_path / "w.pth")
 
 
-def test_an_empty_folder_is_told(source: Network, tmp_path: Path) -> None:
+def test_an_empty_folder_is_refused(source: Network, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither an exported model nor a best checkpoint"):
         load_weights(source, tmp_path)

@@ -1,4 +1,4 @@
-"""What a classifier is measured by: means over pictures, exact for any batch size and number of processes."""
+"""Evaluation metrics: means over images, exact for any batch size and number of processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CALIBRATION_BINS = 15
 def evaluation_metrics(num_classes: int, prefix: str) -> MetricCollection:
     """Loss, accuracy, top-5 accuracy (more than five classes), macro F1 and expected calibration error.
 
-    The loss is fed with the losses of pictures, a NaN among them included; the others with probabilities and labels.
+    The loss is updated with the losses of images, NaN included; the others with probabilities and labels.
     """
     metrics: dict[str, Any] = {
         "loss": MeanMetric(nan_strategy="disable"),  # the default would drop the NaNs of a training that diverged
@@ -30,11 +30,11 @@ def evaluation_metrics(num_classes: int, prefix: str) -> MetricCollection:
     return MetricCollection(metrics, prefix=prefix, compute_groups=False)
 
 
-def update(metrics: MetricCollection, logits: Tensor, labels: Tensor, losses: Tensor) -> None:
-    """Take in a batch: float32 (N, C), int64 (N,), float32 (N,); of none, where a process has no picture."""
-    if not len(labels):  # torchmetrics cannot take one in, and counts a process that took in nothing
+def update_metrics(metrics: MetricCollection, logits: Tensor, labels: Tensor, losses: Tensor) -> None:
+    """Add a batch of float32 (N, C), int64 (N,) and float32 (N,); N is 0 in a process that has no images."""
+    if not len(labels):  # torchmetrics cannot add an empty batch, and allows a process that added none
         return
-    # Probabilities, because torchmetrics takes scores that happen to lie in 0..1 for such.
+    # Probabilities, because torchmetrics mistakes logits that happen to be in 0..1 for them.
     probabilities = logits.softmax(dim=1)
     for name, metric in metrics.items(keep_base=True):
         if name == "loss":
@@ -45,7 +45,7 @@ def update(metrics: MetricCollection, logits: Tensor, labels: Tensor, losses: Te
 
 @dataclass
 class Outputs:
-    """What the model said of every picture of a split, in its order, on the CPU."""
+    """Outputs of the model for every image of a split, in the split's order, on the CPU."""
 
     index: Tensor
     """int64 (N,), positions in the split."""
@@ -58,13 +58,13 @@ class Outputs:
 
     @classmethod
     def empty(cls, num_classes: int) -> Outputs:
-        """Those of no picture."""
-        whole = torch.empty(0, dtype=torch.int64)
-        return cls(whole, torch.empty(0, num_classes), whole.clone(), torch.empty(0))
+        """The outputs for no image."""
+        integers = torch.empty(0, dtype=torch.int64)
+        return cls(integers, torch.empty(0, num_classes), integers.clone(), torch.empty(0))
 
     @property
     def confusion(self) -> Tensor:
-        """int64 (C, C): how many pictures of a class (row) were taken for which (column)."""
+        """Number of images, int64 (C, C): rows are true classes, columns predicted ones."""
         count = self.logits.shape[1]
         pairs = self.labels * count + self.logits.argmax(dim=1)
         return torch.bincount(pairs, minlength=count * count).reshape(count, count)
@@ -72,30 +72,29 @@ class Outputs:
 
 @dataclass
 class Collector:
-    """Keeps the outputs of batches on their device until all are there."""
+    """Keeps the outputs of batches on their device until the split is complete."""
 
     num_classes: int
     batches: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
-    seen: int = 0
+    count: int = 0
 
     def add(
         self, index: Tensor | None, logits: Tensor, labels: Tensor, losses: Tensor, rank: int = 0, world_size: int = 1
     ) -> None:
-        """Take in a batch; without an index, process r is taken to see the pictures r, r + world size, and so on."""
+        """Add a batch; without an index, process r is assumed to have the images r, r + world_size, and so on."""
         if index is None:
-            positions = torch.arange(self.seen, self.seen + len(labels), device=labels.device)
-            index = rank + world_size * positions
-        self.seen += len(labels)
+            index = rank + world_size * torch.arange(self.count, self.count + len(labels), device=labels.device)
+        self.count += len(labels)
         self.batches.append((index, logits, labels, losses))
 
     def gather(self, device: torch.device, world_size: int = 1) -> Outputs:
-        """All outputs of all processes, in the order of their index; forgets them."""
-        nothing = Outputs.empty(self.num_classes)
-        start = tuple(part.to(device) for part in (nothing.index, nothing.logits, nothing.labels, nothing.loss))
+        """All outputs of all processes, in the order of their index; empties the collector."""
+        empty = Outputs.empty(self.num_classes)
+        start = tuple(part.to(device) for part in (empty.index, empty.logits, empty.labels, empty.loss))
         columns = [torch.cat(column) for column in zip(start, *self.batches, strict=True)]
         if world_size > 1:
             columns = [torch.cat(gather_all_tensors(column)) for column in columns]
         index, logits, labels, losses = (column.cpu() for column in columns)
         order = index.argsort()
-        self.batches, self.seen = [], 0
+        self.batches, self.count = [], 0
         return Outputs(index[order], logits[order], labels[order], losses[order])
