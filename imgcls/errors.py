@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -31,15 +31,6 @@ def nearest(name: str, names: Iterable[str], limit: int = 12) -> str:
         return ""
     rest = f", … ({len(names) - limit} more)" if len(names) > limit else ""
     return f"Choose one of: {', '.join(names[:limit])}{rest}."
-
-
-def check_choice(option: str, value: str, choices: Collection[str]) -> None:
-    """Raise UserError with the nearest of the `choices` where `option` has a `value` that is none of them.
-
-    >>> check_choice("data.store", "memory", ("memory", "disk"))
-    """
-    if value not in choices:
-        raise UserError(f"{option}={value}: {nearest(str(value), choices)}")
 
 
 def first_line(error: BaseException) -> str:

@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 import imgcls.models.cifarnet  # noqa: F401 - registers its networks with timm
-from imgcls.errors import UserError, check_choice, first_line, nearest
+from imgcls.errors import UserError, first_line, nearest
 from imgcls.models.architecture import Architecture
 from imgcls.models.choices import STEMS, VIEWS
 from imgcls.models.heads import Head, Linear, head_from_dict
 from imgcls.models.network import Network, width_of
 from imgcls.models.weights import load_weights
+from imgcls.system.checks import check_value, choice
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,8 @@ def create_network(
     Raises:
         UserError: unknown model, weights that cannot be loaded or do not fit, a stem that cannot be made small.
     """
-    check_choice("model.stem", stem, STEMS)
-    check_choice("model.views", views, VIEWS)
+    check_value("model.stem", stem, choice(*STEMS))
+    check_value("model.views", views, choice(*VIEWS))
     architecture = Architecture(
         name=name.partition(".")[0],
         num_classes=num_classes,

@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from imgcls.errors import check_choice
 from imgcls.models.choices import FREEZING
 from imgcls.models.ema import Average
 from imgcls.models.losses import picture_losses
 from imgcls.models.metrics import Collector, Outputs, evaluation_metrics, update_metrics
 from imgcls.models.network import Network
 from imgcls.models.optim import AdamW, Optim
+from imgcls.system.checks import check_value, choice
 
 
 class Classifier(L.LightningModule):
@@ -56,7 +56,7 @@ class Classifier(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_choice("model.freeze", freeze, FREEZING)
+        check_value("model.freeze", freeze, choice(*FREEZING))
         count = network.architecture.num_classes
         self.network, self.optim = network, optim or AdamW()
         self.class_names = tuple(class_names or map(str, range(count)))

@@ -14,8 +14,9 @@ from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
-from imgcls.errors import UserError, check_choice
+from imgcls.errors import UserError
 from imgcls.models.choices import ACTIVATIONS, NORMS
+from imgcls.system.checks import check_value, choice
 
 
 class Head(Protocol):
@@ -74,8 +75,8 @@ class Mlp:
         object.__setattr__(self, "hidden", [int(width) for width in self.hidden])
         if any(width < 1 for width in self.hidden):
             raise UserError(f"model.head.hidden={list(self.hidden)}: widths must be at least 1.")
-        check_choice("model.head.activation", self.activation, ACTIVATIONS)
-        check_choice("model.head.norm", self.norm, NORMS)
+        check_value("model.head.activation", self.activation, choice(*ACTIVATIONS))
+        check_value("model.head.norm", self.norm, choice(*NORMS))
 
     def __call__(self, in_features: int, num_classes: int) -> nn.Module:
         layers: list[nn.Module] = []

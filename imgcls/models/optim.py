@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from imgcls.errors import UserError, check_choice
+from imgcls.errors import UserError
 from imgcls.models.lookahead import Lookahead
 from imgcls.models.network import Network
 from imgcls.models.schedules import SCHEDULES, Schedule
+from imgcls.system.checks import check_value, choice
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -49,7 +50,7 @@ class Optim:
     lookahead: Lookahead | None = None
 
     def __post_init__(self) -> None:
-        check_choice("optim.schedule", self.schedule, SCHEDULES)
+        check_value("optim.schedule", self.schedule, choice(*SCHEDULES))
 
     def optimizer(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
         """The torch optimiser of these parameter groups."""

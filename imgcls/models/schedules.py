@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from imgcls.errors import UserError, check_choice
+from imgcls.errors import UserError
+from imgcls.system.checks import check_value, choice
 
 SCHEDULES = ("cosine", "linear", "onecycle", "constant")
 
@@ -40,7 +41,7 @@ class Schedule:
     initial_ratio: float = 0.0
 
     def __post_init__(self) -> None:
-        check_choice("optim.schedule", self.kind, SCHEDULES)
+        check_value("optim.schedule", self.kind, choice(*SCHEDULES))
         if math.isinf(self.steps) and self.kind != "constant":
             raise UserError(f"optim.schedule={self.kind} needs a number of epochs or steps to anneal over.")
 
