@@ -13,7 +13,7 @@ from gpu_notebook import Notebook, Scale, Values, autocast, epoch_rates, peak_me
 
 from imgcls.models.backbones import create_network
 from imgcls.models.network import Network
-from imgcls.portable.exporting import export_onnx
+from imgcls.portable.exporter import export_onnx
 from imgcls.preprocessing import Preprocessing
 
 

@@ -71,8 +71,8 @@ def _list(account: Any, most: int) -> None:
     from imgcls.aws.costs import at_most, hours, tuning_hours
     from imgcls.aws.naming import START, TUNING_START, is_trial_name
     from imgcls.aws.refusals import explain_refusals
-    from imgcls.launch.sagemaker.following import describe, is_running
-    from imgcls.sweeps.sagemaker.watching import describe_tuning
+    from imgcls.launch.sagemaker.progress import describe, is_running
+    from imgcls.sweeps.sagemaker.state import describe_tuning
 
     client = account.client("sagemaker")
     latest = {"SortBy": "CreationTime", "SortOrder": "Descending"}
@@ -125,7 +125,7 @@ def _one(action: str, options: dict[str, Any]) -> None:
             account.client("sagemaker").stop_training_job(TrainingJobName=job)
         print(f"{job} is asked to stop. The command that made it resumes it from its checkpoints.")
     else:
-        from imgcls.launch.sagemaker.following import describe
+        from imgcls.launch.sagemaker.progress import describe
         from imgcls.launch.sagemaker.results import bring_home
         from imgcls.runs.run import load, print_summary
         from imgcls.sweeps.sagemaker.trial import read_configuration
@@ -138,8 +138,8 @@ def _one(action: str, options: dict[str, Any]) -> None:
 
 def _one_search(action: str, account: Any, folder: Path, job: str, poll: float) -> None:
     from imgcls.aws.refusals import explain_refusals
-    from imgcls.sweeps.sagemaker.following import attach
-    from imgcls.sweeps.sagemaker.watching import describe_tuning, is_running
+    from imgcls.sweeps.sagemaker.results import attach
+    from imgcls.sweeps.sagemaker.state import describe_tuning, is_running
 
     if action == "stop":
         with explain_refusals(f"stop the tuning job {job}"):

@@ -12,9 +12,9 @@ from typing import Any
 from imgcls.aws.refusals import explain, explain_refusals
 from imgcls.aws.s3 import Ledger, fetch_file, list_objects, make_client, split_folder
 from imgcls.errors import UserError
+from imgcls.system.background import repeat
 from imgcls.system.cache import cache_folder
 from imgcls.system.files import explain_os_errors
-from imgcls.system.repeating import repeating
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def mirror_folder(address: str, *, client: Any = None, period: float = PERIOD) -
             log.warning("%s", explain(error, f"write to {address}") or error)
 
     try:
-        with repeating(keep, period, "imgcls-mirror"):
+        with repeat(keep, period, "imgcls-mirror"):
             yield mirror.folder
     finally:
         with explain_refusals(f"write to {address} (all of the run is in {mirror.folder})"):

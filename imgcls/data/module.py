@@ -26,7 +26,7 @@ from imgcls.data.loader import EvaluationPlan, Loader, TrainingPlan
 from imgcls.data.normalization import Normaliser
 from imgcls.data.randomness import Draws
 from imgcls.data.sources import BadFile, Source, Split
-from imgcls.data.stores.opening import on_device, open_store
+from imgcls.data.stores.placement import on_device, open_store
 from imgcls.data.stores.statistics import channel_statistics
 from imgcls.data.stores.store import Recipe, Store, evaluation_recipe, training_recipe
 from imgcls.errors import UserError, nearest

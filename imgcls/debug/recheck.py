@@ -7,7 +7,7 @@ from pathlib import Path
 
 from imgcls.debug.profile import read_profile, write_profile
 from imgcls.debug.rules import Outcome, Rule
-from imgcls.debug.storing import read_record, write_outcomes
+from imgcls.debug.storage import read_record, write_outcomes
 from imgcls.errors import UserError
 from imgcls.runs.provenance import stored_configuration
 from imgcls.runs.reading import read_history

@@ -22,7 +22,7 @@ from imgcls.debug.observations import Observation, Record
 from imgcls.debug.parameters import Parameters
 from imgcls.debug.rules import ISSUES, Outcome, Rule
 from imgcls.debug.stalls import StallWatch
-from imgcls.debug.storing import (
+from imgcls.debug.storage import (
     read_observations,
     replace_observations,
     write_observations,
@@ -46,7 +46,7 @@ LONG = 60.0  # seconds from which a step is written down as a pause
 
 
 class Recorder(Checkpoint):
-    """Records a training in a run's folder `debug` (see `storing`), and writes `rules.json` there.
+    """Records a training in a run's folder `debug` (see `storage`), and writes `rules.json` there.
 
     Statistics are computed on the device, by the first process alone. The rules look at the end of each epoch, and
     after an observed step as long as they take no more than a hundredth of the time; a GPU, which would be waited for,

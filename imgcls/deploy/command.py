@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from imgcls.deploy.deploying import deploy_to, job_source, remembered
+from imgcls.deploy.deployment import deploy_to, job_source, remembered
 from imgcls.deploy.lookup import Values, connect
 from imgcls.deploy.options import Options, create_options
 from imgcls.errors import UserError
@@ -16,19 +16,19 @@ from imgcls.system.logs import talking
 
 def perform(action: str, values: Values, more: list[str]) -> None:
     """Do what `action` says. Raises UserError."""
-    from imgcls.deploy import managing
+    from imgcls.deploy import subcommands
 
     with talking(), own_words(), ending():
         if action == "deploy":
             deploy(create_options(values, more))
         else:
             forms: dict[str, Callable[[Values, list[str]], None]] = {
-                "test": managing.test,
-                "rollback": managing.roll_back,
-                "delete": managing.delete,
-                "list": managing.show,
-                "lambda": managing.put_function,
-                "policies": managing.policies,
+                "test": subcommands.test,
+                "rollback": subcommands.roll_back,
+                "delete": subcommands.delete,
+                "list": subcommands.show,
+                "lambda": subcommands.put_function,
+                "policies": subcommands.policies,
             }
             forms[action](values, more)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls.aws.refusals import explain_refusals
 from imgcls.deploy import probe
-from imgcls.deploy.deploying import deploy_to, pictures_for
+from imgcls.deploy.deployment import deploy_to, pictures_for
 from imgcls.deploy.options import SERVERLESS, Options
 from imgcls.deploy.source import REQUEST_LIMIT, Source, describe_source
 from imgcls.errors import UserError

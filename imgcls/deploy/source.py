@@ -63,7 +63,7 @@ def _name(run: Path) -> str:
 
 def source_of_job(account: Account, options: Options) -> Source:
     """The run of a training job, fetched if it is not here. Raises UserError where the job has not finished."""
-    from imgcls.launch.sagemaker.following import describe
+    from imgcls.launch.sagemaker.progress import describe
     from imgcls.runs.reading import read_status
     from imgcls.serve.predictor import model_folder
 

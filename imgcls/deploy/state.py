@@ -13,7 +13,7 @@ from imgcls.aws.naming import TAG
 from imgcls.aws.refusals import explain_refusals
 from imgcls.deploy.names import as_mapping
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.following import PATIENCE, passes
+from imgcls.launch.sagemaker.progress import PATIENCE, passes
 
 log = logging.getLogger(__name__)
 

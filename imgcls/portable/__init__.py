@@ -14,7 +14,7 @@ from imgcls.portable.model import PortableModel, load
 from imgcls.portable.parity import Parity, compare
 
 if TYPE_CHECKING:
-    from imgcls.portable.exporting import check, export
+    from imgcls.portable.exporter import check, export
 
 __all__ = [
     "CARD",
@@ -35,6 +35,6 @@ def __getattr__(name: str) -> Any:
     """Import `check` and `export` on demand: writing a model needs torch, reading one does not."""
     if name not in ("check", "export"):
         raise AttributeError(f"module 'imgcls.portable' has no attribute {name!r}")
-    from imgcls.portable import exporting
+    from imgcls.portable import exporter
 
-    return getattr(exporting, name)
+    return getattr(exporter, name)

@@ -19,8 +19,8 @@ from imgcls.config.composition import check
 from imgcls.config.options import OPTIONS
 from imgcls.errors import UserError
 from imgcls.sweeps import outcome
-from imgcls.sweeps.found import Searched
 from imgcls.sweeps.options import SearchOptions, search_options
+from imgcls.sweeps.remote_search import Search
 from imgcls.sweeps.space import Choice, Numbers, Space, parse_space, space_words, value_text
 from imgcls.sweeps.study import Claim, Study
 from imgcls.sweeps.supervisor import HELPER, leaving_with_parent, supervise
@@ -82,7 +82,7 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     return study
 
 
-def finish(study: Searched) -> None:
+def finish(study: Search) -> None:
     """The page, and the last lines on the terminal. Raises UserError where no trial is complete."""
     from imgcls.sweeps.page import write_page
 
@@ -174,7 +174,7 @@ def _error(returned: Any) -> BaseException | None:
     return value if isinstance(value, BaseException) else None
 
 
-def refit(launcher: Any, study: Searched, fixed: Sequence[str]) -> None:
+def refit(launcher: Any, study: Search, fixed: Sequence[str]) -> None:
     """Train the best configuration of `study` once more, and test it. Raises what ends that."""
     best = outcome.best_trials(study)[0]
     print(f"\nTraining the best configuration (trial {best.number}) once more, to test it.", flush=True)

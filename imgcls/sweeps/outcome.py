@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.runs.tables import as_csv
-from imgcls.sweeps.found import Searched, Trial
+from imgcls.sweeps.remote_search import Search, Trial
 from imgcls.system.files import atomic_write_text
 
 TOP = 10  # rows of the table on the terminal
 STATES = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "running", "waiting": "waiting"}
 
 
-def best_trials(study: Searched) -> list[Any]:
+def best_trials(study: Search) -> list[Any]:
     """The best complete trial; with several objectives all that no other one beats in each, by the first objective."""
     complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     signs = [-1.0 if way == "max" else 1.0 for way in study.options.objectives.values()]
@@ -43,7 +43,7 @@ class Announcer:
         say: takes a line.
     """
 
-    def __init__(self, study: Searched, fixed: Sequence[str], say: Callable[[str], None]) -> None:
+    def __init__(self, study: Search, fixed: Sequence[str], say: Callable[[str], None]) -> None:
         self.study, self.fixed, self.say = study, fixed, say
         done = [trial for trial in study.trials if trial.state.is_finished()]
         self._told = {trial.number for trial in done}
@@ -107,7 +107,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def rows(study: Searched) -> list[dict[str, Any]]:
+def rows(study: Search) -> list[dict[str, Any]]:
     """One row a trial, as in `sweep.csv`."""
     found = []
     for trial in study.trials:
@@ -124,7 +124,7 @@ def rows(study: Searched) -> list[dict[str, Any]]:
     return found
 
 
-def write(study: Searched, fixed: Sequence[str]) -> None:
+def write(study: Search, fixed: Sequence[str]) -> None:
     """Write `sweep.csv` and, once a trial is complete, `best.yaml`.
 
     Args:
@@ -148,7 +148,7 @@ def write(study: Searched, fixed: Sequence[str]) -> None:
         atomic_write_text(file, note + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def summary(study: Searched) -> str:
+def summary(study: Search) -> str:
     """The best trials as a table, and where everything is."""
     best = [trial.number for trial in best_trials(study)]
     objectives = study.options.objectives

@@ -14,7 +14,7 @@ from imgcls.report.figures import Chart
 from imgcls.report.page import PARTS, render
 from imgcls.sweeps import figures, outcome
 from imgcls.sweeps.figures import Point
-from imgcls.sweeps.found import Searched
+from imgcls.sweeps.remote_search import Search
 from imgcls.sweeps.space import Space
 from imgcls.system.files import atomic_write_text
 
@@ -24,7 +24,7 @@ MOST = 1000  # rows of the table; sweep.csv has all
 WIDE = 34.0  # rem below which parallel coordinates cannot be read: a phone scrolls
 
 
-def write_page(study: Searched) -> Path:
+def write_page(study: Search) -> Path:
     """Write `sweep.html` into the sweep's folder and return its path. A section that cannot be drawn says why."""
     points, best = _points(study), outcome.best_trials(study)
     sections = []
@@ -48,7 +48,7 @@ def write_page(study: Searched) -> Path:
     return file
 
 
-def _points(study: Searched) -> list[Point]:
+def _points(study: Search) -> list[Point]:
     best = {trial.number for trial in outcome.best_trials(study)}
     found = []
     for trial in study.trials:
@@ -61,7 +61,7 @@ def _points(study: Searched) -> list[Point]:
     return found
 
 
-def _charts(study: Searched, points: list[Point]) -> dict[str, Callable[[], list[Chart]]]:
+def _charts(study: Search, points: list[Point]) -> dict[str, Callable[[], list[Chart]]]:
     """How the figures of each section are drawn, by its title."""
     objectives, space = study.options.objectives, study.space
     found: dict[str, Callable[[], list[Chart]]] = {}
@@ -87,7 +87,7 @@ def _history(points: list[Point], name: str, way: str, place: int) -> list[Chart
     return charts
 
 
-def _importance(study: Searched, name: str, place: int) -> list[Chart]:
+def _importance(study: Search, name: str, place: int) -> list[Chart]:
     return [figures.importance(_importances(study, place), name)]
 
 
@@ -99,7 +99,7 @@ def _parallel(points: list[Point], space: Space, name: str, way: str, place: int
     return [figures.parallel_coordinates(points, space, name, way, place)]
 
 
-def _importances(study: Searched, place: int) -> dict[str, float]:
+def _importances(study: Search, place: int) -> dict[str, float]:
     """Shares of the variance by fANOVA (Hutter, Hoos and Leyton-Brown 2014), as Optuna computes them."""
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
@@ -111,7 +111,7 @@ def _importances(study: Searched, place: int) -> dict[str, float]:
     )
 
 
-def _sentence(study: Searched, points: list[Point], best: list[Any]) -> str:
+def _sentence(study: Search, points: list[Point], best: list[Any]) -> str:
     if not best:
         return f"None of {study.total} trials is complete."
     values = ", ".join(
@@ -121,7 +121,7 @@ def _sentence(study: Searched, points: list[Point], best: list[Any]) -> str:
     return f"Trial {best[0].number} is best: {values} with {outcome.shown(best[0].params)}.{more}"
 
 
-def _numbers(study: Searched, points: list[Point]) -> list[tuple[str, str]]:
+def _numbers(study: Search, points: list[Point]) -> list[tuple[str, str]]:
     states = [row["state"] for row in outcome.rows(study)]
     told = [(f"{state} trials", str(states.count(state))) for state in outcome.STATES.values() if state in states]
     epochs = sum(int(trial.user_attrs.get("epochs", 0)) for trial in study.trials)
@@ -129,7 +129,7 @@ def _numbers(study: Searched, points: list[Point]) -> list[tuple[str, str]]:
     return [*told, ("epochs trained", str(epochs)), ("time of all trials", outcome.duration(seconds))]
 
 
-def _table(study: Searched) -> dict[str, Any]:
+def _table(study: Search) -> dict[str, Any]:
     from markupsafe import Markup
 
     rows = outcome.rows(study)[:MOST]

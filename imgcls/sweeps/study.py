@@ -33,7 +33,7 @@ from imgcls.sweeps.storage import (
     storage_file,
     without_experimental_warnings,
 )
-from imgcls.system.repeating import repeating
+from imgcls.system.background import repeat
 
 if TYPE_CHECKING:
     from optuna.study import Study as OptunaStudy
@@ -156,7 +156,7 @@ class Study:
 
     def alive(self) -> contextlib.AbstractContextManager[None]:
         """A context in which a thread leaves signs of life for trials that take long."""
-        return repeating(self.beat, self.options.dead_after / 6, "search heartbeat")
+        return repeat(self.beat, self.options.dead_after / 6, "search heartbeat")
 
     def complete(self, claim: Claim, values: list[float]) -> None:
         """The trial has ended with `values`, one for each objective."""

@@ -14,9 +14,9 @@ from pathlib import Path
 from imgcls.errors import UserError
 from imgcls.sweeps.study import Study
 from imgcls.sweeps.worker import raise_if_stopped
+from imgcls.system.background import repeat
 from imgcls.system.interrupts import Interrupted, StopSignals
 from imgcls.system.machine import threads_of_each
-from imgcls.system.repeating import repeating
 
 HELPER = "IMGCLS_SEARCH_HELPER"  # in a helper's environment: the process that started it
 GRACE = 30.0  # seconds that helpers have to write a checkpoint
@@ -146,5 +146,5 @@ def leaving_with_parent() -> Iterator[None]:
             os.kill(os.getpid(), signal.SIGTERM)
         return orphaned
 
-    with repeating(look, 1.0, "search parent"):
+    with repeat(look, 1.0, "search parent"):
         yield

@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from imgcls.sweeps.found import Searched
+from imgcls.sweeps.remote_search import Search
 from imgcls.sweeps.space import Choice, Space, value_text
 from imgcls.sweeps.study import Claim, Study
 
@@ -48,7 +48,7 @@ def put_in(cfg: DictConfig, words: Sequence[str]) -> None:
             OmegaConf.update(cfg, override.key_or_group, override.value(), merge=False)
 
 
-def refit_words(study: Searched, values: Mapping[str, Any]) -> list[str]:
+def refit_words(study: Search, values: Mapping[str, Any]) -> list[str]:
     """The overrides of the run that trains the best `values` once more."""
     return [*study.space.words(values), f"run_dir={value_text(str(study.folder / 'refit'))}"]
 

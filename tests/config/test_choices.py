@@ -17,7 +17,7 @@ from imgcls.config.choices import NORMALIZATIONS, ON_BAD, SAMPLERS, STORE_KINDS
 from imgcls.config.options import OPTIONS
 from imgcls.data.loader import TrainingPlan
 from imgcls.data.sources import Split
-from imgcls.data.stores.opening import open_store
+from imgcls.data.stores.placement import open_store
 from imgcls.data.stores.store import Recipe
 from imgcls.data.synthetic import Synthetic
 from imgcls.errors import UserError

@@ -11,7 +11,7 @@ import pytest
 
 from imgcls.data.loader import Loader
 from imgcls.debug.rules import ISSUES
-from imgcls.debug.storing import read_record
+from imgcls.debug.storage import read_record
 from tests.debug.test_recorder import fit
 
 

@@ -16,7 +16,7 @@ import imgcls
 from imgcls.callbacks.checkpoints import Checkpoints
 from imgcls.debug.recheck import check_again
 from imgcls.debug.rules import ISSUES
-from imgcls.debug.storing import read_observations, read_record
+from imgcls.debug.storage import read_observations, read_record
 from imgcls.debug.tensor_rules import ExplodingTensor, VanishingGradient
 from imgcls.errors import UserError
 from imgcls.report.__main__ import report

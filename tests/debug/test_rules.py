@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import imgcls
 from imgcls.debug.observations import Observation, Record, share_below
 from imgcls.debug.rules import FAILED, ISSUES, NO_ISSUES, Rule
-from imgcls.debug.storing import read_record
+from imgcls.debug.storage import read_record
 from imgcls.debug.tensor_rules import DeadRelu
 from imgcls.debug.training_rules import StalledTraining
 from imgcls.models.ema import WeightAveraging

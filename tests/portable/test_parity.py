@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from imgcls import portable
 from imgcls.errors import UserError
 from imgcls.models.backbones import create_network
-from imgcls.portable import exporting
+from imgcls.portable import exporter
 from imgcls.portable.parity import Parity, compare
 from imgcls.portable.weights import read_safetensors
 from imgcls.preprocessing import Preprocessing
@@ -58,7 +58,7 @@ def test_a_diverged_network_is_reported(tmp_path: Path, caplog: pytest.LogCaptur
 def test_a_failed_check_fails_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, onnx=False)
     assert (tmp_path / "model.json").is_file()
-    read_network = exporting.read_network
+    read_network = exporter.read_network
 
     def read_other_network(*arguments: object) -> object:
         network = read_network(*arguments)  # type: ignore[arg-type]
@@ -66,7 +66,7 @@ def test_a_failed_check_fails_the_export(tmp_path: Path, monkeypatch: pytest.Mon
             network.head[1].bias[1] += 0.5
         return network
 
-    monkeypatch.setattr(exporting, "read_network", read_other_network)
+    monkeypatch.setattr(exporter, "read_network", read_other_network)
     with pytest.raises(UserError, match="failed its check: safetensors"):
         write(tmp_path, onnx=False)
     assert not (tmp_path / "model.json").exists(), "an export that failed its check must not load"

@@ -23,7 +23,7 @@ from typing import IO, Any
 from imgcls.aws.s3 import fetch_file, list_objects, split_folder, split_uri
 from imgcls.launch.rehearsal.image import ENVIRONMENT, container_command, write_programs
 from imgcls.launch.rehearsal.namespaces import host_command, unshare
-from imgcls.launch.sagemaker.following import LOG_GROUP
+from imgcls.launch.sagemaker.progress import LOG_GROUP
 from imgcls.system.machine import threads_of_each
 
 log = logging.getLogger(__name__)

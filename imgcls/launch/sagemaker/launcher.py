@@ -13,8 +13,8 @@ from imgcls.aws.account import Account
 from imgcls.aws.naming import base_name
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.channels import upload_channels
-from imgcls.launch.sagemaker.following import describe, ended, is_running, say
 from imgcls.launch.sagemaker.options import JobOptions, check_job
+from imgcls.launch.sagemaker.progress import describe, ended, is_running, say
 from imgcls.launch.sagemaker.record import JobRecord
 from imgcls.launch.sagemaker.results import await_results
 from imgcls.launch.sagemaker.training_job import JobPlan, create_job

@@ -15,7 +15,7 @@ from imgcls.aws.iam import UNNAMED, Account, allow, network, policy, trust
 from imgcls.aws.naming import START, default_bucket
 from imgcls.aws.rules import check_role_name
 from imgcls.aws.s3 import split_folder
-from imgcls.launch.sagemaker.following import LOG_GROUP
+from imgcls.launch.sagemaker.progress import LOG_GROUP
 
 
 @dataclass(frozen=True)

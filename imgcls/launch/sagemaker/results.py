@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.debugger import rule_statuses
-from imgcls.launch.sagemaker.fetching import fetch_reports, fetch_results, fetch_traces
-from imgcls.launch.sagemaker.following import Ended, follow, say
+from imgcls.launch.sagemaker.outputs import fetch_reports, fetch_results, fetch_traces
+from imgcls.launch.sagemaker.progress import Ended, follow, say
 
 if TYPE_CHECKING:
     from imgcls.aws.account import Account
@@ -105,7 +105,7 @@ def _bring_configuration(
     account: Account, job: str, folder: Path, read: Callable[[Mapping[str, Any], Mapping[str, Any]], Configuration]
 ) -> None:
     """The configuration of a job that was made elsewhere, from the source that was uploaded for it."""
-    from imgcls.launch.sagemaker.following import describe
+    from imgcls.launch.sagemaker.progress import describe
     from imgcls.runs.provenance import write_configuration
 
     description = describe(account, job)

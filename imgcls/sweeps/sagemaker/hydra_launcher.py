@@ -22,9 +22,9 @@ from imgcls.aws.account import Account
 from imgcls.config.command_line import overrides_of
 from imgcls.config.composition import check, plain
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.following import Follower, Patient
 from imgcls.launch.sagemaker.launcher import SageMaker
 from imgcls.launch.sagemaker.options import check_job
+from imgcls.launch.sagemaker.progress import Follower, Patient
 from imgcls.launch.sagemaker.results import settle
 from imgcls.runs.recording import Recording
 from imgcls.system.interrupts import Interrupted, StopSignals, raise_if_requested

@@ -22,14 +22,14 @@ from imgcls.launch.sagemaker.launcher import SageMaker
 from imgcls.launch.sagemaker.options import check_job
 from imgcls.launch.sagemaker.record import JobRecord
 from imgcls.sweeps import outcome
-from imgcls.sweeps.found import Found
 from imgcls.sweeps.hydra import check_space, hydra_launcher, refit, study_name, sweep_folder
 from imgcls.sweeps.options import SearchOptions, search_options
-from imgcls.sweeps.sagemaker.following import bring_search_home
+from imgcls.sweeps.remote_search import RemoteSearch
 from imgcls.sweeps.sagemaker.job import TuningPlan, create_tuning_job
 from imgcls.sweeps.sagemaker.options import TuningOptions, check_tuning, total_trials
+from imgcls.sweeps.sagemaker.results import bring_search_home
+from imgcls.sweeps.sagemaker.state import describe_tuning, is_running
 from imgcls.sweeps.sagemaker.trial import group_key
-from imgcls.sweeps.sagemaker.watching import describe_tuning, is_running
 from imgcls.sweeps.space import Choice, Dimension, Space, parse_space, space_words
 from imgcls.sweeps.trials import REST, command_words
 from imgcls.system.cache import alone
@@ -44,7 +44,9 @@ MOST_CONFIGURATIONS = 200  # combinations of groups; each of them travels in the
 TRIAL = ("resume=auto", "test=false", "quiet=false", "export.onnx=false", f"checkpoint.rest_seconds={REST}")
 
 
-def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, arguments: Sequence[str]) -> Found | None:
+def sweep(
+    context: HydraContext, task: TaskFunction, config: DictConfig, arguments: Sequence[str]
+) -> RemoteSearch | None:
     """Make the tuning job that `arguments` describe, or find it; wait for it; bring its results here.
 
     Args: as `imgcls.sweeps.hydra.sweep`.
@@ -71,7 +73,7 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     name = search.study or study_name(data, fixed, space, how=HOW)
     folder = sweep_folder(config, name)
     total = total_trials(tuning, search, space)
-    found = Found(name, search, space, folder, total)
+    found = RemoteSearch(name, search, space, folder, total)
 
     folder.mkdir(parents=True, exist_ok=True)
     record = JobRecord.read(folder)
@@ -185,7 +187,7 @@ def _new_job(
     launcher: SageMaker,
     folder: Path,
     tuning: TuningOptions,
-    found: Found,
+    found: RemoteSearch,
     travels: tuple[list[str], Mapping[str, Any], list[str]],
 ) -> str:
     groups, configs, words = travels

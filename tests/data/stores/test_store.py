@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from imgcls.data.sources import Split
-from imgcls.data.stores import disk, opening
+from imgcls.data.stores import disk, placement
 from imgcls.data.stores.disk import build_on_disk, open_on_disk, store_key
-from imgcls.data.stores.opening import open_store
+from imgcls.data.stores.placement import open_store
 from imgcls.data.stores.statistics import channel_statistics
 from imgcls.data.stores.store import ArrayStore, DecodingStore, Recipe, evaluation_recipe, training_recipe
 from imgcls.preprocessing import Preprocessing
@@ -173,8 +173,8 @@ def test_falls_back_where_room_is_short(
     disk: int,
     expected: str,
 ) -> None:
-    monkeypatch.setattr(opening, "free_memory", lambda: memory)
-    monkeypatch.setattr(opening, "free_disk", lambda _: disk)
+    monkeypatch.setattr(placement, "free_memory", lambda: memory)
+    monkeypatch.setattr(placement, "free_disk", lambda _: disk)
     caplog.set_level(logging.INFO)
     store = open_store(files, CENTRE, kind, cache=tmp_path, title="train")
     held = "nothing" if isinstance(store, DecodingStore) else "disk" if store.folder else "memory"
@@ -188,7 +188,7 @@ def test_many_pictures_and_several_processes_share_the_disk(
     files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert open_store(files, CENTRE, cache=tmp_path, processes=2).folder is not None
-    monkeypatch.setattr(opening, "QUICK", 5)
+    monkeypatch.setattr(placement, "QUICK", 5)
     assert open_store(files, SQUASH, cache=tmp_path).folder is not None
 
 
@@ -235,7 +235,7 @@ def test_the_cache_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_free_memory_is_known() -> None:
-    assert opening.free_memory() > 0
+    assert placement.free_memory() > 0
 
 
 def test_statistics_are_those_of_all_pixels_and_kept_with_the_store(

@@ -11,7 +11,7 @@ import imgcls
 from imgcls.config.composition import compose, plain
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.debugger import check_python, debugger_fields, rule_statuses
-from imgcls.launch.sagemaker.fetching import fetch_reports
+from imgcls.launch.sagemaker.outputs import fetch_reports
 from tests.aws_account import Jobs, needs_sdk
 from tests.launch.sagemaker.test_training_job import launch, source
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.fetching import fetch_reports, fetch_traces
+from imgcls.launch.sagemaker.outputs import fetch_reports, fetch_traces
 from tests.aws.test_s3 import Paged
 
 CHECKPOINTS = "s3://bucket/jobs/base/checkpoints"

@@ -28,7 +28,7 @@ class State(Enum):
 
 
 class Trial(Protocol):
-    """What is shown of a trial: the part of Optuna's FrozenTrial that `FoundTrial` has too."""
+    """What is shown of a trial: the part of Optuna's FrozenTrial that `RemoteTrial` has too."""
 
     @property
     def number(self) -> int: ...
@@ -48,8 +48,8 @@ class Trial(Protocol):
     def duration(self) -> timedelta | None: ...
 
 
-class Searched(Protocol):
-    """What is shown of a search: a `Study`, or a search that was `Found`."""
+class Search(Protocol):
+    """What is shown of a search: a `Study`, or a `RemoteSearch`."""
 
     name: str
     options: SearchOptions
@@ -65,7 +65,7 @@ class Searched(Protocol):
 
 
 @dataclass(frozen=True)
-class FoundTrial:
+class RemoteTrial:
     """A trial; the names are Optuna's.
 
     Args:
@@ -95,7 +95,7 @@ class FoundTrial:
 
 
 @dataclass
-class Found:
+class RemoteSearch:
     """A search as far as it is known here.
 
     Args:
@@ -112,7 +112,7 @@ class Found:
     space: Space
     folder: Path
     total: int
-    trials: Sequence[FoundTrial] = ()
+    trials: Sequence[RemoteTrial] = ()
 
     @property
     def optuna(self) -> Any:

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.container import STARTED
-from imgcls.launch.sagemaker.following import BEGINS, clean_reason, follow
+from imgcls.launch.sagemaker.progress import BEGINS, clean_reason, follow
 from imgcls.system.interrupts import Interrupted, StopSignals
 
 JOB = "imgcls-x-1"

@@ -11,22 +11,22 @@ from typing import Any
 
 from imgcls.aws.account import Account
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.following import Patient
+from imgcls.launch.sagemaker.progress import Patient
 from imgcls.launch.sagemaker.record import JobRecord
 from imgcls.launch.sagemaker.results import bring_home, job_file
 from imgcls.runs.reading import read_metrics
 from imgcls.sweeps import outcome
-from imgcls.sweeps.found import Found
 from imgcls.sweeps.hydra import finish
 from imgcls.sweeps.options import SearchOptions
+from imgcls.sweeps.remote_search import RemoteSearch
 from imgcls.sweeps.sagemaker.ranges import Ranges
+from imgcls.sweeps.sagemaker.state import Watcher, describe_tuning
 from imgcls.sweeps.sagemaker.trial import read_configuration, space_of
-from imgcls.sweeps.sagemaker.watching import Watcher, describe_tuning
 
 log = logging.getLogger(__name__)
 
 
-def bring_search_home(account: Account, job: str, found: Found, words: Sequence[str], *, poll: float) -> None:
+def bring_search_home(account: Account, job: str, found: RemoteSearch, words: Sequence[str], *, poll: float) -> None:
     """Follow the tuning job `job` to its end, and fill the folder of `found` with its results.
 
     Args:
@@ -67,17 +67,17 @@ def attach(account: Account, job: str, folder: Path, *, poll: float) -> None:
         raise UserError(f"There is no tuning job {job} in {account.region}. `python -m imgcls.jobs` lists them.")
     made = job_file(account, job, description["TrainingJobDefinition"])
     folder.mkdir(parents=True, exist_ok=True)
-    bring_search_home(account, job, _found(description, made, folder), made["overrides"], poll=poll)
+    bring_search_home(account, job, _remote_search(description, made, folder), made["overrides"], poll=poll)
 
 
-def _found(description: Mapping[str, Any], made: Mapping[str, Any], folder: Path) -> Found:
+def _remote_search(description: Mapping[str, Any], made: Mapping[str, Any], folder: Path) -> RemoteSearch:
     limits = description["HyperParameterTuningJobConfig"]["ResourceLimits"]
     total = int(limits["MaxNumberOfTrainingJobs"])
     options = SearchOptions(made["objectives"], trials=total, workers=int(limits["MaxParallelTrainingJobs"]))
-    return Found(folder.name, options, space_of(made), folder, total)
+    return RemoteSearch(folder.name, options, space_of(made), folder, total)
 
 
-def _fetch(account: Account, found: Found, number: int, poll: float) -> None:
+def _fetch(account: Account, found: RemoteSearch, number: int, poll: float) -> None:
     """The run folder of a complete trial."""
     folder = found.folder / str(number)
     trial = next(one for one in found.trials if one.number == number)

@@ -30,7 +30,7 @@ def fetch_results(account: Account, description: dict[str, Any], folder: Path) -
 
     Args:
         account: what is asked.
-        description: of the job, see `following.describe`.
+        description: of the job, see `progress.describe`.
         folder: the run folder; its files that are about the run here stay.
 
     Returns:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def repeating(do: Callable[[], bool | None], seconds: float, name: str) -> Iterator[None]:
+def repeat(do: Callable[[], bool | None], seconds: float, name: str) -> Iterator[None]:
     """Call `do` every `seconds` while the block runs, the first time after the first of them.
 
     Args:

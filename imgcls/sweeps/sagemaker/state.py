@@ -8,8 +8,8 @@ from typing import Any
 
 from imgcls.aws.account import Account
 from imgcls.aws.refusals import explain_refusals
-from imgcls.launch.sagemaker.following import RUNNING, clean_reason
-from imgcls.sweeps.found import Found, FoundTrial, State
+from imgcls.launch.sagemaker.progress import RUNNING, clean_reason
+from imgcls.sweeps.remote_search import RemoteSearch, RemoteTrial, State
 from imgcls.sweeps.sagemaker.ranges import Ranges
 
 
@@ -29,7 +29,7 @@ def is_running(description: Mapping[str, Any]) -> bool:
     return description["HyperParameterTuningJobStatus"] in RUNNING
 
 
-def trials_of(account: Account, name: str, ranges: Ranges) -> list[FoundTrial]:
+def trials_of(account: Account, name: str, ranges: Ranges) -> list[RemoteTrial]:
     """The trials of a tuning job that have begun, in the order in which they were made. Raises UserError."""
     pages = account.client("sagemaker").get_paginator("list_training_jobs_for_hyper_parameter_tuning_job")
     with explain_refusals(f"look at the trials of {name}"):
@@ -40,8 +40,8 @@ def trials_of(account: Account, name: str, ranges: Ranges) -> list[FoundTrial]:
     return [_trial(number, one, ranges) for number, one in enumerate(found)]
 
 
-def _trial(number: int, summary: Mapping[str, Any], ranges: Ranges) -> FoundTrial:
-    trial = FoundTrial(
+def _trial(number: int, summary: Mapping[str, Any], ranges: Ranges) -> RemoteTrial:
+    trial = RemoteTrial(
         number,
         State.RUNNING,
         ranges.values(summary["TunedHyperParameters"]),
@@ -62,7 +62,7 @@ def _trial(number: int, summary: Mapping[str, Any], ranges: Ranges) -> FoundTria
     return _with(trial, State.FAIL, next((line for line in reason if line.strip()), missing))
 
 
-def _with(trial: FoundTrial, state: State, reason: str) -> FoundTrial:
+def _with(trial: RemoteTrial, state: State, reason: str) -> RemoteTrial:
     return replace(trial, state=state, user_attrs={**trial.user_attrs, "reason": reason})
 
 
@@ -77,7 +77,9 @@ class Watcher:
         announce: called when the trials have been looked at.
     """
 
-    def __init__(self, account: Account, found: Found, job: str, ranges: Ranges, announce: Callable[[], None]) -> None:
+    def __init__(
+        self, account: Account, found: RemoteSearch, job: str, ranges: Ranges, announce: Callable[[], None]
+    ) -> None:
         self.account, self.found, self.job, self.ranges, self.announce = account, found, job, ranges, announce
 
     def look(self) -> dict[str, Any] | None:

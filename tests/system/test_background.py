@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from imgcls.system.repeating import repeating
+from imgcls.system.background import repeat
 
 
 def test_it_is_done_until_the_block_ends() -> None:
@@ -15,7 +15,7 @@ def test_it_is_done_until_the_block_ends() -> None:
         if len(calls) == 3:
             often.set()
 
-    with repeating(do, 0.001, "test"):
+    with repeat(do, 0.001, "test"):
         assert often.wait(60)
     assert set(calls) == {"test"}
     assert "test" not in {thread.name for thread in threading.enumerate()}
@@ -29,7 +29,7 @@ def test_true_ends_it() -> None:
         called.set()
         return True
 
-    with repeating(do, 0.001, "test"):
+    with repeat(do, 0.001, "test"):
         assert called.wait(60)
         for thread in threading.enumerate():
             if thread.name == "test":
