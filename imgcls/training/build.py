@@ -148,9 +148,9 @@ def build_callbacks(
     """The callbacks of a training, in the order in which Lightning calls them.
 
     Those that change the weights come first, so that the others see the weights that a step leaves. Timing stands
-    before what takes time. History and Checkpoints come last, whatever their place, because Lightning moves every
-    Checkpoint to the end: a row then has all metrics of its epoch, and a checkpoint holds the row and the state of all
-    others.
+    before what takes time. Lightning moves every Checkpoint to the end, in this order: History, whose row then has all
+    metrics of its epoch; the Recorder of `debug.*`, whose rules look at that row; and Checkpoints, which hold the row
+    and the state of all others.
     """
     history = History(folder / "metrics.csv", announce=None if cfg.quiet else say)
     checkpoints: Checkpoints = instantiate(cfg.checkpoint, folder=folder / "checkpoints", stop=stop)
@@ -160,10 +160,10 @@ def build_callbacks(
         *([WeightAveraging(decay=cfg.optim.ema)] if cfg.optim.ema is not None else []),
         timing,
         ProgressBar(),
+        history,
         *_watching(cfg, folder, datamodule),
         *([instantiate(cfg.early_stopping)] if cfg.early_stopping.get("_target_") else []),
         *instantiate(cfg.callbacks, _convert_="all").values(),
-        history,
         checkpoints,
     ]
     return RunCallbacks(timing, history, checkpoints, in_order)
