@@ -27,7 +27,7 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str = "train") -> 
     from imgcls.config.composition import check, register_resolvers
     from imgcls.config.explain import explain
     from imgcls.config.groups import VERSION_BASE, config_dir
-    from imgcls.config.override_files import expand
+    from imgcls.config.overrides import expand
     from imgcls.system.files import explain_os_errors
 
     sys.argv[1:] = expand(sys.argv[1:])

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from imgcls.config.explain import explain
 from imgcls.config.groups import VERSION_BASE, config_dir
 from imgcls.config.options import check_options
-from imgcls.config.override_files import expand
+from imgcls.config.overrides import expand
 
 
 def compose(overrides: Sequence[str] = (), config_name: str = "train") -> DictConfig:

@@ -29,6 +29,8 @@ from imgcls.system.extras import check_logger, check_smdebug, need_onnx
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's own
 
+WITHOUT_FILES = ("imgcls.data.digits.Digits", "imgcls.data.synthetic.Synthetic")
+
 
 def check_options(config: Mapping[str, Any]) -> None:
     """Raise UserError for the first option of the plain, resolved `config` whose value cannot be right."""
@@ -41,6 +43,11 @@ def check_options(config: Mapping[str, Any]) -> None:
 
 def _check_together(config: Mapping[str, Any]) -> None:
     model, data = config.get("model", {}), config.get("data", {})
+    if data.get("root") is not None and data.get("_target_") in WITHOUT_FILES:
+        name = str(data["_target_"]).rpartition(".")[2].lower()
+        raise UserError(
+            f"data.root={data['root']}: data={name} reads no files. For your own images: data=imagefolder data.root=…"
+        )
     micro, batch = data.get("micro_batch_size"), data.get("batch_size")
     if isinstance(micro, int) and isinstance(batch, int) and micro > batch:
         raise UserError(f"data.micro_batch_size={micro}: it cannot be larger than data.batch_size={batch}.")
