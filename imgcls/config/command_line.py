@@ -24,7 +24,7 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str = "train") -> 
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from imgcls.config.composition import check, register_resolvers
+    from imgcls.config.composition import check_composed, register_resolvers
     from imgcls.config.explain import explain
     from imgcls.config.groups import VERSION_BASE, config_dir
     from imgcls.config.overrides import expand
@@ -44,7 +44,7 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str = "train") -> 
         from hydra.types import RunMode
 
         try:
-            check(cfg)
+            check_composed(cfg, [text for text in sys.argv[1:] if not text.startswith("-")], config_name)
             return task(cfg)
         except (UserError, Interrupted) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -10,8 +10,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from imgcls.config.explain import explain
-from imgcls.config.groups import VERSION_BASE, config_dir
+from imgcls.config.explain import explain, unknown_option
+from imgcls.config.groups import VERSION_BASE, config_dir, unknown_options
 from imgcls.config.options import check_options
 from imgcls.config.overrides import expand
 
@@ -28,9 +28,17 @@ def compose(overrides: Sequence[str] = (), config_name: str = "train") -> DictCo
     Raises UserError for an unknown group, option or value, with the nearest valid names.
     """
     register_resolvers()
-    cfg = _compose(expand(overrides), config_name)
-    check(cfg)
+    overrides = expand(overrides)
+    cfg = _compose(overrides, config_name)
+    check_composed(cfg, overrides, config_name)
     return cfg
+
+
+def check_composed(cfg: DictConfig, overrides: list[str], config_name: str = "train") -> None:
+    """Raise UserError for the first option of `cfg` that does not exist, or whose value cannot be right."""
+    check(cfg)
+    for name in unknown_options(plain(cfg)):
+        raise unknown_option(name, overrides, config_name)
 
 
 def check(cfg: DictConfig) -> None:

@@ -36,12 +36,17 @@ def explain(error: Exception, overrides: list[str], config_name: str) -> UserErr
             f"Unknown option group {match[1]!r}. {nearest(match[1], _known_names(overrides, config_name))}"
         )
     if match := re.search(r"Could not override '([^']+)'", text):
-        return UserError(f"Unknown option {match[1]!r}. {_nearest_option(match[1], overrides, config_name)}")
+        return unknown_option(match[1], overrides, config_name)
     if match := re.search(r"(?:Key|Missing key|ConfigKeyError).*?'?([\w.]+)'? is not in struct", text):
-        return UserError(f"Unknown option {match[1]!r}. {_nearest_option(match[1], overrides, config_name)}")
+        return unknown_option(match[1], overrides, config_name)
     first, *rest = (line.strip() for line in text.splitlines() if line.strip())
     detail = next((line for line in rest if "HYDRA_FULL_ERROR" not in line), "")
     return UserError(f"{first} {detail}".strip())
+
+
+def unknown_option(option: str, overrides: list[str], config_name: str = "train") -> UserError:
+    """What to say of an option that does not exist."""
+    return UserError(f"Unknown option {option!r}. {_nearest_option(option, overrides, config_name)}")
 
 
 def _nearest_option(option: str, overrides: list[str], config_name: str) -> str:

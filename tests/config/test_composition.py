@@ -138,3 +138,30 @@ def test_help_and_mistakes_answer_without_torch(tmp_path: Path) -> None:
 def test_the_options_of_tuning_jobs_come_with_their_sweeper() -> None:
     assert "tuning" not in compose().search
     assert compose(["hydra/sweeper=sagemaker", "search=bin_counts"]).search.tuning.strategy == "bayesian"
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("+loss.gama=2", "loss.gama"),
+        ("+nonsense.foo=2", "nonsense"),
+        ("++model.naem=resnet50", "model.naem"),
+        ("+loss._target_=mine.MyLoss", "loss._target_"),
+        ("+search.trails=3", "search.trails"),
+    ],
+)
+def test_a_plus_does_not_hide_an_unknown_option(override: str, name: str) -> None:
+    with pytest.raises(UserError, match=f"Unknown option '{name}'"):
+        compose([override])
+
+
+def test_open_places_take_new_names(tmp_path: Path) -> None:
+    cfg = compose(["+callbacks.mine._target_=a.B", "+trainer.fast_dev_run=true", "model.options={act_layer: gelu}"])
+    assert cfg.callbacks.mine._target_ == "a.B"
+    compose(
+        [
+            "+data.augment.jitter={_target_: imgcls.data.policies.ColorJitter}",
+            "+launch.tags.team=vision",
+            "launch=sagemaker",
+        ]
+    )
