@@ -2,10 +2,11 @@
 
     python benchmarks/accuracy.py --photos DIR [--model resnet10t] [--size 64] [--epochs 15] [--seeds 3] [--json FILE]
 
-DIR holds train/<class>, valid/<class> and test/<class>; valid and test are measured together, once, at the end. "usual"
-is torchvision.datasets.ImageFolder with RandomResizedCrop and RandomHorizontalFlip in a DataLoader, and Resize and
-CenterCrop for the test; imgcls gathers batches from its store and augments them whole. The seeds take turns. Prints a
-table with the mean, the standard deviation over seeds and the standard error of the difference, and one line of JSON.
+DIR contains train/<class>, valid/<class> and test/<class>; valid and test are evaluated together, once, at the end.
+"usual" is torchvision.datasets.ImageFolder with RandomResizedCrop and RandomHorizontalFlip in a DataLoader, and Resize
+and CenterCrop for the test; imgcls gathers batches from its store and augments whole batches. The two alternate for
+each seed. Prints a table with the mean, the standard deviation over seeds and the standard error of the difference, and
+one line of JSON.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ BATCH = 64
 SCALE = (0.35, 1.0)
 
 
-class Together(ImageFolder):
-    """A folder whose validation and test pictures are one test, for fewer chance differences."""
+class MergedTestFolder(ImageFolder):
+    """An image folder whose validation and test images form one test set, which reduces the variance."""
 
     def find(self) -> Source:
         source = super().find()
@@ -54,7 +55,7 @@ class Together(ImageFolder):
 
 def imgcls_way(root: Path, size: int, seed: int) -> dict[str, Any]:
     augment = Augment(RandomResizedCrop(scale=SCALE), flip=0.5)
-    data = Together(root, batch_size=BATCH, image_size=size, val_fraction=0, seed=seed, augment=augment)
+    data = MergedTestFolder(root, batch_size=BATCH, image_size=size, val_fraction=0, seed=seed, augment=augment)
     data.setup()
     return {"train": data.train_dataloader(), "test": data.test_dataloader(), "classes": data.num_classes}
 
@@ -63,9 +64,9 @@ def usual_way(root: Path, size: int, workers: int) -> dict[str, Any]:
     to_floats = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
     bicubic = InterpolationMode.BICUBIC
     crop = v2.RandomResizedCrop(size, SCALE, interpolation=bicubic)
-    seen = v2.Compose([crop, v2.RandomHorizontalFlip(), *to_floats])
+    augmented = v2.Compose([crop, v2.RandomHorizontalFlip(), *to_floats])
     whole = v2.Compose([v2.Resize(round(size / 0.875), bicubic), v2.CenterCrop(size), *to_floats])
-    train = datasets.ImageFolder(root / "train", seen)
+    train = datasets.ImageFolder(root / "train", augmented)
     test = ConcatDataset([datasets.ImageFolder(root / name, whole) for name in ("valid", "test")])
     options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
     return {
@@ -75,8 +76,8 @@ def usual_way(root: Path, size: int, workers: int) -> dict[str, Any]:
     }
 
 
-def trained(way: dict[str, Any], model: str, epochs: int, seed: int) -> tuple[float, float]:
-    """(test accuracy, seconds) of one training."""
+def train_once(way: dict[str, Any], model: str, epochs: int, seed: int) -> tuple[float, float]:
+    """Train once: (test accuracy, seconds)."""
     L.seed_everything(seed, verbose=False)
     classifier = Classifier(create_network(model, way["classes"]), optim=AdamW(lr=2e-3), label_smoothing=0.1, seed=seed)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -96,19 +97,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
 
     found: dict[str, list[float]] = {"usual": [], "imgcls": []}
     seconds: dict[str, list[float]] = {"usual": [], "imgcls": []}
-    for seed in range(asked.seeds):
+    for seed in range(arguments.seeds):
         ways = {
-            "usual": usual_way(asked.photos, asked.size, asked.workers),
-            "imgcls": imgcls_way(asked.photos, asked.size, seed),
+            "usual": usual_way(arguments.photos, arguments.size, arguments.workers),
+            "imgcls": imgcls_way(arguments.photos, arguments.size, seed),
         }
         for name, way in ways.items():
-            accuracy, took = trained(way, asked.model, asked.epochs, seed)
+            accuracy, took = train_once(way, arguments.model, arguments.epochs, seed)
             found[name].append(accuracy)
             seconds[name].append(took)
             print(f"seed {seed}  {name:7} {accuracy:7.2%}  {took:6.0f} s", flush=True)
@@ -117,13 +118,15 @@ def main() -> None:
         spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
         print(f"{name:8}{statistics.mean(accuracies):>10.2%}{spread:>8.2%}{statistics.mean(seconds[name]):>10.0f}")
     difference = statistics.mean(found["imgcls"]) - statistics.mean(found["usual"])
-    error = sum(statistics.variance(values) / len(values) for values in found.values()) ** 0.5 if asked.seeds > 1 else 0
+    error = (
+        sum(statistics.variance(values) / len(values) for values in found.values()) ** 0.5 if arguments.seeds > 1 else 0
+    )
     print(f"difference {difference:+.2%}, standard error {error:.2%}")
-    result = {**vars(asked), **found, "seconds": seconds, "difference": difference, "error": error}
+    result = {**vars(arguments), **found, "seconds": seconds, "difference": difference, "error": error}
     line = json.dumps(result, default=str)
     print(line)
-    if asked.json:
-        asked.json.write_text(line + "\n")
+    if arguments.json:
+        arguments.json.write_text(line + "\n")
 
 
 if __name__ == "__main__":

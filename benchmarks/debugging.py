@@ -1,13 +1,13 @@
-"""What watching costs: the time of a training step with `debug=default` against `debug=off`.
+"""What watching costs: the time per training step with `debug=default` against `debug=off`.
 
     python benchmarks/debugging.py [--model resnet18] [--size 64] [--batch 32] [--steps 60] [--repeats 5] [--json FILE]
 
-Both train the same network on the same batches, which are in memory already, with the callbacks that a run has. So that
-many observations are measured in few steps, each fifth step is observed; what an observed step takes more than the
-median of its neighbours counts once in the default interval. To that comes what watching adds to the steps that it does
-not observe, and the look of the rules at the end. Machines that others use too change their speed within seconds: so
-the trainings take turns, all is medians, and the processor's time, which others hardly change, is told beside it.
-Prints a table and one line of JSON.
+Both train the same network on the same batches, which are already in memory, with the callbacks of a run. Every fifth
+step is observed, to measure many observations in few steps; the time by which an observed step exceeds the median of
+its neighbours counts once per default interval. The overhead of steps that are not observed is added; the time that the
+rules take at the end is reported separately. The speed of shared machines changes within seconds, so the two alternate,
+all figures are medians, and CPU time, which other processes hardly change, is reported as well. Prints a table and one
+line of JSON.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from imgcls.models.backbones import create_network
 from imgcls.models.classifier import Classifier
 from imgcls.models.optim import AdamW
 
-MOST = 0.03  # of a step: what watching may cost
-EVERY = 5  # steps between two that are observed
-WARM = 10  # steps that are not counted; the first ones are all observed
+MAX_SHARE = 0.03  # of a step: the most that watching may take
+EVERY = 5  # steps between two observed ones
+WARM = 10  # steps that are not counted, since the first ones are all observed
 
 
 @dataclass
 class Training:
-    """What one training took."""
+    """Times of one training."""
 
     unobserved: float
-    """Seconds of the median step that is not observed."""
+    """Seconds of the median step among those that are not observed."""
     observing: list[float]
-    """Seconds that each observed step took more than its neighbours."""
+    """Seconds by which each observed step exceeds the median of its neighbours."""
     end: float
     """Seconds after the last step, in the callbacks."""
     processor: float
-    """Processor's seconds of a step, observed ones among them as often as they were."""
+    """CPU seconds per step, over all steps."""
 
 
 class Clock(L.Callback):
-    """The seconds of each step, with what the other callbacks do in it."""
+    """Records the seconds of each step, including the other callbacks."""
 
     def __init__(self) -> None:
         self.steps: list[float] = []
@@ -73,8 +73,8 @@ class Clock(L.Callback):
         self.processor = time.process_time() - self.processor_began
 
 
-def trained(watched: bool, options: argparse.Namespace, batches: list[Any]) -> Training:
-    """Train once, and say what the steps took after those that warm up."""
+def measure_training(watched: bool, options: argparse.Namespace, batches: list[Any]) -> Training:
+    """Train once and return the times after the warm-up steps."""
     torch.manual_seed(0)
     clock = Clock()
     with tempfile.TemporaryDirectory() as name:
@@ -127,10 +127,10 @@ def main() -> None:
     batches = [(torch.randn(shape), torch.randint(0, 10, (options.batch,))) for _ in range(min(10, options.steps))]
     interval = int(imgcls.compose([]).debug.every)
     off, on = [], []
-    print(f"{'ms':>8}{'a step, off':>14}{'on':>10}{'observing':>12}")
+    print(f"{'ms':>8}{'per step, off':>14}{'on':>10}{'observing':>12}")
     for _ in range(options.repeats):
-        off.append(trained(False, options, batches))
-        on.append(trained(True, options, batches))
+        off.append(measure_training(False, options, batches))
+        on.append(measure_training(True, options, batches))
         row = (off[-1].unobserved, on[-1].unobserved, statistics.median(on[-1].observing))
         print(f"{'':8}{1e3 * row[0]:14.1f}{1e3 * row[1]:10.1f}{1e3 * row[2]:12.1f}", flush=True)
     step = statistics.median(one.unobserved for one in off)
@@ -138,9 +138,9 @@ def main() -> None:
     others = statistics.median(b.unobserved / a.unobserved - 1 for a, b in zip(off, on, strict=True))
     processor = statistics.median(b.processor / a.processor - 1 for a, b in zip(off, on, strict=True))
     end = statistics.median(one.end for one in on) - statistics.median(one.end for one in off)
-    print(f"observing one step in {interval}: {observing:.2%} of a step (at most {MOST:.0%} for all)")
-    print(f"the steps that are not observed: {others:+.2%}; the look of the rules at the end: {end:.2f} s")
-    print(f"the processor's time, one step in {EVERY} observed: {processor:+.2%}")
+    print(f"observing one step in {interval}: {observing:.2%} of a step (at most {MAX_SHARE:.0%} in total)")
+    print(f"steps that are not observed: {others:+.2%}; rules at the end: {end:.2f} s")
+    print(f"CPU time, one step in {EVERY} observed: {processor:+.2%}")
     result: dict[str, Any] = {
         "benchmark": "debugging",
         "model": options.model,
@@ -149,13 +149,13 @@ def main() -> None:
         "steps": options.steps,
         "repeats": options.repeats,
         "torch": torch.__version__,
-        "milliseconds_a_step": round(1e3 * step, 2),
+        "milliseconds_per_step": round(1e3 * step, 2),
         "observing": round(observing, 5),
         "unobserved": round(others, 5),
         "cost": round(observing + others, 5),
         "end_seconds": round(end, 3),
         "processor_at_5": round(processor, 5),
-        "within_limit": observing + others <= MOST,
+        "within_limit": observing + others <= MAX_SHARE,
     }
     print(json.dumps(result))
     if options.json:

@@ -2,11 +2,11 @@
 
     python benchmarks/features.py [--photos DIR] [--model resnet50] [--epochs 10] [--limit 160] [--json FILE]
 
-DIR holds train/<class> and valid/<class> (or val/<class>); without it, photographs are generated. "usual" is
+DIR contains train/<class> and valid/<class> (or val/<class>); without it, photographs are generated. "usual" is
 torchvision's ImageFolder with Resize, CenterCrop and Normalize in a DataLoader, and a frozen backbone in evaluation
-mode under no_grad in front of a linear head; imgcls is `imgcls.fit` with `model.freeze=backbone`: its whole training
-time, with checkpoints and validation. Both see the same pictures without augmentation, and the same weights: random
-ones, or those of --weights. The repeats take turns. Prints a table and one line of JSON.
+mode under no_grad in front of a linear head; imgcls is `imgcls.fit` with `model.freeze=backbone`: its complete training
+time, including checkpoints and validation. Both use the same images without augmentation, and the same weights: random
+ones, or those of --weights. The two alternate. Prints a table and one line of JSON.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 BATCH = 32
 
 
-def few(photos: Path | None, folder: Path, limit: int) -> Path:
-    """`limit` training and half as many validation pictures of at most ten classes, as imgcls's folders."""
+def write_images(photos: Path | None, folder: Path, limit: int) -> Path:
+    """Write `limit` training and half as many validation images of up to ten classes as image folders."""
     for split, count in (("train", limit), ("val", limit // 2)):
         for number in range(10):
             target = folder / split / f"class{number}"
@@ -60,8 +60,8 @@ def few(photos: Path | None, folder: Path, limit: int) -> Path:
     return folder
 
 
-def usual(root: Path, network: Network, epochs: int, size: int, workers: int) -> tuple[float, float]:
-    """(seconds, best validation accuracy) of the loop that one would write by hand."""
+def train_usual(root: Path, network: Network, epochs: int, size: int, workers: int) -> tuple[float, float]:
+    """(seconds, best validation accuracy) of a hand-written training loop."""
     resize = v2.Resize(round(size / 0.875), InterpolationMode.BICUBIC)
     steps = [resize, v2.CenterCrop(size), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
     transform = v2.Compose([*steps, v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
@@ -96,19 +96,29 @@ def usual(root: Path, network: Network, epochs: int, size: int, workers: int) ->
     return time.perf_counter() - began, best
 
 
-def once(root: Path, folder: Path, asked: argparse.Namespace, weights: Path) -> dict[str, Any]:
-    """Metrics and seconds of `imgcls.fit`."""
-    words = [f"model.name={asked.model}", "model.pretrained=false", f"model.weights={weights}", "model.freeze=backbone"]
-    words += ["data=imagefolder", f"data.root={root}", f"data.image_size={asked.size}", f"data.batch_size={BATCH}"]
-    words += [f"trainer.max_epochs={asked.epochs}", "augment=none", "export.onnx=false"]
-    cfg = imgcls.compose([*words, f"run_dir={folder}"])
+def train_with_imgcls(root: Path, folder: Path, arguments: argparse.Namespace, weights: Path) -> dict[str, Any]:
+    """Metrics of `imgcls.fit`, and its seconds as `whole`."""
+    overrides = [
+        f"model.name={arguments.model}",
+        "model.pretrained=false",
+        f"model.weights={weights}",
+        "model.freeze=backbone",
+    ]
+    overrides += [
+        "data=imagefolder",
+        f"data.root={root}",
+        f"data.image_size={arguments.size}",
+        f"data.batch_size={BATCH}",
+    ]
+    overrides += [f"trainer.max_epochs={arguments.epochs}", "augment=none", "export.onnx=false"]
+    cfg = imgcls.compose([*overrides, f"run_dir={folder}"])
     began = time.perf_counter()
     metrics = imgcls.fit(cfg).metrics
     return {**metrics, "whole": time.perf_counter() - began}
 
 
 def main() -> None:
-    """Measure, print, and say what was asked for beside what was found."""
+    """Measure, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--model", default="resnet50")
@@ -119,41 +129,43 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=160)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
 
     torch.manual_seed(0)
-    network = create_network(asked.model, 10)
-    if asked.weights is not None:
-        load_weights(network, asked.weights)
+    network = create_network(arguments.model, 10)
+    if arguments.weights is not None:
+        load_weights(network, arguments.weights)
     names = ("usual", "imgcls, first time", "imgcls, again", "usual accuracy", "imgcls accuracy")
     rows: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        root = few(asked.photos, place / "pictures", asked.limit)
+        root = write_images(arguments.photos, place / "pictures", arguments.limit)
         weights = place / "backbone.safetensors"
         save_file(network.backbone.state_dict(), weights)
-        for repeat in range(asked.repeats):
-            os.environ["IMGCLS_CACHE"] = str(place / f"cache{repeat}")  # nothing to find the first time
-            seconds, accuracy = usual(root, network, asked.epochs, asked.size, asked.workers)
-            first = once(root, place / f"first{repeat}", asked, weights)
-            again = once(root, place / f"again{repeat}", asked, weights)
+        for repeat in range(arguments.repeats):
+            os.environ["IMGCLS_CACHE"] = str(place / f"cache{repeat}")  # no cached features the first time
+            seconds, accuracy = train_usual(root, network, arguments.epochs, arguments.size, arguments.workers)
+            first = train_with_imgcls(root, place / f"first{repeat}", arguments, weights)
+            again = train_with_imgcls(root, place / f"again{repeat}", arguments, weights)
             values = (seconds, first["whole"], again["whole"], accuracy, again["val/accuracy"])
             for name, value in zip(names, values, strict=True):
                 rows[name].append(value)
     found = {name: statistics.median(values) for name, values in rows.items()}
-    print(f"\n{asked.epochs} epochs, {asked.limit} pictures, {asked.model}: median of {asked.repeats}, whole runs")
+    print(
+        f"\n{arguments.model}, {arguments.epochs} epochs, {arguments.limit} images: median of {arguments.repeats} runs"
+    )
     for name in names[:3]:
         print(f"{name:20}{found[name]:9.1f} s{found['usual'] / found[name]:9.1f}x")
     for name in names[3:]:
         print(f"{name:20}{found[name]:9.2%}")
-    result = {**vars(asked), **rows, "again": found["usual"] / found["imgcls, again"]}
+    result = {**vars(arguments), **rows, "again": found["usual"] / found["imgcls, again"]}
     result["first"] = found["usual"] / found["imgcls, first time"]
     line = json.dumps(result, default=str)
     print(line)
-    if asked.json:
-        asked.json.write_text(line + "\n")
+    if arguments.json:
+        arguments.json.write_text(line + "\n")
 
 
 if __name__ == "__main__":

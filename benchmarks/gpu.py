@@ -1,21 +1,21 @@
 """imgcls on one GPU: training, CIFAR-10 to 94 and 96 %, memory, inference, two processes; each beside its alternative.
 
     python benchmarks/gpu.py [--cifar10 DIR] [--parts 1,2,3,4,5] [--minutes 9.5] [--out gpu-benchmark] [--json FILE]
-    python benchmarks/gpu.py --device cpu --small     # the same code in small, to see that it works
+    python benchmarks/gpu.py --device cpu --small     # the same code in small, as a check
 
-Needs no network and no files: pictures are random, or CIFAR-10 in DIR (the original batches, or train/<class> and
+Needs no network and no files: images are random, or CIFAR-10 in DIR (the original batches, or train/<class> and
 test/<class>), without which part 2 gives times but no accuracy. Each measurement is written to `results.json` in
-`--out` as soon as it is there; the same command goes on after the last one, `--fresh` begins anew. None is begun after
-`--minutes`. Prints a table and one line of JSON, as means and standard deviations over repeats.
+`--out` when it is finished; the same command resumes after the last one, `--fresh` starts over. No measurement starts
+after `--minutes`. Prints a table and one line of JSON, with means and standard deviations over repeats.
 
 1. Training, bf16 and channels_last, eager and compiled: images per second through `imgcls.fit`, without augmentation
-   and with the default one, against a plain PyTorch loop over normalised batches that are on the device already; the
-   share of time for which the device was idle, and how often a step waited for it (from torch.profiler); and the usual
+   and with the default one, against a plain PyTorch loop over normalised batches that are already on the device; the
+   share of time that the device was idle, and how often a step waited for it (from torch.profiler); and the usual
    ImageFolder in a DataLoader with all cores, against imgcls on the same files.
-2. CIFAR-10 from scratch by `experiment=cifar10_fast` and `cifar10_accurate`: test accuracy, and seconds from the first
-   step to the end of the training with everything in between.
-3. A batch that a device with little memory cannot hold: how it was cut after real out-of-memory errors.
-4. Inference, images per second: eager, compiled, ONNX Runtime with CUDA where it is installed.
+2. CIFAR-10 from scratch with `experiment=cifar10_fast` and `cifar10_accurate`: test accuracy, and seconds from the
+   first step to the end of the training, including everything in between.
+3. A batch that does not fit into a device with little memory: how it is split after real out-of-memory errors.
+4. Inference, images per second: eager, compiled, ONNX Runtime with CUDA if it is installed.
 5. Two processes on two GPUs against one, each with the same share of the batch.
 """
 
@@ -47,7 +47,7 @@ TITLES = {
 
 
 def machine(scale: Scale) -> Values:
-    """What was measured on."""
+    """Device and versions."""
     versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "python": platform.python_version()}
     on_gpu = scale.device == "cuda"
     return {
@@ -57,17 +57,17 @@ def machine(scale: Scale) -> Values:
 
 
 def table(values: dict[str, Values]) -> Iterator[str]:
-    """A line for each measurement, under the title of its part."""
+    """One line per measurement, under the title of its part."""
     for part, title in TITLES.items():
         rows = [(name[2:], found) for name, found in values.items() if name.startswith(f"{part} ")]
         if rows:
             yield f"\n{part}. {title}"
-        yield from (f"  {name:44} {told(found)}" for name, found in rows)
+        yield from (f"  {name:44} {describe(found)}" for name, found in rows)
         yield from ratios(part, values)
 
 
-def told(found: Values) -> str:
-    """One measurement in words."""
+def describe(found: Values) -> str:
+    """One measurement as a line of text."""
     if "error" in found or "skipped" in found:
         return found.get("error") or f"not measured: {found['skipped']}"
     parts = []
@@ -80,13 +80,13 @@ def told(found: Values) -> str:
     if "micro_batch" in found:
         parts.append(f"{found['batch']} cut to {found['micro_batch']}")
     if "seconds" in found:
-        accuracy = f"{found['accuracy']:.2%}" if found["accuracy"] is not None else "random pictures"
+        accuracy = f"{found['accuracy']:.2%}" if found["accuracy"] is not None else "random images"
         parts.append(f"{accuracy} in {found['seconds']:.2f} s, {found['epochs']} epochs")
     return ", ".join(parts)
 
 
 def ratios(part: str, values: dict[str, Values]) -> Iterator[str]:
-    """What the part is about: imgcls beside the alternative, or the mean over seeds."""
+    """The results of a part: imgcls relative to the alternative, or the mean over seeds."""
     rates = {name: one["images_per_second"]["mean"] for name, one in values.items() if "images_per_second" in one}
     for ours, other in pairs(part):
         for name in rates:
@@ -105,14 +105,14 @@ def ratios(part: str, values: dict[str, Values]) -> Iterator[str]:
 
 
 def pairs(part: str) -> list[tuple[str, str]]:
-    """Endings of names: ours, and what it is compared with."""
+    """Suffixes of measurement names: imgcls, and what it is compared with."""
     if part == "1":
         return [("imgcls", "plain loop"), ("imgcls, augmenting", "plain loop"), ("files imgcls", "files usual")]
     return {"4": [("compiled", "eager"), ("ONNX Runtime", "eager")], "5": [("2 processes", "1 process")]}.get(part, [])
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure what is not measured yet, and print all of it."""
+    """Run the missing measurements and print all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true")
@@ -122,37 +122,37 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("gpu-benchmark"))
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args(arguments)
-    if asked.device == "cuda" and not torch.cuda.is_available():
-        parser.error("torch finds no CUDA device. --device cpu --small goes through the same code.")
-    if unknown := set(asked.parts.split(",")) - set(TITLES):
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch finds no CUDA device. --device cpu --small runs the same code.")
+    if unknown := set(options.parts.split(",")) - set(TITLES):
         parser.error(f"--parts takes 1 to 5, not {', '.join(sorted(unknown))}.")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
 
-    scale = Scale(device=asked.device, **(SMALL if asked.small else {}))  # type: ignore[arg-type]
-    if asked.fresh:
-        shutil.rmtree(asked.out, ignore_errors=True)
-    notes = Notebook(asked.out, asked.minutes)
-    notes.expect({"machine": machine(scale), "small": asked.small, "cifar10": str(asked.cifar10)})
+    scale = Scale(device=options.device, **(SMALL if options.small else {}))  # type: ignore[arg-type]
+    if options.fresh:
+        shutil.rmtree(options.out, ignore_errors=True)
+    notes = Notebook(options.out, options.minutes)
+    notes.expect({"machine": machine(scale), "small": options.small, "cifar10": str(options.cifar10)})
     work = {
         "1": lambda: training(scale, notes),
-        "2": lambda: cifar10(scale, notes, asked.cifar10),
+        "2": lambda: cifar10(scale, notes, options.cifar10),
         "3": lambda: memory(scale, notes),
         "4": lambda: inference(scale, notes),
         "5": lambda: processes(scale, notes),
     }
-    for part in asked.parts.split(","):
+    for part in options.parts.split(","):
         work[part]()
     notes.tidy()
     print(f"{' '.join(str(value) for value in machine(scale).values())}")
     print("\n".join(table(notes.values)))
     if notes.left:
-        print(f"\nNot measured in {asked.minutes:g} minutes: {', '.join(notes.left)}. Run the same command again.")
+        print(f"\nNot measured in {options.minutes:g} minutes: {', '.join(notes.left)}. Run the same command again.")
     line = json.dumps({"benchmark": "gpu", **notes.facts, "results": notes.values})
     print(line)
-    if asked.json:
-        asked.json.write_text(line + "\n")
+    if options.json:
+        options.json.write_text(line + "\n")
     if any("error" in found for found in notes.values.values()):
         sys.exit(1)
 

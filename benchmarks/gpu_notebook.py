@@ -1,4 +1,4 @@
-"""What the parts of gpu.py share: how much is measured, and where measurements are kept."""
+"""Shared by the parts of gpu.py: the scale of the measurements, and where they are stored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured."""
+    """Scale of the measurements."""
 
     device: str = "cuda"
     models: tuple[str, ...] = ("resnet18", "resnet50", "efficientnet_b2")
@@ -37,12 +37,12 @@ class Scale:
     repeats: int = 3
     compiled: bool = True
     photographs: tuple[int, int] = (800, 8)
-    """JPEGs that are made, and how often each is in the folder."""
+    """Number of generated JPEGs, and number of copies of each."""
     seeds: tuple[tuple[str, int], ...] = (("cifar10_fast", 5), ("cifar10_accurate", 2))
     recipe: tuple[str, ...] = ()
-    """Overrides that make the recipes of part 2 small."""
+    """Overrides that shrink the recipes of part 2."""
     memory: float = 5e9
-    """Bytes of the device that part 3 may use."""
+    """Bytes of device memory that part 3 may use."""
 
 
 SMALL = {
@@ -59,11 +59,11 @@ SMALL = {
 
 
 class Notebook:
-    """Measurements by name, each written to disk as soon as it is there.
+    """Measurements by name, each written to disk when it is finished.
 
     Args:
-        folder: where `results.json` is, and runs are while they are measured.
-        minutes: after which nothing is begun any more.
+        folder: of `results.json`, and of the runs while they are measured.
+        minutes: after which no measurement starts.
     """
 
     def __init__(self, folder: Path, minutes: float) -> None:
@@ -75,14 +75,14 @@ class Notebook:
         self.left: list[str] = []
 
     def expect(self, facts: Values) -> None:
-        """Keep only measurements that were made under the same `facts`."""
+        """Keep existing measurements only if they were made under the same `facts`."""
         if self.facts and self.facts != facts:
-            print(f"{self.file} is of another machine, scale or data: begun anew.", file=sys.stderr)
+            print(f"{self.file} is from another machine, scale or data set: starting over.", file=sys.stderr)
             self.values = {}
         self.facts = facts
 
     def measure(self, name: str, work: Callable[[], Values]) -> None:
-        """Measure what is not there yet; what fails is written down as failed, and tried again by the next call."""
+        """Run a missing measurement; a failure is recorded, and the next call tries again."""
         if name in self.values and "error" not in self.values[name]:
             return
         if time.monotonic() > self.deadline:
@@ -91,7 +91,7 @@ class Notebook:
         began = time.monotonic()
         try:
             self.values[name] = work()
-        except Exception as error:  # the other measurements are worth having all the same
+        except Exception as error:  # the other measurements are still worth having
             self.values[name] = {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
         print(
             f"{name}: {json.dumps(self.values[name])} ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True
@@ -100,13 +100,13 @@ class Notebook:
         release()
 
     def tidy(self) -> None:
-        """Remove what was made for the measurements."""
+        """Remove the files created for the measurements."""
         for name in ("run", "cache", "photographs", "model.onnx", "model.onnx.data"):
             place = self.folder / name
             shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
 
     def run(self, *overrides: str) -> Run:
-        """A training by `imgcls.fit` in a folder that is gone when the measurement is over."""
+        """Train with `imgcls.fit` in a temporary folder."""
         shutil.rmtree(self.folder / "run", ignore_errors=True)
         options = [*overrides, f"run_dir={self.folder / 'run'}", "export.onnx=false"]
         with silence():
@@ -114,7 +114,7 @@ class Notebook:
 
 
 def release() -> None:
-    """Give memory back, and undo what a trainer has set for the whole process."""
+    """Free memory, and undo the process-wide settings of a trainer."""
     gc.collect()
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
@@ -127,7 +127,7 @@ def release() -> None:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """No lines of the runs among those of the benchmark."""
+    """Suppress the output of the runs."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
         yield
 
@@ -144,7 +144,7 @@ def wait_for(device: str) -> None:
 
 
 def peak_memory() -> float | None:
-    """The most that was in use on the device, GB."""
+    """Peak memory allocated on the device, GB."""
     return round(torch.cuda.max_memory_allocated() / 1e9, 2) if torch.cuda.is_available() else None
 
 
@@ -152,7 +152,7 @@ def autocast(device: str) -> Any:
     return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
 
 
-def trainer_words(scale: Scale) -> list[str]:
+def trainer_overrides(scale: Scale) -> list[str]:
     return [
         f"trainer.accelerator={scale.device}",
         "trainer.devices=1",
@@ -170,6 +170,6 @@ def trainer_words(scale: Scale) -> list[str]:
 
 
 def epoch_rates(run: Run, scale: Scale, devices: int = 1) -> Values:
-    """Of all epochs after the first; the seconds of an epoch end when its metrics have come from the device."""
+    """Images per second over all epochs after the first; an epoch ends when its metrics have been read."""
     step = scale.batch * devices
     return spread([step * (later["step"] - row["step"]) / later["seconds"] for row, later in pairwise(run.history)])

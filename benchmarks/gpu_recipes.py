@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_notebook import Notebook, Scale, Values, autocast, epoch_rates, peak_memory, spread, trainer_words, wait_for
+from gpu_notebook import (
+    Notebook,
+    Scale,
+    Values,
+    autocast,
+    epoch_rates,
+    peak_memory,
+    spread,
+    trainer_overrides,
+    wait_for,
+)
 
 from imgcls.models.backbones import create_network
 from imgcls.models.network import Network
@@ -25,13 +35,13 @@ def cifar10(scale: Scale, notes: Notebook, root: Path | None) -> None:
 
 
 def recipe_run(scale: Scale, notes: Notebook, root: Path | None, recipe: str, seed: int) -> Values:
-    words = [f"experiment={recipe}", f"seed={seed}", *scale.recipe]
+    overrides = [f"experiment={recipe}", f"seed={seed}", *scale.recipe]
     if root is None:
         count = 50_000 if not scale.recipe else 64
-        words += ["data=synthetic", f"data.count={count}", "data.image_size=32"]
+        overrides += ["data=synthetic", f"data.count={count}", "data.image_size=32"]
     else:
-        words += [f"data.root={root}", f"+data.cache={notes.folder / 'cache'}"]
-    run = notes.run(*words, f"trainer.accelerator={scale.device}", "trainer.devices=1")
+        overrides += [f"data.root={root}", f"+data.cache={notes.folder / 'cache'}"]
+    run = notes.run(*overrides, f"trainer.accelerator={scale.device}", "trainer.devices=1")
     accuracy = run.metrics["test/accuracy"] if root is not None else None
     return {"accuracy": accuracy, "seconds": run.metrics["wall_seconds"], "epochs": run.metrics["epochs"]}
 
@@ -49,7 +59,7 @@ def out_of_memory(scale: Scale, notes: Notebook) -> Values:
     try:
         run = notes.run(
             *("data=synthetic", f"data.count={scale.steps * scale.batch}", "model=resnet50", "model.compile=false"),
-            *(word for word in trainer_words(scale) if not word.startswith("data.store")),
+            *(word for word in trainer_overrides(scale) if not word.startswith("data.store")),
             "data.store=memory",
         )
     finally:
@@ -79,7 +89,7 @@ def network_rate(scale: Scale, model: str, *, compiled: bool) -> Values:
 
 
 def repeated(scale: Scale, work: Callable[[], Any]) -> Values:
-    """Images per second of `steps` calls, `repeats` times, after a warm-up."""
+    """Images per second of `steps` calls, measured `repeats` times after a warm-up."""
     rates = []
     for _ in range(1 + scale.repeats):
         wait_for(scale.device)

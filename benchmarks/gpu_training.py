@@ -13,7 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_notebook import Notebook, Scale, Values, autocast, epoch_rates, peak_memory, spread, trainer_words, wait_for
+from gpu_notebook import (
+    Notebook,
+    Scale,
+    Values,
+    autocast,
+    epoch_rates,
+    peak_memory,
+    spread,
+    trainer_overrides,
+    wait_for,
+)
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -42,7 +52,7 @@ def training(scale: Scale, notes: Notebook) -> None:
 
 
 def through_imgcls(scale: Scale, notes: Notebook, model: str, compiled: bool, augment: str) -> Values:
-    """All of imgcls: Lightning, metrics, clipping, the rules that watch, the run folder."""
+    """All of imgcls: Lightning, metrics, gradient clipping, the rules, the run folder."""
     run = notes.run(
         *(
             "data=synthetic",
@@ -50,7 +60,7 @@ def through_imgcls(scale: Scale, notes: Notebook, model: str, compiled: bool, au
             f"augment={augment}",
             f"debug.profile={'kernels' if scale.device == 'cuda' else 'false'}",
         ),
-        *(f"model.name={model}", f"model.compile={str(compiled).lower()}", *trainer_words(scale)),
+        *(f"model.name={model}", f"model.compile={str(compiled).lower()}", *trainer_overrides(scale)),
     )
     use = run.folder / "debug" / "profile" / "kernels" / "device.json"
     found = {"images_per_second": epoch_rates(run, scale), "peak_memory_gb": peak_memory()}
@@ -58,7 +68,7 @@ def through_imgcls(scale: Scale, notes: Notebook, model: str, compiled: bool, au
 
 
 def plain_loop(scale: Scale, model: str, compiled: bool) -> Values:
-    """The loop that one would write by hand: the same network, optimiser, schedule, clipping and precision."""
+    """A hand-written loop with the same network, optimiser, schedule, clipping and precision."""
     network = create_network(model, 10).to(scale.device, memory_format=torch.channels_last).train()
     run: Any = torch.compile(network) if compiled else network
     shape = (scale.batch, 3, scale.size, scale.size)
@@ -77,7 +87,7 @@ def batches_of(batches: list[tuple[Tensor, Tensor]], steps: int) -> Iterator[tup
 
 
 def train_plainly(scale: Scale, network: nn.Module, run: Any, epoch: Callable[[], Any]) -> Values:
-    """Images per second of a plain loop over `epoch()`, a warm-up epoch and then `repeats`."""
+    """Images per second of a plain loop over `epoch()`: a warm-up epoch, then `repeats` epochs."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, (1 + scale.repeats) * scale.steps)
     criterion, rates = nn.CrossEntropyLoss(label_smoothing=0.1), []
@@ -101,7 +111,7 @@ def train_plainly(scale: Scale, network: nn.Module, run: Any, epoch: Callable[[]
 
 
 def photographs(folder: Path, scale: Scale) -> Path:
-    """JPEGs of 500x375 in ten class folders, made once."""
+    """JPEGs of 500x375 in ten class folders, generated once."""
     distinct, times = scale.photographs
     root = folder / f"{distinct}x{times}"
     if root.is_dir():
@@ -144,10 +154,10 @@ def usual_way(scale: Scale, root: Path) -> Values:
 
 
 def files_through_imgcls(scale: Scale, notes: Notebook, root: Path) -> Values:
-    """The same files and network; each is decoded once, before the training."""
+    """The same files and network; each file is decoded once, before the training."""
     run = notes.run(
         *("data=imagefolder", f"data.root={root}", "data.test_fraction=0.02", f"+data.cache={notes.folder / 'cache'}"),
-        *(f"model.name={scale.models[0]}", "model.compile=false", *trainer_words(scale)),
+        *(f"model.name={scale.models[0]}", "model.compile=false", *trainer_overrides(scale)),
     )
     return {"images_per_second": epoch_rates(run, scale)}
 
@@ -162,7 +172,7 @@ def in_processes(scale: Scale, notes: Notebook, count: int) -> Values:
     if scale.device == "cuda" and torch.cuda.device_count() < 2:
         return {"skipped": "needs two GPUs"}
     batch = scale.batch * count
-    words = [word for word in trainer_words(scale) if not word.startswith(("data.batch_size", "trainer.devices"))]
+    words = [word for word in trainer_overrides(scale) if not word.startswith(("data.batch_size", "trainer.devices"))]
     run = notes.run(
         *("data=synthetic", f"data.count={scale.steps * batch}", f"data.batch_size={batch}", "augment=none"),
         *(f"trainer.devices={count}", f"model.name={scale.models[0]}", "model.compile=false", *words),

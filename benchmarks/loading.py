@@ -1,16 +1,17 @@
-"""Pictures a second, ready for the model: imgcls against torchvision's data sets in a DataLoader, side by side.
+"""Images per second, ready for the model: imgcls against torchvision's data sets in a DataLoader, side by side.
 
     python benchmarks/loading.py [--small DIR] [--photos DIR] [--workers 2] [--repeats 3] [--limit 4000] [--json FILE]
 
-DIR holds one folder of pictures a class. Without it, pictures are generated: 32 px JPEGs and 500x375 photographs. Each
-figure is the median of the repeats, which take turns, so that a busy machine slows both sides. Prints a table and one
+DIR contains one folder of images per class. Without it, images are generated: 32 px JPEGs and 500x375 photographs. Each
+figure is the median of the repeats, which alternate, so that a busy machine slows both sides. Prints a table and one
 line of JSON.
 
-- "usual" is torchvision.datasets.ImageFolder (and CIFAR10, whose pictures are in memory) with ToTensor and Normalize
+- "usual" is torchvision.datasets.ImageFolder (and CIFAR10, whose images are in memory) with ToTensor and Normalize
   after RandomCrop(32, padding=4) or RandomResizedCrop(224), and RandomHorizontalFlip, in a DataLoader.
-- "first epoch" is the usual way's first epoch, and imgcls's with the building of its store, files in the page cache.
-- "handed over" are uint8 batches as they go to a device that augments there; "augmented" are float32 batches that were
-  augmented and normalised on these cores.
+- "first epoch" is the first epoch of the usual way, and that of imgcls including building its store; the files are in
+  the page cache.
+- "handed over" are uint8 batches as passed to a device that augments them; "augmented" are float32 batches that were
+  augmented and normalised on the CPU.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Files(ImageDataModule):
-    """The first `limit` pictures of a folder of class folders, all of them for training."""
+    """The first `limit` images of a folder of class folders, all for training."""
 
     def __init__(self, files: Sequence[tuple[str, int]], classes: int, **options: Any) -> None:
         super().__init__(val_fraction=0, **options)
@@ -52,7 +53,7 @@ class Files(ImageDataModule):
 
 
 class Arrays(Files):
-    """The same pictures, decoded, as CIFAR-10's own files are."""
+    """The same images as decoded arrays, like CIFAR-10's files."""
 
     def find(self) -> Source:
         source = super().find()
@@ -72,7 +73,7 @@ def generate(folder: Path, count: int, size: tuple[int, int]) -> Path:
 
 
 def usual(data: Any, transform: Any, batch_size: int, workers: int) -> DataLoader[Any]:
-    """A DataLoader as most scripts have it, its workers kept between epochs."""
+    """A DataLoader as in most scripts, with persistent workers."""
     to_floats = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
     data.transform = v2.Compose([transform, v2.RandomHorizontalFlip(), *to_floats])
     return DataLoader(
@@ -81,7 +82,7 @@ def usual(data: Any, transform: Any, batch_size: int, workers: int) -> DataLoade
 
 
 def image_folder(root: Path, limit: int) -> datasets.ImageFolder:
-    """ImageFolder, cut to `limit` pictures evenly over the classes."""
+    """ImageFolder, reduced to `limit` images evenly over the classes."""
     data = datasets.ImageFolder(root)
     data.samples = data.samples[:: max(1, len(data.samples) // limit)][:limit]
     data.imgs, data.targets = data.samples, [label for _, label in data.samples]
@@ -89,7 +90,7 @@ def image_folder(root: Path, limit: int) -> datasets.ImageFolder:
 
 
 def cifar(arrays: Arrays) -> datasets.CIFAR10:
-    """torchvision's CIFAR10 over pictures that are in memory already."""
+    """torchvision's CIFAR10 over images that are already in memory."""
     data = datasets.CIFAR10.__new__(datasets.CIFAR10)
     data.data, data.targets = arrays.source.train.pictures, arrays.source.train.labels.tolist()
     data.target_transform = None
@@ -97,7 +98,7 @@ def cifar(arrays: Arrays) -> datasets.CIFAR10:
 
 
 def rate(batches: Iterable[Any], began: float | None = None) -> float:
-    """Pictures a second of one pass."""
+    """Images per second of one pass."""
     began, count = began or time.perf_counter(), 0
     for batch in batches:
         count += len(batch[0])
@@ -105,7 +106,7 @@ def rate(batches: Iterable[Any], began: float | None = None) -> float:
 
 
 def take_turns(ways: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """The median of each way."""
+    """The median of each way over alternating repeats."""
     measured: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
@@ -114,7 +115,7 @@ def take_turns(ways: dict[str, Callable[[], float]], repeats: int) -> dict[str, 
 
 
 def resident() -> int:
-    """Bytes of memory that are this process's own."""
+    """Bytes of this process's private memory."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -123,7 +124,7 @@ def resident() -> int:
 
 
 def measure_small(root: Path, limit: int, workers: int, repeats: int) -> dict[str, float]:
-    """CIFAR-10-like pictures: crop with padding, flip, normalise."""
+    """CIFAR-10-like images: crop with padding, flip, normalise."""
     data = image_folder(root, limit)
     options: dict[str, Any] = {"batch_size": 256, "image_size": 32, "resize": 32, "num_workers": workers}
     augment = Augment(PaddedCrop(), flip=0.5)
@@ -191,17 +192,19 @@ def measure_photos(root: Path, limit: int, workers: int, repeats: int) -> dict[s
             },
             repeats,
         )
-    return {**found, "memory, MB": memory / 1e6, "disk, MB": disk / 1e6, "pictures": len(data)}
+    return {**found, "memory, MB": memory / 1e6, "disk, MB": disk / 1e6, "images": len(data)}
 
 
 def main() -> None:
-    """Measure, print, and say what was asked for beside what was found."""
+    """Measure, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", type=Path)
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--limit", type=int, default=20000, help="most small pictures; a tenth of it photographs")
+    parser.add_argument(
+        "--limit", type=int, default=20000, help="largest number of small images; a tenth as many photographs"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:

@@ -2,10 +2,10 @@
 
     python benchmarks/serving.py [--model resnet18] [--size 224] [--photos DIR] [--repeats 3] [--json FILE]
 
-The server is `python -m imgcls.serve` in a process of its own, the load comes from another process over kept
-connections on loopback, each client sending its next picture when it has the answer to the last. "plain" decodes the
-same JPEG files and runs the same model in a function. The repeats take turns, so that a busy machine slows all; figures
-are medians. Prints a table, what was asked for beside what was found, and one line of JSON.
+The server is `python -m imgcls.serve` in its own process; the load comes from another process over persistent
+connections on loopback, and each client sends its next image after the answer to the previous one. "plain" decodes the
+same JPEG files and runs the same model in a function. The repeats alternate, so that a busy machine slows all; figures
+are medians. Prints a table, the targets beside the results, and one line of JSON.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ CLIENTS = 16
 TARGETS = {
     "latency: server / plain": ("<=", 1.3),
     "throughput: 16 clients / 1": (">=", 1.25),
-    "images a second: onnx / torch": (">=", 1.5),
+    "images per second: onnx / torch": (">=", 1.5),
     "start to first answer / import of the training stack": ("<=", 1 / 3),
 }
 STACK = "import torch, torchvision, lightning, timm, torchmetrics, hydra; import imgcls.training.pipeline"
 
 
 def jpegs(photos: Path | None, count: int) -> list[bytes]:
-    """`count` JPEG files: of `photos`, or made up, 500x375 as photographs on the web are."""
+    """`count` JPEG files: from `photos`, or generated at 500x375, like photographs on the web."""
     if photos is not None:
         return [file.read_bytes() for file in sorted(photos.rglob("*.jpg"))[:count]]
     rng, found = np.random.default_rng(0), []
@@ -75,7 +75,7 @@ def write_model(name: str, size: int, folder: Path) -> None:
 
 @contextmanager
 def server(folder: Path) -> Iterator[int]:
-    """The port of a server in a process of its own."""
+    """Start a server in its own process and yield its port."""
     command = [sys.executable, "-m", "imgcls.serve", f"run={folder}", "port=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -101,9 +101,9 @@ def ask(connection: http.client.HTTPConnection, picture: bytes) -> float:
 
 
 def load(port: int, clients: int, requests: int, pictures: list[bytes]) -> dict[str, float]:
-    """Requests from `clients` at the same time: throughput (1/s), median and 95th percentile of the latency (s)."""
+    """Requests from `clients` in parallel: throughput (1/s), median and 95th percentile of the latency (s)."""
     latencies: list[float] = []
-    left, lock, faults = list(range(requests)), threading.Lock(), []
+    left, lock, errors = list(range(requests)), threading.Lock(), []
 
     def client() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -117,7 +117,7 @@ def load(port: int, clients: int, requests: int, pictures: list[bytes]) -> dict[
                     number = left.pop()
                 latencies.append(ask(connection, pictures[number % len(pictures)]))
         except (SystemExit, OSError) as error:
-            faults.append(error)
+            errors.append(error)
         finally:
             connection.close()
 
@@ -130,8 +130,8 @@ def load(port: int, clients: int, requests: int, pictures: list[bytes]) -> dict[
     for thread in threads:
         thread.join()
     seconds = time.perf_counter() - began
-    if faults:
-        raise SystemExit(f"{len(faults)} clients failed: {faults[0]}")
+    if errors:
+        raise SystemExit(f"{len(errors)} clients failed: {errors[0]}")
     return {
         "throughput": requests / seconds,
         "median": statistics.median(latencies),
@@ -140,7 +140,7 @@ def load(port: int, clients: int, requests: int, pictures: list[bytes]) -> dict[
 
 
 def load_from_outside(port: int, clients: int, requests: int, folder: Path) -> dict[str, float]:
-    """`load` in a process of its own, so that it shares no lock with anything that is measured."""
+    """`load` in its own process, so that it shares no lock with the measured code."""
     command = [sys.executable, __file__, "--load", str(port), str(clients), str(requests), str(folder)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout)
@@ -157,8 +157,8 @@ def plain(model: Any, pictures: list[bytes], requests: int) -> float:
     return statistics.median(seconds)
 
 
-def images_a_second(compute: Callable[[np.ndarray], np.ndarray], batch: int, size: int, images: int) -> float:
-    """Of the model alone, in batches."""
+def images_per_second(compute: Callable[[np.ndarray], np.ndarray], batch: int, size: int, images: int) -> float:
+    """Images per second of the model alone, in batches."""
     batches, some = -(-images // batch), np.random.default_rng(0).standard_normal((batch, 3, size, size), np.float32)
     compute(some)
     began = time.perf_counter()
@@ -176,21 +176,21 @@ def first_answer(folder: Path, picture: bytes) -> float:
 
 
 def import_of_the_stack() -> float:
-    """Seconds of a process that imports what a training imports."""
+    """Seconds of a process that imports the packages of a training."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-W", "ignore", "-c", STACK], check=True, capture_output=True)
     return time.perf_counter() - began
 
 
-def measure(asked: argparse.Namespace, place: Path) -> dict[str, list[float]]:
+def measure(arguments: argparse.Namespace, place: Path) -> dict[str, list[float]]:
     """All figures of all repeats."""
     from imgcls import portable
 
-    folder, pictures = place / "model", jpegs(asked.photos, 32)
+    folder, pictures = place / "model", jpegs(arguments.photos, 32)
     (place / "pictures").mkdir()
     for number, content in enumerate(pictures):
         (place / "pictures" / f"{number:03}.jpg").write_bytes(content)
-    write_model(asked.model, asked.size, folder)
+    write_model(arguments.model, arguments.size, folder)
     onnx, torch = portable.load(folder, engine="onnx"), portable.load(folder, engine="torch")
     rows: dict[str, list[float]] = {}
 
@@ -200,29 +200,29 @@ def measure(asked: argparse.Namespace, place: Path) -> dict[str, list[float]]:
     with server(folder) as port:
         load_from_outside(port, 2, 20, place / "pictures")
         plain(onnx, pictures, 5)
-        for _ in range(asked.repeats):
-            note("plain, ms", 1e3 * plain(onnx, pictures, asked.requests))
-            one = load_from_outside(port, 1, asked.requests, place / "pictures")
-            many = load_from_outside(port, CLIENTS, 4 * asked.requests, place / "pictures")
+        for _ in range(arguments.repeats):
+            note("plain, ms", 1e3 * plain(onnx, pictures, arguments.requests))
+            one = load_from_outside(port, 1, arguments.requests, place / "pictures")
+            many = load_from_outside(port, CLIENTS, 4 * arguments.requests, place / "pictures")
             note("1 client, ms", 1e3 * one["median"])
             note("1 client, 95th percentile, ms", 1e3 * one["p95"])
             note("1 client, 1/s", one["throughput"])
             note(f"{CLIENTS} clients, ms", 1e3 * many["median"])
             note(f"{CLIENTS} clients, 95th percentile, ms", 1e3 * many["p95"])
             note(f"{CLIENTS} clients, 1/s", many["throughput"])
-    for _ in range(asked.repeats):
+    for _ in range(arguments.repeats):
         for batch in (1, 8):
             for name, model in (("torch", torch), ("onnx", onnx)):
-                speed = images_a_second(model.engine.scores, batch, asked.size, asked.requests)
+                speed = images_per_second(model.engine.scores, batch, arguments.size, arguments.requests)
                 note(f"{name}, batches of {batch}, images/s", speed)
-    for _ in range(asked.repeats):
+    for _ in range(arguments.repeats):
         note("import of the training stack, s", import_of_the_stack())
         note("start to first answer, s", first_answer(folder, pictures[0]))
     return rows
 
 
 def main() -> None:
-    """Measure, print, and say what was asked for beside what was found."""
+    """Measure, and print the figures with their targets."""
     if sys.argv[1:2] == ["--load"]:
         port, clients, requests = map(int, sys.argv[2:5])
         pictures = [file.read_bytes() for file in sorted(Path(sys.argv[5]).iterdir())]
@@ -232,24 +232,23 @@ def main() -> None:
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--photos", type=Path)
-    parser.add_argument("--requests", type=int, default=100, help="of one client, in each repeat")
+    parser.add_argument("--requests", type=int, default=100, help="requests per client in each repeat")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as temporary:
-        rows = measure(asked, Path(temporary))
+        rows = measure(arguments, Path(temporary))
     found = {name: statistics.median(values) for name, values in rows.items()}
-    print(
-        f"\n{asked.model}, {asked.size} px, {asked.requests} requests a client: median of {asked.repeats} (least, most)"
-    )
+    setting = f"{arguments.model}, {arguments.size} px, {arguments.requests} requests per client"
+    print(f"\n{setting}: median of {arguments.repeats} (min, max)")
     for name, values in rows.items():
         print(f"{name:40}{found[name]:10.2f}   ({min(values):.2f}, {max(values):.2f})")
     ratios = {
         "latency: server / plain": found["1 client, ms"] / found["plain, ms"],
         "throughput: 16 clients / 1": found[f"{CLIENTS} clients, 1/s"] / found["1 client, 1/s"],
-        "images a second: onnx / torch": min(
+        "images per second: onnx / torch": min(
             found[f"onnx, batches of {batch}, images/s"] / found[f"torch, batches of {batch}, images/s"]
             for batch in (1, 8)
         ),
@@ -261,11 +260,11 @@ def main() -> None:
     for name, ratio in ratios.items():
         sign, target = TARGETS[name]
         reached = ratio <= target if sign == "<=" else ratio >= target
-        print(f"{name:56}{ratio:6.2f}   asked for {sign} {target:.2f}: {'yes' if reached else 'NO'}")
-    line = json.dumps({**vars(asked), **rows, "ratios": ratios}, default=str)
+        print(f"{name:56}{ratio:6.2f}   target {sign} {target:.2f}: {'reached' if reached else 'MISSED'}")
+    line = json.dumps({**vars(arguments), **rows, "ratios": ratios}, default=str)
     print(line)
-    if asked.json:
-        asked.json.write_text(line + "\n")
+    if arguments.json:
+        arguments.json.write_text(line + "\n")
 
 
 if __name__ == "__main__":

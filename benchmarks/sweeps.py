@@ -1,4 +1,4 @@
-"""What a search saves: trials that share features against the usual loop, and pruned trials against whole ones.
+"""What a search saves: trials that share features against the usual loop, and pruned trials against complete ones.
 
     python benchmarks/sweeps.py sharing [--photos DIR] [--weights FILE] [--train 4000] [--val 2000] [--side 32]
     python benchmarks/sweeps.py accuracy --keep DIR [--seeds 0 1 2] [the options of sharing]
@@ -6,15 +6,15 @@
 
 "sharing" is the search of reference system 000 in small: a frozen ResNet50 with the head 2048-1000-100-10, learning
 rate and number of epochs, four trials. imgcls is its command, `-m hydra/sweeper=optuna search=cifar10_resnet50`, from
-the start of the process to its end. "usual" trains the same four configurations one after the other, each in a process
-of its own that loads everything and runs the frozen backbone in every epoch (under no_grad, in evaluation mode, with a
-DataLoader of two workers): torchvision's ImageFolder, the same optimiser, schedule, clipping and pictures. DIR holds
-train/<class>/*.png, as CIFAR-10 in folders; without it, pictures are generated. The weights are random, or FILE's.
+the start of the process to its end. "usual" trains the same four configurations one after the other, each in its own
+process that loads everything and runs the frozen backbone in every epoch (under no_grad, in evaluation mode, with a
+DataLoader of two workers): torchvision's ImageFolder, the same optimiser, schedule, clipping and images. DIR contains
+train/<class>/*.png, such as CIFAR-10 in folders; without it, images are generated. The weights are random, or FILE's.
 
-"accuracy" compares the best of these four trials over several seeds, after "sharing" with the same DIR to keep things
-in. The usual loop is the same here, on features that it computes once, as they never change.
+"accuracy" compares the best of these four trials over several seeds; run "sharing" with the same --keep DIR first. The
+usual loop is the same, on features that it computes once, since they never change.
 
-"pruning" searches the same space on the digits with and without a pruner, and counts the epochs that were trained.
+"pruning" searches the same space on the digits with and without a pruner, and counts the trained epochs.
 
 Each prints a table and one line of JSON.
 """
@@ -40,8 +40,8 @@ from typing import Any
 BATCH, SIDE = 64, 32
 
 
-def few(photos: Path | None, folder: Path, counts: dict[str, int]) -> Path:
-    """`counts` of pictures of ten classes for training and validation, as folders."""
+def write_images(photos: Path | None, folder: Path, counts: dict[str, int]) -> Path:
+    """Copy or generate `counts` of images of ten classes for training and validation, as folders."""
     for number in range(10):
         begin = 0
         sources = sorted(sorted(photos.glob("train/*"))[number].iterdir()) if photos is not None else []
@@ -68,7 +68,7 @@ def _generated(number: int, position: int) -> Any:
 
 
 class Usual:
-    """What one would write by hand: the backbone and its pictures, and a head for a seed."""
+    """A hand-written setup: the backbone with its images, and a head."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         import torch
@@ -116,9 +116,9 @@ class Usual:
 def usual_training(
     head: Any, batches: Callable[[str], Iterable[tuple[Any, Any]]], steps_per_epoch: int, lr: float, epochs: int
 ) -> float:
-    """The best validation accuracy of `head`, by the loop that one would write by hand.
+    """The best validation accuracy of `head` in a hand-written training loop.
 
-    `batches` of "train" and "val" are (features, labels), once an epoch.
+    `batches` of "train" and "val" yields (features, labels), once per epoch.
     """
     import torch
     from torch import nn
@@ -146,17 +146,17 @@ def usual_training(
 
 
 def usual_trial(job: dict[str, Any]) -> float:
-    """The best validation accuracy of one configuration, with the backbone in every epoch."""
+    """The best validation accuracy of one configuration, running the backbone in every epoch."""
     usual = Usual(job)
     steps = len(usual.pictures["train"])
     return usual_training(usual.network.head, usual.features, steps, job["lr"], job["epochs"])
 
 
-def command(words: list[str], cache: Path) -> float:
+def command(overrides: list[str], cache: Path) -> float:
     """Seconds of `python -m imgcls.train -m …`."""
     began = time.perf_counter()
     ended = subprocess.run(
-        [sys.executable, "-m", "imgcls.train", "-m", *words],
+        [sys.executable, "-m", "imgcls.train", "-m", *overrides],
         env={**os.environ, "IMGCLS_CACHE": str(cache)},
         capture_output=True,
         text=True,
@@ -166,27 +166,29 @@ def command(words: list[str], cache: Path) -> float:
     return time.perf_counter() - began
 
 
-def sharing(asked: argparse.Namespace) -> dict[str, Any]:
+def sharing(arguments: argparse.Namespace) -> dict[str, Any]:
     """The search of reference system 000 in small, both ways."""
     with tempfile.TemporaryDirectory() as temporary:
-        kept = Kept(asked.keep or Path(temporary))
-        search = partial(shared_search, asked, kept.folder)
-        first, rows = kept.once("imgcls", search)
-        timed = [kept.once(f"trial {row['trial']}", partial(usual_process, asked, kept.folder, row)) for row in rows]
-        searches = [first, *(kept.once(f"imgcls {more}", search)[0] for more in range(2, asked.repeats + 1))]
+        measurements = Measurements(arguments.keep or Path(temporary))
+        search = partial(shared_search, arguments, measurements.folder)
+        first, rows = measurements.get("imgcls", search)
+        timed = [
+            measurements.get(f"trial {row['trial']}", partial(usual_process, arguments, measurements.folder, row))
+            for row in rows
+        ]
+        searches = [first, *(measurements.get(f"imgcls {more}", search)[0] for more in range(2, arguments.repeats + 1))]
     seconds = statistics.median(searches)
     usual_seconds, usual = sum(one[0] for one in timed), [one[1] for one in timed]
     ours = [float(row["val/accuracy"]) for row in rows]
-    print(
-        f"\nfour trials, {asked.train} training and {asked.val} validation pictures of {asked.side} px, frozen ResNet50"
-    )
+    images = f"{arguments.train} training and {arguments.val} validation images of {arguments.side} px"
+    print(f"\nfour trials, {images}, frozen ResNet50")
     print(f"{'trial':>5}{'rate':>10}{'epochs':>8}{'usual':>9}{'imgcls':>9}")
     for row, left, right in zip(rows, usual, ours, strict=True):
         rate, epochs = float(row["optim.lr"]), row["trainer.max_epochs"]
         print(f"{row['trial']:>5}{rate:10.2g}{epochs:>8}{left:9.2%}{right:9.2%}")
     print(f"{'best':>5}{'':18}{max(usual):9.2%}{max(ours):9.2%}")
     print(f"{'time':>5}{'':18}{usual_seconds:7.1f} s{seconds:7.1f} s   {usual_seconds / seconds:.1f}x")
-    print(f"the searches of imgcls, each from nothing: {', '.join(f'{one:.1f} s' for one in searches)}")
+    print(f"imgcls's searches, each with empty caches: {', '.join(f'{one:.1f} s' for one in searches)}")
     return {
         "usual_seconds": usual_seconds,
         "imgcls_seconds": searches,
@@ -197,8 +199,8 @@ def sharing(asked: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-class Kept:
-    """What has been measured, so that a long comparison can be stopped between its parts and gone on with."""
+class Measurements:
+    """Stored measurements, so that a long comparison can be interrupted between its parts and resumed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -206,8 +208,8 @@ class Kept:
         self.file = folder / "measured.json"
         self.measured: dict[str, Any] = json.loads(self.file.read_text()) if self.file.is_file() else {}
 
-    def once(self, name: str, measure: Callable[[], Any]) -> Any:
-        """What `measure` found when it was first called for `name`."""
+    def get(self, name: str, measure: Callable[[], Any]) -> Any:
+        """The stored result for `name`, measured if missing."""
         if name not in self.measured:
             self.measured[name] = measure()
             self.file.write_text(json.dumps(self.measured))
@@ -215,8 +217,8 @@ class Kept:
         return self.measured[name]
 
 
-def shared_search(asked: argparse.Namespace, place: Path) -> tuple[float, list[dict[str, str]]]:
-    """(seconds, rows of sweep.csv) of the search by imgcls; the pictures and the weights are put into `place` first."""
+def shared_search(arguments: argparse.Namespace, place: Path) -> tuple[float, list[dict[str, str]]]:
+    """(seconds, rows of sweep.csv) of imgcls's search; images and weights are written to `place` first."""
     import torch
     from safetensors.torch import save_file
 
@@ -224,42 +226,51 @@ def shared_search(asked: argparse.Namespace, place: Path) -> tuple[float, list[d
 
     for name in ("pictures", "sweep", "cache"):
         shutil.rmtree(place / name, ignore_errors=True)
-    few(asked.photos, place / "pictures", {"train": asked.train, "val": asked.val})
-    if asked.weights is None:
+    write_images(arguments.photos, place / "pictures", {"train": arguments.train, "val": arguments.val})
+    if arguments.weights is None:
         torch.manual_seed(0)
         save_file(create_network("resnet50", 10).backbone.state_dict(), place / "backbone.safetensors")
-    words = ["hydra/sweeper=optuna", f"hydra.sweep.dir={place / 'sweep'}", "search=cifar10_resnet50"]
-    words += ["search.objective=val/accuracy", f"search.workers={asked.workers}", *shared_words(asked, place)]
-    seconds = command(words, place / "cache")
+    overrides = ["hydra/sweeper=optuna", f"hydra.sweep.dir={place / 'sweep'}", "search=cifar10_resnet50"]
+    overrides += [
+        "search.objective=val/accuracy",
+        f"search.workers={arguments.workers}",
+        *shared_overrides(arguments, place),
+    ]
+    seconds = command(overrides, place / "cache")
     with (place / "sweep" / "sweep.csv").open() as file:
         return seconds, list(csv.DictReader(file))
 
 
-def shared_words(asked: argparse.Namespace, place: Path) -> list[str]:
-    """What all trials have in common."""
-    words = ["data=imagefolder", f"data.root={place / 'pictures'}", "model=resnet50", "debug=off"]
-    words += ["model.pretrained=false", f"model.weights={backbone(asked, place)}", "model.freeze=backbone"]
-    words += ["head=mlp", "model.head.hidden=[1000,100]", "optim=adam", "optim.warmup_epochs=0"]
-    words += [f"data.image_size={asked.side}", f"data.resize={asked.side}", f"data.batch_size={BATCH}", "augment=none"]
-    return [*words, "loss.label_smoothing=0"]
+def shared_overrides(arguments: argparse.Namespace, place: Path) -> list[str]:
+    """Overrides that all trials share."""
+    overrides = ["data=imagefolder", f"data.root={place / 'pictures'}", "model=resnet50", "debug=off"]
+    overrides += ["model.pretrained=false", f"model.weights={backbone(arguments, place)}", "model.freeze=backbone"]
+    overrides += ["head=mlp", "model.head.hidden=[1000,100]", "optim=adam", "optim.warmup_epochs=0"]
+    overrides += [
+        f"data.image_size={arguments.side}",
+        f"data.resize={arguments.side}",
+        f"data.batch_size={BATCH}",
+        "augment=none",
+    ]
+    return [*overrides, "loss.label_smoothing=0"]
 
 
-def accuracy(asked: argparse.Namespace) -> dict[str, Any]:
-    """The best of the trials of a kept "sharing" for each seed, both ways."""
+def accuracy(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The best trial of a stored "sharing" for each seed, both ways."""
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
     from imgcls.models.heads import Mlp
 
-    rows = Kept(asked.keep).measured["imgcls"][1]
+    rows = Measurements(arguments.keep).measured["imgcls"][1]
     trials = [(float(row["optim.lr"]), int(row["trainer.max_epochs"])) for row in rows]
-    usual = Usual(trial_job(asked, asked.keep, rows[0]))
+    usual = Usual(trial_job(arguments, arguments.keep, rows[0]))
     features = {
         split: TensorDataset(*(torch.cat(parts) for parts in zip(*usual.features(split), strict=True)))
         for split in ("train", "val")
     }
     bests: dict[str, list[float]] = {"usual": [], "imgcls": []}
-    for seed in asked.seeds:
+    for seed in arguments.seeds:
         found = []
         for lr, epochs in trials:
             torch.manual_seed(seed)
@@ -269,18 +280,28 @@ def accuracy(asked: argparse.Namespace) -> dict[str, Any]:
         bests["usual"].append(max(found))
     accuracies = []
     for number, (lr, epochs) in enumerate(trials):
-        folder = asked.keep / f"seeds{number}"
+        folder = arguments.keep / f"seeds{number}"
         shutil.rmtree(folder, ignore_errors=True)
-        seeds = ",".join(map(str, asked.seeds))
-        words = [*shared_words(asked, asked.keep), f"seed={seeds}", f"optim.lr={lr}", f"trainer.max_epochs={epochs}"]
-        command([*words, f"hydra.sweep.dir={folder}"], asked.keep / "cache")
+        seeds = ",".join(map(str, arguments.seeds))
+        overrides = [
+            *shared_overrides(arguments, arguments.keep),
+            f"seed={seeds}",
+            f"optim.lr={lr}",
+            f"trainer.max_epochs={epochs}",
+        ]
+        command([*overrides, f"hydra.sweep.dir={folder}"], arguments.keep / "cache")
         accuracies.append(
-            [highest(folder / str(position) / "metrics.csv", "val/accuracy") for position in range(len(asked.seeds))]
+            [
+                highest(folder / str(position) / "metrics.csv", "val/accuracy")
+                for position in range(len(arguments.seeds))
+            ]
         )
     bests["imgcls"] = [max(one) for one in zip(*accuracies, strict=True)]
-    print(f"\nbest validation accuracy of four trials, {asked.train} + {asked.val} pictures of {asked.side} px")
+    print(
+        f"\nbest validation accuracy of four trials, {arguments.train} + {arguments.val} images of {arguments.side} px"
+    )
     print(f"{'seed':>5}{'usual':>9}{'imgcls':>9}")
-    for seed, left, right in zip(asked.seeds, bests["usual"], bests["imgcls"], strict=True):
+    for seed, left, right in zip(arguments.seeds, bests["usual"], bests["imgcls"], strict=True):
         print(f"{seed:>5}{left:9.2%}{right:9.2%}")
     means = {name: statistics.mean(values) for name, values in bests.items()}
     print(f"{'mean':>5}{means['usual']:9.2%}{means['imgcls']:9.2%}   {means['imgcls'] - means['usual']:+.2%}")
@@ -293,50 +314,50 @@ def highest(file: Path, column: str) -> float:
         return max(float(row[column]) for row in csv.DictReader(opened))
 
 
-def usual_process(asked: argparse.Namespace, place: Path, row: dict[str, str]) -> tuple[float, float]:
-    """(seconds, best validation accuracy) of one configuration in a process of its own, by the usual loop."""
-    line = [sys.executable, __file__, "trial", "--job", json.dumps(trial_job(asked, place, row))]
+def usual_process(arguments: argparse.Namespace, place: Path, row: dict[str, str]) -> tuple[float, float]:
+    """(seconds, best validation accuracy) of one configuration in its own process, with the usual loop."""
+    line = [sys.executable, __file__, "trial", "--job", json.dumps(trial_job(arguments, place, row))]
     began = time.perf_counter()
-    told = subprocess.run(line, capture_output=True, text=True, check=True)
-    return time.perf_counter() - began, float(told.stdout.splitlines()[-1])
+    process = subprocess.run(line, capture_output=True, text=True, check=True)
+    return time.perf_counter() - began, float(process.stdout.splitlines()[-1])
 
 
-def trial_job(asked: argparse.Namespace, place: Path, row: dict[str, str]) -> dict[str, Any]:
-    """What a process of the usual loop is told of a row of sweep.csv."""
-    job = {"lr": float(row["optim.lr"]), "epochs": int(row["trainer.max_epochs"]), "side": asked.side}
-    return job | {"root": str(place / "pictures"), "weights": str(backbone(asked, place))}
+def trial_job(arguments: argparse.Namespace, place: Path, row: dict[str, str]) -> dict[str, Any]:
+    """Job description for a process of the usual loop, from a row of sweep.csv."""
+    job = {"lr": float(row["optim.lr"]), "epochs": int(row["trainer.max_epochs"]), "side": arguments.side}
+    return job | {"root": str(place / "pictures"), "weights": str(backbone(arguments, place))}
 
 
-def backbone(asked: argparse.Namespace, place: Path) -> Path:
-    """The file of the weights."""
-    return asked.weights if asked.weights is not None else place / "backbone.safetensors"
+def backbone(arguments: argparse.Namespace, place: Path) -> Path:
+    """Path of the weights file."""
+    return arguments.weights if arguments.weights is not None else place / "backbone.safetensors"
 
 
-def pruning(asked: argparse.Namespace) -> dict[str, Any]:
-    """Searches of the digits with and without a pruner, by imgcls.search in this process."""
+def pruning(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Search on the digits with and without a pruner, with imgcls.search in this process."""
     import contextlib
 
     import imgcls
 
     space = {"optim.lr": "tag(log,interval(1e-4,1e-1))", "data.batch_size": [32, 64, 128], "optim": ["sgd", "adamw"]}
-    words = [f"model.name={asked.model}", f"trainer.max_epochs={asked.epochs}", "debug=off"]
-    words += [f"data.image_size={asked.size}", f"data.resize={asked.size}"]
+    overrides = [f"model.name={arguments.model}", f"trainer.max_epochs={arguments.epochs}", "debug=off"]
+    overrides += [f"data.image_size={arguments.size}", f"data.resize={arguments.size}"]
     results: list[dict[str, Any]] = []
-    print(f"\n{asked.trials} trials of {asked.epochs} epochs, digits, {asked.model}, {asked.pruner}")
-    print(f"{'seed':>5}{'whole':>16}{'pruned':>16}{'epochs':>14}{'share':>8}")
+    print(f"\n{arguments.trials} trials of {arguments.epochs} epochs, digits, {arguments.model}, {arguments.pruner}")
+    print(f"{'seed':>5}{'complete':>16}{'pruned':>16}{'epochs':>14}{'share':>8}")
     with tempfile.TemporaryDirectory() as temporary:
-        place = asked.keep or Path(temporary)
+        place = arguments.keep or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
         os.environ["IMGCLS_CACHE"] = str(place / "cache")
-        for seed in asked.seeds:
+        for seed in arguments.seeds:
             found = {}
-            for pruner in ("none", asked.pruner):
+            for pruner in ("none", arguments.pruner):
                 folder = place / f"{seed}-{pruner}"
-                with (place / "said").open("a") as said, contextlib.redirect_stdout(said):
+                with (place / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
                     found[pruner] = imgcls.search(
-                        [*words, f"seed={seed}"], space, folder=folder, trials=asked.trials, pruner=pruner
+                        [*overrides, f"seed={seed}"], space, folder=folder, trials=arguments.trials, pruner=pruner
                     )
-            whole, pruned = found["none"], found[asked.pruner]
+            whole, pruned = found["none"], found[arguments.pruner]
             epochs = [sum(int(trial["epochs"]) for trial in one.trials) for one in (whole, pruned)]
             best = [one.study.best_value for one in (whole, pruned)]
             results.append({"seed": seed, "best": best, "epochs": epochs, "share": epochs[1] / epochs[0]})
@@ -344,20 +365,20 @@ def pruning(asked: argparse.Namespace) -> dict[str, Any]:
                 f"{seed:5}{best[0]:16.2%}{best[1]:16.2%}{epochs[1]:7} of {epochs[0]:<4}{epochs[1] / epochs[0]:7.0%}",
                 flush=True,
             )
-    return {"pruner": asked.pruner, "trials": asked.trials, "results": results}
+    return {"pruner": arguments.pruner, "trials": arguments.trials, "results": results}
 
 
 def main() -> None:
-    """Measure, print, and say what was asked for beside what was found."""
+    """Measure, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("sharing", "accuracy", "pruning", "trial"))
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--train", type=int, default=4000)
     parser.add_argument("--val", type=int, default=2000)
-    parser.add_argument("--side", type=int, default=SIDE, help="px that the backbone sees")
-    parser.add_argument("--workers", type=int, default=1, help="trials of imgcls at a time")
-    parser.add_argument("--repeats", type=int, default=3, help="searches of imgcls, of which the median counts")
+    parser.add_argument("--side", type=int, default=SIDE, help="side of the backbone's input, px")
+    parser.add_argument("--workers", type=int, default=1, help="parallel trials of imgcls")
+    parser.add_argument("--repeats", type=int, default=3, help="searches of imgcls; the median counts")
     parser.add_argument("--pruner", default="successive_halving")
     parser.add_argument("--model", default="test_resnet")
     parser.add_argument("--size", type=int, default=16, help="side of the digits, px")
@@ -365,19 +386,19 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--keep", type=Path, help="a folder: the next call goes on with what is measured already")
+    parser.add_argument("--keep", type=Path, help="folder for results: the next call resumes from it")
     parser.add_argument("--job", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.what == "trial":
-        print(usual_trial(json.loads(asked.job)))
+    arguments = parser.parse_args()
+    if arguments.what == "trial":
+        print(usual_trial(json.loads(arguments.job)))
         return
-    if asked.what == "accuracy" and asked.keep is None:
-        parser.error("accuracy: --keep DIR, with which sharing has run, says which trials are meant")
-    result = {"sharing": sharing, "accuracy": accuracy, "pruning": pruning}[asked.what](asked)
-    line = json.dumps({**vars(asked), **result}, default=str)
+    if arguments.what == "accuracy" and arguments.keep is None:
+        parser.error("accuracy needs --keep DIR with the results of sharing")
+    result = {"sharing": sharing, "accuracy": accuracy, "pruning": pruning}[arguments.what](arguments)
+    line = json.dumps({**vars(arguments), **result}, default=str)
     print(line)
-    if asked.json:
-        asked.json.write_text(line + "\n")
+    if arguments.json:
+        arguments.json.write_text(line + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Images a second in training: imgcls (Lightning, metrics, clipping) against a plain PyTorch loop, side by side.
+"""Images per second in training: imgcls (Lightning, metrics, clipping) against a plain PyTorch loop, side by side.
 
     python benchmarks/training.py [--model resnet18] [--size 32] [--batch 64] [--batches 20] [--repeats 5] [--json FILE]
 
-Both train the same network with the same optimiser on the same batches, which are in memory already. The repeats take
-turns, so that a busy machine slows both; each figure is the median. Prints a table and one line of JSON.
+Both train the same network with the same optimiser on the same batches, which are already in memory. The repeats
+alternate, so that a busy machine slows both; each figure is the median. Prints a table and one line of JSON.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def with_imgcls(network: Network, batches: Batches, accelerator: str) -> float:
-    """Seconds of an epoch through the Classifier and Lightning's Trainer, after one epoch to warm up."""
+    """Seconds of an epoch with the Classifier and Lightning's Trainer, after a warm-up epoch."""
     clock = Clock()
     trainer = L.Trainer(
         max_epochs=2,
@@ -70,7 +70,7 @@ def with_imgcls(network: Network, batches: Batches, accelerator: str) -> float:
 
 
 def with_plain_loop(network: Network, batches: Batches, accelerator: str) -> float:
-    """Seconds of an epoch of the loop that one would write by hand, after one epoch to warm up."""
+    """Seconds of an epoch of a hand-written loop, after a warm-up epoch."""
     device = torch.device("cuda" if accelerator == "cuda" else "cpu")
     network.to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)

@@ -1,4 +1,4 @@
-"""The benchmark of a GPU goes through on a CPU, in small, and goes on where it was."""
+"""The benchmark of a GPU goes through on a CPU, in small, and resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_what_fails_is_told_and_tried_again(gpu: Any, tmp_path: Path, capsys: py
     other = gpu_notebook.Notebook(tmp_path, minutes=1)
     other.expect({"scale": "large"})
     assert not other.values
-    assert "begun anew" in capsys.readouterr().err
+    assert "starting over" in capsys.readouterr().err
 
 
 def test_a_machine_without_a_gpu_is_told(gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
