@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent / "_extensions"), str(Path(__file__).parent.parent)]
 
-from imgcls import __version__  # noqa: E402 - of this checkout, installed or not
+from imgcls import __version__  # noqa: E402 - the version of this checkout, installed or not
 
 project = "imgcls"
 version = release = __version__
@@ -19,9 +19,9 @@ exclude_patterns = ["_extensions"]
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 
-default_role = "code"  # what stands in single backticks in the docstrings
+default_role = "code"  # text in single backticks in docstrings
 autodoc_member_order = "bysource"
-autodoc_inherit_docstrings = False  # Lightning's own words on its hooks
+autodoc_inherit_docstrings = False  # leave out Lightning's docstrings of its hooks
 autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_google_docstring = True

@@ -1,4 +1,4 @@
-"""The reference of all options, made of the comments in `conf/` while the pages are built."""
+"""Reference of all options, generated from the comments in `conf/` when the documentation is built."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 PLACE = "<!-- the groups of conf/ -->"
-HIDDEN = ("hydra/help", "hydra/job_logging")  # how Hydra speaks; no options
+HIDDEN = ("hydra/help", "hydra/job_logging")  # Hydra's own output, not options of imgcls
 COMMON = "_base"
 
 
 class Option(NamedTuple):
-    """One line of a file."""
+    """One option of a configuration file."""
 
     name: str
     default: str
@@ -28,20 +28,20 @@ class Option(NamedTuple):
 
 
 class Group(NamedTuple):
-    """One file of `conf/`."""
+    """One file in `conf/`."""
 
     folder: str
     name: str
     about: str
-    """The comment at its top."""
+    """Comment at the top of the file."""
     builds_on: tuple[str, ...]
     options: tuple[Option, ...]
     groups: dict[str, str]
-    """The groups that its defaults list names, with their comments there."""
+    """Groups in its defaults list, with their comments."""
 
 
 def read(file: Path, conf: Path) -> Group:
-    """The options of one file, each by the name that it is overridden with."""
+    """Read the options of one file, with the names used to override them."""
     text = file.read_text(encoding="utf-8")
     lines = text.splitlines()
     head = [line[1:].strip() for line in _leading_comment(lines)]
@@ -107,7 +107,7 @@ def _options(key: yaml.Node, value: yaml.Node, prefix: str, lines: list[str]) ->
 
 
 def read_all(conf: Path) -> dict[str, list[Group]]:
-    """The files of every group, by the group's name; what the others build on comes first."""
+    """Read the files of every group, by group name; the base file of a group comes first."""
     groups: dict[str, list[Group]] = {}
     for file in sorted(conf.rglob("*.yaml"), key=lambda path: (path.parent, path.stem != COMMON, path.stem)):
         group = read(file, conf)
@@ -117,11 +117,11 @@ def read_all(conf: Path) -> dict[str, list[Group]]:
 
 
 def as_markdown(groups: dict[str, list[Group]]) -> str:
-    """One section a group, in the order of the defaults list, one table a file."""
+    """One section per group, in the order of the defaults list, with one table per file."""
     parts = []
     about: dict[str, str] = {}
     for whole in groups.get("", []):
-        parts += ["## Of the whole run", "", *_table(whole), ""]
+        parts += ["## Options of the run", "", *_table(whole), ""]
         about |= whole.groups
     listed = [folder for folder in about if folder in groups]
     for folder in [*listed, *sorted(set(groups) - {"", *listed})]:
@@ -129,7 +129,7 @@ def as_markdown(groups: dict[str, list[Group]]) -> str:
         parts += [f"## {folder}", ""]
         parts += [f"{_sentence(about[folder])} `{folder}=` is {', '.join(choices)}.", ""] if folder in about else []
         for group in groups[folder]:
-            title = f"all of `{folder}=`" if group.name == COMMON else f"`{folder}={group.name}`"
+            title = f"every `{folder}=`" if group.name == COMMON else f"`{folder}={group.name}`"
             parts += [f"### {title}", ""]
             parts += [group.about, ""] if group.about else []
             if building := [word for word in group.builds_on if word != COMMON]:
@@ -157,7 +157,7 @@ def _code(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Plain text as Markdown, but for what stands in backticks."""
+    """Escape Markdown in plain text, except inside backticks."""
     parts = text.split("`")
     return "`".join(part if place % 2 else re.sub(r"([|\[\]<>*_$])", r"\\\1", part) for place, part in enumerate(parts))
 

@@ -1,4 +1,4 @@
-"""`hydra/sweeper=optuna`: the class that Hydra insists on finding under this name. It only hands over to imgcls."""
+"""`hydra/sweeper=optuna`: the class that Hydra requires under this name. It only delegates to imgcls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class OptunaSweeper(Sweeper):
     """See `imgcls.sweeps.hydra`. Hydra scans this module at every start, so it imports nothing heavy."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra knows until `sweep`."""
+        """Store Hydra's context until `sweep`."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:

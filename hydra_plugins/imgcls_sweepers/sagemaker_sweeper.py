@@ -1,4 +1,4 @@
-"""`hydra/sweeper=sagemaker`: the class that Hydra insists on finding under this name. It only hands over to imgcls."""
+"""`hydra/sweeper=sagemaker`: the class that Hydra requires under this name. It only delegates to imgcls."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class SageMakerSweeper(Sweeper):
     """See `imgcls.sweeps.sagemaker.sweep`. Hydra scans this module at every start."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra knows until `sweep`."""
+        """Store Hydra's context until `sweep`."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Make a tuning job of what `arguments` describe, and wait for it."""
+        """Create a tuning job from `arguments` and wait for it."""
         from imgcls.sweeps.sagemaker.sweep import sweep
 
         assert self.hydra_context is not None
