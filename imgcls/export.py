@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from imgcls.cli import Option, boolean, guarded, read_options
 from imgcls.errors import UserError
 from imgcls.system.checks import choice
+from imgcls.system.extras import check_onnx
 
 if TYPE_CHECKING:
     from imgcls.portable import Parity
@@ -84,9 +85,7 @@ def _command(arguments: Sequence[str]) -> None:
     if options["output"]:
         raise UserError("output= is for format=sagemaker; the portable model is in model/ of the run's folder.")
     if options["onnx"] is True:
-        from imgcls.system.extras import need_onnx
-
-        need_onnx("onnx=true")
+        check_onnx("onnx=true")
     from imgcls.runs.run import load
 
     run = load(options["run"])

@@ -25,7 +25,7 @@ from imgcls.system.checks import (
     numbers,
     whole,
 )
-from imgcls.system.extras import check_logger, check_smdebug, need_onnx
+from imgcls.system.extras import check_logger, check_onnx, check_smdebug
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's own
 
@@ -57,7 +57,7 @@ def _check_together(config: Mapping[str, Any]) -> None:
             "Give others with model.pretrained=true or model.weights=FILE."
         )
     if config.get("export", {}).get("onnx") is True:
-        need_onnx("export.onnx=true")
+        check_onnx("export.onnx=true")
     if model.get("freeze") == "backbone" and model.get("stem") == "small":
         raise UserError(
             "model.stem=small with model.freeze=backbone would freeze a first convolution with random weights. "

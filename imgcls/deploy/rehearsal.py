@@ -70,9 +70,7 @@ def rehearse(options: Options, source: Source, then: Callable[[Account], None] |
     from imgcls.deploy import endpoint, inventory, removal
     from imgcls.launch.rehearsal.aws import LocalAws
     from imgcls.launch.rehearsal.endpoints import Endpoints
-    from imgcls.system.extras import need
 
-    need("moto.server", "rehearsal")
     here = replace(options, poll=POLL, wait=True, role=options.role or ROLE, bucket=None)
     with LocalAws(_no_jobs, lambda name: None) as aws:
         endpoints = Endpoints(aws)

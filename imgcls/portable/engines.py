@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from imgcls.errors import UserError, nearest
+from imgcls.errors import UserError
 from imgcls.models.architecture import Architecture
 from imgcls.portable.description import ONNX, WEIGHTS
+from imgcls.system.checks import check_value, choice
+from imgcls.system.extras import check_installed
 from imgcls.system.machine import available_cores
 
 if TYPE_CHECKING:
@@ -93,8 +95,7 @@ def create_engine(
     Raises:
         UserError: the engine is not installed, the weights cannot be read, or the device does not exist.
     """
-    if name not in ENGINES:
-        raise UserError(f"engine={name}: {nearest(name, ENGINES)}")
+    check_value("engine", name, choice(*ENGINES))
     if name == "auto":
         wants_gpu = device.startswith("cuda") if device else _has_gpu() and importlib.util.find_spec("torch")
         has_onnx = (folder / ONNX).is_file() and importlib.util.find_spec("onnxruntime")
@@ -102,8 +103,7 @@ def create_engine(
     if name == "onnx":
         if not (folder / ONNX).is_file():
             raise UserError(f"engine=onnx: {folder} has no {ONNX}. Export it: python -m imgcls.export run=DIR")
-        if not importlib.util.find_spec("onnxruntime"):
-            raise UserError("engine=onnx needs onnxruntime: pip install 'imgcls[serve]'.")
+        check_installed(["onnxruntime"], "serve", "engine=onnx")
         return OnnxEngine(folder / ONNX, threads)
     return TorchEngine(read_network(folder, architecture, device))
 

@@ -12,7 +12,6 @@ environment.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import socket
@@ -24,11 +23,11 @@ from imgcls.cli import Option, boolean, guarded, read_options, texts
 from imgcls.errors import UserError
 from imgcls.portable.engines import ENGINES
 from imgcls.system.checks import choice, flag, whole
+from imgcls.system.extras import check_installed
 
 if TYPE_CHECKING:
     from imgcls.serve.service import Service
 
-NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus_client": "prometheus-client"}
 OPTIONS = {
     "run": Option(),
     "host": Option("127.0.0.1"),
@@ -58,9 +57,7 @@ def serve(arguments: Sequence[str]) -> None:
     options, _, _ = read_options(arguments, OPTIONS, usage=__doc__ or "")
     if options["run"] is None:
         raise UserError("Give the run folder: run=DIR")
-    missing = [package for module, package in NEEDED.items() if not importlib.util.find_spec(module)]
-    if missing:
-        raise UserError(f"Serving needs {' and '.join(missing)}: pip install 'imgcls[serve]'.")
+    check_installed(["fastapi", "uvicorn", "prometheus_client"], "serve", "Serving")
     listening = _listen(options["host"], options["port"])  # before the model is read, which takes longer
     try:
         service = create_service(options)

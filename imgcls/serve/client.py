@@ -18,6 +18,7 @@ from urllib3.exceptions import HTTPError, ProtocolError
 
 from imgcls.errors import UserError
 from imgcls.serve.payloads import MAX_BODY
+from imgcls.system.extras import need
 
 BUSY = (429, 503)  # the states of HTTP that another attempt may find gone
 LONGEST_PAUSE = 30  # seconds, whatever the endpoint asks for
@@ -130,12 +131,10 @@ class SageMaker:
     def __init__(self, name: str, seconds: float, retry: Retry, runtime: Any = None) -> None:
         self._name, self._retry, self._runtime = name, retry, runtime
         if runtime is None:
-            try:
-                import boto3
-                from botocore.config import Config
-                from botocore.exceptions import BotoCoreError
-            except ImportError as error:
-                raise UserError(f"endpoint={name}: a SageMaker endpoint needs boto3: pip install boto3") from error
+            boto3 = need("boto3", "s3", f"endpoint={name}")
+            from botocore.config import Config
+            from botocore.exceptions import BotoCoreError
+
             config = Config(connect_timeout=10, read_timeout=seconds, retries={"total_max_attempts": 1})
             try:
                 self._runtime = boto3.client("sagemaker-runtime", config=config)

@@ -13,16 +13,12 @@ from typing import Any
 
 from imgcls.errors import UserError
 from imgcls.runs.provenance import without_passwords
-
-NEEDED = "A search needs Optuna: pip install 'imgcls[search]'."
+from imgcls.system.extras import check_installed, need
 
 
 def need_optuna() -> Any:
     """The module optuna, quiet. Raises UserError where it is not installed."""
-    try:
-        import optuna
-    except ImportError as error:
-        raise UserError(NEEDED) from error
+    optuna = need("optuna", "search", "A search")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
@@ -54,12 +50,8 @@ def build(config: Mapping[str, Any], **more: Any) -> Any:
 
 def need_sampler(config: Mapping[str, Any]) -> None:
     """Raise UserError where a package is missing that the sampler imports when it first samples."""
-    import importlib.util
-
-    name = str(config["_target_"])
-    missing = name.endswith(".CmaEsSampler") and importlib.util.find_spec("cmaes") is None
-    if missing:
-        raise UserError("search/sampler=cmaes needs the package cmaes: pip install 'imgcls[search]'.")
+    if str(config["_target_"]).endswith(".CmaEsSampler"):
+        check_installed(["cmaes"], "search", "search/sampler=cmaes")
 
 
 def storage_address(wanted: str | None, folder: Path) -> str:

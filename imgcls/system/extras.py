@@ -6,7 +6,7 @@ import importlib.metadata as metadata
 import importlib.util
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -98,48 +98,65 @@ def _lack(line: Requirement) -> str | None:
     return None if line.specifier.contains(version, prereleases=True) else f"{wanted} (here is {version})"
 
 
-NEEDS = {"TensorBoard": "tensorboard", "MLflow": "mlflow", "WeightsAndBiases": "wandb"}
-"""Of each target below: the package, which is the name of the extra as well."""
+PACKAGES = {
+    "prometheus_client": "prometheus-client",
+    "sagemaker_training": "sagemaker-training",
+    "sagemaker_pytorch_container": "sagemaker-pytorch-training",
+}
+"""Modules whose package is called differently."""
+LOGGERS = {"TensorBoard": "tensorboard", "MLflow": "mlflow", "WeightsAndBiases": "wandb"}
+"""Of each logger: its package, which is the name of the extra as well."""
+
+
+def need(module: str, extra: str = "sagemaker", wish: str = "SageMaker") -> Any:
+    """Import an optional module.
+
+    Args:
+        module: its dotted name.
+        extra: what brings its package.
+        wish: the option or feature that needs it.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise _missing([error.name or module], extra, wish) from error
+
+
+def check_installed(modules: Iterable[str], extra: str, wish: str) -> None:
+    """Raise UserError where one of `modules`, which `extra` brings and `wish` needs, is not installed."""
+    if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
+        raise _missing(missing, extra, wish)
+
+
+def _missing(modules: Iterable[str], extra: str, wish: str) -> UserError:
+    names = [module.split(".")[0] for module in modules]
+    packages = " and ".join(PACKAGES.get(name, name) for name in names)
+    return UserError(f"{wish} needs {packages}: pip install 'imgcls[{extra}]'.")
 
 
 def check_logger(logger: Mapping[str, Any]) -> None:
     """Raise UserError where the package of the chosen logger is missing."""
-    package = NEEDS.get(str(logger.get("_target_")).rpartition(".")[2])
-    if package is not None and importlib.util.find_spec(package) is None:
-        raise UserError(f"logger={package} needs {package}: pip install 'imgcls[{package}]'.")
+    package = LOGGERS.get(str(logger.get("_target_")).rpartition(".")[2])
+    if package is not None:
+        check_installed([package], package, f"logger={package}")
 
 
-def need_onnx(wish: str) -> None:
+def check_onnx(wish: str) -> None:
     """Raise UserError where what writes ONNX is not installed; `wish` is the option that needs it."""
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"{wish} needs {' and '.join(missing)}: pip install 'imgcls[onnx]'.")
+    check_installed(["onnx", "onnxscript"], "onnx", wish)
 
 
-def need(module: str, extra: str = "sagemaker") -> Any:
-    """The optional package, or a UserError that says how to install it."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        missing = (error.name or module).split(".")[0]
-        raise UserError(
-            f"Jobs and endpoints of SageMaker need the package {missing}: pip install 'imgcls[{extra}]'."
-        ) from error
-
-
-INSTALL = "pip install 'imgcls[debugger]'"
-
-
-def check_smdebug(asked: str = "debug.smdebug=true") -> None:
-    """Raise UserError where smdebug, which the option `asked` needs, is missing, or Python or numpy too new for it."""
+def check_smdebug(wish: str = "debug.smdebug=true") -> None:
+    """Raise UserError where smdebug, which the option `wish` needs, is missing, or Python or numpy too new for it."""
     if sys.version_info >= (3, 13):
-        raise UserError(f"{asked} needs Python 3.11 or 3.12: smdebug cannot be imported by a newer one. {INSTALL}.")
-    if importlib.util.find_spec("smdebug") is None:
-        raise UserError(f"{asked} needs smdebug: {INSTALL}.")
-    from importlib.metadata import version
-
-    numpy = version("numpy")
+        raise UserError(f"{wish} needs Python 3.11 or 3.12: smdebug cannot be imported by a newer one.")
+    check_installed(["smdebug"], "debugger", wish)
+    numpy = metadata.version("numpy")
     if tuple(int(part) for part in numpy.split(".")[:2]) >= (2, 3):
         raise UserError(
-            f"{asked}: smdebug cannot save with numpy {numpy}, only below 2.3. {INSTALL} in an environment of its own."
+            f"{wish}: smdebug cannot save with numpy {numpy}, only below 2.3. "
+            "pip install 'imgcls[debugger]' in an environment of its own."
         )

@@ -8,7 +8,6 @@ import pytest
 
 from imgcls.aws.account import Account
 from imgcls.errors import UserError
-from imgcls.system.extras import need
 from tests.aws_account import Jobs, needs_moto
 
 pytestmark = needs_moto
@@ -77,8 +76,3 @@ def test_the_bucket(account: Jobs) -> None:
     cloud.client("s3").meta.events.register("before-call.s3.HeadBucket", forbid)
     with pytest.raises(UserError, match=r"Could not use the bucket sagemaker-.*Forbidden\. Ask for this permission"):
         _ = cloud.places
-
-
-def test_missing_packages_say_how_to_install_them() -> None:
-    with pytest.raises(UserError, match=r"need the package nowhere_at_all: pip install 'imgcls\[sagemaker\]'"):
-        need("nowhere_at_all.module")

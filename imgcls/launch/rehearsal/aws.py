@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from io import BytesIO
 from typing import Any
 
@@ -42,11 +43,11 @@ class Call:
 @functools.cache
 def _loader() -> Any:
     """botocore's descriptions of the services, which take long to read, once for all sessions."""
-    return need("botocore.loaders").create_loader()
+    return import_module("botocore.loaders").create_loader()
 
 
 def _record(kind: str, name: str) -> Any:
-    for account in need("moto.backends").get_backend("sagemaker").values():
+    for account in import_module("moto.backends").get_backend("sagemaker").values():
         for region in account.values():
             if name in getattr(region, kind):
                 return getattr(region, kind)[name]
@@ -87,8 +88,8 @@ class LocalAws:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> LocalAws:
-        moto = need("moto.server")
-        make_server = need("werkzeug.serving").make_server
+        moto = need("moto.server", "rehearsal", "A rehearsal")
+        make_server = import_module("werkzeug.serving").make_server
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._moto = moto.DomainDispatcherApplication(moto.create_backend_app)
         handler = moto.MotoRequestHandler
@@ -101,7 +102,7 @@ class LocalAws:
         self._tuner.close()
         self._server.shutdown()
         self._server.server_close()
-        backends = need("moto.backends")
+        backends = import_module("moto.backends")
         for service in USED:
             if f"moto.{MODULES.get(service, service)}" not in sys.modules:
                 continue  # nobody has asked it, and to load it takes a while
@@ -120,13 +121,13 @@ class LocalAws:
         Args:
             who: who its calls are noted to be from, `person` or `role`.
         """
-        botocore = need("botocore.session").Session()
+        botocore = import_module("botocore.session").Session()
         for name in ("config_file", "credentials_file"):
             botocore.set_config_variable(name, "/dev/null")
         botocore.set_config_variable("profile", None)
         botocore.register_component("data_loader", _loader())
         address = self.address
-        boto3 = need("boto3")
+        boto3 = import_module("boto3")
 
         class Session(boto3.Session):  # type: ignore[name-defined]
             """Its clients and resources ask this machine."""

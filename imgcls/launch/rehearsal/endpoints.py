@@ -17,6 +17,7 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from imgcls.aws.s3 import split_uri
 from imgcls.errors import UserError
 from imgcls.launch.rehearsal.aws import REGION, LocalAws
 from imgcls.serve.local import Container, serving
-from imgcls.system.extras import need
 
 Response = tuple[str, list[tuple[str, str]], bytes]
 
@@ -74,7 +74,7 @@ class Endpoints:
     @property
     def _sagemaker(self) -> Any:
         """moto's records."""
-        (account,) = need("moto.backends").get_backend("sagemaker").values()
+        (account,) = import_module("moto.backends").get_backend("sagemaker").values()
         return account[REGION]
 
     def _begin(self, request: dict[str, Any], status: str) -> None:
@@ -175,7 +175,7 @@ class Endpoints:
 
     def _call(self, match: re.Match[str], environ: Mapping[str, Any], body: bytes) -> Response:
         """The function's code, in a process of its own, with the variables that Lambda gives it."""
-        (account,) = need("moto.backends").get_backend("lambda").values()
+        (account,) = import_module("moto.backends").get_backend("lambda").values()
         function = account[REGION].get_function(match[1])
         variables = {
             **function.environment_vars,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgcls.errors import UserError
+from imgcls.system.extras import check_installed
 
 PROGRAMS = {"python3": "", "python": "", "pip3": " -m pip", "train": " -m sagemaker_training.cli.train"}
 # As the images' own does it, besides setting the host's name:
@@ -21,15 +20,13 @@ else
     eval "$@"
 fi
 """
-TOOLKIT = {"sagemaker_training": "sagemaker-training", "sagemaker_pytorch_container": "sagemaker-pytorch-training"}
+TOOLKIT = ("sagemaker_training", "sagemaker_pytorch_container")
 ENVIRONMENT = {"SAGEMAKER_TRAINING_MODULE": "sagemaker_pytorch_container.training:main"}
 
 
 def check_toolkit() -> None:
     """Raise UserError where the toolkit of the images is not installed, which runs the trials of tuning jobs."""
-    for module, package in TOOLKIT.items():
-        if importlib.util.find_spec(module) is None:
-            raise UserError(f"The rehearsal of a tuning job needs the package {package}: pip install 'imgcls[tuning]'.")
+    check_installed(TOOLKIT, "tuning", "The rehearsal of a tuning job")
 
 
 def write_programs(folder: Path) -> Path:

@@ -94,6 +94,6 @@ def test_values_are_those_of_the_space_and_of_the_seed() -> None:
 
 
 def test_the_toolkit_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"sagemaker-training: pip install 'imgcls\[tuning\]'"):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"and sagemaker-pytorch-training: pip install 'imgcls\[tuning\]'"):
         image.check_toolkit()
