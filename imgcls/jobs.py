@@ -62,9 +62,10 @@ def _main(arguments: list[str]) -> None:
 
 
 def _account(options: Mapping[str, Any]) -> Any:
-    from imgcls.aws.account import Account
+    from imgcls.aws.account import Account, Asker
 
-    return Account.connect(options["region"], options["profile"], bucket=options["bucket"], prefix=options["prefix"])
+    given = {name: options[name] for name in ("region", "profile", "bucket", "prefix")}
+    return Account.connect(**given, asker=Asker(options=""))
 
 
 def _list(account: Any, most: int) -> None:

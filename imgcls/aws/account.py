@@ -21,6 +21,21 @@ log = logging.getLogger(__name__)
 SDK_SETTINGS = {"SchemaVersion": "1.0", "SageMaker": {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}}}
 
 
+@dataclass(frozen=True)
+class Asker:
+    """Who asks the account, as its messages say it.
+
+    Args:
+        options: what the names of its options begin with.
+        purpose: what runs as the role.
+        command: what prints the policies of the role.
+    """
+
+    options: str = "launch."
+    purpose: str = "job"
+    command: str = "python -m imgcls.jobs"
+
+
 @dataclass
 class Account:
     """Sessions, clients and names.
@@ -31,6 +46,7 @@ class Account:
         prefix: the folder of the bucket.
         role: name or ARN of the role that jobs run as; None: $SAGEMAKER_ROLE, or the role of this notebook.
         kms_key: the key that encrypts what is uploaded.
+        asker: who asks.
     """
 
     session: Any
@@ -38,6 +54,7 @@ class Account:
     prefix: str = "imgcls"
     role: str | None = None
     kms_key: str | None = None
+    asker: Asker = Asker()
     additions: dict[str, Callable[[str], dict[str, Any]]] = field(default_factory=dict)
     """Start of a job's name to what gives the fields of its request that ModelTrainer has not, for the whole name."""
     in_place: set[str] = field(default_factory=set)
@@ -50,16 +67,19 @@ class Account:
         events.register("before-call.iam.SimulatePrincipalPolicy", _no_simulation)
 
     @classmethod
-    def connect(cls, region: str | None = None, profile: str | None = None, **options: Any) -> Account:
+    def connect(
+        cls, region: str | None = None, profile: str | None = None, *, asker: Asker = Asker(), **options: Any
+    ) -> Account:
         """The account of the environment. Raises UserError for missing credentials, region or packages."""
         boto3 = need("boto3")
         with explain_refusals("sign in to AWS"):
             session = boto3.Session(region_name=region, profile_name=profile)
             if session.region_name is None:
-                raise UserError("There is no AWS region. Give launch.region=eu-central-1, or set AWS_DEFAULT_REGION.")
+                region_option = f"{asker.options}region=eu-central-1"
+                raise UserError(f"There is no AWS region. Give {region_option}, or set AWS_DEFAULT_REGION.")
             if session.get_credentials() is None:
                 raise UserError("There are no AWS credentials. Run `aws configure`, or set AWS_PROFILE.")
-        return cls(session, **options)
+        return cls(session, asker=asker, **options)
 
     @property
     def region(self) -> str:
@@ -120,8 +140,8 @@ class Account:
         arn = self.identity[1]
         if ":assumed-role/" not in arn:
             raise UserError(
-                "There is no role for the job to run as. Give launch.role=NAME, or set SAGEMAKER_ROLE; "
-                "`python -m imgcls.jobs policies` prints what it must be allowed."
+                f"There is no role for the {self.asker.purpose} to run as. Give {self.asker.options}role=NAME, "
+                f"or set SAGEMAKER_ROLE; `{self.asker.command} policies` prints what it must be allowed."
             )
         name = arn.split(":assumed-role/")[1].split("/")[0]
         with explain_refusals(f"look up the role {name}"):

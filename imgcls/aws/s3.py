@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from imgcls.errors import UserError
 from imgcls.system.bars import byte_bar
+from imgcls.system.extras import need
 from imgcls.system.files import atomic_write_text
 
 SCHEME = "s3://"
@@ -96,10 +97,7 @@ def split_folder(uri: str, option: str | None = None) -> tuple[str, str]:
 
 def make_client(option: str) -> Any:
     """A client from the environment, with boto3 imported. Raises UserError where the `option` lacks boto3."""
-    try:
-        boto3 = import_module("boto3")
-    except ImportError as error:
-        raise UserError(f"{option} needs boto3. Install it with pip install 'imgcls[s3]'.") from error
+    boto3 = need("boto3", "s3", option)
     return boto3.client("s3", config=client_config())
 
 

@@ -18,7 +18,7 @@ def perform(action: str, values: Values, more: list[str]) -> None:
     """Do what `action` says. Raises UserError."""
     from imgcls.deploy import subcommands
 
-    with talking(), own_words(), ending():
+    with talking(), ending():
         if action == "deploy":
             deploy(create_options(values, more))
         else:
@@ -48,20 +48,6 @@ def ending() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def own_words() -> Iterator[None]:
-    """The options of jobs are called launch.role and so on; here they are called role."""
-    try:
-        yield
-    except UserError as error:
-        text = str(error)
-        said = text.replace("launch.", "").replace("the job to run as", "the endpoint to run as")
-        said = said.replace("python -m imgcls.jobs policies", "python -m imgcls.deploy policies")
-        if said == text:
-            raise
-        raise UserError(said) from error
 
 
 def deploy(options: Options) -> None:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from imgcls.aws.account import Account
+from imgcls.aws.account import Account, Asker
 from imgcls.errors import UserError
 from tests.aws_account import Jobs, needs_moto
 
@@ -27,6 +27,8 @@ def nothing(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_missing_settings(nothing: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no AWS region\. Give launch\.region"):
         Account.connect()
+    with pytest.raises(UserError, match=r"no AWS region\. Give region="):
+        Account.connect(asker=Asker(options=""))
     with pytest.raises(UserError, match=r"no AWS credentials\. Run `aws configure`"):
         Account.connect("eu-west-1")
     with pytest.raises(UserError, match=r"The config profile .nobody. could not be found\. Set AWS_PROFILE"):
@@ -43,6 +45,13 @@ def test_the_role(account: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SAGEMAKER_ROLE", raising=False)
     with pytest.raises(UserError, match=r"There is no role.*launch\.role=NAME.*imgcls\.jobs policies"):
         _ = account.cloud(role=None).role_arn
+    deploy = Asker(options="", purpose="endpoint", command="python -m imgcls.deploy")
+    with pytest.raises(UserError) as caught:
+        _ = account.cloud(role=None, asker=deploy).role_arn
+    assert str(caught.value) == (
+        "There is no role for the endpoint to run as. Give role=NAME, or set SAGEMAKER_ROLE; "
+        "`python -m imgcls.deploy policies` prints what it must be allowed."
+    )
     assert account.cloud(role="team").role_arn == "arn:aws:iam::123456789012:role/team"
     arn = "arn:aws:iam::123456789012:role/path/team"
     assert account.cloud(role=arn).role_arn == arn

@@ -174,5 +174,5 @@ def test_a_damaged_ledger_is_empty_and_can_be_written_again(content: bytes, tmp_
 
 def test_without_boto3_the_option_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "boto3", None)
-    with pytest.raises(UserError, match=r"run_dir=s3://… needs boto3\. Install it with pip install 'imgcls\[s3\]'"):
+    with pytest.raises(UserError, match=r"run_dir=s3://… needs boto3: pip install 'imgcls\[s3\]'"):
         make_client("run_dir=s3://…")

@@ -156,11 +156,11 @@ def person_policy(names: Names) -> dict[str, Any]:
 
 def print_policies(options: Mapping[str, Any]) -> None:
     """The policies for the account of the environment, with the commands that use them."""
-    from imgcls.aws.account import Account
+    from imgcls.aws.account import Account, Asker
     from imgcls.launch.sagemaker.options import JobOptions
     from imgcls.launch.sagemaker.training_job import image_uri
 
-    account = Account.connect(options["region"], options["profile"])
+    account = Account.connect(options["region"], options["profile"], asker=Asker(options=""))
     role = options["role"]
     check_role_name("role", role)
     names = Names(
