@@ -1,8 +1,7 @@
 """Looking at every picture of a data set once, and remembering what was seen.
 
-The store finds bad files by itself while it decodes. This is for when there is no store to build: `imgcls.prepare`,
-which also wants to know formats, sizes and duplicates, and whoever must know every bad file of every split before
-training (`leave_out_bad`). What was seen of a file is kept in the cache until its size or time of change differ.
+The store finds bad files by itself while it decodes. This is for `imgcls.prepare`, which also wants to know formats,
+sizes and duplicates. What was seen of a file is kept in the cache until its size or time of change differ.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from imgcls.data.sources import BadFile, Source
+from imgcls.data.sources import BadFile
 from imgcls.errors import UserError
 from imgcls.pictures import BadPicture, decode
 from imgcls.system.cache import cache_folder
@@ -104,29 +103,6 @@ class Findings:
         self.digests[row] = np.frombuffer(content.digest(), dtype=np.uint64)
         height, width = THUMBNAIL
         self.thumbnails[row] = image.resize((width, height), Image.Resampling.BOX, reducing_gap=3.0)
-
-
-def check_pictures(paths: Sequence[Path], cache: Path | None = None, workers: int | None = None) -> list[BadFile]:
-    """Those of `paths` that cannot be used, with the reasons. See `inspect` for the arguments."""
-    reasons = inspect(paths, cache, workers).reasons
-    return [BadFile(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason]
-
-
-def leave_out_bad(
-    source: Source, on_bad: str = "skip", cache: Path | None = None, workers: int | None = None
-) -> Source:
-    """`source` without the pictures that cannot be used; they are in its `bad`.
-
-    Raises UserError for the first of them where `on_bad` is 'error', and where a class has no training picture left.
-    """
-    bad = check_pictures(source.files(), cache, workers)
-    if bad and on_bad == "error":
-        some = "; ".join(f"{file.path}: {file.reason}" for file in bad[:3])
-        raise UserError(
-            f"{len(bad)} pictures cannot be used ({some}{'; …' if bad[3:] else ''}). "
-            "Repair or remove them, or leave them out with data.on_bad=skip."
-        )
-    return source.without(bad)
 
 
 def inspect(pictures: Sequence[Path] | np.ndarray, cache: Path | None = None, workers: int | None = None) -> Findings:

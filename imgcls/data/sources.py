@@ -95,7 +95,7 @@ class Source:
     """None: to be split from train (`splits.with_validation`)."""
     test: Split | None = None
     bad: tuple[BadFile, ...] = ()
-    """What `checks.leave_out_bad` left out."""
+    """What `without` left out."""
     notes: tuple[str, ...] = ()
     """Short sentences on what a user may not expect, for the log."""
 
@@ -103,10 +103,6 @@ class Source:
         """The splits that there are, by name, in the order of SPLITS."""
         found = {"train": self.train, "val": self.val, "test": self.test}
         return {name: split for name, split in found.items() if split is not None}
-
-    def files(self) -> list[Path]:
-        """The files of all splits."""
-        return [path for split in self.splits().values() for path in split.files]
 
     def without(self, bad: Sequence[BadFile]) -> Source:
         """The data set without the `bad` files, which are added to its list.

@@ -11,12 +11,10 @@ import pytest
 from PIL import Image
 
 from imgcls.data import checks
-from imgcls.data.checks import Findings, bad_as_csv, check_pictures, inspect, leave_out_bad, mislabelled
+from imgcls.data.checks import Findings, bad_as_csv, inspect, mislabelled
 from imgcls.data.duplicates import difference_hashes, find_duplicates
 from imgcls.data.folders import find_split
 from imgcls.data.sources import BadFile, Source, Split
-from imgcls.errors import UserError
-from tests.conftest import write_pictures
 
 
 def scene(seed: int, side: int = 96) -> Image.Image:
@@ -38,9 +36,16 @@ def odd_files(tmp_path: Path) -> dict[str, Path]:
     return files
 
 
+def count_bad(findings: Findings) -> int:
+    return sum(map(bool, findings.reasons))
+
+
 def test_bad_files_and_reasons(odd_files: dict[str, Path]) -> None:
-    bad = {file.path.name: file.reason.split(" (")[0] for file in check_pictures(list(odd_files.values()))}
+    reasons = inspect(list(odd_files.values())).reasons
+    bad = {name: reason.split(" (")[0] for name, reason in zip(odd_files, reasons, strict=True)}
     assert bad == {
+        "good.jpg": "",
+        "png.jpg": "",
         "cut.jpg": "truncated",
         "empty.jpg": "empty",
         "page.jpg": "not a picture",
@@ -127,23 +132,14 @@ def test_a_broken_memory_is_none(odd_files: dict[str, Path], own_cache: Path, mo
     (memory,) = (own_cache / "checks").iterdir()
     for content in (b"", b"PK\x03\x04 no zip", memory.read_bytes()[:-30]):
         memory.write_bytes(content)
-        assert len(check_pictures(files)) == 4
+        assert count_bad(inspect(files)) == 4
     monkeypatch.setattr(checks, "_VERSION", "another Pillow")
-    assert len(check_pictures(files)) == 4
-    assert len(check_pictures(files, cache=Path("/dev/null/none"))) == 4, "no memory, no error"
+    assert count_bad(inspect(files)) == 4
+    assert count_bad(inspect(files, cache=Path("/dev/null/none"))) == 4, "no memory, no error"
 
 
-def test_leave_out_bad(tmp_path: Path) -> None:
-    root = write_pictures(tmp_path, {"train": 3})
-    broken = root / "train" / "dog" / "001.png"
-    broken.write_bytes(b"x")
-    classes, split = find_split(root / "train", root / "train")
-    source = leave_out_bad(Source(classes, split))
-    assert source.bad == (BadFile(broken, "not a picture"),)
-    assert len(source.train) == 8
-    with pytest.raises(UserError, match=r"1 pictures cannot be used \(.*001.png: not a picture\)"):
-        leave_out_bad(Source(classes, split), on_bad="error")
-    assert bad_as_csv(source.bad) == f"path,reason\n{broken},not a picture\n"
+def test_bad_files_as_csv() -> None:
+    assert bad_as_csv([BadFile(Path("a,b.png"), "empty")]) == 'path,reason\n"a,b.png",empty\n'
 
 
 def held(*pictures: Image.Image, name: str) -> Split:
