@@ -16,7 +16,8 @@ from torch import Tensor
 from imgcls.data.batch import send
 from imgcls.data.randomness import Draws
 from imgcls.data.threads import in_slices
-from imgcls.errors import UserError, nearest
+from imgcls.errors import UserError
+from imgcls.system.checks import check_value, choice
 
 Layout = Literal["centre", "squash"]
 """How the store holds training pictures: as evaluation sees them, or the whole picture squashed to a square."""
@@ -90,8 +91,7 @@ class PaddedCrop:
     def __init__(self, padding: float = 0.125, mode: str = "constant") -> None:
         if not 0 <= padding <= 1:
             raise UserError(f"crop.padding={padding} is a share of the side; it lies in 0..1, as 0.125 does.")
-        if mode not in PADDING_MODES:
-            raise UserError(f"crop.mode={mode}: {nearest(mode, PADDING_MODES)}")
+        check_value("crop.mode", mode, choice(*PADDING_MODES))
         if mode == "reflect" and padding > 0.5:
             raise UserError(f"crop.padding={padding}: crop.mode=reflect pads with at most half of the picture, 0.5.")
         self.padding, self.mode = padding, mode

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from imgcls.errors import UserError, nearest
+from imgcls.errors import UserError
 from imgcls.models.choices import MODES, VALIDATION_METRICS
+from imgcls.system.checks import check_value, choice
 
 COSTS = {"seconds": "min", "training_seconds": "min", "parameters": "min", "images_per_second": "max"}
 METRICS = {**VALIDATION_METRICS, **COSTS}
@@ -80,11 +81,9 @@ def search_options(search: Mapping[str, Any], seed: int) -> SearchOptions:
                 f"search.objective={name}: the test set is never searched on. Choose a validation metric, "
                 "and search.refit=true to test the best configuration once."
             )
-        if name not in METRICS:
-            raise UserError(f"search.objective={name}: is not known. {nearest(str(name), METRICS)}")
+        check_value("search.objective", name, choice(*METRICS))
     for way in ways:
-        if way not in (*MODES, None):
-            raise UserError(f"search.direction={way}: must be max or min, or null for the metric's own.")
+        check_value("search.direction", way, choice(*MODES, None))
     if names[0] not in VALIDATION_METRICS:
         raise UserError(f"search.objective={names[0]}: alone it would choose the worst model. Put a val/ metric first.")
     options = SearchOptions(

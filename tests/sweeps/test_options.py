@@ -34,7 +34,7 @@ def test_the_metric_decides_which_way_is_better() -> None:
         (["search.objective=test/accuracy"], "the test set is never searched on"),
         (["search.objective=val/acuracy"], "Did you mean val/accuracy"),
         (["search.objective=parameters"], "Put a val/ metric first"),
-        (["search.direction=up"], "must be max or min"),
+        (["search.direction=up"], "search.direction=up: is not known. Choose one of: max, min, null."),
         (["search.objective=[val/accuracy,seconds]", "search.direction=[max]"], "2 metrics"),
         (["search.objective=[val/accuracy,seconds]", "search/pruner=median"], "several objectives cannot prune"),
         (["search.trials=0"], "whole number of at least 1"),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imgcls.errors import UserError, nearest
+from imgcls.system.checks import check_value, choice
 from imgcls.system.extras import need
 
 log = logging.getLogger(__name__)
@@ -46,10 +47,7 @@ def debugger_fields(options: Mapping[str, Any], *, job: str, output: str, region
         if rule.image_uri == DEFAULT_IMAGE:
             rule.image_uri = _image(sdk, rule.name, region)
     interval = options["system_interval"]
-    if interval not in INTERVALS:
-        raise UserError(
-            f"launch.debugger_options.system_interval={interval}: {nearest(str(interval), map(str, INTERVALS))}"
-        )
+    check_value("launch.debugger_options.system_interval", interval, choice(*INTERVALS))
     profiler = sdk.ProfilerConfig(s3_output_path=output, system_monitor_interval_millis=interval)
     fields: dict[str, Any] = {"ProfilerConfig": profiler._to_request_dict()}
     if profiler_rules:

@@ -12,10 +12,20 @@ from imgcls.aws.instances import has_gpu
 from imgcls.aws.rules import check_bucket, check_instance_type, check_role, check_tags, check_variables
 from imgcls.aws.s3 import is_remote
 from imgcls.errors import UserError
+from imgcls.system.checks import check_value, flag, number, whole
 
 LONGEST_RUNTIME = 28 * 86400  # seconds, of a training job
 LONGEST_KEEP_ALIVE = 3600
 RESERVED_VARIABLES = ("SM_", "AWS_", "SAGEMAKER_")
+CHECKS = {
+    "instance_count": whole(1, 100),
+    "volume_size": whole(1, 16384),
+    "max_runtime": whole(60, LONGEST_RUNTIME),
+    "keep_alive": whole(0, LONGEST_KEEP_ALIVE),
+    "max_wait": whole(60, 2 * LONGEST_RUNTIME, none=True),
+    **dict.fromkeys(("spot", "debugger", "network_isolation", "encrypt_traffic", "wait"), flag),
+    "poll": number(0, open_low=True),
+}
 
 
 @dataclass(frozen=True)
@@ -94,17 +104,8 @@ def check_job(config: Mapping[str, Any]) -> None:
 
 def _check_values(launch: Mapping[str, Any]) -> None:
     check_instance_type("launch.instance_type", str(launch["instance_type"]), "ml.g4dn.xlarge")
-    _whole(launch, "instance_count", 1, 100)
-    _whole(launch, "volume_size", 1, 16384)
-    _whole(launch, "max_runtime", 60, LONGEST_RUNTIME)
-    _whole(launch, "keep_alive", 0, LONGEST_KEEP_ALIVE)
-    if launch["max_wait"] is not None:
-        _whole(launch, "max_wait", 60, 2 * LONGEST_RUNTIME)
-    for name in ("spot", "debugger", "network_isolation", "encrypt_traffic", "wait"):
-        if not isinstance(launch[name], bool):
-            raise UserError(f"launch.{name}={launch[name]}: must be true or false.")
-    if not isinstance(launch["poll"], int | float) or isinstance(launch["poll"], bool) or launch["poll"] <= 0:
-        raise UserError(f"launch.poll={launch['poll']}: must be a number of seconds above 0.")
+    for name, check in CHECKS.items():
+        check_value(f"launch.{name}", launch[name], check)
     if not re.fullmatch(r"[0-9]+\.[0-9]+(\.[0-9]+)?", str(launch["framework_version"])):
         raise UserError(f"launch.framework_version={launch['framework_version']}: must be a version such as 2.10.0.")
     if launch["bucket"] is not None:
@@ -135,9 +136,3 @@ def _check_machine(launch: Mapping[str, Any], trainer: Mapping[str, Any]) -> Non
         raise UserError(
             f"trainer.num_nodes={trainer['num_nodes']}: launch.instance_count={launch['instance_count']} decides."
         )
-
-
-def _whole(launch: Mapping[str, Any], name: str, low: int, high: int) -> None:
-    value = launch[name]
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise UserError(f"launch.{name}={value}: must be a whole number from {low} to {high}.")

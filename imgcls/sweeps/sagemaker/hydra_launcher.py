@@ -27,6 +27,7 @@ from imgcls.launch.sagemaker.options import check_job
 from imgcls.launch.sagemaker.progress import Follower, Patient
 from imgcls.launch.sagemaker.results import settle
 from imgcls.runs.recording import Recording
+from imgcls.system.checks import check_value, whole
 from imgcls.system.interrupts import Interrupted, StopSignals, raise_if_requested
 from imgcls.system.logs import logging_to
 
@@ -50,8 +51,7 @@ def launch(
     Raises:
         UserError: for what is wrong before a job is made. A run that fails has its error in its JobReturn.
     """
-    if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
-        raise UserError(f"hydra.launcher.jobs={jobs}: must be a whole number of at least 1.")
+    check_value("hydra.launcher.jobs", jobs, whole(1))
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     shared = set.intersection(*map(set, job_overrides)) if len(job_overrides) > 1 else set[str]()
