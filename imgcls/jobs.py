@@ -58,7 +58,7 @@ def _main(arguments: list[str]) -> None:
     elif action == "list":
         _list(_account(options), options["most"])
     else:
-        _one(action, options)
+        _handle_job(action, options)
 
 
 def _account(options: Mapping[str, Any]) -> Any:
@@ -79,7 +79,7 @@ def _list(account: Any, most: int) -> None:
     latest = {"SortBy": "CreationTime", "SortOrder": "Descending"}
     with explain_refusals("list the jobs"):
         pages = client.get_paginator("list_training_jobs").paginate(NameContains=START, **latest)
-        names = (one["TrainingJobName"] for page in pages for one in page["TrainingJobSummaries"])
+        names = (summary["TrainingJobName"] for page in pages for summary in page["TrainingJobSummaries"])
         jobs = list(itertools.islice((name for name in names if not is_trial_name(name)), most))
         searches = client.list_hyper_parameter_tuning_jobs(
             NameContains=TUNING_START, MaxResults=min(100, most), **latest
@@ -112,13 +112,13 @@ def _cost(name: str, text: str) -> str:
     return f"\n{name} runs: {text}\n  stop it with: python -m imgcls.jobs stop job={name}"
 
 
-def _one(action: str, options: dict[str, Any]) -> None:
+def _handle_job(action: str, options: dict[str, Any]) -> None:
     from imgcls.aws.naming import is_tuning_name
 
-    folder, job = _which(options)
+    folder, job = _find_job(options)
     account, poll = _account(options), options["poll"]
     if is_tuning_name(job):
-        _one_search(action, account, folder, job, poll)
+        _handle_tuning_job(action, account, folder, job, poll)
     elif action == "stop":
         from imgcls.aws.refusals import explain_refusals
 
@@ -137,7 +137,7 @@ def _one(action: str, options: dict[str, Any]) -> None:
         print_summary(load(folder))
 
 
-def _one_search(action: str, account: Any, folder: Path, job: str, poll: float) -> None:
+def _handle_tuning_job(action: str, account: Any, folder: Path, job: str, poll: float) -> None:
     from imgcls.aws.refusals import explain_refusals
     from imgcls.sweeps.sagemaker.results import attach
     from imgcls.sweeps.sagemaker.state import describe_tuning, is_running
@@ -152,7 +152,7 @@ def _one_search(action: str, account: Any, folder: Path, job: str, poll: float) 
     attach(account, job, folder, poll=poll)
 
 
-def _which(options: dict[str, Any]) -> tuple[Path, str]:
+def _find_job(options: dict[str, Any]) -> tuple[Path, str]:
     """The run folder and the job that the options name; the folder's own region where none is given."""
     from imgcls.aws.naming import is_tuning_name
     from imgcls.launch.sagemaker.record import JobRecord
