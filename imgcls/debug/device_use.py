@@ -7,32 +7,30 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
-"""Calls by which the host waits for a CUDA device; a copy that does not wait is a cudaMemcpyAsync."""
+"""Calls in which the host waits for a CUDA device; a copy that does not wait is a cudaMemcpyAsync."""
 
 
 def device_use(events: Iterable[Any], window: str) -> dict[str, Any] | None:
-    """What the device did while the events of the name `window` lasted; None where it did nothing that is known of.
+    """What the device did during the events named `window`; None if it recorded no work.
 
     Args:
         events: of `torch.profiler.profile.events()`.
         window: the name of a `record_function` around the steps.
 
     Returns:
-        `idle_share`, 0 to 1: of the time from the first to the last piece of the device's work, how much none was done.
+        `idle_share`, 0 to 1: the share of the time between the device's first and last work in which it did nothing.
         `milliseconds`: that time. `waits`: how often the host called each function of `WAITS` within the window.
     """
     events = list(events)
-    inside = [
-        (one.time_range.start, one.time_range.end) for one in events if one.name == window and not _on_device(one)
-    ]
-    work = [(one.time_range.start, one.time_range.end) for one in events if _on_device(one) and one.name != window]
-    if not inside or not work:
+    host = [_span(event) for event in events if event.name == window and not _on_device(event)]
+    work = [_span(event) for event in events if event.name != window and _on_device(event)]
+    if not host or not work:
         return None
-    start, end = min(first for first, _ in inside), max(last for _, last in inside)
-    waits = Counter(one.name for one in events if one.name in WAITS and start <= one.time_range.start <= end)
-    whole = max(last for _, last in work) - min(first for first, _ in work)
-    share = 1 - covered(work) / whole if whole else 0.0
-    return {"idle_share": round(share, 4), "milliseconds": round(whole / 1000, 3), "waits": dict(waits)}
+    start, end = min(begin for begin, _ in host), max(end for _, end in host)
+    waits = Counter(event.name for event in events if event.name in WAITS and start <= event.time_range.start <= end)
+    total = max(end for _, end in work) - min(begin for begin, _ in work)
+    share = 1 - covered(work) / total if total else 0.0
+    return {"idle_share": round(share, 4), "milliseconds": round(total / 1000, 3), "waits": dict(waits)}
 
 
 def covered(intervals: Sequence[tuple[float, float]]) -> float:
@@ -46,6 +44,10 @@ def covered(intervals: Sequence[tuple[float, float]]) -> float:
         total += max(0.0, end - max(start, reached))
         reached = max(reached, end)
     return total
+
+
+def _span(event: Any) -> tuple[float, float]:
+    return event.time_range.start, event.time_range.end
 
 
 def _on_device(event: Any) -> bool:

@@ -1,9 +1,7 @@
-"""The callbacks that write down where the time of a run goes."""
+"""The callbacks that record where the time of a run goes."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from collections.abc import Mapping
@@ -14,22 +12,26 @@ import lightning as L
 import torch.profiler
 
 from imgcls.callbacks.timing import Timing
+from imgcls.data.feature_module import FeatureDataModule
+from imgcls.data.module import ImageDataModule
+from imgcls.data.stores.store import ArrayStore
 from imgcls.debug.device_use import device_use
 from imgcls.debug.profile import read_profile, write_profile, write_steps
 from imgcls.debug.rules import Rule
 from imgcls.debug.sampler import SystemSampler
+from imgcls.runs.tables import as_csv
 from imgcls.system.files import atomic_path, atomic_write_text
 from imgcls.system.machine import available_cores
 
 
 class Profiler(L.Callback):
-    """Samples the machine and keeps the times of steps, in `folder`; `profile.json` there is made at the end.
+    """Samples the machine and keeps the durations of steps in `folder`; writes `profile.json` there at the end.
 
-    Only the first process writes. The times are those of the Timing among the trainer's callbacks.
+    Only the first process writes. The durations come from the Timing among the trainer's callbacks.
 
     Args:
         folder: `debug/profile` in the run folder.
-        rules: by name.
+        rules: profile rules by name.
         sample_seconds: time between two samples of the machine.
     """
 
@@ -42,19 +44,19 @@ class Profiler(L.Callback):
         if not trainer.is_global_zero:
             return
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        self._timing = next((one for one in callbacks if isinstance(one, Timing)), None)
+        self._timing = next((callback for callback in callbacks if isinstance(callback, Timing)), None)
         if self._timing is not None:
             self._timing.keep_steps = stage == "fit"
         self._sampler = SystemSampler(self.folder, self.sample_seconds)
         self._sampler.start()
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, *args: Any) -> None:
         self._write_steps()
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, *args: Any) -> None:
         self._write_steps()
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, *args: Any) -> None:
         self._end_sampling()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -65,7 +67,7 @@ class Profiler(L.Callback):
         facts = {
             "phases": self._phases(),
             "loader": _loader(getattr(trainer, "datamodule", None)),
-            "gpus": [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())],
+            "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         }
         atomic_write_text(self.folder / "facts.json", json.dumps(facts) + "\n")
         write_profile(self.folder, read_profile(self.folder), self.rules)
@@ -97,44 +99,40 @@ class Profiler(L.Callback):
 STEPS = "imgcls::steps"
 
 
-class Kernels(L.Callback):
-    """Looks at a few steps with torch.profiler: a Chrome trace and a table of operators, in `folder`.
+class KernelProfiler(L.Callback):
+    """Records a few steps with torch.profiler: a Chrome trace and a table of operators, in `folder`.
 
-    Open `trace.json` in a browser at chrome://tracing or ui.perfetto.dev. On a CUDA device `device.json` says for which
-    share of these steps it was idle, and how often the host waited for it (see device_use).
+    Open `trace.json` in a browser at chrome://tracing or ui.perfetto.dev. On a CUDA device, `device.json` holds the
+    share of these steps in which it was idle, and how often the host waited for it (see device_use).
 
     Args:
         folder: `debug/profile/kernels` in the run folder.
-        first: batches of this process that are left out, until everything is warm.
-        batches: how many are looked at; fewer where the training ends before.
+        first: number of this process's batches to skip, until everything is warm.
+        batches: number of batches to record; fewer if the training ends before.
     """
 
     def __init__(self, folder: Path, *, first: int = 5, batches: int = 3) -> None:
         self.folder, self.first, self.batches = folder, first, batches
-        self._seen = 0
+        self._batch = 0
         self._profile: Any = None
         self._window: Any = None
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if self._seen == self.first and trainer.is_global_zero:
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if self._batch == self.first and trainer.is_global_zero:
             self._profile = torch.profiler.profile(record_shapes=True)
             self._profile.start()
             self._window = torch.profiler.record_function(STEPS)
             self._window.__enter__()
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._seen += 1
-        if self._seen == self.first + self.batches:
+    def on_train_batch_end(self, *args: Any) -> None:
+        self._batch += 1
+        if self._batch == self.first + self.batches:
             self._write()
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, *args: Any) -> None:
         self._write()
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, *args: Any) -> None:
         self._write()
 
     def _write(self) -> None:
@@ -148,35 +146,32 @@ class Kernels(L.Callback):
         use = device_use(profile.events(), STEPS)
         if use is not None:
             atomic_write_text(self.folder / "device.json", json.dumps(use) + "\n")
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["operator", "calls", "cpu_self_ms", "cpu_total_ms", "device_self_ms", "device_total_ms"])
-        for one in sorted(
-            profile.key_averages(), key=lambda one: -(one.self_cpu_time_total + one.self_device_time_total)
-        ):
-            times = (
-                one.self_cpu_time_total,
-                one.cpu_time_total,
-                one.self_device_time_total,
-                one.device_time_total,
-            )
-            writer.writerow([one.key, one.count, *(round(microseconds / 1000, 4) for microseconds in times)])
-        atomic_write_text(self.folder / "operators.csv", text.getvalue())
+        rows = [
+            {
+                "operator": operator.key,
+                "calls": operator.count,
+                "cpu_self_ms": round(operator.self_cpu_time_total / 1000, 4),
+                "cpu_total_ms": round(operator.cpu_time_total / 1000, 4),
+                "device_self_ms": round(operator.self_device_time_total / 1000, 4),
+                "device_total_ms": round(operator.device_time_total / 1000, 4),
+            }
+            for operator in profile.key_averages()
+        ]
+        rows.sort(key=lambda row: -(row["cpu_self_ms"] + row["device_self_ms"]))
+        atomic_write_text(self.folder / "operators.csv", as_csv(rows))
 
 
 def _loader(datamodule: Any) -> dict[str, Any]:
     names = {"workers": "num_workers", "store": "store_kind", "batch_size": "batch_size"}
-    known = {name: getattr(datamodule, attribute, None) for name, attribute in names.items()}
-    told = {name: value for name, value in known.items() if isinstance(value, int | str)}
-    return {"cores": available_cores(), **told, **({"held": held} if (held := _held(datamodule)) else {})}
+    values = {name: getattr(datamodule, attribute, None) for name, attribute in names.items()}
+    values["held"] = _storage(datamodule)
+    return {"cores": available_cores()} | {
+        name: value for name, value in values.items() if isinstance(value, int | str)
+    }
 
 
-def _held(datamodule: Any) -> str | None:
-    """Where the training pictures are, whatever was asked for; None where the data module is not of imgcls."""
-    from imgcls.data.feature_module import FeatureDataModule
-    from imgcls.data.module import ImageDataModule
-    from imgcls.data.stores.store import ArrayStore
-
+def _storage(datamodule: Any) -> str | None:
+    """Where the training images are, whatever was configured; None if the data module is not from imgcls."""
     if not isinstance(datamodule, ImageDataModule):
         return None
     if isinstance(datamodule, FeatureDataModule):

@@ -1,4 +1,4 @@
-"""The rules look again at what was recorded of a run, at other thresholds."""
+"""Checks the rules again on the record of a run, with other thresholds."""
 
 from __future__ import annotations
 
@@ -12,32 +12,34 @@ from imgcls.errors import UserError
 from imgcls.runs.provenance import stored_configuration
 from imgcls.runs.reading import read_history
 
-OPTIONS = ("debug.rules.", "debug.profile_rules.")
+THRESHOLDS = ("debug.rules.", "debug.profile_rules.")
 
 
-def rules_of(words: Sequence[str] = (), group: str = "rules") -> Mapping[str, Rule]:
-    """The `rules` or `profile_rules` of the defaults and of the words `debug.rules.NAME.parameter=value`.
+def build_rules(overrides: Sequence[str] = (), group: str = "rules") -> Mapping[str, Rule]:
+    """The `rules` or `profile_rules` of the defaults and of the overrides `debug.rules.NAME.parameter=value`.
 
-    Raises UserError for a name or value that is not known.
+    Raises UserError for an unknown name or an invalid value.
     """
     from hydra.utils import instantiate
 
     from imgcls.config.composition import compose
 
-    for word in words:
-        if not word.startswith(OPTIONS):
-            raise UserError(f"{word}: only thresholds can be changed afterwards: {OPTIONS[0]}NAME.parameter=value.")
-    rules: Mapping[str, Rule] = instantiate(compose(list(words)).debug[group], _convert_="all")
+    for override in overrides:
+        if not override.startswith(THRESHOLDS):
+            raise UserError(
+                f"{override}: only thresholds can be changed afterwards: {THRESHOLDS[0]}NAME.parameter=value."
+            )
+    rules: Mapping[str, Rule] = instantiate(compose(list(overrides)).debug[group], _convert_="all")
     return rules
 
 
-def check_again(folder: Path, words: Sequence[str] = ()) -> list[Outcome]:
-    """Check the run in `folder` with its own thresholds and those of `words`; its `debug` holds what is found now.
+def recheck(folder: Path, overrides: Sequence[str] = ()) -> list[Outcome]:
+    """Check the run in `folder` with its own thresholds and those in `overrides`; update the outcomes in its `debug`.
 
-    Raises UserError where the run was not watched.
+    Raises UserError if the run was not watched.
     """
-    words = [*_own_words(folder), *words]
-    rules, profile_rules = rules_of(words), rules_of(words, "profile_rules")
+    overrides = [*_stored_thresholds(folder), *overrides]
+    rules, profile_rules = build_rules(overrides), build_rules(overrides, "profile_rules")
     debug = folder / "debug"
     record = read_record(debug, read_history(folder))
     outcomes = [rule.check(record) for rule in rules.values()]
@@ -47,17 +49,17 @@ def check_again(folder: Path, words: Sequence[str] = ()) -> list[Outcome]:
     return outcomes
 
 
-def _own_words(folder: Path) -> list[str]:
-    """The thresholds of the run that are not the defaults, as words."""
+def _stored_thresholds(folder: Path) -> list[str]:
+    """The thresholds of the run that differ from the defaults, as overrides."""
     from imgcls.config.composition import compose, plain
 
-    own = stored_configuration(folder)
-    words = []
+    stored = stored_configuration(folder).get("debug") or {}
+    overrides = []
     for group in ("rules", "profile_rules"):
-        held = (own.get("debug") or {}).get(group) or {}
+        rules = stored.get(group) or {}
         for name, options in plain(compose())["debug"][group].items():
             for option, default in options.items():
-                value = held.get(name, {}).get(option, default)
+                value = rules.get(name, {}).get(option, default)
                 if value != default and isinstance(value, int | float):
-                    words.append(f"debug.{group}.{name}.{option}={str(value).lower()}")
-    return words
+                    overrides.append(f"debug.{group}.{name}.{option}={str(value).lower()}")
+    return overrides

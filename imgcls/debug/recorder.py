@@ -1,4 +1,4 @@
-"""Observes a training every so many steps and lets the rules look at what was seen."""
+"""Observes a training every n-th step and checks the rules on the observations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from imgcls.callbacks.history import History
-from imgcls.debug.activations import Activations, Flat
+from imgcls.debug.activations import ActivationProbe
 from imgcls.debug.observations import Observation, Record
-from imgcls.debug.parameters import Parameters
+from imgcls.debug.parameters import ParameterProbe
 from imgcls.debug.rules import ISSUES, Outcome, Rule
 from imgcls.debug.stalls import StallWatch
 from imgcls.debug.storage import (
@@ -38,29 +37,29 @@ from imgcls.system.files import atomic_write_text
 log = logging.getLogger(__name__)
 
 FIRST_STEPS = 5  # always observed: what is wrong from the start shows here
-PENDING = 20  # observations that wait on the device, or in memory, before they are read and written
-LOOKING = 0.01  # of the time of the training: what the rules may take in the middle of an epoch
-READ_AFTER = {"cpu": 0.0, "cuda": 10.0}  # seconds from one look to the next; a device that is read is waited for
+MAX_PENDING = 20  # observations kept on the device, or in memory, before they are read and written
+MAX_CHECK_SHARE = 0.01  # of the training time that the rules may take within an epoch
+READ_SECONDS = {"cpu": 0.0, "cuda": 10.0}  # least time between two checks; reading a device means waiting for it
+PAUSE_SECONDS = 60.0  # a step that takes longer is recorded as a pause
 STOPPED = "stopped.json"  # the rule that ended the training, and why
-LONG = 60.0  # seconds from which a step is written down as a pause
 
 
 class Recorder(Checkpoint):
-    """Records a training in a run's folder `debug` (see `storage`), and writes `rules.json` there.
+    """Records a training in the folder `debug` of a run (see `storage`), and writes `rules.json` there.
 
-    Statistics are computed on the device, by the first process alone. The rules look at the end of each epoch, and
-    after an observed step as long as they take no more than a hundredth of the time; a GPU, which would be waited for,
-    is read every ten seconds at most, and no other device before twenty observations wait. It is a Checkpoint for
-    Lightning only so that it runs after the metrics of the epoch are known.
+    Statistics are computed on the device, in the first process only. The rules are checked at the end of each epoch,
+    and after an observed step as long as this takes no more than a hundredth of the time. Reading a GPU means waiting
+    for it, so a GPU is read at most every ten seconds, and other devices once twenty observations are pending. It is a
+    Checkpoint for Lightning only so that it runs after the metrics of the epoch are known.
 
     Args:
         folder: `debug` in the run folder.
         every: observe each n-th optimiser step, and the first few.
-        rules: by name.
-        warn: say in the log what a rule finds, as soon as it is found.
-        stop_on: names of rules that end the training, cleanly: it validates, and the run goes on to its test. They
-            look after every observed step; with several processes only at the end of an epoch.
-        class_counts: training pictures of each class.
+        rules: rules by name.
+        warn: log what a rule finds immediately.
+        stop_on: names of rules that end the training cleanly: it still validates, and the run continues with its test.
+            They are checked after every observed step; with several processes only at the end of an epoch.
+        class_counts: training images of each class.
     """
 
     def __init__(
@@ -74,32 +73,46 @@ class Recorder(Checkpoint):
         class_counts: Sequence[int] = (),
     ) -> None:
         self.folder, self.every, self.rules = folder, every, dict(rules or {})
-        self.warn, self.stop_on = warn, tuple(stop_on)
+        self.warn, self.stop_on, self.class_counts = warn, tuple(stop_on), tuple(class_counts)
         for name in self.stop_on:
             if name not in self.rules:
-                raise UserError(f"debug.stop_on: there is no rule {name!r}. {nearest(name, self.rules)}")
-        self.record = Record(class_counts=tuple(class_counts))
-        """Everything that has been read from the device, as the rules were given it last."""
+                raise UserError(f"debug.stop_on: unknown rule {name!r}. {nearest(name, self.rules)}")
         self.observations: list[Observation] = []
         self.losses: list[float] = []
         self.rates: list[float] = []
         self.pauses: list[tuple[int, float]] = []
         self.stopped_by: str | None = None
         self.outcomes: dict[str, Outcome] = {}
-        self._flat = next((_flat(rule) for rule in self.rules.values() if isinstance(rule, SaturatedActivation)), None)
+        saturation = (rule for rule in self.rules.values() if isinstance(rule, SaturatedActivation))
+        self._saturation = next(saturation, SaturatedActivation())
         self._stalled = next((rule for rule in self.rules.values() if isinstance(rule, StalledTraining)), None)
         self._watch: StallWatch | None = None
+        self._history: Sequence[Mapping[str, float]] = ()
+        self._class_results: tuple[tuple[int, int], ...] = ()
         self._pending: list[dict[str, Any]] = []
         self._losses: list[Tensor] = []
         self._validated: tuple[Tensor, Tensor] | None = None
-        self._activations: Activations | None = None
-        self._parameters: Parameters | None = None
-        self._written = 0  # observations that are on disk
-        self._content = 0, 0, 0  # of what is on disk
-        self._began = self._step_began = self._last_look = time.monotonic()
-        self._looked = 0.0  # seconds
+        self._activations: ActivationProbe | None = None
+        self._parameters: ParameterProbe | None = None
+        self._written = 0  # observations on disk
+        self._content = 0, 0, 0  # of the files on disk
+        self._began = self._step_began = self._last_check = time.monotonic()
+        self._check_seconds = 0.0
 
-    # ---- what Lightning calls
+    @property
+    def record(self) -> Record:
+        """Everything that has been read from the device."""
+        return Record(
+            tuple(self.observations),
+            tuple(self.losses),
+            tuple(self.rates),
+            tuple(self._history),
+            self.class_counts,
+            tuple(self.pauses),
+            self._class_results,
+        )
+
+    # ---- Lightning's hooks
 
     def state_dict(self) -> dict[str, Any]:
         self._read()
@@ -107,29 +120,29 @@ class Recorder(Checkpoint):
             "losses": torch.tensor(self.losses, dtype=torch.float64),
             "rates": torch.tensor(self.rates, dtype=torch.float64),
             "pauses": [list(pause) for pause in self.pauses],
-            "recognised": [list(pair) for pair in self.record.recognised],
+            "recognised": [list(pair) for pair in self._class_results],
             "stopped_by": self.stopped_by,
         }
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, *args: Any) -> None:
         if trainer.is_global_zero:
             self._write()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.losses, self.rates = state_dict["losses"].tolist(), state_dict["rates"].tolist()
         self.pauses = [(int(step), float(seconds)) for step, seconds in state_dict["pauses"]]
-        recognised = tuple((int(seen), int(right)) for seen, right in state_dict["recognised"])
-        self.record = replace(self.record, recognised=recognised)
+        self._class_results = tuple((int(count), int(correct)) for count, correct in state_dict["recognised"])
         self.stopped_by = state_dict["stopped_by"]
-        self.observations = [one for one in read_observations(self.folder) if one.step < len(self.losses)]
+        stored = read_observations(self.folder)
+        self.observations = [observation for observation in stored if observation.step < len(self.losses)]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._began = self._step_began = self._last_look = time.monotonic()
+        self._began = self._step_began = self._last_check = time.monotonic()
         if trainer.is_global_zero:
             replace_observations(self.folder, self.observations)
             self._written = len(self.observations)
             if self._stalled is not None:
-                self._watch = StallWatch(self._stalled.threshold, self._say_stall)
+                self._watch = StallWatch(self._stalled.threshold, self._report_stall)
                 self._watch.alive(trainer.global_step)
                 self._watch.start()
         if self.stopped_by is not None:  # the run was killed after a rule had stopped it, before its test
@@ -141,17 +154,17 @@ class Recorder(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._alive(trainer)
-        if not trainer.is_global_zero or not self._observes(trainer.global_step):
-            return
-        network: Any = pl_module.network
-        if self._activations is None:
-            self._activations = Activations(network, batch[0], self._flat)
+        step = trainer.global_step
+        observed = step < FIRST_STEPS or step % self.every == 0
+        if trainer.is_global_zero and observed and self._activations is None:
+            network: Any = pl_module.network
+            self._activations = ActivationProbe(network, batch[0], self._saturation)
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         if self._activations is not None:
-            self._parameters = Parameters(pl_module.network)  # type: ignore[arg-type]
+            self._parameters = ParameterProbe(pl_module.network)  # type: ignore[arg-type]
         if trainer.is_global_zero:
             self.rates.append(max(float(group["lr"]) for group in optimizer.param_groups))
 
@@ -164,7 +177,7 @@ class Recorder(Checkpoint):
         self._losses.append(loss)
         step = trainer.global_step - 1
         self._alive(trainer)
-        paused = self._pause(step)
+        due = self._note_pause(step)
         if self._activations is not None and self._parameters is not None:
             self._pending.append(
                 {
@@ -178,24 +191,24 @@ class Recorder(Checkpoint):
                 }
             )
             self._activations = self._parameters = None
-            paused = paused or self._may_look(pl_module.device.type)
-        if paused:
-            self._look(_history(trainer))
+            due = due or self._may_check(pl_module.device.type)
+        if due:
+            self._check_rules(trainer)
             trainer.should_stop = trainer.should_stop or (self._must_stop() and trainer.world_size == 1)
-        if len(self._pending) + len(self.observations) - self._written >= PENDING:
+        if len(self._pending) + len(self.observations) - self._written >= MAX_PENDING:
             self._write()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._alive(trainer)
 
-    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any, **more: Any) -> None:
+    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         self._alive(trainer)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         metrics: Any = getattr(pl_module, "val_metrics", None)
         if trainer.is_global_zero and metrics is not None and "macro_f1" in metrics:
-            counted = metrics["macro_f1"]  # of this process's share
-            self._validated = (counted.tp + counted.fn).clone(), counted.tp.clone()
+            counts = metrics["macro_f1"]  # of this process's share
+            self._validated = (counts.tp + counts.fn).clone(), counts.tp.clone()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._step_began = time.monotonic()
@@ -206,7 +219,7 @@ class Recorder(Checkpoint):
         self._alive(trainer)
         stop = False
         if trainer.is_global_zero:
-            self._look(_history(trainer))
+            self._check_rules(trainer)
             self._write()
             stop = self._must_stop()
         if trainer.world_size > 1:
@@ -216,7 +229,7 @@ class Recorder(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._end_watch()
         if trainer.is_global_zero:
-            write_outcomes(self.folder, list(self.outcomes.values()))
+            write_outcomes(self.folder, self.outcomes.values())
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._end_watch()
@@ -225,89 +238,84 @@ class Recorder(Checkpoint):
         self._activations = self._parameters = None
         if not trainer.is_global_zero or not self.losses + self._losses:
             return
-        try:  # what is known when a run fails is wanted most; but a failed device cannot be read
-            self._look(_history(trainer))
+        try:  # the last observations matter most when a run fails; but a failed device cannot be read
+            self._check_rules(trainer)
             self._write()
-            write_outcomes(self.folder, list(self.outcomes.values()))
+            write_outcomes(self.folder, self.outcomes.values())
         except Exception as error:
-            log.debug("What was observed last is lost: %s", error)
+            log.debug("The last observations are lost: %s", error)
 
-    # ---- inside
-
-    def _observes(self, step: int) -> bool:
-        return step < FIRST_STEPS or step % self.every == 0
+    # ---- internals
 
     def _alive(self, trainer: L.Trainer) -> None:
         if self._watch is not None:
             self._watch.alive(trainer.global_step)
-
-    def _pause(self, step: int) -> bool:
-        """Write down a step that took long; whether it counts as a stall."""
-        now = time.monotonic()
-        seconds, self._step_began = now - self._step_began, now
-        limit = self._stalled.threshold if self._stalled is not None else math.inf
-        if seconds > min(LONG, limit):
-            self.pauses.append((step, round(seconds, 3)))
-        return seconds > limit
-
-    def _say_stall(self, step: int, seconds: float) -> None:
-        """Called by the thread that watches."""
-        assert self._stalled is not None
-        outcome = self._stalled.standing(step, seconds)
-        if self.warn:
-            log.warning("%s: %s %s", outcome.rule, outcome.sentence, outcome.advice)
-        write_rules(self.folder, {**self.outcomes, outcome.rule: outcome}.values())
 
     def _end_watch(self) -> None:
         if self._watch is not None:
             self._watch.end()
             self._watch = None
 
-    def _may_look(self, device: str) -> bool:
-        if self.stop_on or len(self._pending) >= PENDING:
+    def _note_pause(self, step: int) -> bool:
+        """Record a step that took long; return whether it counts as a stall."""
+        now = time.monotonic()
+        seconds, self._step_began = now - self._step_began, now
+        limit = self._stalled.threshold if self._stalled is not None else math.inf
+        if seconds > min(PAUSE_SECONDS, limit):
+            self.pauses.append((step, round(seconds, 3)))
+        return seconds > limit
+
+    def _report_stall(self, step: int, seconds: float) -> None:
+        """Called by the watching thread."""
+        assert self._stalled is not None
+        outcome = self._stalled.report_stall(step, seconds)
+        self._warn(outcome)
+        write_rules(self.folder, {**self.outcomes, outcome.rule: outcome}.values())
+
+    def _warn(self, outcome: Outcome) -> None:
+        if self.warn:
+            log.warning("%s: %s %s", outcome.rule, outcome.sentence, outcome.advice)
+
+    def _may_check(self, device: str) -> bool:
+        if self.stop_on or len(self._pending) >= MAX_PENDING:
             return True
         now = time.monotonic()
-        due = now - self._last_look >= READ_AFTER.get(device, math.inf)
-        return due and self._looked <= LOOKING * (now - self._began)
+        due = now - self._last_check >= READ_SECONDS.get(device, math.inf)
+        return due and self._check_seconds <= MAX_CHECK_SHARE * (now - self._began)
 
     def _must_stop(self) -> bool:
-        found = [name for name in self.stop_on if self.outcomes[name].status == ISSUES]
-        if found and self.stopped_by is None:
-            self.stopped_by = found[0]
-            why = {"rule": found[0], "sentence": self.outcomes[found[0]].sentence}
-            atomic_write_text(self.folder / STOPPED, json.dumps(why, indent=1) + "\n")
-            log.warning("%s ends the training (debug.stop_on).", found[0])
-        return bool(found)
+        fired = [name for name in self.stop_on if self.outcomes[name].status == ISSUES]
+        if fired and self.stopped_by is None:
+            self.stopped_by = fired[0]
+            reason = {"rule": fired[0], "sentence": self.outcomes[fired[0]].sentence}
+            atomic_write_text(self.folder / STOPPED, json.dumps(reason, indent=1) + "\n")
+            log.warning("%s ends the training (debug.stop_on).", fired[0])
+        return bool(fired)
 
     def _read(self) -> None:
-        """Bring what waits on the device to this process."""
+        """Copy pending values from the device to this process."""
         if self._losses:
             self.losses += torch.stack(self._losses).double().cpu().tolist()
             self._losses = []
         pending, self._pending = self._pending, []
-        self.observations += [_observation(seen) for seen in pending]
+        self.observations += [_observation(values) for values in pending]
         if self._validated is not None:
-            seen, right = (counts.int().cpu().tolist() for counts in self._validated)
-            self.record = replace(self.record, recognised=tuple(zip(seen, right, strict=True)))
+            images, correct = (counts.int().cpu().tolist() for counts in self._validated)
+            self._class_results = tuple(zip(images, correct, strict=True))
             self._validated = None
 
-    def _look(self, history: Sequence[Mapping[str, float]]) -> None:
+    def _check_rules(self, trainer: L.Trainer) -> None:
         began = time.monotonic()
         self._read()
-        self.record = replace(
-            self.record,
-            observations=tuple(self.observations),
-            losses=tuple(self.losses),
-            rates=tuple(self.rates),
-            history=tuple(history),
-            pauses=tuple(self.pauses),
-        )
-        before, self.outcomes = self.outcomes, {name: rule.check(self.record) for name, rule in self.rules.items()}
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        self._history = next((callback.rows for callback in callbacks if isinstance(callback, History)), [])
+        record = self.record
+        before, self.outcomes = self.outcomes, {name: rule.check(record) for name, rule in self.rules.items()}
         for name, outcome in self.outcomes.items():
-            if self.warn and outcome.status == ISSUES and (name not in before or before[name].status != ISSUES):
-                log.warning("%s: %s %s", name, outcome.sentence, outcome.advice)
-        self._last_look = time.monotonic()
-        self._looked += self._last_look - began
+            if outcome.status == ISSUES and (name not in before or before[name].status != ISSUES):
+                self._warn(outcome)
+        self._last_check = time.monotonic()
+        self._check_seconds += self._last_check - began
 
     def _write(self) -> None:
         self._read()
@@ -317,37 +325,16 @@ class Recorder(Checkpoint):
         self._content = content
         write_observations(self.folder, self.observations[self._written :])
         self._written = len(self.observations)
-        record = replace(self.record, losses=tuple(self.losses), rates=tuple(self.rates), pauses=tuple(self.pauses))
-        write_steps(self.folder, record)
+        write_steps(self.folder, self.record)
         if self.outcomes:
             write_rules(self.folder, self.outcomes.values())
 
 
-def _history(trainer: L.Trainer) -> list[dict[str, float]]:
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((one.rows for one in callbacks if isinstance(one, History)), [])
-
-
-def _flat(rule: SaturatedActivation) -> Flat:
-    return Flat(
-        (rule.threshold_tanh_min, rule.threshold_tanh_max), (rule.threshold_sigmoid_min, rule.threshold_sigmoid_max)
-    )
-
-
-def _observation(seen: dict[str, Any]) -> Observation:
-    activations, parameters = seen["activations"].read(), seen["parameters"].read()
-    loss = float(seen["loss"])
+def _observation(values: dict[str, Any]) -> Observation:
+    activations, parameters = values.pop("activations").read(), values.pop("parameters").read()
+    loss = float(values.pop("loss"))
     infinite = [*([] if math.isfinite(loss) else ["loss"]), *parameters.pop("infinite"), *activations.pop("infinite")]
     nan = [*(["loss"] if math.isnan(loss) else []), *parameters.pop("nan")]
-    if seen["scaled"]:  # the scaler leaves such a step out and lowers its factor
-        infinite, nan = ([one for one in those if not one.startswith("gradient")] for those in (infinite, nan))
-    return Observation(
-        step=seen["step"],
-        epoch=seen["epoch"],
-        loss=loss,
-        images=seen["images"],
-        infinite=tuple(infinite),
-        nan=tuple(nan),
-        **parameters,
-        **activations,
-    )
+    if values.pop("scaled"):  # the scaler skips such a step and lowers its factor
+        infinite, nan = ([name for name in names if not name.startswith("gradient")] for names in (infinite, nan))
+    return Observation(loss=loss, infinite=tuple(infinite), nan=tuple(nan), **values, **parameters, **activations)

@@ -1,4 +1,4 @@
-"""What the machine does while a run trains: processors, memory, GPUs, disk and network, in SageMaker's files."""
+"""Samples the machine while a run trains: CPU, memory, GPUs, disk and network, in files of SageMaker's format."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from imgcls.errors import UserError
 from imgcls.system.files import atomic_write_text
@@ -23,11 +25,11 @@ FLUSH_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Sample:
-    """One moment of one machine; shares in %, rates in bytes a second."""
+    """One moment of one machine; shares in %, rates in bytes per second."""
 
     timestamp: float
     cpu: tuple[float, ...] = ()
-    """Of each core."""
+    """Usage of each core."""
     io_wait: float = 0.0
     """Mean over the cores."""
     memory: float = 0.0
@@ -38,9 +40,9 @@ class Sample:
 
 
 class SystemSampler(threading.Thread):
-    """Takes a Sample every `seconds` and writes one file a minute below `folder`/system/incremental.
+    """Takes a Sample every `seconds` and writes one file per minute below `folder`/system/incremental.
 
-    A thread of its own that does nothing else: half a millisecond of processor time a sample.
+    A thread that does nothing else; a sample takes half a millisecond of CPU time.
     """
 
     def __init__(self, folder: Path, seconds: float = 0.5) -> None:
@@ -65,7 +67,7 @@ class SystemSampler(threading.Thread):
             log.warning("The machine is no longer sampled: %s", error)
 
     def end(self) -> None:
-        """Stop, and write what was sampled last."""
+        """Stop, and write the last samples."""
         self._ended.set()
         self.join(timeout=10)
 
@@ -76,7 +78,7 @@ class SystemSampler(threading.Thread):
 
 
 def write_samples(folder: Path, samples: Sequence[Sample]) -> None:
-    """One file of JSON lines, named by its last sample, as SageMaker's profiler names its own."""
+    """Write a file of JSON lines, named after its last sample like the files of SageMaker's profiler."""
     last = samples[-1].timestamp
     hour = time.strftime("%Y%m%d%H", time.gmtime(last))
     file = folder / "system" / "incremental" / hour / f"{int(last * 1e6)}.{NODE}.json"
@@ -84,7 +86,7 @@ def write_samples(folder: Path, samples: Sequence[Sample]) -> None:
 
 
 def read_samples(folder: Path) -> list[Sample]:
-    """All samples below `folder`, of this library or of a SageMaker job, in order; a cut last line is left out."""
+    """All samples below `folder`, of imgcls or of a SageMaker job, in order; a truncated last line is skipped."""
     moments: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for file in sorted(folder.glob("system/incremental/*/*.json")):
         for line in file.read_text(encoding="utf-8").splitlines():
@@ -105,25 +107,25 @@ def _lines(sample: Sample) -> Iterator[dict[str, Any]]:
             "Timestamp": round(sample.timestamp, 6),
         }
 
-    for place, share in enumerate(sample.cpu):
-        yield event("cpu", f"cpu{place}", "CPUUtilization", share)
-        yield event("cpu", f"cpu{place}", "I/OWaitPercentage", sample.io_wait)
+    for core, share in enumerate(sample.cpu):
+        yield event("cpu", f"cpu{core}", "CPUUtilization", share)
+        yield event("cpu", f"cpu{core}", "I/OWaitPercentage", sample.io_wait)
     yield event("memory", "memory", "MemoryUsedPercent", sample.memory)
-    for place, share in enumerate(sample.gpu):
-        yield event("gpu", f"gpu{place}", "GPUUtilization", share)
-    for place, share in enumerate(sample.gpu_memory):
-        yield event("gpu", f"gpu{place}", "GPUMemoryUtilization", share)
+    for gpu, share in enumerate(sample.gpu):
+        yield event("gpu", f"gpu{gpu}", "GPUUtilization", share)
+    for gpu, share in enumerate(sample.gpu_memory):
+        yield event("gpu", f"gpu{gpu}", "GPUMemoryUtilization", share)
     yield event("disk", "disk", "BytesPerSecond", sample.disk)
     yield event("network", "network", "BytesPerSecond", sample.network)
 
 
 def _sample(timestamp: float, events: Sequence[dict[str, Any]]) -> Sample:
     def values(dimension: str, kind: str = "") -> tuple[float, ...]:
-        found = [one for one in events if one["Dimension"] == dimension and kind in ("", one["Type"])]
-        return tuple(float(one["Value"]) for one in sorted(found, key=lambda one: _number(str(one.get("Name", "")))))
+        matching = [event for event in events if event["Dimension"] == dimension and kind in ("", event["Type"])]
+        return tuple(float(event["Value"]) for event in sorted(matching, key=_device_number))
 
-    def mean(of: tuple[float, ...]) -> float:
-        return sum(of) / len(of) if of else 0.0
+    def mean(values: tuple[float, ...]) -> float:
+        return sum(values) / len(values) if values else 0.0
 
     return Sample(
         timestamp,
@@ -137,65 +139,61 @@ def _sample(timestamp: float, events: Sequence[dict[str, Any]]) -> Sample:
     )
 
 
-def _number(name: str) -> int:
-    digits = "".join(one for one in name if one.isdigit())
-    return int(digits or 0)
+def _device_number(event: dict[str, Any]) -> int:
+    return int("".join(filter(str.isdigit, str(event.get("Name", "")))) or 0)
 
 
 class _Machine:
     """Reads the machine's counters."""
 
     def __init__(self) -> None:
-        import psutil
-
-        self._psutil = psutil
         psutil.cpu_percent(percpu=True)
         psutil.cpu_times_percent()
-        self._gpus = _gpus()
-        self._bytes = self._counted()
+        self._gpus = _gpu_readers()
+        self._bytes = self._count_bytes()
         self._at = time.monotonic()
 
     def sample(self) -> Sample:
         """The machine since the last sample."""
-        counted, now = self._counted(), time.monotonic()
+        counts, now = self._count_bytes(), time.monotonic()
         passed = max(now - self._at, 1e-3)
-        disk, network = ((after - before) / passed for after, before in zip(counted, self._bytes, strict=True))
-        self._bytes, self._at = counted, now
-        cpu = tuple(self._psutil.cpu_percent(percpu=True))
-        gpus = [gpu() for gpu in self._gpus]
+        disk, network = ((after - before) / passed for after, before in zip(counts, self._bytes, strict=True))
+        self._bytes, self._at = counts, now
+        cpu = tuple(psutil.cpu_percent(percpu=True))
+        gpus = [read() for read in self._gpus]
         return Sample(
             time.time(),
             cpu=cpu,
-            io_wait=float(getattr(self._psutil.cpu_times_percent(), "iowait", 0.0)),
-            memory=float(self._psutil.virtual_memory().percent),
+            io_wait=float(getattr(psutil.cpu_times_percent(), "iowait", 0.0)),
+            memory=float(psutil.virtual_memory().percent),
             gpu=tuple(used for used, _ in gpus),
             gpu_memory=tuple(memory for _, memory in gpus),
             disk=disk,
             network=network,
         )
 
-    def _counted(self) -> tuple[int, int]:
-        disk, network = self._psutil.disk_io_counters(), self._psutil.net_io_counters()
+    def _count_bytes(self) -> tuple[int, int]:
+        disk, network = psutil.disk_io_counters(), psutil.net_io_counters()
         return (
             disk.read_bytes + disk.write_bytes if disk else 0,
             network.bytes_recv + network.bytes_sent if network else 0,
         )
 
 
-def _gpus() -> list[Any]:
-    """For each GPU a function to (% busy, % of memory used); none where nvidia-ml-py or a GPU is missing."""
+def _gpu_readers() -> list[Callable[[], tuple[float, float]]]:
+    """For each GPU a function to (% busy, % of memory used); empty without nvidia-ml-py or a GPU."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # no library, no driver, no device: each says it with an error of its own
+    except Exception:  # no library, no driver or no device, each with an error of its own
         return []
 
-    def reader(handle: Any) -> Any:
+    def reader(handle: Any) -> Callable[[], tuple[float, float]]:
         def read() -> tuple[float, float]:
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
             return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu), 100.0 * memory.used / memory.total
 
         return read
 
-    return [reader(pynvml.nvmlDeviceGetHandleByIndex(place)) for place in range(pynvml.nvmlDeviceGetCount())]
+    return [reader(pynvml.nvmlDeviceGetHandleByIndex(gpu)) for gpu in range(pynvml.nvmlDeviceGetCount())]

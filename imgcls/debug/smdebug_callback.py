@@ -1,7 +1,7 @@
-"""Writes an smdebug trial of a training, driven from Lightning and not by smdebug's own hooks on modules.
+"""Writes an smdebug trial of a training, driven by Lightning's hooks and not by smdebug's own hooks on modules.
 
-Those miss or mistake what happens with torch.compile, 16 bits, accumulation and several processes; the values that are
-handed over here are those that the optimiser uses.
+smdebug's hooks miss or misread torch.compile, 16 bits, accumulation and several processes; the values saved here are
+the ones the optimiser uses.
 """
 
 from __future__ import annotations
@@ -17,30 +17,25 @@ from imgcls.errors import UserError
 from imgcls.system.extras import check_smdebug
 
 CONFIGURATION = "/opt/ml/input/config/debughookconfig.json"  # where SageMaker puts it
+COLLECTIONS = ("losses", "gradients", "weights", "biases")
 
 
 class SMDebug(L.Callback):
-    """Saves losses, gradients, weights and biases of every so many steps with smdebug, by the first process.
+    """Saves losses, gradients, weights and biases of every n-th step with smdebug, in the first process.
 
-    A step is one of the optimiser in training, however many parts its batch has, and a batch in validation. On
-    SageMaker the collections, the intervals and the folder come from `debughookconfig.json`.
+    A step is an optimiser step in training, however many parts its batch has, and a batch in validation. On SageMaker
+    the collections, the intervals and the folder come from `debughookconfig.json`.
 
     Args:
-        folder: where the trial is written; it must not exist.
+        folder: where the trial is written; must not exist.
         every: save each n-th step.
-        collections: of losses, gradients, weights and biases.
+        collections: a selection of COLLECTIONS.
 
     Raises:
-        UserError: smdebug is missing or cannot work here.
+        UserError: smdebug is missing or does not work here.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        every: int = 50,
-        collections: tuple[str, ...] = ("losses", "gradients", "weights", "biases"),
-    ) -> None:
+    def __init__(self, folder: Path, *, every: int = 50, collections: tuple[str, ...] = COLLECTIONS) -> None:
         check_smdebug()
         self.folder, self.every, self.collections = folder, every, collections
         self._hook: Any = None
@@ -50,18 +45,14 @@ class SMDebug(L.Callback):
         if stage != "fit" or not trainer.is_global_zero:
             return
         if str(trainer.precision) in ("bf16-true", "16-true"):
-            raise UserError(f"debug.smdebug cannot save weights of {trainer.precision}. Use bf16-mixed or 32-true.")
+            raise UserError(f"debug.smdebug cannot save {trainer.precision} weights. Use bf16-mixed or 32-true.")
         self._hook = self._make_hook()
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if self._hook is not None and not self._losses:
             self._begin("TRAIN", pl_module)
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if self._hook is None or not self._hook._get_collections_to_save_for_step():
             return
         network: Any = pl_module.network
@@ -69,9 +60,7 @@ class SMDebug(L.Callback):
             if parameter.grad is not None:
                 self._hook._save_for_tensor(f"gradient/{network._get_name()}_{name}", parameter.grad)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if self._hook is None:
             return
         loss: Any = pl_module.last_loss
@@ -80,30 +69,20 @@ class SMDebug(L.Callback):
             self._hook.record_tensor_value("Loss", torch.stack(self._losses).mean())
             self._losses = []
 
-    def on_validation_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if self._hook is not None:
             self._begin("EVAL", pl_module)
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if self._hook is not None:
-            loss: Any = pl_module.last_loss
-            self._hook.record_tensor_value("Loss", loss)
+            self._hook.record_tensor_value("Loss", pl_module.last_loss)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._close()
+    def teardown(self, *args: Any, **options: Any) -> None:
+        if self._hook is not None:
+            self._hook.close()
+            self._hook = None
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._close()
+    on_exception = teardown
 
     def _make_hook(self) -> Any:
         from smdebug.pytorch import Hook, SaveConfig
@@ -112,7 +91,7 @@ class SMDebug(L.Callback):
         if Path(configuration).is_file():
             return Hook.create_from_json_file(configuration)
         folder, number = self.folder, 1
-        while folder.exists():  # a resumed run goes on in a trial of its own: smdebug writes into no old one
+        while folder.exists():  # a resumed run needs a new trial: smdebug does not write into an existing one
             number += 1
             folder = self.folder.with_name(f"{self.folder.name}-{number}")
         return Hook(
@@ -129,8 +108,3 @@ class SMDebug(L.Callback):
         self._hook.set_mode(getattr(modes, mode))
         network._module_name = network._get_name()
         self._hook.forward_pre_hook(network, ())
-
-    def _close(self) -> None:
-        if self._hook is not None:
-            self._hook.close()
-            self._hook = None

@@ -1,4 +1,4 @@
-"""An smdebug trial that someone else recorded, as the rules want it."""
+"""Reads an smdebug trial recorded elsewhere as a Record for the rules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imgcls.debug.observations import Observation, Record
 from imgcls.errors import UserError
 from imgcls.system.extras import check_smdebug
 
-WEIGHTED = 2  # dimensions from which on a parameter is a weight: norms and biases may be zero on purpose
+WEIGHT_DIMENSIONS = 2  # at least; norms and biases have one, and may be zero on purpose
 TINY = 1e-30
 
 Arrays = Mapping[str, np.ndarray]
@@ -24,9 +24,9 @@ Arrays = Mapping[str, np.ndarray]
 def read_trial(path: Path | str) -> Record:
     """Losses, gradients and weights of the trial at `path`, a folder or an s3:// address.
 
-    A trial holds no learning rates, no classes and no pictures: rules that need them look at nothing. Its validation
-    losses make an epoch wherever validation follows training. What a step changed is known where weights were saved
-    again in a later one: the change up to that one.
+    A trial holds no learning rates, classes or images, so rules that need them find nothing. Each stretch of validation
+    after training counts as an epoch. Updates are known between steps whose weights were both saved: the change from
+    one to the next.
 
     Raises:
         UserError: smdebug is missing, or `path` holds no trial.
@@ -34,13 +34,13 @@ def read_trial(path: Path | str) -> Record:
     check_smdebug("trial=…")
     remote = is_remote(path)
     if not remote and not (Path(path).expanduser() / "collections").is_dir():
-        raise UserError(f"trial={path}: there is no smdebug trial (it has no folder `collections`).")
+        raise UserError(f"trial={path}: not an smdebug trial (it has no folder `collections`).")
     logging.getLogger("smdebug").setLevel(logging.ERROR)
     from smdebug import modes
     from smdebug.trials import create_trial
 
     trial = create_trial(str(path) if remote else str(Path(path).expanduser()))
-    # Asked with a step as well, a trial forgets the tensors that a collection finds by a pattern.
+    # If also asked for a step, a trial forgets the tensors that a collection finds by a pattern.
     named = {name: set(trial.tensor_names(collection=name)) for name in ("losses", "gradients", "weights")}
 
     def values(collection: str, step: int, mode: Any) -> dict[str, np.ndarray]:
@@ -55,63 +55,70 @@ def read_trial(path: Path | str) -> Record:
             observations[-1] = _with_updates(observations[-1], before, weights)
         observations.append(_observation(step, losses, gradients, weights))
         before = weights
-    known = tuple(one.loss for one in observations if not np.isnan(one.loss) or "loss" in one.infinite)
+    known = tuple(
+        observation.loss
+        for observation in observations
+        if not np.isnan(observation.loss) or "loss" in observation.infinite
+    )
     return Record(tuple(observations), known, history=tuple(_history(trial, modes, observations, values)))
 
 
 def _history(trial: Any, modes: Any, observations: list[Observation], values: Any) -> list[dict[str, float]]:
-    """An epoch for each stretch of validation: its mean loss beside the mean training loss since the last one.
+    """An epoch per stretch of validation: its mean loss and the mean training loss since the previous one.
 
-    A trial counts the steps of each mode by themselves; `global_step` puts them in one order.
+    A trial counts the steps of each mode separately; `global_step` orders them.
     """
-    order = [(trial.global_step(modes.TRAIN, one.step), one.loss) for one in observations]
+    trained = [(trial.global_step(modes.TRAIN, observation.step), observation.loss) for observation in observations]
     validated = []
     for step in trial.steps(mode=modes.EVAL):
-        found = values("losses", step, modes.EVAL)
-        if found:
-            loss = float(np.mean([value.mean() for value in found.values()]))
+        losses = values("losses", step, modes.EVAL)
+        if losses:
+            loss = float(np.mean([value.mean() for value in losses.values()]))
             validated.append((trial.global_step(modes.EVAL, step), loss))
     rows: list[dict[str, float]] = []
     position = 0
     while position < len(validated):
-        here = validated[position][0]
-        later = next((at for at, _ in order if at > here), float("inf"))
-        stretch = [loss for at, loss in validated if here <= at < later]
+        start = validated[position][0]
+        end = next((at for at, _ in trained if at > start), float("inf"))
+        stretch = [loss for at, loss in validated if start <= at < end]
         since = rows[-1]["until"] if rows else -1
-        training = [loss for at, loss in order if since < at < here]
+        training = [loss for at, loss in trained if since < at < start]
         if training:
-            step = sum(at < here for at, _ in order)
+            step = sum(at < start for at, _ in trained)
             losses = {"train/loss": float(np.mean(training)), "val/loss": float(np.mean(stretch))}
-            rows.append({"epoch": len(rows), "step": observations[step - 1].step, "until": here, **losses})
+            rows.append({"epoch": len(rows), "step": observations[step - 1].step, "until": start, **losses})
         position += len(stretch)
     return rows
 
 
 def _observation(step: int, losses: Arrays, gradients: Arrays, weights: Arrays) -> Observation:
-    layers = {name: value for name, value in gradients.items() if value.ndim >= WEIGHTED}
-    parts = {"loss": losses, "gradient": gradients, "weight": weights}
-    bad = [(kind, name, value) for kind, part in parts.items() for name, value in part.items() if not _finite(value)]
-    names = ["loss" if kind == "loss" else f"{kind} of {name}" for kind, name, _ in bad]
+    layers = {name: value for name, value in gradients.items() if value.ndim >= WEIGHT_DIMENSIONS}
+    matrices = {name: value for name, value in weights.items() if value.ndim >= WEIGHT_DIMENSIONS}
+    means = np.array([value.mean() for value in losses.values()])
+    tensors = {
+        "loss": means,
+        **{f"gradient of {name}": value for name, value in gradients.items()},
+        **{f"weight of {name}": value for name, value in weights.items()},
+    }
     return Observation(
         step=step,
         epoch=0,
-        loss=float(np.mean([value.mean() for value in losses.values()])) if losses else float("nan"),
+        loss=float(means.mean()) if losses else float("nan"),
         gradient_size={name: float(np.abs(value).mean()) for name, value in layers.items()},
         gradient_spread={name: float(value.std()) for name, value in layers.items()},
         gradient_zeros={name: float((value == 0).mean()) for name, value in layers.items()},
-        weight_zeros={name: float((value == 0).mean()) for name, value in weights.items() if value.ndim >= WEIGHTED},
-        infinite=tuple(names),
-        nan=tuple(name for name, (_, _, value) in zip(names, bad, strict=True) if np.isnan(value).any()),
+        weight_zeros={name: float((value == 0).mean()) for name, value in matrices.items()},
+        infinite=tuple(name for name, value in tensors.items() if not np.isfinite(value).all()),
+        nan=tuple(name for name, value in tensors.items() if np.isnan(value).any()),
     )
 
 
-def _with_updates(one: Observation, before: Arrays, after: Arrays) -> Observation:
+def _with_updates(observation: Observation, before: Arrays, after: Arrays) -> Observation:
     sizes = {
-        name: float(np.abs(value).max()) for name, value in before.items() if value.ndim >= WEIGHTED and name in after
+        name: float(np.abs(value).max())
+        for name, value in before.items()
+        if value.ndim >= WEIGHT_DIMENSIONS and name in after
     }
     ratios = {name: float(np.abs(after[name] - before[name]).max()) / max(size, TINY) for name, size in sizes.items()}
-    return replace(one, weight_size=sizes, update_ratio={name: ratio for name, ratio in ratios.items() if sizes[name]})
-
-
-def _finite(value: np.ndarray) -> bool:
-    return bool(np.isfinite(value).all())
+    ratios = {name: ratio for name, ratio in ratios.items() if sizes[name]}
+    return replace(observation, weight_size=sizes, update_ratio=ratios)

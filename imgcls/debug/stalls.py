@@ -1,4 +1,4 @@
-"""Notices that a training stands still, while it does."""
+"""Notices while it happens that a training makes no progress."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from collections.abc import Callable
 
 
 class StallWatch(threading.Thread):
-    """Calls `on_stall` once, from this thread, whenever nothing has been heard for `seconds`.
+    """Calls `on_stall` once from this thread whenever `alive` has not been called for `seconds`.
 
-    A step that waits for ever never comes to the rules that look after steps.
+    A step that waits forever never reaches the rules, which run after steps.
 
     Args:
-        seconds: without a sign of life.
-        on_stall: is given what was said last and the seconds since.
+        seconds: the longest time between two calls of `alive`.
+        on_stall: is given the step of the last call and the seconds since.
     """
 
     def __init__(self, seconds: float, on_stall: Callable[[int, float], None]) -> None:
         super().__init__(name="imgcls-stalls", daemon=True)
         self.seconds, self._on_stall = seconds, on_stall
         self._ended = threading.Event()
-        self._heard = (time.monotonic(), 0)
+        self._last = (time.monotonic(), 0)
 
     def alive(self, step: int) -> None:
-        """The training goes on, at `step`."""
-        self._heard = (time.monotonic(), step)
+        """The training is running, at `step`."""
+        self._last = (time.monotonic(), step)
 
     def run(self) -> None:
         """Watch until `end`."""
-        told = None
+        reported = None
         while True:
-            heard = self._heard
-            silent = time.monotonic() - heard[0]
-            if silent > self.seconds and told != heard:
-                told = heard
-                self._on_stall(heard[1], silent)
-            due = self.seconds - silent if told != heard else self.seconds
+            last = self._last
+            silent = time.monotonic() - last[0]
+            if silent > self.seconds and reported != last:
+                reported = last
+                self._on_stall(last[1], silent)
+            due = self.seconds - silent if reported != last else self.seconds
             if self._ended.wait(min(max(due, 0.01), 60.0)):
                 return
 

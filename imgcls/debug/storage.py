@@ -1,18 +1,18 @@
-"""What was recorded of a training, on disk: written while it runs, read when rules look at it again.
+"""The record of a training on disk: written while it runs, read when rules check it again.
 
-In the folder `debug` of a run lie
+The folder `debug` of a run holds
 
-- `observations/<step>.jsonl`: observed steps, one JSON object a line, in files named by their first one;
+- `observations/<step>.jsonl`: observed steps, one JSON object per line, in files named by their first step;
 - `steps.npz`: `loss` and `rate` (the learning rate) of every optimiser step, float64;
-- `record.json`: `class_counts`, `pauses` and `recognised`, as a Record has them;
-- `rules.json`: what the rules found, and `rules/<name>.json` for each as SageMaker writes it.
+- `record.json`: `class_counts`, `pauses` and `recognised`, as in a Record;
+- `rules.json`: the outcomes of the rules, and `rules/<name>.json` for each as SageMaker writes it.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,14 @@ from imgcls.system.files import atomic_write_bytes, atomic_write_text
 
 
 def write_observations(folder: Path, observations: Sequence[Observation]) -> None:
-    """A file of its own for `observations`; a resumed run writes steps that it repeats over."""
+    """Write `observations` to a file of their own; a resumed run overwrites the steps that it repeats."""
     if observations:
-        lines = "".join(json.dumps(asdict(one)) + "\n" for one in observations)
+        lines = "".join(json.dumps(asdict(observation)) + "\n" for observation in observations)
         atomic_write_text(_file(folder, observations[0].step), lines)
 
 
 def replace_observations(folder: Path, observations: Sequence[Observation]) -> None:
-    """Let `folder` hold these `observations` and no others: those of an earlier attempt are not of this training."""
+    """Write `observations` and remove all others, which belong to an earlier attempt at this training."""
     before = set(folder.glob("observations/*.jsonl"))
     write_observations(folder, observations)
     for file in before - {_file(folder, observations[0].step)} if observations else before:
@@ -42,18 +42,18 @@ def replace_observations(folder: Path, observations: Sequence[Observation]) -> N
 
 
 def read_observations(folder: Path) -> list[Observation]:
-    """What `write_observations` wrote; each step once, as it was written last."""
-    found: dict[int, Observation] = {}
+    """The observations written by `write_observations`; each step once, as it was written last."""
+    observations: dict[int, Observation] = {}
     for file in sorted(folder.glob("observations/*.jsonl"), key=lambda file: file.stat().st_mtime_ns):
         for line in file.read_text(encoding="utf-8").splitlines():
             values: dict[str, Any] = json.loads(line)
-            sets = {name: tuple(values[name]) for name in ("infinite", "nan")}
-            found[values["step"]] = Observation(**{**values, **sets})
-    return [found[step] for step in sorted(found)]
+            names = {name: tuple(values[name]) for name in ("infinite", "nan")}
+            observations[values["step"]] = Observation(**{**values, **names})
+    return [observations[step] for step in sorted(observations)]
 
 
 def write_steps(folder: Path, record: Record) -> None:
-    """`steps.npz` and `record.json` of `record`."""
+    """Write `steps.npz` and `record.json` of `record`."""
     content = io.BytesIO()
     np.savez(content, loss=np.asarray(record.losses, np.float64), rate=np.asarray(record.rates, np.float64))
     atomic_write_bytes(folder / "steps.npz", content.getvalue())
@@ -62,36 +62,43 @@ def write_steps(folder: Path, record: Record) -> None:
 
 
 def write_rules(folder: Path, outcomes: Iterable[Outcome]) -> None:
-    """`rules.json`, for the report."""
-    atomic_write_text(folder / "rules.json", json.dumps([asdict(one) for one in outcomes], indent=1) + "\n")
+    """Write `rules.json`, which the report reads."""
+    atomic_write_text(folder / "rules.json", json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n")
 
 
-def write_outcomes(folder: Path, outcomes: Sequence[Outcome]) -> None:
-    """`rules.json`, and for each rule a file as SageMaker writes it, in `folder`."""
-    write_rules(folder, outcomes)
+def write_rule_files(folder: Path, outcomes: Iterable[Outcome]) -> None:
+    """Write a file per rule in `folder`/rules, as SageMaker does."""
     for outcome in outcomes:
         atomic_write_text(folder / "rules" / f"{outcome.rule}.json", json.dumps(outcome.as_sagemaker()) + "\n")
 
 
-def read_record(folder: Path, history: Sequence[Mapping[str, float]]) -> Record:
-    """Everything that was recorded in `folder`, with the epochs of `metrics.csv`.
+def write_outcomes(folder: Path, outcomes: Collection[Outcome]) -> None:
+    """Write `rules.json` and the files per rule."""
+    write_rules(folder, outcomes)
+    write_rule_files(folder, outcomes)
 
-    Raises UserError where nothing was recorded, and where it cannot be read.
+
+def read_record(folder: Path, history: Sequence[Mapping[str, float]]) -> Record:
+    """The record stored in `folder`, with the epochs of `metrics.csv` as `history`.
+
+    Raises UserError if there is no record, or if it cannot be read.
     """
     if not (folder / "steps.npz").is_file():
-        raise UserError(f"{folder} holds no record of a training: was it run with debug=off?")
+        raise UserError(f"{folder} holds no record of a training. Was it run with debug=off?")
     try:
         with np.load(folder / "steps.npz", allow_pickle=False) as steps:
             losses, rates = tuple(steps["loss"].tolist()), tuple(steps["rate"].tolist())
         facts = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         return Record(
-            observations=tuple(one for one in read_observations(folder) if one.step < len(losses)),
+            observations=tuple(
+                observation for observation in read_observations(folder) if observation.step < len(losses)
+            ),
             losses=losses,
             rates=rates,
             history=tuple(history),
             class_counts=tuple(facts["class_counts"]),
             pauses=tuple((int(step), float(seconds)) for step, seconds in facts["pauses"]),
-            recognised=tuple((int(count), int(right)) for count, right in facts["recognised"]),
+            recognised=tuple((int(count), int(correct)) for count, correct in facts["recognised"]),
         )
     except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise UserError(f"The record in {folder} cannot be read: {type(error).__name__}: {error}.") from error

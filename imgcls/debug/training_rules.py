@@ -1,4 +1,4 @@
-"""Rules about the losses, the pictures and the time of a training."""
+"""Rules about the losses, the images and the duration of a training."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import ClassVar
 from imgcls.debug.observations import Record
 from imgcls.debug.rules import Outcome, Rule
 
-FEWEST_PICTURES = 5  # of a class in a validation that says anything about it
+MIN_IMAGES = 5  # of a class in the validation, to judge how well it is classified
 
 
 @dataclass(frozen=True)
 class Overfit(Rule):
-    """Validation loss exceeds training loss by more than `ratio_threshold` of it, `patience` evaluations in a row.
+    """Validation loss exceeds training loss by more than `ratio_threshold` of it in `patience` evaluations in a row.
 
-    The training loss holds smoothing and augmentation, so it is rather too high than too low: what fires is no
-    artefact of them. It counts only while validation loss is above its best, as memorising costs nothing before.
+    Label smoothing and augmentation raise the training loss, so they cannot make the rule fire. It fires only while the
+    validation loss is above its best, because memorising does no harm before.
     """
 
     patience: int = 1
     start_step: int = 0
     ratio_threshold: float = 0.1
     advice: ClassVar[str] = (
-        "Train fewer epochs, augment more (augment=strong, mixup), freeze more of the backbone, or find more pictures."
+        "Train fewer epochs, augment more (augment=strong, mixup), freeze more of the backbone, or find more images."
     )
 
     def find(self, record: Record) -> Outcome:
@@ -34,14 +34,12 @@ class Overfit(Rule):
         best, in_a_row, steps = math.inf, 0, []
         for row in rows:
             train, val = row["train/loss"], row["val/loss"]
-            over = (
-                train > 0 and (val - train) / train > self.ratio_threshold and val > best * (1 + self.ratio_threshold)
-            )
-            in_a_row = in_a_row + 1 if over else 0
+            over = train > 0 and (val - train) / train > self.ratio_threshold
+            in_a_row = in_a_row + 1 if over and val > best * (1 + self.ratio_threshold) else 0
             if in_a_row >= self.patience:
-                steps.append(int(row.get("step", row["epoch"])))
+                steps.append(_step_of(row))
             best = min(best, val)
-        if in_a_row < self.patience:  # a bad epoch that was followed by better ones is none
+        if in_a_row < self.patience:  # better epochs have followed
             return self._healthy(len(rows))
         last = rows[-1]
         return self._issue(
@@ -63,62 +61,59 @@ class Overtraining(Rule):
 
     def find(self, record: Record) -> Outcome:
         rows = record.history
-        waited = {name: _without_improvement(rows, name, self.delta) for name in ("train/loss", "val/loss")}
-        if waited["train/loss"] >= self.patience_train and waited["val/loss"] >= self.patience_validation:
-            last = int(rows[-1].get("step", rows[-1]["epoch"]))
-            return self._issue(
-                f"Nothing has improved for {waited['train/loss']} epochs in training and {waited['val/loss']} in "
-                "validation.",
-                len(rows),
-                [last],
-            )
-        return self._healthy(len(rows))
+        train, val = (_epochs_without_gain(rows, name, self.delta) for name in ("train/loss", "val/loss"))
+        if train < self.patience_train or val < self.patience_validation:
+            return self._healthy(len(rows))
+        sentence = f"Training loss has not improved for {train} epochs, validation loss for {val}."
+        return self._issue(sentence, len(rows), [_step_of(rows[-1])])
 
 
 @dataclass(frozen=True)
 class LossNotDecreasing(Rule):
-    """The mean loss of `num_steps` steps never falls `diff_percent` % below that of the first ones, or it ends more
-    than `increase_threshold_percent` % above it.
+    """The mean loss of `num_steps` steps never falls `diff_percent` % below that of the first ones, or ends more than
+    `increase_threshold_percent` % above it.
 
-    SageMaker compares single steps, which the noise of mini-batches makes fire in any training; here means are
-    compared, at least `patience` of them, when the warm-up of the learning rate has been over for a while. A plateau
-    after progress is none of this rule's business.
+    SageMaker compares single steps, which would fire in any training because mini-batch losses are noisy. Here means
+    are compared, at least `patience` of them, and only some time after the learning rate's warm-up. A plateau after
+    progress does not count.
     """
 
     num_steps: int = 10
     diff_percent: float = 0.1
     increase_threshold_percent: float = 5.0
     patience: int = 3
-    advice: ClassVar[str] = "Try another learning rate (optim.lr=auto), check the labels, and train something at all."
+    advice: ClassVar[str] = (
+        "Try another learning rate (optim.lr=auto), check the labels, and that not everything is frozen."
+    )
 
     def find(self, record: Record) -> Outcome:
         means = _window_means(record.losses, self.num_steps)
         if len(means) <= self.patience or not record.settled:
             return self._healthy(len(means))
         fallen, risen = means[0] * (1 - self.diff_percent / 100), means[0] * (1 + self.increase_threshold_percent / 100)
-        stuck = [place for place, mean in enumerate(means) if place and not mean < fallen]
+        stuck = [window for window, mean in enumerate(means) if window and not mean < fallen]
         late = range(len(means) - self.patience, len(means))
         if len(stuck) == len(means) - 1:
-            told = "The loss has not fallen"
-        elif all(not means[place] <= risen for place in late):  # NaN is not
-            stuck, told = list(late), "The loss has risen again"
+            what = "The loss has not fallen"
+        elif all(not means[window] <= risen for window in late):  # `not <=` is also true of NaN
+            stuck, what = list(late), "The loss has risen again"
         else:
             return self._healthy(len(means))
         return self._issue(
-            f"{told}: {means[0]:.4g} in the first {self.num_steps} steps, now {means[-1]:.4g}.",
+            f"{what}: {means[0]:.4g} in the first {self.num_steps} steps, now {means[-1]:.4g}.",
             len(means),
-            [place * self.num_steps for place in stuck],
+            [window * self.num_steps for window in stuck],
         )
 
 
 @dataclass(frozen=True)
 class ClassImbalance(Rule):
-    """The largest class has more than `threshold_imbalance` times the training pictures of the smallest; or a rare
-    class is mispredicted for more than `threshold_misprediction` (0 to 1) of its validation pictures.
+    """The largest class has more than `threshold_imbalance` times the training images of the smallest; or a rare
+    class is mispredicted for more than `threshold_misprediction` (0 to 1) of its validation images.
 
-    SageMaker's second condition holds for every class while a training begins. Here it counts in the last validation,
-    for classes of at most half the pictures of the largest, and only while the mean of all classes is mispredicted for
-    at most half of the threshold: then it is the imbalance that keeps the class behind.
+    SageMaker's second condition is true of every class when a training begins. Here it is checked in the last
+    validation, for classes with at most half the images of the largest, and only while the classes' mean misprediction
+    is at most half the threshold: then the imbalance is the likely reason.
     """
 
     threshold_imbalance: float = 10.0
@@ -131,80 +126,82 @@ class ClassImbalance(Rule):
         if sum(counts) < self.samples:
             return self._healthy(len(counts))
         if max(counts) > self.threshold_imbalance * max(1, min(counts)):
-            return self._issue(
-                f"The largest class has {max(counts)} pictures, the smallest {min(counts)}.", len(counts)
-            )
-        missed = self._missed(counts, record.recognised)
+            sentence = f"The largest class has {max(counts)} images, the smallest {min(counts)}."
+            return self._issue(sentence, len(counts))
+        missed = self._missed_classes(counts, record.recognised)
         if not missed:
             return self._healthy(len(counts))
         worst = max(missed, key=missed.__getitem__)
         return self._issue(
-            f"{len(missed)} rare classes are hardly recognised; class {worst} has {counts[worst]} training pictures, "
-            f"the largest {max(counts)}, and {missed[worst]:.0%} of its validation pictures are taken for others.",
+            f"{len(missed)} rare classes are mostly misclassified; class {worst} has {counts[worst]} training images, "
+            f"the largest {max(counts)}, and {missed[worst]:.0%} of its validation images are assigned to others.",
             len(counts),
         )
 
-    def _missed(self, counts: Sequence[int], recognised: Sequence[tuple[int, int]]) -> dict[int, float]:
-        """Of each rare class that is mispredicted because it is one, by its position: how often."""
-        wrong = {place: 1 - right / seen for place, (seen, right) in enumerate(recognised) if seen >= FEWEST_PICTURES}
+    def _missed_classes(self, counts: Sequence[int], results: Sequence[tuple[int, int]]) -> dict[int, float]:
+        """The misprediction (0 to 1) of each class, by its index, that is mispredicted because it is rare."""
+        wrong = {index: 1 - correct / count for index, (count, correct) in enumerate(results) if count >= MIN_IMAGES}
         if not wrong or fmean(wrong.values()) > self.threshold_misprediction / 2:
             return {}
+        rare = {index for index, count in enumerate(counts) if 2 * count <= max(counts)}
         return {
-            place: share
-            for place, share in wrong.items()
-            if share > self.threshold_misprediction and 2 * counts[place] <= max(counts)
+            index: share for index, share in wrong.items() if share > self.threshold_misprediction and index in rare
         }
 
 
 @dataclass(frozen=True)
 class CheckInputImages(Rule):
-    """The mean of the normalised pictures is further than `threshold_mean` from 0, over `threshold_samples` of them."""
+    """The mean of the normalised images is further than `threshold_mean` from 0, over `threshold_samples` of them."""
 
     threshold_mean: float = 0.2
     threshold_samples: int = 500
-    advice: ClassVar[str] = "Use data.normalization=dataset, which takes the mean of your own pictures."
+    advice: ClassVar[str] = "Use data.normalization=dataset, which takes the mean of your own images."
 
     def find(self, record: Record) -> Outcome:
-        seen = [(one.images, one.input_mean) for one in record.observations if one.input_mean is not None]
-        images = sum(count for count, _ in seen)
+        means = [
+            (observation.images, observation.input_mean)
+            for observation in record.observations
+            if observation.input_mean is not None
+        ]
+        images = sum(count for count, _ in means)
         if images < self.threshold_samples:
             return self._healthy(images)
-        mean = sum(count * value for count, value in seen) / images
+        mean = sum(count * value for count, value in means) / images
         if abs(mean) <= self.threshold_mean:
             return self._healthy(images)
-        return self._issue(f"The mean of {images} normalised pictures is {mean:.2f} instead of about 0.", images)
+        return self._issue(f"The mean of {images} normalised images is {mean:.2f} instead of about 0.", images)
 
 
 @dataclass(frozen=True)
 class StalledTraining(Rule):
-    """A step took longer than `threshold` seconds; while it does, a thread of the Recorder says so."""
+    """A step took longer than `threshold` seconds; a thread of the Recorder reports it while the step still runs."""
 
     threshold: float = 1800.0
-    advice: ClassVar[str] = "Look at what the step waited for: the disk, the network, another process of the run."
+    advice: ClassVar[str] = "Check what the step waited for: the disk, the network, another process of the run."
 
     def find(self, record: Record) -> Outcome:
         steps = len(record.losses)
         long = [(step, seconds) for step, seconds in record.pauses if seconds > self.threshold]
         if not long:
             return self._healthy(steps)
-        step, seconds = max(long, key=lambda pair: pair[1])
+        step, seconds = max(long, key=lambda pause: pause[1])
         return self._issue(f"Step {step} took {seconds:.3g} seconds.", steps, [step for step, _ in long])
 
-    def standing(self, step: int, seconds: float) -> Outcome:
-        """The outcome while `step` has not ended."""
+    def report_stall(self, step: int, seconds: float) -> Outcome:
+        """The outcome while `step` still runs, after `seconds`."""
         return self._issue(f"Step {step} has taken {seconds:.3g} seconds and has not ended.", step, [step])
 
 
-def _without_improvement(rows: Sequence[Mapping[str, float]], name: str, delta: float) -> int:
+def _step_of(row: Mapping[str, float]) -> int:
+    return int(row.get("step", row["epoch"]))
+
+
+def _epochs_without_gain(rows: Sequence[Mapping[str, float]], name: str, delta: float) -> int:
     best, waited = math.inf, 0
-    for row in rows:
-        if name not in row:
-            continue
-        improved = row[name] < best - delta
-        best, waited = (row[name], 0) if improved else (best, waited + 1)
+    for value in (row[name] for row in rows if name in row):
+        best, waited = (value, 0) if value < best - delta else (best, waited + 1)
     return waited
 
 
 def _window_means(values: Sequence[float], size: int) -> list[float]:
-    whole = len(values) // size
-    return [fmean(values[position * size : (position + 1) * size]) for position in range(whole)]
+    return [fmean(values[start : start + size]) for start in range(0, len(values) - size + 1, size)]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import lightning as L
 
-from imgcls.debug.profiler import Kernels, Profiler
+from imgcls.debug.profiler import KernelProfiler, Profiler
 from imgcls.debug.recorder import Recorder
 from imgcls.debug.rules import Rule
+from imgcls.debug.smdebug_callback import COLLECTIONS, SMDebug
 
 
 def watch(
@@ -23,7 +24,7 @@ def watch(
     sample_seconds: float = 0.5,
     profile_rules: Mapping[str, Rule] | None = None,
     smdebug: bool = False,
-    smdebug_collections: Sequence[str] = ("losses", "gradients", "weights", "biases"),
+    smdebug_collections: Sequence[str] = COLLECTIONS,
     class_counts: Sequence[int] = (),
 ) -> list[L.Callback]:
     """The callbacks, in order.
@@ -31,7 +32,7 @@ def watch(
     Args:
         folder: `debug` in the run folder.
         every, rules, warn, stop_on, class_counts: see Recorder.
-        profile: True for a Profiler, 'kernels' for one with the operators of a few steps, False for none.
+        profile: True for a Profiler, 'kernels' to add the operators of a few steps, False for neither.
         sample_seconds, profile_rules: see Profiler.
         smdebug: also write an smdebug trial of each `every`-th step to `debug/smdebug`, with `smdebug_collections`.
     """
@@ -41,9 +42,7 @@ def watch(
     if profile is not False:
         callbacks.append(Profiler(folder / "profile", rules=profile_rules, sample_seconds=sample_seconds))
     if profile == "kernels":
-        callbacks.append(Kernels(folder / "profile" / "kernels"))
+        callbacks.append(KernelProfiler(folder / "profile" / "kernels"))
     if smdebug:
-        from imgcls.debug.smdebug_callback import SMDebug
-
         callbacks.append(SMDebug(folder / "smdebug", every=every, collections=tuple(smdebug_collections)))
     return callbacks

@@ -57,9 +57,9 @@ def _report_runs(named: Sequence[str], overrides: Sequence[str], output: Path) -
     if output != Path("comparison.html"):
         raise UserError("output= is for the comparison of several runs; a run's report is in its folder.")
     if overrides:
-        from imgcls.debug.recheck import check_again
+        from imgcls.debug.recheck import recheck
 
-        _print(check_again(folders[0], overrides))
+        _print(recheck(folders[0], overrides))
     from imgcls.report.page import write_report
 
     print(write_report(folders[0]))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imgcls.debug.profile import described, read_profile
-from imgcls.debug.recheck import rules_of
+from imgcls.debug.profile import describe, read_profile
+from imgcls.debug.recheck import build_rules
 from imgcls.debug.rules import ISSUES, Outcome
 from imgcls.errors import UserError
 from imgcls.report import figures
@@ -23,7 +23,7 @@ def write_trial_page(trial: str, words: Sequence[str], output: Path) -> list[Out
     """
     from imgcls.debug.smdebug_trial import read_trial
 
-    rules = rules_of(words)
+    rules = build_rules(words)
     record = read_trial(trial)
     outcomes = [rule.check(record) for rule in rules.values()]
     steps = figures.Steps(np.asarray(record.losses), np.asarray(record.rates))
@@ -44,7 +44,7 @@ def write_profile_page(folder: str, words: Sequence[str], output: Path) -> list[
     profile = read_profile(Path(folder).expanduser())
     if not profile.samples and not profile.steps:
         raise UserError(f"profile={folder}: there is no profiler output (no system/incremental/*/*.json).")
-    content, outcomes = described(profile, rules_of(words, "profile_rules"))
+    content, outcomes = describe(profile, build_rules(words, "profile_rules"))
     sentence = f"{len(profile.samples)} samples of the machine. {_said(outcomes)}"
     write_page(output, Path(folder).name, {"Profile": drawn(profile_section(content))}, sentence=sentence)
     return outcomes

@@ -1,4 +1,4 @@
-"""What is told of the device's work, from events as torch.profiler gives them."""
+"""How busy a device was, from events like those of torch.profiler."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def test_overlapping_work_counts_once() -> None:
     assert covered([(0, 10), (2, 3), (9, 12), (20, 21)]) == 13
 
 
-def test_the_gaps_between_the_devices_work_are_its_idle_share() -> None:
+def test_gaps_in_the_devices_work_are_its_idle_share() -> None:
     work = [event("kernel", *at, DeviceType.CUDA) for at in ((100, 150), (140, 200), (250, 300))]
     use = device_use([event(STEPS, 90, 220), event("aten::conv2d", 95, 99), *work], STEPS)
     assert use == {"idle_share": 0.25, "milliseconds": 0.2, "waits": {}}
 
 
-def test_waits_are_those_of_the_steps() -> None:
+def test_only_waits_within_the_steps_count() -> None:
     calls = [event("cudaStreamSynchronize", at, at + 5) for at in (10, 100, 110, 400)]
     calls += [event("cudaMemcpyAsync", 120, 121), event("cudaDeviceSynchronize", 300, 310)]
     use = device_use([event(STEPS, 90, 220), event("kernel", 100, 101, DeviceType.CUDA), *calls], STEPS)
@@ -37,7 +37,7 @@ def test_waits_are_those_of_the_steps() -> None:
     assert use["waits"] == {"cudaStreamSynchronize": 2}
 
 
-def test_the_window_on_the_device_is_no_work_of_it() -> None:
+def test_the_window_on_the_device_does_not_count_as_work() -> None:
     window = [event(STEPS, 0, 100), event(STEPS, 10, 90, DeviceType.CUDA)]
     assert device_use(window, STEPS) is None
     use = device_use([*window, event("kernel", 50, 60, DeviceType.CUDA)], STEPS)
@@ -45,9 +45,9 @@ def test_the_window_on_the_device_is_no_work_of_it() -> None:
     assert use["idle_share"] == 0
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a device")
-def test_without_a_device_there_is_nothing_to_tell() -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+def test_without_a_device_there_is_no_result() -> None:
     with torch.profiler.profile() as profile, torch.profiler.record_function(STEPS):
         torch.ones(3).sum()
-    assert any(one.name == STEPS for one in profile.events())
+    assert any(event.name == STEPS for event in profile.events())
     assert device_use(profile.events(), STEPS) is None

@@ -15,7 +15,7 @@ from imgcls.debug.storage import read_record
 from tests.debug.test_recorder import fit
 
 
-def test_a_slow_loader_is_found_and_operators_are_listed(
+def test_a_slow_loader_is_detected_and_operators_are_listed(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Loader.__iter__
@@ -29,9 +29,9 @@ def test_a_slow_loader_is_found_and_operators_are_listed(
     run = fit(tmp_path, pictures, "debug.profile=kernels", "debug.sample_seconds=0.1", "data.store=none")
     folder = run.folder / "debug" / "profile"
     profile = json.loads((folder / "profile.json").read_text())
-    outcomes = {one["rule"]: one for one in profile["rules"]}
+    outcomes = {outcome["rule"]: outcome for outcome in profile["rules"]}
     assert outcomes["Dataloader"]["status"] == ISSUES
-    assert "data.store=memory would remove it" in outcomes["Dataloader"]["advice"]
+    assert "data.store=memory would save" in outcomes["Dataloader"]["advice"]
     assert profile["steps"]["parts"]["data_wait"]["seconds"] > 0.1
     assert profile["steps"]["count"] == 12
     assert set(profile["summary"]) == {"initialisation", "training", "validation", "finalisation"}
@@ -44,17 +44,17 @@ def test_a_slow_loader_is_found_and_operators_are_listed(
 
 
 @pytest.mark.parametrize(
-    ("rule", "lr", "why"),
+    ("rule", "lr", "reason"),
     [("UnchangedTensor", "1e-9", "do not change"), ("ExplodingTensor", "1e30", "no longer finite")],
 )
-def test_a_run_that_a_rule_ends_has_its_test_and_report(
-    tmp_path: Path, pictures: Path, rule: str, lr: str, why: str
+def test_a_run_ended_by_a_rule_has_its_test_and_report(
+    tmp_path: Path, pictures: Path, rule: str, lr: str, reason: str
 ) -> None:
-    words = [f"debug.stop_on=[{rule}]", f"optim.lr={lr}", "trainer.max_epochs=9", "debug.profile=false", "report=true"]
-    run = fit(tmp_path, pictures, *words)
+    stop = (f"debug.stop_on=[{rule}]", f"optim.lr={lr}", "trainer.max_epochs=9")
+    run = fit(tmp_path, pictures, *stop, "debug.profile=false", "report=true")
     assert run.status["state"] == "finished"
     assert run.status["stopped_by"] == rule
-    assert why in run.status["reason"]
+    assert reason in run.status["reason"]
     assert len(run.history) == 1
     assert len(read_record(run.folder / "debug", []).losses) < 9 * 4
     assert "test/accuracy" in run.metrics

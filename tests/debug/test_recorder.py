@@ -1,4 +1,4 @@
-"""What is observed of a training, and that observing changes nothing."""
+"""What is observed of a training, and that observing does not change it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from torch import nn
 
 import imgcls
 from imgcls.callbacks.checkpoints import Checkpoints
-from imgcls.debug.recheck import check_again
+from imgcls.debug.activations import ActivationProbe
+from imgcls.debug.recheck import recheck
 from imgcls.debug.rules import ISSUES
 from imgcls.debug.storage import read_observations, read_record
-from imgcls.debug.tensor_rules import ExplodingTensor, VanishingGradient
+from imgcls.debug.tensor_rules import ExplodingTensor, SaturatedActivation, VanishingGradient
 from imgcls.errors import UserError
 from imgcls.report.__main__ import report
 from imgcls.runs.run import Run
@@ -33,42 +34,42 @@ def fit(tmp_path: Path, pictures: Path, *overrides: str, name: str = "run") -> R
     return imgcls.fit(imgcls.compose([*place, *small, *overrides]))
 
 
-def test_a_run_is_watched_and_is_the_same_as_one_that_is_not(tmp_path: Path, pictures: Path) -> None:
+def test_watching_a_run_does_not_change_its_model(tmp_path: Path, pictures: Path) -> None:
     watched = fit(tmp_path, pictures, "debug.every=3", name="watched")
     alone = fit(tmp_path, pictures, "debug=off", name="alone")
     outcomes = json.loads((watched.folder / "debug" / "rules.json").read_text())
     assert len(outcomes) == 15
-    assert {one["status"] for one in outcomes} <= {"NoIssuesFound", "IssuesFound"}
+    assert {outcome["status"] for outcome in outcomes} <= {"NoIssuesFound", "IssuesFound"}
     single = json.loads((watched.folder / "debug" / "rules" / "VanishingGradient.json").read_text())
     assert set(single) == {"RuleTriggered", "Violations", "Details", "Datapoints", "RuleParameters"}
-    steps = [one.step for one in read_observations(watched.folder / "debug")]
+    steps = [observation.step for observation in read_observations(watched.folder / "debug")]
     assert steps == [0, 1, 2, 3, 4, 6, 9]
     assert not (alone.folder / "debug").exists()
     model = Path("model") / "model.safetensors"
     assert (watched.folder / model).read_bytes() == (alone.folder / model).read_bytes()
 
 
-def test_a_resumed_run_has_observed_the_same(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_has_the_same_record(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit(tmp_path, pictures, "debug.every=3", name="whole")
     original = Checkpoints.on_train_batch_end
 
-    def signalled(self: Checkpoints, trainer: L.Trainer, *args: Any) -> None:
+    def interrupt(self: Checkpoints, trainer: L.Trainer, *args: Any) -> None:
         if trainer.fit_loop.epoch_loop.total_batch_idx == 5:
             signal.raise_signal(signal.SIGTERM)
         original(self, trainer, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "on_train_batch_end", signalled)
+        patch.setattr(Checkpoints, "on_train_batch_end", interrupt)
         with pytest.raises(Interrupted):
-            fit(tmp_path, pictures, "debug.every=3", name="stopped")
-    resumed = fit(tmp_path, pictures, "debug.every=3", name="stopped")
+            fit(tmp_path, pictures, "debug.every=3", name="resumed")
+    resumed = fit(tmp_path, pictures, "debug.every=3", name="resumed")
     assert read_record(resumed.folder / "debug", []) == read_record(whole.folder / "debug", [])
     rules = Path("debug") / "rules.json"
     assert (resumed.folder / rules).read_text() == (whole.folder / rules).read_text()
 
 
 def test_gradients_and_updates_are_those_of_the_optimiser(tmp_path: Path) -> None:
-    class Look(L.Callback):
+    class Reference(L.Callback):
         def __init__(self) -> None:
             self.size: list[float] = []
             self.ratio: list[float] = []
@@ -78,14 +79,14 @@ def test_gradients_and_updates_are_those_of_the_optimiser(tmp_path: Path) -> Non
             self.size.append(float(weight.grad.abs().mean()))
             self.ratio.append(float(0.05 * weight.grad.abs().max() / weight.abs().max()))
 
-    look = Look()
+    reference = Reference()
     backbone = nn.Sequential(nn.Conv2d(3, WIDTH, 8), nn.Flatten())
-    recorder = train(tmp_path, backbone, epochs=1, every=1, callbacks=(look,), accumulate_grad_batches=5)
+    recorder = train(tmp_path, backbone, epochs=1, every=1, callbacks=(reference,), accumulate_grad_batches=5)
     assert len(recorder.observations) == 1
-    one = recorder.observations[0]
-    assert one.gradient_size["backbone.0.weight"] == pytest.approx(look.size[0], rel=1e-4)
-    assert 0 < one.update_ratio["backbone.0.weight"] <= 1.91 * look.ratio[0]  # Nesterov's first step is 1.9 gradients
-    assert one.update_ratio["backbone.0.weight"] == pytest.approx(1.9 * look.ratio[0], rel=1e-3)
+    size, ratio = (getattr(recorder.observations[0], name) for name in ("gradient_size", "update_ratio"))
+    assert size["backbone.0.weight"] == pytest.approx(reference.size[0], rel=1e-4)
+    assert 0 < ratio["backbone.0.weight"] <= 1.91 * reference.ratio[0]  # Nesterov's first step is 1.9 gradients
+    assert ratio["backbone.0.weight"] == pytest.approx(1.9 * reference.ratio[0], rel=1e-3)
 
 
 def test_frozen_layers_are_left_out(tmp_path: Path) -> None:
@@ -97,43 +98,41 @@ def test_a_compiled_network_is_watched_without_its_activations(tmp_path: Path) -
     backbone = healthy_backbone()
     recorder = train(tmp_path, backbone, epochs=1)
     assert recorder.observations[0].active
-    from imgcls.debug.activations import Activations
-
     backbone.compile(backend="eager")
-    watching = Activations(backbone, torch.zeros(1, 3, 8, 8))
+    probe = ActivationProbe(backbone, torch.zeros(1, 3, 8, 8), SaturatedActivation())
     backbone(torch.zeros(2, 3, 8, 8))
-    assert watching.end().read()["active"] == {}
+    assert probe.end().read()["active"] == {}
 
 
-def test_rules_look_again_at_other_thresholds(
+def test_rules_are_checked_again_with_other_thresholds(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = fit(tmp_path, pictures, "debug.every=3", "debug.rules.Overfit.ratio_threshold=0.4")
     rules = run.folder / "debug" / "rules.json"
     before = json.loads(rules.read_text())
-    check_again(run.folder)
+    recheck(run.folder)
     assert json.loads(rules.read_text()) == before
     report([f"run={run.folder}", "debug.rules.WeightUpdateRatio.large_threshold=1e-6"])
     assert "WeightUpdateRatio          IssuesFound" in capsys.readouterr().out
-    after = {one["rule"]: one for one in json.loads(rules.read_text())}
+    after = {outcome["rule"]: outcome for outcome in json.loads(rules.read_text())}
     assert after["WeightUpdateRatio"]["parameters"]["large_threshold"] == 1e-6
     assert after["Overfit"]["parameters"]["ratio_threshold"] == 0.4
     assert "WeightUpdateRatio</strong>" in run.report_file.read_text()
-    for word, words in {
+    for override, message in {
         "debug.rules.Overfitt.patience=2": "Did you mean",
         "debug.every=3": "only thresholds can be changed",
     }.items():
-        with pytest.raises(UserError, match=words):
-            report([f"run={run.folder}", word])
+        with pytest.raises(UserError, match=message):
+            report([f"run={run.folder}", override])
     (run.folder / "debug" / "steps.npz").write_bytes(b"half")
     with pytest.raises(UserError, match="cannot be read"):
-        check_again(run.folder)
+        recheck(run.folder)
     (run.folder / "debug" / "steps.npz").unlink()
     with pytest.raises(UserError, match="debug=off"):
-        check_again(run.folder)
+        recheck(run.folder)
 
 
-def test_a_rule_ends_the_training_where_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_rule_ends_the_training_within_an_epoch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rules = {"ExplodingTensor": ExplodingTensor(), "VanishingGradient": VanishingGradient()}
     sick: dict[str, Any] = {"backbone": deep_backbone(nn.ReLU, 3), "lr": 1e8, "epochs": 9, "rules": rules}
     recorder = train(tmp_path / "stopped", **sick, data=noise(640), stop_on=("ExplodingTensor",))
@@ -146,7 +145,7 @@ def test_a_rule_ends_the_training_where_it_is(tmp_path: Path, caplog: pytest.Log
         train(tmp_path, healthy_backbone(), rules=rules, stop_on=("ExplodingTensors",))
 
 
-def test_what_is_found_is_said_once_or_only_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_findings_are_logged_once_or_only_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rules = {"ExplodingTensor": ExplodingTensor()}
     loud = train(tmp_path / "loud", deep_backbone(nn.ReLU, 3), lr=1e8, epochs=2, rules=rules)
     assert caplog.text.count("no longer finite") == 1

@@ -1,4 +1,4 @@
-"""Each rule catches a training that is sick in its way, and is silent in a healthy one."""
+"""Each rule fires on a training that is sick in its way, and not on a healthy one."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tests.debug.trainings import WIDTH, OneThread, deep_backbone, healthy_backb
 RULES: dict[str, Rule] = instantiate(imgcls.compose([]).debug.rules, _convert_="all")
 
 
-class Cut(nn.Module):
-    """A backbone with a branch that counts for nothing."""
+class DeadBranch(nn.Module):
+    """A backbone with a branch that does not affect its output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,8 +70,8 @@ def scaled(factor: float, offset: float = 0.0) -> tuple[Tensor, Tensor]:
     return images * factor + offset, labels
 
 
-class Mixed(L.Callback):
-    """Labels that are mixed up from the fifth epoch on."""
+class Shuffle(L.Callback):
+    """Shuffles the labels from the fifth epoch on."""
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.current_epoch >= 4:
@@ -87,7 +87,7 @@ SICK: dict[str, Callable[[], dict[str, Any]]] = {
     "SaturatedActivation": lambda: {"backbone": with_weights(deep_backbone(nn.Tanh, 3), huge), "epochs": 1},
     "UnchangedTensor": lambda: {"backbone": healthy_backbone(), "lr": 1e-9, "epochs": 1},
     "WeightUpdateRatio": lambda: {"backbone": healthy_backbone(), "lr": 1e4, "epochs": 1},
-    "AllZero": lambda: {"backbone": Cut(), "epochs": 1},
+    "AllZero": lambda: {"backbone": DeadBranch(), "epochs": 1},
     "TensorVariance": lambda: {"backbone": healthy_backbone(), "data": scaled(1e5), "epochs": 1},
     "Overfit": lambda: {
         "backbone": deep_backbone(nn.ReLU, 2),
@@ -104,7 +104,7 @@ SICK: dict[str, Callable[[], dict[str, Any]]] = {
         "val": indistinct(200, seed=1),
         "class_counts": (300, 300, 300, 60),
     },
-    "LossNotDecreasing, rising": lambda: {"backbone": healthy_backbone(), "epochs": 12, "callbacks": (Mixed(),)},
+    "LossNotDecreasing, rising": lambda: {"backbone": healthy_backbone(), "epochs": 12, "callbacks": (Shuffle(),)},
     "CheckInputImages": lambda: {"backbone": healthy_backbone(), "data": scaled(1, 0.5), "epochs": 4},
 }
 
@@ -116,7 +116,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_healthy_training_is_left_in_peace(name: str, healthy: Record) -> None:
+def test_a_healthy_training_has_no_issues(name: str, healthy: Record) -> None:
     assert healthy.history[-1]["val/accuracy"] > 0.9
     outcome = RULES[name].check(healthy)
     assert (outcome.status, outcome.sentence) == (NO_ISSUES, "")
@@ -137,7 +137,7 @@ VARIANTS: dict[str, Callable[[], dict[str, Any]]] = {
     "accumulated": lambda: {"accumulate_grad_batches": 2},
     "bf16": lambda: {"precision": "bf16-mixed"},
     "compiled": lambda: {"backbone": compiled(healthy_backbone())},
-    "observed now and then": lambda: {"every": 7},
+    "observed rarely": lambda: {"every": 7},
 }
 
 
@@ -150,7 +150,7 @@ def compiled(backbone: nn.Module) -> nn.Module:
 def test_no_way_of_training_confuses_rules(name: str, tmp_path: Path) -> None:
     options = {"backbone": healthy_backbone(), "epochs": 8, "class_counts": (140, 130, 120, 110), **VARIANTS[name]()}
     recorder = train(tmp_path, rules=RULES, **options)
-    found = {one.rule: one.sentence for one in recorder.outcomes.values() if one.status != NO_ISSUES}
+    found = {outcome.rule: outcome.sentence for outcome in recorder.outcomes.values() if outcome.status != NO_ISSUES}
     assert found == {}
     assert recorder.record.losses[-1] < recorder.record.losses[0]
     assert recorder.record.history[-1]["val/accuracy"] > 0.8
@@ -165,36 +165,36 @@ def two_processes() -> Iterator[dict[str, Any]]:
     torch.set_num_threads(threads)
 
 
-def test_gradients_of_two_processes_are_those_of_all_pictures(tmp_path: Path, two_processes: dict[str, Any]) -> None:
-    backbone, data = deep_backbone(nn.ReLU, 2), pictures(32)  # each step sees all of them
+def test_gradients_of_two_processes_are_those_of_the_whole_batch(tmp_path: Path, two_processes: dict[str, Any]) -> None:
+    backbone, data = deep_backbone(nn.ReLU, 2), pictures(32)  # one batch
     alone = train(tmp_path / "one", deepcopy(backbone), epochs=3, data=data)
     train(tmp_path / "two", backbone, epochs=3, data=data, **two_processes)
     two = read_record(tmp_path / "two", [])
     assert len(two.losses) == len(alone.record.losses) == 3
-    for one, other in zip(alone.record.observations, two.observations, strict=True):
-        assert other.gradient_size == pytest.approx(one.gradient_size, rel=1e-3)
+    for expected, observed in zip(alone.record.observations, two.observations, strict=True):
+        assert observed.gradient_size == pytest.approx(expected.gradient_size, rel=1e-3)
 
 
 def test_two_processes_do_not_confuse_rules(tmp_path: Path, two_processes: dict[str, Any]) -> None:
     counts = (140, 130, 120, 110)
     train(tmp_path, healthy_backbone(), epochs=6, rules=RULES, class_counts=counts, **two_processes)
     outcomes = json.loads((tmp_path / "rules.json").read_text())
-    assert {one["rule"]: one["sentence"] for one in outcomes if one["status"] != NO_ISSUES} == {}
+    assert {row["rule"]: row["sentence"] for row in outcomes if row["status"] != NO_ISSUES} == {}
     assert len(outcomes) == 15
 
 
-def test_infinite_gradients_that_a_scaler_leaves_out_are_no_explosion(tmp_path: Path) -> None:
+def test_infinite_gradients_that_a_scaler_skips_are_no_explosion(tmp_path: Path) -> None:
     class Overflow(L.Callback):
-        """What 16 bits do now and then: the gradients of a step are infinite, and the step is left out."""
+        """As happens with 16 bits: the gradients of a step are infinite, and the step is skipped."""
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             trainer.precision_plugin.scaler = self.scaler
 
         def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
             if trainer.global_step == 2:
-                self.kept = [one.grad.clone() for one in pl_module.network.parameters()]
-                for one in pl_module.network.parameters():
-                    one.grad.fill_(torch.inf)
+                self.finite = [parameter.grad.clone() for parameter in pl_module.network.parameters()]
+                for parameter in pl_module.network.parameters():
+                    parameter.grad.fill_(torch.inf)
 
     class Repair(Checkpoint):
         def __init__(self, overflow: Overflow) -> None:
@@ -202,8 +202,8 @@ def test_infinite_gradients_that_a_scaler_leaves_out_are_no_explosion(tmp_path: 
 
         def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
             if trainer.global_step == 2:
-                for one, kept in zip(pl_module.network.parameters(), self.overflow.kept, strict=True):
-                    one.grad.copy_(kept)
+                for parameter, finite in zip(pl_module.network.parameters(), self.overflow.finite, strict=True):
+                    parameter.grad.copy_(finite)
 
     for scaler, status in ((object(), NO_ISSUES), (None, ISSUES)):
         overflow = Overflow()
@@ -214,7 +214,7 @@ def test_infinite_gradients_that_a_scaler_leaves_out_are_no_explosion(tmp_path: 
 
 
 @pytest.mark.parametrize("name", SICK)
-def test_a_sick_training_is_caught(name: str, tmp_path: Path) -> None:
+def test_a_sick_training_is_detected(name: str, tmp_path: Path) -> None:
     rule, _, part = name.partition(", ")
     outcome = RULES[rule].check(train(tmp_path, **SICK[name]()).record)
     assert outcome.status == ISSUES
@@ -224,38 +224,38 @@ def test_a_sick_training_is_caught(name: str, tmp_path: Path) -> None:
     if name in ("VanishingGradient", "DeadRelu", "SaturatedActivation", "AllZero"):
         assert outcome.layers
         assert outcome.steps
-    words = {"misprediction": "class 3 has 60 training pictures", "rising": "risen again"}
-    assert words.get(part, "") in outcome.sentence
+    expected = {"misprediction": "class 3 has 60 training images", "rising": "risen again"}
+    assert expected.get(part, "") in outcome.sentence
     if name == "DeadRelu":
         assert outcome.layers[0] == "backbone.2"
     if name == "AllZero":
         assert all("unused" in layer for layer in outcome.layers)
 
 
-def test_a_training_that_stands_still_is_caught_while_it_does(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stall_is_reported_while_it_lasts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Wait(L.Callback):
-        """Holds the fourth batch up until somebody has written that nothing happens."""
+        """Holds the fourth batch until the stall has been written."""
 
-        told = False
+        reported = False
 
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             deadline = time.monotonic() + 60
-            while batch_idx == 3 and not self.told and time.monotonic() < deadline:
+            while batch_idx == 3 and not self.reported and time.monotonic() < deadline:
                 threading.Event().wait(0.01)
                 rules = tmp_path / "rules.json"
-                self.told = rules.is_file() and "Step 3 has taken" in rules.read_text()
+                self.reported = rules.is_file() and "Step 3 has taken" in rules.read_text()
 
     wait, rule = Wait(), StalledTraining(threshold=0.3)
     recorder = train(tmp_path, healthy_backbone(), epochs=1, rules={rule.name: rule}, callbacks=(wait,))
-    assert wait.told
+    assert wait.reported
     assert "StalledTraining: Step 3 has taken" in caplog.text
     assert 3 in recorder.outcomes[rule.name].steps
     assert StalledTraining().check(recorder.record).status == NO_ISSUES
-    assert not [one for one in threading.enumerate() if one.name == "imgcls-stalls"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "imgcls-stalls"]
 
 
 @pytest.mark.parametrize("name", ["LossNotDecreasing", "PoorWeightInitialization"])
-def test_a_warm_up_is_waited_for(name: str) -> None:
+def test_rules_wait_for_the_warm_up(name: str) -> None:
     early = Observation(0, 0, 4.8, input_variance={"a": 1.0, "b": 100.0})
     rates = tuple(min(1.0, step / 60) for step in range(300))
 
@@ -265,19 +265,19 @@ def test_a_warm_up_is_waited_for(name: str) -> None:
         return RULES[name].check(Record((early,), losses, rates[:steps], history)).status
 
     assert status(55, 0) == NO_ISSUES, "the rate still rises"
-    assert status(62, 1) == NO_ISSUES, "it has just risen"
+    assert status(62, 1) == NO_ISSUES, "the rate has just risen"
     assert status(124, 2) == status(200, 0) == ISSUES
     assert status(200, 0, falling=0.01) == NO_ISSUES
 
 
-def test_shares_of_channels_are_read_from_quantiles() -> None:
+def test_shares_of_channels_come_from_quantiles() -> None:
     quantiles = torch.quantile(torch.cat([torch.zeros(60), torch.ones(40)]), torch.linspace(0, 1, 21)).tolist()
     assert share_below(quantiles, 0.01) == pytest.approx(0.6, abs=0.05)
     assert share_below([0.5] * 21, 0.5) == 0.0
     assert share_below([0.1] * 21, 0.5) == 1.0
 
 
-def test_thresholds_count(tmp_path: Path) -> None:
+def test_thresholds_apply(tmp_path: Path) -> None:
     backbone = with_weights(healthy_backbone(), dead)
     record = train(tmp_path, backbone, epochs=1).record
     assert DeadRelu(threshold_layer=100.0).check(record).status == NO_ISSUES
@@ -285,15 +285,15 @@ def test_thresholds_count(tmp_path: Path) -> None:
     assert DeadRelu(threshold_inactivity=100.0, threshold_layer=5.0).check(record).status == ISSUES
 
 
-def test_shuffled_labels_and_a_rate_of_ten_are_caught(tmp_path: Path) -> None:
+def test_shuffled_labels_and_a_rate_of_ten_are_detected(tmp_path: Path) -> None:
     images, labels = pictures(160)
     shuffled = images, labels[torch.randperm(160, generator=torch.Generator().manual_seed(0))]
     wild = train(tmp_path, deep_backbone(nn.ReLU, 4), lr=10.0, data=shuffled, epochs=8)
-    caught = {name for name, rule in RULES.items() if rule.check(wild.record).status == ISSUES}
-    assert caught & {"LossNotDecreasing", "ExplodingTensor", "WeightUpdateRatio"}
+    fired = {name for name, rule in RULES.items() if rule.check(wild.record).status == ISSUES}
+    assert fired & {"LossNotDecreasing", "ExplodingTensor", "WeightUpdateRatio"}
 
 
-def test_a_rule_that_fails_says_so() -> None:
+def test_a_rule_that_fails_reports_it() -> None:
     outcome = RULES["Overfit"].check(Record(history=({"epoch": 0, "val/loss": 1.0},)))
     assert outcome.status == FAILED
     assert "train/loss" in outcome.sentence

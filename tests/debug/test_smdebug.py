@@ -1,4 +1,4 @@
-"""What smdebug reads back is what the optimiser used; the tests of it run where the extra `debugger` is installed."""
+"""What smdebug reads back is what the optimiser used; these tests run if the extra `debugger` is installed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from imgcls.system import extras
 from imgcls.system.extras import check_smdebug
 from tests.debug.trainings import OneThread, healthy_backbone, train
 
-RIGHT_NUMPY = tuple(map(int, version("numpy").split(".")[:2])) < (2, 3)
+SUPPORTED_NUMPY = tuple(map(int, version("numpy").split(".")[:2])) < (2, 3)
 needs_smdebug = pytest.mark.skipif(
-    importlib.util.find_spec("smdebug") is None or not RIGHT_NUMPY, reason="needs the extra `debugger`"
+    importlib.util.find_spec("smdebug") is None or not SUPPORTED_NUMPY, reason="needs the extra `debugger`"
 )
 
 
-class Used(L.Callback):
-    """Writes down the gradients of each optimiser step."""
+class SaveGradients(L.Callback):
+    """Saves the gradients of each optimiser step."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -41,7 +41,7 @@ class Used(L.Callback):
             np.save(self.file, np.stack(self.gradients))
 
 
-def test_without_smdebug_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_smdebug_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras.sys, "version_info", (3, 12))
     monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'imgcls\[debugger\]'"):
@@ -61,7 +61,7 @@ def test_gradients_are_those_of_the_optimiser(kind: str, tmp_path: Path) -> None
     from smdebug import modes
     from smdebug.trials import create_trial
 
-    backbone, used = healthy_backbone(), Used(tmp_path / "used.npy")
+    backbone, used = healthy_backbone(), SaveGradients(tmp_path / "used.npy")
     options: dict[str, Any] = {
         "bf16": {"precision": "bf16-mixed"},
         "accumulated": {"accumulate_grad_batches": 5},

@@ -1,4 +1,4 @@
-"""The rules on an smdebug trial that imgcls did not watch."""
+"""The rules on an smdebug trial."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from imgcls.debug.recheck import rules_of
+from imgcls.debug.recheck import build_rules
 from imgcls.debug.rules import ISSUES, NO_ISSUES
 from imgcls.debug.smdebug_callback import SMDebug
 from imgcls.errors import UserError
@@ -18,17 +18,17 @@ from tests.debug.trainings import deep_backbone, healthy_backbone, train
 
 
 @needs_smdebug
-def test_rules_look_at_a_trial_of_imgcls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rules_check_a_trial_of_imgcls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from imgcls.debug.smdebug_trial import read_trial
 
-    caught, page = {}, tmp_path / "page.html"
+    fired, page = {}, tmp_path / "page.html"
     for name, backbone in {"sick": deep_backbone(nn.Sigmoid), "healthy": healthy_backbone()}.items():
         recorder = train(tmp_path / name, backbone, callbacks=(SMDebug(tmp_path / name / "trial", every=1),))
         report([f"trial={tmp_path / name / 'trial'}", f"output={page}"])
-        said = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines()[:-1]}
-        assert set(said) == set(rules_of())
-        assert set(said.values()) <= {ISSUES, NO_ISSUES}
-        caught[name] = {rule for rule, status in said.items() if status == ISSUES}
+        printed = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines()[:-1]}
+        assert set(printed) == set(build_rules())
+        assert set(printed.values()) <= {ISSUES, NO_ISSUES}
+        fired[name] = {rule for rule, status in printed.items() if status == ISSUES}
         assert "steps of an smdebug trial" in page.read_text()
         record = read_trial(tmp_path / name / "trial")
         assert record.losses == pytest.approx(recorder.losses, rel=1e-5)
@@ -36,12 +36,12 @@ def test_rules_look_at_a_trial_of_imgcls(tmp_path: Path, capsys: pytest.CaptureF
             [row["val/loss"] for row in recorder.record.history], rel=1e-3
         )
         assert record.observations[0].update_ratio
-    assert "VanishingGradient" in caught["sick"]
-    assert caught["healthy"] == set()
+    assert "VanishingGradient" in fired["sick"]
+    assert fired["healthy"] == set()
 
 
 @needs_smdebug
-def test_rules_look_at_a_trial_that_smdebugs_own_hook_wrote(tmp_path: Path) -> None:
+def test_rules_check_a_trial_written_by_smdebugs_own_hook(tmp_path: Path) -> None:
     from smdebug.pytorch import Hook, SaveConfig, modes
 
     from imgcls.debug.smdebug_trial import read_trial
@@ -64,14 +64,14 @@ def test_rules_look_at_a_trial_that_smdebugs_own_hook_wrote(tmp_path: Path) -> N
     hook.close()
     record = read_trial(tmp_path / "trial")
     assert len(record.losses) == 50
-    found = {name for name, rule in rules_of().items() if rule.check(record).status == ISSUES}
-    assert "UnchangedTensor" in found
-    assert "ExplodingTensor" not in found
+    fired = {name for name, rule in build_rules().items() if rule.check(record).status == ISSUES}
+    assert "UnchangedTensor" in fired
+    assert "ExplodingTensor" not in fired
 
 
 @needs_smdebug
-def test_a_folder_without_a_trial_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no smdebug trial"):
+def test_a_folder_without_a_trial_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not an smdebug trial"):
         report([f"trial={tmp_path}"])
 
 

@@ -1,4 +1,4 @@
-"""Small trainings, sick and healthy, and what was seen of them."""
+"""Small trainings, sick and healthy, and their records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDTH = 16
 
 
 def pictures(count: int, *, random_labels: bool = False, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Noise with a bright quarter that tells the class, (N, 3, 8, 8), and the labels."""
+    """Noise with a bright quarter that depends on the class, (N, 3, 8, 8), and the labels."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, CLASSES, (count,), generator=generator)
     images = 0.3 * torch.randn(count, 3, 8, 8, generator=generator)
@@ -37,7 +37,7 @@ def pictures(count: int, *, random_labels: bool = False, seed: int = 0) -> tuple
 
 
 def indistinct(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Pictures of classes 0, 1 and 2, a fifth of class 0 of which is said to be of class 3."""
+    """Images of classes 0, 1 and 2; a fifth of class 0 is labelled as class 3."""
     images, labels = pictures(count, seed=seed)
     images, labels = images[labels < 3], labels[labels < 3]
     first = (labels == 0).nonzero().flatten()
@@ -48,8 +48,8 @@ def indistinct(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 def healthy_backbone() -> nn.Module:
     """Convolutions, batch norms, ReLUs."""
     layers: list[nn.Module] = []
-    for given in (3, WIDTH):
-        layers += [nn.Conv2d(given, WIDTH, 3, stride=2, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU()]
+    for channels in (3, WIDTH):
+        layers += [nn.Conv2d(channels, WIDTH, 3, stride=2, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU()]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * WIDTH, WIDTH), nn.ReLU())
 
 
@@ -62,7 +62,7 @@ def deep_backbone(activation: type[nn.Module], depth: int = 30) -> nn.Module:
 
 
 class OneThread(L.Callback):
-    """A forked process may not use the threads of its parent."""
+    """Limits a forked process to one thread: it must not use the threads of its parent."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         torch.set_num_threads(1)
