@@ -1,4 +1,4 @@
-"""Data sets that come as a public archive: where they are, and what to say when they are not there."""
+"""Data sets that are published as an archive: find them on disk, or download and unpack them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from imgcls.system.cache import alone, data_folder
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to download, and how to know that it is the right one."""
+    """A file to download, with its expected size and hash."""
 
     url: str
     size: int | None = None
-    """bytes"""
+    """Bytes."""
     md5: str | None = None
 
 
 class ArchivedDataModule(ImageDataModule):
-    """A data set in `root`, or downloaded to the user's cache where `root` is not given.
+    """A data set in `root`, or downloaded to the user's cache if there is no `root`.
 
     Args:
-        root: the folder of the pictures; None: download them.
-        url: another address of the archive, whose content is then not compared with the public one's hash.
+        root: the folder of the images; None: download them.
+        url: another address of the archive, whose content is not compared with the hash of the public one.
         **options: of ImageDataModule.
     """
 
@@ -43,26 +43,30 @@ class ArchivedDataModule(ImageDataModule):
 
     @property
     def folder(self) -> Path:
-        """Where the data set is: `root`, or its place in the cache."""
+        """The data set's folder: `root`, or the one in the cache."""
         return self.root if self.root is not None else data_folder(type(self).__name__)
 
     def download(self) -> None:
-        """Download and unpack the archive, unless `root` is given or it is there already. Raises UserError."""
+        """Download and unpack the archive, unless `root` is set or the folder exists. Raises UserError."""
         if self.root is None and not self.folder.is_dir():
             fetch(self.archive, self.folder, self.title, self.layout)
 
-    def located(self, inside: Sequence[str], holds: Callable[[Path], bool]) -> Path:
-        """The folder that `holds` the data set: `folder` itself, or one of the names `inside` it. Raises UserError."""
+    def locate(self, inside: Sequence[str], contains: Callable[[Path], bool]) -> Path:
+        """The folder that `contains` the data set: one of the names `inside` `folder`, or itself. Raises UserError."""
         if self.root is None and not self.folder.is_dir():
             raise UserError(
-                f"{_sentence(self.title)} is not in {self.folder}. prepare_data() downloads it; or give its folder "
-                f"with data.root=DIR ({self.layout})."
+                f"{self.title} is not in {self.folder}. Download it with prepare_data(), or set data.root=DIR to its "
+                f"folder ({self.layout})."
             )
-        return locate(need_folder(self.folder, type(self).__name__.lower()), inside, holds, self.title, self.layout)
+        root = need_folder(self.folder, type(self).__name__.lower())
+        for place in (*(root / name for name in inside), root):
+            if place.is_dir() and contains(place):
+                return place
+        raise UserError(f"data.root={root} does not look like {self.title}. Expected {self.layout}.")
 
 
 def fetch(archive: Archive, folder: Path, title: str, layout: str) -> None:
-    """Bring the content of `archive` to the new `folder`; of several processes one does, and the others wait.
+    """Download and unpack `archive` into the new `folder`; one of several processes does, and the others wait.
 
     Raises UserError that says how to do without the download.
     """
@@ -75,19 +79,7 @@ def fetch(archive: Archive, folder: Path, title: str, layout: str) -> None:
                 download(archive.url, file, size=archive.size, md5=archive.md5)
         except UserError as error:
             raise UserError(
-                f"{_sentence(title)} is not in {folder}, and {error}\nGive its folder with data.root=DIR ({layout})."
+                f"{title} is not in {folder}, and {error}\nSet data.root=DIR to its folder ({layout})."
             ) from error
         unpack(file, folder)
         file.unlink()
-
-
-def locate(root: Path, inside: Sequence[str], holds: Callable[[Path], bool], title: str, layout: str) -> Path:
-    """The folder that `holds` the data set: one of the names `inside` `root`, or `root` itself. Raises UserError."""
-    for place in (*(root / name for name in inside), root):
-        if place.is_dir() and holds(place):
-            return place
-    raise UserError(f"data.root={root} does not look like {title}. Expected {layout}.")
-
-
-def _sentence(title: str) -> str:
-    return title[:1].upper() + title[1:]

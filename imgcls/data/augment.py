@@ -1,7 +1,7 @@
-"""Augmentation of whole batches on the device where they are, different for each picture.
+"""Augmentation of whole batches on their device, different for each image.
 
-Every random number comes from the picture's own Draws, so the result does not depend on what else is in the batch.
-Pictures are (N, 3, H, W), uint8 or float, with values in 0..255 until they are normalised.
+All random numbers come from the image's own Draws, so the result does not depend on the rest of the batch.
+Images are (N, 3, H, W), uint8 or float, with values in 0..255 until they are normalised.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ Transform = Callable[[Tensor, Draws], Tensor]
 
 
 class Augment:
-    """Crop, flip, policy, colour jitter, your own transforms; then, on normalised pictures, erasing and mixing.
+    """Crop, flip, policy, colour jitter and custom transforms; then, on normalised images, erasing and mixing.
 
     Args:
-        crop: RandomResizedCrop, PaddedCrop, or None for the picture as evaluation sees it.
-        flip: probability of a mirror image, left to right; 0 where sides matter, as with digits.
-        alternate_flip: mirror each picture in every second epoch, half of them in the odd ones (Jordan 2024), so that
-            two epochs show both sides of all; with `flip` of 1/2 only.
+        crop: RandomResizedCrop, PaddedCrop, or None for the image as in evaluation.
+        flip: probability of mirroring left to right; 0 where sides matter, as with digits.
+        alternate_flip: mirror each image in every second epoch, half of them in the odd ones (Jordan 2024), so that
+            two epochs have both sides of all; only with `flip` of 1/2.
         policy: TrivialAugment or RandAugment.
         jitter: ColorJitter.
         erasing: RandomErasing.
         mixing: Mixing, which makes the labels soft: float (N, C).
-        extra: further transforms, each called as transform(float pictures in 0..255, draws).
+        extra: further transforms, each called as transform(float images in 0..255, draws).
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class Augment:
         alternate_flip: bool = False,
     ) -> None:
         if not 0 <= flip <= 1:
-            raise UserError(f"augment.flip={flip} is a probability; it lies in 0..1.")
+            raise UserError(f"augment.flip={flip} is a probability and must be in 0..1.")
         if alternate_flip and flip != 0.5:
             raise UserError(
-                f"augment.alternate_flip=true mirrors each picture every second epoch: flip={flip} is not 0.5."
+                f"augment.alternate_flip=true mirrors each image in every second epoch: it needs flip=0.5, not {flip}."
             )
         self.alternate_flip = alternate_flip
         self.crop, self.flip, self.policy, self.jitter = crop, flip, policy, jitter
@@ -57,11 +57,11 @@ class Augment:
 
     @property
     def layout(self) -> Layout:
-        """How the crop wants the store to hold the pictures."""
+        """The layout of the store that the crop needs."""
         return self.crop.layout if self.crop is not None else "centre"
 
     def pixels(self, images: Tensor, draws: Draws, size: int, aspect: Tensor | None = None) -> Tensor:
-        """All that happens before normalisation: (N, 3, H, W) to (N, 3, size, size), values in 0..255."""
+        """Apply everything before normalisation: (N, 3, H, W) to (N, 3, size, size), values in 0..255."""
         mirrored = self._mirrored(draws) if self.flip else None
         if self.crop is None:
             images = flip(resize(images, size), mirrored)
@@ -75,14 +75,14 @@ class Augment:
         return images
 
     def _mirrored(self, draws: Draws) -> Tensor:
-        """Which pictures are mirrored, bool (N,)."""
+        """Which images are mirrored, bool (N,)."""
         if not self.alternate_flip:
             return draws.stream("flip").uniform(1)[:, 0] < self.flip
         first = draws.of_all_epochs.stream("flip").uniform(1)[:, 0] < 0.5
         return first if draws.epoch % 2 == 0 else ~first
 
     def finish(self, images: Tensor, labels: Tensor, draws: Draws, num_classes: int) -> tuple[Tensor, Tensor]:
-        """All that happens to normalised float pictures; labels are int64 (N,), or float (N, C) after mixing."""
+        """Apply everything after normalisation; labels are int64 (N,), or float (N, C) after mixing."""
         if self.erasing is not None:
             images = self.erasing(images, draws.stream("erasing"))
         if self.mixing is not None and self.mixing.active:

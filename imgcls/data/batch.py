@@ -1,4 +1,4 @@
-"""A batch on its way to the model, and as the model gets it."""
+"""A batch on its way to the device, and as the model takes it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from imgcls.data.randomness import Draws
 
 
 class Batch(NamedTuple):
-    """What the model is given."""
+    """The input of the model."""
 
     images: Tensor
     """float32 (N, 3, S, S), augmented in training, normalised."""
     labels: Tensor
     """int64 (N,); in training with mixing float32 (N, C)."""
-    index: Tensor  # type: ignore[assignment]  # a tuple has a method of that name, which nobody misses
+    index: Tensor  # type: ignore[assignment]  # replaces a method of tuples that is not needed
     """int64 (N,), positions in the split."""
 
 
 class Fate:
-    """What augmentation wants to know of each picture; stays on the CPU, see Draws."""
+    """The input of augmentation for each image; stays on the CPU, see Draws."""
 
     def __init__(self, draws: Draws, aspect: Tensor) -> None:
         self.draws = draws
@@ -30,10 +30,10 @@ class Fate:
 
 
 class RawBatch(NamedTuple):
-    """What travels to the device: as few bytes as can be."""
+    """The batch that is sent to the device, in as few bytes as possible."""
 
     images: Tensor
-    """uint8 (N, 3, H, W), as the store holds them."""
+    """uint8 (N, 3, H, W), as in the store."""
     labels: Tensor
     """int64 (N,)."""
     index: Tensor  # type: ignore[assignment]
@@ -42,9 +42,9 @@ class RawBatch(NamedTuple):
     """None in evaluation."""
 
 
-BLOCKING = ("cpu", "mps")  # where a copy that is not waited for gains nothing, or has been seen to go wrong
+BLOCKING = ("cpu", "mps")  # where an asynchronous copy gains nothing, or has been observed to go wrong
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """`values` on `device`, without waiting for the work that the device has still to do, as `.to(device)` would."""
+    """`values` on `device`, without waiting for the device's pending work, as `.to(device)` would."""
     return values.to(device, non_blocking=device.type not in BLOCKING)

@@ -1,4 +1,4 @@
-"""`data=caltech256`: 30,607 photographs of 256 classes and clutter, `256_ObjectCategories/NNN.name/*.jpg`."""
+"""`data=caltech256`: 30,607 photographs of 256 classes and clutter in `256_ObjectCategories/NNN.name/*.jpg`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Caltech256(ArchivedDataModule):
     """Caltech-256 (Griffin, Holub and Perona 2007), split 70/10/20 in each class by `seed` and file names.
 
     Args:
-        clutter: keep the 257th folder, pictures of none of the classes.
-        **options: of ArchivedDataModule; `val_fraction` is 1/8 where it is not given.
+        clutter: keep the 257th folder, whose images belong to none of the classes.
+        **options: of ArchivedDataModule; `val_fraction` is 1/8 by default.
     """
 
     title = "Caltech-256"
@@ -35,17 +35,17 @@ class Caltech256(ArchivedDataModule):
         self.clutter = clutter
 
     def find(self) -> Source:
-        """All classes; 20 % to test, and validation is split off by `val_fraction`."""
-        folder = self.located(["256_ObjectCategories"], lambda place: bool(_classes(place)))
+        """All classes, 20 % of each for the test; validation is split off by `val_fraction`."""
+        folder = self.locate(["256_ObjectCategories"], lambda place: bool(_classes(place)))
         return find_caltech256(folder, self.seed, clutter=self.clutter)
 
 
 def find_caltech256(folder: Path, seed: int, *, clutter: bool = False) -> Source:
-    """The pictures of the folders `NNN.name` in `folder`, 20 % of each class to test. Raises UserError."""
+    """The images of the folders `NNN.name` in `folder`, 20 % of each class for the test. Raises UserError."""
     names = [name for name in _classes(folder) if clutter or not name.endswith(".clutter")]
-    found, everything = find_split(folder, folder, names)
+    folders, everything = find_split(folder, folder, names)
     train, test = cut(everything, [1 - TEST_SHARE, TEST_SHARE], seed)
-    return Source(readable_names(found), train, None, test if len(test) else None)
+    return Source(readable_names(folders), train, None, test if len(test) else None)
 
 
 def _classes(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""`data=cifar10`: 60,000 pictures of ten classes, 32x32 px."""
+"""`data=cifar10`: 60,000 images of ten classes, 32x32 px."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 from imgcls.data.archives import Archive, ArchivedDataModule
 from imgcls.data.imagefolder import find_tree, split_folders
 from imgcls.data.sources import Source, Split
+from imgcls.data.unpickling import UnsafePickle, read_arrays
 from imgcls.errors import UserError
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BINARY, PYTHON = "cifar-10-batches-bin", "cifar-10-batches-py"
 BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
-SIDE = 32  # px
-PLANES = 3 * SIDE * SIDE  # the red, green and blue planes of one picture
+SIDE_PX = 32
+PLANES = 3 * SIDE_PX**2  # values of an image: its red, green and blue planes
 
 Read = Callable[[Path, str], tuple[np.ndarray, np.ndarray]]
 
@@ -31,75 +32,70 @@ class Cifar10(ArchivedDataModule):
     )
 
     def find(self) -> Source:
-        """Training and test pictures; validation is split off by `val_fraction`."""
-        return find_cifar10(self.located([BINARY, PYTHON, "cifar10"], holds_cifar10))
+        """Training and test images; validation is split off by `val_fraction`."""
+        return find_cifar10(self.locate([BINARY, PYTHON, "cifar10"], holds_cifar10))
 
 
 def find_cifar10(folder: Path) -> Source:
-    """The pictures in `folder`, in whichever of the three layouts. Raises UserError."""
+    """The images in `folder`, in any of the three layouts. Raises UserError."""
     if reader := _reader(folder):
         train, test = (_from_batches(folder, split, reader) for split in ("train", "test"))
         return Source(NAMES, train, None, test)
-    places = split_folders(folder)
-    if missing := [split for split in ("train", "test") if split not in places]:
-        raise UserError(f"{folder} has no folder {missing[0]!r}. Expected {Cifar10.layout}.")
-    return find_tree(folder, places)
+    return find_tree(folder, split_folders(folder), ("train", "test"), Cifar10.layout)
 
 
 def holds_cifar10(folder: Path) -> bool:
-    """Whether original batches or a tree of folders are in `folder`."""
+    """Whether `folder` contains original batches or a tree of class folders."""
     return _reader(folder) is not None or "train" in split_folders(folder)
 
 
 def _reader(folder: Path) -> Read | None:
-    """How the batches in `folder` are read; None where there are none."""
-    for ending, read in ((".bin", _read_binary), ("", _read_python)):
-        if any((folder / f"{batch}{ending}").is_file() for batches in BATCHES.values() for batch in batches):
+    """The function that reads the batches in `folder`; None if there are none."""
+    for suffix, read in ((".bin", _read_binary), ("", _read_python)):
+        if any((folder / f"{batch}{suffix}").is_file() for batches in BATCHES.values() for batch in batches):
             return read
     return None
 
 
 def _from_batches(folder: Path, split: str, read: Read) -> Split:
     labels, planes = zip(*(read(folder, batch) for batch in BATCHES[split]), strict=True)
-    pictures = np.concatenate(planes).reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+    pictures = np.concatenate(planes).reshape(-1, 3, SIDE_PX, SIDE_PX).transpose(0, 2, 3, 1)
     names = tuple(f"{split}/{number:05}" for number in range(len(pictures)))
     return Split(names, np.concatenate(labels), np.ascontiguousarray(pictures))
 
 
 def _read_binary(folder: Path, batch: str) -> tuple[np.ndarray, np.ndarray]:
     file = folder / f"{batch}.bin"
-    content = np.frombuffer(_content(file), dtype=np.uint8)
+    content = np.frombuffer(_read_bytes(file), dtype=np.uint8)
     if len(content) % (1 + PLANES):
-        raise _damaged(file, f"its {len(content):,} bytes are no whole number of pictures")
+        raise _damaged(file, f"its {len(content):,} bytes are not a whole number of images")
     records = content.reshape(-1, 1 + PLANES)
-    return _checked(file, records[:, 0], records[:, 1:])
+    return _check(file, records[:, 0], records[:, 1:])
 
 
 def _read_python(folder: Path, batch: str) -> tuple[np.ndarray, np.ndarray]:
-    from imgcls.data.unpickling import UnsafePickle, read_arrays
-
     file = folder / batch
     try:
-        content = read_arrays(_content(file))
-        return _checked(file, np.asarray(content[b"labels"]), np.asarray(content[b"data"]))
+        content = read_arrays(_read_bytes(file))
+        return _check(file, np.asarray(content[b"labels"]), np.asarray(content[b"data"]))
     except (UnsafePickle, KeyError, TypeError, ValueError) as error:
         raise _damaged(file, str(error)) from error
 
 
-def _checked(file: Path, labels: np.ndarray, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(labels int64 (N,), planes uint8 (N, 3072))"""
+def _check(file: Path, labels: np.ndarray, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(labels, int64 (N,); planes, uint8 (N, 3072)), or a UserError."""
     if planes.dtype != np.uint8 or planes.shape != (*labels.shape, PLANES) or not len(labels):
-        raise _damaged(file, f"it holds {len(labels)} labels and {planes.dtype} {planes.shape} pixels")
+        raise _damaged(file, f"it has {len(labels)} labels and {planes.dtype} {planes.shape} pixels")
     if not (np.issubdtype(labels.dtype, np.integer) and labels.min() >= 0 and labels.max() < len(NAMES)):
         raise _damaged(file, "its labels are not 0 to 9")
     return labels.astype(np.int64), planes
 
 
-def _content(file: Path) -> bytes:
+def _read_bytes(file: Path) -> bytes:
     if not file.is_file():
         raise UserError(f"{file} is missing: CIFAR-10 has five training batches and one test batch.")
     return file.read_bytes()
 
 
 def _damaged(file: Path, why: str) -> UserError:
-    return UserError(f"{file} is no batch of CIFAR-10 that can be read ({why}). Download the archive again.")
+    return UserError(f"{file} is not a readable batch of CIFAR-10 ({why}). Download the archive again.")

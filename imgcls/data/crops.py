@@ -1,6 +1,6 @@
-"""Crops of whole batches, another one for each picture.
+"""Crops of whole batches, a different one for each image.
 
-Pictures are (N, 3, H, W), uint8 or float, with values in 0..255; so is what comes out.
+Input and output are (N, 3, H, W), uint8 or float, with values in 0..255.
 """
 
 from __future__ import annotations
@@ -20,22 +20,20 @@ from imgcls.errors import UserError
 from imgcls.system.checks import check_value, choice
 
 Layout = Literal["centre", "squash"]
-"""How the store holds training pictures: as evaluation sees them, or the whole picture squashed to a square."""
-
+"""How the store has training images: as in evaluation, or the whole image squashed to a square."""
 
 PADDING_MODES = ("constant", "reflect")
-THREADED = 1 << 20
-"""Values that are worth a thread."""
+MIN_VALUES_PER_THREAD = 1 << 20
 
 
 class RandomResizedCrop:
-    """A box of random area, shape and place, resized to the side asked for (Szegedy et al. 2014).
+    """A box of random area, shape and position, resized to the requested side (Szegedy et al. 2014).
 
-    The box is chosen in the geometry of the original picture and read from the squashed one, so shapes come out as
-    torchvision's RandomResizedCrop gives them.
+    The box is chosen in the geometry of the original image and read from the squashed one, so that shapes are those of
+    torchvision's RandomResizedCrop.
 
     Args:
-        scale: smallest and largest share of the picture's area.
+        scale: smallest and largest share of the image's area.
         ratio: smallest and largest width / height, drawn log-uniformly.
     """
 
@@ -43,12 +41,12 @@ class RandomResizedCrop:
     attempts: ClassVar[int] = 10
 
     def __init__(self, scale: tuple[float, float] = (0.35, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> None:
-        self.scale, self.ratio = _range("scale", scale, most=1.0), _range("ratio", ratio)
+        self.scale, self.ratio = _range("scale", scale, limit=1.0), _range("ratio", ratio)
 
     def boxes(self, draws: Draws, aspect: Tensor) -> Tensor:
-        """float32 (N, 4): left, top, width and height as shares of the picture, whose width / height is `aspect` (N,).
+        """float32 (N, 4): left, top, width and height as shares of the image, whose width / height is `aspect` (N,).
 
-        The first of ten attempts that fits; where none does, the largest centred box of an allowed shape.
+        The first of ten attempts that fits; if none does, the largest centred box of an allowed shape.
         """
         tries = draws.stream("box").uniform(2 * self.attempts).view(-1, self.attempts, 2)
         area = self.scale[0] + tries[..., 0] * (self.scale[1] - self.scale[0])
@@ -69,9 +67,9 @@ class RandomResizedCrop:
     def __call__(
         self, images: Tensor, draws: Draws, size: int, aspect: Tensor | None = None, mirrored: Tensor | None = None
     ) -> Tensor:
-        """(N, 3, H, W) squashed pictures to (N, 3, size, size).
+        """Crop squashed images (N, 3, H, W) to (N, 3, size, size).
 
-        `aspect`, (N,), is that of the originals, 1 if absent; those that are `mirrored`, bool (N,), come out so.
+        `aspect`, (N,), is that of the originals, 1 if None; `mirrored`, bool (N,), are mirrored.
         """
         if aspect is None:
             aspect = torch.ones(len(images), device=draws.keys.device)
@@ -79,30 +77,27 @@ class RandomResizedCrop:
 
 
 class PaddedCrop:
-    """Pad on all sides, crop the old size at a random place: the usual way for small pictures.
+    """Pad on all sides, and crop the original size at a random position, as usual for small images.
 
     Args:
-        padding: share of the side; 1/8 is the 4 pixels that CIFAR's 32 are padded with.
-        mode: what is padded with: `constant` (black), or `reflect`, the picture mirrored at its border.
+        padding: share of the side; 1/8 pads CIFAR's 32 pixels with the usual 4.
+        mode: `constant` (black), or `reflect`, the image mirrored at its border.
     """
 
     layout: ClassVar[Layout] = "centre"
 
     def __init__(self, padding: float = 0.125, mode: str = "constant") -> None:
         if not 0 <= padding <= 1:
-            raise UserError(f"crop.padding={padding} is a share of the side; it lies in 0..1, as 0.125 does.")
+            raise UserError(f"crop.padding={padding} is a share of the side and must be in 0..1, such as 0.125.")
         check_value("crop.mode", mode, choice(*PADDING_MODES))
         if mode == "reflect" and padding > 0.5:
-            raise UserError(f"crop.padding={padding}: crop.mode=reflect pads with at most half of the picture, 0.5.")
+            raise UserError(f"crop.padding={padding}: crop.mode=reflect pads with up to half of the image, 0.5.")
         self.padding, self.mode = padding, mode
 
     def __call__(
         self, images: Tensor, draws: Draws, size: int, aspect: Tensor | None = None, mirrored: Tensor | None = None
     ) -> Tensor:
-        """(N, 3, H, H) to (N, 3, size, size): cropped at H, then resized if that is another side.
-
-        Those that are `mirrored`, bool (N,), come out so.
-        """
+        """Crop (N, 3, H, H) at side H, and resize to (N, 3, size, size); `mirrored`, bool (N,), are mirrored."""
         pixels = round(self.padding * images.shape[-1])
         places = draws.stream("place").integers(2, 2 * pixels + 1)
         return resize(padded_crops(images, places, pixels, mirrored, self.mode), size)
@@ -113,8 +108,8 @@ def padded_crops(
 ) -> Tensor:
     """Windows of (N, 3, H, H) at `places` (N, 2: x, y) after padding with `pixels`, see PaddedCrop; some `mirrored`.
 
-    On the CPU picture by picture in numpy, without torch's threads: as fast on idle cores, measured eight times as
-    fast on busy ones, where threaded operations wait for each other.
+    On the CPU image by image in numpy, without torch's threads: as fast on idle cores, measured eight times as fast on
+    busy ones, where threaded operations wait for each other.
     """
     if images.device.type != "cpu":
         return _windows(images, places, pixels, mirrored, mode)
@@ -127,22 +122,22 @@ def padded_crops(
         padded[:, :, pixels : pixels + side, pixels : pixels + side] = images.numpy()
     out = np.empty((*images.shape[:2], side, side), dtype=padded.dtype)
     flips = mirrored.tolist() if mirrored is not None else [False] * len(images)
-    for position, ((x, y), turned) in enumerate(zip(places.tolist(), flips, strict=True)):
+    for position, ((x, y), flipped) in enumerate(zip(places.tolist(), flips, strict=True)):
         window = padded[position, :, y : y + side, x : x + side]
-        out[position] = window[:, :, ::-1] if turned else window
+        out[position] = window[:, :, ::-1] if flipped else window
     return torch.from_numpy(out)
 
 
 def _windows(images: Tensor, places: Tensor, pixels: int, mirrored: Tensor | None, mode: str) -> Tensor:
-    """The same as one gathering for devices, in channels_last order."""
+    """The same in one gather for devices, in channels_last order."""
     side, device = images.shape[-1], images.device
-    turned = torch.zeros(len(places), dtype=torch.int64) if mirrored is None else mirrored.to(torch.int64)
-    x, y, turned = send(torch.cat([places - pixels, turned[:, None]], 1), device).unbind(1)
-    at = torch.arange(side, device=device)
-    columns = x[:, None] + torch.where(turned[:, None] > 0, side - 1 - at, at)
-    rows = y[:, None] + at
+    flipped = torch.zeros(len(places), dtype=torch.int64) if mirrored is None else mirrored.to(torch.int64)
+    x, y, flipped = send(torch.cat([places - pixels, flipped[:, None]], 1), device).unbind(1)
+    offsets = torch.arange(side, device=device)
+    columns = x[:, None] + torch.where(flipped[:, None] > 0, side - 1 - offsets, offsets)
+    rows = y[:, None] + offsets
     inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None, :]
-    rows, columns = (side - 1 - (side - 1 - where.abs()).abs() for where in (rows, columns))
+    rows, columns = (side - 1 - (side - 1 - index.abs()).abs() for index in (rows, columns))
     batch = torch.arange(len(images), device=device)[:, None, None]
     out = images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]
     if mode == "constant":
@@ -151,7 +146,7 @@ def _windows(images: Tensor, places: Tensor, pixels: int, mirrored: Tensor | Non
 
 
 def flip(images: Tensor, chosen: Tensor | None) -> Tensor:
-    """Mirror the `chosen` pictures, bool (N,), left to right; `images` stay as they were."""
+    """A copy with the `chosen` images, bool (N,), mirrored left to right."""
     if chosen is None:
         return images
     if images.device.type != "cpu":
@@ -161,10 +156,10 @@ def flip(images: Tensor, chosen: Tensor | None) -> Tensor:
 
 
 def resized_crops(images: Tensor, boxes: Tensor, size: int, mirrored: Tensor | None = None) -> Tensor:
-    """Boxes of shares (N, 4: left, top, width, height), to whole pixels, resized bilinearly to (N, 3, size, size).
+    """Boxes of shares (N, 4: left, top, width, height), rounded to pixels, resized bilinearly to (N, 3, size, size).
 
-    On the CPU picture by picture with torch's uint8 kernels, measured 3 to 4 times as fast as `grid_sample` there;
-    elsewhere as one `grid_sample`, equal to within rounding.
+    On the CPU image by image with torch's uint8 kernels, measured 3 to 4 times as fast as `grid_sample` there;
+    elsewhere in one `grid_sample`, equal to within rounding.
     """
     pixels = _whole_pixels(boxes, images.shape[-2], images.shape[-1])
     if images.device.type == "cpu":
@@ -172,20 +167,20 @@ def resized_crops(images: Tensor, boxes: Tensor, size: int, mirrored: Tensor | N
         target, places = out.numpy(), pixels.tolist()
         flips = mirrored.tolist() if mirrored is not None else [False] * len(images)
 
-        def crop(which: slice) -> None:
-            for position in range(which.start, which.stop):
+        def crop(part: slice) -> None:
+            for position in range(part.start, part.stop):
                 left, top, width, height = places[position]
-                part = images[position : position + 1, :, top : top + height, left : left + width]
-                resized = F.interpolate(part, size=(size, size), mode="bilinear")[0].numpy()
+                box = images[position : position + 1, :, top : top + height, left : left + width]
+                resized = F.interpolate(box, size=(size, size), mode="bilinear")[0].numpy()
                 target[position] = resized[:, :, ::-1] if flips[position] else resized
 
-        in_slices(crop, len(images), THREADED // out[0].numel())
+        in_slices(crop, len(images), MIN_VALUES_PER_THREAD // out[0].numel())
         return out
-    return flip(_sampled(images, pixels, size), mirrored)
+    return flip(_sample_boxes(images, pixels, size), mirrored)
 
 
-def _sampled(images: Tensor, pixels: Tensor, size: int) -> Tensor:
-    """The boxes `pixels`, int64 (N, 4), as one sampling for devices."""
+def _sample_boxes(images: Tensor, pixels: Tensor, size: int) -> Tensor:
+    """The boxes `pixels`, int64 (N, 4), in one `grid_sample` for devices."""
     grid = _grid(send(pixels.to(torch.float32), images.device), size, images.shape[-2], images.shape[-1])
     values = F.grid_sample(images.to(torch.float32), grid, align_corners=False, padding_mode="border")
     return values if images.is_floating_point() else values.round_().to(images.dtype)
@@ -199,18 +194,18 @@ def _whole_pixels(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def _grid(pixels: Tensor, size: int, height: int, width: int) -> Tensor:
-    """Where `interpolate` reads each output pixel, in -1..1, never outside the box: (N, size, size, 2)."""
+    """The position in -1..1 at which `interpolate` reads each output pixel, within the box: (N, size, size, 2)."""
     steps = (torch.arange(size, device=pixels.device) + 0.5) / size
     axes = []
     for axis, side in ((0, width), (1, height)):
         first, extent = pixels[:, axis, None], pixels[:, axis + 2, None]
-        at = first + (steps * extent).clamp(min=0.5).minimum(extent - 0.5)
-        axes.append(at * (2 / side) - 1)
+        positions = first + (steps * extent).clamp(min=0.5).minimum(extent - 0.5)
+        axes.append(positions * (2 / side) - 1)
     return torch.stack([axes[0][:, None, :].expand(-1, size, -1), axes[1][:, :, None].expand(-1, -1, size)], -1)
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """(N, 3, H, W) to (N, 3, size, size), bicubic and antialiased as in Pillow; untouched where it fits."""
+    """Resize (N, 3, H, W) to (N, 3, size, size), bicubic and antialiased as in Pillow; unchanged if it fits."""
     if images.shape[-2:] == (size, size):
         return images
     if images.device.type == "cpu" or images.is_floating_point():
@@ -219,9 +214,9 @@ def resize(images: Tensor, size: int) -> Tensor:
     return values.round_().clamp_(0, 255).to(images.dtype)
 
 
-def _range(name: str, values: tuple[float, float], most: float = math.inf) -> tuple[float, float]:
+def _range(name: str, values: tuple[float, float], limit: float = math.inf) -> tuple[float, float]:
     low, high = (float(value) for value in values)
-    if not 0 < low <= high <= most:
-        limit = f" and at most {most:g}" if math.isfinite(most) else ""
-        raise UserError(f"crop.{name}={[low, high]} must be two rising numbers above 0{limit}.")
+    if not 0 < low <= high <= limit:
+        most = f" and at most {limit:g}" if math.isfinite(limit) else ""
+        raise UserError(f"crop.{name}={[low, high]} must be two rising numbers above 0{most}.")
     return low, high

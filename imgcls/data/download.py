@@ -1,4 +1,4 @@
-"""Downloads that go on where they broke off, are checked, and are unpacked only within their folder."""
+"""Downloads that resume after an interruption, are checked, and are unpacked within their folder only."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ from imgcls.errors import UserError
 from imgcls.system.bars import byte_bar, with_bar
 from imgcls.system.files import explain_os_errors
 
-CHUNK = 1 << 20
-ATTEMPTS = 5  # in a row that bring nothing
-TIMEOUT = 20.0  # seconds without a byte
-PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP states that another try may find gone
-LONGEST_WAIT = 60.0
-
-Hashes = dict[str, str | None]
+CHUNK_BYTES = 1 << 20
+ATTEMPTS = 5  # in a row without progress
+TIMEOUT_SECONDS = 20.0  # without a byte
+TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
+MAX_WAIT_SECONDS = 60.0
 
 
 def download(
@@ -38,41 +36,38 @@ def download(
     sha256: str | None = None,
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Fetch `url` into `target`, whole and checked, or not at all.
+    """Download `url` to `target`, complete and checked, or not at all.
 
-    What an earlier try left in `target.part` is gone on with, where the server can do that.
+    Resumes an earlier download in `target.part` if the server supports it.
 
     Args:
         url: http or https; redirections are followed.
-        target: the file; its folder is made.
-        size: expected bytes, if known.
-        md5: expected hash, if known; it guards against damage, not against malice.
-        sha256: the same, and against both.
-        wait: called with the seconds between two tries.
+        target: the file; its folder is created.
+        size: expected size, bytes.
+        md5: expected hash; protects from damage, but not from malice.
+        sha256: expected hash; protects from both.
+        wait: called with the seconds to wait between two attempts.
 
     Raises:
-        UserError: it could not be fetched, or is not what was expected.
+        UserError: the file cannot be downloaded, or is not the expected one.
     """
     part = target.with_name(target.name + ".part")
     with explain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        continued = part.is_file() and part.stat().st_size > 0
-        _fetch_patiently(url, part, wait)
-        complaint = _complaint(part, size, {"md5": md5, "sha256": sha256})
-        if complaint and continued:  # what lay there may have been the beginning of another file
+        attempts = 2 if _size(part) else 1  # the existing part may be the beginning of another file
+        for _ in range(attempts):
+            _fetch_with_retries(url, part, wait)
+            if not (mismatch := _explain_mismatch(part, size, {"md5": md5, "sha256": sha256})):
+                part.replace(target)
+                return
             part.unlink()
-            _fetch_patiently(url, part, wait)
-            complaint = _complaint(part, size, {"md5": md5, "sha256": sha256})
-        if complaint:
-            part.unlink()
-            raise UserError(f"{url} gave {complaint}: not the file that was expected. Try again.")
-        part.replace(target)
+        raise UserError(f"{url} is not the expected file: it has {mismatch}. Try again.")
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar or zip file into the new folder `folder`, which appears only when it is complete.
+    """Unpack a tar or zip file into the new `folder`, which exists only when it is complete.
 
-    Raises UserError for a damaged archive and for one that reaches outside its folder.
+    Raises UserError for a damaged archive, and for one with paths outside its folder.
     """
     beside = folder.with_name(f".{folder.name}.unpacking")
     with explain_os_errors(folder):
@@ -88,17 +83,17 @@ def unpack(archive: Path, folder: Path) -> None:
             raise
         except Exception as error:  # the decompressors raise zlib.error, LZMAError, RuntimeError and others
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-                raise  # the disk's; a damaged archive leads to places that are none (EINVAL)
-            raise UserError(f"{archive} cannot be unpacked: {error}. Remove it and start again.") from error
+                raise  # from the disk; damaged archives have invalid paths (EINVAL)
+            raise UserError(f"{archive} cannot be unpacked: {error}. Remove it and try again.") from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
 
 def _untar(archive: Path, folder: Path) -> None:
     if not hasattr(tarfile, "data_filter"):
-        raise UserError("Unpacking safely needs Python 3.11.4 or newer. Update Python, or unpack it by hand.")
+        raise UserError("Unpacking safely needs Python 3.11.4 or newer. Update Python, or unpack the archive yourself.")
     with tarfile.open(archive) as packed:
-        # 'data' refuses paths and links that lead out of the folder, and devices
+        # 'data' refuses devices, and paths and links that leave the folder
         packed.extractall(folder, members=with_bar(packed, None, f"unpacking {archive.name}"), filter="data")
 
 
@@ -107,57 +102,57 @@ def _unzip(archive: Path, folder: Path) -> None:
         members = packed.infolist()
         for member in with_bar(members, len(members), f"unpacking {archive.name}"):
             if not (folder / member.filename).resolve().is_relative_to(folder.resolve()):
-                raise zipfile.BadZipFile(f"{member.filename} lies outside of the archive's folder")
+                raise zipfile.BadZipFile(f"{member.filename} is outside of the archive's folder")
             packed.extract(member, folder)  # a link in a zip file is written as a plain file
 
 
-def _fetch_patiently(url: str, part: Path, wait: Callable[[float], None]) -> None:
-    """Fetch what is missing of `part`, again and again as long as that brings something or may bring it."""
-    fruitless = 0
+def _fetch_with_retries(url: str, part: Path, wait: Callable[[float], None]) -> None:
+    """Fetch the rest of `part`, with new attempts as long as they make or may make progress."""
+    failures = 0
     while True:
-        have = _size(part)
+        size = _size(part)
         try:
             return _fetch(url, part)
         except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError, ValueError) as error:
-            fruitless = 1 if _size(part) > have else fruitless + 1
-            if fruitless == ATTEMPTS or not _may_pass(error):
+            failures = 1 if _size(part) > size else failures + 1
+            if failures == ATTEMPTS or not _is_transient(error):
                 raise UserError(f"{url} cannot be reached ({_reason(error)}).") from error
-            wait(_pause(error, fruitless))
+            wait(_pause_seconds(error, failures))
 
 
 def _fetch(url: str, part: Path) -> None:
-    have = _size(part)
+    start = _size(part)
     headers = {"User-Agent": "imgcls", "Accept-Encoding": "identity"}
-    request = urllib.request.Request(url, headers=headers | ({"Range": f"bytes={have}-"} if have else {}))
+    request = urllib.request.Request(url, headers=headers | ({"Range": f"bytes={start}-"} if start else {}))
     try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
-        if error.code != 416 or not have:  # 416: there is nothing behind what is here
+        if error.code != 416 or not start:  # 416: there are no bytes after `start`
             raise
-        if error.headers.get("Content-Range", f"bytes */{have}").endswith(f"/{have}"):
+        if error.headers.get("Content-Range", f"bytes */{start}").endswith(f"/{start}"):
             return
-        part.unlink()  # more than there should be: another file
-        raise ConnectionError("the file there has changed") from error
+        part.unlink()  # longer than the file on the server: another file
+        raise ConnectionError("the file on the server has changed") from error
     with answer:
-        goes_on = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        resumed = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         length = answer.headers.get("Content-Length")
-        start = have if goes_on else 0
+        start = start if resumed else 0
         total = int(length) + start if length else None
         with (
             byte_bar(f"downloading {url.rpartition('/')[2]}", total, start) as bar,
-            part.open("ab" if goes_on else "wb") as file,
+            part.open("ab" if resumed else "wb") as file,
         ):
-            while chunk := answer.read(CHUNK):
+            while chunk := answer.read(CHUNK_BYTES):
                 file.write(chunk)
                 bar.update(len(chunk))
             if total is not None and file.tell() < total:
-                raise ConnectionError(f"the connection broke off after {file.tell():,} of {total:,} bytes")
+                raise ConnectionError(f"the connection was lost after {file.tell():,} of {total:,} bytes")
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether another try may succeed: not where the address is wrong, there is no network, or the server says no."""
+def _is_transient(error: Exception) -> bool:
+    """Whether another attempt may succeed: not with a wrong address, without a network, or if the server refuses."""
     if isinstance(error, urllib.error.HTTPError):
-        return error.code in PASSING
+        return error.code in TRANSIENT_STATUSES
     if isinstance(error, InvalidURL) or type(error) is ValueError:
         return False
     return not isinstance(getattr(error, "reason", None), socket.gaierror | ssl.SSLCertVerificationError | str)
@@ -170,14 +165,14 @@ def _reason(error: Exception) -> str:
     return str(getattr(reason, "strerror", None) or reason) or type(reason).__name__
 
 
-def _pause(error: Exception, fruitless: int) -> float:
-    """Seconds before the next try: what the server asks for, or 1, 2, 4, 8."""
-    asked = error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) else ""
-    return min(float(asked) if asked.isdigit() else 2.0 ** (fruitless - 1), LONGEST_WAIT)
+def _pause_seconds(error: Exception, failures: int) -> float:
+    """The pause before the next attempt: as the server asks, or 1, 2, 4, 8 seconds."""
+    requested = error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) else ""
+    return min(float(requested) if requested.isdigit() else 2.0 ** (failures - 1), MAX_WAIT_SECONDS)
 
 
-def _complaint(part: Path, size: int | None, hashes: Hashes) -> str | None:
-    """What is wrong with the file, if anything."""
+def _explain_mismatch(part: Path, size: int | None, hashes: dict[str, str | None]) -> str | None:
+    """How the file differs from the expected one; None if it does not."""
     if size is not None and _size(part) != size:
         return f"{_size(part):,} bytes instead of {size:,}"
     for name, expected in hashes.items():
@@ -185,7 +180,7 @@ def _complaint(part: Path, size: int | None, hashes: Hashes) -> str | None:
             with part.open("rb") as file:
                 found = hashlib.file_digest(file, name).hexdigest()
             if found != expected.lower():
-                return f"a file with another {name} ({found} instead of {expected})"
+                return f"another {name} ({found} instead of {expected})"
     return None
 
 

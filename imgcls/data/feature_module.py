@@ -1,4 +1,4 @@
-"""The features of a frozen backbone in the place of images: what a head alone is trained on."""
+"""The features of a frozen backbone in place of images, to train the head alone."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from imgcls.data.loader import EvaluationPlan, Loader, TrainingPlan
 from imgcls.data.module import ImageDataModule
 from imgcls.data.stores.features import FeatureStore
 
-EVALUATED_AT_A_TIME = 1024  # features; a head takes as long for many as for few
+EVALUATION_BATCH = 1024  # features; a head takes as long for many as for few
 
 
 class FeatureDataModule(ImageDataModule):
-    """Batches of (N, F) features, cut and ordered as `images` cuts and orders its images.
+    """Batches of (N, F) features, split and ordered as by `images`.
 
     Args:
-        images: the data module whose images the features are of, set up.
-        features: split to the features of its images.
+        images: the data module of the images, set up.
+        features: the features of each split.
     """
 
     def __init__(self, images: ImageDataModule, features: Mapping[str, FeatureStore]) -> None:
@@ -36,12 +36,12 @@ class FeatureDataModule(ImageDataModule):
         self.features = features
 
     def setup(self, stage: str | None = None) -> None:
-        """Nothing: `images` has found what there is."""
+        """Do nothing: `images` is set up."""
 
     def evaluation_dataloader(self, split: str) -> Loader[RawBatch | Batch]:
         """The features of `split` in order, each once."""
         rank, world_size = self._ranks()
-        batch_size = self.micro_batch_size or max(self.batch_size // world_size, EVALUATED_AT_A_TIME)
+        batch_size = self.micro_batch_size or max(self.batch_size // world_size, EVALUATION_BATCH)
         plan = EvaluationPlan(len(self.features[split]), batch_size, rank=rank, world_size=world_size)
         return self._make_loader(split, plan)
 

@@ -1,4 +1,4 @@
-"""Finding pictures in folders: one folder a class."""
+"""Find images in folders, one folder per class."""
 
 from __future__ import annotations
 
@@ -13,75 +13,72 @@ from imgcls.data.sources import Split, picture_name
 from imgcls.errors import UserError
 from imgcls.pictures import PICTURE_SUFFIXES
 
-NO_CLASSES = frozenset({"__MACOSX", "@eaDir", "lost+found"})  # what other programs leave in folders
-
-Identity = tuple[int, int]
+NO_CLASSES = frozenset({"__MACOSX", "@eaDir", "lost+found"})  # folders that other programs create
 
 
 def class_folders(root: Path) -> list[str]:
-    """The names of the folders in `root` that can be classes, sorted; hidden ones are none."""
+    """The names of the folders in `root` that can be classes, sorted; hidden ones are skipped."""
     return sorted(entry.name for entry in _scan(str(root)) if entry.name not in NO_CLASSES and entry.is_dir())
 
 
 def pictures_in(folder: Path, within: Sequence[Path] = ()) -> list[str]:
-    """All pictures in `folder` and the folders in it, as sorted paths relative to it.
+    """All images in `folder` and its subfolders, as sorted paths relative to it.
 
-    Files are known by their ending; hidden ones are left out. Links are followed, but no folder is entered twice, and
-    none of `within` (the folders that `folder` lies in) at all.
+    Images are recognised by their suffix; hidden files are skipped. Links are followed, but no folder is entered twice,
+    and the folders `within` which `folder` is are not entered.
     """
-    return sorted(_walk(str(folder), "", {_identity(str(one)) for one in within}))
+    return sorted(_walk(str(folder), "", {_identity(str(parent)) for parent in within}))
 
 
 def find_split(root: Path, folder: Path, classes: Sequence[str] | None = None) -> tuple[tuple[str, ...], Split]:
-    """The pictures of `folder/<class>/`, named by their path from `root`.
+    """The images of `folder/<class>/`, named by their path from `root`.
 
     Args:
         root: the data set's folder.
-        folder: the folder of the split, `root` itself or in it.
-        classes: the class folders that it must have; those that it has, if None.
+        folder: the folder of the split: `root` or a folder in it.
+        classes: the class folders that it must have; all existing ones if None.
 
     Returns:
         The class folders, in the order of the labels, and the split.
 
     Raises:
-        UserError: no class, one class only, or a class without a picture.
+        UserError: no class, only one class, or a class without images.
     """
     found = {picture_name(name): name for name in class_folders(folder)}
     classes = tuple(found) if classes is None else tuple(classes)
     if not classes:
         loose = pictures_in(folder)
-        hint = f" Its {len(loose)} pictures lie in no class folder." if loose else ""
-        raise UserError(f"{folder} holds no class folders.{hint} Expected {folder.name}/<class>/<picture>.jpg.")
+        hint = f" Its {len(loose)} images are in no class folder." if loose else ""
+        raise UserError(f"{folder} has no class folders.{hint} Expected {folder.name}/<class>/<picture>.jpg.")
     prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
     names: list[str] = []
     files: list[Path] = []
     counts: list[int] = []
-    for one in classes:
-        inside = pictures_in(folder / found[one], [root, folder]) if one in found else []
+    for name in classes:
+        place = folder / found.get(name, name)
+        inside = pictures_in(place, [root, folder]) if name in found else []
         if not inside:
-            place = folder / found.get(one, one)
-            raise UserError(f"The class {one!r} has no picture in {place}. Add pictures or remove the class.")
-        names += [picture_name(f"{prefix}{found[one]}/{path}") for path in inside]
-        start = f"{folder}{os.sep}{found[one]}{os.sep}"
-        files += [Path(start + path) for path in inside]
+            raise UserError(f"The class {name!r} has no images in {place}. Add images or remove the class.")
+        names += [picture_name(f"{prefix}{place.name}/{path}") for path in inside]
+        files += [Path(f"{place}{os.sep}{path}") for path in inside]
         counts.append(len(inside))
     if len(classes) == 1:
         deeper = class_folders(folder / found[classes[0]])
         hint = f" If {', '.join(deeper[:3])} … are the classes: data.root={folder / classes[0]}." if deeper else ""
-        raise UserError(f"{folder} has only one class, {classes[0]!r}; a classifier needs two or more.{hint}")
+        raise UserError(f"{folder} has only one class, {classes[0]!r}; a classifier needs at least two.{hint}")
     return classes, Split(tuple(names), np.repeat(np.arange(len(classes)), counts), tuple(files))
 
 
 def find_splits(root: Path, places: Mapping[str, Path]) -> tuple[tuple[str, ...], dict[str, Split]]:
-    """The splits in `places`, which must have the same classes; readable class names and the splits.
+    """The readable class names and the splits of the folders in `places`, which must have the same classes.
 
-    Raises UserError that names a class which one split has and another has not.
+    Raises UserError that names the classes which only one of two splits has.
     """
-    have = {split: {picture_name(name) for name in class_folders(place)} for split, place in places.items()}
+    classes_of = {split: {picture_name(name) for name in class_folders(place)} for split, place in places.items()}
     first, *others = places
-    for other in others if have[first] else ():
+    for other in others if classes_of[first] else ():
         for has, lacks in ((first, other), (other, first)):
-            if odd := sorted(have[has] - have[lacks]):
+            if odd := sorted(classes_of[has] - classes_of[lacks]):
                 more = f" and {len(odd) - 3} more" if odd[3:] else ""
                 raise UserError(
                     f"The classes of {places[first].name} and {places[other].name} in {root} differ: "
@@ -94,17 +91,17 @@ def find_splits(root: Path, places: Mapping[str, Path]) -> tuple[tuple[str, ...]
 
 
 def need_folder(root: Path | None, name: str) -> Path:
-    """`root`, which must be a folder with something in it. Raises UserError."""
+    """`root`, checked to be a folder that is not empty. Raises UserError."""
     if root is None:
-        raise UserError(f"data={name} needs data.root=DIR, the folder of the pictures.")
+        raise UserError(f"data={name} needs data.root=DIR, the folder of the images.")
     if not root.is_dir():
         raise UserError(f"data.root={root}: {'this is a file, not a folder' if root.exists() else 'no such folder'}.")
     if next(_scan(str(root)), None) is None:
-        raise UserError(f"data.root={root}: this folder is empty.")
+        raise UserError(f"data.root={root}: the folder is empty.")
     return root
 
 
-def _walk(folder: str, prefix: str, entered: set[Identity]) -> Iterator[str]:
+def _walk(folder: str, prefix: str, entered: set[tuple[int, int]]) -> Iterator[str]:
     here = _identity(folder)
     if here in entered:
         return
@@ -114,18 +111,18 @@ def _walk(folder: str, prefix: str, entered: set[Identity]) -> Iterator[str]:
         if entry.is_dir():
             if name not in NO_CLASSES:
                 yield from _walk(entry.path, f"{prefix}{name}/", entered)
-        # a link to nothing is kept, so that it is listed among the bad files; a pipe is not
+        # a broken link is kept, so that it is listed among the bad files; a pipe is not
         elif _is_picture(name) and (entry.is_file() or not os.path.exists(entry.path)):  # noqa: PTH110
             yield f"{prefix}{name}"
 
 
 def _scan(folder: str) -> Iterator[os.DirEntry[str]]:
-    """What is in `folder`, but for hidden files and folders."""
+    """The content of `folder`, without hidden files and folders."""
     try:
         with os.scandir(folder) as entries:
             yield from (entry for entry in entries if not entry.name.startswith("."))
     except PermissionError as error:
-        raise UserError(f"{folder} may not be read. Give yourself the permission, or choose another folder.") from error
+        raise UserError(f"{folder} may not be read. Change its permissions or choose another folder.") from error
 
 
 def _is_picture(name: str) -> bool:
@@ -133,19 +130,17 @@ def _is_picture(name: str) -> bool:
     return dot > 0 and name[dot:].lower() in PICTURE_SUFFIXES
 
 
-def _identity(folder: str) -> Identity:
+def _identity(folder: str) -> tuple[int, int]:
     status = os.stat(folder)  # noqa: PTH116
     return status.st_dev, status.st_ino
 
 
 _NUMBER = re.compile(r"^(?:\d+[.\-_ ]+|n\d{8}[.\-_ ]+)(?=\D)")
-
-
 _CALTECH_101 = re.compile(r"-101$")
 
 
 def readable(folder: str) -> str:
-    """The class that a folder name stands for: without its number, underscores as spaces.
+    """The class name of a folder: without its number, and with spaces for underscores.
 
     >>> [readable(name) for name in ("002.Afghan_hound", "n02085620-Chihuahua", "127.laptop-101", "coffee-mug", "7")]
     ['Afghan hound', 'Chihuahua', 'laptop', 'coffee-mug', '7']
@@ -157,6 +152,6 @@ def readable(folder: str) -> str:
 
 
 def readable_names(folders: Sequence[str]) -> tuple[str, ...]:
-    """The classes of `folders`, in their order; the folder names themselves where two would become the same."""
+    """The class names of `folders`, in their order; the folder names themselves where two would become equal."""
     names = [readable(folder) for folder in folders]
     return tuple(names) if len(set(names)) == len(names) else tuple(folders)

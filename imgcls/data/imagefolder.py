@@ -1,7 +1,8 @@
-"""`data=imagefolder`: your own pictures, one folder a class."""
+"""`data=imagefolder`: your own images, one folder per class."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from imgcls.data.folders import class_folders, find_split, find_splits, need_folder, pictures_in, readable_names
@@ -21,23 +22,23 @@ class ImageFolder(ImageDataModule):
     """Folders train, val and test (val and test may be missing), or one folder of class folders that is split.
 
     Args:
-        test_fraction: the share of one folder's pictures that is kept for the test.
+        test_fraction: the share of a single folder's images that is used for the test.
         **options: of ImageDataModule.
     """
 
     def __init__(self, root: str | Path | None = None, *, test_fraction: float = 0.2, **options: object) -> None:
         super().__init__(root, **options)  # type: ignore[arg-type]
         if not 0 <= test_fraction < 1:
-            raise UserError(f"data.test_fraction={test_fraction}: must be a share of at least 0 and below 1.")
+            raise UserError(f"data.test_fraction={test_fraction} must be at least 0 and less than 1.")
         self.test_fraction = test_fraction
 
     def find(self) -> Source:
-        """The pictures below `root`."""
+        """The images below `root`."""
         return find_folder(need_folder(self.root, "imagefolder"), self.test_fraction, self.seed)
 
 
 def find_folder(root: Path, test_fraction: float, seed: int) -> Source:
-    """The pictures of `root`, split as its folders say, or by `seed` where it is one folder of class folders."""
+    """The images of `root`, split as its folders are, or by `seed` if it is one folder of class folders."""
     places = split_folders(root)
     if places:
         return find_tree(root, places)
@@ -48,31 +49,38 @@ def find_folder(root: Path, test_fraction: float, seed: int) -> Source:
     return Source(readable_names(folders), train, None, test if len(test) else None)
 
 
-def find_tree(root: Path, places: dict[str, Path]) -> Source:
-    """The pictures of the folders of the splits; a folder of unsorted test pictures is left out, with a note."""
-    if "train" not in places:
-        have = ", ".join(place.name for place in places.values())
-        raise UserError(f"{root} has {have} but no folder train. Expected train/<class>/<picture>.jpg.")
+def find_tree(
+    root: Path,
+    places: dict[str, Path],
+    required: Sequence[str] = ("train",),
+    layout: str = "train/<class>/<picture>.jpg",
+) -> Source:
+    """The images of the splits' folders in `places`; a test folder without class folders is skipped, with a note.
+
+    Raises UserError with the expected `layout` for `required` splits that are missing.
+    """
+    if missing := [split for split in required if split not in places]:
+        raise UserError(f"{root} has no folder {missing[0]!r}. Expected {layout}.")
     notes = []
     if "test" in places and not class_folders(places["test"]) and (loose := pictures_in(places["test"])):
-        notes.append(f"The {len(loose)} pictures in {places['test']} lie in no class folder and are not used.")
+        notes.append(f"The {len(loose)} images in {places['test']} are in no class folder and are not used.")
         places = {split: place for split, place in places.items() if split != "test"}
     names, splits = find_splits(root, places)
     return Source(names, splits["train"], splits.get("val"), splits.get("test"), notes=tuple(notes))
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """The folders of the splits in `root`, by `train`, `val`, `test`; in any usual spelling.
+    """The folders of the splits in `root`, by `train`, `val` and `test`, in any usual spelling.
 
-    None where folders of other names lie beside a `train` that holds no folders: then it is a class, of trains.
-    Raises UserError where two folders could be the same split.
+    Empty if there are other folders beside a `train` without subfolders: then it is a class, of trains.
+    Raises UserError if two folders could be the same split.
     """
     inside = class_folders(root)
     found: dict[str, Path] = {}
     for split, spellings in USUAL_NAMES.items():
         matching = [name for name in inside if name.lower() in spellings]
         if matching[1:]:
-            raise UserError(f"{root} has {' and '.join(matching)}; which one is it? Rename or remove the other.")
+            raise UserError(f"{root} has {' and '.join(matching)} for the same split. Rename or remove one of them.")
         if matching:
             found[split] = root / matching[0]
     others = len(inside) > len(found)

@@ -1,4 +1,4 @@
-"""Mixup and cutmix: two pictures in one, with soft labels."""
+"""Mixup and cutmix: two images in one, with soft labels."""
 
 from __future__ import annotations
 
@@ -15,42 +15,41 @@ from imgcls.errors import UserError
 
 
 class Mixing:
-    """Mix each picture with the one before it in the micro-batch, which a shuffled batch makes a random one.
+    """Mix each image with the previous one of the micro-batch, which is a random one in a shuffled batch.
 
     Args:
-        mixup: alpha of the Beta distribution of the share, blending whole pictures (Zhang et al. 2018); 0 is off.
-        cutmix: the same for pasting a box of the other picture (Yun et al. 2019); 0 is off.
-        probability: that a picture is mixed at all.
-        switch: probability of cutmix where both are on.
+        mixup: alpha of the Beta distribution of the share when blending whole images (Zhang et al. 2018); 0 is off.
+        cutmix: the same for pasting a box of the other image (Yun et al. 2019); 0 is off.
+        probability: of mixing, per image.
+        switch: probability of cutmix if both are on.
     """
 
     def __init__(self, mixup: float = 0.0, cutmix: float = 0.0, probability: float = 1.0, switch: float = 0.5) -> None:
         if min(mixup, cutmix) < 0:
-            raise UserError(f"mixing.mixup={mixup} and mixing.cutmix={cutmix} are alphas: 0 (off) or more.")
+            raise UserError(f"mixing.mixup={mixup} and mixing.cutmix={cutmix} are alphas and must be 0 (off) or more.")
         if not (0 <= probability <= 1 and 0 <= switch <= 1):
-            raise UserError("mixing.probability and mixing.switch are probabilities; they lie in 0..1.")
+            raise UserError("mixing.probability and mixing.switch are probabilities and must be in 0..1.")
         self.mixup, self.cutmix, self.probability, self.switch = mixup, cutmix, probability, switch
 
     @property
     def active(self) -> bool:
-        """Whether anything is mixed."""
+        """Whether any image is mixed."""
         return self.probability > 0 and max(self.mixup, self.cutmix) > 0
 
     def __call__(self, images: Tensor, labels: Tensor, draws: Draws, num_classes: int) -> tuple[Tensor, Tensor]:
-        """float (N, 3, H, W) and int64 (N,) to mixed pictures and soft labels, float32 (N, C), rows of sum 1."""
+        """float (N, 3, H, W) and int64 (N,) to mixed images and soft labels, float32 (N, C), rows of sum 1."""
         height, width = images.shape[-2:]
-        drawn = draws.uniform(5)  # what the quantiles are looked up for stays on the host
+        drawn = draws.uniform(5)  # on the CPU, where the quantiles are looked up
         cut = self._cut(drawn[:, 0])
         share = torch.where(cut, _beta(self.cutmix, drawn[:, 1]), _beta(self.mixup, drawn[:, 1]))
         share = torch.where(drawn[:, 2] < self.probability, share, torch.ones_like(share))
-        drawn, cut, share = (send(one, images.device) for one in (drawn, cut, share))
+        drawn, cut, share = (send(values, images.device) for values in (drawn, cut, share))
 
         side = torch.sqrt(1 - share)
         rows = _span(drawn[:, 3], side, height) & cut[:, None]
         columns = _span(drawn[:, 4], side, width) & cut[:, None]
         inside = rows[:, :, None] & columns[:, None, :]
-        kept = 1 - inside.sum((1, 2)) / (height * width)
-        share = torch.where(cut, kept, share)
+        share = torch.where(cut, 1 - inside.sum((1, 2)) / (height * width), share)
 
         weight = torch.where(cut[:, None, None], (~inside).to(images.dtype), share.to(images.dtype)[:, None, None])
         mixed = torch.lerp(images.roll(1, 0), images, weight[:, None])
@@ -58,33 +57,33 @@ class Mixing:
         return mixed, torch.lerp(target.roll(1, 0), target, share[:, None])
 
     def _cut(self, drawn: Tensor) -> Tensor:
-        """Which pictures are cut rather than blended, bool (N,)."""
+        """Which images are cut rather than blended, bool (N,)."""
         if self.mixup and self.cutmix:
             return drawn < self.switch
         return torch.full_like(drawn, bool(self.cutmix), dtype=torch.bool)
 
 
 def _span(centre: Tensor, side: Tensor, length: int) -> Tensor:
-    """Which of `length` cells lie in a stretch of share `side` around `centre`: bool (N, length)."""
+    """Which of `length` cells are in a span of share `side` around `centre`: bool (N, length)."""
     cells = (torch.arange(length, device=centre.device) + 0.5) / length
     return (cells - centre[:, None]).abs() < side[:, None] / 2
 
 
 def _beta(alpha: float, uniform: Tensor) -> Tensor:
-    """Beta(alpha, alpha) from uniform numbers, float32 (N,)."""
+    """Numbers of Beta(alpha, alpha) from uniform ones, float32 (N,)."""
     if not alpha:
         return torch.ones_like(uniform)
     table = _beta_quantiles(alpha)
-    at = uniform.to(torch.float64).numpy()
-    half = np.interp(np.minimum(at, 1 - at), *table) ** (1 / alpha)
-    return torch.from_numpy(np.where(at < 0.5, half, 1 - half)).to(uniform)
+    probability = uniform.to(torch.float64).numpy()
+    half = np.interp(np.minimum(probability, 1 - probability), *table) ** (1 / alpha)
+    return torch.from_numpy(np.where(probability < 0.5, half, 1 - half)).to(uniform)
 
 
 @lru_cache(maxsize=16)
 def _beta_quantiles(alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """Points (probability, x**alpha) of the quantile function of Beta(alpha, alpha) below its median.
 
-    In s = x**alpha the density is (1 - x)**(alpha - 1), without the pole at 0, so a trapezoid rule is exact enough.
+    In s = x**alpha the density is (1 - x)**(alpha - 1), without the pole at 0: the trapezoid rule is accurate enough.
     """
     s = np.linspace(0, 0.5**alpha, 4097)
     density = (1 - s ** (1 / alpha)) ** (alpha - 1)

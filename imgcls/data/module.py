@@ -1,6 +1,6 @@
-"""The base of every data set: a LightningDataModule that hands out whole batches and finishes them on the device.
+"""The base class of all data sets: a LightningDataModule that loads whole batches and finishes them on the device.
 
-A new data set gives `find` (and `download`, where it can); everything else is here.
+A new data set implements `find`, and `download` if it can; everything else is here.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from imgcls.config.choices import NORMALIZATIONS, ON_BAD, SAMPLERS, STORE_KINDS
 from imgcls.data.augment import Augment
 from imgcls.data.batch import Batch, Fate, RawBatch
 from imgcls.data.loader import EvaluationPlan, Loader, TrainingPlan
-from imgcls.data.normalization import Normaliser
+from imgcls.data.normalization import normalise
 from imgcls.data.randomness import Draws
-from imgcls.data.sources import BadFile, Source, Split
+from imgcls.data.sources import SPLITS, BadFile, Source, Split
+from imgcls.data.splits import with_validation
 from imgcls.data.stores.placement import on_device, open_store
 from imgcls.data.stores.statistics import channel_statistics
 from imgcls.data.stores.store import Recipe, Store, evaluation_recipe, training_recipe
 from imgcls.errors import UserError, nearest
 from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from imgcls.system.cache import cache_folder
+from imgcls.system.checks import check_value, choice
 from imgcls.system.machine import available_cores
 
 log = logging.getLogger(__name__)
@@ -41,35 +43,35 @@ Statistics = tuple[Sequence[float], Sequence[float]]
 
 @dataclass
 class Opened:
-    """The pictures that a data module has found, and their pixels as far as they were asked for."""
+    """The source that a data module has found, and the stores that it has opened so far."""
 
     source: Source | None = None
     stores: dict[tuple[str, Recipe], Store] = field(default_factory=dict)
 
 
 class ImageDataModule(L.LightningDataModule):
-    """Pictures and labels of a data set, as batches.
+    """Images and labels of a data set, as batches.
 
     Args:
-        root: folder of the data set, or s3://bucket/prefix, which is kept as a folder in `cache`.
-        batch_size: pictures in one optimiser step, over all devices and micro-batches.
-        image_size: side of the square that the model takes, px.
+        root: folder of the data set, or s3://bucket/prefix, which is copied to a folder in `cache`.
+        batch_size: images per optimiser step, over all devices and micro-batches.
+        image_size: side of the square input of the model, px.
         resize: shorter side before the centre crop in evaluation, px; image_size / 0.875 if None.
         interpolation: Pillow's filter for all resizing before the store.
-        num_workers: threads that decode pictures; `auto` takes the processor's cores.
-        val_fraction: share of the training pictures that validate, where the data set has no validation pictures.
+        num_workers: threads that decode images; `auto`: as many as processor cores.
+        val_fraction: share of the training images used for validation if the data set has no validation images.
         seed: decides the split, the order and the augmentation.
-        store: where decoded pixels are held: `memory`, `disk`, `device`, `none`, or `auto`.
-        augment: what is done to training pictures; None leaves them as evaluation sees them.
-        normalization: `pretrained` (`pretrained_statistics`, or ImageNet's where there are none), `imagenet`,
-            `dataset` (computed from the training pictures), or [means, stds] of pixels in 0..1.
+        store: where decoded pixels are kept: `memory`, `disk`, `device`, `none`, or `auto`.
+        augment: augmentation of the training images; None: as in evaluation.
+        normalization: `pretrained` (`pretrained_statistics`, or ImageNet's if there are none), `imagenet`,
+            `dataset` (computed from the training images), or [means, stds] of pixels in 0..1.
         sampler: `shuffle`, or `balanced`, which draws each class equally often.
-        on_bad: `skip` leaves out pictures that cannot be read, `error` ends with a message.
+        on_bad: `skip` leaves out images that cannot be read, `error` ends with a message.
         cache: folder for stores on disk; the user's cache folder if None.
-        micro_batch_size: most pictures that a device takes at a time; None takes its whole share of the batch.
-        world_size: processes that share a batch, as long as no trainer is attached that knows.
-        pretrained_statistics: (means, stds) that the weights of the backbone were trained with.
-        opened: what another data module of the same data set has found and decoded.
+        micro_batch_size: maximum number of images per forward pass of a device; None: its whole share of the batch.
+        world_size: processes that share a batch, if no trainer is attached.
+        pretrained_statistics: (means, stds) that the backbone's weights were trained with.
+        opened: the source and stores of another data module of the same data set.
     """
 
     def __init__(
@@ -95,17 +97,17 @@ class ImageDataModule(L.LightningDataModule):
         opened: Opened | None = None,
     ) -> None:
         super().__init__()
-        # a process may have no picture to evaluate where there are more processes than pictures
+        # with more processes than images, some have none to evaluate
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        _one_of("store", store, STORE_KINDS)
-        _one_of("sampler", sampler, SAMPLERS)
-        _one_of("on_bad", on_bad, ON_BAD)
+        check_value("data.store", store, choice(*STORE_KINDS))
+        check_value("data.sampler", sampler, choice(*SAMPLERS))
+        check_value("data.on_bad", on_bad, choice(*ON_BAD))
         if isinstance(normalization, str):
-            _one_of("normalization", normalization, NORMALIZATIONS)
+            check_value("data.normalization", normalization, choice(*NORMALIZATIONS))
         if batch_size < 1:
             raise UserError(f"data.batch_size={batch_size} must be 1 or more.")
         self.address = str(root) if is_remote(root) else None
-        """s3://bucket/prefix, where the pictures are fetched from."""
+        """s3://bucket/prefix from which the images are downloaded; None for a local folder."""
         self.batch_size, self.image_size, self.interpolation = batch_size, image_size, interpolation
         self.resize = resize if resize is not None else round(image_size / 0.875)
         self.num_workers = available_cores() if num_workers == "auto" else max(1, int(num_workers))
@@ -117,58 +119,55 @@ class ImageDataModule(L.LightningDataModule):
         self.pretrained_statistics = pretrained_statistics
         self.opened = opened or Opened()
         self._computed: Statistics | None = None
-        self._normaliser: Normaliser | None = None
 
-    # ---- what a data set gives
+    # ---- implemented by a data set
 
     def download(self) -> None:
-        """Bring the files to `root` where they are not there; called once on each machine."""
+        """Download the files if they are missing; called once on each machine."""
 
     def find(self) -> Source:
-        """Names, labels and pictures of the splits. Raises UserError where they are not as expected."""
-        raise NotImplementedError(f"{type(self).__name__} must say in find() which pictures it has.")
+        """Names, labels and images of the splits. Raises UserError if they are not as expected."""
+        raise NotImplementedError(f"{type(self).__name__} must implement find().")
 
     # ---- the data set
 
     @property
     def source(self) -> Source:
-        """The splits, without pictures that cannot be read as far as they were decoded."""
+        """The splits, without the unreadable images of those decoded so far."""
         if self.opened.source is None:
-            self.opened.source = self.find()
-            if self.opened.source.val is None and self.val_fraction:
-                from imgcls.data.splits import with_validation
-
-                self.opened.source = with_validation(self.opened.source, self.val_fraction, self.seed)
+            source = self.find()
+            split = source.val is None and self.val_fraction
+            self.opened.source = with_validation(source, self.val_fraction, self.seed) if split else source
         return self.opened.source
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Readable names, by label."""
+        """Readable class names, by label."""
         return self.source.class_names
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes, C."""
         return len(self.class_names)
 
     def class_counts(self) -> Tensor:
-        """int64 (C,): training pictures of each class."""
-        return torch.bincount(torch.from_numpy(self.source.train.labels), minlength=self.num_classes)
+        """Number of training images of each class, int64 (C,)."""
+        return torch.from_numpy(self.source.train.class_counts(self.num_classes))
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """From a picture to what the model takes; `normalization=dataset` decodes the training pictures first."""
-        mean, std = self._statistics()
-        return Preprocessing(self.image_size, self.resize, self.interpolation, _three(mean), _three(std))
+        """From an image to the model's input; `normalization=dataset` decodes the training images first."""
+        mean, std = map(tuple, self._statistics())
+        return Preprocessing(self.image_size, self.resize, self.interpolation, mean, std)  # type: ignore[arg-type]
 
     @property
     def mean(self) -> tuple[float, float, float]:
-        """Of red, green, blue in 0..1: what normalisation subtracts."""
+        """Subtracted by the normalisation from red, green and blue in 0..1."""
         return self.preprocessing.mean
 
     @property
     def std(self) -> tuple[float, float, float]:
-        """What normalisation divides by."""
+        """Divisor of the normalisation for red, green and blue."""
         return self.preprocessing.std
 
     def _statistics(self) -> Statistics:
@@ -186,44 +185,44 @@ class ImageDataModule(L.LightningDataModule):
     # ---- Lightning's hooks
 
     def prepare_data(self) -> None:
-        """Bring the pictures to this machine where they are not yet; Lightning calls it once on each."""
+        """Download the images that are not on this machine yet; Lightning calls it once on each."""
         if self.address is not None and self.root is not None:
             synchronise(self.address, self.root)
         else:
             self.download()
 
     def setup(self, stage: str | None = None) -> None:
-        """Find the pictures and decode those of the stage: `fit`, `validate`, `test`, `predict`, or all if None."""
+        """Find the images and decode those of the stage: `fit`, `validate`, `test`, `predict`, or all if None."""
         splits = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
-        for split in splits[stage] if stage is not None else ("train", "val", "test"):
+        for split in splits[stage] if stage is not None else SPLITS:
             if self._split(split) is not None:
                 self.store_of(split)
 
     def train_dataloader(self) -> Loader[RawBatch | Batch]:
-        """Batches of an epoch in an order of its own."""
+        """Training batches, in another order per epoch."""
         return self._make_loader("train", self._training_plan(), training=True)
 
     def val_dataloader(self) -> Loader[RawBatch | Batch] | list[Any]:
-        """Validation pictures in order; nothing where there are none."""
+        """Validation images in order; an empty list if there are none."""
         return self.evaluation_dataloader("val") if self._split("val") is not None else []
 
     def test_dataloader(self) -> Loader[RawBatch | Batch]:
-        """Test pictures in order."""
+        """Test images in order."""
         return self.evaluation_dataloader("test")
 
     def predict_dataloader(self) -> Loader[RawBatch | Batch]:
-        """Test pictures in order."""
+        """Test images in order."""
         return self.evaluation_dataloader("test")
 
     def evaluation_dataloader(self, split: str) -> Loader[RawBatch | Batch]:
-        """The pictures of `split` (train, val, test) in order, each once, as evaluation sees them."""
+        """The images of `split` (train, val, test) in order, each once, without augmentation."""
         rank, world_size = self._ranks()
         batch_size = self.micro_batch_size or max(1, self.batch_size // world_size)
         count = len(self.store_of(split, evaluation=True))
         return self._make_loader(split, EvaluationPlan(count, batch_size, rank=rank, world_size=world_size))
 
     def in_order(self, split: str, batch_size: int, epoch: int | None = None) -> Loader[RawBatch | Batch]:
-        """All pictures of `split` in order, for this process alone: as evaluation sees them, or training in `epoch`."""
+        """All images of `split` in order, for this process alone; augmented as in `epoch` if that is not None."""
         training = epoch is not None
         plan = EvaluationPlan(len(self.store_of(split, evaluation=not training)), batch_size)
         loader = self._make_loader(split, plan, training=training)
@@ -231,7 +230,7 @@ class ImageDataModule(L.LightningDataModule):
         return loader
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment (in training) and normalise a whole batch on the device where it is now."""
+        """Augment (in training) and normalise a whole batch on its device."""
         if not isinstance(batch, RawBatch):
             return batch
         images, labels, fate = batch.images, batch.labels, batch.fate
@@ -245,39 +244,39 @@ class ImageDataModule(L.LightningDataModule):
             images = self.trainer.precision_plugin.convert_input(images)
         return Batch(images, labels, batch.index)
 
-    # ---- how the batch is cut
+    # ---- how a batch is split
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches that a device takes for one optimiser step: Trainer(accumulate_grad_batches=…)."""
+        """Micro-batches of a device per optimiser step: Trainer(accumulate_grad_batches=…)."""
         _, world_size = self._ranks()
         share = -(-min(self.batch_size, len(self._need("train"))) // world_size)
         return -(-share // min(self.micro_batch_size or share, share))
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps of an epoch."""
+        """Optimiser steps per epoch."""
         return len(self._training_plan()) // self.accumulation
 
     @property
     def expected_micro_batch(self) -> float:
-        """Pictures of a training micro-batch in the mean: what a sum of losses is to be divided by."""
+        """Mean number of images in a training micro-batch, by which a sum of losses is divided."""
         _, world_size = self._ranks()
         return min(self.batch_size, len(self._need("train"))) / (world_size * self.accumulation)
 
     def test_on(self, split: str, class_names: Sequence[str]) -> None:
-        """Make the pictures of `split`, or of `all`, the test pictures, with labels that count in `class_names`.
+        """Use the images of `split`, or of `all` splits, as the test images, with labels by `class_names`.
 
-        Raises UserError for a class that is not among them, and where there is no such split.
+        Raises UserError for a class that is not among them, and for a missing split.
         """
         unknown = [name for name in self.class_names if name not in class_names]
         if unknown:
             more = f" and {len(unknown) - 1} more" if unknown[1:] else ""
             close = nearest(unknown[0], class_names)
-            raise UserError(f"The model does not know the class {unknown[0]!r}{more}. {close}")
+            raise UserError(f"The model was not trained with the class {unknown[0]!r}{more}. {close}")
         places = np.array([list(class_names).index(name) for name in self.class_names])
-        wanted = Split.joined(list(self.source.splits().values())) if split == "all" else self._need(split)
-        train, test = (replace(part, labels=places[part.labels]) for part in (self.source.train, wanted))
+        tested = Split.joined(list(self.source.splits().values())) if split == "all" else self._need(split)
+        train, test = (replace(part, labels=places[part.labels]) for part in (self.source.train, tested))
         self.opened = Opened(replace(self.source, class_names=tuple(class_names), train=train, val=None, test=test))
 
     # ---- inside
@@ -288,7 +287,7 @@ class ImageDataModule(L.LightningDataModule):
     def _need(self, name: str) -> Split:
         split = self._split(name)
         if split is None:
-            raise UserError(f"{type(self).__name__} at {self.root} has no {name} pictures.")
+            raise UserError(f"{type(self).__name__} at {self.root} has no {name} images.")
         return split
 
     def _training_plan(self) -> TrainingPlan:
@@ -304,7 +303,7 @@ class ImageDataModule(L.LightningDataModule):
         )
 
     def store_of(self, name: str, *, evaluation: bool = False) -> Store:
-        """The pixels of a split, decoded when they are first asked for; those of `train` as training wants them."""
+        """The pixels of a split, decoded on first use; those of `train` as training needs them."""
         split, recipe = self._need(name), self.recipe_of(name, evaluation=evaluation)
         if (name, recipe) not in self.opened.stores:
             self.opened.stores[name, recipe] = store = open_store(
@@ -321,7 +320,7 @@ class ImageDataModule(L.LightningDataModule):
         return self.opened.stores[name, recipe]
 
     def recipe_of(self, name: str, *, evaluation: bool = False) -> Recipe:
-        """How the pictures of a split are held; those of `train` as training wants them."""
+        """How the pixels of a split are stored; those of `train` as training needs them."""
         shape = Preprocessing(self.image_size, self.resize, self.interpolation)
         training = name == "train" and not evaluation
         return training_recipe(self._need(name), self.augment.layout, shape) if training else evaluation_recipe(shape)
@@ -349,23 +348,21 @@ class ImageDataModule(L.LightningDataModule):
             fate = Fate(Draws.of(self.seed, epoch, draws), aspects[positions]) if training else None
             return RawBatch(store.gather(positions, pin=pin), labels[positions], positions, fate)
 
-        return Loader(plan, load, finish=self._finish_alone)
+        return Loader(plan, load, finish=self._finish_without_trainer)
 
-    def _finish_alone(self, batch: RawBatch | Batch) -> RawBatch | Batch:
-        """Without a running trainer that calls the hook above, as in a notebook, batches come out finished."""
+    def _finish_without_trainer(self, batch: RawBatch | Batch) -> RawBatch | Batch:
+        """Finish batches in the loader if no trainer runs that calls the hook above, as in a notebook."""
         return batch if self._running() else self.on_after_batch_transfer(batch, 0)
 
     def _running(self) -> bool:
-        trainer = self.trainer
-        return (
-            trainer is not None and getattr(trainer, "datamodule", None) is self and trainer.state.status == "running"
-        )
+        trainer: Any = self.trainer
+        return getattr(trainer, "datamodule", None) is self and trainer.state.status == "running"
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, self.world_size)
 
     def _processes_here(self) -> int:
-        """Processes on this machine that open the same pixels."""
+        """Processes on this machine that open the same stores."""
         if self.trainer is not None:
             return max(1, self.trainer.world_size // self.trainer.num_nodes)
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
@@ -375,16 +372,4 @@ class ImageDataModule(L.LightningDataModule):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Values in 0..255 to float32, equal bit for bit to Preprocessing.normalise."""
-        if self._normaliser is None or self._normaliser.preprocessing != self.preprocessing:
-            self._normaliser = Normaliser(self.preprocessing)
-        return self._normaliser(images)
-
-
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise UserError(f"Unknown data.{name}={value!r}. {nearest(str(value), allowed)}")
-
-
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
+        return normalise(images, self.preprocessing)

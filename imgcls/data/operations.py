@@ -1,6 +1,6 @@
-"""The operations that augmentation policies choose from, on whole batches with a strength for each picture.
+"""The operations that augmentation policies choose from, on whole batches with a strength for each image.
 
-Pictures are float (n, 3, H, W) with values in 0..255; factors are (n,). Results are torchvision's to within rounding.
+Images are float (n, 3, H, W) with values in 0..255; factors are (n,). Results equal torchvision's to within rounding.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ def grey(images: Tensor) -> Tensor:
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """0 gives black, 1 the picture."""
+    """Factor 0 gives black, 1 the image."""
     return (images * _each(factor)).clamp_(0, 255)
 
 
 def color(images: Tensor, factor: Tensor) -> Tensor:
-    """0 gives grey, 1 the picture."""
+    """Factor 0 gives grey, 1 the image."""
     return _blend(grey(images), images, factor)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """0 gives the mean grey, 1 the picture."""
+    """Factor 0 gives the mean grey, 1 the image."""
     return _blend(grey(images).mean((1, 2, 3), keepdim=True), images, factor)
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """0 gives a smoothed picture, 1 the picture; its outermost pixels stay."""
+    """Factor 0 gives a smoothed image, 1 the image; its outermost pixels do not change."""
     kernel = images.new_ones(3, 1, 3, 3)
     kernel[:, :, 1, 1] = 5
     smooth = images.clone()
@@ -41,11 +41,11 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def hue(images: Tensor, turn: Tensor) -> Tensor:
-    """Colours turned by `turn` of a full circle around the grey axis in YIQ, which keeps the luma."""
+    """Rotate colours by `turn` of a full circle around the grey axis, which keeps the luma."""
     luma = grey(images)
     angle = _each(turn * 2 * torch.pi)
     red, _, blue = (images - luma).split(1, 1)
-    # red and blue less luma span the chroma plane of YUV: turned there, and green follows from the luma
+    # red and blue minus luma span the chroma plane of YUV; green follows from the luma
     u, v = 0.492 * blue, 0.877 * red
     u, v = u * angle.cos() - v * angle.sin(), u * angle.sin() + v * angle.cos()
     red, blue = v / 0.877, u / 0.492
@@ -60,19 +60,19 @@ def posterize(images: Tensor, bits: Tensor) -> Tensor:
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
-    """Invert the values from `threshold` on."""
+    """Invert values of at least `threshold`."""
     return torch.where(images >= _each(threshold), 255 - images, images)
 
 
 def auto_contrast(images: Tensor, _: Tensor) -> Tensor:
-    """Stretch each channel to 0..255; one of a single value stays."""
+    """Stretch each channel to 0..255; a constant channel does not change."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     stretched = (images - low) * (255 / (high - low).clamp(min=1e-3))
     return torch.where(high > low, stretched, images).clamp_(0, 255)
 
 
 def equalize(images: Tensor, _: Tensor) -> Tensor:
-    """Each channel with an even histogram, by Pillow's integer arithmetic."""
+    """Equalise the histogram of each channel, with Pillow's integer arithmetic."""
     count, channels, height, width = images.shape
     values = images.round().clamp_(0, 255).to(torch.int64).view(count * channels, height * width)
     histogram = torch.zeros(len(values), 256, dtype=torch.int64, device=images.device)
@@ -86,10 +86,7 @@ def equalize(images: Tensor, _: Tensor) -> Tensor:
 
 
 def warp(images: Tensor, matrices: Tensor) -> Tensor:
-    """Read each output pixel at `matrices` (n, 2, 3) times its (x, y, 1), in pixels from the centre; black outside.
-
-    The matrices are on the device of the pictures.
-    """
+    """Read each output pixel at `matrices` (n, 2, 3) times its (x, y, 1), in pixels from the centre; black outside."""
     height, width = images.shape[-2:]
     scale = torch.stack([matrices.new_full((), side) for side in (width / 2, height / 2, 1.0)])
     theta = matrices * scale / scale[:2, None]

@@ -1,7 +1,7 @@
-"""Random numbers that are a pure function of (seed, epoch, picture, name, slot).
+"""Random numbers that are a pure function of (seed, epoch, image, name, slot).
 
-No generator is advanced, so a picture is augmented the same alone or in any batch, on any device, by any number of
-processes, and after a resume.
+They come from no generator with a state, so an image is augmented the same alone or in any batch, on any device, with
+any number of processes, and after a resume.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def _signed(value: int) -> int:
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    # torch shifts int64 arithmetically; splitmix64 wants zeros from the left
+    # torch shifts int64 arithmetically; splitmix64 needs zeros from the left
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def splitmix64(x: Tensor) -> Tensor:
-    """The finaliser of splitmix64 (Steele, Lea and Flood 2014) for int64 tensors read as 64 bits without a sign."""
+    """The finaliser of splitmix64 (Steele, Lea and Flood 2014) for int64 tensors that stand for unsigned numbers."""
     x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
     return x ^ _shift_right(x, 31)
@@ -39,10 +39,10 @@ def _name_key(name: str) -> int:
 
 
 class Draws:
-    """One source of random numbers for each picture of a batch.
+    """A source of random numbers for each image of a batch.
 
-    Not a dataclass and not a tensor, so Lightning's batch transfer leaves it on the CPU: what an operation decides is
-    known there without waiting for the device.
+    Neither a dataclass nor a tensor, so that Lightning's batch transfer leaves it on the CPU, where operations make
+    their decisions without waiting for the device.
 
     >>> draws = Draws.of(seed=0, epoch=3, pictures=torch.tensor([7, 8]))
     >>> draws.stream("flip").uniform(1).shape
@@ -51,11 +51,11 @@ class Draws:
 
     def __init__(self, keys: Tensor, origin: tuple[int, int, Tensor] | None = None) -> None:
         self.keys = keys  # int64 (N,)
-        self._origin = origin  # (seed, epoch, pictures), where this is the source itself and no stream of it
+        self._origin = origin  # (seed, epoch, pictures); None for a stream
 
     @classmethod
     def of(cls, seed: int, epoch: int, pictures: Tensor) -> Draws:
-        """Draws for `pictures`, int64 (N,): what is unique to each picture within the epoch, mostly its index."""
+        """Draws for `pictures`, int64 (N,): a number unique to each image within the epoch, usually its index."""
         keys = torch.full_like(pictures, _signed(seed * _GOLDEN + 1))
         keys = splitmix64(keys) + _signed((epoch + 1) * _GOLDEN)
         keys = splitmix64(splitmix64(keys) + (pictures + 1) * _signed(_GOLDEN))
@@ -63,30 +63,30 @@ class Draws:
 
     @property
     def epoch(self) -> int:
-        """Of the source; not known to its streams."""
+        """Epoch of the draws; streams do not have one."""
         return self._source[1]
 
     @property
     def of_all_epochs(self) -> Draws:
-        """Other numbers for the same pictures, the same in every epoch."""
+        """Other numbers for the same images, equal in every epoch."""
         seed, _, pictures = self._source
         return Draws.of(seed, -1, pictures)
 
     @property
     def _source(self) -> tuple[int, int, Tensor]:
         if self._origin is None:
-            raise ValueError("a stream does not know its epoch; ask the Draws that it was made from")
+            raise ValueError("a stream has no epoch; use the Draws that it was made from")
         return self._origin
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def stream(self, name: str) -> Draws:
-        """Other numbers for the same pictures: what one operation draws does not move what another one draws."""
+        """Other numbers for the same images, so that the draws of one operation do not change those of another."""
         return Draws(splitmix64(self.keys ^ _name_key(name)))
 
     def of_pictures(self, positions: Tensor) -> Draws:
-        """The draws of some pictures of the batch."""
+        """The draws of the images at `positions` in the batch."""
         return Draws(self.keys[positions])
 
     def uniform(self, slots: int, low: float = 0.0, high: float = 1.0) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a data set is made of: names, labels and pictures of each split, before anything is decoded or normalised."""
+"""The content of a data set: names, labels and images of each split, before decoding and normalisation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPLITS = ("train", "val", "test")
 
 
 class BadFile(NamedTuple):
-    """A file that was left out, and why in one short phrase."""
+    """A file that was skipped, and why, in one short phrase."""
 
     path: Path
     reason: str
@@ -27,7 +27,7 @@ class BadFile(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The pictures of one split, in a fixed order."""
+    """The images of one split, in a fixed order."""
 
     names: tuple[str, ...]
     """Unique and stable: the path relative to the data set's folder with forward slashes, or 'train/00012'."""
@@ -46,15 +46,15 @@ class Split:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files of the pictures; none where they are held as pixels."""
+        """The files of the images; empty if they are in memory."""
         return () if isinstance(self.pictures, np.ndarray) else self.pictures
 
     def open(self, index: int) -> Image.Image:
-        """The picture at `index`, RGB and upright. Raises BadPicture."""
+        """Decode the image at `index`, RGB and upright. Raises BadPicture."""
         return open_picture(self.pictures[index])
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Split:
-        """The pictures at `indices`, in that order."""
+        """The images at `indices`, in that order."""
         at = np.asarray(indices, dtype=np.int64)
         if isinstance(self.pictures, np.ndarray):
             pictures: tuple[Path, ...] | np.ndarray = self.pictures[at]
@@ -63,14 +63,14 @@ class Split:
         return Split(tuple(self.names[index] for index in at), self.labels[at], pictures)
 
     def without(self, paths: Iterable[Path]) -> Split:
-        """The split without the pictures whose files are in `paths`; itself where none is."""
-        unwanted = set(paths)
-        kept = [index for index, path in enumerate(self.files) if path not in unwanted]
+        """The split without the images whose files are in `paths`; itself if there are none."""
+        excluded = set(paths)
+        kept = [index for index, path in enumerate(self.files) if path not in excluded]
         return self if not self.files or len(kept) == len(self) else self.subset(kept)
 
     @staticmethod
     def joined(splits: Sequence[Split]) -> Split:
-        """The pictures of all `splits`, one after the other."""
+        """The images of all `splits`, concatenated."""
         pictures: tuple[Path, ...] | np.ndarray
         if all(isinstance(split.pictures, np.ndarray) for split in splits):
             pictures = np.concatenate([split.pictures for split in splits])
@@ -80,34 +80,34 @@ class Split:
         return Split(names, np.concatenate([split.labels for split in splits]), pictures)
 
     def class_counts(self, num_classes: int) -> np.ndarray:
-        """int64 (num_classes,): pictures of each class."""
+        """Number of images of each class, int64 (num_classes,)."""
         return np.bincount(self.labels, minlength=num_classes)
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A data set as it was found."""
+    """The splits of a data set."""
 
     class_names: tuple[str, ...]
     """Readable, unique, in the order of the labels."""
     train: Split
     val: Split | None = None
-    """None: to be split from train (`splits.with_validation`)."""
+    """None: split off train by `splits.with_validation`."""
     test: Split | None = None
     bad: tuple[BadFile, ...] = ()
     """What `without` left out."""
     notes: tuple[str, ...] = ()
-    """Short sentences on what a user may not expect, for the log."""
+    """Short sentences for the log on what may surprise the user."""
 
     def splits(self) -> dict[str, Split]:
-        """The splits that there are, by name, in the order of SPLITS."""
-        found = {"train": self.train, "val": self.val, "test": self.test}
-        return {name: split for name, split in found.items() if split is not None}
+        """The existing splits by name, in the order of SPLITS."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None}
 
     def without(self, bad: Sequence[BadFile]) -> Source:
-        """The data set without the `bad` files, which are added to its list.
+        """The data set without the `bad` files, which are added to its own `bad`.
 
-        Raises UserError where a class has no training picture left.
+        Raises UserError if a class has no training image left.
         """
         if not bad:
             return self
@@ -118,7 +118,7 @@ class Source:
             at = int(np.flatnonzero(self.train.labels == lost[0])[0])
             reason = next(file.reason for file in bad if file.path == self.train.files[at])
             raise UserError(
-                f"No training picture of class '{self.class_names[lost[0]]}' can be used "
+                f"No training image of class '{self.class_names[lost[0]]}' can be used "
                 f"(for example {self.train.files[at]}: {reason}). Replace the files or remove the class."
             )
         val, test = (split and split.without(paths) for split in (self.val, self.test))
@@ -126,7 +126,7 @@ class Source:
 
 
 def picture_name(relative: str) -> str:
-    """A relative path as a stable name: forward slashes, composed accents, always encodable."""
+    """A relative path as a stable name: with forward slashes and composed accents, and always encodable."""
     name = relative.replace(os.sep, "/")
     if name.isascii():
         return name

@@ -1,4 +1,4 @@
-"""Splits that depend on the seed and the pictures' names alone, not on their order on disk."""
+"""Split a data set by the seed and the images' names alone, whatever their order on disk."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from imgcls.errors import UserError
 
 
 def with_validation(source: Source, fraction: float, seed: int) -> Source:
-    """`source` with `fraction` of each class's training pictures moved to a validation split."""
+    """`source` with `fraction` of each class's training images moved to a validation split."""
     train, val = cut(source.train, [1 - fraction, fraction], seed)
     if not len(val):
         raise UserError(
-            f"The data set has no validation pictures, and data.val_fraction={fraction} of its {len(source.train)} "
-            "training pictures is none. Raise data.val_fraction, or add pictures."
+            f"The data set has no validation images, and data.val_fraction={fraction} of its {len(source.train)} "
+            "training images is none. Raise data.val_fraction, or add images."
         )
     return replace(source, train=train, val=val)
 
 
 def cut(split: Split, shares: Sequence[float], seed: int) -> list[Split]:
-    """Cut `split` into parts of `shares` (which sum to 1) in each class; the first gets at least one of each class.
+    """Split into parts with `shares` of each class, which sum to 1; the first part has at least one image per class.
 
-    The order within a class is that of a hash of the seed and the name. What rounding takes from one class it gives
-    to the next, so that a part has its share of the whole even where no class is large enough for one picture of it.
+    Images are ordered within a class by a hash of the seed and the name. Rounding errors are carried to the next class,
+    so that a part has its share of the whole even if no class is large enough for one image of it.
     """
     keys = [hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest() for name in split.names]
-    upto = np.cumsum(shares)
+    cumulative = np.cumsum(shares)
     parts: list[list[int]] = [[] for _ in shares]
     before = 0
     for label in np.unique(split.labels):
         members = sorted(np.flatnonzero(split.labels == label).tolist(), key=keys.__getitem__)
-        ends = np.rint(upto * (before + len(members))) - np.rint(upto * before)
+        ends = np.rint(cumulative * (before + len(members))) - np.rint(cumulative * before)
         ends = np.maximum.accumulate(np.maximum(ends, 1)).astype(int)
         for part, begin, end in zip(parts, [0, *ends[:-1]], ends, strict=True):
             part.extend(members[begin:end])

@@ -1,4 +1,4 @@
-"""`data=synthetic`: random pictures that need no file, to try things out and to measure speed."""
+"""`data=synthetic`: generated images, for trying things out and measuring speed without files."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from imgcls.data.module import ImageDataModule
 from imgcls.data.sources import Source, Split
 from imgcls.errors import UserError
 
-DISTINCT = 256  # pictures that are drawn; more are these again
+DISTINCT_IMAGES = 256  # per split; a larger split repeats them
 
 
 class Synthetic(ImageDataModule):
-    """Noise with a brighter band, whose place and colour tell the class.
+    """Noise with a brighter band, whose position and colour encode the class.
 
     Args:
-        count: training pictures; a quarter as many, at most 256, are for the test.
-        classes: how many there are.
-        side: of the pictures, px; `image_size` if None.
+        count: number of training images; a quarter as many, up to 256, are for the test.
+        classes: number of classes.
+        side: side of the images, px; `image_size` if None.
         **options: of ImageDataModule.
     """
 
@@ -34,23 +34,23 @@ class Synthetic(ImageDataModule):
     ) -> None:
         super().__init__(None, **options)  # type: ignore[arg-type]
         if classes < 2 or count < classes:
-            raise UserError(f"data.count={count} with data.classes={classes}: two classes at least, a picture of each.")
+            raise UserError(f"data.count={count} with data.classes={classes}: needs two classes and an image of each.")
         self.count, self.classes, self.side = count, classes, side or self.image_size
 
     def find(self) -> Source:
-        """Training pictures and, from other noise, test pictures."""
+        """Training images and, from other noise, test images."""
         names = tuple(f"class{number:03}" for number in range(self.classes))
-        test = max(self.classes, min(DISTINCT, self.count // 4))
-        return Source(names, self._pictures("train", self.count, 0), None, self._pictures("test", test, 1))
+        test = max(self.classes, min(DISTINCT_IMAGES, self.count // 4))
+        return Source(names, self._generate("train", self.count, 0), None, self._generate("test", test, 1))
 
-    def _pictures(self, name: str, count: int, stream: int) -> Split:
+    def _generate(self, name: str, count: int, stream: int) -> Split:
         rng = np.random.default_rng([self.seed, stream])
-        distinct = self.classes * max(1, min(count, DISTINCT) // self.classes)
+        distinct = self.classes * max(1, min(count, DISTINCT_IMAGES) // self.classes)
         pictures = rng.integers(0, 150, (distinct, self.side, self.side, 3), dtype=np.uint8)
         labels = np.arange(distinct) % self.classes
         for picture, label in zip(pictures, labels, strict=True):
             start = self.side * label // (self.classes + 1)
             picture[start : start + max(1, self.side // 4), :, label % 3] += 100
-        again = np.arange(count) % distinct
+        repeated = np.arange(count) % distinct
         names = tuple(f"{name}/{number:06}" for number in range(count))
-        return Split(names, labels[again], pictures if count == distinct else pictures[again])
+        return Split(names, labels[repeated], pictures if count == distinct else pictures[repeated])

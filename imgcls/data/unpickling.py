@@ -1,4 +1,4 @@
-"""CIFAR-10's original batches are pickles; this reads the arrays in them and can run nothing else."""
+"""Read the arrays in CIFAR-10's original batches, which are pickles, without executing anything in them."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 
 import numpy as np
 
-_NUMBERS = re.compile(r"[iuf][1248]")
+_NUMERIC = re.compile(r"[iuf][1248]")
 
 
-class UnsafePickle(Exception):  # noqa: N818 - it says what the file is
-    """The content is no pickle, or asks for more than arrays."""
+class UnsafePickle(Exception):  # noqa: N818 - describes the file
+    """The content is not a pickle, or asks for more than arrays."""
 
 
 class _Type:
-    """Stands for numpy.dtype, whose own way of taking up a state may crash on a damaged one."""
+    """Replaces numpy.dtype, whose own __setstate__ can crash on a damaged state."""
 
     def __init__(self, name: str | bytes, *_: object) -> None:
         self.name = _text(name)
 
     def __setstate__(self, state: Any) -> None:
         order = _text(state[1])
-        if not _NUMBERS.fullmatch(self.name) or order not in "<>|=":
-            raise UnsafePickle("it asks for an array of something else than numbers")
+        if not _NUMERIC.fullmatch(self.name) or order not in "<>|=":
+            raise UnsafePickle("it asks for an array that is not numeric")
         self.dtype = np.dtype(order.replace("|", "=") + self.name)
 
 
 class _Array:
-    """Stands for numpy.ndarray in the same way; `array` is what it holds."""
+    """Replaces numpy.ndarray for the same reason; `array` is its content."""
 
     array: np.ndarray
 
@@ -38,33 +38,33 @@ class _Array:
         pass
 
     def __setstate__(self, state: Any) -> None:
-        _, shape, kind, by_columns, content = state
+        _, shape, kind, fortran_order, content = state
         content = content.encode("latin1") if isinstance(content, str) else content
-        self.array = np.frombuffer(content, dtype=kind.dtype).reshape(shape, order="F" if by_columns else "C")
+        self.array = np.frombuffer(content, dtype=kind.dtype).reshape(shape, order="F" if fortran_order else "C")
 
 
-# Not pickle.Unpickler, which takes up to 64 GB at once where a damaged file numbers an object so.
+# Not pickle.Unpickler, which allocates up to 64 GB if a damaged file has a large object number.
 class _ArraysOnly(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """Only what an array of plain numbers needs."""
+        """The few names that an array of plain numbers needs."""
         if (module, name) in (("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")):
             return _Array
         if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
             return _Type if name == "dtype" else _Array
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes in the old protocol
+        if (module, name) == ("_codecs", "encode"):  # how Python 3 stores bytes in the old protocol
             return lambda text, encoding: text.encode("latin1")
         raise UnsafePickle(f"it asks for {module}.{name}, which is not an array")
 
 
 def read_arrays(content: bytes) -> dict[Any, Any]:
-    """The dictionary in `content`, of numbers, text, lists and arrays. Raises UnsafePickle for anything else."""
+    """Read the dictionary in `content`, of numbers, text, lists and arrays. Raises UnsafePickle for anything else."""
     try:
-        found = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
-        return {key: value.array if isinstance(value, _Array) else value for key, value in found.items()}
+        loaded = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
+        return {key: value.array if isinstance(value, _Array) else value for key, value in loaded.items()}
     except UnsafePickle:
         raise
-    except Exception as error:  # a damaged pickle raises whatever its random operations raise
-        raise UnsafePickle(f"it is no whole pickle: {error}") from error
+    except Exception as error:  # a damaged pickle can raise anything
+        raise UnsafePickle(f"it is not a complete pickle: {error}") from error
 
 
 def _text(name: str | bytes) -> str:

@@ -19,7 +19,7 @@ from imgcls.callbacks.progress_bar import ProgressBar
 from imgcls.callbacks.timing import Timing
 from imgcls.data.augment import Augment
 from imgcls.data.module import ImageDataModule
-from imgcls.data.samples import plain_pictures
+from imgcls.data.samples import sample_training_images
 from imgcls.data.stores.sharing import recall
 from imgcls.errors import UserError
 from imgcls.models.backbones import create_network
@@ -78,7 +78,7 @@ def build_network(cfg: DictConfig, datamodule: ImageDataModule, *, pretrained: b
         views=model.get("views", "one"),
     )
     if pretrained and model.weights is None and isinstance(network.backbone, FromPictures):
-        network.backbone.initialise_from(plain_pictures(datamodule, INITIAL_PICTURES))
+        network.backbone.initialise_from(sample_training_images(datamodule, INITIAL_PICTURES))
     return network
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgcls import portable
-from imgcls.data.samples import some_pixels
+from imgcls.data.samples import sample_evaluation_pixels
 from imgcls.report.report_data import gather
 from imgcls.runs.tables import as_csv
 from imgcls.system.files import atomic_write_bytes, atomic_write_text
@@ -54,7 +54,7 @@ def export_model(
         metrics={name: value for name, value in metrics.items() if name.startswith(("val/", "test/"))},
         folder=folder / "model",
         onnx=onnx,
-        pixels=some_pixels(datamodule),
+        pixels=sample_evaluation_pixels(datamodule),
     )
 
 

@@ -26,7 +26,7 @@ CONF = Path(__file__).parents[2] / "conf" / "augment"
 
 
 def pictures(count: int, size: int = 24) -> Tensor:
-    """Smooth pictures, uint8 (N, 3, size, size)."""
+    """Smooth images, uint8 (N, 3, size, size)."""
     small = torch.rand(count, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     large = F.interpolate(small, size=(size, size), mode="bicubic", antialias=True)
     return large.mul(255).clamp(0, 255).to(torch.uint8)
@@ -36,7 +36,7 @@ def draws(count: int, epoch: int = 0) -> Draws:
     return Draws.of(0, epoch, torch.arange(count))
 
 
-EVERYTHING = {
+AUGMENTATIONS = {
     "none": Augment(),
     "crop": Augment(crop=RandomResizedCrop(), flip=0.5),
     "padded": Augment(crop=PaddedCrop(), flip=0.5),
@@ -45,36 +45,36 @@ EVERYTHING = {
     "rand": Augment(policy=RandAugment()),
     "jitter": Augment(jitter=ColorJitter(0.4, 0.4, 0.4, 0.1)),
     "erasing": Augment(erasing=RandomErasing(1.0, fill="noise")),
-    "own": Augment(extra=[lambda images, draws: images * draws.uniform(1)[:, :, None, None]]),
+    "custom": Augment(extra=[lambda images, draws: images * draws.uniform(1)[:, :, None, None]]),
     "all": Augment(RandomResizedCrop(), 0.5, TrivialAugment(), ColorJitter(), RandomErasing(0.5)),
 }
 
 
-@pytest.mark.parametrize("augment", EVERYTHING.values(), ids=EVERYTHING)
-def test_a_picture_fares_the_same_alone_and_in_any_batch(augment: Augment) -> None:
+@pytest.mark.parametrize("augment", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
+def test_an_image_is_augmented_the_same_alone_and_in_any_batch(augment: Augment) -> None:
     images, aspect = pictures(16), torch.linspace(0.5, 2, 16)
 
-    def run(at: list[int]) -> Tensor:
-        chosen = torch.tensor(at)
+    def run(positions: list[int]) -> Tensor:
+        chosen = torch.tensor(positions)
         drawn = Draws.of(7, 3, chosen)
-        done = augment.pixels(images[chosen], drawn, 20, aspect[chosen]).float()
-        return augment.finish(done, chosen, drawn, 16)[0]
+        augmented = augment.pixels(images[chosen], drawn, 20, aspect[chosen]).float()
+        return augment.finish(augmented, chosen, drawn, 16)[0]
 
     together = run(list(range(16)))
     assert together.shape == (16, 3, 20, 20)
-    for at in ([5], [11, 5, 2], [15, 14, 13, 12, 11, 10, 9]):
-        # sums within one picture may be taken in another order in another batch
-        torch.testing.assert_close(run(at), together[at], rtol=0, atol=2e-3)
+    for positions in ([5], [11, 5, 2], [15, 14, 13, 12, 11, 10, 9]):
+        # the order of summation within an image may depend on the batch
+        torch.testing.assert_close(run(positions), together[positions], rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in EVERYTHING if name != "none"])
-def test_every_picture_and_every_epoch_fares_otherwise(name: str) -> None:
-    augment, images = EVERYTHING[name], pictures(1).expand(32, -1, -1, -1)
+@pytest.mark.parametrize("name", [name for name in AUGMENTATIONS if name != "none"])
+def test_every_image_and_every_epoch_is_augmented_differently(name: str) -> None:
+    augment, images = AUGMENTATIONS[name], pictures(1).expand(32, -1, -1, -1)
 
     def run(epoch: int) -> Tensor:
         drawn = draws(32, epoch)
-        done = augment.pixels(images, drawn, 24).float()
-        return augment.finish(done, torch.zeros(32, dtype=torch.int64), drawn, 2)[0]
+        augmented = augment.pixels(images, drawn, 24).float()
+        return augment.finish(augmented, torch.zeros(32, dtype=torch.int64), drawn, 2)[0]
 
     first, second = run(0), run(1)
     assert len(torch.unique(first.flatten(1), dim=0)) > 8
@@ -82,19 +82,19 @@ def test_every_picture_and_every_epoch_fares_otherwise(name: str) -> None:
     assert torch.equal(first, run(0))
 
 
-@pytest.mark.parametrize("augment", EVERYTHING.values(), ids=EVERYTHING)
-def test_what_goes_in_is_left_alone(augment: Augment) -> None:
+@pytest.mark.parametrize("augment", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
+def test_the_input_is_not_changed(augment: Augment) -> None:
     images = pictures(8)
     before = images.clone()
-    done = augment.pixels(images, draws(8), 24)
-    augment.finish(done.float(), torch.arange(8), draws(8), 8)
+    augmented = augment.pixels(images, draws(8), 24)
+    augment.finish(augmented.float(), torch.arange(8), draws(8), 8)
     assert torch.equal(images, before)
 
 
 def test_values_stay_in_range() -> None:
-    for name, augment in EVERYTHING.items():
-        done = augment.pixels(pictures(64), draws(64), 24).float()
-        assert -0.001 <= done.min() <= done.max() <= 255.001, name
+    for name, augment in AUGMENTATIONS.items():
+        augmented = augment.pixels(pictures(64), draws(64), 24).float()
+        assert -0.001 <= augmented.min() <= augmented.max() <= 255.001, name
 
 
 def test_without_augmentation_the_pixels_are_those_of_the_store() -> None:
@@ -106,21 +106,21 @@ def test_without_augmentation_the_pixels_are_those_of_the_store() -> None:
 
 
 def test_boxes_have_torchvisions_distribution() -> None:
-    """Shares of area and shape against torchvision's own parameters, for a picture of 3:2."""
+    """Area, shape and position compared with torchvision's own parameters, for an image of 3:2."""
     aspect, count = 1.5, 4000
     boxes = RandomResizedCrop((0.35, 1.0)).boxes(draws(count), torch.full((count,), aspect))
     picture = torch.empty(3, 400, 600)
     torch.manual_seed(0)
-    usual = [v2.RandomResizedCrop(8, scale=(0.35, 1.0)).make_params([picture]) for _ in range(count)]
-    theirs = torch.tensor([[p["left"] / 600, p["top"] / 400, p["width"] / 600, p["height"] / 400] for p in usual])
+    crops = [v2.RandomResizedCrop(8, scale=(0.35, 1.0)).make_params([picture]) for _ in range(count)]
+    theirs = torch.tensor([[c["left"] / 600, c["top"] / 400, c["width"] / 600, c["height"] / 400] for c in crops])
     assert (boxes >= 0).all()
     assert (boxes[:, :2] + boxes[:, 2:] <= 1.0001).all()
     quantiles = torch.linspace(0.05, 0.95, 19)
-    for ours, other in zip(_described(boxes, aspect), _described(theirs, aspect), strict=True):
+    for ours, other in zip(_describe(boxes, aspect), _describe(theirs, aspect), strict=True):
         assert (ours.quantile(quantiles) - other.quantile(quantiles)).abs().max() < 0.04
 
 
-def _described(boxes: Tensor, aspect: float) -> tuple[Tensor, ...]:
+def _describe(boxes: Tensor, aspect: float) -> tuple[Tensor, ...]:
     area, shape = boxes[:, 2] * boxes[:, 3], boxes[:, 2] / boxes[:, 3] * aspect
     return area, shape.log(), boxes[:, 0], boxes[:, 1]
 
@@ -131,8 +131,8 @@ def test_a_box_that_never_fits_is_the_largest_centred_one() -> None:
     torch.testing.assert_close(boxes, torch.tensor(expected))
 
 
-def test_crops_from_a_squashed_picture_show_true_shapes() -> None:
-    """A circle in a wide picture stays round when the box is square in the original."""
+def test_crops_of_a_squashed_image_have_true_shapes() -> None:
+    """A circle in a wide image stays round when the box is square in the original."""
     height, width, side = 100, 200, 128
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     circle = (((x - 100) ** 2 + (y - 50) ** 2) < 40**2).to(torch.uint8) * 255
@@ -144,16 +144,16 @@ def test_crops_from_a_squashed_picture_show_true_shapes() -> None:
     assert rows == pytest.approx(0.8 * 64, abs=2)
 
 
-def test_the_cpus_crops_are_those_of_any_other_device() -> None:
+def test_crops_on_the_cpu_equal_those_of_other_devices() -> None:
     images = pictures(12, 40)
     boxes = RandomResizedCrop((0.1, 1.0)).boxes(draws(12), torch.ones(12))
-    sampled = crops._sampled(images, crops._whole_pixels(boxes, 40, 40), 32).float()
+    sampled = crops._sample_boxes(images, crops._whole_pixels(boxes, 40, 40), 32).float()
     mirrored = torch.arange(12) % 2 == 0
     ours = resized_crops(images, boxes, 32, mirrored).float()
     assert (flip(sampled, mirrored) - ours).abs().max() <= 1
 
 
-def test_crops_take_channels_last_and_float() -> None:
+def test_crops_support_channels_last_and_float() -> None:
     images = pictures(4, 40)
     boxes = RandomResizedCrop().boxes(draws(4), torch.ones(4))
     expected = resized_crops(images, boxes, 32)
@@ -161,52 +161,52 @@ def test_crops_take_channels_last_and_float() -> None:
     torch.testing.assert_close(resized_crops(images.float(), boxes, 32), expected.float(), rtol=0, atol=1.0)
 
 
-def test_padded_crops_are_windows_of_the_padded_picture() -> None:
+def test_padded_crops_are_windows_of_the_padded_image() -> None:
     images, count = pictures(1, 16).expand(300, -1, -1, -1), 300
-    done = PaddedCrop(0.125)(images, draws(count), 16)
+    cropped = PaddedCrop(0.125)(images, draws(count), 16)
     padded = F.pad(images[0], (2, 2, 2, 2))
     windows = {padded[:, y : y + 16, x : x + 16].numpy().tobytes(): (y, x) for y in range(5) for x in range(5)}
-    places = [windows[picture.numpy().tobytes()] for picture in done]
+    places = [windows[picture.numpy().tobytes()] for picture in cropped]
     assert set(places) == {(y, x) for y in range(5) for x in range(5)}
     mirrored = torch.arange(count) % 3 == 0
-    assert torch.equal(PaddedCrop(0.125)(images, draws(count), 16, None, mirrored), flip(done, mirrored))
+    assert torch.equal(PaddedCrop(0.125)(images, draws(count), 16, None, mirrored), flip(cropped, mirrored))
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect"])
-def test_the_cpus_padded_crops_are_those_of_any_other_device(mode: str) -> None:
+def test_padded_crops_on_the_cpu_equal_those_of_other_devices(mode: str) -> None:
     images, mirrored = pictures(5, 16), torch.tensor([True, False, True, False, False])
     places = torch.tensor([[0, 4], [4, 1], [0, 0], [2, 2], [4, 4]])
     ours = padded_crops(images, places, 2, mirrored, mode)
     padded = F.pad(images.float(), (2, 2, 2, 2), mode=mode)
     windows = [padded[row, :, y : y + 16, x : x + 16] for row, (x, y) in enumerate(places.tolist())]
     assert torch.equal(ours.float(), flip(torch.stack(windows), mirrored))
-    for some in (images, images.contiguous(memory_format=torch.channels_last), images.float()):
-        assert torch.equal(crops._windows(some, places, 2, mirrored, mode), ours.to(some.dtype))
-        assert torch.equal(padded_crops(some, places, 2, mirrored, mode), ours.to(some.dtype))
+    for variant in (images, images.contiguous(memory_format=torch.channels_last), images.float()):
+        assert torch.equal(crops._windows(variant, places, 2, mirrored, mode), ours.to(variant.dtype))
+        assert torch.equal(padded_crops(variant, places, 2, mirrored, mode), ours.to(variant.dtype))
     assert torch.equal(crops._windows(images, places, 2, None, mode), padded_crops(images, places, 2, None, mode))
 
 
-def test_alternating_flips_show_both_sides_in_two_epochs() -> None:
+def test_alternating_flips_have_both_sides_in_two_epochs() -> None:
     images = pictures(64)
     augment = Augment(flip=0.5, alternate_flip=True)
     epochs = [augment.pixels(images, draws(64, epoch), 24) for epoch in range(4)]
     assert torch.equal(epochs[1], epochs[0].flip(-1))
     assert torch.equal(epochs[2], epochs[0])
     assert torch.equal(epochs[3], epochs[1])
-    turned = (epochs[0] != images).flatten(1).any(1)
-    assert 16 < turned.sum() < 48  # which are mirrored first is random
-    some = torch.tensor([3, 50])
-    assert torch.equal(augment.pixels(images[some], Draws.of(0, 0, some), 24), epochs[0][some])
-    with pytest.raises(UserError, match=r"flip=0\.3"):
+    flipped = (epochs[0] != images).flatten(1).any(1)
+    assert 16 < flipped.sum() < 48  # a random half is mirrored first
+    subset = torch.tensor([3, 50])
+    assert torch.equal(augment.pixels(images[subset], Draws.of(0, 0, subset), 24), epochs[0][subset])
+    with pytest.raises(UserError, match=r"flip=0\.5, not 0\.3"):
         Augment(flip=0.3, alternate_flip=True)
 
 
-def test_small_pictures_are_enlarged_after_the_crop() -> None:
+def test_small_images_are_enlarged_after_the_crop() -> None:
     assert PaddedCrop()(pictures(2, 16), draws(2), 32).shape == (2, 3, 32, 32)
     assert Augment().pixels(pictures(2, 16), draws(2), 32).shape == (2, 3, 32, 32)
 
 
-def test_enlarging_is_pillows() -> None:
+def test_enlarging_equals_pillows() -> None:
     from PIL import Image
 
     image = pictures(1, 16)
@@ -217,9 +217,9 @@ def test_enlarging_is_pillows() -> None:
 
 def test_flip() -> None:
     images = pictures(3)
-    done = flip(images, torch.tensor([True, False, True]))
-    assert torch.equal(done, torch.stack([images[0].flip(-1), images[1], images[2].flip(-1)]))
-    assert not torch.equal(images[0], done[0])
+    flipped = flip(images, torch.tensor([True, False, True]))
+    assert torch.equal(flipped, torch.stack([images[0].flip(-1), images[1], images[2].flip(-1)]))
+    assert not torch.equal(images[0], flipped[0])
 
 
 # ---- policies
@@ -243,17 +243,17 @@ def _in_floats(function: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor,
         (operations.equalize, lambda image, _: v2.functional.equalize(image), 0),
     ],
 )
-def test_operations_are_torchvisions(
+def test_operations_equal_torchvisions(
     ours: Callable[[Tensor, Tensor], Tensor], theirs: Callable[[Tensor, Any], Tensor], strength: float
 ) -> None:
     images = pictures(5)
-    images[1, 0] = 77  # a channel of one value
-    done = ours(images.float(), torch.full((5,), float(strength)))
-    assert (done - theirs(images, strength).float()).abs().max() <= 1.01
+    images[1, 0] = 77  # a constant channel
+    result = ours(images.float(), torch.full((5,), float(strength)))
+    assert (result - theirs(images, strength).float()).abs().max() <= 1.01
 
 
-def test_hue_keeps_grey_and_luma_and_turns_back() -> None:
-    images = pictures(2).float() / 4 + 96  # no colour so strong that it would leave the cube
+def test_hue_keeps_grey_and_luma_and_can_be_reversed() -> None:
+    images = pictures(2).float() / 4 + 96  # no colour that would be clipped
     turned = operations.hue(images, torch.tensor([0.5, 0.1]))
     torch.testing.assert_close(operations.grey(turned), operations.grey(images), rtol=0, atol=0.6)
     torch.testing.assert_close(operations.hue(turned, -torch.tensor([0.5, 0.1])), images, rtol=0, atol=1.5)
@@ -261,7 +261,7 @@ def test_hue_keeps_grey_and_luma_and_turns_back() -> None:
     torch.testing.assert_close(operations.hue(grey, torch.tensor([0.3, 0.4])), grey, rtol=0, atol=1e-2)
 
 
-def test_moves() -> None:
+def test_geometric_operations() -> None:
     images = pictures(1, 16).float()
     right = operations.warp(images, OPERATIONS["translate_x"].matrix(torch.tensor([3.0])))
     torch.testing.assert_close(right[..., :-3], images[..., 3:], rtol=0, atol=1e-2)
@@ -270,7 +270,7 @@ def test_moves() -> None:
     torch.testing.assert_close(turned, images.rot90(1, (2, 3)), rtol=0, atol=1e-2)
 
 
-def test_trivial_augment_chooses_each_operation_equally_often() -> None:
+def test_trivial_augment_draws_each_operation_equally_often() -> None:
     chosen: list[Tensor] = []
     original = policies.apply_operations
 
@@ -287,7 +287,7 @@ def test_trivial_augment_chooses_each_operation_equally_often() -> None:
     assert counts.max() < 600
 
 
-def test_rand_augment_of_strength_nought_does_little() -> None:
+def test_rand_augment_with_a_low_magnitude_changes_little() -> None:
     images = pictures(1).float().expand(200, -1, -1, -1)
     weak, strong = (RandAugment(1, magnitude)(images, draws(200)) for magnitude in (1, 30))
     assert (weak - images).abs().mean() < (strong - images).abs().mean() / 2
@@ -309,14 +309,14 @@ def test_erasing() -> None:
 # ---- mixing
 
 
-def one_colour(count: int) -> Tensor:
+def constant_images(count: int) -> Tensor:
     return torch.arange(count).float()[:, None, None, None].expand(-1, 3, 20, 20).contiguous()
 
 
 @pytest.mark.parametrize("mixing", [Mixing(mixup=0.4), Mixing(cutmix=1.0), Mixing(0.2, 1.0)])
-def test_labels_say_how_much_of_each_picture_there_is(mixing: Mixing) -> None:
+def test_labels_are_the_shares_of_the_images(mixing: Mixing) -> None:
     count = 40
-    mixed, targets = mixing(one_colour(count), torch.arange(count), draws(count), count)
+    mixed, targets = mixing(constant_images(count), torch.arange(count), draws(count), count)
     assert targets.shape == (count, count)
     torch.testing.assert_close(targets.sum(1), torch.ones(count))
     torch.testing.assert_close(mixed.mean((1, 2, 3)), targets @ torch.arange(count).float(), rtol=1e-4, atol=1e-4)
@@ -324,14 +324,14 @@ def test_labels_say_how_much_of_each_picture_there_is(mixing: Mixing) -> None:
 
 
 def test_cutmix_pastes_and_mixup_blends() -> None:
-    cut, _ = Mixing(cutmix=1.0)(one_colour(20), torch.arange(20), draws(20), 20)
+    cut, _ = Mixing(cutmix=1.0)(constant_images(20), torch.arange(20), draws(20), 20)
     assert {float(value) for value in torch.unique(cut[5])} <= {4.0, 5.0}
-    blended, _ = Mixing(mixup=1.0)(one_colour(20), torch.arange(20), draws(20), 20)
+    blended, _ = Mixing(mixup=1.0)(constant_images(20), torch.arange(20), draws(20), 20)
     assert all(len(torch.unique(picture)) == 1 for picture in blended)
 
 
 def test_mixing_with_a_probability() -> None:
-    _, targets = Mixing(mixup=1.0, probability=0.3)(one_colour(1000), torch.arange(1000), draws(1000), 1000)
+    _, targets = Mixing(mixup=1.0, probability=0.3)(constant_images(1000), torch.arange(1000), draws(1000), 1000)
     assert abs((targets.max(1).values < 1).float().mean() - 0.3) < 0.05
 
 
@@ -347,7 +347,7 @@ def test_shares_have_a_beta_distribution(alpha: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("build", "message"),
     [
         (lambda: Augment(flip=1.5), "probability"),
         (lambda: PaddedCrop(4), "share of the side"),
@@ -361,13 +361,13 @@ def test_shares_have_a_beta_distribution(alpha: float) -> None:
         (lambda: ColorJitter(2), "jitter"),
     ],
 )
-def test_wrong_options_are_said(wrong: Callable[[], Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        wrong()
+def test_invalid_options_are_refused(build: Callable[[], Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build()
 
 
 @pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_configuration_makes_an_augmentation(file: Path) -> None:
+def test_every_configuration_builds_an_augmentation(file: Path) -> None:
     augment = instantiate(OmegaConf.load(file))
     assert isinstance(augment, Augment)
     assert augment.pixels(pictures(4, 16), draws(4), 16, torch.ones(4)).shape == (4, 3, 16, 16)

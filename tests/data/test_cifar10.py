@@ -1,4 +1,4 @@
-"""The python batches of CIFAR-10: as Python 2 wrote them, and made to do harm."""
+"""The Python batches of CIFAR-10: as written by Python 2, damaged, and malicious."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from imgcls.errors import UserError
 
 
 def as_python_2(labels: list[int], data: np.ndarray) -> bytes:
-    """The opcodes of the published batches: protocol 2, text as byte strings, the array by numpy's old names."""
+    """The opcodes of the published batches: protocol 2, text as byte strings, and numpy's old names."""
 
     def text(value: bytes) -> bytes:
         return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<i", len(value)) + value
@@ -59,21 +59,21 @@ def test_as_published(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("kind", ["uint8", "<i8", ">i4", "float32"])
-def test_arrays_are_themselves(kind: str, order: Any) -> None:
+def test_arrays_are_read_unchanged(kind: str, order: Any) -> None:
     array = np.asarray(np.arange(12).reshape(3, 4), dtype=kind, order=order)
     for protocol in range(5):
-        found = read_arrays(pickle.dumps({"a": array}, protocol))["a"]
-        assert np.array_equal(found, array)
-        assert found.dtype == array.dtype
+        loaded = read_arrays(pickle.dumps({"a": array}, protocol))["a"]
+        assert np.array_equal(loaded, array)
+        assert loaded.dtype == array.dtype
 
 
-def test_damaged_pickles_neither_crash_nor_raise_anything_else() -> None:
-    chance = random.Random(0)  # numpy's own __setstate__ ends the process on some of these
+def test_damaged_pickles_neither_crash_nor_raise_other_errors() -> None:
+    rng = random.Random(0)  # numpy's own __setstate__ ends the process on some of these
     for content in (as_python_2(*batch(2)), pickle.dumps(dict(zip(("labels", "data"), batch(2), strict=True)), 0)):
         for _ in range(1000):
             damaged = bytearray(content)
-            for _ in range(chance.randrange(1, 4)):
-                damaged[chance.randrange(280)] = chance.randrange(256)
+            for _ in range(rng.randrange(1, 4)):
+                damaged[rng.randrange(280)] = rng.randrange(256)
             with suppress(UnsafePickle):
                 assert isinstance(read_arrays(bytes(damaged)), dict)
 
@@ -95,7 +95,7 @@ def test_refused(content: bytes) -> None:
         read_arrays(content)
 
 
-def test_a_high_memo_number_takes_no_memory() -> None:
+def test_a_high_memo_number_allocates_no_memory() -> None:
     tracemalloc.start()
     try:
         assert read_arrays(b"\x80\x02}r\xff\xff\xff\x00.") == {}
@@ -115,7 +115,7 @@ def test_a_high_memo_number_takes_no_memory() -> None:
         (None, 7),
     ],
 )
-def test_content_that_is_no_batch(labels: Any, pixels: Any, tmp_path: Path) -> None:
+def test_content_that_is_not_a_batch(labels: Any, pixels: Any, tmp_path: Path) -> None:
     folder = write(tmp_path, pickle.dumps({b"labels": labels, b"data": pixels}, 2))
-    with pytest.raises(UserError, match=r"data_batch_1 is no batch of CIFAR-10 .* Download the archive again"):
+    with pytest.raises(UserError, match=r"data_batch_1 is not a readable batch .* Download the archive again"):
         find_cifar10(folder)

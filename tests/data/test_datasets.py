@@ -1,4 +1,4 @@
-"""Each data set, from its files to batches, with tiny generated pictures."""
+"""Each data set, from its files to batches, with tiny generated images."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from imgcls.errors import UserError
 from tests.conftest import write_pictures
 
 
-def one_epoch(data: ImageDataModule) -> dict[str, int]:
-    """Prepare, set up, and count the pictures that each loader hands out."""
+def count_images(data: ImageDataModule) -> dict[str, int]:
+    """Prepare, set up, and count the images of an epoch of each loader."""
     data.prepare_data()
     data.setup()
     loaders = {"train": data.train_dataloader(), "val": data.val_dataloader(), "test": data.test_dataloader()}
-    seen = {}
+    counts = {}
     for name, loader in loaders.items():
         batches = list(loader)
         assert all(batch.images.shape[1:] == (3, data.image_size, data.image_size) for batch in batches)
         assert all(batch.labels.min() >= 0 and batch.labels.max() < data.num_classes for batch in batches)
-        seen[name] = sum(len(batch.labels) for batch in batches)
-    return seen
+        counts[name] = sum(len(batch.labels) for batch in batches)
+    return counts
 
 
 def cifar_batches(count: int = 20) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -64,7 +64,11 @@ def write_python(folder: Path) -> Path:
 
 def test_digits() -> None:
     data = Digits(image_size=8, resize=8)
-    assert one_epoch(data) == {"train": 1216, "val": 180, "test": 359}  # 1,258 training pictures: whole batches of 64
+    assert count_images(data) == {
+        "train": 1216,
+        "val": 180,
+        "test": 359,
+    }  # whole batches of 64 from 1,258
     assert data.class_names[3] == "three"
     pixels = data.source.train.pictures
     assert isinstance(pixels, np.ndarray)
@@ -77,17 +81,17 @@ def test_digits() -> None:
 
 
 @pytest.mark.parametrize("write", [write_binary, write_python])
-@pytest.mark.parametrize("given", ["itself", "above"])
-def test_cifar10_batches(write: Any, given: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("root", ["folder", "parent"])
+def test_cifar10_batches(write: Any, root: str, tmp_path: Path) -> None:
     folder = write(tmp_path / (BINARY if write is write_binary else PYTHON))
-    data = Cifar10(folder if given == "itself" else tmp_path, image_size=32, resize=32, batch_size=10)
-    assert one_epoch(data) == {"train": 90, "val": 10, "test": 20}
+    data = Cifar10(folder if root == "folder" else tmp_path, image_size=32, resize=32, batch_size=10)
+    assert count_images(data) == {"train": 90, "val": 10, "test": 20}
     assert data.class_names == NAMES
     test = data.source.test
     assert test is not None
     assert isinstance(test.pictures, np.ndarray)
     labels, planes = cifar_batches()["test_batch"]
-    assert np.array_equal(test.pictures[3, :, :, 1], planes[3, 1]), "green of the fourth picture"
+    assert np.array_equal(test.pictures[3, :, :, 1], planes[3, 1]), "green of the fourth image"
     assert np.array_equal(test.labels, labels)
     assert test.names[3] == "test/00003"
 
@@ -95,25 +99,29 @@ def test_cifar10_batches(write: Any, given: str, tmp_path: Path) -> None:
 def test_cifar10_tree(tmp_path: Path) -> None:
     write_pictures(tmp_path / "cifar10", {"train": 20, "test": 5}, side=32)
     for root in (tmp_path, tmp_path / "cifar10"):
-        assert one_epoch(Cifar10(root, image_size=32, resize=32, batch_size=6)) == {"train": 54, "val": 6, "test": 15}
+        assert count_images(Cifar10(root, image_size=32, resize=32, batch_size=6)) == {
+            "train": 54,
+            "val": 6,
+            "test": 15,
+        }
 
 
 @pytest.mark.parametrize(
-    ("break_it", "message"),
+    ("damage", "message"),
     [
         (lambda folder: (folder / "data_batch_3.bin").unlink(), "data_batch_3.bin is missing"),
-        (lambda folder: (folder / "test_batch.bin").write_bytes(b"x" * 5000), "5,000 bytes are no whole number"),
+        (lambda folder: (folder / "test_batch.bin").write_bytes(b"x" * 5000), "5,000 bytes are not a whole number"),
         (lambda folder: (folder / "test_batch.bin").write_bytes(b""), "0 labels"),
         (lambda folder: (folder / "test_batch.bin").write_bytes(b"\x0b" * 3073), "labels are not 0 to 9"),
     ],
 )
-def test_cifar10_damaged(break_it: Any, message: str, tmp_path: Path) -> None:
-    break_it(folder := write_binary(tmp_path / BINARY))
+def test_cifar10_damaged(damage: Any, message: str, tmp_path: Path) -> None:
+    damage(folder := write_binary(tmp_path / BINARY))
     with pytest.raises(UserError, match=message):
         find_cifar10(folder)
 
 
-def test_pickles_run_nothing(tmp_path: Path) -> None:
+def test_pickles_execute_nothing(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> Any:
             return Path.touch, (tmp_path / "ran",)
@@ -130,11 +138,11 @@ def test_pickles_run_nothing(tmp_path: Path) -> None:
         assert read_arrays(pickle.dumps({b"a": np.arange(3)}, protocol))[b"a"].tolist() == [0, 1, 2]
 
 
-def test_wrong_folder_says_what_was_expected(tmp_path: Path) -> None:
+def test_a_wrong_folder_is_refused_with_the_expected_layout(tmp_path: Path) -> None:
     (tmp_path / "x.txt").touch()
     for data, expected in [
         (Cifar10(tmp_path), "CIFAR-10. Expected the original batches, or train/<class> and test/<class>."),
-        (DogBreeds(tmp_path), "the dog-breed archive. Expected dogImages/{train,valid,test}/NNN.Breed_name."),
+        (DogBreeds(tmp_path), "Udacity's dog-breed archive. Expected dogImages/{train,valid,test}/NNN.Breed_name."),
         (Caltech256(tmp_path), "Caltech-256. Expected 256_ObjectCategories/NNN.name."),
     ]:
         with pytest.raises(UserError) as error:
@@ -142,7 +150,7 @@ def test_wrong_folder_says_what_was_expected(tmp_path: Path) -> None:
         assert str(error.value) == f"data.root={tmp_path} does not look like {expected}"
     with pytest.raises(UserError, match="no such folder"):
         Cifar10(tmp_path / "none").source  # noqa: B018
-    with pytest.raises(UserError, match=r"is not in .*. prepare_data\(\) downloads it"):
+    with pytest.raises(UserError, match=r"is not in .*\. Download it with prepare_data\(\)"):
         Cifar10().source  # noqa: B018
 
 
@@ -153,7 +161,7 @@ def test_dogbreeds(tmp_path: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:-150])
     for root in (tmp_path, tmp_path / "dogImages"):
         data = DogBreeds(root, image_size=16, resize=16, batch_size=23)
-        assert one_epoch(data) == {"train": 23, "val": 9, "test": 6}
+        assert count_images(data) == {"train": 23, "val": 9, "test": 6}
         assert data.class_names == ("Affenpinscher", "Afghan hound", "Airedale terrier")
         assert [(file.path, file.reason.split()[0]) for file in data.source.bad] == [(broken, "truncated")]
         with pytest.raises(UserError, match=r"000.png.*truncated"):
@@ -166,7 +174,7 @@ def test_caltech256(tmp_path: Path) -> None:
     folder = tmp_path / "256_ObjectCategories"
     (folder / "003.backpack" / "RENAME2").touch()
     data = Caltech256(tmp_path, image_size=16, resize=16, batch_size=8)
-    assert one_epoch(data) == {"train": 56, "val": 8, "test": 16}
+    assert count_images(data) == {"train": 56, "val": 8, "test": 16}
     assert data.class_names == ("backpack", "laptop")
     assert Caltech256(folder, clutter=True).class_names == ("backpack", "laptop", "clutter")
 
@@ -174,14 +182,14 @@ def test_caltech256(tmp_path: Path) -> None:
 def test_imagefolder(tmp_path: Path) -> None:
     write_pictures(tmp_path, {"Training": 8, "valid": 2, "test": 2})
     data = ImageFolder(tmp_path, image_size=16, resize=16, batch_size=8)
-    assert one_epoch(data) == {"train": 24, "val": 6, "test": 6}
+    assert count_images(data) == {"train": 24, "val": 6, "test": 6}
     with pytest.raises(UserError, match="needs data"):
         ImageFolder().source  # noqa: B018
     with pytest.raises(UserError, match="test_fraction"):
         ImageFolder(tmp_path, test_fraction=1.0)
 
 
-def test_download_is_done_once(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_archive_is_downloaded_once(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pictures(tmp_path / "dogImages", {"train": 8, "valid": 3, "test": 2})
     packed, calls = io.BytesIO(), []
     with tarfile.open(fileobj=packed, mode="w") as tar:
@@ -195,8 +203,8 @@ def test_download_is_done_once(tmp_path: Path, own_cache: Path, monkeypatch: pyt
     monkeypatch.setattr(archives, "download", download)
     for _ in range(2):
         data = DogBreeds(url="http://127.0.0.1/dogs.tar", image_size=16, resize=16, batch_size=8)
-        assert one_epoch(data) == {"train": 24, "val": 9, "test": 6}
+        assert count_images(data) == {"train": 24, "val": 9, "test": 6}
     assert calls == [("http://127.0.0.1/dogs.tar", {"size": None, "md5": None})]
     assert [path.name for path in (own_cache / "data").iterdir() if path.name[0] != "."] == ["dogbreeds"]
     Cifar10(tmp_path).prepare_data()
-    assert len(calls) == 1, "a given root is never downloaded to"
+    assert len(calls) == 1, "nothing is downloaded to data.root"

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that breaks off, sends wrong bytes, redirects and answers 503."""
+"""Downloads from a local server that drops connections, sends wrong bytes, redirects and answers 503."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MD5, SHA256 = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdiges
 
 
 class Server:
-    """Serves `content`; each request takes one `script` entry: how many bytes before it breaks off, or a state."""
+    """Serves `content`; each request takes an entry of `script`: bytes before a lost connection, or a status."""
 
     def __init__(self) -> None:
         self.content, self.ranges, self.script = CONTENT, True, []  # type: ignore[var-annotated]
@@ -45,8 +45,8 @@ class Server:
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        wanted = handler.headers.get("Range")
-        self.requests.append(wanted)
+        requested = handler.headers.get("Range")
+        self.requests.append(requested)
         if handler.path == "/moved":
             handler.send_response(302)
             handler.send_header("Location", self.url)
@@ -59,7 +59,7 @@ class Server:
                 handler.send_header("Retry-After", self.retry_after)
             handler.end_headers()
             return
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.ranges else 0
+        start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested and self.ranges else 0
         if start >= len(self.content):
             handler.send_response(416)
             handler.send_header("Content-Range", f"bytes */{len(self.content)}")
@@ -95,7 +95,7 @@ def test_plain_and_redirected(server: Server, tmp_path: Path, waits: list[float]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["0", "1"]
 
 
-def test_broken_off_goes_on(server: Server, tmp_path: Path, waits: list[float]) -> None:
+def test_a_lost_connection_is_resumed(server: Server, tmp_path: Path, waits: list[float]) -> None:
     server.script = [100_000, 150_000]
     download(server.url, tmp_path / "file", md5=MD5, wait=waits.append)
     assert (tmp_path / "file").read_bytes() == CONTENT
@@ -103,41 +103,41 @@ def test_broken_off_goes_on(server: Server, tmp_path: Path, waits: list[float]) 
     assert waits == [1.0, 1.0]
 
 
-def test_many_breaks_with_progress_do_not_end_it(server: Server, tmp_path: Path, waits: list[float]) -> None:
+def test_lost_connections_with_progress_are_always_resumed(server: Server, tmp_path: Path, waits: list[float]) -> None:
     server.script = [20_000] * 3 * ATTEMPTS
     server.content = CONTENT
     download(server.url, tmp_path / "file", md5=MD5, wait=waits.append)
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_an_earlier_try_is_gone_on_with(server: Server, tmp_path: Path) -> None:
+def test_an_earlier_download_is_resumed(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file.part").write_bytes(CONTENT[:1234])
     download(server.url, tmp_path / "file", md5=MD5)
     assert server.requests == ["bytes=1234-"]
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_redirection_keeps_what_is_there(server: Server, tmp_path: Path, waits: list[float]) -> None:
+def test_a_redirected_download_is_resumed(server: Server, tmp_path: Path, waits: list[float]) -> None:
     server.script = [100_000]
     download(server.url.replace("archive.tar", "moved"), tmp_path / "file", md5=MD5, wait=waits.append)
     assert server.requests == [None, None, "bytes=100000-", "bytes=100000-"]
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_whole_part_is_taken(server: Server, tmp_path: Path) -> None:
+def test_a_complete_part_is_used(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file.part").write_bytes(CONTENT)
     download(server.url, tmp_path / "file", md5=MD5)
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_server_without_ranges_starts_again(server: Server, tmp_path: Path, waits: list[float]) -> None:
+def test_without_ranges_the_download_restarts(server: Server, tmp_path: Path, waits: list[float]) -> None:
     server.ranges, server.script = False, [100_000]
     download(server.url, tmp_path / "file", md5=MD5, wait=waits.append)
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("part", [b"another file's beginning", CONTENT + b"and more"])
-def test_part_of_another_file_is_dropped(part: bytes, server: Server, tmp_path: Path, waits: list[float]) -> None:
+def test_a_part_of_another_file_is_deleted(part: bytes, server: Server, tmp_path: Path, waits: list[float]) -> None:
     (tmp_path / "file.part").write_bytes(part)
     download(server.url, tmp_path / "file", md5=MD5, wait=waits.append)
     assert (tmp_path / "file").read_bytes() == CONTENT
@@ -148,18 +148,18 @@ def test_busy_server(server: Server, tmp_path: Path, waits: list[float]) -> None
     download(server.url, tmp_path / "file", md5=MD5, wait=waits.append)
     assert waits == [1.0, 2.0, 4.0]
     server.script, server.retry_after = [503], "7"
-    download(server.url, tmp_path / "again", wait=waits.append)
+    download(server.url, tmp_path / "second", wait=waits.append)
     assert waits[3:] == [7.0]
 
 
-def test_busy_for_good(server: Server, tmp_path: Path, waits: list[float]) -> None:
+def test_a_busy_server_is_given_up_on(server: Server, tmp_path: Path, waits: list[float]) -> None:
     server.script = [503] * 99
     with pytest.raises(UserError, match=r"archive.tar cannot be reached \(HTTP 503, Service Unavailable\)"):
         download(server.url, tmp_path / "file", wait=waits.append)
     assert len(waits) == ATTEMPTS - 1
 
 
-def test_not_there(server: Server, tmp_path: Path, waits: list[float]) -> None:
+def test_a_missing_file_is_not_retried(server: Server, tmp_path: Path, waits: list[float]) -> None:
     server.script = [404]
     with pytest.raises(UserError, match="HTTP 404"):
         download(server.url, tmp_path / "file", wait=waits.append)
@@ -185,11 +185,11 @@ def test_no_server(tmp_path: Path, waits: list[float]) -> None:
         download("http://127.0.0.1:9/file", tmp_path / "file", wait=waits.append)
     with pytest.raises(UserError, match="cannot be reached"):
         download("http://no-such-host.invalid/file", tmp_path / "file", wait=waits.append)
-    assert len(waits) == ATTEMPTS - 1, "a name that is not known is not asked for again"
+    assert len(waits) == ATTEMPTS - 1, "an unknown host is not retried"
 
 
 @pytest.mark.parametrize("url", ["www.example.org/a.zip", "http://a b/c.zip", "http://[::1/x", "other://x/y"])
-def test_no_address(url: str, tmp_path: Path, waits: list[float]) -> None:
+def test_invalid_addresses_are_refused(url: str, tmp_path: Path, waits: list[float]) -> None:
     with pytest.raises(UserError, match="cannot be reached"):
         download(url, tmp_path / "file", wait=waits.append)
     assert waits == []
@@ -232,7 +232,7 @@ def test_unpack(tmp_path: Path) -> None:
     ],
     ids=lambda member: f"{member.name} {member.linkname}",
 )
-def test_unpack_stays_in_its_folder(evil: tarfile.TarInfo, tmp_path: Path) -> None:
+def test_unpacking_stays_in_its_folder(evil: tarfile.TarInfo, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     tar = write_tar(tmp_path / "in" / "a.tgz", (evil, b""))
     with pytest.raises(UserError, match="cannot be unpacked"):
@@ -241,7 +241,7 @@ def test_unpack_stays_in_its_folder(evil: tarfile.TarInfo, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["../out.txt", "/out.txt", "a/../../out.txt"])
-def test_unzip_stays_in_its_folder(name: str, tmp_path: Path) -> None:
+def test_unzipping_stays_in_its_folder(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
         packed.writestr(name, "x")
     with pytest.raises(UserError, match="outside"):
@@ -259,8 +259,8 @@ def test_damaged_archive(damage: Callable[[bytes], bytes], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["w", "w:gz", "w:xz", "w:bz2", "zip"])
-def test_archives_with_wrong_bytes_raise_nothing_else(kind: str, tmp_path: Path) -> None:
-    path, content, chance = tmp_path / "a", b"abcdef" * 100 + os.urandom(300), random.Random(0)
+def test_archives_with_wrong_bytes_raise_no_other_error(kind: str, tmp_path: Path) -> None:
+    path, content, rng = tmp_path / "a", b"abcdef" * 100 + os.urandom(300), random.Random(0)
     if kind == "zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
             packed.writestr("a/b", content)
@@ -272,7 +272,7 @@ def test_archives_with_wrong_bytes_raise_nothing_else(kind: str, tmp_path: Path)
     whole, failed = path.read_bytes(), 0
     for number in range(60):
         damaged = bytearray(whole)
-        damaged[chance.randrange(len(whole))] ^= chance.randrange(1, 256)
+        damaged[rng.randrange(len(whole))] ^= rng.randrange(1, 256)
         path.write_bytes(damaged)
         try:
             unpack(path, tmp_path / str(number))
@@ -283,22 +283,22 @@ def test_archives_with_wrong_bytes_raise_nothing_else(kind: str, tmp_path: Path)
     assert not list(tmp_path.glob(".*"))
 
 
-def test_killed_unpacking_is_begun_again(server: Server, tmp_path: Path) -> None:
+def test_a_killed_unpacking_is_repeated(server: Server, tmp_path: Path) -> None:
     write_tar(tmp_path / "set-archive.tar", (tarfile.TarInfo("a/b.txt"), b"x"))
     half = tmp_path / ".set.unpacking" / "a"
     half.mkdir(parents=True)
     (half / "half.txt").touch()
-    fetch(Archive(server.url), tmp_path / "set", "it", "")
-    assert server.requests == [], "the archive was there already"
+    fetch(Archive(server.url), tmp_path / "set", "The set", "")
+    assert server.requests == [], "the archive was downloaded before"
     assert [path.name for path in (tmp_path / "set" / "a").iterdir()] == ["b.txt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".set.lock", "set"]
 
 
-def test_fetch_makes_the_folder_once(server: Server, tmp_path: Path) -> None:
+def test_fetch_creates_the_folder_once(server: Server, tmp_path: Path) -> None:
     server.content = write_tar(tmp_path / "a.tgz", (tarfile.TarInfo("a/b.txt"), b"x")).read_bytes()
     folder = tmp_path / "cache" / "set"
     threads = [
-        threading.Thread(target=fetch, args=(Archive(server.url, len(server.content)), folder, "it", ""))
+        threading.Thread(target=fetch, args=(Archive(server.url, len(server.content)), folder, "The set", ""))
         for _ in range(3)
     ]
     for thread in threads:
@@ -310,7 +310,7 @@ def test_fetch_makes_the_folder_once(server: Server, tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.parent.iterdir()) == [".set.lock", "set"]
 
 
-def test_no_network_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(url: str, *args: object, **options: object) -> None:
         raise UserError(f"{url} cannot be reached (Network is unreachable).")
 
@@ -322,5 +322,5 @@ def test_no_network_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert str(error.value) == (
         f"CIFAR-10 is not in {tmp_path}/cifar10, and https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz cannot be "
         "reached (Network is unreachable).\n"
-        "Give its folder with data.root=DIR (the original batches, or train/<class> and test/<class>)."
+        "Set data.root=DIR to its folder (the original batches, or train/<class> and test/<class>)."
     )

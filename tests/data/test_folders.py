@@ -1,4 +1,4 @@
-"""Finding pictures in folders as people have them, and what is said where they cannot be right."""
+"""Find images in the folders that people have, and refuse those that cannot be right."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imgcls.errors import UserError
 
 
 def touch(root: Path, *names: str) -> Path:
-    """Empty files: finding does not open them."""
+    """Create empty files, which are found without being opened."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def many(*folders: str, count: int = 10) -> list[str]:
     return [f"{folder}/{number:03}.jpg" for folder in folders for number in range(count)]
 
 
-def test_files_as_people_have_them(tmp_path: Path) -> None:
+def test_files_that_people_have(tmp_path: Path) -> None:
     touch(
         tmp_path,
         *("cats/a.JPG", "cats/é è.Png", "cats/deep/er/b.webp", "cats/c.tar.jpeg"),
@@ -60,7 +60,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert [name for name in split.names if name.startswith("owls/")] == ["owls/more/y.jpg", "owls/x.jpg"]
 
 
-def test_many_crossing_links_end_soon(tmp_path: Path) -> None:
+def test_many_crossing_links_take_little_time(tmp_path: Path) -> None:
     folders = [tmp_path / "class" / f"{number}" for number in range(12)]
     for folder in folders:
         touch(folder, "x.jpg")
@@ -70,16 +70,16 @@ def test_many_crossing_links_end_soon(tmp_path: Path) -> None:
     assert len(pictures_in(tmp_path / "class")) == 12
 
 
-def test_accents_are_equal_however_composed(tmp_path: Path) -> None:
-    composed, apart = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
-    touch(tmp_path, *many(f"train/{composed}", "train/thé", f"test/{apart}", "test/thé", count=1))
+def test_accents_are_equal_composed_and_decomposed(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    touch(tmp_path, *many(f"train/{composed}", "train/thé", f"test/{decomposed}", "test/thé", count=1))
     names, splits = find_splits(tmp_path, split_folders(tmp_path))
     assert names == ("café", "thé")
     assert splits["test"].names[0] == f"test/{composed}/000.jpg"
     assert splits["test"].files[0].is_file()
 
 
-def test_names_that_are_no_text(tmp_path: Path) -> None:
+def test_names_that_are_not_text(tmp_path: Path) -> None:
     touch(tmp_path, *many("a", "b", count=1))
     Path(os.fsdecode(os.fsencode(tmp_path / "a") + b"/\xff.jpg")).touch()
     _, split = find_split(tmp_path, tmp_path)
@@ -114,32 +114,35 @@ def test_a_class_called_train(tmp_path: Path) -> None:
     assert find_folder(tmp_path / "other", 0.2, seed=0).class_names == ("a", "b")
 
 
-def test_unsorted_test_pictures_are_noted(tmp_path: Path) -> None:
+def test_unsorted_test_images_are_noted(tmp_path: Path) -> None:
     touch(tmp_path, *many("train/a", "train/b"), *many("test"))
     source = find_folder(tmp_path, 0.2, seed=0)
     assert source.test is None
-    assert source.notes == (f"The 10 pictures in {tmp_path}/test lie in no class folder and are not used.",)
+    assert source.notes == (f"The 10 images in {tmp_path}/test are in no class folder and are not used.",)
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([], "this folder is empty"),
-        (["a.jpg", "b.jpg"], r"holds no class folders. Its 2 pictures lie in no class folder. Expected .*/<class>/"),
-        (["notes.txt"], "holds no class folders. Expected"),
-        (many("a"), "has only one class, 'a'; a classifier needs two or more.$"),
+        ([], "the folder is empty"),
+        (["a.jpg", "b.jpg"], r"has no class folders. Its 2 images are in no class folder. Expected .*/<class>/"),
+        (["notes.txt"], "has no class folders. Expected"),
+        (many("a"), "has only one class, 'a'; a classifier needs at least two.$"),
         (many("set/a", "set/b"), r"only one class, 'set'.* If a, b … are the classes: data.root=.*/set\."),
-        ([*many("a"), "b/notes.txt"], "The class 'b' has no picture in .*/b. Add pictures or remove the class."),
-        ([*many("train/a", "train/b"), "test/a/1.jpg", "test/b/x.txt"], "The class 'b' has no picture in .*/test/b"),
+        ([*many("a"), "b/notes.txt"], "The class 'b' has no images in .*/b. Add images or remove the class."),
+        ([*many("train/a", "train/b"), "test/a/1.jpg", "test/b/x.txt"], "The class 'b' has no images in .*/test/b"),
         (many("train/a", "train/b", "test/a"), "train and test in .* differ: 'b' in train but not in test"),
         (many("train/a", "train/b", "test/a", "test/b", "test/c"), "'c' in test but not in train"),
         (many(*[f"train/{n}" for n in "abcdef"], "test/a"), "'b', 'c', 'd' and 2 more in train but not in test"),
-        (many("train/a", "train/b", "val/a", "val/b", "valid/a"), "has val and valid; which one is it"),
-        (many("val/a", "val/b", "test/a", "test/b"), "has val, test but no folder train"),
-        (many("train"), "train holds no class folders. Its 10 pictures"),
+        (
+            many("train/a", "train/b", "val/a", "val/b", "valid/a"),
+            "has val and valid for the same split",
+        ),
+        (many("val/a", "val/b", "test/a", "test/b"), "has no folder 'train'. Expected train/<class>/"),
+        (many("train"), "train has no class folders. Its 10 images"),
     ],
 )
-def test_what_cannot_be_right(files: list[str], message: str, tmp_path: Path) -> None:
+def test_folders_that_cannot_be_right_are_refused(files: list[str], message: str, tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     touch(root, *files)
@@ -147,7 +150,7 @@ def test_what_cannot_be_right(files: list[str], message: str, tmp_path: Path) ->
         find_folder(need_folder(root, "imagefolder"), 0.2, seed=0)
 
 
-def test_root_that_is_none(tmp_path: Path) -> None:
+def test_invalid_roots_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "file")
     for root, message in [
         (None, "needs data.root=DIR"),
@@ -158,7 +161,7 @@ def test_root_that_is_none(tmp_path: Path) -> None:
             need_folder(root, "imagefolder")
 
 
-def test_folder_that_may_not_be_read(tmp_path: Path) -> None:
+def test_an_unreadable_folder_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, *many("a", "b"))
     (tmp_path / "a").chmod(0)
     try:
@@ -179,14 +182,14 @@ def test_readable_names() -> None:
     assert readable_names(["001.a", "002.a"]) == ("001.a", "002.a"), "names stay unique"
 
 
-def a_split(per_class: list[int], prefix: str = "") -> Split:
+def make_split(per_class: list[int], prefix: str = "") -> Split:
     names = [f"{prefix}{label}/{number}" for label, count in enumerate(per_class) for number in range(count)]
     labels = np.repeat(np.arange(len(per_class)), per_class)
     return Split(tuple(names), labels, np.zeros((len(names), 1, 1, 3), dtype=np.uint8))
 
 
 def test_cut_is_stratified_and_complete() -> None:
-    split = a_split([100, 40, 10, 3, 1])
+    split = make_split([100, 40, 10, 3, 1])
     parts = cut(split, [0.7, 0.1, 0.2], seed=1)
     assert sorted(name for part in parts for name in part.names) == sorted(split.names)
     for share, part in zip([0.7, 0.1, 0.2], parts, strict=True):
@@ -194,25 +197,25 @@ def test_cut_is_stratified_and_complete() -> None:
     assert parts[0].class_counts(5).min() >= 1
 
 
-def test_small_classes_have_their_share_together() -> None:
+def test_small_classes_have_their_share_on_average() -> None:
     for count, classes in [(2, 133), (4, 133), (3, 50)]:
-        train, val = cut(a_split([count] * classes), [0.9, 0.1], seed=0)
+        train, val = cut(make_split([count] * classes), [0.9, 0.1], seed=0)
         assert abs(len(val) - 0.1 * count * classes) <= 1
         assert len(np.unique(train.labels)) == classes
 
 
 def test_cut_depends_on_seed_and_names_alone() -> None:
-    split = a_split([30, 30])
-    mixed = split.subset(np.random.default_rng(0).permutation(60))
-    test, test_mixed = (set(cut(one, [0.8, 0.2], seed=3)[1].names) for one in (split, mixed))
-    assert test == test_mixed
+    split = make_split([30, 30])
+    shuffled = split.subset(np.random.default_rng(0).permutation(60))
+    test, test_shuffled = (set(cut(part, [0.8, 0.2], seed=3)[1].names) for part in (split, shuffled))
+    assert test == test_shuffled
     assert test != set(cut(split, [0.8, 0.2], seed=4)[1].names)
     assert cut(split, [0.8, 0.2], seed=3)[1].names[:4] == ("0/7", "0/9", "0/12", "0/22"), "the same on every machine"
 
 
-def test_validation_of_nothing() -> None:
+def test_an_empty_validation_split_is_refused() -> None:
     with pytest.raises(UserError, match="Raise data"):
-        with_validation(Source(("a", "b"), a_split([1, 1])), 0.1, seed=0)
+        with_validation(Source(("a", "b"), make_split([1, 1])), 0.1, seed=0)
 
 
 def test_without_bad_files(tmp_path: Path) -> None:
@@ -222,9 +225,7 @@ def test_without_bad_files(tmp_path: Path) -> None:
     bad = [BadFile(split.files[1], "empty")]
     rest = source.without(bad)
     assert rest.bad == tuple(bad)
-    assert [len(one) for one in rest.splits().values()] == [5, 5]
+    assert [len(part) for part in rest.splits().values()] == [5, 5]
     assert rest.without([]) is rest
-    with pytest.raises(
-        UserError, match=r"No training picture of class 'b' can be used \(for example .*b/000.jpg: empty"
-    ):
+    with pytest.raises(UserError, match=r"No training image of class 'b' can be used \(for example .*b/000.jpg: empty"):
         source.without([BadFile(path, "empty") for path in split.files[3:]])

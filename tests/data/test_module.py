@@ -27,7 +27,7 @@ def split(count: int, offset: int = 0, size: int = 8) -> Split:
 
 
 class Noise(ImageDataModule):
-    """Pictures of noise, in memory."""
+    """Images of noise, in memory."""
 
     def __init__(self, count: int = 20, **options: Any) -> None:
         super().__init__(**{"batch_size": 4, "image_size": 8, "resize": 8, **options})
@@ -38,7 +38,7 @@ class Noise(ImageDataModule):
 
 
 class Recorder(L.LightningModule):
-    """A model that writes down what it is given."""
+    """A model that records its batches."""
 
     def __init__(self, save_at: int | None = None, folder: Path | None = None) -> None:
         super().__init__()
@@ -82,19 +82,19 @@ def trainer(tmp_path: Path, epochs: int = 3, **options: Any) -> L.Trainer:
     )
 
 
-def test_every_epoch_is_another_permutation(tmp_path: Path) -> None:
+def test_every_epoch_has_another_permutation(tmp_path: Path) -> None:
     model = Recorder()
     trainer(tmp_path).fit(model, datamodule=Noise())
     orders = [[index for batch in batches for index in batch] for batches in model.seen.values()]
     assert len(orders) == 3
     assert all(sorted(order) == list(range(20)) for order in orders)
     assert orders[0] != orders[1] != orders[2]
-    assert model.evaluated == list(range(7)) * 4  # once before training, to check that it works
+    assert model.evaluated == list(range(7)) * 4  # once before training, as a sanity check
 
 
-def test_resumes_in_the_middle_of_an_epoch_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+def test_resumes_within_an_epoch_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     options = {"augment": Augment(crop=PaddedCrop(), flip=0.5)}
-    whole = Recorder(save_at=7, folder=tmp_path)  # 5 batches an epoch: the second batch of the second epoch
+    whole = Recorder(save_at=7, folder=tmp_path)  # 5 batches per epoch: the second batch of the second epoch
     trainer(tmp_path).fit(whole, datamodule=Noise(**options))
 
     rest = Recorder()
@@ -105,7 +105,7 @@ def test_resumes_in_the_middle_of_an_epoch_as_if_it_had_never_stopped(tmp_path: 
 
 
 @pytest.mark.parametrize("save_at", [5, 10])
-def test_resumes_from_a_checkpoint_of_the_last_batch_of_an_epoch(tmp_path: Path, save_at: int) -> None:
+def test_resumes_from_a_checkpoint_after_the_last_batch_of_an_epoch(tmp_path: Path, save_at: int) -> None:
     whole = Recorder(save_at=save_at, folder=tmp_path)
     trainer(tmp_path).fit(whole, datamodule=Noise())
     rest = Recorder()
@@ -146,7 +146,7 @@ def test_resumes_between_accumulated_steps(tmp_path: Path) -> None:
     assert rest.seen[1] == whole.seen[1][3:]
 
 
-def test_alone_in_a_notebook_batches_come_out_finished() -> None:
+def test_without_a_trainer_batches_are_finished() -> None:
     datamodule = Noise(augment=Augment(crop=RandomResizedCrop(), flip=0.5))
     datamodule.prepare_data()
     datamodule.setup("fit")
@@ -157,7 +157,7 @@ def test_alone_in_a_notebook_batches_come_out_finished() -> None:
     assert batch.labels.tolist() == (batch.index % 3).tolist()
 
 
-def test_batches_are_finished_too_where_lightning_is_given_the_loader_alone(tmp_path: Path) -> None:
+def test_batches_are_finished_when_lightning_has_the_loader_alone(tmp_path: Path) -> None:
     datamodule = Noise(augment=Augment(flip=0.5))
     alone, together = Recorder(), Recorder()
     trainer(tmp_path).fit(alone, datamodule.train_dataloader())
@@ -166,13 +166,13 @@ def test_batches_are_finished_too_where_lightning_is_given_the_loader_alone(tmp_
     assert all(torch.equal(image, together.images[key]) for key, image in alone.images.items())
 
 
-def test_after_training_the_loaders_serve_a_notebook_again(tmp_path: Path) -> None:
+def test_after_training_batches_are_finished_without_a_trainer(tmp_path: Path) -> None:
     datamodule = Noise()
     trainer(tmp_path, epochs=1).fit(Recorder(), datamodule=datamodule)
     assert type(next(iter(datamodule.train_dataloader()))) is Batch
 
 
-def test_evaluation_pixels_are_those_of_the_portable_model() -> None:
+def test_evaluation_pixels_equal_those_of_the_portable_model() -> None:
     datamodule = Noise(image_size=6, resize=7)
     datamodule.setup("test")
     batch = next(iter(datamodule.test_dataloader()))
@@ -190,7 +190,7 @@ def test_the_seed_decides_order_and_augmentation() -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk", "none", "device", "auto"])
-def test_where_pixels_are_held_does_not_change_a_batch(pictures: Path, tmp_path: Path, kind: str) -> None:
+def test_the_store_does_not_change_a_batch(pictures: Path, tmp_path: Path, kind: str) -> None:
     def run(store: str) -> list[Batch]:
         augment = Augment(crop=RandomResizedCrop(), flip=0.5, policy=TrivialAugment())
         return list(Folder(pictures, store=store, cache=tmp_path / store, augment=augment).train_dataloader())
@@ -200,7 +200,7 @@ def test_where_pixels_are_held_does_not_change_a_batch(pictures: Path, tmp_path:
 
 
 class Folder(ImageDataModule):
-    """Pictures in files: every third one validates."""
+    """Images in files, every third of which is for validation."""
 
     def __init__(self, root: Path, **options: Any) -> None:
         super().__init__(root, **{"batch_size": 8, "image_size": 16, "resize": 18, **options})
@@ -214,7 +214,7 @@ class Folder(ImageDataModule):
         return Source(("cat", "dog", "owl"), everything.subset(train), everything.subset(val))
 
 
-def test_pictures_that_cannot_be_read_are_left_out_before_training(
+def test_unreadable_images_are_left_out_before_training(
     pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = Folder(pictures).source
@@ -253,17 +253,17 @@ def test_normalization() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"store": "memori"}, "Did you mean memory"),
-        ({"sampler": "random"}, "Unknown data.sampler"),
-        ({"on_bad": "ignore"}, "Unknown data.on_bad"),
+        ({"sampler": "random"}, "data.sampler=random: is not known"),
+        ({"on_bad": "ignore"}, "data.on_bad=ignore: is not known"),
         ({"normalization": "imagnet"}, "Did you mean imagenet"),
         ({"batch_size": 0}, "1 or more"),
     ],
 )
-def test_wrong_options_are_said(options: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         Noise(**options)
 
 
@@ -280,7 +280,7 @@ def test_the_balanced_sampler_and_class_counts() -> None:
     assert torch.bincount(labels).min() >= 10
     index = torch.cat([batch.index for batch in batches])
     images = torch.cat([batch.images for batch in batches])[index == 59]
-    assert len(torch.unique(images.flatten(1), dim=0)) > 3  # the same picture, augmented otherwise each time
+    assert len(torch.unique(images.flatten(1), dim=0)) > 3  # the same image, augmented differently each time
 
 
 def test_mixing_makes_labels_soft(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_mixing_makes_labels_soft(tmp_path: Path) -> None:
     trainer(tmp_path, epochs=1).fit(Recorder(), datamodule=datamodule)
 
 
-def test_validation_is_split_from_training_where_there_is_none(tmp_path: Path) -> None:
+def test_a_missing_validation_split_is_split_off_training(tmp_path: Path) -> None:
     class Whole(Noise):
         def find(self) -> Source:
             return Source(("a", "b", "c"), split(40))
@@ -306,23 +306,23 @@ def test_validation_is_split_from_training_where_there_is_none(tmp_path: Path) -
     trainer(tmp_path, epochs=1).fit(Recorder(), datamodule=without)
 
 
-def test_a_split_that_is_not_there_is_said() -> None:
+def test_a_missing_split_is_refused() -> None:
     datamodule = Noise()
     datamodule.opened.source = Source(("a", "b", "c"), split(9), split(3))
-    with pytest.raises(UserError, match="no test pictures"):
+    with pytest.raises(UserError, match="no test images"):
         datamodule.test_dataloader()
 
 
-def test_another_data_set_is_tested_in_the_order_of_the_models_classes() -> None:
+def test_another_data_set_is_tested_with_the_models_classes() -> None:
     datamodule = Noise()
     datamodule.test_on("val", ("c", "x", "a", "b"))
     batch = next(iter(datamodule.test_dataloader()))
     assert [datamodule.class_names[label] for label in batch.labels] == ["a", "b", "c", "a"]
-    with pytest.raises(UserError, match="does not know the class 'b'"):
+    with pytest.raises(UserError, match="was not trained with the class 'b'"):
         Noise().test_on("val", ("a", "c"))
 
 
-def test_all_pictures_are_tested_each_once() -> None:
+def test_all_images_are_tested_once() -> None:
     datamodule = Noise()
     splits = datamodule.source.splits()
     datamodule.test_on("all", datamodule.class_names)
@@ -355,7 +355,7 @@ def test_batches_survive_lightnings_transfer() -> None:
     assert type(datamodule.on_after_batch_transfer(moved, 0)) is Batch
 
 
-def test_half_precision_weights_get_half_precision_pictures(tmp_path: Path) -> None:
+def test_half_precision_weights_have_half_precision_images(tmp_path: Path) -> None:
     class Half(Recorder):
         def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
             assert batch.images.dtype == torch.bfloat16

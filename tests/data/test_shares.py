@@ -1,4 +1,4 @@
-"""Two processes share a data set: each picture once an epoch, the same picture whoever takes it, exact numbers."""
+"""Two processes share a data set: each image once per epoch, augmented the same in both, with exact metrics."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ EPOCHS, COUNT, BATCH = 3, 23, 6
 
 
 class Few(Noise):
-    """23 training pictures; 7 to validate and one to test, which two processes cannot share evenly."""
+    """23 training images, 7 validation images and one test image, which two processes cannot share evenly."""
 
     def find(self) -> Source:
         return Source(("a", "b", "c"), split(self.count), split(7, 100), split(1, 200))
 
 
 class Reporter(L.Callback):
-    """Writes down what each process has seen."""
+    """Saves the batches of each process."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,51 +48,52 @@ class Reporter(L.Callback):
 
     def _write(self, trainer: L.Trainer, model: Any, name: str) -> None:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        (store,) = {id(one): one for (split, _), one in datamodule.opened.stores.items() if split == "train"}.values()
+        stores = datamodule.opened.stores.items()
+        (store,) = {id(store): store for (name, _), store in stores if name == "train"}.values()
         assert isinstance(store, ArrayStore)
         seen = {
             "seen": model.seen,
             "images": model.images,
             "evaluated": model.evaluated,
-            "held": len(store),
+            "stored": len(store),
             "folder": str(store.folder),
         }
         torch.save(seen, self.folder / f"{name}-{trainer.global_rank}.pt")
 
 
-def shares(folder: Path, processes: int, task: str = "fit", **options: Any) -> list[dict[str, Any]]:
-    """What each process saw."""
+def run(folder: Path, processes: int, task: str = "fit", **options: Any) -> list[dict[str, Any]]:
+    """Train or test with several processes, and return what each of them saved."""
     folder.mkdir(parents=True)
     augment = Augment(PaddedCrop(0.25), flip=0.5)
     datamodule = Few(count=COUNT, batch_size=BATCH, augment=augment, **options)
     datamodule.setup()
     ddp = DDPStrategy(start_method="fork", process_group_backend="gloo")
-    several = {"devices": processes, "strategy": ddp} if processes > 1 else {"devices": 1}
-    quiet = trainer(folder, epochs=EPOCHS, callbacks=[Reporter(folder)], num_sanity_val_steps=0, **several)
+    devices = {"devices": processes, "strategy": ddp} if processes > 1 else {"devices": 1}
+    quiet = trainer(folder, epochs=EPOCHS, callbacks=[Reporter(folder)], num_sanity_val_steps=0, **devices)
     getattr(quiet, task)(Recorder(), datamodule=datamodule)
     return [torch.load(folder / f"{task}-{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
 @pytest.fixture(autouse=True)
-def threads() -> Any:
-    before = torch.get_num_threads()
+def restore_threads() -> Any:
+    threads = torch.get_num_threads()
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("options", [{}, {"store": "disk"}, {"micro_batch_size": 2}], ids=str)
-def test_no_picture_is_seen_twice_in_an_epoch_and_each_step_is_that_of_one_process(
+def test_no_image_is_repeated_in_an_epoch_and_each_step_equals_that_of_one_process(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
-    (one,), two = shares(tmp_path / "one", 1, **options), shares(tmp_path / "two", 2, **options)
+    (one,), two = run(tmp_path / "one", 1, **options), run(tmp_path / "two", 2, **options)
     steps = COUNT // BATCH
     for epoch in range(EPOCHS):
         mine, others = (_steps(part["seen"][epoch], steps) for part in two)
         whole = _steps(one["seen"][epoch], steps)
         assert [first + second for first, second in zip(mine, others, strict=True)] == whole
         assert {len(step) for step in (*mine, *others)} == {BATCH // 2}
-        every = list(chain.from_iterable([*mine, *others]))
-        assert len(set(every)) == len(every) == steps * BATCH
+        index = list(chain.from_iterable([*mine, *others]))
+        assert len(set(index)) == len(index) == steps * BATCH
     orders = [tuple(chain.from_iterable(part["seen"][epoch])) for part in two for epoch in range(EPOCHS)]
     assert len(set(orders)) == len(orders)
 
@@ -102,29 +103,29 @@ def _steps(batches: list[list[int]], steps: int) -> list[list[int]]:
     return [list(chain.from_iterable(batches[step * parts : (step + 1) * parts])) for step in range(steps)]
 
 
-def test_a_picture_is_augmented_the_same_whichever_process_takes_it(tmp_path: Path) -> None:
-    (one,), two = shares(tmp_path / "one", 1), shares(tmp_path / "two", 2)
+def test_an_image_is_augmented_the_same_in_any_process(tmp_path: Path) -> None:
+    (one,), two = run(tmp_path / "one", 1), run(tmp_path / "two", 2)
     together: dict[tuple[int, int], Tensor] = {**two[0]["images"], **two[1]["images"]}
     assert together.keys() == one["images"].keys()
     assert all(torch.equal(image, one["images"][key]) for key, image in together.items())
 
 
-def test_all_processes_map_one_store(tmp_path: Path) -> None:
-    two = shares(tmp_path / "two", 2, store="disk", cache=tmp_path / "cache")
-    assert {part["held"] for part in two} == {COUNT}
+def test_all_processes_map_the_same_store(tmp_path: Path) -> None:
+    two = run(tmp_path / "two", 2, store="disk", cache=tmp_path / "cache")
+    assert {part["stored"] for part in two} == {COUNT}
     (folder,) = {part["folder"] for part in two}
     assert Path(folder).is_relative_to(tmp_path / "cache")
 
 
-def test_uneven_shares_are_evaluated_once_each_and_a_process_may_have_none(tmp_path: Path) -> None:
-    two = shares(tmp_path / "fit", 2)
+def test_uneven_shares_are_evaluated_once_and_a_process_can_have_none(tmp_path: Path) -> None:
+    two = run(tmp_path / "fit", 2)
     assert [part["evaluated"] for part in two] == [[0, 2, 4, 6] * EPOCHS, [1, 3, 5] * EPOCHS]
-    tested = shares(tmp_path / "test", 2, "test")
+    tested = run(tmp_path / "test", 2, "test")
     assert [part["evaluated"] for part in tested] == [[0], []]
 
 
 class Measured(L.Callback):
-    """Writes down what the first process measured."""
+    """Saves the metrics of the first process."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -139,19 +140,19 @@ class Measured(L.Callback):
 
 
 @pytest.mark.parametrize("split_name", ["val", "test"])
-def test_metrics_of_uneven_shares_are_those_of_one_process(split_name: str, tmp_path: Path) -> None:
-    """Of seven pictures, and of one, of which a process has none."""
-    found = []
+def test_metrics_of_uneven_shares_equal_those_of_one_process(split_name: str, tmp_path: Path) -> None:
+    """With seven images, and with one, of which a process has none."""
+    results = []
     for processes in (1, 2):
         torch.manual_seed(0)
         datamodule = Few(count=COUNT, batch_size=4, image_size=32, resize=32)
         datamodule.test_on(split_name, ("a", "b", "c"))
         ddp = DDPStrategy(start_method="fork", process_group_backend="gloo")
-        several = {"devices": processes, "strategy": ddp} if processes > 1 else {"devices": 1}
+        devices = {"devices": processes, "strategy": ddp} if processes > 1 else {"devices": 1}
         file = tmp_path / f"{processes}.pt"
-        quiet = trainer(tmp_path, callbacks=[Measured(file)], **several)
+        quiet = trainer(tmp_path, callbacks=[Measured(file)], **devices)
         quiet.test(Classifier(create_network("test_resnet", 3)), datamodule=datamodule, verbose=False)
-        found.append(torch.load(file, weights_only=True))
-    one, two = found
+        results.append(torch.load(file, weights_only=True))
+    one, two = results
     assert one["index"].tolist() == two["index"].tolist() == list(range(7 if split_name == "val" else 1))
     assert two["metrics"] == pytest.approx(one["metrics"], abs=1e-6)

@@ -336,7 +336,7 @@ def test_evaluate_measures_what_the_test_did_and_other_data(fit: Fit, tmp_path: 
     assert evaluate(run, overrides=one_folder)["images"] == 2
     assert evaluate(run, split="all", overrides=one_folder)["images"] == 10
     strange = write_pictures(tmp_path / "strange", {"train": 3, "test": 5}, classes=("dog", "fox"))
-    with pytest.raises(UserError, match="does not know the class 'fox'"):
+    with pytest.raises(UserError, match="was not trained with the class 'fox'"):
         evaluate(run, overrides=["data=imagefolder", f"data.root={strange}"])
 
 
