@@ -29,15 +29,15 @@ POLL = 0.3  # seconds
 def serve_here(options: Options, source: Source) -> None:
     """`target=local`: pack the model, unpack it, serve it, ask it; go on serving unless `wait=false`."""
     from imgcls.serve.archive import write_archive
-    from imgcls.serve.local import serving
+    from imgcls.serve.local import serve_archive
 
     samples = pictures_for(replace(options, wait=True), source, REQUEST_LIMIT)
     with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
         archive = write_archive(source.folder, Path(work) / "model.tar.gz")
         size = archive.stat().st_size / 1e6
         log.info("%s: model.tar.gz has %.1f MB.", describe_source(source), size)
-        with serving(archive, options.environment, options.port if options.wait else 0) as container:
-            log.info("Serving what is in it, through %s, on %s", container.through, container.url)
+        with serve_archive(archive, options.environment, options.port if options.wait else 0) as container:
+            log.info("Serving what is in it, through %s, on %s", container.caller, container.url)
             if samples is not None:
                 log.info("Asking with %d pictures of %s.", len(samples.pictures), samples.where)
 

@@ -1,13 +1,13 @@
-"""`python -m imgcls.serve run=DIR`: answer requests with a run's model.
+"""`python -m imgcls.serve run=DIR`: serve a run's model over HTTP.
 
 usage: python -m imgcls.serve run=DIR [port=8080] [host=127.0.0.1] [engine=auto|onnx|torch] [device=cpu|cuda]
                               [threads=N] [urls=true] [url_allow=HOST,*.HOST] [max_batch=16] [max_requests=64]
        python -m imgcls.serve serve
 
-`run=` is a run's folder, or that of a portable model. `host=0.0.0.0` lets other machines in. `urls=true` fetches
-pictures from public http(s) URLs, `url_allow=` only from these hosts. The second form is for containers: the model in
-/opt/ml/model, all interfaces, the port of SAGEMAKER_BIND_TO_PORT or 8080, IMGCLS_URLS and IMGCLS_URL_ALLOW from the
-environment.
+`run=` is the folder of a run or of a portable model. `host=0.0.0.0` lets other machines connect. `urls=true` fetches
+images from public http(s) URLs, `url_allow=` only from these hosts. The second form is for containers: it serves
+/opt/ml/model on all interfaces, on the port SAGEMAKER_BIND_TO_PORT or 8080, and reads IMGCLS_URLS and
+IMGCLS_URL_ALLOW from the environment.
 """
 
 from __future__ import annotations
@@ -40,42 +40,38 @@ OPTIONS = {
     "max_batch": Option(16, whole(1), int),
     "max_requests": Option(64, whole(1), int),
 }
-CONTAINER = {
+ENVIRONMENT = {
     "port": "SAGEMAKER_BIND_TO_PORT",
     "engine": "IMGCLS_ENGINE",
     "device": "IMGCLS_DEVICE",
     "urls": "IMGCLS_URLS",
     "url_allow": "IMGCLS_URL_ALLOW",
 }
-"""Options that a container takes from its environment, and from which variable."""
+"""The options that a container takes from environment variables."""
 
 
 def serve(arguments: Sequence[str]) -> None:
-    """Serve until SIGTERM or Ctrl-C; what was accepted before is answered."""
+    """Serve until SIGTERM or Ctrl-C; requests accepted before are answered."""
     if "serve" in arguments:
         arguments = container_arguments(arguments)
     options, _, _ = read_options(arguments, OPTIONS, usage=__doc__ or "")
     if options["run"] is None:
         raise UserError("Give the run folder: run=DIR")
     check_installed(["fastapi", "uvicorn", "prometheus_client"], "serve", "Serving")
-    listening = _listen(options["host"], options["port"])  # before the model is read, which takes longer
-    try:
-        service = create_service(options)
-        _run(service, listening, options["host"])
-    finally:
-        listening.close()
+    with _listen(options["host"], options["port"]) as listener:  # before loading the model, which takes longer
+        _run(create_service(options), listener, options["host"])
 
 
 def container_arguments(arguments: Sequence[str]) -> list[str]:
-    """What `serve` and the options beside it mean by SageMaker's contract: the environment decides, but for `run=`."""
+    """The options of `serve` under SageMaker's contract: the environment overrides all but `run=`."""
     model = os.environ.get("SM_MODEL_DIR", "/opt/ml/model")
     options = [argument for argument in arguments if argument != "serve"]
-    given = [f"{name}={os.environ[variable]}" for name, variable in CONTAINER.items() if variable in os.environ]
-    return [f"run={model}", *options, "host=0.0.0.0", *given]
+    overrides = [f"{name}={os.environ[variable]}" for name, variable in ENVIRONMENT.items() if variable in os.environ]
+    return [f"run={model}", *options, "host=0.0.0.0", *overrides]
 
 
 def create_service(options: Mapping[str, Any]) -> Service:
-    """The service that the options describe, its model loaded and warm."""
+    """The service for the options, with its model loaded and warmed up."""
     from imgcls import portable
     from imgcls.serve.predictor import Predictor, model_folder
     from imgcls.serve.service import Limits, Service
@@ -91,46 +87,44 @@ def create_service(options: Mapping[str, Any]) -> Service:
     return Service(predictor, limits)
 
 
-def _run(service: Service, listening: socket.socket, host: str) -> None:
+def _run(service: Service, listener: socket.socket, host: str) -> None:
     import uvicorn
 
     from imgcls.serve.server import create_app
 
-    port = listening.getsockname()[1]
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    address = "127.0.0.1" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
     model = service.predictor.model
-    name, address = model.description["architecture"]["name"], f"[{shown}]" if ":" in shown else shown
-    what = f"{name}, {len(model.class_names)} classes, with {model.engine.name}"
-    print(f"Serving {what} on http://{address}:{port}", flush=True)
+    what = f"{model.description['architecture']['name']}, {len(model.class_names)} classes, with {model.engine.name}"
+    print(f"Serving {what} on http://{address}:{listener.getsockname()[1]}", flush=True)
     config = uvicorn.Config(
         create_app(service),
         log_level="warning",
         access_log=False,
         lifespan="on",
-        timeout_keep_alive=65,  # longer than load balancers keep theirs
+        timeout_keep_alive=65,  # longer than that of load balancers
         timeout_graceful_shutdown=60,
         limit_concurrency=2048,
         server_header=False,
     )
-    # uvicorn raises the signal again once it has drained; what was accepted is answered, and all is well then.
+    # uvicorn raises the signal again after draining; by then every accepted request is answered: exit with 0.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: None)
-    uvicorn.Server(config).run(sockets=[listening])
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named: asyncio turns Nagle's algorithm off for such sockets alone, and each answer would wait
-    # 40 ms for the client's acknowledgement.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Naming the protocol makes asyncio turn off Nagle's algorithm; otherwise each answer waits 40 ms for the client's
+    # acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((host, port))
-        listening.listen(1024)
+        listener.bind((host, port))
+        listener.listen(1024)
     except OSError as error:
-        listening.close()
+        listener.close()
         raise UserError(f"host={host} port={port}: {error.strerror or error}. Choose another.") from error
-    return listening
+    return listener
 
 
 def main() -> None:

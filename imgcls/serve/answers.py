@@ -1,4 +1,4 @@
-"""From scores to the body of an answer, in the format that the client accepts."""
+"""From logits to the body of an answer, in the format that the client accepts."""
 
 from __future__ import annotations
 
@@ -16,25 +16,18 @@ from imgcls.portable.model import softmax, top_classes
 from imgcls.serve.refusals import Refusal
 
 JSON, LINES, CSV, NPY = "application/json", "application/jsonlines", "text/csv", "application/x-npy"
-FORMATS = {
-    JSON: JSON,
-    LINES: LINES,
-    "application/x-jsonlines": LINES,
-    "application/x-ndjson": LINES,
-    CSV: CSV,
-    NPY: NPY,
-}
+ALIASES = {"application/x-jsonlines": LINES, "application/x-ndjson": LINES}
 TOP_K = 5
 
 
 @dataclass(frozen=True)
 class Wish:
-    """How the client wants to be answered.
+    """The format of the answer that the client asks for.
 
     Attributes:
         kind: one of JSON, LINES, CSV, NPY.
-        scores: the plain scores of all classes instead of the likeliest ones with their names.
-        top_k: how many classes.
+        scores: the logits of all classes instead of the names of the most likely ones.
+        top_k: number of classes.
     """
 
     kind: str = JSON
@@ -43,39 +36,38 @@ class Wish:
 
 
 def wish(accept: str | None, top_k: str | int | None = None, lines: bool = False) -> Wish:
-    """What an Accept header asks for: the first format by its `q` that there is.
+    """The supported format that an Accept header prefers.
 
-    `application/json`, `application/jsonlines` and `text/csv` have the parameters `format=scores` and `top_k=3`;
-    `application/x-npy` always has the scores.
+    `application/json`, `application/jsonlines` and `text/csv` take the parameters `format=scores` and `top_k=3`;
+    `application/x-npy` always holds the logits.
 
     Args:
         accept: the header.
-        top_k: of the query; it comes before the header's.
-        lines: the request was JSON lines, and so is the answer unless the header says something else.
+        top_k: from the query string; overrides the header's.
+        lines: the request was JSON lines, which is then the default of the answer.
 
     Raises:
-        Refusal: 406 where no such format is known, 400 for a `top_k` that is no number.
+        Refusal: 406 if no format is supported, 400 for an invalid `top_k`.
     """
-    for kind, parameters in _ranked(accept or "*/*"):
+    for kind, parameters in _media_types(accept or "*/*"):
         if kind in ("*/*", "application/*"):
             kind = LINES if lines else JSON
         elif kind == "text/*":
             kind = CSV
-        if kind in FORMATS:
+        kind = ALIASES.get(kind, kind)
+        if kind in (JSON, LINES, CSV, NPY):
             count = _count(top_k if top_k is not None else parameters.get("top_k", TOP_K))
             scores = parameters.get("format") == "scores" or kind == NPY
-            return Wish(FORMATS[kind], scores, count)
-    raise Refusal(
-        406, f"None of the formats of the Accept header is known; there are {JSON}, {LINES}, {CSV} and {NPY}."
-    )
+            return Wish(kind, scores, count)
+    raise Refusal(406, f"The Accept header has no supported format; supported are {JSON}, {LINES}, {CSV} and {NPY}.")
 
 
 def render(scores: np.ndarray, class_names: Sequence[str], wanted: Wish) -> tuple[bytes, str]:
-    """The body of an answer, and its Content-Type.
+    """The body of an answer and its Content-Type.
 
     Args:
-        scores: float32 (N, C), before the softmax.
-        class_names: C of them.
+        scores: float32 (N, C) logits.
+        class_names: the C names.
         wanted: the format.
     """
     if wanted.kind == NPY:
@@ -85,25 +77,24 @@ def render(scores: np.ndarray, class_names: Sequence[str], wanted: Wish) -> tupl
     if wanted.scores:
         return _rows(scores.tolist(), wanted.kind), wanted.kind
     probabilities = softmax(scores)
-    order = top_classes(probabilities, wanted.top_k)
     predictions = [
         [
             {"class": class_names[index], "index": index, "probability": round(float(row[index]), 6)}
             for index in indices.tolist()
         ]
-        for row, indices in zip(probabilities, order, strict=True)
+        for row, indices in zip(probabilities, top_classes(probabilities, wanted.top_k), strict=True)
     ]
     if wanted.kind == CSV:
         return _table(predictions), CSV
     if wanted.kind == LINES:
         return _lines([{"classes": classes} for classes in predictions]), LINES
-    return _dumped({"predictions": [{"classes": classes} for classes in predictions]}), JSON
+    return _dump({"predictions": [{"classes": classes} for classes in predictions]}), JSON
 
 
 def _rows(rows: list[list[float]], kind: str) -> bytes:
     if kind == CSV:
         return "".join(",".join(map(repr, row)) + "\n" for row in rows).encode()
-    return _lines(rows) if kind == LINES else _dumped(rows)
+    return _lines(rows) if kind == LINES else _dump(rows)
 
 
 def _table(predictions: list[list[dict[str, Any]]]) -> bytes:
@@ -111,23 +102,23 @@ def _table(predictions: list[list[dict[str, Any]]]) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["picture", "rank", "class", "index", "probability"])
     for number, classes in enumerate(predictions):
-        for rank, one in enumerate(classes, start=1):
-            writer.writerow([number, rank, one["class"], one["index"], one["probability"]])
+        for rank, entry in enumerate(classes, start=1):
+            writer.writerow([number, rank, entry["class"], entry["index"], entry["probability"]])
     return text.getvalue().encode()
 
 
 def _lines(values: Sequence[Any]) -> bytes:
-    return b"".join(_dumped(value) + b"\n" for value in values)
+    return b"".join(_dump(value) + b"\n" for value in values)
 
 
-def _dumped(value: Any) -> bytes:
+def _dump(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
 
 
-def _ranked(accept: str) -> list[tuple[str, dict[str, str]]]:
-    """Media types with their parameters, the most wanted first."""
-    found = []
-    for position, part in enumerate(accept[:2000].split(",")):
+def _media_types(accept: str) -> list[tuple[str, dict[str, str]]]:
+    """The media types of an Accept header with their parameters, the preferred first."""
+    ranked = []
+    for part in accept[:2000].split(","):
         header = Message()
         header["accept"] = part.strip().replace("\r", " ").replace("\n", " ")
         names = header.get_params([], "accept")
@@ -139,8 +130,9 @@ def _ranked(accept: str) -> list[tuple[str, dict[str, str]]]:
         except ValueError:
             quality = 0.0
         if quality > 0:
-            found.append((-quality, position, names[0][0].lower(), parameters))
-    return [(kind, parameters) for _, _, kind, parameters in sorted(found, key=lambda one: one[:2])]
+            ranked.append((quality, names[0][0].lower(), parameters))
+    ranked.sort(key=lambda entry: -entry[0])  # stable: of equals the first
+    return [(kind, parameters) for _, kind, parameters in ranked]
 
 
 def _count(value: str | int) -> int:

@@ -1,7 +1,7 @@
-"""`model.tar.gz` for SageMaker's PyTorch inference container: the model's files, and in `code/` all that it takes.
+"""`model.tar.gz` for SageMaker's PyTorch inference container: the model's files, and the code that serves it.
 
 The newest of these containers has PyTorch 2.6 on Python 3.12 with numpy, Pillow and torchvision, and may have no
-network when it loads a model. So imgcls and timm, both Python alone, travel in `code/`: nothing has to be installed.
+network when it loads a model. So `code/` holds imgcls and timm, both pure Python: nothing has to be installed.
 """
 
 from __future__ import annotations
@@ -18,25 +18,22 @@ from imgcls.portable import CARD, DESCRIPTION, ONNX, WEIGHTS
 from imgcls.serve.predictor import model_folder
 from imgcls.system.files import atomic_path
 
-ENTRY = '''"""What SageMaker's PyTorch inference container calls."""
+ENTRY_POINT = '''"""The handlers that SageMaker's PyTorch inference container calls."""
 
 from imgcls.serve.inference import input_fn, model_fn, output_fn, predict_fn
 
 __all__ = ["input_fn", "model_fn", "output_fn", "predict_fn"]
 '''
-CARRIED = ("imgcls", "timm")
+PACKAGES = ("imgcls", "timm")
 LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 
 
 def write_archive(model: str | Path, target: Path) -> Path:
-    """Write `target`, a `model.tar.gz`, from a portable model; the same model gives the same bytes.
+    """Write a portable model as `target`, a `model.tar.gz`, and return it; the same model gives the same bytes.
 
     Args:
-        model: a run's folder, or that of a portable model.
-        target: the file.
-
-    Returns:
-        `target`.
+        model: the folder of a run or of a portable model.
+        target: the file to write.
 
     Raises:
         UserError: there is no model, or timm is not installed.
@@ -45,7 +42,7 @@ def write_archive(model: str | Path, target: Path) -> Path:
     with (
         atomic_path(target) as temporary,
         temporary.open("wb") as raw,
-        # without a name and a time, which would differ from export to export
+        # without a name and a time, which would differ between exports
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=6) as packed,
         tarfile.open(fileobj=packed, mode="w") as archive,
     ):
@@ -66,33 +63,26 @@ def archive_files(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def code_files() -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file of `code/`, by which a container without imgcls serves a portable model."""
-    yield "inference.py", ENTRY.encode()
-    for package in CARRIED:
+    """Name and content of each file in `code/`, which serves a portable model in a container without imgcls."""
+    yield "inference.py", ENTRY_POINT.encode()
+    for package in PACKAGES:
         root = _package(package)
         for file in sorted(root.rglob("*.py")):
             yield f"{package}/{file.relative_to(root).as_posix()}", file.read_bytes()
-        for file in _licences(package, root):
-            yield f"{package}/{file.name}", file.read_bytes()
-            break
+        if licence := _licence(package, root):
+            yield f"{package}/{licence.name}", licence.read_bytes()
 
 
 def _package(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise UserError(f"format=sagemaker carries {name}, which is not installed: pip install {name}")
+        raise UserError(f"format=sagemaker packs {name}, which is not installed: pip install {name}")
     return Path(spec.origin).parent
 
 
-def _licences(name: str, root: Path) -> Iterator[Path]:
-    """The licence, beside the sources or in what the installer left of the distribution."""
-    places = [
-        root,
-        root.parent,
-        *sorted(root.parent.glob(f"{name}-*.dist-info")),
-        *sorted(root.parent.glob(f"{name}-*.dist-info/licenses")),
-    ]
-    for place in places:
-        for licence in LICENCES:
-            if (place / licence).is_file() and (place != root.parent or (place / "pyproject.toml").is_file()):
-                yield place / licence
+def _licence(name: str, root: Path) -> Path | None:
+    """The licence beside the sources, in the checkout or in the installed distribution's metadata."""
+    folders = [root, root.parent] if (root.parent / "pyproject.toml").is_file() else [root]
+    for pattern in (f"{name}-*.dist-info", f"{name}-*.dist-info/licenses"):
+        folders += sorted(root.parent.glob(pattern))
+    return next((folder / file for folder in folders for file in LICENCES if (folder / file).is_file()), None)

@@ -15,22 +15,22 @@ import numpy as np
 log = logging.getLogger(__name__)
 
 MAX_BATCH = 16
-"""On a CPU larger batches are no faster, and each picture waits longer."""
+"""Larger batches are no faster on a CPU, and each image waits longer."""
 
 
 @dataclass(frozen=True)
-class _Waiting:
+class _Job:
     image: np.ndarray
     scores: Future[np.ndarray]
 
 
 class Batcher:
-    """Runs the model in one thread, each time on all pictures that wait, so that nobody waits for a batch to fill.
+    """Runs the model in one thread, each time on all waiting images; none waits for a batch to fill.
 
     Args:
-        compute: float32 (N, 3, S, S) to float32 (N, C).
-        max_batch: pictures that go through the model at once.
-        observe: is told the size of each batch and the seconds it took.
+        compute: maps float32 (N, 3, S, S) to float32 (N, C).
+        max_batch: images that go through the model at once.
+        observe: called with the size of each batch and its seconds.
     """
 
     def __init__(
@@ -41,21 +41,21 @@ class Batcher:
     ) -> None:
         self.compute, self.max_batch, self.observe = compute, max_batch, observe
         self.last_success = 0.0
-        """time.monotonic() of the last batch that the model answered."""
+        """time.monotonic() of the last successful batch."""
         self.failing = False
-        """The last batch raised."""
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        """Whether the last batch raised."""
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="imgcls-model", daemon=True)
         self._thread.start()
 
     def submit(self, image: np.ndarray) -> Future[np.ndarray]:
-        """The scores, float32 (C,), of one float32 (3, S, S) image, as soon as they are there."""
-        waiting = _Waiting(image, Future())
-        self._queue.put(waiting)
-        return waiting.scores
+        """The future logits, float32 (C,), of one float32 (3, S, S) image."""
+        job = _Job(image, Future())
+        self._queue.put(job)
+        return job.scores
 
     def close(self, seconds: float = 10.0) -> None:
-        """Finish what was submitted, then end the thread."""
+        """Finish the submitted images, then end the thread."""
         self._queue.put(None)
         self._thread.join(seconds)
 
@@ -66,43 +66,43 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """The thread still works."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     def _work(self) -> None:
-        going_on = True
-        while going_on:
-            batch, going_on = self._next_batch()
-            batch = [one for one in batch if one.scores.set_running_or_notify_cancel()]
-            if batch:
+        is_open = True
+        while is_open:
+            jobs, is_open = self._next_batch()
+            if batch := [job for job in jobs if job.scores.set_running_or_notify_cancel()]:
                 self._run(batch)
 
-    def _next_batch(self) -> tuple[list[_Waiting], bool]:
+    def _next_batch(self) -> tuple[list[_Job], bool]:
+        """The waiting jobs, and whether more may come."""
         first = self._queue.get()
         if first is None:
             return [], False
         batch = [first]
         while len(batch) < self.max_batch:
             try:
-                another = self._queue.get_nowait()
+                job = self._queue.get_nowait()
             except queue.Empty:
                 break
-            if another is None:
+            if job is None:
                 return batch, False
-            batch.append(another)
+            batch.append(job)
         return batch, True
 
-    def _run(self, batch: list[_Waiting]) -> None:
+    def _run(self, batch: list[_Job]) -> None:
         began = time.monotonic()
         try:
-            scores = self.compute(np.stack([one.image for one in batch]))
+            scores = self.compute(np.stack([job.image for job in batch]))
         except Exception as error:
             self.failing = True
-            log.exception("The model failed on a batch of %d pictures.", len(batch))
-            for one in batch:
-                one.scores.set_exception(error)
+            log.exception("The model failed on a batch of %d images.", len(batch))
+            for job in batch:
+                job.scores.set_exception(error)
             return
         self.failing, self.last_success = False, time.monotonic()
         self.observe(len(batch), self.last_success - began)
-        for one, row in zip(batch, scores, strict=True):
-            one.scores.set_result(row)
+        for job, row in zip(batch, scores, strict=True):
+            job.scores.set_result(row)

@@ -1,4 +1,4 @@
-"""Asking a server or a SageMaker endpoint, as one asks a run: pictures in, classes and probabilities out."""
+"""The client of a server or a SageMaker endpoint: images in, classes and probabilities out."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from urllib3 import PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from imgcls.errors import UserError
-from imgcls.serve.payloads import MAX_BODY
+from imgcls.serve.payloads import MAX_BODY_BYTES
 from imgcls.system.extras import need
 
-BUSY = (429, 503)  # the states of HTTP that another attempt may find gone
-LONGEST_PAUSE = 30  # seconds, whatever the endpoint asks for
+BUSY = (429, 503)  # HTTP statuses worth another attempt
+MAX_PAUSE_SECONDS = 30  # whatever the endpoint asks for
 
 
 class EndpointError(UserError):
-    """The endpoint did not answer, or refused.
+    """The endpoint did not answer, or refused the request.
 
     Attributes:
-        status: of HTTP; None where there was no answer.
+        status: the HTTP status; None without an answer.
     """
 
     def __init__(self, text: str, status: int | None = None) -> None:
@@ -37,14 +37,14 @@ class EndpointError(UserError):
 
 
 class Client:
-    """Asks an endpoint; made to be used in notebooks, and by several threads at once.
+    """Sends requests to an endpoint; for notebooks and programs, safe to use from several threads.
 
     Args:
         endpoint: `http://host:port` of a server, or the name of a SageMaker endpoint.
-        seconds: within which each attempt has to be answered.
-        attempts: how often a busy endpoint, or one that cannot be reached, is asked; asking twice changes nothing.
-        parallel: requests at the same time.
-        runtime: boto3's `sagemaker-runtime` client, if not the default one.
+        seconds: timeout of each attempt.
+        attempts: up to N requests to an endpoint that is busy or cannot be reached; repeating one is harmless.
+        parallel: concurrent requests.
+        runtime: a `sagemaker-runtime` client of boto3; None: the default one.
 
     >>> imgcls.Client("http://localhost:8080").predict("picture.jpg")  # doctest: +SKIP
     [[('cat', 0.97), ('dog', 0.02)]]
@@ -59,8 +59,8 @@ class Client:
             allowed_methods=None,
             status_forcelist=BUSY,
             backoff_factor=0.5,
-            backoff_max=LONGEST_PAUSE,
-            retry_after_max=LONGEST_PAUSE,
+            backoff_max=MAX_PAUSE_SECONDS,
+            retry_after_max=MAX_PAUSE_SECONDS,
             raise_on_status=False,
         )
         self._transport: Http | SageMaker
@@ -73,14 +73,14 @@ class Client:
         return f"Client({self.endpoint!r})"
 
     def predict(self, pictures: Any, top_k: int = 5) -> list[list[tuple[str, float]]]:
-        """The `top_k` likeliest classes of each picture, each as (name, probability).
+        """The `top_k` most likely classes of each image, each as (name, probability).
 
         Args:
-            pictures: paths, bytes, Pillow images or uint8 arrays (H, W, 3); one alone, or a sequence of them.
-            top_k: how many classes; no more than there are.
+            pictures: paths, bytes, Pillow images or uint8 arrays (H, W, 3); a single one or a sequence.
+            top_k: number of classes; all if there are fewer.
 
         Raises:
-            EndpointError: a picture is refused, or there is no answer.
+            EndpointError: an image was refused, or there was no answer.
         """
         if isinstance(pictures, str | Path | bytes | np.ndarray) or not isinstance(pictures, Sequence):
             pictures = [pictures]
@@ -88,14 +88,14 @@ class Client:
             return list(pool.map(lambda picture: self.predict_one(picture, top_k), pictures))
 
     def predict_one(self, picture: Any, top_k: int = 5) -> list[tuple[str, float]]:
-        """`predict` for one picture."""
+        """`predict` for a single image."""
         answer = json.loads(self.invoke(_content(picture), "application/x-image", f"application/json;top_k={top_k}"))
-        return [(one["class"], float(one["probability"])) for one in answer["predictions"][0]["classes"]]
+        return [(entry["class"], float(entry["probability"])) for entry in answer["predictions"][0]["classes"]]
 
     def invoke(self, body: bytes, content_type: str, accept: str = "application/json") -> bytes:
-        """The endpoint's own answer to a request, tried again where it is busy."""
-        if len(body) > MAX_BODY:
-            raise EndpointError(f"The picture has more than {MAX_BODY:,} bytes; make it smaller.", 413)
+        """The body of the endpoint's answer to a request, which is repeated while the endpoint is busy."""
+        if len(body) > MAX_BODY_BYTES:
+            raise EndpointError(f"The image has more than {MAX_BODY_BYTES:,} bytes; make it smaller.", 413)
         try:
             status, content = self._transport.send(body, content_type, accept)
         except HTTPError as error:
@@ -107,26 +107,26 @@ class Client:
 
 
 class Http:
-    """To a server of `imgcls.serve`, or anything with its `/invocations`; connections are kept for the next request."""
+    """Sends to a server of `imgcls.serve` or any other `/invocations`; keeps connections open for the next request."""
 
     def __init__(self, endpoint: str, seconds: float, retry: Retry, connections: int) -> None:
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"endpoint={endpoint}: an http(s) URL, or the name of a SageMaker endpoint.")
+            raise UserError(f"endpoint={endpoint} must be an http(s) URL or the name of a SageMaker endpoint.")
         path = f"{parts.path.rstrip('/').removesuffix('/invocations')}/invocations"
         self._url = parts._replace(path=path, fragment="").geturl()
-        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a warning for each attempt
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns about each attempt
         self._pool = PoolManager(maxsize=connections, timeout=Timeout(seconds), retries=retry)
 
     def send(self, body: bytes, content_type: str, accept: str) -> tuple[int, bytes]:
-        """The last answer's status and body."""
+        """Status and body of the last attempt's answer."""
         headers = {"Content-Type": content_type, "Accept": accept}
         response = self._pool.request("POST", self._url, body=body, headers=headers, redirect=False)
         return response.status, response.data
 
 
 class SageMaker:
-    """To a SageMaker endpoint, with the credentials that boto3 finds."""
+    """Sends to a SageMaker endpoint, with the credentials that boto3 finds."""
 
     def __init__(self, name: str, seconds: float, retry: Retry, runtime: Any = None) -> None:
         self._name, self._retry, self._runtime = name, retry, runtime
@@ -142,7 +142,7 @@ class SageMaker:
                 raise UserError(f"endpoint={name}: {error}") from error
 
     def send(self, body: bytes, content_type: str, accept: str) -> tuple[int, bytes]:
-        """The last answer's status and body. boto3 does not see that it was the model which is busy."""
+        """Status and body of the last attempt's answer. boto3 itself does not retry when the model is busy."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         retry = self._retry
@@ -163,7 +163,7 @@ class SageMaker:
 
 
 def _aws_refusal(response: dict[str, Any]) -> tuple[int, bytes]:
-    """What the model said, where it was the model that refused; AWS's own words otherwise."""
+    """Status and body of a refusal: the model's if the model refused, else AWS's."""
     error = response.get("Error", {})
     status = int(response.get("OriginalStatusCode") or response["ResponseMetadata"].get("HTTPStatusCode", 500))
     if error.get("Code") in ("ThrottlingException", "ServiceUnavailable"):
@@ -187,10 +187,10 @@ def _content(picture: Any) -> bytes:
 
 
 def _sentence(content: bytes) -> str:
-    """The error of an answer, shortened."""
+    """The error message in an answer, shortened."""
     try:
-        found = json.loads(content)
-        text = str(found.get("error", found)) if isinstance(found, dict) else str(found)
+        value = json.loads(content)
+        text = str(value.get("error", value)) if isinstance(value, dict) else str(value)
     except ValueError:
         text = content.decode("utf-8", "replace")
     return " ".join(text.split())[:300]

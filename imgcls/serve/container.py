@@ -1,7 +1,7 @@
-"""An unpacked `model.tar.gz` behind SageMaker's contract: `GET /ping`, `POST /invocations`.
+"""A server for an unpacked `model.tar.gz` under SageMaker's contract: `GET /ping`, `POST /invocations`.
 
-`python -m imgcls.serve.container MODEL_FOLDER [port]` runs with `MODEL_FOLDER/code` first on the path, so that what
-answers is what was packed. It says its port on stdout, and ends with its standard input: with whoever started it.
+`python -m imgcls.serve.container MODEL_FOLDER [port]` runs with `MODEL_FOLDER/code` first on the path, so that the
+packed code answers. It prints its port on stdout, and exits when its standard input closes, as its parent exits.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-TEMPORARY = "imgcls-container-"
+FOLDER_PREFIX = "imgcls-container-"
 Answer = tuple[int, str, bytes]
 """Status, Content-Type, body."""
 Handle = Callable[[bytes, str, str], Answer]
-"""Answers (body, Content-Type, Accept)."""
+"""Takes (body, Content-Type, Accept)."""
 
 
 class Context:
-    """What the server of AWS's image gives to a handler: the request's headers in, the status out."""
+    """What AWS's inference image passes to a handler: takes the request's headers, returns the answer's status."""
 
     model_name = "model"
 
@@ -36,11 +36,11 @@ class Context:
 
     @property
     def request_processor(self) -> list[Context]:
-        """One for each request of a batch."""
+        """A processor for each request of a batch."""
         return [self]
 
     def get_request_properties(self) -> dict[str, str]:
-        """The headers."""
+        """The request's headers."""
         return self.headers
 
     def set_response_content_type(self, index: int, value: str) -> None:
@@ -48,12 +48,12 @@ class Context:
         self.content_type = value
 
     def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
-        """Called by our handlers, for what they refuse."""
+        """Called by our handlers to refuse a request."""
         self.status = code
 
 
 def toolkit_handle(model_folder: str) -> Handle:
-    """The handlers of `code/inference.py`, called by SageMaker's own toolkit."""
+    """The handlers of `code/inference.py`, called by SageMaker's toolkit."""
     service = import_module("sagemaker_pytorch_serving_container.handler_service").HandlerService()
     context = Context(model_folder)
     service.initialize(context)
@@ -67,21 +67,21 @@ def toolkit_handle(model_folder: str) -> Handle:
 
 
 def plain_handle(model_folder: str) -> Handle:
-    """The same handlers, called as the toolkit calls them."""
+    """The same handlers, called in the toolkit's way."""
     module = import_module("inference")
     model = module.model_fn(model_folder)
 
     def handle(body: bytes, content_type: str, accept: str) -> Answer:
         context = Context(model_folder)
         data = module.input_fn(body, content_type, context)
-        answer, kind = module.output_fn(module.predict_fn(data, model, context), accept, context)
-        return context.status, kind, answer
+        answer, answer_type = module.output_fn(module.predict_fn(data, model, context), accept, context)
+        return context.status, answer_type, answer
 
     return handle
 
 
 def load(model_folder: str) -> tuple[Handle, str]:
-    """What answers, and what it is called by."""
+    """The function that answers requests, and the name of what calls the handlers."""
     try:
         import_module("sagemaker_pytorch_serving_container")
     except ImportError:
@@ -89,12 +89,12 @@ def load(model_folder: str) -> tuple[Handle, str]:
     return toolkit_handle(model_folder), "SageMaker's toolkit"
 
 
-class Requests(BaseHTTPRequestHandler):
-    """One connection."""
+class RequestHandler(BaseHTTPRequestHandler):
+    """Answers the requests of a connection."""
 
     protocol_version = "HTTP/1.1"
     handle_request: Handle
-    one_at_a_time = threading.Lock()
+    lock = threading.Lock()
 
     def do_GET(self) -> None:
         """`/ping`."""
@@ -104,13 +104,13 @@ class Requests(BaseHTTPRequestHandler):
         """`/invocations`."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.path.partition("?")[0] != "/invocations":
-            self._send((404, "application/json", b'{"error": "There is no such path."}'))
+            self._send((404, "application/json", b'{"error": "No such path."}'))
             return
         kind, accept = self.headers.get("Content-Type", ""), self.headers.get("Accept") or "application/json"
         try:
-            with self.one_at_a_time:
+            with self.lock:
                 answer = type(self).handle_request(body, kind, accept)
-        except Exception as error:  # as the server of AWS's image: whatever a handler raises is a 500
+        except Exception as error:  # as in AWS's image: any exception of a handler is a 500
             text = json.dumps({"error": f"{type(error).__name__}: {error}"}).encode()
             answer = 500, "application/json", text
         self._send(answer)
@@ -124,30 +124,29 @@ class Requests(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *values: Any) -> None:
-        """Nothing: the one who asks knows."""
+        """Log nothing."""
 
 
 def main() -> int:
-    """Serve until the standard input ends."""
+    """Serve until the standard input closes."""
     folder, port = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    answer_to = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what handlers print is no answer
+    report = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever handlers print goes to stderr
     code = str(Path(folder) / "code")
     if code not in sys.path:
         sys.path.insert(0, code)
     try:
-        handle, through = load(folder)
-        Requests.handle_request = staticmethod(handle)
-        server = ThreadingHTTPServer(("127.0.0.1", port), Requests)
+        handle, caller = load(folder)
+        RequestHandler.handle_request = staticmethod(handle)
+        server = ThreadingHTTPServer(("127.0.0.1", port), RequestHandler)
     except Exception as error:
-        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answer_to, flush=True)
+        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=report, flush=True)
         return 1
     source = str(Path(str(import_module("imgcls").__file__)).parent)
-    said = {"port": server.server_port, "through": through, "source": source}
-    print(json.dumps(said), file=answer_to, flush=True)
+    print(json.dumps({"port": server.server_port, "caller": caller, "source": source}), file=report, flush=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdin.buffer.read()
-    if Path(folder).parent.name.startswith(TEMPORARY):  # whoever made it was killed, or has removed it already
+    if Path(folder).parent.name.startswith(FOLDER_PREFIX):  # left behind if the parent was killed
         shutil.rmtree(Path(folder).parent, ignore_errors=True)
     return 0
 

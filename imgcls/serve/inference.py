@@ -1,10 +1,9 @@
-"""SageMaker's four functions: what its PyTorch inference container calls (`code/inference.py` hands over to here).
+"""The four handlers that SageMaker's PyTorch inference container calls, through `code/inference.py`.
 
-A request that is refused goes through as its Refusal, because the toolkit answers everything that is raised with a
-traceback.
+A refused request is passed on as its Refusal, because the toolkit answers every exception with a traceback.
 
-Environment: `IMGCLS_URLS=true` fetches pictures from URLs, `IMGCLS_URL_ALLOW=a.org,*.b.org` only from these hosts;
-`IMGCLS_ENGINE`, `IMGCLS_DEVICE` choose what computes.
+Environment: `IMGCLS_URLS=true` fetches images from URLs, `IMGCLS_URL_ALLOW=a.org,*.b.org` only from these hosts;
+`IMGCLS_ENGINE` and `IMGCLS_DEVICE` choose engine and device.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from imgcls.serve.urls import Fetcher
 
 @dataclass(frozen=True)
 class Prediction:
-    """Scores of the classes, float32 (N, C), and what an answer needs beside them."""
+    """Logits, float32 (N, C), and what else the answer needs."""
 
     scores: np.ndarray
     class_names: tuple[str, ...]
@@ -33,7 +32,7 @@ class Prediction:
 
 
 def model_fn(model_dir: str, context: Any = None) -> Predictor:
-    """The model in `model_dir`, ready to answer."""
+    """The model in `model_dir`, loaded and warmed up."""
     folder = model_folder(model_dir)
     model = portable.load(folder, os.environ.get("IMGCLS_ENGINE", "auto"), os.environ.get("IMGCLS_DEVICE") or None)
     predictor = Predictor(model, fetcher_from(os.environ))
@@ -42,7 +41,7 @@ def model_fn(model_dir: str, context: Any = None) -> Predictor:
 
 
 def input_fn(body: bytes | str, content_type: str | None, context: Any = None) -> payloads.Request | Refusal:
-    """The pictures of a request."""
+    """The images of a request."""
     try:
         return payloads.parse(body, content_type)
     except Refusal as refusal:
@@ -50,7 +49,7 @@ def input_fn(body: bytes | str, content_type: str | None, context: Any = None) -
 
 
 def predict_fn(data: payloads.Request | Refusal, model: Predictor, context: Any = None) -> Prediction | Refusal:
-    """The scores of the pictures."""
+    """The logits of the images."""
     if isinstance(data, Refusal):
         return data
     try:
@@ -64,8 +63,8 @@ def output_fn(prediction: Prediction | Refusal, accept: str | None, context: Any
     try:
         if isinstance(prediction, Refusal):
             raise prediction
-        wanted = answers.wish(accept, lines=prediction.lines)
-        return answers.render(prediction.scores, prediction.class_names, wanted)
+        wish = answers.wish(accept, lines=prediction.lines)
+        return answers.render(prediction.scores, prediction.class_names, wish)
     except Refusal as refusal:
         if context is not None:
             context.set_response_status(code=refusal.status, phrase=refusal.sentence)
@@ -73,7 +72,7 @@ def output_fn(prediction: Prediction | Refusal, accept: str | None, context: Any
 
 
 def fetcher_from(environment: Mapping[str, str]) -> Fetcher | None:
-    """What fetches URLs, as `IMGCLS_URLS` and `IMGCLS_URL_ALLOW` say; None where they are not fetched."""
+    """The fetcher that `IMGCLS_URLS` and `IMGCLS_URL_ALLOW` configure; None if URLs are not fetched."""
     if environment.get("IMGCLS_URLS", "").lower() not in ("1", "true", "yes"):
         return None
     hosts = environment.get("IMGCLS_URL_ALLOW", "").split(",")

@@ -1,9 +1,9 @@
-"""An AWS Lambda function in front of a SageMaker endpoint. Copy this one file; nothing but boto3 is needed.
+"""An AWS Lambda function in front of a SageMaker endpoint. Copy this one file; it needs only boto3.
 
-Events: API Gateway's (a picture, base64 or JSON as the body; versions 1.0 and 2.0, function URLs), and plain
+Events: API Gateway's (an image, base64 or JSON as the body; versions 1.0 and 2.0, function URLs), and plain
 `{"url": …}` or `{"image": base64}`. Answers in the proxy format: `statusCode`, `headers`, `body`.
 
-Environment: `ENDPOINT_NAME` (needed); `TIMEOUT` in seconds for the endpoint's answer (25: API Gateway waits for 29).
+Environment: `ENDPOINT_NAME` (required); `TIMEOUT` of the endpoint's answer in seconds (25; API Gateway waits for 29).
 Handler: `lambda_function.lambda_handler`.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-MAX_BODY = 6 * 1024 * 1024
+MAX_BODY_BYTES = 6 * 1024 * 1024
 JSON = "application/json"
 RETRY = {"Retry-After": "1"}
 BUSY = ("ThrottlingException", "ServiceUnavailable", "ServiceUnavailableException", "ModelNotReadyException")
@@ -27,8 +27,8 @@ BUSY = ("ThrottlingException", "ServiceUnavailable", "ServiceUnavailableExceptio
 Answer = dict[str, Any]
 
 
-class Refused(Exception):  # noqa: N818 - to refuse an event is no error of the function
-    """An event that cannot be passed on: a status and one sentence."""
+class Refused(Exception):  # noqa: N818 - refusing an event is not an error of the function
+    """An event that cannot be passed on: an HTTP status and one sentence."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -36,7 +36,7 @@ class Refused(Exception):  # noqa: N818 - to refuse an event is no error of the 
 
 
 def lambda_handler(event: Any, context: Any = None) -> Answer:
-    """Pass the picture of `event` on to the endpoint, and answer with what it says."""
+    """Pass the image of `event` on to the endpoint and return its answer."""
     try:
         body, content_type, accept = request_of(event)
         return invoke(body, content_type, accept)
@@ -44,7 +44,7 @@ def lambda_handler(event: Any, context: Any = None) -> Answer:
         return answer(refused.status, {"error": refused.sentence})
     except Exception:
         log.exception("The event could not be answered.")
-        return answer(500, {"error": "The function failed; its log says why."})
+        return answer(500, {"error": "The function failed; see its log."})
 
 
 def request_of(event: Any) -> tuple[bytes, str, str]:
@@ -55,40 +55,38 @@ def request_of(event: Any) -> tuple[bytes, str, str]:
     accept = headers.get("accept", JSON)
     if isinstance(event.get("url"), str):
         return json.dumps({"url": event["url"]}).encode(), JSON, accept
-    if isinstance(event.get("image"), str):
-        return decoded(event["image"]), "application/x-image", accept
     body = event.get("body")
-    if not body:
-        raise Refused(400, 'There is no picture in the event: send "body", "url" or "image".')
-    if isinstance(body, dict | list):  # a test event in the console
+    if isinstance(event.get("image"), str):
+        content, kind = decoded(event["image"]), "application/x-image"
+    elif not body:
+        raise Refused(400, 'There is no image in the event: send "body", "url" or "image".')
+    elif isinstance(body, dict | list):  # a test event in the console
         content, kind = json.dumps(body).encode(), JSON
     elif event.get("isBase64Encoded"):
         content, kind = decoded(str(body)), headers.get("content-type", "application/x-image")
     else:
         content = str(body).encode()
         kind = headers.get("content-type") or (JSON if str(body).lstrip()[:1] in ("{", "[") else "text/plain")
-    if len(content) > MAX_BODY:
-        raise Refused(413, f"The request has more than {MAX_BODY:,} bytes.")
+    if len(content) > MAX_BODY_BYTES:
+        raise Refused(413, f"The request has more than {MAX_BODY_BYTES:,} bytes.")
     return content, kind, accept
 
 
 def decoded(text: str) -> bytes:
-    """The bytes of a base64 text, with or without the head of a data URL."""
+    """The bytes of a base64 string, with or without the head of a data URL."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
         content = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise Refused(400, "The picture is no base64.") from error
+        raise Refused(400, "The image is not valid base64.") from error
     if not content:
-        raise Refused(400, "The picture is empty.")
-    if len(content) > MAX_BODY:
-        raise Refused(413, f"The request has more than {MAX_BODY:,} bytes.")
+        raise Refused(400, "The image is empty.")
     return content
 
 
 def invoke(body: bytes, content_type: str, accept: str) -> Answer:
-    """The endpoint's answer, or what its error means to the client."""
+    """The endpoint's answer, or the error to return to the client."""
     from botocore.exceptions import (
         BotoCoreError,
         ClientError,
@@ -117,19 +115,17 @@ def invoke(body: bytes, content_type: str, accept: str) -> Answer:
 
 
 def explained(response: dict[str, Any]) -> Answer:
-    """What an error of `invoke_endpoint` means to the client."""
+    """The answer to the client for an error of `invoke_endpoint`."""
     code = response.get("Error", {}).get("Code", "")
-    if code == "ModelError":
-        status = int(response.get("OriginalStatusCode") or 500)
+    status = int(response.get("OriginalStatusCode") or 500) if code == "ModelError" else None
+    if code in BUSY or status == 503:
+        return answer(503, {"error": "The endpoint is busy; try again."}, more=RETRY)
+    if status is not None:
         message = str(response.get("OriginalMessage") or "")
         if 400 <= status < 500:
-            return answer(status, {"error": sentence_of(message) or "The picture was refused."})
-        if status == 503:
-            return answer(503, {"error": "The endpoint is busy; try again."}, more=RETRY)
+            return answer(status, {"error": sentence_of(message) or "The image was refused."})
         log.error("The model failed (%s): %s", status, message[:2000])
         return answer(502, {"error": "The model failed."})
-    if code in BUSY:
-        return answer(503, {"error": "The endpoint is busy; try again."}, more=RETRY)
     log.error("invoke_endpoint: %s", response.get("Error"))
     return answer(502, {"error": "The endpoint cannot be called."})
 
@@ -137,14 +133,13 @@ def explained(response: dict[str, Any]) -> Answer:
 def sentence_of(message: str) -> str:
     """The sentence in `{"error": sentence}`; the first line of anything else."""
     try:
-        found = json.loads(message)
-        return str(found["error"])
+        return str(json.loads(message)["error"])
     except (ValueError, KeyError, TypeError):
         return message.strip().partition("\n")[0][:300]
 
 
 def answer(status: int, body: Any, kind: str = JSON, more: dict[str, str] | None = None) -> Answer:
-    """The proxy format of API Gateway; bytes that are no text go as base64."""
+    """API Gateway's proxy format; bytes that are not UTF-8 are sent as base64."""
     headers = {"Content-Type": kind, **(more or {})}
     if not isinstance(body, bytes):
         return {"statusCode": status, "headers": headers, "body": json.dumps(body, ensure_ascii=False)}
@@ -157,10 +152,10 @@ def answer(status: int, body: Any, kind: str = JSON, more: dict[str, str] | None
 
 @cache
 def runtime() -> Any:
-    """boto3's client, made once: a warm function uses its connection again."""
+    """boto3's client, created once: a warm function reuses its connection."""
     import boto3
     from botocore.config import Config
 
     seconds = float(os.environ.get("TIMEOUT", "25"))
-    retries = {"total_max_attempts": 1, "mode": "standard"}  # a second attempt would come after the gateway's end
+    retries = {"total_max_attempts": 1, "mode": "standard"}  # a second attempt would exceed the gateway's timeout
     return boto3.client("sagemaker-runtime", config=Config(connect_timeout=3, read_timeout=seconds, retries=retries))

@@ -1,4 +1,4 @@
-"""A `model.tar.gz` at work on this machine: unpacked, and served by what is in it, in a process of its own."""
+"""Serving a `model.tar.gz` on this machine: unpacked, and run by the code in it in a separate process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgcls.errors import UserError
-from imgcls.serve.container import TEMPORARY
+from imgcls.serve.container import FOLDER_PREFIX
 
 
 @dataclass
@@ -25,13 +25,13 @@ class Container:
 
     Attributes:
         port: on 127.0.0.1.
-        through: what calls the handlers.
+        caller: what calls the handlers: SageMaker's toolkit or imgcls.
         source: the folder of the imgcls that answers.
-        process: the process itself.
+        process: the process.
     """
 
     port: int
-    through: str
+    caller: str
     source: str
     process: subprocess.Popen[bytes]
 
@@ -41,7 +41,7 @@ class Container:
         return f"http://127.0.0.1:{self.port}"
 
     def ask(self, body: bytes, content_type: str, accept: str) -> tuple[int, str, bytes]:
-        """Status, Content-Type and body of the answer. Raises OSError where the process is gone."""
+        """Status, Content-Type and body of the answer. Raises OSError if the process has ended."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request("POST", "/invocations", body, {"Content-Type": content_type, "Accept": accept})
@@ -52,18 +52,18 @@ class Container:
 
 
 @contextlib.contextmanager
-def serving(archive: Path, environment: Mapping[str, str], port: int = 0) -> Iterator[Container]:
-    """While active, the archive is served; nothing is left behind.
+def serve_archive(archive: Path, environment: Mapping[str, str], port: int = 0) -> Iterator[Container]:
+    """Serve the archive within the context; its process and files are removed at the end.
 
     Args:
         archive: a model.tar.gz.
-        environment: variables that the handlers see.
+        environment: environment variables for the handlers.
         port: on 127.0.0.1; 0: any.
 
     Raises:
-        UserError: the model in it cannot be loaded, and why; or the port is taken.
+        UserError: its model cannot be loaded, or the port is taken.
     """
-    work = Path(tempfile.mkdtemp(prefix=TEMPORARY))
+    work = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
     process = None
     try:
         with tarfile.open(archive) as packed:
@@ -71,14 +71,14 @@ def serving(archive: Path, environment: Mapping[str, str], port: int = 0) -> Ite
         code = work / "model" / "code"
         process = subprocess.Popen(
             [sys.executable, "-m", "imgcls.serve.container", str(work / "model"), str(port)],
-            cwd=code,  # of all places for modules the first one
+            cwd=code,  # the first place where Python looks for modules
             env={**os.environ, **environment, "PYTHONPATH": str(code), "TMPDIR": str(work)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the one who started it
+            start_new_session=True,  # Ctrl-C reaches only the parent
         )
         assert process.stdout is not None
-        yield _started(process, process.stdout.readline())
+        yield _read_start(process, process.stdout.readline())
     finally:
         if process is not None:
             process.kill()
@@ -90,11 +90,11 @@ def serving(archive: Path, environment: Mapping[str, str], port: int = 0) -> Ite
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _started(process: subprocess.Popen[bytes], line: bytes) -> Container:
+def _read_start(process: subprocess.Popen[bytes], line: bytes) -> Container:
     try:
-        said = json.loads(line)
+        start = json.loads(line)
     except ValueError:
-        said = {"error": f"its process ended ({process.wait()})"}
-    if "error" in said:
-        raise UserError(f"The model.tar.gz does not start: {said['error']}")
-    return Container(said["port"], said["through"], said["source"], process)
+        start = {"error": f"its process exited with {process.wait()}"}
+    if "error" in start:
+        raise UserError(f"The model.tar.gz does not start: {start['error']}")
+    return Container(**start, process=process)

@@ -19,7 +19,7 @@ from numpy.lib import format as npy_format
 
 from imgcls.serve.refusals import Refusal
 
-MAX_BODY = 6 * 1024 * 1024
+MAX_BODY_BYTES = 6 * 1024 * 1024
 """Bytes of a request; the limit of SageMaker's real-time endpoints."""
 MAX_PICTURES = 1000
 """Images in one request."""
@@ -84,8 +84,8 @@ def parse(body: bytes | str, content_type: str | None) -> Request:
         Refusal: 400, 413 or 415, and why.
     """
     content = body.encode() if isinstance(body, str) else bytes(body)
-    if len(content) > MAX_BODY:
-        raise Refusal(413, f"The request has more than {MAX_BODY:,} bytes.")
+    if len(content) > MAX_BODY_BYTES:
+        raise Refusal(413, f"The request has more than {MAX_BODY_BYTES:,} bytes.")
     header = Message()
     header["content-type"] = content_type or "application/octet-stream"
     kind = header.get_content_type() if content_type else ""
@@ -254,7 +254,7 @@ def _form(content: bytes, boundary: object) -> Iterator[Item]:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its warnings are in the answer
     parts: list[Any] = []  # fields and files, then None for the closing boundary
     add, close = parts.append, lambda: parts.append(None)
-    in_memory = {"MAX_MEMORY_FILE_SIZE": MAX_BODY}
+    in_memory = {"MAX_MEMORY_FILE_SIZE": MAX_BODY_BYTES}
     try:
         parser = FormParser(FORM, add, add, close, boundary.encode("latin-1", "replace"), config=in_memory)
         parser.write(content)
@@ -266,7 +266,8 @@ def _form(content: bytes, boundary: object) -> Iterator[Item]:
     for part in parts:
         if isinstance(part, File):
             if part.size:  # 0: a file field in which nothing was chosen
-                yield Encoded(part.file_object.getvalue())
+                part.file_object.seek(0)
+                yield Encoded(part.file_object.read())
         elif part.field_name == b"url":
             yield _link((part.value or b"").decode("utf-8", "replace").strip())
         elif (part.field_name or b"").decode("utf-8", "replace") in CONTENT_KEYS:

@@ -1,4 +1,4 @@
-"""From one picture or tensor of a request to what goes into the model, and from scores to an answer."""
+"""From the images and tensors of a request to the model's input, and on to its logits."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from imgcls.serve.urls import Fetcher
 from imgcls.system.machine import available_cores
 
 MAX_PIXELS = 40_000_000
-"""Of a picture that is served: an eighth of a gigabyte as RGB, in each thread that decodes."""
-LARGEST_NORMALISED = 50.0
-"""Normalised pixels are rarely beyond 3; 0 to 255 are pixels that nobody normalised."""
+"""Of a served image: an eighth of a gigabyte as RGB, in each decoding thread."""
+MAX_NORMALISED = 50.0
+"""Normalised pixels rarely exceed 3; values up to 255 were not normalised."""
 
 
 @dataclass
 class Predictor:
-    """A portable model behind requests.
+    """A portable model that takes the items of requests.
 
     Attributes:
-        model: computes the scores.
+        model: computes the logits.
         fetcher: fetches links; None: links are refused.
-        max_pixels: of a picture.
+        max_pixels: larger images are refused.
     """
 
     model: PortableModel
@@ -40,44 +40,43 @@ class Predictor:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(3, S, S): of what goes into the model."""
+        """(3, S, S), the shape of the model's input."""
         return 3, self.model.preprocessing.image_size, self.model.preprocessing.image_size
 
     def image(self, item: Item) -> np.ndarray:
-        """What goes into the model: float32 (3, S, S). Raises Refusal for what is no picture or no such tensor."""
+        """The model's input, float32 (3, S, S). Raises Refusal if `item` is not an image or not such a tensor."""
         if isinstance(item, Link):
             item = self.encoded(item)
         if isinstance(item, Array) and item.values.dtype == np.float32:
-            return self._checked(item.values)
+            return self._check(item.values)
         source = item.values if isinstance(item, Array) else item.content
         try:
             picture = open_picture(source, self.max_pixels)
         except BadPicture as error:
-            raise Refusal(
-                413 if isinstance(error, HugePicture) else 400, f"The picture cannot be used: {error.reason}."
-            ) from error
+            status = 413 if isinstance(error, HugePicture) else 400
+            raise Refusal(status, f"The image cannot be used: {error.reason}.") from error
         except MemoryError as error:
-            raise Refusal(413, "The picture is too large.") from error
+            raise Refusal(413, "The image is too large.") from error
         preprocessing = self.model.preprocessing
         return preprocessing.normalise(preprocessing.pixels(picture)[None])[0]
 
     def encoded(self, link: Link) -> Encoded:
-        """The picture behind `link`. Raises Refusal where it cannot be fetched, or none are."""
+        """The image behind `link`. Raises Refusal if it cannot be fetched or fetching is off."""
         if self.fetcher is None:
-            raise Refusal(400, "This server fetches no pictures from URLs; send the picture itself.")
+            raise Refusal(400, "This server does not fetch images from URLs; send the image itself.")
         return Encoded(self.fetcher.fetch(link.url))
 
-    def _checked(self, values: np.ndarray) -> np.ndarray:
+    def _check(self, values: np.ndarray) -> np.ndarray:
         if values.shape != self.shape:
-            found, wanted = ("x".join(map(str, shape)) for shape in (values.shape, self.shape))
+            shape, expected = ("x".join(map(str, shape)) for shape in (values.shape, self.shape))
             raise Refusal(
                 400,
-                f"The tensor has the shape {found}; this model takes {wanted}, or pixels as uint8 (height, width, 3).",
+                f"The tensor has the shape {shape}; the model takes {expected}, or pixels as uint8 (height, width, 3).",
             )
         largest = np.abs(values).max()
         if not np.isfinite(largest):
-            raise Refusal(400, "The tensor holds values that are not finite.")
-        if largest > LARGEST_NORMALISED:
+            raise Refusal(400, "The tensor has values that are not finite.")
+        if largest > MAX_NORMALISED:
             raise Refusal(
                 400,
                 f"The tensor has values up to {largest:g}: it is not normalised. Send pixels as uint8 "
@@ -86,25 +85,23 @@ class Predictor:
         return values
 
     def images(self, items: list[Item]) -> list[np.ndarray]:
-        """`image` of each, decoded in parallel. Raises the Refusal of the first that has one."""
+        """`image` of each item, decoded in parallel. Raises the first Refusal."""
         return list(self._pool.map(self.image, items))
 
-    def scores(self, images: list[np.ndarray], together: int = 32) -> np.ndarray:
-        """float32 (N, C) for float32 (3, S, S) images."""
-        parts = [
-            self.model.engine.scores(np.stack(images[at : at + together])) for at in range(0, len(images), together)
-        ]
-        return np.concatenate(parts)
+    def scores(self, images: list[np.ndarray], batch_size: int = 32) -> np.ndarray:
+        """float32 (N, C) logits for float32 (3, S, S) images."""
+        batches = [np.stack(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
+        return np.concatenate([self.model.engine.scores(batch) for batch in batches])
 
     def warm_up(self) -> None:
-        """Compute once, so that the first request need not wait for what is done at first. Raises what goes wrong."""
+        """Run the model once, so that the first request is not slowed by its initialisation."""
         scores = self.model.engine.scores(np.zeros((1, *self.shape), dtype=np.float32))
         if scores.shape != (1, len(self.model.class_names)):
-            raise UserError(f"The model gives {scores.shape[1]} scores for {len(self.model.class_names)} class names.")
+            raise UserError(f"The model has {scores.shape[1]} outputs for {len(self.model.class_names)} class names.")
 
 
 def model_folder(folder: str | Path) -> Path:
-    """The portable model's folder: `folder` itself, or `model/` in a run's folder."""
+    """The folder of the portable model: `folder` itself, or `model/` in the folder of a run."""
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise UserError(f"{folder}: no such folder.")

@@ -1,17 +1,17 @@
-"""What a request is answered with when it cannot be answered with classes."""
+"""The answer to a request that cannot be answered with classes."""
 
 from __future__ import annotations
 
 import json
 
 
-class Refusal(Exception):  # noqa: N818 - to refuse a request is no error of the server
-    """A request that is not answered, and why.
+class Refusal(Exception):  # noqa: N818 - refusing a request is not an error of the server
+    """Why a request is refused.
 
     Attributes:
-        status: of HTTP, 4xx or 5xx.
-        sentence: for the client; one sentence.
-        retry_after: seconds after which to try again, where that helps.
+        status: the HTTP status, 4xx or 5xx.
+        sentence: one sentence for the client.
+        retry_after: seconds until another attempt may succeed; None: it will not.
     """
 
     def __init__(self, status: int, sentence: str, retry_after: int | None = None) -> None:

@@ -13,43 +13,41 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 import imgcls
 from imgcls.serve import answers, payloads
-from imgcls.serve.metrics import CONTENT_TYPE
 from imgcls.serve.refusals import Refusal
 from imgcls.serve.service import Service
 
 log = logging.getLogger(__name__)
 
-DRAINED = 8 * payloads.MAX_BODY
-"""Bytes of a body that is too large which are still read, so that the client hears why it was refused."""
+DRAIN_BYTES = 8 * payloads.MAX_BODY_BYTES
+"""How much of a body that is too large is still read, so that the client gets to read the refusal."""
 
 PAGE_POLICY = (
     "default-src 'none'; img-src 'self' blob: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
-BODY = {
-    "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
-    "image/png": {"schema": {"type": "string", "format": "binary"}},
-    "image/webp": {"schema": {"type": "string", "format": "binary"}},
-    "application/x-image": {"schema": {"type": "string", "format": "binary"}},
-    "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
-    "text/plain": {"schema": {"type": "string", "description": "a picture as base64"}},
+BINARY = {"type": "string", "format": "binary"}
+BODY: dict[str, Any] = {
+    **{
+        kind: {"schema": BINARY}
+        for kind in ("image/jpeg", "image/png", "image/webp", "application/x-image", "application/x-npy")
+    },
+    "text/plain": {"schema": {"type": "string", "description": "an image as base64"}},
     "application/json": {
         "schema": {"type": "object"},
         "examples": {
-            "picture": {"value": {"image": "base64…"}},
-            "pictures": {"value": {"images": ["base64…", "base64…"]}},
+            "image": {"value": {"image": "base64…"}},
+            "images": {"value": {"images": ["base64…", "base64…"]}},
             "tensor": {"value": {"tensor": [[[[0.0]]]]}},
             "link": {"value": {"url": "https://…"}},
         },
     },
-    "application/jsonlines": {"schema": {"type": "string", "description": "one JSON request a line"}},
-    "multipart/form-data": {
-        "schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}}
-    },
+    "application/jsonlines": {"schema": {"type": "string", "description": "one JSON request per line"}},
+    "multipart/form-data": {"schema": {"type": "object", "properties": {"file": BINARY}}},
 }
 ANSWER = {
     "application/json": {
@@ -62,18 +60,18 @@ ANSWER = {
 ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"description": text, "content": {"application/json": {"example": {"error": "One sentence."}}}}
     for code, text in {
-        400: "No picture, or a broken one",
-        406: "No such answer",
-        408: "The body did not come in time",
+        400: "Invalid request or damaged image",
+        406: "Unsupported format in Accept",
+        408: "The body did not arrive in time",
         413: "Too large",
-        415: "No such request",
+        415: "Unsupported Content-Type",
         503: "Busy (with Retry-After), or the model cannot answer",
     }.items()
 }
 
 
 def create_app(service: Service) -> FastAPI:
-    """The application around `service`; closes it when the server stops."""
+    """The application around `service`, which it closes when the server stops."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -83,11 +81,11 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(
         title="imgcls",
         version=imgcls.__version__,
-        description="An image classifier: pictures in, classes out.",
+        description="An image classifier: images in, classes out.",
         lifespan=lifespan,
     )
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _fault)
+    app.add_exception_handler(Exception, _server_error)
     _add_routes(app, service)
     return app
 
@@ -99,46 +97,56 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def index() -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
 
-    @app.get("/ping", responses={503: ERRORS[503]}, summary="Can the model answer?")
+    @app.get("/ping", responses={503: ERRORS[503]}, summary="Whether the model can answer")
     async def ping() -> Response:
         try:
             await service.check_health()
         except Refusal as refusal:
-            return _refused(refusal)
+            return _refusal_response(refusal)
         return JSONResponse({"status": "healthy"})
 
     @app.get("/models", summary="What is served")
     async def models() -> dict[str, Any]:
-        return {"models": [about(service)]}
+        model = service.predictor.model
+        about = {
+            "name": model.description["architecture"]["name"],
+            "classes": list(model.class_names),
+            "preprocessing": model.preprocessing.as_dict(),
+            "metrics": model.description["metrics"],
+            "versions": model.description["versions"],
+            "engine": model.engine.name,
+            "urls": service.predictor.fetcher is not None,
+        }
+        return {"models": [about]}
 
-    @app.get("/metrics", summary="For Prometheus", response_class=Response)
+    @app.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
     async def metrics() -> Response:
-        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.post(
         "/invocations",
-        summary="Classify pictures",
+        summary="Classify images",
         openapi_extra={
             "requestBody": {"content": BODY, "required": True},
             "parameters": [{"name": "top_k", "in": "query", "schema": {"type": "integer", "minimum": 1, "default": 5}}],
         },
-        responses={200: {"content": ANSWER, "description": "The likeliest classes of each picture"}, **ERRORS},
+        responses={200: {"content": ANSWER, "description": "The most likely classes of each image"}, **ERRORS},
     )
     async def invocations(request: Request) -> Response:
         began = time.monotonic()
         body = _Body(request)
         try:
-            with service.admitted(body.declared):
-                response = await _answered(service, request, body)
+            with service.admission(body.declared):
+                response = await _classify(service, request, body)
         except Refusal as refusal:
             await body.drain()
-            response = _refused(refusal)
+            response = _refusal_response(refusal)
         service.metrics.requests.labels(str(response.status_code)).inc()
         service.metrics.seconds.observe(time.monotonic() - began)
         return response
 
 
-async def _answered(service: Service, request: Request, body: _Body) -> Response:
+async def _classify(service: Service, request: Request, body: _Body) -> Response:
     content = await body.read(service.limits.body_seconds)
     headers = request.headers
     accept, top_k = headers.get("accept"), request.query_params.get("top_k")
@@ -147,13 +155,13 @@ async def _answered(service: Service, request: Request, body: _Body) -> Response
 
 
 class _Body:
-    """The body of a request: read up to a limit, and not longer than a while."""
+    """The body of a request, read within limits of size and time."""
 
     def __init__(self, request: Request) -> None:
         self._request, self._ended = request, False
         value = request.headers.get("content-length", "")
         self.declared = int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
-        """Bytes, where the request says so."""
+        """Bytes according to Content-Length; None without it."""
 
     async def read(self, seconds: float) -> bytes:
         content = bytearray()
@@ -161,58 +169,43 @@ class _Body:
             async with asyncio.timeout(seconds):
                 while not self._ended:
                     content += await self._part()
-                    if len(content) > payloads.MAX_BODY:
-                        raise Refusal(413, f"The request has more than {payloads.MAX_BODY:,} bytes.")
+                    if len(content) > payloads.MAX_BODY_BYTES:
+                        raise Refusal(413, f"The request has more than {payloads.MAX_BODY_BYTES:,} bytes.")
         except TimeoutError as error:
             self._ended = True
-            raise Refusal(408, f"The body did not come within {seconds:g} s.") from error
+            raise Refusal(408, f"The body did not arrive within {seconds:g} s.") from error
         return bytes(content)
 
     async def drain(self) -> None:
-        """Read what the client still sends, within limits: it would not hear the answer while it sends."""
-        left = DRAINED
+        """Read the rest of the body, within limits: many clients read the answer only after sending it."""
+        remaining = DRAIN_BYTES
         with contextlib.suppress(TimeoutError, Refusal):
             async with asyncio.timeout(5):
-                while left > 0 and not self._ended:
-                    left -= len(await self._part())
+                while remaining > 0 and not self._ended:
+                    remaining -= len(await self._part())
 
     async def _part(self) -> bytes:
         message = await self._request.receive()
         self._ended = message["type"] != "http.request" or not message.get("more_body")
         if message["type"] == "http.disconnect":
-            raise Refusal(400, "The client has gone.")
+            raise Refusal(400, "The client has disconnected.")
         part: bytes = message.get("body", b"")
         return part
 
 
-def about(service: Service) -> dict[str, Any]:
-    """What `GET /models` says of the model."""
-    model = service.predictor.model
-    description = model.description
-    return {
-        "name": description["architecture"]["name"],
-        "classes": list(model.class_names),
-        "preprocessing": model.preprocessing.as_dict(),
-        "metrics": description["metrics"],
-        "versions": description["versions"],
-        "engine": model.engine.name,
-        "urls": service.predictor.fetcher is not None,
-    }
-
-
-def _refused(refusal: Refusal) -> Response:
+def _refusal_response(refusal: Refusal) -> Response:
     headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after is not None else None
     return Response(refusal.body, refusal.status, headers, media_type=answers.JSON)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """A path or a method that there is not, in the form of all errors."""
+    """An unknown path or method, in the form of all errors."""
     assert isinstance(error, HTTPException)
-    sentences = {404: "There is no such path.", 405: "This path does not take that method."}
+    sentences = {404: "No such path.", 405: "This path does not support that method."}
     sentence = sentences.get(error.status_code, str(error.detail))
     return JSONResponse({"error": sentence}, error.status_code, error.headers)
 
 
-async def _fault(request: Request, error: Exception) -> Response:
-    """The server logs the traceback; the client is told that there is one."""
-    return JSONResponse({"error": "The server failed; its log says why."}, 500)
+async def _server_error(request: Request, error: Exception) -> Response:
+    """The traceback goes to the server's log, not to the client."""
+    return JSONResponse({"error": "The server failed; see its log."}, 500)

@@ -1,4 +1,4 @@
-"""One request from its body to its answer: admission, parallel decoding, batches, time-outs. Knows nothing of HTTP."""
+"""A request from its body to its answer, without HTTP: admission, parallel decoding, batches, timeouts."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from imgcls.serve.refusals import Refusal
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-BYTES = ("image/", "application/x-image")
-"""Beginnings of content types whose body is the picture itself."""
+RAW_TYPES = ("image/", "application/x-image")
+"""Prefixes of the content types whose body is the image itself."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What keeps the memory bounded and the answers prompt.
+    """Bounds on memory and latency.
 
     Attributes:
         requests: accepted at the same time; more are refused with 503.
-        bytes: of the bodies of all accepted requests.
-        seconds: for a request; SageMaker's own limit is 60.
-        body_seconds: for the client to send its body.
-        decoders: threads that decode pictures.
-        fetches: threads that fetch pictures from URLs.
-        max_batch: pictures that go through the model at once.
+        bytes: total size of the bodies of all accepted requests.
+        seconds: for a request; SageMaker's limit is 60.
+        body_seconds: for the client to send the body.
+        decoders: threads that decode images.
+        fetches: threads that fetch images from URLs.
+        max_batch: images that go through the model at once.
     """
 
     requests: int = 64
@@ -50,34 +50,27 @@ class Limits:
 
 
 class Service:
-    """Answers requests with a predictor, many at a time.
-
-    Args:
-        predictor: the model; its `warm_up` has been called.
-        limits: see there.
-    """
+    """Answers concurrent requests with a predictor, which has been warmed up."""
 
     def __init__(self, predictor: Predictor, limits: Limits | None = None) -> None:
         self.predictor, self.limits = predictor, limits or Limits()
         self.metrics = Metrics()
-        self.batcher = Batcher(
-            lambda images: predictor.model.engine.scores(images), self.limits.max_batch, self.metrics.batch
-        )
+        self.batcher = Batcher(predictor.model.engine.scores, self.limits.max_batch, self.metrics.batch)
         self._decoders = ThreadPoolExecutor(self.limits.decoders, "imgcls-decode")
         self._fetchers = ThreadPoolExecutor(self.limits.fetches, "imgcls-fetch")
-        # Decoded pictures that wait for the model, whatever number the requests bring.
+        # Bounds the decoded images that wait for the model.
         self._slots = asyncio.Semaphore(max(4 * self.limits.max_batch, 2 * self.limits.decoders))
-        # Pictures that were fetched; a slow host must not take the places of those that came with their requests.
+        # Bounds the fetched images; a slow host must not block images that came with their requests.
         self._links = asyncio.Semaphore(2 * self.limits.fetches)
         self._requests = self._bytes = 0
         self._probe: Future[np.ndarray] | None = None
 
     @contextmanager
-    def admitted(self, size: int | None) -> Iterator[None]:
-        """A place for a request with a body of `size` bytes. Raises Refusal, 413 and 503, where there is none."""
-        if size is not None and size > payloads.MAX_BODY:
-            raise Refusal(413, f"The request has more than {payloads.MAX_BODY:,} bytes.")
-        size = payloads.MAX_BODY if size is None else size
+    def admission(self, size: int | None) -> Iterator[None]:
+        """Admit a request with a body of `size` bytes. Raises Refusal: 413 if too large, 503 if busy."""
+        if size is not None and size > payloads.MAX_BODY_BYTES:
+            raise Refusal(413, f"The request has more than {payloads.MAX_BODY_BYTES:,} bytes.")
+        size = payloads.MAX_BODY_BYTES if size is None else size
         if self._requests >= self.limits.requests or self._bytes + size > self.limits.bytes:
             raise Refusal(503, "The server is busy; try again in a second.", retry_after=1)
         self._requests, self._bytes = self._requests + 1, self._bytes + size
@@ -94,49 +87,50 @@ class Service:
         """The body of the answer and its Content-Type. Raises Refusal."""
         try:
             async with asyncio.timeout(self.limits.seconds):
-                wanted = answers.wish(accept, top_k)  # before any work is done
-                if (content_type or "").startswith(BYTES):
-                    request = payloads.parse(body, content_type)  # nothing to do: a thread would take longer to wake
+                wish = answers.wish(accept, top_k)  # before any work
+                if (content_type or "").startswith(RAW_TYPES):
+                    request = payloads.parse(body, content_type)  # trivial: waking a thread would take longer
                 else:
                     request = await self._in_thread(payloads.parse, body, content_type)
                 if request.lines:
-                    wanted = answers.wish(accept, top_k, lines=True)
+                    wish = answers.wish(accept, top_k, lines=True)
                 scores = await self._scores(request.items)
-                return answers.render(scores, self.predictor.model.class_names, wanted)
+                return answers.render(scores, self.predictor.model.class_names, wish)
         except TimeoutError as error:
             raise Refusal(503, f"The answer took more than {self.limits.seconds:g} s.", retry_after=5) from error
         except Refusal:
             raise
         except Exception as error:
             log.exception("A request failed.")
-            raise Refusal(500, "The model could not answer; the server's log says why.") from error
+            raise Refusal(500, "The model could not answer; see the server's log.") from error
 
     async def _scores(self, items: list[payloads.Item]) -> np.ndarray:
-        """float32 (N, C)."""
+        """float32 (N, C) logits."""
         if len(items) == 1:
-            return (await self._one(items[0], ""))[None]
+            return (await self._item_scores(items[0], ""))[None]
         tasks: list[asyncio.Task[np.ndarray]] = []
         try:
             async with asyncio.TaskGroup() as group:
                 for number, item in enumerate(items, start=1):
-                    tasks.append(group.create_task(self._one(item, f"Picture {number}: ")))
+                    tasks.append(group.create_task(self._item_scores(item, f"Image {number}: ")))
         except ExceptionGroup as group_error:  # the others were cancelled
             raise group_error.exceptions[0] from group_error
         return np.stack([task.result() for task in tasks])
 
-    async def _one(self, item: payloads.Item, which: str) -> np.ndarray:
+    async def _item_scores(self, item: payloads.Item, prefix: str) -> np.ndarray:
+        """float32 (C,) logits; a Refusal's sentence starts with `prefix`."""
         try:
             if isinstance(item, payloads.Link):
                 async with self._links:
                     fetched = await self._in_thread(self.predictor.encoded, item, pool=self._fetchers)
-                    return await self._computed(fetched)
-            return await self._computed(item)
+                    return await self._compute(fetched)
+            return await self._compute(item)
         except Refusal as refusal:
-            raise Refusal(refusal.status, which + refusal.sentence, refusal.retry_after) from refusal
+            raise Refusal(refusal.status, prefix + refusal.sentence, refusal.retry_after) from refusal
 
-    async def _computed(self, item: payloads.Item) -> np.ndarray:
+    async def _compute(self, item: payloads.Item) -> np.ndarray:
         async with self._slots:
-            if self.batcher.waiting > 8 * self.limits.max_batch:  # those of requests that gave up
+            if self.batcher.waiting > 8 * self.limits.max_batch:  # of requests that timed out
                 raise Refusal(503, "The model does not answer; try again later.", retry_after=10)
             image = await self._in_thread(self.predictor.image, item)
             return await asyncio.wrap_future(self.batcher.submit(image))
@@ -147,16 +141,13 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(pool or self._decoders, work, *arguments)
 
     async def check_health(self, seconds: float = 1.5) -> None:
-        """Raise Refusal, 503, where the model cannot answer.
-
-        Answers that were given in the last seconds are proof enough; otherwise the model is asked.
-        """
+        """Raise Refusal, 503, if the model cannot answer. It is asked unless it has answered in the last seconds."""
         batcher = self.batcher
         if not batcher.alive:
             raise Refusal(503, "The model has stopped.")
         if not batcher.failing and time.monotonic() - batcher.last_success < 2 * seconds:
             return
-        if self._probe is None or self._probe.done():  # one question is enough for a model that hangs
+        if self._probe is None or self._probe.done():  # a single probe for a model that hangs
             self._probe = batcher.submit(np.zeros(self.predictor.shape, dtype=np.float32))
         try:
             async with asyncio.timeout(seconds):
@@ -164,10 +155,10 @@ class Service:
         except TimeoutError as error:
             raise Refusal(503, "The model does not answer.") from error
         except Exception as error:
-            raise Refusal(503, "The model fails.") from error
+            raise Refusal(503, "The model failed.") from error
 
     def close(self) -> None:
-        """Finish what was accepted, and end the threads."""
+        """Finish the accepted requests, then end the threads."""
         self.batcher.close()
         for pool in (self._decoders, self._fetchers):
             pool.shutdown(wait=False, cancel_futures=True)

@@ -118,7 +118,7 @@ def account(monkeypatch: pytest.MonkeyPatch, model: Path) -> Iterator[Account]:
         known = Account(aws)
 
         @contextlib.contextmanager
-        def serving(archive: Path, environment: Mapping[str, str]) -> Iterator[Fake]:
+        def serve_archive(archive: Path, environment: Mapping[str, str]) -> Iterator[Fake]:
             if known.broken is not None:
                 raise UserError(known.broken)
             known.starts.append(environment)
@@ -130,7 +130,7 @@ def account(monkeypatch: pytest.MonkeyPatch, model: Path) -> Iterator[Account]:
             return target
 
         monkeypatch.setattr("imgcls.serve.archive.write_archive", write_archive)
-        monkeypatch.setattr(running, "serving", serving)
+        monkeypatch.setattr(running, "serve_archive", serve_archive)
         monkeypatch.setattr("imgcls.aws.account.Account.connect", known.cloud)
         endpoints = running.Endpoints(aws)
         yield known

@@ -16,7 +16,7 @@ from imgcls.deploy.__main__ import command
 from imgcls.errors import UserError
 from imgcls.serve.archive import write_archive
 from imgcls.serve.client import Client, EndpointError
-from imgcls.serve.local import serving
+from imgcls.serve.local import serve_archive
 from tests.aws_account import needs_sdk
 from tests.documents import ROOT
 
@@ -33,13 +33,13 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_answers_is_what_was_packed(run: Path, tmp_path: Path, temporary: Path) -> None:
     archive = write_archive(run, tmp_path / "model.tar.gz")
-    with serving(archive, {"IMGCLS_URLS": "false"}) as container:
+    with serve_archive(archive, {"IMGCLS_URLS": "false"}) as container:
         assert Path(container.source).is_relative_to(temporary), "not the imgcls of these tests"
         client = Client(container.url)
         [[(name, probability), *_]] = client.predict([sorted((tmp_path / "pictures").iterdir())[0]])
         assert name in ("cat", "dog", "owl")
         assert 0 < probability < 1
-        with pytest.raises(EndpointError, match=r"refused \(400\): The picture cannot be used"):
+        with pytest.raises(EndpointError, match=r"refused \(400\): The image cannot be used"):
             client.predict([b"no picture"])
     assert container.process.poll() is not None
     assert not list(temporary.glob("imgcls*"))
@@ -48,7 +48,7 @@ def test_what_answers_is_what_was_packed(run: Path, tmp_path: Path, temporary: P
     (tmp_path / "broken" / "model.json").write_text("{}")
     with (
         pytest.raises(UserError, match=r"The model\.tar\.gz does not start: "),
-        serving(write_archive(tmp_path / "broken", archive), {}),
+        serve_archive(write_archive(tmp_path / "broken", archive), {}),
     ):
         pass
     assert not list(temporary.glob("imgcls*"))

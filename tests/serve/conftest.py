@@ -1,4 +1,4 @@
-"""A small trained-looking model, and a real server around it on loopback."""
+"""A small model, and a real server for it on loopback."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A portable model of three classes at 32 px, with ONNX where that can be written."""
+    """A portable model of three classes at 32 px, with ONNX if the packages are installed."""
     import torch
 
     from imgcls.models.backbones import create_network
@@ -45,9 +45,9 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     network = create_network("test_resnet", len(NAMES))
-    network(torch.randn(16, 3, SIDE, SIDE) * 2)  # batch-norm statistics that are not the initial ones
+    network(torch.randn(16, 3, SIDE, SIDE) * 2)  # changes the batch-norm statistics
     with torch.no_grad():
-        network.head[1].weight.mul_(30)  # classes that differ from picture to picture
+        network.head[1].weight.mul_(30)  # so that the predicted class depends on the image
     folder = tmp_path_factory.mktemp("served") / "model"
     portable.export(
         network,
@@ -77,7 +77,7 @@ class Answer:
 
 @dataclass
 class Server:
-    """A server that runs in a thread."""
+    """A server in a thread."""
 
     port: int
     service: Service
@@ -92,8 +92,8 @@ class Server:
         try:
             connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
             response = connection.getresponse()
-            found = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, found, response.read())
+            lower = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, lower, response.read())
         finally:
             connection.close()
 

@@ -1,4 +1,4 @@
-"""The client against a real server, and against SageMaker as boto3's stub answers for it."""
+"""The client against a real server, and against a fake of boto3's SageMaker client."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from tests.serve.conftest import Server, encoded, picture
 PNG = encoded(picture())
 
 
-def test_it_answers_as_a_run_does(server: Server, model: PortableModel, tmp_path: Path) -> None:
+def test_the_client_answers_like_a_run(server: Server, model: PortableModel, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
     client = imgcls.Client(server.url)
-    kinds = [tmp_path / "a.png", str(tmp_path / "a.png"), PNG, picture(), np.asarray(picture())]
+    inputs = [tmp_path / "a.png", str(tmp_path / "a.png"), PNG, picture(), np.asarray(picture())]
     for top_k in (1, 3):
         [expected] = model.top([picture()], top_k)
-        for answer in [*client.predict(kinds, top_k), *client.predict(kinds[0], top_k)]:
+        for answer in [*client.predict(inputs, top_k), *client.predict(inputs[0], top_k)]:
             assert [name for name, _ in answer] == [name for name, _ in expected]
             assert np.allclose([value for _, value in answer], [value for _, value in expected], atol=1e-5)
     assert client.predict([]) == []
-    many = client.predict([picture(seed) for seed in range(20)])
-    assert [one[0][0] for one in many] == [one[0][0] for one in model.top([picture(seed) for seed in range(20)])]
+    many = [picture(seed) for seed in range(20)]
+    assert [best[0] for best, *_ in client.predict(many)] == [best[0] for best, *_ in model.top(many)]
 
 
-def test_what_is_refused_is_told_as_the_server_says_it(server: Server) -> None:
-    with pytest.raises(EndpointError, match=r"refused \(400\): The picture cannot be used: not a picture") as error:
+def test_refusals_carry_the_servers_message(server: Server) -> None:
+    with pytest.raises(EndpointError, match=r"refused \(400\): The image cannot be used: not a picture") as error:
         Client(server.url).predict(b"hello")
     assert error.value.status == 400
     with pytest.raises(EndpointError, match="bytes"):
@@ -48,7 +48,7 @@ def test_what_is_refused_is_told_as_the_server_says_it(server: Server) -> None:
         Client(server.url).predict("nothing.png")
 
 
-def test_nobody_there() -> None:
+def test_no_server() -> None:
     with pytest.raises(EndpointError, match="does not answer"):
         Client("http://127.0.0.1:9", attempts=1).predict(PNG)
     with pytest.raises(UserError, match="URL"):
@@ -56,10 +56,10 @@ def test_nobody_there() -> None:
 
 
 class Scripted(BaseHTTPRequestHandler):
-    """Answers what the test has written down, one connection at a time, and closes where it is told to."""
+    """Answers from a script, a connection at a time, and closes the connection if the script says so."""
 
     script: list[tuple[int, dict[str, str]]]
-    asked: int
+    requests: int
     connections: int
     protocol_version = "HTTP/1.1"
 
@@ -68,7 +68,7 @@ class Scripted(BaseHTTPRequestHandler):
         type(self).connections += 1
 
     def do_POST(self) -> None:
-        type(self).asked += 1
+        type(self).requests += 1
         self.rfile.read(int(self.headers["Content-Length"]))
         status, headers = self.script.pop(0)
         body = json.dumps({"predictions": [{"classes": [{"class": "cat", "index": 0, "probability": 1.0}]}]}).encode()
@@ -77,7 +77,7 @@ class Scripted(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
-        self.close_connection = headers.get("X-Close") == "1"  # without saying so, as at the end of an idle time
+        self.close_connection = headers.get("X-Close") == "1"  # unannounced, as after an idle timeout
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - the library's own name
         pass
@@ -85,7 +85,7 @@ class Scripted(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def scripted() -> Any:
-    handler = type("Handler", (Scripted,), {"script": [], "asked": 0, "connections": 0})
+    handler = type("Handler", (Scripted,), {"script": [], "requests": 0, "connections": 0})
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
@@ -96,43 +96,43 @@ def scripted() -> Any:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds between attempts, which pass at once."""
+    """The seconds between attempts; the clock does not wait."""
     seconds: list[float] = []
     monkeypatch.setattr("urllib3.util.retry.time.sleep", seconds.append)
     return seconds
 
 
-def test_a_busy_server_is_asked_again(scripted: Any, pauses: list[float]) -> None:
+def test_requests_to_a_busy_server_are_retried(scripted: Any, pauses: list[float]) -> None:
     handler, url = scripted
     handler.script += [(503, {"Retry-After": "3"}), (429, {"Retry-After": "9999"}), (503, {}), (200, {})]
     assert Client(url).predict_one(PNG) == [("cat", 1.0)]
-    assert pauses == [3, 30, 2.0], "as long as the server says, but within limits"
-    assert (handler.asked, handler.connections) == (4, 1)
+    assert pauses == [3, 30, 2.0], "as long as the server asks for, within limits"
+    assert (handler.requests, handler.connections) == (4, 1)
     handler.script += [(503, {})] * 2
     with pytest.raises(EndpointError, match="503"):
         Client(url, attempts=2).predict_one(PNG)
     handler.script += [(500, {})]
     with pytest.raises(EndpointError, match="500"):
         Client(url).predict_one(PNG)
-    assert handler.asked == 7, "a bug of the server is not repeated"
+    assert handler.requests == 7, "a server error is not retried"
 
 
-def test_a_connection_that_was_closed_meanwhile_is_opened_again(scripted: Any) -> None:
+def test_a_closed_connection_is_reopened(scripted: Any) -> None:
     handler, url = scripted
     handler.script += [(200, {"X-Close": "1"}), (200, {})]
     client = Client(url, attempts=2)
     assert client.predict_one(PNG) == client.predict_one(PNG) == [("cat", 1.0)]
-    assert (handler.asked, handler.connections) == (2, 2)
+    assert (handler.requests, handler.connections) == (2, 2)
 
 
-def test_a_server_that_does_not_answer_is_asked_again(pauses: list[float], caplog: pytest.LogCaptureFixture) -> None:
+def test_requests_to_an_unreachable_server_are_retried(pauses: list[float], caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(EndpointError, match=r"does not answer: \[Errno \d+\] Connection refused$"):
         Client("http://127.0.0.1:9").predict_one(PNG)
-    assert pauses == [1.0, 2.0], "after the first failure at once"
+    assert pauses == [1.0, 2.0], "the first retry comes at once"
     assert not caplog.records
 
 
-def test_an_answer_that_does_not_come_in_time() -> None:
+def test_an_answer_that_takes_too_long() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         client = Client(f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=0.05, attempts=2)
         with pytest.raises(EndpointError, match="does not answer: timed out"):
@@ -140,13 +140,13 @@ def test_an_answer_that_does_not_come_in_time() -> None:
 
 
 class Runtime:
-    """boto3's sagemaker-runtime as far as the client uses it."""
+    """The part of boto3's sagemaker-runtime that the client uses."""
 
     def __init__(self, *answers: Any) -> None:
-        self.answers, self.asked = list(answers), []  # type: ignore[var-annotated]
+        self.answers, self.requests = list(answers), []  # type: ignore[var-annotated]
 
     def invoke_endpoint(self, **request: Any) -> Any:
-        self.asked.append(request)
+        self.requests.append(request)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -160,11 +160,11 @@ def model_error(code: str, status: int, **more: Any) -> Exception:
 
 
 def test_a_sagemaker_endpoint(pauses: list[float]) -> None:
-    right = {"predictions": [{"classes": [{"class": "cat", "index": 0, "probability": 0.5}]}]}
-    runtime = Runtime(right, model_error("ThrottlingException", 400), right)
+    answer = {"predictions": [{"classes": [{"class": "cat", "index": 0, "probability": 0.5}]}]}
+    runtime = Runtime(answer, model_error("ThrottlingException", 400), answer)
     client = Client("dog-breeds", runtime=runtime)
     assert client.predict(PNG) == [[("cat", 0.5)]]
-    assert runtime.asked[0] == {
+    assert runtime.requests[0] == {
         "EndpointName": "dog-breeds",
         "Body": PNG,
         "ContentType": "application/x-image",
@@ -179,13 +179,13 @@ def test_a_sagemaker_endpoint(pauses: list[float]) -> None:
     busy = Runtime(*[model_error("ModelError", 424, OriginalStatusCode=503, OriginalMessage="busy")] * 3)
     with pytest.raises(EndpointError, match=r"refused \(503\): busy"):
         Client("dog-breeds", attempts=3, runtime=busy).predict(PNG)
-    assert len(busy.asked) == 3
-    lost = Runtime(*[pytest.importorskip("botocore.exceptions").HTTPClientError(error="no route")] * 2)
+    assert len(busy.requests) == 3
+    unreachable = Runtime(*[pytest.importorskip("botocore.exceptions").HTTPClientError(error="no route")] * 2)
     with pytest.raises(EndpointError, match=r"dog-breeds does not answer: .*no route"):
-        Client("dog-breeds", attempts=2, runtime=lost).predict(PNG)
+        Client("dog-breeds", attempts=2, runtime=unreachable).predict(PNG)
 
 
-def test_the_program_of_the_page_on_serving(
+def test_the_program_in_the_serving_docs(
     server: Server,
     model: PortableModel,
     tmp_path: Path,
@@ -201,7 +201,7 @@ def test_the_program_of_the_page_on_serving(
     assert model.top([picture()])[0][0][0] in capsys.readouterr().out
 
 
-def test_the_command_asks_an_endpoint(
+def test_predict_sends_to_an_endpoint(
     server: Server, model: PortableModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in range(3):
@@ -209,11 +209,11 @@ def test_the_command_asks_an_endpoint(
     (tmp_path / "bad.jpg").write_bytes(b"hello")
     with pytest.raises(UnreadableError, match="1 of 4"):
         predict([f"endpoint={server.url}", "format=jsonl", "top_k=2", str(tmp_path)])
-    said = capsys.readouterr()
-    rows = [json.loads(line) for line in said.out.splitlines()]
+    output = capsys.readouterr()
+    rows = [json.loads(line) for line in output.out.splitlines()]
     assert [Path(row["file"]).name for row in rows] == ["0.png", "1.png", "2.png"]
     for seed, row in enumerate(rows):
-        assert [one["class"] for one in row["classes"]] == [name for name, _ in model.top([picture(seed)], 2)[0]]
-    assert "not a picture" in said.err
+        assert [entry["class"] for entry in row["classes"]] == [name for name, _ in model.top([picture(seed)], 2)[0]]
+    assert "not a picture" in output.err
     with pytest.raises(UserError, match="endpoint"):
         predict([f"endpoint={server.url}", "run=x", "a.png"])

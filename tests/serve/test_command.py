@@ -1,4 +1,4 @@
-"""`python -m imgcls.serve` as a process: starts light, answers, ends when it is asked to."""
+"""`python -m imgcls.serve` as a process: imports little, answers, stops on a signal."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ PNG = encoded(picture())
 
 
 @contextmanager
-def process(*words: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """The command, once it has said where it listens, and its port."""
-    command = [sys.executable, "-m", "imgcls.serve", *words]
+def process(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The running command and its port, once it has printed its address."""
+    command = [sys.executable, "-m", "imgcls.serve", *arguments]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
     try:
         assert running.stdout is not None
@@ -40,7 +40,7 @@ def process(*words: str, **environment: str) -> Iterator[tuple[subprocess.Popen[
         running.stdout.close()
 
 
-def test_the_container_entrypoint_answers_and_ends_cleanly(model_dir: Path) -> None:
+def test_the_container_entrypoint_answers_and_exits_cleanly(model_dir: Path) -> None:
     pytest.importorskip("fastapi")
     with process("serve", SM_MODEL_DIR=str(model_dir), SAGEMAKER_BIND_TO_PORT="0") as (running, port):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -51,7 +51,7 @@ def test_the_container_entrypoint_answers_and_ends_cleanly(model_dir: Path) -> N
         answer = connection.getresponse()
         assert answer.status == 200
         assert b'"predictions"' in answer.read()
-        # a request that is on its way when the signal comes: the head is there, the body is not
+        # a request in progress when the signal arrives: its head has been sent, its body has not
         connection.putrequest("POST", "/invocations")
         connection.putheader("Content-Length", str(len(PNG)))
         connection.endheaders(PNG[:10])
@@ -81,18 +81,18 @@ def _wait_until_refused(port: int) -> None:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
             return
-    raise AssertionError("it goes on listening")
+    raise AssertionError("it is still listening")
 
 
-def test_it_imports_neither_the_training_stack_nor_torch() -> None:
+def test_serving_imports_neither_the_training_stack_nor_torch() -> None:
     pytest.importorskip("fastapi")
     pytest.importorskip("onnxruntime")
     code = (
         "import sys, imgcls.serve.__main__, imgcls.serve.server, imgcls.serve.inference, imgcls.portable, onnxruntime;"
         "print({'torch', 'lightning', 'hydra', 'omegaconf', 'timm', 'torchvision', 'torchmetrics'} & {*sys.modules})"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout == "set()\n"
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert result.stdout == "set()\n"
 
 
 def test_predict_starts_without_torch_too(model_dir: Path, tmp_path: Path) -> None:
@@ -106,22 +106,22 @@ def test_predict_starts_without_torch_too(model_dir: Path, tmp_path: Path) -> No
         "print({'torch', 'lightning', 'hydra', 'omegaconf', 'timm'} & {*sys.modules})"
     )
     command = [sys.executable, "-c", code, f"run={tmp_path / 'run'}", "engine=onnx", str(tmp_path / "a.png")]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert done.stdout.splitlines()[1] == "set()"
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert result.stdout.splitlines()[1] == "set()"
 
 
 def test_answers_do_not_wait_for_acknowledgements() -> None:
-    """asyncio sets TCP_NODELAY on connections of a listening socket that names its protocol, and on no others."""
-    with _listen("127.0.0.1", 0) as listening:
-        assert listening.proto == socket.IPPROTO_TCP
+    """asyncio sets TCP_NODELAY only if the listening socket names its protocol."""
+    with _listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
-def test_mistakes_are_said_in_a_line(model_dir: Path, tmp_path: Path) -> None:
+def test_mistakes_give_one_clear_line(model_dir: Path, tmp_path: Path) -> None:
     pytest.importorskip("fastapi")
     run = f"run={model_dir}"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        for words, says in [
+        for arguments, message in [
             ([], "Give the run folder: run=DIR"),
             (["picture.jpg"], "Unexpected argument 'picture.jpg'"),
             ([run, "prot=1"], "Did you mean port"),
@@ -134,5 +134,5 @@ def test_mistakes_are_said_in_a_line(model_dir: Path, tmp_path: Path) -> None:
             ([f"run={tmp_path / 'nothing'}", "port=0"], "no such folder"),
             ([f"run={tmp_path}", "port=0"], "no exported model"),
         ]:
-            with pytest.raises(UserError, match=says):
-                serve(words)
+            with pytest.raises(UserError, match=message):
+                serve(arguments)

@@ -1,4 +1,4 @@
-"""One picture, one answer: through evaluate, predict, the server, the SageMaker handler and the ONNX file."""
+"""The same answer for an image from evaluate, predict, the server, the SageMaker handler and the ONNX file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from imgcls.predict import predict
 from imgcls.preprocessing import Preprocessing
 from imgcls.runs.run import Run
 from tests.serve.conftest import serving
-from tests.serve.test_inference import Container
+from tests.serve.test_inference import start_container
 
 CLASSES = ("blue", "green", "red")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run on photographs of many sizes, shapes, formats and modes."""
+    """A run on images of many sizes, formats and modes."""
     root, rng = tmp_path_factory.mktemp("five"), np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 6), ("test", 12)):
         for position, name in enumerate(CLASSES):
@@ -44,13 +44,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
                     image.save(file.with_suffix(".jpg"), quality=80, exif=exif)
                 else:
                     image.convert("RGBA").save(file.with_suffix(".webp"), quality=90)
-    words = ["data=imagefolder", f"data.root={root}", "data.image_size=32", "data.resize=36", "data.batch_size=8"]
-    words += ["model.name=test_resnet", "model.pretrained=false", "optim.lr=3e-3", "trainer.max_epochs=2", "debug=off"]
-    words += ["trainer.accelerator=cpu", f"run_dir={root / 'run'}", "data.normalization=dataset"]
-    return imgcls.fit(imgcls.compose(words))
+    overrides = ["data=imagefolder", f"data.root={root}", "data.image_size=32", "data.resize=36", "data.batch_size=8"]
+    overrides += ["model.name=test_resnet", "model.pretrained=false", "optim.lr=3e-3", "trainer.max_epochs=2"]
+    overrides += ["debug=off", "trainer.accelerator=cpu", f"run_dir={root / 'run'}", "data.normalization=dataset"]
+    return imgcls.fit(imgcls.compose(overrides))
 
 
-def test_one_picture_one_answer(
+def test_all_ways_give_the_same_answer(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -70,55 +70,49 @@ def test_one_picture_one_answer(
         answers = [server.post(file.read_bytes(), "application/x-image") for file in files]
     served = np.array([_row(answer.json["predictions"][0]["classes"]) for answer in answers])
 
-    container = Container.of(run.folder, tmp_path, monkeypatch, engine="torch")
-    handled = np.array(
-        [
-            _row(json.loads(container.ask(file.read_bytes(), "image/jpeg").body)["predictions"][0]["classes"])
-            for file in files
-        ]
-    )
+    ask = start_container(run.folder, tmp_path, monkeypatch, engine="torch")
+    bodies = [json.loads(ask(file.read_bytes(), "image/jpeg").body) for file in files]
+    handled = np.array([_row(body["predictions"][0]["classes"]) for body in bodies])
 
     session = onnxruntime.InferenceSession(str(run.folder / "model" / "model.onnx"))
-    described = json.loads((run.folder / "model" / "model.json").read_text())
-    preprocessing = Preprocessing.from_dict(described["preprocessing"])
+    description = json.loads((run.folder / "model" / "model.json").read_text())
+    preprocessing = Preprocessing.from_dict(description["preprocessing"])
     pixels = np.stack([preprocessing.pixels(open_picture(file)) for file in files])
-    [scores] = session.run(["scores"], {"images": preprocessing.normalise(pixels)})
+    [logits] = session.run(["scores"], {"images": preprocessing.normalise(pixels)})
 
-    ways = {"predict": predicted, "server": served, "handler": handled, "onnx": softmax(scores)}
-    assert len(set(evaluated.argmax(axis=1).tolist())) > 1, "this test needs a model that tells pictures apart"
-    for name, found in ways.items():
-        assert found.shape == evaluated.shape
-        assert np.array_equal(found.argmax(axis=1), evaluated.argmax(axis=1)), name
-        assert np.abs(found - evaluated).max() < 1e-3, name
+    ways = {"predict": predicted, "server": served, "handler": handled, "onnx": softmax(logits)}
+    assert len(set(evaluated.argmax(axis=1).tolist())) > 1, "this test needs a model that predicts several classes"
+    for name, probabilities in ways.items():
+        assert probabilities.shape == evaluated.shape
+        assert np.array_equal(probabilities.argmax(axis=1), evaluated.argmax(axis=1)), name
+        assert np.abs(probabilities - evaluated).max() < 1e-3, name
 
 
 def _row(classes: list[dict[str, object]]) -> list[float]:
-    """Probabilities in the order of the class names, from an answer in the order of the probabilities."""
-    found = {str(one["class"]): float(str(one["probability"])) for one in classes}
-    return [found[name] for name in CLASSES]
+    """Probabilities in the order of the class names, from an answer ordered by probability."""
+    by_name = {str(entry["class"]): float(str(entry["probability"])) for entry in classes}
+    return [by_name[name] for name in CLASSES]
 
 
-def test_the_run_says_how_well_its_export_agrees(run: Run) -> None:
+def test_a_run_records_the_parity_of_its_export(run: Run) -> None:
     pytest.importorskip("onnxscript")
     parity = json.loads((run.folder / "model" / "model.json").read_text())["parity"]
     assert parity["safetensors"]["pictures"] == parity["onnx"]["pictures"] == 18
     assert parity["onnx"]["agreement"] == 1.0
-    assert (
-        "Export, onnx against the trained network: same class for 100.00% of 18" in (run.folder / "log.txt").read_text()
-    )
+    log = (run.folder / "log.txt").read_text()
+    assert "Export, onnx against the trained network: same class for 100.00% of 18" in log
 
 
-def test_export_writes_the_same_model_again(run: Run) -> None:
+def test_export_rewrites_the_same_model(run: Run) -> None:
     from imgcls.export import export
 
     folder = run.folder / "model"
     before = {name: (folder / name).read_bytes() for name in ("model.safetensors", "model.json")}
     (folder / "model.json").unlink()
-    found = export(imgcls.load(run.folder), onnx=False)
-    assert found["safetensors"].sound
+    assert export(imgcls.load(run.folder), onnx=False)["safetensors"].sound
     assert (folder / "model.safetensors").read_bytes() == before["model.safetensors"]
-    again, first = json.loads((folder / "model.json").read_bytes()), json.loads(before["model.json"])
-    assert {**again, "parity": None} == {**first, "parity": None}
+    second, first = json.loads((folder / "model.json").read_bytes()), json.loads(before["model.json"])
+    assert {**second, "parity": None} == {**first, "parity": None}
     assert not (folder / "model.onnx").exists()
     export(imgcls.load(run.folder))
     assert (folder / "model.onnx").exists() == ("onnx" in first["parity"])

@@ -70,21 +70,21 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_every_request_is_the_same_picture(name: str, server: Server, model: PortableModel) -> None:
+def test_every_request_gives_the_same_answer(name: str, server: Server, model: PortableModel) -> None:
     body, content_type = REQUESTS[name]
     answer = server.post(body, content_type, Accept="application/json")
     assert answer.status == 200, answer.body
     assert answer.headers["content-type"] == "application/json"
     [prediction] = answer.json["predictions"]
     expected = model.top([picture()])[0]
-    assert [one["class"] for one in prediction["classes"]] == [name for name, _ in expected]
-    assert [one["index"] for one in prediction["classes"]] == [NAMES.index(name) for name, _ in expected]
-    found = [one["probability"] for one in prediction["classes"]]
-    assert np.allclose(found, [value for _, value in expected], atol=1e-5)
+    assert [entry["class"] for entry in prediction["classes"]] == [name for name, _ in expected]
+    assert [entry["index"] for entry in prediction["classes"]] == [NAMES.index(name) for name, _ in expected]
+    probabilities = [entry["probability"] for entry in prediction["classes"]]
+    assert np.allclose(probabilities, [value for _, value in expected], atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["json", "json by name", "npy", "npy alone", "npy of 64 bits"])
-def test_tensors_go_into_the_model_as_they_are(kind: str, server: Server, model: PortableModel) -> None:
+def test_tensors_go_into_the_model_unchanged(kind: str, server: Server, model: PortableModel) -> None:
     images = model.preprocessing.normalise(np.stack([model.preprocessing.pixels(picture(seed)) for seed in (1, 2)]))
     body, content_type = {
         "json": (as_json(images.tolist()), "application/json"),
@@ -95,27 +95,27 @@ def test_tensors_go_into_the_model_as_they_are(kind: str, server: Server, model:
     }[kind]
     answer = server.post(body, content_type, Accept="application/x-npy")
     assert answer.headers["content-type"] == "application/x-npy"
-    scores = np.load(io.BytesIO(answer.body))
-    assert np.allclose(scores, model.engine.scores(images)[: len(scores)], atol=1e-4)
-    assert len(scores) == (1 if kind == "npy alone" else 2)
+    logits = np.load(io.BytesIO(answer.body))
+    assert np.allclose(logits, model.engine.scores(images)[: len(logits)], atol=1e-4)
+    assert len(logits) == (1 if kind == "npy alone" else 2)
 
 
-def test_jpeg_is_decoded_as_it_is_in_training(server: Server, model: PortableModel) -> None:
+def test_jpeg_is_decoded_as_in_training(server: Server, model: PortableModel) -> None:
     jpeg = encoded(picture(3, 101, 67), "JPEG")
     assert server.post(jpeg, "image/jpeg").json["predictions"][0]["classes"][0]["class"] == model.top([jpeg])[0][0][0]
 
 
 def test_lines_are_answered_line_by_line_in_order(server: Server, model: PortableModel) -> None:
     pictures = [picture(seed) for seed in range(7)]
-    lines = [as_json({"image": base64.b64encode(encoded(one)).decode()}) for one in pictures]
+    lines = [as_json({"image": base64.b64encode(encoded(image)).decode()}) for image in pictures]
     answer = server.post(b"\n".join(lines), "application/jsonlines")
     assert answer.headers["content-type"] == "application/jsonlines"
-    found = [json.loads(line)["classes"][0] for line in answer.body.splitlines()]
+    best = [json.loads(line)["classes"][0] for line in answer.body.splitlines()]
     expected = [classes[0] for classes in model.top(pictures)]
-    assert len({name for name, _ in expected}) > 1, "this test needs pictures of several classes"
-    assert [one["class"] for one in found] == [name for name, _ in expected]
-    as_one = server.post(b"\n".join(lines), "application/jsonlines", Accept="application/json")
-    assert len(as_one.json["predictions"]) == 7
+    assert len({name for name, _ in expected}) > 1, "this test needs images of several predicted classes"
+    assert [entry["class"] for entry in best] == [name for name, _ in expected]
+    together = server.post(b"\n".join(lines), "application/jsonlines", Accept="application/json")
+    assert len(together.json["predictions"]) == 7
 
 
 def test_a_form_with_several_files(server: Server) -> None:
@@ -133,7 +133,7 @@ def test_csv(server: Server, model: PortableModel) -> None:
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/csv", "application/jsonlines"])
-def test_plain_scores(kind: str, server: Server, model: PortableModel) -> None:
+def test_logits(kind: str, server: Server, model: PortableModel) -> None:
     answer = server.post(PNG, Accept=f"{kind}; format=scores")
     text = answer.body.decode()
     rows = json.loads(text) if kind == "application/json" else [json.loads(f"[{text.strip().strip('[]')}]")]
@@ -142,7 +142,7 @@ def test_plain_scores(kind: str, server: Server, model: PortableModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accept", "found"),
+    ("accept", "content_type"),
     [
         ("*/*", "application/json"),
         ("", "application/json"),
@@ -152,8 +152,8 @@ def test_plain_scores(kind: str, server: Server, model: PortableModel) -> None:
         ("application/x-npy", "application/x-npy"),
     ],
 )
-def test_the_accept_header_decides(accept: str, found: str, server: Server) -> None:
-    assert server.post(PNG, Accept=accept).headers["content-type"].split(";")[0] == found
+def test_the_accept_header_decides(accept: str, content_type: str, server: Server) -> None:
+    assert server.post(PNG, Accept=accept).headers["content-type"].split(";")[0] == content_type
 
 
 def test_top_k(server: Server) -> None:

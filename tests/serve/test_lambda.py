@@ -1,4 +1,4 @@
-"""The Lambda function: events of every kind in, the proxy format out, errors as what they are to the client."""
+"""The Lambda function: events of every kind in, the proxy format out, errors as the client should see them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLASSES = json.dumps({"predictions": [{"classes": [{"class": "Eule", "index": 2,
 
 
 class Runtime:
-    """boto3's client: keeps the request, gives an answer or raises."""
+    """A fake of boto3's client: records the request, answers or raises."""
 
     def __init__(self) -> None:
         self.request: dict[str, Any] = {}
@@ -40,10 +40,10 @@ class Runtime:
 
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
-    found = Runtime()
-    monkeypatch.setattr(lambda_function, "runtime", lambda: found)
+    fake = Runtime()
+    monkeypatch.setattr(lambda_function, "runtime", lambda: fake)
     monkeypatch.setenv("ENDPOINT_NAME", "dog-breeds")
-    return found
+    return fake
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_events(event: dict[str, Any], body: bytes, kind: str, runtime: Runtime)
     json.dumps(answer)
 
 
-def test_the_accept_header_goes_through(runtime: Runtime) -> None:
+def test_the_accept_header_is_passed_on(runtime: Runtime) -> None:
     runtime.answer, runtime.kind = b"\x93NUMPY\xff", "application/x-npy"
     answer = lambda_handler({"image": TEXT, "headers": {"Accept": "application/x-npy"}}, None)
     assert runtime.request["Accept"] == "application/x-npy"
@@ -118,7 +118,7 @@ def client_error(code: str, **more: Any) -> Exception:
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "words"),
+    ("error", "status", "message"),
     [
         (
             client_error("ModelError", OriginalStatusCode=400, OriginalMessage='{"error": "not a picture"}'),
@@ -138,11 +138,11 @@ def client_error(code: str, **more: Any) -> Exception:
         (ValueError("secret"), 500, "failed"),
     ],
 )
-def test_errors(error: Exception, status: int, words: str, runtime: Runtime) -> None:
+def test_errors(error: Exception, status: int, message: str, runtime: Runtime) -> None:
     runtime.answer = error
     answer = lambda_handler({"image": TEXT}, None)
     assert answer["statusCode"] == status
-    assert words in json.loads(answer["body"])["error"]
+    assert message in json.loads(answer["body"])["error"]
     assert "secret" not in answer["body"]
     assert "Traceback" not in answer["body"]
     assert ("Retry-After" in answer["headers"]) == (status == 503)
@@ -153,7 +153,7 @@ def test_no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lambda_handler({"image": TEXT}, None)["statusCode"] == 500
 
 
-def test_time_outs_and_no_second_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timeouts_and_no_second_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIMEOUT", "7")
     for name, value in {"DEFAULT_REGION": "eu-central-1", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
@@ -167,12 +167,13 @@ def test_time_outs_and_no_second_attempt(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_file_alone_is_enough(tmp_path: Path) -> None:
-    """Copied to an empty folder it answers, and has imported nothing of imgcls, numpy or Pillow."""
+    """Copied to an empty folder it answers without importing imgcls, numpy or Pillow."""
     (tmp_path / "lambda_function.py").write_bytes(Path(lambda_function.__file__).read_bytes())
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import lambda_function as f;"
         "print(f.lambda_handler({})['statusCode']);"
         "print({'imgcls', 'numpy', 'PIL', 'torch'} & {*sys.modules})"
     )
-    done = subprocess.run([sys.executable, "-I", "-c", code, str(tmp_path)], check=True, capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["400", "set()"]
+    command = [sys.executable, "-I", "-c", code, str(tmp_path)]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert result.stdout.splitlines() == ["400", "set()"]

@@ -1,4 +1,4 @@
-"""The page for people, in a real browser: drop a picture, choose one, take one, and see bars."""
+"""The page in a real browser: drop an image, choose one, take a photo, and see bars."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from tests.serve.conftest import Server, encoded, picture
 
 pytestmark = pytest.mark.skipif(chromium.executable() is None, reason="no Chromium is installed")
 
-SHOWN = (
+LABELS = (
     "[...document.querySelectorAll('#classes li')].map(li => [...li.querySelectorAll('span')].map(s => s.textContent))"
 )
 
 
 @pytest.fixture(scope="module")
 def page(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Page]:
-    with chromium.browser(tmp_path_factory.mktemp("chromium")) as found:
-        yield found
+    with chromium.browser(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened
 
 
-def saved(folder: Path, seed: int) -> Path:
+def save_image(folder: Path, seed: int) -> Path:
     file = folder / f"{seed}.png"
     file.write_bytes(encoded(picture(seed, 320, 200)))
     return file
 
 
-def shown(page: chromium.Page) -> list[tuple[str, str]]:
+def displayed_classes(page: chromium.Page) -> list[tuple[str, str]]:
     page.wait_for("document.querySelectorAll('#classes li').length || document.querySelector('.bad')")
-    return [(name, value) for name, value in page.value(SHOWN)]
+    return [(name, value) for name, value in page.value(LABELS)]
 
 
-def expected(model: PortableModel, file: Path) -> list[tuple[str, str]]:
+def expected_classes(model: PortableModel, file: Path) -> list[tuple[str, str]]:
     return [(name, f"{100 * value:.1f}%") for name, value in model.top([file])[0]]
 
 
@@ -44,16 +44,15 @@ def expected(model: PortableModel, file: Path) -> list[tuple[str, str]]:
 def test_a_picture_and_its_classes(
     way: str, page: chromium.Page, server: Server, model: PortableModel, tmp_path: Path
 ) -> None:
-    file = saved(tmp_path, {"drop": 1, "choose": 2, "camera": 3}[way])
+    file = save_image(tmp_path, {"drop": 1, "choose": 2, "camera": 3}[way])
     page.open(f"{server.url}/")
     page.wait_for("document.getElementById('about').textContent.includes('3 classes')")
     if way == "drop":
         page.drop_file(200, 150, file)
     else:
         page.choose_file("#file" if way == "choose" else "#camera", file)
-    assert shown(page) == expected(model, file)
-    widths = page.value("[...document.querySelectorAll('.bar')].map(bar => bar.getBoundingClientRect().width)")
-    tracks = page.value("[...document.querySelectorAll('.track')].map(one => one.getBoundingClientRect().width)")
+    assert displayed_classes(page) == expected_classes(model, file)
+    tracks = page.value("[...document.querySelectorAll('.track')].map(track => track.getBoundingClientRect().width)")
     page.wait_for("!document.getAnimations().length")
     widths = page.value("[...document.querySelectorAll('.bar')].map(bar => bar.getBoundingClientRect().width)")
     values = [value for _, value in model.top([file])[0]]
@@ -61,21 +60,21 @@ def test_a_picture_and_its_classes(
     assert page.value("document.getElementById('picture').naturalWidth") == 320
 
 
-def test_the_camera_is_the_one_that_looks_away_from_the_person(page: chromium.Page, server: Server) -> None:
+def test_the_camera_is_the_rear_one(page: chromium.Page, server: Server) -> None:
     page.open(f"{server.url}/")
     assert page.value("document.getElementById('camera').getAttribute('capture')") == "environment"
     assert page.value("document.getElementById('camera').accept") == "image/*"
 
 
-def test_what_is_no_picture_is_said(page: chromium.Page, server: Server, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_reported(page: chromium.Page, server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"hello")
     page.open(f"{server.url}/")
     page.choose_file("#file", tmp_path / "a.jpg")
-    assert shown(page) == []
-    assert "not a picture" in page.value("document.getElementById('said').textContent")
+    assert displayed_classes(page) == []
+    assert "not a picture" in page.value("document.getElementById('message').textContent")
 
 
-def test_a_picture_larger_than_a_request_is_made_smaller(page: chromium.Page, server: Server, tmp_path: Path) -> None:
+def test_an_image_larger_than_a_request_is_scaled_down(page: chromium.Page, server: Server, tmp_path: Path) -> None:
     from PIL import Image
 
     noise = np.random.default_rng(0).integers(0, 256, (1500, 1600, 3), dtype=np.uint8)
@@ -83,10 +82,10 @@ def test_a_picture_larger_than_a_request_is_made_smaller(page: chromium.Page, se
     assert (tmp_path / "large.png").stat().st_size > 6_291_456
     page.open(f"{server.url}/")
     page.choose_file("#file", tmp_path / "large.png")
-    assert len(shown(page)) == 3
+    assert len(displayed_classes(page)) == 3
 
 
-def test_names_of_classes_are_text_and_nothing_else(page: chromium.Page, server: Server) -> None:
+def test_class_names_are_shown_as_plain_text(page: chromium.Page, server: Server) -> None:
     page.open(f"{server.url}/")
     page.value("draw([{class: '<img src=x onerror=window.broken=1>', probability: 0.5}])")
     assert page.value("document.querySelector('#classes img')") is None

@@ -1,4 +1,4 @@
-"""What is wrong is refused with 4xx and a sentence, and the server goes on."""
+"""Invalid requests are refused with 4xx and a sentence, and the server keeps running."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from imgcls.serve.payloads import MAX_BODY
+from imgcls.serve.payloads import MAX_BODY_BYTES
 from tests.serve.conftest import SIDE, Answer, Server, encoded, picture
 
 PNG = encoded(picture())
@@ -28,7 +28,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of a hundred bytes that says it has side x side pixels."""
+    """A PNG of a hundred bytes whose header declares side x side pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -37,18 +37,18 @@ def bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def header_says(shape: str, kind: str = "<f4") -> bytes:
+def npy_header(shape: str, kind: str = "<f4") -> bytes:
     text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".encode()
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) + 1) + text + b"\n"
 
 
-def objects() -> bytes:
+def npy_objects() -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     return buffer.getvalue()
 
 
-WRONG = {
+INVALID = {
     "empty": (b"", "image/jpeg", 400, "empty"),
     "blanks": (b" \n", "application/json", 400, "empty"),
     "text": (b"hello", "image/jpeg", 400, "not a picture"),
@@ -58,7 +58,7 @@ WRONG = {
     "rather large": (bomb(7_000), "image/png", 413, "pixels"),
     "unknown type": (PNG, "application/pdf", 415, "application/pdf"),
     "audio": (PNG, "audio/mpeg", 415, "audio/mpeg"),
-    "no json": (b"{", "application/json", 400, "no JSON"),
+    "no json": (b"{", "application/json", 400, "not valid JSON"),
     "not utf-8": (b"\xff\xfe{}", "application/json", 400, "JSON"),
     "deep json": (b"[" * 100_000, "application/json", 400, "JSON"),
     "null": (b"null", "application/json", 400, "object, a list or a base64"),
@@ -67,11 +67,11 @@ WRONG = {
     "empty list": (b"[]", "application/json", 400, "batch is empty"),
     "empty instances": (b'{"instances": []}', "application/json", 400, "batch is empty"),
     "instances of numbers": (b'{"instances": 3}', "application/json", 400, "must be a list"),
-    "no base64": (b'{"image": "!!!"}', "application/json", 400, "no base64"),
+    "no base64": (b'{"image": "!!!"}', "application/json", 400, "not valid base64"),
     "base64 of nothing": (b'{"image": ""}', "application/json", 400, "empty"),
     "base64 of text": (base64.b64encode(b"hello"), "text/plain", 400, "not a picture"),
     "ragged": (b"[[[1, 2], [3]]]", "application/json", 400, "different lengths"),
-    "words in a tensor": (b'{"tensor": [[["a"]]]}', "application/json", 400, "numbers"),
+    "strings in a tensor": (b'{"tensor": [[["a"]]]}', "application/json", 400, "numbers"),
     "flat": (b"[1, 2, 3]", "application/json", 400, "shape 3"),
     "wrong side": (npy(np.zeros((1, 3, SIDE + 1, SIDE), np.float32)), "application/x-npy", 400, f"3x{SIDE}x{SIDE}"),
     "channels last": (npy(np.zeros((SIDE, SIDE, 3), np.float32)), "application/x-npy", 400, "uint8"),
@@ -83,11 +83,11 @@ WRONG = {
     "complex": (npy(np.zeros((3, SIDE, SIDE), complex)), "application/x-npy", 400, "numbers"),
     "negative pixels": (npy(np.full((8, 8, 3), -1)), "application/x-npy", 400, "0 to 255"),
     "four channels": (npy(np.zeros((8, 8, 4), np.uint8)), "application/x-npy", 400, "(height, width, 3)"),
-    "objects": (objects(), "application/x-npy", 400, "numbers"),
-    "terabytes": (header_says("(1, 3, 1000000, 1000000)"), "application/x-npy", 400, "cut off"),
-    "negative shape": (header_says("(-1, 3, 2, 2)"), "application/x-npy", 400, "cut off"),
-    "no npy": (b"\x93NUMPY", "application/x-npy", 400, "no NPY"),
-    "code in the header": (header_says("__import__('os')"), "application/x-npy", 400, "no NPY"),
+    "objects": (npy_objects(), "application/x-npy", 400, "numbers"),
+    "terabytes": (npy_header("(1, 3, 1000000, 1000000)"), "application/x-npy", 400, "shorter or longer"),
+    "negative shape": (npy_header("(-1, 3, 2, 2)"), "application/x-npy", 400, "shorter or longer"),
+    "no npy": (b"\x93NUMPY", "application/x-npy", 400, "not an NPY"),
+    "code in the header": (npy_header("__import__('os')"), "application/x-npy", 400, "not an NPY"),
     "form without a boundary": (PNG, "multipart/form-data", 400, "boundary"),
     "form cut off": (b"--a\r\n", "multipart/form-data; boundary=a", 400, "form"),
     "form of something else": (b"hello", "multipart/form-data; boundary=a", 400, "form"),
@@ -95,78 +95,78 @@ WRONG = {
         b'--a\r\nContent-Disposition: form-data; name="x"\r\n\r\n1\r\n--a--\r\n',
         "multipart/form-data; boundary=a",
         400,
-        "no picture",
+        "no image",
     ),
     "wrong line": (b'{"image": "aGVsbG8="}\n{', "application/jsonlines", 400, "Line 2"),
     "too many": (npy(np.zeros((1001, 2, 2, 3), np.uint8)), "application/x-npy", 413, "1,000"),
-    "url": (b'{"url": "http://example.org/a.jpg"}', "application/json", 400, "fetches no pictures"),
-    "urls": (b'{"urls": ["http://example.org/a.jpg"]}', "application/json", 400, "fetches no pictures"),
-    "url of no text": (b'{"url": 3}', "application/json", 400, "must be a text"),
+    "url": (b'{"url": "http://example.org/a.jpg"}', "application/json", 400, "does not fetch images"),
+    "urls": (b'{"urls": ["http://example.org/a.jpg"]}', "application/json", 400, "does not fetch images"),
+    "url of no text": (b'{"url": 3}', "application/json", 400, "must be a string"),
 }
 
 
-def refused(answer: Answer, status: int, words: str) -> None:
+def check_refusal(answer: Answer, status: int, message: str) -> None:
     assert answer.status == status, answer.body
     assert answer.headers["content-type"] == "application/json"
     assert list(answer.json) == ["error"]
     sentence = answer.json["error"]
-    assert words in sentence
+    assert message in sentence
     assert "\n" not in sentence
     assert "Traceback" not in sentence
     assert sentence.endswith(".")
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_said_in_a_sentence(name: str, server: Server) -> None:
-    body, content_type, status, words = WRONG[name]
-    refused(server.post(body, content_type), status, words)
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_requests_are_refused_with_a_sentence(name: str, server: Server) -> None:
+    body, content_type, status, message = INVALID[name]
+    check_refusal(server.post(body, content_type), status, message)
 
 
-def test_one_bad_picture_of_several_is_named(server: Server) -> None:
+def test_a_bad_image_among_several_is_named(server: Server) -> None:
     texts = [base64.b64encode(content).decode() for content in (PNG, b"hello", PNG)]
     answer = server.post(json.dumps({"images": texts}).encode(), "application/json")
-    refused(answer, 400, "Picture 2: ")
+    check_refusal(answer, 400, "Image 2: ")
 
 
-def test_answers_that_there_are_not(server: Server) -> None:
-    refused(server.post(PNG, Accept="application/xml"), 406, "application/json")
-    refused(server.post(PNG, Accept="application/json;q=0"), 406, "application/json")
+def test_unsupported_answers_and_paths(server: Server) -> None:
+    check_refusal(server.post(PNG, Accept="application/xml"), 406, "application/json")
+    check_refusal(server.post(PNG, Accept="application/json;q=0"), 406, "application/json")
     for top_k in ("0", "-1", "many", "1.5", "9" * 30):
-        refused(server.post(PNG, path=f"?top_k={top_k}"), 400, "top_k")
-    refused(server.ask("GET", "/nothing"), 404, "no such path")
-    refused(server.ask("GET", "/invocations"), 405, "method")
+        check_refusal(server.post(PNG, path=f"?top_k={top_k}"), 400, "top_k")
+    check_refusal(server.ask("GET", "/nothing"), 404, "No such path")
+    check_refusal(server.ask("GET", "/invocations"), 405, "method")
 
 
-@pytest.mark.parametrize("size", [MAX_BODY + 1, 4 * MAX_BODY])
+@pytest.mark.parametrize("size", [MAX_BODY_BYTES + 1, 4 * MAX_BODY_BYTES])
 @pytest.mark.parametrize("chunked", [False, True])
 def test_more_than_6_mb(size: int, chunked: bool, server: Server) -> None:
     def chunks() -> Iterator[bytes]:
         for start in range(0, size, 65536):
             yield bytes(min(65536, size - start))
 
-    refused(server.post(chunks() if chunked else bytes(size)), 413, "6,291,456 bytes")  # type: ignore[arg-type]
+    check_refusal(server.post(chunks() if chunked else bytes(size)), 413, "6,291,456 bytes")  # type: ignore[arg-type]
 
 
-def test_exactly_6_mb_are_read(server: Server) -> None:
-    assert server.post(PNG + bytes(MAX_BODY - len(PNG))).status == 200
+def test_exactly_6_mb_are_accepted(server: Server) -> None:
+    assert server.post(PNG + bytes(MAX_BODY_BYTES - len(PNG))).status == 200
 
 
-def test_a_client_that_goes_away_leaves_nothing_behind(server: Server) -> None:
+def test_a_client_that_disconnects_leaves_nothing_behind(server: Server) -> None:
     for head in (
         b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc",
         b"POST /inv",
         b"\x16\x03\x01",
     ):
-        with socket.create_connection(("127.0.0.1", server.port)) as gone:
-            gone.sendall(head)
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(head)
     assert server.post(PNG).status == 200
-    with server.service.admitted(1):
-        assert server.service._requests == 1, "the requests of those that have gone are forgotten"
+    with server.service.admission(1):
+        assert server.service._requests == 1, "requests of disconnected clients still count"
 
 
 def malformed(rng: random.Random) -> tuple[bytes, str]:
-    """A request with a defect: bytes changed, cut out or put in, or under another's name."""
-    sound = [
+    """A defective request: bytes changed, removed or inserted, or with another Content-Type."""
+    valid = [
         (PNG, "image/png"),
         (JPEG, "image/jpeg"),
         (json.dumps({"image": base64.b64encode(PNG).decode()}).encode(), "application/json"),
@@ -177,7 +177,7 @@ def malformed(rng: random.Random) -> tuple[bytes, str]:
         (b'--b\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n' + PNG + b"\r\n--b--\r\n",
          "multipart/form-data; boundary=b"),
     ]  # fmt: skip
-    body, content_type = rng.choice(sound)
+    body, content_type = rng.choice(valid)
     content = bytearray(body)
     for _ in range(rng.randint(1, 12)):
         at = rng.randrange(len(content)) if content else 0
@@ -191,9 +191,8 @@ def malformed(rng: random.Random) -> tuple[bytes, str]:
             case _:
                 del content[at:]
     if rng.random() < 0.3:
-        content_type = rng.choice(
-            [one for _, one in sound] + ["", "a/b", "image/", ";;", "multipart/form-data; boundary="]
-        )
+        odd = ["", "a/b", "image/", ";;", "multipart/form-data; boundary="]
+        content_type = rng.choice([kind for _, kind in valid] + odd)
     return bytes(content), content_type
 
 

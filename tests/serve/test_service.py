@@ -1,4 +1,4 @@
-"""Batches, overload, time-outs, a model that fails or hangs, and an end in which nobody is forgotten."""
+"""Batches, overload, timeouts, a model that fails or hangs, and a shutdown that answers every request."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from tests.serve.conftest import Server, encoded, picture, serving
 PNG = encoded(picture())
 
 
-class Held:
-    """An engine that answers when it is allowed to."""
+class GatedEngine:
+    """An engine that waits until its gate is opened."""
 
-    name = "held"
+    name = "gated"
 
     def __init__(self, model: PortableModel) -> None:
-        self.model, self.go_on, self.entered = model, threading.Event(), threading.Event()
+        self.model, self.gate, self.entered = model, threading.Event(), threading.Event()
         self.error: Exception | None = None
         self.batches: list[int] = []
 
     def scores(self, images: np.ndarray) -> np.ndarray:
         self.entered.set()
-        assert self.go_on.wait(30)
+        assert self.gate.wait(30)
         if self.error is not None:
             raise self.error
         self.batches.append(len(images))
@@ -42,14 +42,14 @@ class Held:
 
 
 @contextmanager
-def held(model: PortableModel, **limits: float) -> Iterator[tuple[Server, Held]]:
+def gated(model: PortableModel, **limits: float) -> Iterator[tuple[Server, GatedEngine]]:
     pytest.importorskip("fastapi")
-    engine = Held(model)
+    engine = GatedEngine(model)
     with serving(replace(model, engine=engine), replace(Limits(), **limits)) as server:  # type: ignore[arg-type]
         try:
             yield server, engine
         finally:
-            engine.go_on.set()
+            engine.gate.set()
 
 
 def wait_until(condition: object, seconds: float = 20.0) -> None:
@@ -58,62 +58,62 @@ def wait_until(condition: object, seconds: float = 20.0) -> None:
         if condition():  # type: ignore[operator]
             return
         clock.wait(0.01)
-    raise AssertionError("it did not happen")
+    raise AssertionError("the condition did not become true")
 
 
-def test_requests_that_wait_go_through_the_model_together(model: PortableModel) -> None:
-    with held(model) as (server, engine), ThreadPoolExecutor(9) as clients:
+def test_waiting_requests_go_through_the_model_together(model: PortableModel) -> None:
+    with gated(model) as (server, engine), ThreadPoolExecutor(9) as clients:
         first = clients.submit(server.post, PNG)
         assert engine.entered.wait(20)
         others = [clients.submit(server.post, encoded(picture(seed))) for seed in range(8)]
         wait_until(lambda: server.service.batcher.waiting == 8)
-        engine.go_on.set()
-        answers = [one.result() for one in (first, *others)]
+        engine.gate.set()
+        answers = [future.result() for future in (first, *others)]
     assert engine.batches == [1, 8]
-    assert [one.status for one in answers] == [200] * 9
+    assert [answer.status for answer in answers] == [200] * 9
     for seed, answer in enumerate(answers[1:]):
-        found = answer.json["predictions"][0]["classes"][0]
+        best = answer.json["predictions"][0]["classes"][0]
         name, probability = model.top([picture(seed)])[0][0]
-        assert (found["class"], found["probability"]) == (name, pytest.approx(probability, abs=1e-4))
+        assert (best["class"], best["probability"]) == (name, pytest.approx(probability, abs=1e-4))
 
 
-def test_overload_is_said_at_once(model: PortableModel) -> None:
-    with held(model, requests=3) as (server, engine), ThreadPoolExecutor(3) as clients:
+def test_overload_is_refused_at_once(model: PortableModel) -> None:
+    with gated(model, requests=3) as (server, engine), ThreadPoolExecutor(3) as clients:
         accepted = [clients.submit(server.post, PNG) for _ in range(3)]
         wait_until(lambda: server.service._requests == 3)
         refused = server.post(PNG)
         assert refused.status == 503
         assert int(refused.headers["retry-after"]) >= 1
         assert "busy" in refused.json["error"]
-        engine.go_on.set()
-        assert [one.result().status for one in accepted] == [200] * 3
+        engine.gate.set()
+        assert [future.result().status for future in accepted] == [200] * 3
         assert server.post(PNG).status == 200
 
 
 def test_the_bytes_of_all_requests_are_bounded(model: PortableModel) -> None:
-    with held(model, bytes=2 * len(PNG)) as (server, engine), ThreadPoolExecutor(2) as clients:
+    with gated(model, bytes=2 * len(PNG)) as (server, engine), ThreadPoolExecutor(2) as clients:
         accepted = [clients.submit(server.post, PNG) for _ in range(2)]
         wait_until(lambda: server.service._requests == 2)
         assert server.post(PNG).status == 503
-        engine.go_on.set()
-        assert [one.result().status for one in accepted] == [200] * 2
+        engine.gate.set()
+        assert [future.result().status for future in accepted] == [200] * 2
 
 
-def test_many_pictures_do_not_wait_decoded_all_at_once(model: PortableModel) -> None:
+def test_decoded_images_that_wait_are_bounded(model: PortableModel) -> None:
     import io
 
     buffer = io.BytesIO()
     np.save(buffer, np.zeros((300, 8, 8, 3), np.uint8))
-    with held(model, max_batch=4) as (server, engine), ThreadPoolExecutor(1) as client:
+    with gated(model, max_batch=4) as (server, engine), ThreadPoolExecutor(1) as client:
         answer = client.submit(server.post, buffer.getvalue(), "application/x-npy")
         wait_until(lambda: server.service.batcher.waiting >= 12)
         assert server.service.batcher.waiting <= 16
-        engine.go_on.set()
+        engine.gate.set()
         assert len(answer.result().json["predictions"]) == 300
     assert max(engine.batches) == 4
 
 
-def test_many_links_are_not_fetched_all_at_once(model: PortableModel) -> None:
+def test_concurrent_fetches_are_bounded(model: PortableModel) -> None:
     pytest.importorskip("fastapi")
     fetched: list[str] = []
 
@@ -122,7 +122,7 @@ def test_many_links_are_not_fetched_all_at_once(model: PortableModel) -> None:
             fetched.append(url)
             return PNG
 
-    engine = Held(model)
+    engine = GatedEngine(model)
     limits = replace(Limits(), fetches=3)
     body = json.dumps({"urls": [f"http://a.example/{number}" for number in range(40)]}).encode()
     with (
@@ -131,18 +131,18 @@ def test_many_links_are_not_fetched_all_at_once(model: PortableModel) -> None:
     ):
         answer = client.submit(server.post, body, "application/json")
         wait_until(lambda: len(fetched) == 6)
-        assert server.post(PNG, "application/pdf").status == 415, "others are answered meanwhile"
+        assert server.post(PNG, "application/pdf").status == 415, "other requests are answered meanwhile"
         assert len(fetched) == 6
-        engine.go_on.set()
+        engine.gate.set()
         assert len(answer.result().json["predictions"]) == 40
 
 
-def test_a_model_that_fails_is_a_500_without_details_and_unhealthy(
+def test_a_failing_model_is_unhealthy_and_gives_500_without_details(
     model: PortableModel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with held(model) as (server, engine):
+    with gated(model) as (server, engine):
         engine.error = RuntimeError("secret /path")
-        engine.go_on.set()
+        engine.gate.set()
         answer = server.post(PNG)
         assert answer.status == 500
         assert b"secret" not in answer.body
@@ -153,20 +153,20 @@ def test_a_model_that_fails_is_a_500_without_details_and_unhealthy(
         assert server.post(PNG).status == 200
 
 
-def test_a_model_that_hangs_is_unhealthy_and_nobody_waits_for_ever(model: PortableModel) -> None:
-    with held(model, seconds=0.2) as (server, engine):
+def test_a_hanging_model_is_unhealthy_and_requests_time_out(model: PortableModel) -> None:
+    with gated(model, seconds=0.2) as (server, engine):
         answer = server.post(PNG)
         assert answer.status == 503
         assert answer.headers["retry-after"]
         for _ in range(2):
             ping = server.ask("GET", "/ping")
             assert (ping.status, ping.json) == (503, {"error": "The model does not answer."})
-        assert server.service.batcher.waiting == 1, "one question, however often it is asked"
-        engine.go_on.set()
+        assert server.service.batcher.waiting == 1, "a single probe for all health checks"
+        engine.gate.set()
         wait_until(lambda: server.ask("GET", "/ping").status == 200)
 
 
-def test_a_body_that_never_comes(model: PortableModel) -> None:
+def test_a_body_that_never_arrives(model: PortableModel) -> None:
     pytest.importorskip("fastapi")
     with serving(model, replace(Limits(), body_seconds=0.1)) as server:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
@@ -179,8 +179,8 @@ def test_a_body_that_never_comes(model: PortableModel) -> None:
         assert server.service._requests == 0
 
 
-def test_what_was_accepted_is_answered_at_the_end(model: PortableModel) -> None:
-    with held(model) as (server, engine), ThreadPoolExecutor(3) as clients:
+def test_accepted_requests_are_answered_during_shutdown(model: PortableModel) -> None:
+    with gated(model) as (server, engine), ThreadPoolExecutor(3) as clients:
         accepted = [clients.submit(server.post, PNG) for _ in range(3)]
         wait_until(lambda: server.service._requests == 3)
         server.stop()
@@ -193,32 +193,32 @@ def test_what_was_accepted_is_answered_at_the_end(model: PortableModel) -> None:
             return False
 
         wait_until(refuses)
-        engine.go_on.set()
-        assert [one.result().status for one in accepted] == [200] * 3
+        engine.gate.set()
+        assert [future.result().status for future in accepted] == [200] * 3
 
 
-def test_a_batcher_forgets_what_was_cancelled_and_ends() -> None:
-    go_on = threading.Event()
-    seen: list[int] = []
+def test_a_batcher_drops_cancelled_images_and_ends() -> None:
+    gate = threading.Event()
+    batches: list[int] = []
 
     def compute(images: np.ndarray) -> np.ndarray:
-        assert go_on.wait(20)
-        seen.append(len(images))
+        assert gate.wait(20)
+        batches.append(len(images))
         return images.sum(axis=(1, 2, 3))[:, None]
 
     batcher = Batcher(compute, max_batch=8)
     image = np.ones((3, 2, 2), dtype=np.float32)
     first = batcher.submit(image)
     wait_until(lambda: batcher.waiting == 0)
-    given_up, wanted = batcher.submit(image), batcher.submit(2 * image)
-    assert given_up.cancel()
-    go_on.set()
-    assert [one.result(20).tolist() for one in (first, wanted)] == [[12.0], [24.0]]
+    cancelled, second = batcher.submit(image), batcher.submit(2 * image)
+    assert cancelled.cancel()
+    gate.set()
+    assert [future.result(20).tolist() for future in (first, second)] == [[12.0], [24.0]]
     last = batcher.submit(image)
     batcher.close()
     assert last.result(0).tolist() == [12.0]
     assert not batcher.alive
-    assert seen == [1, 1, 1]
+    assert batches == [1, 1, 1]
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:

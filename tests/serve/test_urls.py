@@ -1,4 +1,4 @@
-"""Pictures are fetched from public addresses, and nothing else is reached, however it is spelt."""
+"""Images are fetched from public addresses only, however an address is spelled."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ PUBLIC = "93.184.216.34"
 
 @dataclass
 class Web:
-    """Hosts that are all one server on loopback; what a fetcher resolves and connects to is written down."""
+    """Hosts that are all one server on loopback; records what a fetcher connects to."""
 
     port: int
     answers: dict[str, bytes]
     names: dict[str, list[list[str]]] = field(default_factory=dict)
-    """Host to its addresses, at the first question, the second, …"""
+    """The addresses of each host: of the first lookup, the second, …"""
     connected: list[tuple[str, int]] = field(default_factory=list)
     requests: list[bytes] = field(default_factory=list)
 
     def resolve(self, host: str, port: int) -> list[str]:
-        found = self.names.get(host)
-        if found is None:
+        lookups = self.names.get(host)
+        if lookups is None:
             return resolve(host, port)
-        return found.pop(0) if len(found) > 1 else found[0]
+        return lookups.pop(0) if len(lookups) > 1 else lookups[0]
 
     def connect(self, address: tuple[str, int], seconds: float) -> socket.socket:
         self.connected.append(address)
-        assert is_public(address[0]), "nothing else may ever be connected to"
+        assert is_public(address[0]), "only public addresses may be connected to"
         return socket.create_connection(("127.0.0.1", self.port), seconds)
 
     def fetcher(self, **options: object) -> Fetcher:
@@ -58,58 +58,58 @@ def redirect(target: str) -> bytes:
 
 
 @contextmanager
-def web(answer: Callable[[socket.socket, bytes], None] | None = None) -> Iterator[Web]:
-    found = Web(0, {"/a.png": head(Content_Type="image/png", Content_Length=str(len(PNG))) + PNG})
+def run_web(answer: Callable[[socket.socket, bytes], None] | None = None) -> Iterator[Web]:
+    web = Web(0, {"/a.png": head(Content_Type="image/png", Content_Length=str(len(PNG))) + PNG})
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             request = self.request.recv(65536)
-            found.requests.append(request)
+            web.requests.append(request)
             path = request.split(b" ")[1].decode() if request.startswith(b"GET") else ""
             try:
                 if answer is not None:
                     answer(self.request, request)
                 else:
-                    self.request.sendall(found.answers.get(path, head("404 Not Found", Content_Length="0")))
+                    self.request.sendall(web.answers.get(path, head("404 Not Found", Content_Length="0")))
             except OSError:
-                pass  # the client has had enough
+                pass  # the client has closed the connection
 
     class Threaded(socketserver.ThreadingTCPServer):
         daemon_threads = True
         allow_reuse_address = True
 
     with Threaded(("127.0.0.1", 0), Handler) as server:
-        found.port = server.server_address[1]
-        found.names["pictures.example"] = [[PUBLIC]]
+        web.port = server.server_address[1]
+        web.names["pictures.example"] = [[PUBLIC]]
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
-            yield found
+            yield web
         finally:
             server.shutdown()
             thread.join()
 
 
-def refused(fetcher: Fetcher, url: str) -> Refusal:
+def refusal_of(fetcher: Fetcher, url: str) -> Refusal:
     with pytest.raises(Refusal) as error:
         fetcher.fetch(url)
     return error.value
 
 
-def test_a_picture_is_fetched_from_the_address_that_was_checked() -> None:
-    with web() as found:
-        assert found.fetcher().fetch("http://pictures.example/a.png") == PNG
-        assert found.connected == [(PUBLIC, 80)]
-        assert b"Host: pictures.example\r\n" in found.requests[0]
+def test_an_image_is_fetched_from_the_checked_address() -> None:
+    with run_web() as web:
+        assert web.fetcher().fetch("http://pictures.example/a.png") == PNG
+        assert web.connected == [(PUBLIC, 80)]
+        assert b"Host: pictures.example\r\n" in web.requests[0]
 
 
 def test_a_name_that_changes_its_address_is_connected_where_it_was_checked() -> None:
-    """DNS rebinding: public when it is looked at, private afterwards."""
-    with web() as found:
-        found.names["rebinding.example"] = [[PUBLIC], ["127.0.0.1"]]
-        assert found.fetcher().fetch("http://rebinding.example/a.png") == PNG
-        assert found.connected == [(PUBLIC, 80)]
-        assert refused(found.fetcher(), "http://rebinding.example/a.png").status == 403
+    """DNS rebinding: public when checked, private afterwards."""
+    with run_web() as web:
+        web.names["rebinding.example"] = [[PUBLIC], ["127.0.0.1"]]
+        assert web.fetcher().fetch("http://rebinding.example/a.png") == PNG
+        assert web.connected == [(PUBLIC, 80)]
+        assert refusal_of(web.fetcher(), "http://rebinding.example/a.png").status == 403
 
 
 SPELLINGS = [
@@ -123,26 +123,26 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize("host", SPELLINGS)
-def test_what_is_not_public_is_not_reached_in_any_spelling(host: str) -> None:
-    with web() as found:
-        # 424: this system's resolver does not take that spelling for an address at all
-        assert refused(found.fetcher(), f"http://{host}/a.png").status in (403, 424)
-        assert refused(found.fetcher(), f"https://{host}/a.png").status in (403, 424)
-        assert not found.connected
+def test_private_addresses_are_not_reached_in_any_spelling(host: str) -> None:
+    with run_web() as web:
+        # 424: this system's resolver does not accept the spelling as an address
+        assert refusal_of(web.fetcher(), f"http://{host}/a.png").status in (403, 424)
+        assert refusal_of(web.fetcher(), f"https://{host}/a.png").status in (403, 424)
+        assert not web.connected
 
 
-def test_spellings_of_loopback_are_known_for_what_they_are() -> None:
-    """That the tests above are not all passed because nothing resolves."""
+def test_spellings_of_loopback_are_resolved() -> None:
+    """The tests above must not pass merely because nothing resolves."""
     for host in ("127.0.0.1", "127.1", "2130706433", "0x7f000001", "::1", "::ffff:127.0.0.1"):
         assert not any(is_public(address) for address in resolve(host, 80)), host
 
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], [PUBLIC, "10.0.0.1"], ["::ffff:192.168.0.1"], ["fe80::1%lo"], []])
-def test_names_that_resolve_to_what_is_not_public(addresses: list[str]) -> None:
-    with web() as found:
-        found.names["inside.example"] = [addresses]
-        assert refused(found.fetcher(), "http://inside.example/a.png").status == 403
-        assert not found.connected
+def test_names_that_resolve_to_private_addresses(addresses: list[str]) -> None:
+    with run_web() as web:
+        web.names["inside.example"] = [addresses]
+        assert refusal_of(web.fetcher(), "http://inside.example/a.png").status == 403
+        assert not web.connected
 
 
 @pytest.mark.parametrize(
@@ -155,27 +155,27 @@ def test_names_that_resolve_to_what_is_not_public(addresses: list[str]) -> None:
         "http://inside.example/a.png",
     ],
 )
-def test_redirects_to_what_is_not_public(target: str) -> None:
-    with web() as found:
-        found.names["inside.example"] = [["192.168.0.7"]]
-        found.answers["/r"] = redirect(target)
-        assert refused(found.fetcher(), "http://pictures.example/r").status == 403
-        assert len(found.connected) == 1
+def test_redirects_to_private_addresses(target: str) -> None:
+    with run_web() as web:
+        web.names["inside.example"] = [["192.168.0.7"]]
+        web.answers["/r"] = redirect(target)
+        assert refusal_of(web.fetcher(), "http://pictures.example/r").status == 403
+        assert len(web.connected) == 1
 
 
 def test_redirects() -> None:
-    with web() as found:
-        found.names["other.example"] = [["1.1.1.1"]]
-        found.answers["/r"] = redirect("http://other.example/s")
-        found.answers["/s"] = redirect("a.png")
-        assert found.fetcher().fetch("http://pictures.example/r") == PNG
-        assert [address for address, _ in found.connected] == [PUBLIC, "1.1.1.1", "1.1.1.1"]
-        found.answers["/loop"] = redirect("/loop")
-        assert "redirected more than 3 times" in refused(found.fetcher(), "http://pictures.example/loop").sentence
-        found.answers["/file"] = redirect("file:///etc/passwd")
-        assert refused(found.fetcher(), "http://pictures.example/file").status == 400
-        found.answers["/nowhere"] = head("302 Found", Content_Length="0")
-        assert refused(found.fetcher(), "http://pictures.example/nowhere").status == 424
+    with run_web() as web:
+        web.names["other.example"] = [["1.1.1.1"]]
+        web.answers["/r"] = redirect("http://other.example/s")
+        web.answers["/s"] = redirect("a.png")
+        assert web.fetcher().fetch("http://pictures.example/r") == PNG
+        assert [address for address, _ in web.connected] == [PUBLIC, "1.1.1.1", "1.1.1.1"]
+        web.answers["/loop"] = redirect("/loop")
+        assert "redirected more than 3 times" in refusal_of(web.fetcher(), "http://pictures.example/loop").sentence
+        web.answers["/file"] = redirect("file:///etc/passwd")
+        assert refusal_of(web.fetcher(), "http://pictures.example/file").status == 400
+        web.answers["/nowhere"] = head("302 Found", Content_Length="0")
+        assert refusal_of(web.fetcher(), "http://pictures.example/nowhere").status == 424
 
 
 @pytest.mark.parametrize(
@@ -198,35 +198,35 @@ def test_redirects() -> None:
     ],
 )
 def test_other_urls_are_refused(url: str, status: int) -> None:
-    with web() as found:
-        assert refused(found.fetcher(), url).status == status
-        assert not found.connected
+    with run_web() as web:
+        assert refusal_of(web.fetcher(), url).status == status
+        assert not web.connected
 
 
-def test_an_allow_list_narrows_it_further() -> None:
-    with web() as found:
-        found.names |= {
+def test_an_allow_list_restricts_the_hosts() -> None:
+    with run_web() as web:
+        web.names |= {
             "a.good.example": [[PUBLIC]],
             "notgood.example": [[PUBLIC]],
             "inside.good.example": [["10.0.0.1"]],
         }
-        found.answers["/r"] = redirect("http://notgood.example/a.png")
-        allowed = found.fetcher(allow=("Pictures.example", "*.good.example"))
+        web.answers["/r"] = redirect("http://notgood.example/a.png")
+        allowed = web.fetcher(allow=("Pictures.example", "*.good.example"))
         for host in ("pictures.example", "PICTURES.example.", "a.good.example"):
-            found.names.setdefault(host.lower(), [[PUBLIC]])
+            web.names.setdefault(host.lower(), [[PUBLIC]])
             assert allowed.fetch(f"http://{host}/a.png") == PNG
         for host in ("notgood.example", "good.example", "pictures.example.evil.example", "inside.good.example"):
-            assert refused(allowed, f"http://{host}/a.png").status == 403
-        assert refused(allowed, "http://pictures.example/r").status == 403
+            assert refusal_of(allowed, f"http://{host}/a.png").status == 403
+        assert refusal_of(allowed, "http://pictures.example/r").status == 403
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "words"),
+    ("answer", "status", "message"),
     [
         (head(Content_Type="text/html", Content_Length="5") + b"hello", 415, "text/html"),
         (head(Content_Type="image/png", Content_Encoding="gzip", Content_Length="5") + b"hello", 415, "compressed"),
         (head(Content_Type="image/png", Content_Length="9999999999"), 413, "bytes"),
-        (head(Content_Type="image/png", Content_Length="500") + b"short", 424, "cut off"),
+        (head(Content_Type="image/png", Content_Length="500") + b"short", 424, "truncated"),
         (head("404 Not Found", Content_Length="0"), 424, "404"),
         (head("500 Oh", Content_Length="0"), 424, "500"),
         (b"SSH-2.0-OpenSSH\r\n", 424, "cannot be fetched"),
@@ -234,41 +234,41 @@ def test_an_allow_list_narrows_it_further() -> None:
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n", 424, "cannot be fetched"),
     ],
 )
-def test_what_other_servers_answer(answer: bytes, status: int, words: str) -> None:
-    with web() as found:
-        found.answers["/x"] = answer
-        error = refused(found.fetcher(), "http://pictures.example/x")
-        assert (error.status, words in error.sentence) == (status, True), error.sentence
+def test_other_answers_are_refused(answer: bytes, status: int, message: str) -> None:
+    with run_web() as web:
+        web.answers["/x"] = answer
+        error = refusal_of(web.fetcher(), "http://pictures.example/x")
+        assert (error.status, message in error.sentence) == (status, True), error.sentence
 
 
-def test_an_endless_body_is_left_at_the_limit() -> None:
-    sent = []
+def test_an_endless_body_is_aborted_at_the_limit() -> None:
+    sent_bytes = []
 
     def endless(connection: socket.socket, request: bytes) -> None:
         connection.sendall(head(Content_Type="image/png"))
         while True:
             connection.sendall(bytes(65536))
-            sent.append(65536)
+            sent_bytes.append(65536)
 
-    with web(endless) as found:
-        assert refused(found.fetcher(max_bytes=200_000), "http://pictures.example/x").status == 413
-    assert sum(sent) < 50_000_000
+    with run_web(endless) as web:
+        assert refusal_of(web.fetcher(max_bytes=200_000), "http://pictures.example/x").status == 413
+    assert sum(sent_bytes) < 50_000_000
 
 
-@pytest.mark.parametrize("what", ["nothing", "head", "body"])
-def test_a_server_that_trickles_meets_the_time_limit(what: str) -> None:
+@pytest.mark.parametrize("part", ["nothing", "head", "body"])
+def test_a_server_that_trickles_hits_the_time_limit(part: str) -> None:
     ended = threading.Event()
 
     def trickle(connection: socket.socket, request: bytes) -> None:
-        if what == "body":
+        if part == "body":
             connection.sendall(head(Content_Type="image/png"))
         while not ended.wait(0.02):
-            if what != "nothing":
+            if part != "nothing":
                 connection.sendall(b"X")
 
-    with web(trickle) as found:
+    with run_web(trickle) as web:
         began = time.monotonic()
-        error = refused(found.fetcher(seconds=0.3), "http://pictures.example/x")
+        error = refusal_of(web.fetcher(seconds=0.3), "http://pictures.example/x")
         ended.set()
     assert (error.status, "within 0.3 s" in error.sentence) == (424, True), error.sentence
     assert time.monotonic() - began < 20
@@ -281,17 +281,17 @@ def test_a_resolver_that_hangs() -> None:
         ended.wait(20)
         return [PUBLIC]
 
-    error = refused(Fetcher(resolve=hang, seconds=0.1), "http://pictures.example/x")
+    error = refusal_of(Fetcher(resolve=hang, seconds=0.1), "http://pictures.example/x")
     ended.set()
     assert (error.status, "in time" in error.sentence) == (424, True)
 
 
 def test_certificates_are_checked_against_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    names = []
 
     class Context:
         def wrap_socket(self, raw: socket.socket, **options: object) -> socket.socket:
-            asked.append(options["server_hostname"])
+            names.append(options["server_hostname"])
             raise ssl.SSLCertVerificationError("not this name")
 
     from imgcls.serve import urls
@@ -299,30 +299,30 @@ def test_certificates_are_checked_against_the_name(monkeypatch: pytest.MonkeyPat
     assert urls._tls().verify_mode is ssl.CERT_REQUIRED
     assert urls._tls().check_hostname
     monkeypatch.setattr(urls, "_tls", Context)
-    with web() as found:
-        assert refused(found.fetcher(), "https://pictures.example/a.png").status == 424
-        assert found.connected == [(PUBLIC, 443)]
-    assert asked == ["pictures.example"]
+    with run_web() as web:
+        assert refusal_of(web.fetcher(), "https://pictures.example/a.png").status == 424
+        assert web.connected == [(PUBLIC, 443)]
+    assert names == ["pictures.example"]
 
 
-def test_the_server_fetches_where_it_is_switched_on(model: PortableModel) -> None:
+def test_the_server_fetches_if_configured(model: PortableModel) -> None:
     pytest.importorskip("fastapi")
-    with web() as found, serving(model, fetcher=found.fetcher()) as server:
-        right = server.post(b'{"url": "http://pictures.example/a.png"}', "application/json")
-        assert right.json["predictions"][0]["classes"][0]["class"] == model.top([picture()])[0][0][0]
+    with run_web() as web, serving(model, fetcher=web.fetcher()) as server:
+        valid = server.post(b'{"url": "http://pictures.example/a.png"}', "application/json")
+        assert valid.json["predictions"][0]["classes"][0]["class"] == model.top([picture()])[0][0][0]
         two = server.post(b'{"urls": ["http://pictures.example/a.png", "http://127.0.0.1/"]}', "application/json")
         assert two.status == 403
-        assert two.json["error"].startswith("Picture 2: ")
-        found.answers["/text"] = head(Content_Type="image/png", Content_Length="5") + b"hello"
-        wrong = server.post(b'{"url": "http://pictures.example/text"}', "application/json")
-        assert (wrong.status, "not a picture" in wrong.json["error"]) == (400, True)
+        assert two.json["error"].startswith("Image 2: ")
+        web.answers["/text"] = head(Content_Type="image/png", Content_Length="5") + b"hello"
+        text = server.post(b'{"url": "http://pictures.example/text"}', "application/json")
+        assert (text.status, "not a picture" in text.json["error"]) == (400, True)
 
 
-def test_switched_on_by_the_environment() -> None:
+def test_the_environment_configures_the_fetcher() -> None:
     from imgcls.serve.inference import fetcher_from
 
     assert fetcher_from({}) is None
     assert fetcher_from({"IMGCLS_URLS": "false", "IMGCLS_URL_ALLOW": "a.org"}) is None
-    found = fetcher_from({"IMGCLS_URLS": "true", "IMGCLS_URL_ALLOW": "a.org, *.b.org"})
-    assert found is not None
-    assert found.allow == ("a.org", "*.b.org")
+    fetcher = fetcher_from({"IMGCLS_URLS": "true", "IMGCLS_URL_ALLOW": "a.org, *.b.org"})
+    assert fetcher is not None
+    assert fetcher.allow == ("a.org", "*.b.org")

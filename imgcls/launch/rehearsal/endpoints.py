@@ -24,7 +24,7 @@ from typing import Any
 from imgcls.aws.s3 import split_uri
 from imgcls.errors import UserError
 from imgcls.launch.rehearsal.aws import REGION, LocalAws
-from imgcls.serve.local import Container, serving
+from imgcls.serve.local import Container, serve_archive
 
 Response = tuple[str, list[tuple[str, str]], bytes]
 
@@ -110,7 +110,8 @@ class Endpoints:
                 if self._closed:
                     return
             stack = contextlib.ExitStack()
-            self.running[config] = (stack, stack.enter_context(serving(archive, container.get("Environment") or {})))
+            environment = container.get("Environment") or {}
+            self.running[config] = (stack, stack.enter_context(serve_archive(archive, environment)))
 
     def _update(self, request: dict[str, Any]) -> dict[str, Any]:
         self._begin(request, "Updating")
