@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from imgcls import __version__
 from imgcls.cli import guarded, read_options
 from imgcls.system.extras import CORE, Extra, find_extras
-from imgcls.system.machine import available_cores
+from imgcls.system.machine import available_cores, free_memory, total_memory
 
 PATIENCE = 3.0  # seconds that an address may take to answer
 GIB = 2**30
@@ -96,15 +96,7 @@ def system() -> Iterator[Row]:
 
 def memory() -> Iterator[Row]:
     """Free and total, of the machine or of the container that this runs in."""
-    import psutil
-
-    now = psutil.virtual_memory()
-    total, free = now.total, now.available
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit() and int(text) < total:
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        total, free = int(text), min(free, max(0, int(text) - used))
-    yield Row("memory", f"{free / GIB:.1f} of {total / GIB:.1f} GiB free")
+    yield Row("memory", f"{free_memory() / GIB:.1f} of {total_memory() / GIB:.1f} GiB free")
 
 
 def devices() -> Iterator[Row]:

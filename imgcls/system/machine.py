@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -37,15 +38,20 @@ def free_disk(folder: Path) -> int:
 
 def free_memory() -> int:
     """Bytes that can be taken without swapping, within the limit of the container this may run in."""
-    free = _available()
-    for files in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
+    return max(0, min([_available(), *(limit - used for limit, used in _memory_limits())]))
+
+
+def total_memory() -> int:
+    """Bytes of the machine, or of the container that this may run in. Needs psutil."""
+    return min([int(import_module("psutil").virtual_memory().total), *(limit for limit, _ in _memory_limits())])
+
+
+def _memory_limits() -> Iterator[tuple[int, int]]:
+    """Bytes that the container may use, and those that it uses."""
+    for files in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
         match _limits(*files):
             case [limit, used]:
-                free = min(free, limit - used)
-    return max(0, free)
+                yield limit, used
 
 
 def _limits(*files: str) -> list[int]:

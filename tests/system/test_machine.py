@@ -60,6 +60,14 @@ def test_memory(groups: Path, files: dict[str, object], free: int) -> None:
     assert machine.free_memory() == free
 
 
+def test_the_memory_of_a_container_is_its_limit(groups: Path) -> None:
+    whole = machine.total_memory()
+    write(groups, {"memory.max": 2**63 - 4096, "memory.current": 2048})
+    assert machine.total_memory() == whole
+    write(groups, {"memory.max": 4096})
+    assert machine.total_memory() == 4096
+
+
 def test_processes_share_the_processors(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     write(groups, {"cpu.max": "600000 100000"})
