@@ -1,15 +1,19 @@
-"""A learning rate from the loss curve of a short run with a growing one (Smith 2015, Lightning's `lr_find`)."""
+"""A learning rate from the loss of short trainings with a growing one: the range test of Smith (2015), made robust."""
 
 from __future__ import annotations
 
 import copy
 import json
 import logging
+import math
 import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.tuner import Tuner
+import lightning as L
+import numpy as np
 from omegaconf import DictConfig
 
 from imgcls.data.module import ImageDataModule
@@ -21,7 +25,36 @@ from imgcls.training.devices import Devices
 
 log = logging.getLogger(__name__)
 
-SMALLEST, LARGEST, STEPS = 1e-6, 1.0, 100
+SMALLEST, LARGEST, STEPS, STARTS = 1e-6, 10.0, 120, 3
+SMOOTHING_DECADES = 0.15
+"""Standard deviation of the kernel that smooths the mean curve, in powers of ten of the rate."""
+DIVERGED = 3.0
+"""A start ends where its loss is this many times its first one."""
+LEAST_STEPS = 10
+NEVER_FELL = "optim.lr=auto: the loss never fell, so there is no rate to choose. Give optim.lr a number."
+BEGUN, ENOUGH = 0.1, 0.02
+"""The fall begins where a tenth of it is done; a fall of less than 2 % of the first loss is none."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss by learning rate, and what it suggests.
+
+    Attributes:
+        lr: the rates, growing.
+        loss: mean of the starts, smoothed.
+        steepest: where the loss falls fastest.
+        tenth: a tenth of the rate of the least loss.
+        valley: two thirds through the fall (as in fastai's `lr_find`).
+        suggestion: the largest of these three, within the fall: a schedule reaches it for a moment only.
+    """
+
+    lr: list[float]
+    loss: list[float]
+    steepest: float
+    tenth: float
+    valley: float
+    suggestion: float
 
 
 def choose_learning_rate(
@@ -32,28 +65,105 @@ def choose_learning_rate(
         return float(cfg.optim.lr)
     file = folder / "learning_rate.json"
     if file.is_file():
-        return float(json.loads(file.read_text())["suggestion"])
+        return float(json.loads(file.read_text(encoding="utf-8"))["suggestion"])
     if devices.total > 1:
         raise UserError("optim.lr=auto searches on one device. Find it with trainer.devices=1, then give optim.lr.")
     curve = find_learning_rate(cfg, network, data, devices)
-    atomic_write_text(file, json.dumps(curve, indent=2) + "\n")
-    log.info("Learning-rate finder: optim.lr=%.3g.", curve["suggestion"])
-    return float(curve["suggestion"])
+    atomic_write_text(file, json.dumps(asdict(curve), indent=2) + "\n")
+    log.info("Learning-rate finder: optim.lr=%.2g.", curve.suggestion)
+    return curve.suggestion
 
 
-def find_learning_rate(cfg: DictConfig, network: Network, data: ImageDataModule, devices: Devices) -> dict[str, Any]:
-    """Train a copy of `network` with growing rates; return `suggestion` and the curve (`lr`, `loss`).
+def find_learning_rate(cfg: DictConfig, network: Network, data: ImageDataModule, devices: Devices) -> Curve:
+    """Train copies of `network` with growing rates, and read the curve of their mean loss.
 
-    Raises UserError where the curve has no slope to choose from.
+    Raises UserError where the loss never fell.
     """
-    log.info("Searching for a learning rate in %d steps from %g to %g.", STEPS, SMALLEST, LARGEST)
-    classifier = build_classifier(cfg, copy.deepcopy(network), data, devices, SMALLEST)
-    options = {"max_epochs": -1, "max_steps": STEPS, "default_root_dir": tempfile.gettempdir()}
-    trainer = build_trainer(cfg, devices, data, classifier, callbacks=[], **options)
-    finder = Tuner(trainer).lr_find(
-        classifier, datamodule=data, min_lr=SMALLEST, max_lr=LARGEST, num_training=STEPS, update_attr=False
-    )
-    suggestion = finder.suggestion() if finder is not None else None
-    if finder is None or suggestion is None:
-        raise UserError("optim.lr=auto: the loss never fell, so there is no rate to choose. Give optim.lr a number.")
-    return {"suggestion": suggestion, **{name: list(map(float, finder.results[name])) for name in ("lr", "loss")}}
+    log.info("Searching for a learning rate: %d short trainings, from %g to %g.", STARTS, SMALLEST, LARGEST)
+    rates = np.geomspace(SMALLEST, LARGEST, STEPS)
+    losses = []
+    for start in range(STARTS):
+        L.seed_everything(cfg.seed + start, verbose=False)
+        sweep = _GrowingRate(rates)
+        classifier = build_classifier(cfg, copy.deepcopy(network), data, devices, 1.0)
+        options = {"max_epochs": -1, "max_steps": STEPS, "limit_val_batches": 0}
+        options["default_root_dir"] = tempfile.gettempdir()
+        trainer = build_trainer(cfg, devices, data, classifier, [sweep], **options)
+        trainer.fit(classifier, datamodule=data)
+        losses.append(sweep.losses)
+    L.seed_everything(cfg.seed, verbose=False)
+    return read_curve(rates, losses)
+
+
+def read_curve(rates: np.ndarray, losses: Sequence[Sequence[float]]) -> Curve:
+    """What the losses of several starts suggest.
+
+    Args:
+        rates: float (S,), growing by a constant factor.
+        losses: of each start, at the first of the rates; up to S values.
+
+    Raises:
+        UserError: the loss never fell.
+    """
+    length = min(map(len, losses))
+    if length < LEAST_STEPS:
+        raise UserError(NEVER_FELL)
+    rates = rates[:length]
+    loss = _smooth(np.mean([values[:length] for values in losses], axis=0), float(np.log10(rates[1] / rates[0])))
+    first = float(np.median(loss[: max(3, length // 8)]))
+    lowest = int(np.argmin(loss))
+    drop = first - float(loss[lowest])
+    if lowest < 2 or drop < ENOUGH * abs(first):
+        raise UserError(NEVER_FELL)
+    before = np.flatnonzero(loss[:lowest] > first - BEGUN * drop)
+    begin = int(before[-1]) if len(before) else 0
+    slope = np.gradient(loss[begin : lowest + 1]) if lowest > begin else np.zeros(1)
+    low, high = float(rates[begin]), float(rates[lowest])
+    steepest = float(rates[begin + int(np.argmin(slope))])
+    tenth = max(low, high / 10)
+    valley = float(rates[begin + round((lowest - begin) * 2 / 3)])
+    suggestion = min(high, max(low, steepest, tenth, valley))
+    return Curve(rates.tolist(), loss.tolist(), steepest, tenth, valley, suggestion)
+
+
+def _smooth(values: np.ndarray, decades_per_step: float) -> np.ndarray:
+    """A Gaussian kernel over the logarithm of the rate, normalised at the ends."""
+    reach = SMOOTHING_DECADES / decades_per_step
+    places = np.arange(len(values))
+    weights = np.exp(-0.5 * ((places[:, None] - places) / reach) ** 2)
+    smoothed: np.ndarray = weights @ values / weights.sum(axis=1)
+    return smoothed
+
+
+class _GrowingRate(L.Callback):
+    """Sets the rate of each optimiser step, keeps its loss, and stops where the loss explodes."""
+
+    def __init__(self, rates: np.ndarray) -> None:
+        self.rates = rates
+        self.losses: list[float] = []
+        self._shares: list[float] = []
+        self._parts: list[float] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        groups = trainer.optimizers[0].param_groups
+        self._shares = [group.get("initial_lr", group["lr"]) for group in groups]  # of a rate of 1
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        rate = float(self.rates[min(trainer.global_step, len(self.rates) - 1)])
+        for group, share in zip(trainer.optimizers[0].param_groups, self._shares, strict=True):
+            group["lr"] = rate * share
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        self._parts.append(float(loss))
+        if trainer.global_step == len(self.losses):
+            return  # in the middle of an optimiser step
+        self.losses.append(sum(self._parts) / len(self._parts))
+        self._parts = []
+        if not math.isfinite(self.losses[-1]) or self.losses[-1] > DIVERGED * max(self.losses[0], 1e-3):
+            self.losses.pop()
+            trainer.should_stop = True
