@@ -86,7 +86,7 @@ def find_learning_rate(cfg: DictConfig, network: Network, data: ImageDataModule,
         L.seed_everything(cfg.seed + start, verbose=False)
         sweep = _GrowingRate(rates)
         classifier = build_classifier(cfg, copy.deepcopy(network), data, devices, 1.0)
-        options = {"max_epochs": -1, "max_steps": STEPS, "limit_val_batches": 0}
+        options: dict[str, Any] = {"max_epochs": -1, "max_steps": STEPS, "limit_val_batches": 0}
         options["default_root_dir"] = tempfile.gettempdir()
         trainer = build_trainer(cfg, devices, data, classifier, [sweep], **options)
         trainer.fit(classifier, datamodule=data)
