@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from itertools import chain, islice
 
@@ -136,16 +135,21 @@ def test_a_state_is_restored_when_the_batch_is_split_differently() -> None:
 
 def test_loading_runs_ahead_up_to_its_limit() -> None:
     loaded: list[int] = []
+    two_ahead = threading.Event()
 
     def load(item: int) -> int:
         loaded.append(item)
+        if item == 2:
+            two_ahead.set()
         return item
 
-    batches = run_ahead(load, range(100), 2)
+    items = iter(range(100))
+    batches = run_ahead(load, items, 2)
     assert next(batches) == 0
-    time.sleep(0.1)
-    assert loaded == [0, 1, 2]
+    assert two_ahead.wait(30)
+    assert next(items) == 3, "no more was given to the thread"
     batches.close()
+    assert loaded == [0, 1, 2]
     assert loader_threads() == []
 
 

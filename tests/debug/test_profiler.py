@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +11,30 @@ import pytest
 from imgcls.data.loader import Loader
 from imgcls.debug.rules import ISSUES
 from imgcls.debug.storage import read_record
+from tests.clock import Clock
 from tests.debug.test_recorder import fit
 
 
 def test_a_slow_loader_is_detected_and_operators_are_listed(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Loader.__iter__
+    original, clock = Loader.__iter__, Clock()
 
     def slow(self: Loader) -> Any:
         for batch in original(self):
-            time.sleep(0.2)
+            clock.ahead += 0.2
             yield batch
 
     monkeypatch.setattr(Loader, "__iter__", slow)
+    for module in ("imgcls.callbacks.timing", "imgcls.debug.profiler"):
+        monkeypatch.setattr(f"{module}.time", clock)
     run = fit(tmp_path, pictures, "debug.profile=kernels", "debug.sample_seconds=0.1", "data.store=none")
     folder = run.folder / "debug" / "profile"
     profile = json.loads((folder / "profile.json").read_text())
     outcomes = {outcome["rule"]: outcome for outcome in profile["rules"]}
     assert outcomes["Dataloader"]["status"] == ISSUES
     assert "data.store=memory would save" in outcomes["Dataloader"]["advice"]
-    assert profile["steps"]["parts"]["data_wait"]["seconds"] > 0.1
+    assert profile["steps"]["parts"]["data_wait"]["seconds"] > 0.2
     assert profile["steps"]["count"] == 12
     assert set(profile["summary"]) == {"initialisation", "training", "validation", "finalisation"}
     assert all(part["seconds"] > 0 for part in profile["summary"].values())

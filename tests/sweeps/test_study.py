@@ -21,6 +21,7 @@ from imgcls.sweeps.space import parse_space
 from imgcls.sweeps.study import Claim, Study
 from imgcls.sweeps.worker import work
 from imgcls.system.interrupts import Interrupted
+from tests.clock import Clock
 
 SPACE = parse_space(["optim.lr=tag(log,interval(1e-3,1))", "data.batch_size=32,64"])[0]
 Open = Callable[..., Study]
@@ -263,18 +264,19 @@ def test_a_trial_of_a_living_worker_is_left_alone(study: Open, monkeypatch: pyte
     assert claim is not None
 
 
-def test_a_worker_elsewhere_is_given_time(study: Open) -> None:
-    one = study(dead_after=0.2)
+def test_a_worker_elsewhere_is_given_time(study: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("imgcls.sweeps.liveness.time", clock)
+    one = study(dead_after=300)
     claim = one.claim()
     trial_id = one.trials[0]._trial_id
     one.note(claim, worker={"host": "elsewhere", "pid": 1, "born": 1.0, "token": "x", "beat": 1})
     one._mine.discard(trial_id)
-    one.requeue()
-    assert states(one)[0] == "RUNNING"
-    deadline = time.monotonic() + 20
-    while states(one)[0] == "RUNNING" and time.monotonic() < deadline:
-        time.sleep(0.05)
+    for clock.ahead in (0, 200):
         one.requeue()
+        assert states(one)[0] == "RUNNING"
+    clock.ahead = 400
+    one.requeue()
     assert states(one)[0] == "WAITING", "no sign of life for longer than dead_after"
 
 
