@@ -43,7 +43,7 @@ def predict(module: Classifier, count: int = COUNT) -> tuple[torch.Tensor, torch
 
 @pytest.mark.parametrize("batch_size", [1, 5, 36, 37, 64])
 def test_metrics_are_means_over_images_for_any_batch_size(batch_size: int) -> None:
-    module = classifier(label_smoothing=0.3, class_weights=torch.rand(CLASSES), focal_gamma=2.0)
+    module = classifier(label_smoothing=0.3, class_weights=torch.linspace(0.5, 2, CLASSES), focal_gamma=2.0)
     found = validated(module, batch_size)
     logits, labels = predict(module)
     hits = logits.argmax(1) == labels
@@ -78,10 +78,13 @@ def calibration_error(probabilities: torch.Tensor, labels: torch.Tensor, bins: i
 def test_logits_between_0_and_1_are_not_mistaken_for_probabilities() -> None:
     module = classifier()
     with torch.no_grad():
-        for parameter in module.network.head.parameters():
-            parameter.mul_(0.0).add_(0.5)
+        module.network.head[1].weight.zero_()  # type: ignore[index]
+        module.network.head[1].bias.copy_(torch.linspace(0.1, 0.9, CLASSES))  # type: ignore[index]
     logits, labels = predict(module)
-    assert validated(module, 8)["val/ece"] == pytest.approx(calibration_error(logits.softmax(1), labels), abs=1e-6)
+    assert 0 <= float(logits.min()) < float(logits.max()) <= 1
+    right = calibration_error(logits.softmax(1), labels)
+    assert abs(right - calibration_error(logits, labels)) > 0.1
+    assert validated(module, 8)["val/ece"] == pytest.approx(right, abs=1e-6)
 
 
 def test_a_loss_that_is_nan_is_reported() -> None:
