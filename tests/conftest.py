@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest_plugins = ["tests.aws_account"]
+pytest_plugins = ["tests.aws_account", "tests.trainings"]
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from imgcls.config.composition import compose
 from imgcls.errors import UserError
 from imgcls.system.interrupts import Interrupted
 from tests.aws_account import Jobs, needs_moto
+from tests.trainings import DIGITS
 
 pytestmark = needs_moto
 
@@ -142,8 +143,7 @@ def test_faults_are_said_and_the_run_is_not_lost(s3: Any) -> None:
 def test_a_training_is_kept_and_loaded_from_there(s3: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("imgcls.aws.mirror.make_client", lambda option: s3)
     monkeypatch.chdir(tmp_path)
-    words = ["data=digits", "model.name=test_resnet", "export.onnx=false", "debug=off", "trainer.max_epochs=1"]
-    cfg = compose([*words, f"run_dir={ADDRESS}", "trainer.limit_train_batches=2"])
+    cfg = compose([*DIGITS, f"run_dir={ADDRESS}", "trainer.max_epochs=1", "trainer.limit_train_batches=2"])
     run = imgcls.fit(cfg)
     assert {"metrics.json", "model/model.safetensors", "report.html", "checkpoints/best.ckpt"} <= set(there(s3))
     monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "other"))

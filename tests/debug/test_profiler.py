@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +11,10 @@ from imgcls.data.loader import Loader
 from imgcls.debug.rules import ISSUES
 from imgcls.debug.storage import read_record
 from tests.clock import Clock
-from tests.debug.test_recorder import fit
+from tests.trainings import Fit
 
 
-def test_a_slow_loader_is_detected_and_operators_are_listed(
-    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_loader_is_detected_and_operators_are_listed(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     original, clock = Loader.__iter__, Clock()
 
     def slow(self: Loader) -> Any:
@@ -28,7 +25,7 @@ def test_a_slow_loader_is_detected_and_operators_are_listed(
     monkeypatch.setattr(Loader, "__iter__", slow)
     for module in ("imgcls.callbacks.timing", "imgcls.debug.profiler"):
         monkeypatch.setattr(f"{module}.time", clock)
-    run = fit(tmp_path, pictures, "debug.profile=kernels", "debug.sample_seconds=0.1", "data.store=none")
+    run = fit("debug.profile=kernels", "debug.sample_seconds=0.1", "data.store=none")
     folder = run.folder / "debug" / "profile"
     profile = json.loads((folder / "profile.json").read_text())
     outcomes = {outcome["rule"]: outcome for outcome in profile["rules"]}
@@ -49,11 +46,9 @@ def test_a_slow_loader_is_detected_and_operators_are_listed(
     ("rule", "lr", "reason"),
     [("UnchangedTensor", "1e-9", "do not change"), ("ExplodingTensor", "1e30", "no longer finite")],
 )
-def test_a_run_ended_by_a_rule_has_its_test_and_report(
-    tmp_path: Path, pictures: Path, rule: str, lr: str, reason: str
-) -> None:
+def test_a_run_ended_by_a_rule_has_its_test_and_report(fit: Fit, rule: str, lr: str, reason: str) -> None:
     stop = (f"debug.stop_on=[{rule}]", f"optim.lr={lr}", "trainer.max_epochs=9")
-    run = fit(tmp_path, pictures, *stop, "debug.profile=false", "report=true")
+    run = fit(*stop, "debug.profile=false", "report=true")
     assert run.status["state"] == "finished"
     assert run.status["stopped_by"] == rule
     assert reason in run.status["reason"]

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-import imgcls
 from imgcls.callbacks.checkpoints import Checkpoints
 from imgcls.debug.activations import ActivationProbe
 from imgcls.debug.recheck import recheck
@@ -21,22 +20,15 @@ from imgcls.debug.storage import read_observations, read_record
 from imgcls.debug.tensor_rules import ExplodingTensor, SaturatedActivation, VanishingGradient
 from imgcls.errors import UserError
 from imgcls.report.__main__ import report
-from imgcls.runs.run import Run
 from imgcls.system.interrupts import Interrupted
 from tests.debug.trainings import WIDTH, deep_backbone, healthy_backbone, train
 from tests.debug.trainings import pictures as noise
+from tests.trainings import Fit
 
 
-def fit(tmp_path: Path, pictures: Path, *overrides: str, name: str = "run") -> Run:
-    small = ["model.name=test_resnet", "model.pretrained=false", "data.image_size=24", "data.resize=24"]
-    small += ["data.batch_size=16", "trainer.max_epochs=3", "trainer.accelerator=cpu", "export.onnx=false"]
-    place = ["report=false", "data=imagefolder", f"data.root={pictures}", f"run_dir={tmp_path / name}"]
-    return imgcls.fit(imgcls.compose([*place, *small, *overrides]))
-
-
-def test_watching_a_run_does_not_change_its_model(tmp_path: Path, pictures: Path) -> None:
-    watched = fit(tmp_path, pictures, "debug.every=3", name="watched")
-    alone = fit(tmp_path, pictures, "debug=off", name="alone")
+def test_watching_a_run_does_not_change_its_model(fit: Fit) -> None:
+    watched = fit("debug.every=3", name="watched")
+    alone = fit("debug=off", name="alone")
     outcomes = json.loads((watched.folder / "debug" / "rules.json").read_text())
     assert len(outcomes) == 15
     assert {outcome["status"] for outcome in outcomes} <= {"NoIssuesFound", "IssuesFound"}
@@ -49,8 +41,8 @@ def test_watching_a_run_does_not_change_its_model(tmp_path: Path, pictures: Path
     assert (watched.folder / model).read_bytes() == (alone.folder / model).read_bytes()
 
 
-def test_a_resumed_run_has_the_same_record(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = fit(tmp_path, pictures, "debug.every=3", name="whole")
+def test_a_resumed_run_has_the_same_record(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fit("debug.every=3", name="whole")
     original = Checkpoints.on_train_batch_end
 
     def interrupt(self: Checkpoints, trainer: L.Trainer, *args: Any) -> None:
@@ -61,8 +53,8 @@ def test_a_resumed_run_has_the_same_record(tmp_path: Path, pictures: Path, monke
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "on_train_batch_end", interrupt)
         with pytest.raises(Interrupted):
-            fit(tmp_path, pictures, "debug.every=3", name="resumed")
-    resumed = fit(tmp_path, pictures, "debug.every=3", name="resumed")
+            fit("debug.every=3", name="resumed")
+    resumed = fit("debug.every=3", name="resumed")
     assert read_record(resumed.folder / "debug", []) == read_record(whole.folder / "debug", [])
     rules = Path("debug") / "rules.json"
     assert (resumed.folder / rules).read_text() == (whole.folder / rules).read_text()
@@ -105,9 +97,9 @@ def test_a_compiled_network_is_watched_without_its_activations(tmp_path: Path) -
 
 
 def test_rules_are_checked_again_with_other_thresholds(
-    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = fit(tmp_path, pictures, "debug.every=3", "debug.rules.Overfit.ratio_threshold=0.4")
+    run = fit("debug.every=3", "debug.rules.Overfit.ratio_threshold=0.4")
     rules = run.folder / "debug" / "rules.json"
     before = json.loads(rules.read_text())
     recheck(run.folder)

@@ -17,10 +17,10 @@ from imgcls.errors import UserError
 from imgcls.report.__main__ import report
 from imgcls.runs.run import load
 from imgcls.system.interrupts import Interrupted
-from tests.debug.test_recorder import fit
 from tests.report.test_report import run_folder
+from tests.trainings import Fit
 
-SMALL = ("debug.profile=false", "trainer.max_epochs=3", "report=true")
+REPORTED = ("debug.profile=false", "report=true")
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ SMALL = ("debug.profile=false", "trainer.max_epochs=3", "report=true")
     ids=["failed", "interrupted"],
 )
 def test_a_run_that_does_not_finish_has_a_page(
-    error: Exception, words: str, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, words: str, tmp_path: Path, fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: Checkpoints, trainer: Any, *args: Any) -> None:
         if trainer.global_step == 6:
@@ -40,7 +40,7 @@ def test_a_run_that_does_not_finish_has_a_page(
 
     monkeypatch.setattr(Checkpoints, "on_train_batch_end", fail)
     with pytest.raises(type(error)):
-        fit(tmp_path, pictures, *SMALL)
+        fit(*REPORTED)
     run = load(tmp_path / "run")
     page = run.report_file.read_text()
     assert words in page
@@ -51,11 +51,11 @@ def test_a_run_that_does_not_finish_has_a_page(
     assert json.loads((run.folder / "debug" / "rules.json").read_text())
 
 
-def test_a_run_of_one_epoch_tells_its_duplicates(tmp_path: Path, pictures: Path) -> None:
+def test_a_run_of_one_epoch_tells_its_duplicates(fit: Fit, pictures: Path) -> None:
     twin = pictures / "train" / "cat" / "000.png"
     (pictures / "test" / "dog" / "twin.png").write_bytes(twin.read_bytes())
     (pictures / "test" / "dog" / "empty.png").touch()
-    run = fit(tmp_path, pictures, *SMALL, "trainer.max_epochs=1")
+    run = fit(*REPORTED, "trainer.max_epochs=1")
     held = {file.stem for file in (run.folder / "report_data").iterdir()}
     assert held == {"counts", "duplicates", "pictures", "augmented", "gradcam"}
     page = run.report_file.read_text()
@@ -128,12 +128,12 @@ def test_long_lists_and_many_classes_are_bounded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_report_that_is_not_wanted_is_drawn_when_asked(
-    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+    tmp_path: Path, fit: Fit, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     if fails:
         monkeypatch.setattr("imgcls.training.pipeline._test", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
-        fit(tmp_path, pictures, *SMALL, "trainer.max_epochs=1", "report=false")
+        fit(*REPORTED, "trainer.max_epochs=1", "report=false")
     run = load(tmp_path / "run")
     assert not run.report_file.exists()
     assert not (run.folder / "figures").exists()

@@ -19,6 +19,7 @@ from imgcls.preprocessing import Preprocessing
 from imgcls.runs.run import Run
 from tests.serve.conftest import serving
 from tests.serve.test_inference import start_container
+from tests.trainings import SMALL
 
 CLASSES = ("blue", "green", "red")
 
@@ -44,10 +45,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
                     image.save(file.with_suffix(".jpg"), quality=80, exif=exif)
                 else:
                     image.convert("RGBA").save(file.with_suffix(".webp"), quality=90)
-    overrides = ["data=imagefolder", f"data.root={root}", "data.image_size=32", "data.resize=36", "data.batch_size=8"]
-    overrides += ["model.name=test_resnet", "model.pretrained=false", "optim.lr=3e-3", "trainer.max_epochs=2"]
-    overrides += ["debug=off", "trainer.accelerator=cpu", f"run_dir={root / 'run'}", "data.normalization=dataset"]
-    return imgcls.fit(imgcls.compose(overrides))
+    overrides = [*SMALL, f"data.root={root}", "data.image_size=32", "data.resize=36", "data.batch_size=8"]
+    overrides += ["debug=off", "optim.lr=3e-3", "trainer.max_epochs=2", "data.normalization=dataset"]
+    return imgcls.fit(imgcls.compose([*overrides, "export.onnx=auto", f"run_dir={root / 'run'}"]))
 
 
 def test_all_ways_give_the_same_answer(

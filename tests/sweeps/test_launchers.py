@@ -10,23 +10,15 @@ from pathlib import Path
 
 import pytest
 
-SMALL = [
-    "data=imagefolder",
-    "model.name=test_resnet",
-    "model.pretrained=false",
-    "data.image_size=24",
-    "data.resize=24",
-    "trainer.max_epochs=2",
-    "trainer.accelerator=cpu",
-    "debug=off",
-    "report=false",
-]
+from tests.trainings import SMALL
+
+TWO_EPOCHS = [*SMALL, "trainer.max_epochs=2", "debug=off"]
 ROOT = Path(__file__).parents[2]
 
 
 def search(folder: Path, pictures: Path, *words: str) -> tuple[list[dict[str, str]], str]:
     """The rows of `sweep.csv` of a search in `folder`, and what it said."""
-    command = [sys.executable, "-m", "imgcls.train", "-m", "hydra/sweeper=optuna", *SMALL, f"data.root={pictures}"]
+    command = [sys.executable, "-m", "imgcls.train", "-m", "hydra/sweeper=optuna", *TWO_EPOCHS, f"data.root={pictures}"]
     command += ["hydra.sweep.dir=sweep", "optim.lr=tag(log,interval(1e-4,1e-1))", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)

@@ -15,6 +15,7 @@ from imgcls.sweeps.pruning import Pruning, report_step
 from imgcls.sweeps.space import parse_space
 from imgcls.sweeps.study import Study
 from imgcls.sweeps.trials import reports_of
+from tests.trainings import SMALL
 
 CONSTANT = SimpleNamespace(schedule="constant", warmup_epochs=0.0)
 EPOCHS = 9
@@ -103,9 +104,8 @@ def test_a_storage_that_is_away_does_not_end_a_training(tmp_path: Path) -> None:
 
 
 def test_a_pruned_training_ends_as_one_and_counts_as_one(tmp_path: Path, pictures: Path) -> None:
-    words = ["data=imagefolder", f"data.root={pictures}", "model.name=test_resnet", "model.pretrained=false"]
-    words += ["data.image_size=24", "data.resize=24", "data.batch_size=16", "trainer.max_epochs=4", "debug=off"]
-    words += ["trainer.accelerator=cpu", "optim.warmup_epochs=0", "optim=sgd"]
+    words = [*SMALL, f"data.root={pictures}", "trainer.max_epochs=4", "debug=off"]
+    words += ["optim.warmup_epochs=0", "optim=sgd"]
     space = {"optim.lr": [0.02, 0.021, 1e-9]}
     found = imgcls.search(
         words,

@@ -16,26 +16,16 @@ import imgcls
 from imgcls.data.imagefolder import ImageFolder
 from imgcls.errors import UserError
 from imgcls.sweeps.python import Search
+from tests.trainings import SMALL
 
-SMALL = [
-    "data=imagefolder",
-    "model.name=test_resnet",
-    "model.pretrained=false",
-    "data.image_size=24",
-    "data.resize=24",
-    "data.batch_size=16",
-    "trainer.max_epochs=2",
-    "trainer.accelerator=cpu",
-    "debug=off",
-    "report=false",
-]
+TWO_EPOCHS = [*SMALL, "trainer.max_epochs=2", "debug=off"]
 SPACE = {"optim.lr": "tag(log,interval(1e-4,1e-1))", "model.head.dropout": [0.0, 0.5]}
 Words = list[str]
 
 
 @pytest.fixture
 def words(pictures: Path) -> Words:
-    return [*SMALL, f"data.root={pictures}"]
+    return [*TWO_EPOCHS, f"data.root={pictures}"]
 
 
 @pytest.fixture

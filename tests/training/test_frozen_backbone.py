@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,11 @@ from imgcls.errors import UserError
 from imgcls.evaluate import evaluate
 from imgcls.models.backbones import create_network
 from imgcls.models.network import Network
-from imgcls.runs.run import Run
 from imgcls.system.interrupts import Interrupted
 from imgcls.training.frozen_backbone import backbone_key
+from tests.trainings import Fit
 
 SHAPE = (2, 5, 3)
-Fit = Callable[..., Run]
 
 
 @pytest.fixture
@@ -42,31 +42,10 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fit(tmp_path: Path, pictures: Path, weights: Path) -> Fit:
-    def run(*overrides: str, name: str = "run") -> Run:
-        small = ["model.name=test_resnet", "model.pretrained=false", "data.image_size=24", "data.resize=24"]
-        small += [
-            "data.batch_size=16",
-            "trainer.max_epochs=4",
-            "trainer.accelerator=cpu",
-            "export.onnx=false",
-            "report=false",
-        ]
-        frozen = [f"model.weights={weights}", "model.freeze=backbone"]
-        return imgcls.fit(
-            imgcls.compose(
-                [
-                    "data=imagefolder",
-                    *small,
-                    *frozen,
-                    f"data.root={pictures}",
-                    f"run_dir={tmp_path / name}",
-                    *overrides,
-                ]
-            )
-        )
-
-    return run
+def fit(fit: Fit, weights: Path) -> Fit:
+    """The small training of a head alone, for one epoch more."""
+    frozen = ("trainer.max_epochs=4", f"model.weights={weights}", "model.freeze=backbone")
+    return functools.partial(fit, *frozen)
 
 
 CHECKED = [7, 7]

@@ -12,7 +12,7 @@ import pytest
 import imgcls
 from imgcls.errors import UserError
 from imgcls.training import loggers
-from tests.debug.test_recorder import fit
+from tests.trainings import Fit
 
 
 class Fake:
@@ -48,15 +48,13 @@ def test_an_unknown_logger_is_answered_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
-def test_a_run_logs_metrics_and_figures(
-    name: str, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_logs_metrics_and_figures(name: str, tmp_path: Path, fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(name)
     if name == "mlflow":
         pytest.importorskip("sqlalchemy")
     monkeypatch.chdir(tmp_path)
     words = {"wandb": ["logger.offline=true"]}.get(name, [])
-    run = fit(tmp_path, pictures, f"logger={name}", *words, "trainer.max_epochs=1", "debug=off", "report=true")
+    run = fit(f"logger={name}", *words, "trainer.max_epochs=1", "debug=off", "report=true")
     if name == "tensorboard":
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -80,8 +78,8 @@ def test_a_run_logs_metrics_and_figures(
         assert any("curves" in file for file in written)
 
 
-def test_nothing_is_imported_without_a_logger(tmp_path: Path, pictures: Path) -> None:
+def test_nothing_is_imported_without_a_logger(fit: Fit) -> None:
     before = {name for name in ("mlflow", "wandb") if name in sys.modules}
-    run = fit(tmp_path, pictures, "trainer.max_epochs=1", "debug=off")
+    run = fit("trainer.max_epochs=1", "debug=off")
     assert (run.folder / "metrics.csv").is_file()
     assert {name for name in ("mlflow", "wandb") if name in sys.modules} == before

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,32 +25,9 @@ from imgcls.runs.run import Run
 from imgcls.system.interrupts import Interrupted
 from imgcls.training.checkpoint_io import read_checkpoint
 from tests.conftest import write_pictures
+from tests.trainings import SMALL, Fit
 
-SMALL = [
-    "data=imagefolder",
-    "model.name=test_resnet",
-    "model.pretrained=false",
-    "data.image_size=24",
-    "data.resize=24",
-    "data.batch_size=16",
-    "trainer.max_epochs=3",
-    "trainer.accelerator=cpu",
-    "export.onnx=false",
-    "report=false",
-]
 TIMES = ("seconds", "images_per_second", "training_seconds", "wall_seconds", "data_wait_fraction")
-
-Fit = Callable[..., Run]
-
-
-@pytest.fixture
-def fit(tmp_path: Path, pictures: Path) -> Fit:
-    """Fit the small run with some overrides, in a folder of its own."""
-
-    def run(*overrides: str, name: str = "run") -> Run:
-        return imgcls.fit(imgcls.compose([*SMALL, f"data.root={pictures}", f"run_dir={tmp_path / name}", *overrides]))
-
-    return run
 
 
 def numbers(run: Run) -> dict[str, Any]:

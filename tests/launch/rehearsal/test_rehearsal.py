@@ -17,10 +17,10 @@ from imgcls.launch.sagemaker.training_job import METRICS, metric_definitions
 from imgcls.runs.reading import read_status
 from tests.aws_account import needs_sdk
 from tests.launch.rehearsal.test_job import namespaces
+from tests.trainings import DIGITS
 
 pytestmark = [needs_sdk, pytest.mark.skipif(not namespaces(), reason="namespaces are not allowed here")]
 
-SMALL = ["data=digits", "model.name=test_resnet", "export.onnx=false", "debug=off", "trainer.accelerator=cpu"]
 NOT_ABOUT_TIME = ("val/", "test/", "train/", "best_epoch", "epochs")
 
 
@@ -38,7 +38,7 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def test_an_interrupted_job_has_the_results_of_a_local_run(tmp_path: Path, own_temporary_folder: Path) -> None:
-    words = [*SMALL, "trainer.max_epochs=6", "seed=3"]
+    words = [*DIGITS, "trainer.max_epochs=6", "seed=3"]
     local = imgcls.fit(imgcls.compose([*words, f"run_dir={tmp_path / 'local'}"]))
     cfg = imgcls.compose([*words, f"run_dir={tmp_path / 'job'}", "launch=rehearsal", "launch.interrupt=true"])
     job = imgcls.fit(cfg, words)
@@ -61,7 +61,7 @@ def test_an_interrupted_job_has_the_results_of_a_local_run(tmp_path: Path, own_t
 
 def test_two_hosts_train_together(tmp_path: Path) -> None:
     words = ["trainer.max_epochs=1", "report=false", f"run_dir={tmp_path / 'job'}"]
-    job = imgcls.fit(imgcls.compose([*SMALL, *words, "launch=rehearsal", "launch.instance_count=2"]))
+    job = imgcls.fit(imgcls.compose([*DIGITS, *words, "launch=rehearsal", "launch.instance_count=2"]))
     lines = (job.folder / "job.log").read_text().splitlines()
     assert {line.split(" | ")[0] for line in lines} == {"algo-1", "algo-2"}
     assert len([line for line in lines if "imgcls epoch=0" in line]) == 1
@@ -74,7 +74,7 @@ def test_a_failure_says_what_the_container_said(tmp_path: Path, own_temporary_fo
     (tmp_path / "more.txt").write_text("a-package-that-is-nowhere==9.9 --no-index\n")
     words = [f"run_dir={tmp_path / 'job'}", f"launch.requirements={tmp_path / 'more.txt'}"]
     with pytest.raises(UserError, match=r"The job imgcls-\S+ failed: The packages could not be installed") as raised:
-        imgcls.fit(imgcls.compose([*SMALL, "launch=rehearsal", *words]))
+        imgcls.fit(imgcls.compose([*DIGITS, "launch=rehearsal", *words]))
     assert len(str(raised.value).splitlines()) == 2
     status = read_status(tmp_path / "job")
     assert status["state"] == "failed"

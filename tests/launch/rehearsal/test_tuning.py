@@ -19,16 +19,9 @@ from imgcls.sweeps.sagemaker.ranges import Ranges
 from imgcls.sweeps.space import parse_space
 from tests.aws_account import Search, needs_moto
 from tests.launch.rehearsal.test_job import namespaces
+from tests.trainings import DIGITS
 
 TOOLKIT = all(importlib.util.find_spec(module) for module in image.TOOLKIT)
-SMALL = [
-    "data=digits",
-    "model.name=test_resnet",
-    "debug=off",
-    "trainer.accelerator=cpu",
-    "trainer.max_epochs=2",
-    "report=false",
-]
 
 
 @needs_moto
@@ -38,7 +31,7 @@ def test_trials_run_through_the_toolkit_and_hear_when_they_are_stopped(search: S
     """With `launch.interrupt` each trial loses its machine after an epoch, and goes on from its checkpoint."""
     words = ["hydra/sweeper=sagemaker", "launch=rehearsal", "launch.interrupt=true", "launch.image=own/image:1"]
     space = ["head=mlp", "optim.lr=choice(0.01)", "search.tuning.strategy=grid", "search.study=s"]
-    assert search(*words, *SMALL, *space) == 0
+    assert search(*words, *DIGITS, "trainer.max_epochs=2", "report=false", *space) == 0
     folder = tmp_path / "sweeps" / "s"
     with (folder / "sweep.csv").open() as file:
         (row,) = csv.DictReader(file)
