@@ -112,7 +112,7 @@ def test_every_command_is_run_or_composed() -> None:
 
 
 IN_ANOTHER_TEST = re.compile(r"runs/cosine|-m imgcls\.(jobs|deploy)")
-"""test_extending.py, launch/sagemaker/test_jobs.py, deploy/test_documentation.py"""
+"""test_extending.py, test_jobs.py, deploy/test_documentation.py"""
 COMPOSED = [command for command in commands() if command.module in HYDRA]
 OTHERS = [
     command

@@ -102,24 +102,3 @@ def test_what_is_installed_is_compared_with_what_is_declared(monkeypatch: pytest
     told = {row.name: row.text for row in doctor.features()}
     assert "(needs no-such-package-at-all>=2: pip install 'imgcls[absent]')" in told["absent"]
     assert "not for Python" in told["other"]
-
-
-def test_an_installed_imgcls_is_asked_for_its_own_requirements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = tmp_path / "imgcls-9.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(
-        "Metadata-Version: 2.4\nName: imgcls\nVersion: 9\nProvides-Extra: onnx\nProvides-Extra: all\n"
-        "Requires-Dist: numpy>=1.26\n"
-        "Requires-Dist: onnx>=1.17; extra == 'onnx'\n"
-        "Requires-Dist: imgcls[onnx]; extra == 'all'\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(extras, "__file__", str(tmp_path / "site" / "imgcls" / "extras.py"))
-    found = extras.requirements()
-    assert {name: [line.name for line in lines] for name, lines in found.items()} == {
-        "": ["numpy"],
-        "onnx": ["onnx"],
-        "all": ["imgcls"],
-    }
-    monkeypatch.setattr(extras, "_lack", lambda line: line.name)
-    assert extras.find_extras()["all"].missing == ("onnx",)

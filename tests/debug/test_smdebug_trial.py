@@ -13,7 +13,7 @@ from imgcls.debug.rules import ISSUES, NO_ISSUES
 from imgcls.debug.smdebug_callback import SMDebug
 from imgcls.errors import UserError
 from imgcls.report.__main__ import report
-from tests.debug.test_smdebug import needs_smdebug
+from tests.debug.test_smdebug_callback import needs_smdebug
 from tests.debug.trainings import deep_backbone, healthy_backbone, train
 
 

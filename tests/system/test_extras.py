@@ -1,3 +1,5 @@
+"""Which packages an extra needs, and which of them are there."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -5,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from imgcls.errors import UserError
+from imgcls.system import extras
 from imgcls.system.extras import check_installed, need
 
 
@@ -25,3 +28,24 @@ def test_missing_packages_are_named_together(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UserError) as caught:
         check_installed(["fastapi", "prometheus_client"], "serve", "Serving")
     assert str(caught.value) == "Serving needs fastapi and prometheus-client: pip install 'imgcls[serve]'."
+
+
+def test_an_installed_imgcls_is_asked_for_its_own_requirements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "imgcls-9.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.4\nName: imgcls\nVersion: 9\nProvides-Extra: onnx\nProvides-Extra: all\n"
+        "Requires-Dist: numpy>=1.26\n"
+        "Requires-Dist: onnx>=1.17; extra == 'onnx'\n"
+        "Requires-Dist: imgcls[onnx]; extra == 'all'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(extras, "__file__", str(tmp_path / "site" / "imgcls" / "system" / "extras.py"))
+    found = extras.requirements()
+    assert {name: [line.name for line in lines] for name, lines in found.items()} == {
+        "": ["numpy"],
+        "onnx": ["onnx"],
+        "all": ["imgcls"],
+    }
+    monkeypatch.setattr(extras, "_lack", lambda line: line.name)
+    assert extras.find_extras()["all"].missing == ("onnx",)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,37 @@ def test_copies_keep_the_kinds_of_containers() -> None:
     assert type(copied) is OrderedDict
     assert type(copied["a"][1]) is tuple
     assert copied["b"] is None
+
+
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    io, file = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    io.save_checkpoint({"step": 1}, file)
+
+    def full(_: Any, target: Path) -> None:
+        target.write_bytes(b"half of it")
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 128 vs 24")
+
+    monkeypatch.setattr(torch, "save", full)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(100, 100, 0))
+    with pytest.raises(UserError, match="disk is full"):
+        io.save_checkpoint({"step": 2}, file)
+    assert read_checkpoint(file) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [file]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10**12, 0, 10**12))
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        io.save_checkpoint({"step": 2}, file)
+
+
+class Malicious:
+    def __reduce__(self) -> Any:
+        return print, ("executed",)
+
+
+def test_a_checkpoint_is_never_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.ckpt").write_bytes(pickle.dumps(Malicious()))
+    torch.save({"state": Malicious()}, tmp_path / "y.ckpt")
+    for name in ("x.ckpt", "y.ckpt"):
+        with pytest.raises(UserError, match="no checkpoint that can be read"):
+            read_checkpoint(tmp_path / name)
+    assert "executed" not in capsys.readouterr().out

@@ -336,7 +336,7 @@ def test_the_parts_work_with_a_plain_trainer(pictures: Path) -> None:
 def test_kills_at_random_moments_change_nothing(tmp_path: Path, pictures: Path) -> None:
     program = Path(__file__).parent / "kill_runs.py"
     kills = os.environ.get("IMGCLS_TEST_KILLS", "20")
-    environment = {**os.environ, "PYTHONPATH": str(program.parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(program.parents[2])}
     ran = subprocess.run(
         [
             sys.executable,

@@ -22,7 +22,7 @@ from imgcls.launch.rehearsal.launcher import START, remove_left_over
 from imgcls.launch.rehearsal.namespaces import check_namespaces
 from imgcls.launch.sagemaker.policies import Names, role_policy
 from tests.aws_account import needs_moto
-from tests.launch.sagemaker.test_jobs import compare
+from tests.launch.sagemaker.test_policies import compare
 
 
 def namespaces() -> bool:

@@ -191,7 +191,7 @@ def test_no_step_of_a_training_waits(
             "data.batch_size=16",
             f"data.micro_batch_size={16 // parts}",
             "trainer.accelerator=cpu",
-            "trainer._target_=tests.test_synchronisation.trainer_on_meta",
+            "trainer._target_=tests.training.test_synchronisation.trainer_on_meta",
             "debug.every=1" if parts == 1 else "debug=off",
             f"trainer.limit_train_batches={15 * parts}",
         ]

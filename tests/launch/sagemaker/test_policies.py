@@ -1,4 +1,4 @@
-"""`python -m imgcls.jobs` and the policies, against moto."""
+"""The policies of IAM hold what the calls need, and no more."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from imgcls.aws.costs import at_most, hours
-from imgcls.errors import UserError
 from imgcls.jobs import _main
 from imgcls.launch.rehearsal.aws import Call
 from imgcls.launch.sagemaker import policies
@@ -21,110 +19,7 @@ from tests.launch.sagemaker.test_training_job import launch
 
 pytestmark = needs_moto
 
-WORDS = ["data=digits", "launch=sagemaker", "launch.wait=false", "launch.image=own/image:1"]
-
-
-def finish(account: Jobs, state: str = "Completed") -> None:
-    """Let the latest job end as in AWS, with its archives."""
-    account.finish(account.requests[-1], {"val/accuracy": 0.5}, state)
-
-
-@needs_sdk
-def test_jobs_are_listed_followed_fetched_and_stopped(
-    signed_in: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    _main([])
-    assert "There are no jobs of imgcls in us-east-1." in capsys.readouterr().out
-    folder = tmp_path / "runs" / "dogs"
-    launch(signed_in, folder, WORDS)
-    name = signed_in.requests[0]["TrainingJobName"]
-    documented = [
-        command.words for command in commands() if command.module == "jobs" and "policies" not in command.line
-    ]
-    assert len(documented) == 4
-    capsys.readouterr()
-    _main(["list"])
-    printed = capsys.readouterr().out
-    assert f"{name} runs: at most 24.0 more hours of ml.g4dn.xlarge" in printed
-    assert f"stop it with: python -m imgcls.jobs stop job={name}" in printed
-    with pytest.raises(UserError, match="still runs"):
-        _main(["fetch", f"job={name}"])
-
-    _main(["stop", "run=runs/dogs"])
-    assert signed_in.stopped == [name]
-    finish(signed_in)
-    for words in documented:
-        _main(words)
-        capsys.readouterr()
-    status = json.loads((folder / "status.json").read_text())
-    assert (status["state"], status["resumed"], status["job"]) == ("finished", 2, name)
-    assert (folder / "model" / "model.json").is_file()
-
-    _main(["fetch", f"job={name}"])  # on another machine
-    other = tmp_path / "runs" / name
-    assert json.loads((other / "metrics.json").read_text())["val/accuracy"] == 0.5
-    assert "digits" in (other / "config.yaml").read_text().lower()
-    assert "50.00%" in capsys.readouterr().out
-
-
-@needs_sdk
-def test_a_failed_and_a_stopped_job_say_why(signed_in: Jobs, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    launch(signed_in, folder, WORDS)
-    finish(signed_in, "Failed")
-    signed_in.aws.job(
-        signed_in.requests[0]["TrainingJobName"]
-    ).failure_reason = "AlgorithmError: data.root=x: no such folder.\nmore, exit code: 2"
-    request = signed_in.requests[0]["CheckpointConfig"]["S3Uri"].removeprefix("s3://")
-    bucket, _, prefix = request.partition("/")
-    signed_in.cloud().client("s3").put_object(Bucket=bucket, Key=f"{prefix}/log.txt", Body=b"its last words")
-    with pytest.raises(UserError, match=r"failed: data\.root=x: no such folder\.\nIts log: .*job\.log"):
-        _main(["attach", f"run={folder}"])
-    assert (folder / "log.txt").read_text() == "its last words"
-    assert json.loads((folder / "status.json").read_text())["state"] == "failed"
-
-
-def test_what_is_asked_wrongly(tmp_path: Path) -> None:
-    for words, said in [
-        (["lst"], "Did you mean list"),
-        (["stop"], "Which job"),
-        (["stop", "job=a", "run=b"], "Which job"),
-        (["fetch", f"run={tmp_path}"], "knows of no job"),
-        (["list", "most=many"], "most=many: must be a whole number of at least 1"),
-        (["list", "poll=0"], "poll=0.0: must be a number above 0"),
-        (["list", "stop"], "Unexpected argument 'stop'"),
-        (["list", "regio=x"], "Did you mean region"),
-    ]:
-        with pytest.raises(UserError, match=said):
-            _main(words)
-
-
-def test_costs_are_those_of_the_price_list() -> None:
-    job = {
-        "ResourceConfig": {"InstanceCount": 2, "InstanceType": "ml.g5.xlarge"},
-        "StoppingCondition": {"MaxRuntimeInSeconds": 7200},
-    }
-    assert hours(job, 0.0) == 4
-
-    class Session:
-        def client(self, service: str, **_: Any) -> Any:
-            assert service == "pricing"
-            return self
-
-        def get_products(self, **_: Any) -> Any:
-            dimension = {"x": {"unit": "Hrs", "pricePerUnit": {"USD": "1.5000000000"}}}
-            return {"PriceList": [json.dumps({"terms": {"OnDemand": {"y": {"priceDimensions": dimension}}}})]}
-
-    class Account:
-        region = "eu-west-1"
-        session: Any = Session()
-
-    assert at_most(Account(), job, 4) == "at most 4.0 more hours of ml.g5.xlarge, 6.00 USD at 1.500 USD an hour"
-    Account.session = None
-    assert "https://aws.amazon.com/sagemaker/pricing" in at_most(Account(), job, 4)
-
-
+WORDS = ["launch=sagemaker", "launch.image=own/image:1"]
 ACTIONS = {  # operations of boto3 whose permission has another name
     "HeadObject": "s3:GetObject",
     "HeadBucket": "s3:ListBucket",
@@ -201,7 +96,7 @@ def test_the_policies_hold_what_the_calls_need_and_no_more(
     for number in range(2):
         (pictures / f"{number}.jpg").write_text("x")
     (tmp_path / "w.safetensors").write_text("x")
-    words = [*WORDS[1:], "data=imagefolder", f"data.root={tmp_path / 'pictures'}"]
+    words = [*WORDS, "launch.wait=false", "data=imagefolder", f"data.root={tmp_path / 'pictures'}"]
     launch(signed_in, tmp_path / "run", [*words, f"model.weights={tmp_path / 'w.safetensors'}"])
     (pictures / "0.jpg").unlink()
     launch(signed_in, tmp_path / "second", words)
@@ -211,11 +106,11 @@ def test_the_policies_hold_what_the_calls_need_and_no_more(
     logs.create_log_stream(logGroupName=group, logStreamName=f"{job.removeprefix('job=')}/algo-1-1")
     _main(["stop", job])
     _main(["list"])
-    finish(signed_in)
+    signed_in.finish(signed_in.requests[-1], {"val/accuracy": 0.5})
     _main(["attach", f"run={tmp_path / 'second'}"])
     signed_in.aws.run_job = lambda request: signed_in.finish(request, {"val/accuracy": 0.5})
     tuning = ["hydra/sweeper=sagemaker", "optim.lr=0.1,0.01", "search.trials=1", "search.study=s", "launch.poll=0.1"]
-    assert search(*tuning, *WORDS[:2], *WORDS[3:], "launch.role=trainer") == 0
+    assert search(*tuning, *WORDS, "data=digits", "launch.role=trainer") == 0
     _main(["stop", "run=sweeps/s"])
 
     policy = policies.person_policy(names(signed_in))
@@ -254,7 +149,7 @@ KNOW_NO_RESOURCES = {
 
 
 def _of_the_test(call: Call) -> bool:
-    """`finish` puts what a job would."""
+    """`Jobs.finish` puts what a job would."""
     return call.operation == "PutObject" and "/output/" in call.params["Key"]
 
 

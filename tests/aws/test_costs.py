@@ -1,0 +1,33 @@
+"""What jobs may cost, by the list of prices."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from imgcls.aws.costs import at_most, hours
+
+
+def test_costs_are_those_of_the_price_list() -> None:
+    job = {
+        "ResourceConfig": {"InstanceCount": 2, "InstanceType": "ml.g5.xlarge"},
+        "StoppingCondition": {"MaxRuntimeInSeconds": 7200},
+    }
+    assert hours(job, 0.0) == 4
+
+    class Session:
+        def client(self, service: str, **_: Any) -> Any:
+            assert service == "pricing"
+            return self
+
+        def get_products(self, **_: Any) -> Any:
+            dimension = {"x": {"unit": "Hrs", "pricePerUnit": {"USD": "1.5000000000"}}}
+            return {"PriceList": [json.dumps({"terms": {"OnDemand": {"y": {"priceDimensions": dimension}}}})]}
+
+    class Account:
+        region = "eu-west-1"
+        session: Any = Session()
+
+    assert at_most(Account(), job, 4) == "at most 4.0 more hours of ml.g5.xlarge, 6.00 USD at 1.500 USD an hour"
+    Account.session = None
+    assert "https://aws.amazon.com/sagemaker/pricing" in at_most(Account(), job, 4)

@@ -1,0 +1,89 @@
+"""`python -m imgcls.jobs`, against moto."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from imgcls.errors import UserError
+from imgcls.jobs import _main
+from tests.aws_account import Jobs, needs_moto, needs_sdk
+from tests.documents import commands
+from tests.launch.sagemaker.test_training_job import launch
+
+pytestmark = needs_moto
+
+WORDS = ["data=digits", "launch=sagemaker", "launch.wait=false", "launch.image=own/image:1"]
+
+
+@needs_sdk
+def test_jobs_are_listed_followed_fetched_and_stopped(
+    signed_in: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _main([])
+    assert "There are no jobs of imgcls in us-east-1." in capsys.readouterr().out
+    folder = tmp_path / "runs" / "dogs"
+    launch(signed_in, folder, WORDS)
+    name = signed_in.requests[0]["TrainingJobName"]
+    documented = [
+        command.words for command in commands() if command.module == "jobs" and "policies" not in command.line
+    ]
+    assert len(documented) == 4
+    capsys.readouterr()
+    _main(["list"])
+    printed = capsys.readouterr().out
+    assert f"{name} runs: at most 24.0 more hours of ml.g4dn.xlarge" in printed
+    assert f"stop it with: python -m imgcls.jobs stop job={name}" in printed
+    with pytest.raises(UserError, match="still runs"):
+        _main(["fetch", f"job={name}"])
+
+    _main(["stop", "run=runs/dogs"])
+    assert signed_in.stopped == [name]
+    signed_in.finish(signed_in.requests[-1], {"val/accuracy": 0.5})
+    for words in documented:
+        _main(words)
+        capsys.readouterr()
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["resumed"], status["job"]) == ("finished", 2, name)
+    assert (folder / "model" / "model.json").is_file()
+
+    _main(["fetch", f"job={name}"])  # on another machine
+    other = tmp_path / "runs" / name
+    assert json.loads((other / "metrics.json").read_text())["val/accuracy"] == 0.5
+    assert "digits" in (other / "config.yaml").read_text().lower()
+    assert "50.00%" in capsys.readouterr().out
+
+
+@needs_sdk
+def test_a_failed_and_a_stopped_job_say_why(signed_in: Jobs, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    launch(signed_in, folder, WORDS)
+    signed_in.finish(signed_in.requests[-1], {"val/accuracy": 0.5}, "Failed")
+    signed_in.aws.job(
+        signed_in.requests[0]["TrainingJobName"]
+    ).failure_reason = "AlgorithmError: data.root=x: no such folder.\nmore, exit code: 2"
+    request = signed_in.requests[0]["CheckpointConfig"]["S3Uri"].removeprefix("s3://")
+    bucket, _, prefix = request.partition("/")
+    signed_in.cloud().client("s3").put_object(Bucket=bucket, Key=f"{prefix}/log.txt", Body=b"its last words")
+    with pytest.raises(UserError, match=r"failed: data\.root=x: no such folder\.\nIts log: .*job\.log"):
+        _main(["attach", f"run={folder}"])
+    assert (folder / "log.txt").read_text() == "its last words"
+    assert json.loads((folder / "status.json").read_text())["state"] == "failed"
+
+
+def test_what_is_asked_wrongly(tmp_path: Path) -> None:
+    for words, said in [
+        (["lst"], "Did you mean list"),
+        (["stop"], "Which job"),
+        (["stop", "job=a", "run=b"], "Which job"),
+        (["fetch", f"run={tmp_path}"], "knows of no job"),
+        (["list", "most=many"], "most=many: must be a whole number of at least 1"),
+        (["list", "poll=0"], "poll=0.0: must be a number above 0"),
+        (["list", "stop"], "Unexpected argument 'stop'"),
+        (["list", "regio=x"], "Did you mean region"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            _main(words)
