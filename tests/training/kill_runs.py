@@ -59,11 +59,11 @@ def main() -> None:
     while killed < kills:
         runs += 1
         killed_folder = folder / f"killed{runs}"
-        fresh = True
+        fresh, patience = True, 1.0
         while True:
             child = start([*overrides, f"run_dir={killed_folder}"])
             began = time.monotonic()
-            deadline = began + dice.uniform(0.1, 0.8) * length
+            deadline = began + dice.uniform(0.1, 0.8) * length * patience
             status = -1
             while time.monotonic() < deadline:
                 done, status = os.waitpid(child, os.WNOHANG)
@@ -74,7 +74,7 @@ def main() -> None:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 killed += 1
-                fresh = False
+                fresh, patience = False, 1.1 * patience  # on a machine that has become slow, a run ends all the same
                 continue
             assert status == 0, f"a run that was gone on with failed in {killed_folder}"
             if fresh:  # the machine is quicker than it was: without this, few of the next runs would be hit
