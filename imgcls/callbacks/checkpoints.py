@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from imgcls.errors import UserError
 from imgcls.system.interrupts import StopSignals
+from imgcls.system.lightning_internals import batches_begun, checkpoint_of_weights, is_last_batch, is_within_step
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
@@ -78,11 +79,10 @@ class Checkpoints(Checkpoint):
             trainer.should_stop = True
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        if trainer.fit_loop._should_accumulate() or progress.is_last_batch:
+        if is_within_step(trainer) or is_last_batch(trainer):
             return  # in the middle of an optimiser step, or right before the validation that ends the epoch
         due = self.every_minutes is not None and time.monotonic() - self._written_at > 60 * self.every_minutes
-        if self._agree(trainer, self.stop.requested is not None, progress.current.ready):
+        if self._agree(trainer, self.stop.requested is not None, batches_begun(trainer)):
             self.save_last(trainer)
             self.stop.raise_if_requested()
         elif due and trainer.world_size == 1:
@@ -147,7 +147,7 @@ class Checkpoints(Checkpoint):
                     self._epoch_file(dropped).unlink(missing_ok=True)
         if self.kept[0] == (value, epoch):
             if self._may_rest(trainer):
-                self._held = copy.deepcopy(trainer._checkpoint_connector.dump_checkpoint(weights_only=True))
+                self._held = copy.deepcopy(checkpoint_of_weights(trainer))
             else:
                 self._held = None
                 trainer.save_checkpoint(self.best, weights_only=True)

@@ -8,6 +8,8 @@ from typing import Any
 import lightning as L
 from tqdm import tqdm
 
+from imgcls.system.lightning_internals import batch_number
+
 
 class ProgressBar(L.Callback):
     """One bar over all epochs, counted in images: rate, estimate of the time left, epoch and last validation.
@@ -23,7 +25,7 @@ class ProgressBar(L.Callback):
         if not (self.enabled and trainer.is_global_zero):
             return
         epochs, batches = trainer.max_epochs or 0, int(trainer.num_training_batches)
-        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        done = batch_number(trainer) + 1
         size = _images_a_batch(trainer)
         self._bar = tqdm(
             total=epochs * batches * size if epochs > 0 else None,

@@ -8,6 +8,8 @@ from typing import Any
 
 import lightning as L
 
+from imgcls.system.lightning_internals import batch_number
+
 
 class Timing(L.Callback):
     """Measures training time, images and the wait for data, by the host's clock and without a synchronisation.
@@ -84,7 +86,7 @@ class Timing(L.Callback):
         self._mark = now
         if self.keep_steps:
             start, backward, ended = self._walls
-            number = trainer.fit_loop.epoch_loop.total_batch_idx
+            number = batch_number(trainer)
             began = time.time() - (now - start) - self._wait
             self.steps.append(StepTime(number, began, self._wait, backward - start, ended - backward, now - ended))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from imgcls.config.hydra_internals import flags_of
 from imgcls.errors import UserError, nearest
 from imgcls.system.interrupts import Interrupted
 
@@ -72,7 +73,7 @@ def _check_flags(arguments: list[str]) -> None:
     from hydra.main import get_args_parser
 
     parser = get_args_parser()
-    flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+    flags = flags_of(parser)
 
     def refuse(message: str) -> None:
         unknown = [word for word in arguments if word.startswith("-") and word.partition("=")[0] not in flags]

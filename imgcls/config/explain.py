@@ -13,6 +13,7 @@ from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from imgcls.config.groups import VERSION_BASE, choices_with, config_dir
+from imgcls.config.hydra_internals import node_of
 from imgcls.errors import UserError, nearest
 
 OTHERWISE_CALLED = {
@@ -113,5 +114,5 @@ def _option_names(cfg: DictConfig | ListConfig, prefix: str = "") -> Iterator[st
         name = f"{prefix}{key!s}"
         if str(key) != "_target_":
             yield name
-        if isinstance(child := cfg._get_node(key), DictConfig):
+        if isinstance(child := node_of(cfg, key), DictConfig):
             yield from _option_names(child, f"{name}.")

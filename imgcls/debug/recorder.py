@@ -33,6 +33,7 @@ from imgcls.debug.tensor_rules import SaturatedActivation
 from imgcls.debug.training_rules import StalledTraining
 from imgcls.errors import UserError, nearest
 from imgcls.system.files import atomic_write_text
+from imgcls.system.lightning_internals import is_within_step
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ class Recorder(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not trainer.is_global_zero or trainer.fit_loop._should_accumulate():
+        if not trainer.is_global_zero or is_within_step(trainer):
             return
         loss: Tensor = pl_module.last_loss.detach()  # type: ignore[operator]
         self._losses.append(loss)

@@ -15,6 +15,7 @@ import torch
 
 from imgcls.errors import UserError
 from imgcls.system.extras import check_smdebug
+from imgcls.system.lightning_internals import is_within_step
 
 CONFIGURATION = "/opt/ml/input/config/debughookconfig.json"  # where SageMaker puts it
 COLLECTIONS = ("losses", "gradients", "weights", "biases")
@@ -65,7 +66,7 @@ class SMDebug(L.Callback):
             return
         loss: Any = pl_module.last_loss
         self._losses.append(loss.detach())
-        if not trainer.fit_loop._should_accumulate():
+        if not is_within_step(trainer):
             self._hook.record_tensor_value("Loss", torch.stack(self._losses).mean())
             self._losses = []
 

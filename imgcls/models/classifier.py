@@ -18,6 +18,7 @@ from imgcls.models.metrics import Collector, Outputs, evaluation_metrics, update
 from imgcls.models.network import Network
 from imgcls.models.optim import AdamW, Optim
 from imgcls.system.checks import check_value, choice
+from imgcls.system.lightning_internals import set_up_loader_again, trainer_of
 
 
 class Classifier(L.LightningModule):
@@ -100,7 +101,7 @@ class Classifier(L.LightningModule):
         if self.trainer.ckpt_path is not None:
             # Counting the steps has set up the loader before its position was read from the checkpoint, and Lightning
             # would keep that loader: training would resume at the first batch of the epoch.
-            self.trainer.fit_loop._combined_loader = None
+            set_up_loader_again(self.trainer)
         optimizer, schedule = self.optim.build(
             self.network, steps, min(batches, steps), fused="mixed" not in str(self.trainer.precision)
         )
@@ -206,7 +207,7 @@ class Classifier(L.LightningModule):
             self.average.on_save_checkpoint(checkpoint, prefix="network.")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self._trainer is None or self.trainer.state.fn != "fit":
+        if trainer_of(self) is None or self.trainer.state.fn != "fit":
             return
         if self.average is not None:
             self.average.on_load_checkpoint(checkpoint, prefix="network.")
@@ -246,7 +247,7 @@ class Classifier(L.LightningModule):
 
     def _expected_images(self, count: int) -> float:
         """Mean number of images in a micro-batch, by which a sum of losses is divided; `count` if that is unknown."""
-        datamodule: Any = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
+        datamodule: Any = getattr(trainer_of(self), "datamodule", None)
         return float(getattr(datamodule, "expected_micro_batch", count))
 
     def _evaluate(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

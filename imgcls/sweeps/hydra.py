@@ -16,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from imgcls.config.composition import check
+from imgcls.config.hydra_internals import result_of, silence_basic_launcher
 from imgcls.config.options import OPTIONS
 from imgcls.errors import UserError
 from imgcls.sweeps import outcome
@@ -142,7 +143,7 @@ def hydra_launcher(context: HydraContext, task: TaskFunction, config: DictConfig
     """The launcher that `hydra/launcher` names."""
     from hydra.core.plugins import Plugins
 
-    logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
+    silence_basic_launcher()
     return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
 
 
@@ -170,7 +171,7 @@ def _launch(launcher: Any, study: Study, fixed: Sequence[str], reports: int | No
 
 
 def _error(returned: Any) -> BaseException | None:
-    value = returned._return_value  # the property would print all overrides, and raise
+    value = result_of(returned)
     return value if isinstance(value, BaseException) else None
 
 

@@ -11,6 +11,7 @@ import lightning as L
 
 from imgcls.models.schedules import Schedule
 from imgcls.sweeps.options import PRUNED
+from imgcls.sweeps.optuna_internals import id_of_number, open_trial
 from imgcls.system.files import atomic_write_text
 
 log = logging.getLogger(__name__)
@@ -101,8 +102,7 @@ class Pruning(L.Callback):
                 sampler=optuna.samplers.RandomSampler(0),
                 pruner=self.pruner,
             )
-            trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, self.number)
-            self._trial = optuna.trial.Trial(study, trial_id)
+            self._trial = open_trial(study, id_of_number(study, self.number))
         return self._trial
 
 

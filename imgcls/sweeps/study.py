@@ -22,6 +22,7 @@ from imgcls.runs.provenance import without_passwords
 from imgcls.runs.reading import read_history
 from imgcls.sweeps.liveness import ACTIVE, Watch, is_here, is_locked, me
 from imgcls.sweeps.options import SearchOptions
+from imgcls.sweeps.optuna_internals import id_of, id_of_number, open_trial
 from imgcls.sweeps.space import Choice, Dimension, Space
 from imgcls.sweeps.storage import (
     alone,
@@ -142,7 +143,7 @@ class Study:
             trial = self._trial(taken)
             values = self._patiently(lambda: {one.name: _suggest(trial, one) for one in self.space.dimensions})
         except BaseException:
-            self._give_back(taken._trial_id)
+            self._give_back(id_of(taken))
             raise
         return Claim(taken.number, self.space.words(values), self.folder / str(taken.number))
 
@@ -248,8 +249,8 @@ class Study:
                 if trial.state != TrialState.WAITING or is_locked(self.folder / str(trial.number)):
                     continue  # or given back, while a launcher's process still ends it
                 with contextlib.suppress(UpdateFinishedTrialError):  # by another machine, in this moment
-                    if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
-                        self._mine.add(trial._trial_id)
+                    if self._storage.set_trial_state_values(id_of(trial), TrialState.RUNNING):
+                        self._mine.add(id_of(trial))
                         self.beat()
                         return trial
         return None
@@ -269,10 +270,7 @@ class Study:
             return PartialFixedSampler(self.given[number], sampler)
 
     def _trial(self, taken: FrozenTrial) -> Trial:
-        from optuna.trial import Trial
-
-        self._optuna._thread_local.cached_all_trials = None
-        return Trial(self._optuna, taken._trial_id)
+        return open_trial(self._optuna, id_of(taken))
 
     def _requeue_dead(self, count: bool) -> None:
         from optuna.trial import TrialState
@@ -280,7 +278,7 @@ class Study:
         for seen in self.trials:
             if seen.state != TrialState.RUNNING or self._is_worked_on(seen):
                 continue
-            trial = self._storage.get_trial(seen._trial_id)  # another machine may have been quicker
+            trial = self._storage.get_trial(id_of(seen))  # another machine may have been quicker
             if trial.state != TrialState.RUNNING or trial.user_attrs.get("worker") != seen.user_attrs.get("worker"):
                 continue
             if count:
@@ -292,7 +290,7 @@ class Study:
                     continue
                 self._note(trial.number, died=[epochs, times])
             log.info("Trial %d was left by a worker that died; it goes on.", trial.number)
-            self._give_back(trial._trial_id)
+            self._give_back(id_of(trial))
 
     def _is_worked_on(self, trial: FrozenTrial) -> bool:
         worker = trial.user_attrs.get("worker")
@@ -327,8 +325,7 @@ class Study:
                 self._patiently(functools.partial(self._storage.set_trial_user_attr, self._id(number), name, value))
 
     def _id(self, number: int) -> int:
-        study_id = self._optuna._study_id
-        return self._patiently(lambda: self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
+        return self._patiently(lambda: id_of_number(self._optuna, number))
 
     def _patiently(self, ask: Callable[[], T]) -> T:
         """Ask the storage, again and again where it is away for a moment. Raises UserError where it stays away."""

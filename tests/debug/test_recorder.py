@@ -21,6 +21,7 @@ from imgcls.debug.tensor_rules import ExplodingTensor, SaturatedActivation, Vani
 from imgcls.errors import UserError
 from imgcls.report.__main__ import report
 from imgcls.system.interrupts import Interrupted
+from imgcls.system.lightning_internals import batch_number
 from tests.debug.trainings import WIDTH, deep_backbone, healthy_backbone, train
 from tests.debug.trainings import pictures as noise
 from tests.trainings import Fit
@@ -46,7 +47,7 @@ def test_a_resumed_run_has_the_same_record(fit: Fit, monkeypatch: pytest.MonkeyP
     original = Checkpoints.on_train_batch_end
 
     def interrupt(self: Checkpoints, trainer: L.Trainer, *args: Any) -> None:
-        if trainer.fit_loop.epoch_loop.total_batch_idx == 5:
+        if batch_number(trainer) == 5:
             signal.raise_signal(signal.SIGTERM)
         original(self, trainer, *args)
 

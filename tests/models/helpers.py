@@ -14,6 +14,7 @@ from imgcls.models.backbones import create_network
 from imgcls.models.classifier import Classifier
 from imgcls.models.network import Network
 from imgcls.models.optim import SGD
+from imgcls.system.lightning_internals import is_last_batch
 
 CLASSES = 7
 
@@ -90,7 +91,7 @@ class SaveAndKill(Checkpoint):
         self.step, self.file = step, file
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        if not is_last_batch(trainer):
             self.on_train_epoch_end(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, *args: Any) -> None:

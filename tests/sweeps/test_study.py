@@ -17,6 +17,7 @@ import pytest
 from imgcls.errors import UserError
 from imgcls.sweeps import outcome
 from imgcls.sweeps.options import SearchOptions
+from imgcls.sweeps.optuna_internals import id_of
 from imgcls.sweeps.space import parse_space
 from imgcls.sweeps.study import Claim, Study
 from imgcls.sweeps.worker import work
@@ -269,7 +270,7 @@ def test_a_worker_elsewhere_is_given_time(study: Open, monkeypatch: pytest.Monke
     monkeypatch.setattr("imgcls.sweeps.liveness.time", clock)
     one = study(dead_after=300)
     claim = one.claim()
-    trial_id = one.trials[0]._trial_id
+    trial_id = id_of(one.trials[0])
     one.note(claim, worker={"host": "elsewhere", "pid": 1, "born": 1.0, "token": "x", "beat": 1})
     one._mine.discard(trial_id)
     for clock.ahead in (0, 200):

@@ -24,6 +24,7 @@ from imgcls.evaluate import evaluate
 from imgcls.models.backbones import create_network
 from imgcls.models.network import Network
 from imgcls.system.interrupts import Interrupted
+from imgcls.system.lightning_internals import batch_number
 from imgcls.training.frozen_backbone import backbone_key
 from tests.trainings import Fit
 
@@ -110,7 +111,7 @@ def test_what_is_stopped_goes_on_to_the_same_bits(fit: Fit, monkeypatch: pytest.
     original = Checkpoints.on_train_batch_end
 
     def signalled(self: Checkpoints, trainer: L.Trainer, *args: Any) -> None:
-        if trainer.fit_loop.epoch_loop.total_batch_idx == 5:
+        if batch_number(trainer) == 5:
             signal.raise_signal(signal.SIGTERM)
         original(self, trainer, *args)
 

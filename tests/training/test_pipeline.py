@@ -23,6 +23,7 @@ from imgcls.errors import UserError
 from imgcls.runs.reading import read_history
 from imgcls.runs.run import Run
 from imgcls.system.interrupts import Interrupted
+from imgcls.system.lightning_internals import batch_number
 from imgcls.training.checkpoint_io import read_checkpoint
 from tests.conftest import write_pictures
 from tests.trainings import SMALL, Fit
@@ -98,7 +99,7 @@ def test_a_run_stopped_in_the_middle_goes_on_to_the_same_bits(
     original = Checkpoints.on_train_batch_end
 
     def signalled(self: Checkpoints, trainer: L.Trainer, *args: Any) -> None:
-        if trainer.fit_loop.epoch_loop.total_batch_idx == batch:
+        if batch_number(trainer) == batch:
             signal.raise_signal(signal.SIGTERM)
         original(self, trainer, *args)
 

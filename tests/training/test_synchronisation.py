@@ -27,6 +27,7 @@ from imgcls.data.policies import ColorJitter, RandAugment, RandomErasing, Trivia
 from imgcls.data.randomness import Draws
 from imgcls.data.stores.store import ArrayStore, DeviceStore
 from imgcls.system.interrupts import StopSignals
+from imgcls.system.lightning_internals import is_last_batch
 from imgcls.training.pipeline import train
 
 META = torch.device("meta")
@@ -130,7 +131,7 @@ class Watch(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         Watch.steps = trainer.global_step
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        if is_last_batch(trainer):
             raise Stop
 
     def on_exception(self, *args: Any) -> None:

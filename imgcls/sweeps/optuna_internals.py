@@ -1,0 +1,27 @@
+"""What imgcls needs of Optuna 5 that Optuna does not promise to keep: the one place to look after an upgrade."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, Trial
+
+
+def id_of(trial: FrozenTrial) -> int:
+    """The name of `trial` in its storage, which is not its number."""
+    return trial._trial_id
+
+
+def id_of_number(study: Study, number: int) -> int:
+    """The name of trial `number` in the storage, which is asked for it."""
+    return study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+
+
+def open_trial(study: Study, trial_id: int) -> Trial:
+    """The trial, to suggest values for and to report to; the study reads the others anew."""
+    from optuna.trial import Trial
+
+    study._thread_local.cached_all_trials = None
+    return Trial(study, trial_id)
