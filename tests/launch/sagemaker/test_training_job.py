@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from imgcls.callbacks.history import metric_line
 from imgcls.config.composition import compose, plain
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.launcher import SageMaker
@@ -19,8 +21,6 @@ from imgcls.launch.sagemaker.training_job import METRICS, image_uri, metric_defi
 from imgcls.runs.recording import Recording
 from tests.aws_account import Jobs, needs_sdk
 from tests.conftest import write_pictures
-
-pytestmark = needs_sdk
 
 EVERYTHING = [
     "data=imagefolder",
@@ -65,6 +65,7 @@ def source(account: Jobs, request: dict[str, Any]) -> dict[str, bytes]:
         return {one.name: tar.extractfile(one).read() for one in tar if one.isfile()}  # type: ignore[union-attr]
 
 
+@needs_sdk
 def test_everything_that_was_asked_for_is_in_the_request(account: Jobs, tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", {"train": 2}, ("cat", "dog"))
     words = [*EVERYTHING, f"data.root={pictures}"]
@@ -118,6 +119,7 @@ def test_everything_that_was_asked_for_is_in_the_request(account: Jobs, tmp_path
     assert name == JobRecord.read(tmp_path / "run").job  # type: ignore[union-attr]
 
 
+@needs_sdk
 def test_the_same_command_finds_its_job(account: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["data=digits", "launch=sagemaker", "launch.wait=false", "launch.image=own/image:1"]
     folder = tmp_path / "run"
@@ -140,6 +142,7 @@ def test_the_same_command_finds_its_job(account: Jobs, tmp_path: Path, monkeypat
     assert second["CheckpointConfig"] == first["CheckpointConfig"], "it goes on from there"
 
 
+@needs_sdk
 @pytest.mark.parametrize(
     ("code", "message", "said"),
     [
@@ -167,6 +170,7 @@ def test_what_aws_refuses_is_said_in_a_line(account: Jobs, tmp_path: Path, code:
     assert record.job is None
 
 
+@needs_sdk
 def test_images_are_those_of_the_sdks_table() -> None:
     def image(version: str, kind: str = "ml.m5.xlarge") -> str:
         return image_uri(JobOptions(framework_version=version, instance_type=kind), "eu-west-1")
@@ -177,3 +181,44 @@ def test_images_are_those_of_the_sdks_table() -> None:
         image("9.9")
     with pytest.raises(UserError, match=r"launch\.region=nowhere"):
         image_uri(JobOptions(), "nowhere")
+
+
+ROW = {
+    "epoch": 12,
+    "step": 400,
+    "lr": 1.5e-05,
+    "train/loss": 1234567.0,
+    "val/accuracy": 0.0,
+    "val/accuracy_top5": 1.0,
+    "val/loss": -0.25,
+    "seconds": 2.5,
+}
+
+
+def read(name: str, line: str) -> list[float]:
+    (definition,) = metric_definitions([name])
+    return [float(value) for value in re.findall(definition["Regex"], line)]
+
+
+@pytest.mark.parametrize("name", [name for name in ROW if name not in ("epoch", "step")])
+@pytest.mark.parametrize("before", ["", "[rank0]: ", "2026-01-01 algo-1 | "])
+def test_each_value_is_read_as_printed(name: str, before: str) -> None:
+    assert read(name, before + metric_line(ROW)) == [float(f"{ROW[name]:.6g}")]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_no_value(value: float) -> None:
+    assert read("val/loss", metric_line({**ROW, "val/loss": value})) == []
+
+
+def test_no_other_name_and_no_other_line_is_read() -> None:
+    assert read("accuracy", metric_line(ROW)) == []
+    assert read("val/loss", "epoch=1 val/loss=0.5") == []
+    assert read("val.loss", metric_line(ROW)) == []
+
+
+def test_more_than_sagemaker_takes_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most 40"):
+        metric_definitions(f"val/{number}" for number in range(41))
+    with pytest.raises(ValueError, match="too long"):
+        metric_definitions(["x" * 500])
