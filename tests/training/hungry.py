@@ -1,4 +1,4 @@
-"""An augmentation for which a device has no memory: other processes can be given it by its name."""
+"""Augmentations that fail: other processes can be given them by their names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from imgcls.data.randomness import Draws
+from imgcls.errors import UserError
 
 
 class Hungry:
@@ -18,3 +19,10 @@ class Hungry:
         if len(images) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
         return images
+
+
+class Refusing:
+    """Refuses all pictures, as a check of the user's own would."""
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        raise UserError("These pictures are refused")
