@@ -68,7 +68,7 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
 
     Raises UserError where the pictures are not as expected, and for bad files where `on_bad` is 'error'.
     """
-    from imgcls.data.checks import BadFile, inspect, mislabelled
+    from imgcls.data.checks import BadFile, find_mislabelled, inspect
     from imgcls.data.duplicates import find_duplicates
     from imgcls.data.stores.statistics import channel_statistics
 
@@ -89,7 +89,7 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
         pair
         for name, split in source.splits().items()
         if split.files
-        for pair in mislabelled(split.files, findings[name])
+        for pair in find_mislabelled(split.files, findings[name])
     ]
     usable = source.without(bad)
     datamodule.setup()

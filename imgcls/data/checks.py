@@ -1,7 +1,7 @@
-"""Looking at every picture of a data set once, and remembering what was seen.
+"""Decode every image of a data set once, and cache the findings.
 
-The store finds bad files by itself while it decodes. This is for `imgcls.prepare`, which also wants to know formats,
-sizes and duplicates. What was seen of a file is kept in the cache until its size or time of change differ.
+Stores find bad files by themselves while they decode. This is for `imgcls.prepare` and the report, which also need
+formats, sizes and duplicates. The findings for a file are cached until its size or modification time changes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from PIL import Image
 from imgcls.data.sources import BadFile
 from imgcls.errors import UserError
 from imgcls.pictures import BadPicture, decode
+from imgcls.system.bars import with_bar
 from imgcls.system.cache import cache_folder
 from imgcls.system.files import atomic_path
 from imgcls.system.machine import available_cores
 
 THUMBNAIL = (8, 9)  # height, width: one column more than a difference hash has bits in a row
-AT_ONCE = 32  # pictures that a thread takes at a time
-_VERSION = f"1 {PIL.__version__}"  # another Pillow may read what this one cannot
+CHUNK_IMAGES = 32  # per task of a thread
+_VERSION = f"1 {PIL.__version__}"  # another Pillow may read files that this one cannot
 _SUFFIXES = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"},
     "MPO": {".mpo", ".jpg", ".jpeg"},
@@ -48,50 +49,35 @@ _SUFFIXES = {
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What was seen of N pictures, in their order."""
+    """Facts about N images, in their order; every field is an array of N rows."""
 
-    reasons: list[str]
-    """Why a picture cannot be used; '' where it can. The other fields mean nothing where it cannot."""
-    formats: list[str]
-    """Of the content: 'JPEG', 'PNG', …; '' for pixels that lie in no file."""
+    reasons: np.ndarray
+    """str (N,): why the image cannot be used; '' if it can. The other fields are valid only if it can."""
+    formats: np.ndarray
+    """str (N,): the format of the content, 'JPEG', 'PNG', …; '' for pixels in memory."""
     sizes: np.ndarray
     """int64 (N, 2): width and height, px, upright."""
     digests: np.ndarray
     """uint64 (N, 2): a hash of the decoded pixels."""
     thumbnails: np.ndarray
-    """uint8 (N, 8, 9, 3): the picture shrunk to that."""
+    """uint8 (N, 8, 9, 3): the image shrunk to that size."""
 
     def __len__(self) -> int:
         return len(self.reasons)
 
     @classmethod
     def empty(cls, count: int) -> Findings:
-        """Room for `count` pictures."""
+        """Rows to be filled for `count` images."""
         digests, sizes = np.zeros((count, 2), dtype=np.uint64), np.zeros((count, 2), dtype=np.int64)
-        return cls([""] * count, [""] * count, sizes, digests, np.zeros((count, *THUMBNAIL, 3), dtype=np.uint8))
+        reasons, formats = (np.full(count, "", dtype=object) for _ in range(2))
+        return cls(reasons, formats, sizes, digests, np.zeros((count, *THUMBNAIL, 3), dtype=np.uint8))
 
-    def rows(self, rows: Sequence[int]) -> Findings:
-        """Those `rows` alone."""
-        at = np.asarray(rows, dtype=np.int64)
-        reasons, formats = [self.reasons[row] for row in rows], [self.formats[row] for row in rows]
-        return Findings(reasons, formats, self.sizes[at], self.digests[at], self.thumbnails[at])
+    @property
+    def columns(self) -> list[np.ndarray]:
+        """The arrays of all fields."""
+        return list(vars(self).values())
 
-    def followed_by(self, other: Findings) -> Findings:
-        """These rows and then those of `other`."""
-        sizes, digests = (np.concatenate(both) for both in ((self.sizes, other.sizes), (self.digests, other.digests)))
-        thumbnails = np.concatenate((self.thumbnails, other.thumbnails))
-        return Findings(self.reasons + other.reasons, self.formats + other.formats, sizes, digests, thumbnails)
-
-    def copy_row(self, row: int, other: Findings, at: int) -> None:
-        """Take row `at` of `other` as row `row`."""
-        self.reasons[row], self.formats[row] = other.reasons[at], other.formats[at]
-        self.sizes[row], self.digests[row], self.thumbnails[row] = (
-            other.sizes[at],
-            other.digests[at],
-            other.thumbnails[at],
-        )
-
-    def look(self, row: int, picture: Path | np.ndarray) -> None:
+    def fill(self, row: int, picture: Path | np.ndarray) -> None:
         """Decode `picture` and fill row `row`."""
         try:
             image, self.formats[row] = decode(picture)
@@ -106,51 +92,49 @@ class Findings:
 
 
 def inspect(pictures: Sequence[Path] | np.ndarray, cache: Path | None = None, workers: int | None = None) -> Findings:
-    """Decode every picture and say what was seen, with a progress bar on a terminal.
+    """Decode every image and return the findings, with a progress bar on a terminal.
 
     Args:
         pictures: files, or pixels uint8 (N, H, W, 3).
-        cache: the folder where what was seen of files is kept; the user's cache folder if None.
-        workers: threads, which Pillow does not hold up while it decodes; as many as cores if None.
+        cache: the folder in which the findings for files are cached; the user's cache folder if None.
+        workers: threads that decode; as many as cores if None.
     """
     findings = Findings.empty(len(pictures))
-    if isinstance(pictures, np.ndarray):
-        for _ in _look_at(findings, pictures, range(len(pictures)), workers):
-            pass
+    if isinstance(pictures, np.ndarray) or not pictures:
+        list(_fill_rows(findings, pictures, range(len(pictures)), workers))
         return findings
-    if not pictures:
-        return findings
-    stamps = _stamps(pictures)
-    memory = (cache or cache_folder()) / "checks" / f"{_key(pictures)}.npz"
-    before = _recall(memory)
-    known = _take_over(before, pictures, stamps, findings)
+    stamps, cached = _stamps(pictures), _CachedFindings(pictures, cache)
+    known = cached.restore(pictures, stamps, findings)
     unknown = np.flatnonzero(~known)
     try:
-        for row in _look_at(findings, pictures, unknown.tolist(), workers):
+        for row in _fill_rows(findings, pictures, unknown.tolist(), workers):
             known[row] = True
-    finally:  # an interrupted check goes on where it was
+    finally:  # an interrupted check resumes where it stopped
         if len(unknown):
-            rows = np.flatnonzero(known).tolist()
-            _remember(memory, before, _Seen([str(pictures[row]) for row in rows], stamps[rows], findings.rows(rows)))
+            paths = [str(path) for path, filled in zip(pictures, known, strict=True) if filled]
+            cached.save(paths, [column[known] for column in (stamps, *findings.columns)])
     return findings
 
 
-def remembered(pictures: Sequence[Path], cache: Path | None = None) -> int:
-    """How many of `pictures` `inspect` has looked at before, and would not decode again."""
+def count_cached(pictures: Sequence[Path], cache: Path | None = None) -> int:
+    """Number of `pictures` with cached findings, which `inspect` would not decode."""
     if not pictures:
         return 0
-    seen = _recall((cache or cache_folder()) / "checks" / f"{_key(pictures)}.npz")
-    return int(_take_over(seen, pictures, _stamps(pictures), Findings.empty(len(pictures))).sum())
+    scratch = Findings.empty(len(pictures))
+    return int(_CachedFindings(pictures, cache).restore(pictures, _stamps(pictures), scratch).sum())
 
 
-def mislabelled(paths: Sequence[Path], findings: Findings) -> list[tuple[Path, str]]:
-    """(file, format) where the ending says another format than the content has; such files are read all the same."""
-    pairs = zip(paths, findings.formats, strict=True)
-    return [(path, kind) for path, kind in pairs if kind and path.suffix.lower() not in _suffixes(kind)]
+def find_mislabelled(paths: Sequence[Path], findings: Findings) -> list[tuple[Path, str]]:
+    """(file, format of the content) of files whose suffix belongs to another format; they can be used all the same."""
+    return [
+        (path, kind)
+        for path, kind in zip(paths, findings.formats, strict=True)
+        if kind and path.suffix.lower() not in _SUFFIXES.get(kind, {f".{kind.lower()}"})
+    ]
 
 
 def bad_as_csv(bad: Iterable[BadFile]) -> str:
-    """A table of path and reason, for a file in the run folder."""
+    """A CSV table of paths and reasons, for a file in the run folder."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(BadFile._fields)
@@ -158,31 +142,26 @@ def bad_as_csv(bad: Iterable[BadFile]) -> str:
     return table.getvalue()
 
 
-def _suffixes(kind: str) -> set[str]:
-    return _SUFFIXES.get(kind, {f".{kind.lower()}"})
-
-
-def _look_at(
+def _fill_rows(
     findings: Findings, pictures: Sequence[Path] | np.ndarray, rows: Sequence[int], workers: int | None
 ) -> Iterator[int]:
-    """Fill `rows` of `findings`, in threads; each row is given back when it is filled."""
-    from imgcls.system.bars import with_bar
+    """Fill `rows` of `findings` in threads, and yield each row when it is filled."""
 
-    def look(start: int) -> Sequence[int]:
-        for row in (part := rows[start : start + AT_ONCE]):
-            findings.look(row, pictures[row])
-        return part
+    def fill(start: int) -> Sequence[int]:
+        for row in (chunk := rows[start : start + CHUNK_IMAGES]):
+            findings.fill(row, pictures[row])
+        return chunk
 
     pool = ThreadPoolExecutor(workers or available_cores(), thread_name_prefix="imgcls-check")
     try:
-        filled = (row for part in pool.map(look, range(0, len(rows), AT_ONCE)) for row in part)
+        filled = (row for chunk in pool.map(fill, range(0, len(rows), CHUNK_IMAGES)) for row in chunk)
         yield from with_bar(filled, len(rows), f"Checking {len(rows):,} pictures")
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _stamps(paths: Sequence[Path]) -> np.ndarray:
-    """int64 (N, 2): size and time of change of each file; -1 where there is none."""
+    """int64 (N, 2): size and modification time of each file; -1 if it does not exist."""
 
     def stamp(path: Path) -> tuple[int, int]:
         try:
@@ -194,60 +173,47 @@ def _stamps(paths: Sequence[Path]) -> np.ndarray:
     return np.array([stamp(path) for path in paths], dtype=np.int64).reshape(-1, 2)
 
 
-def _key(paths: Sequence[Path]) -> str:
-    """One memory for each folder that all of the files are in."""
-    common = os.path.commonpath([os.path.abspath(path) for path in paths])  # noqa: PTH100
-    return hashlib.blake2b(os.fsencode(common), digest_size=12).hexdigest()
+class _CachedFindings:
+    """The cached findings for the files in the common folder of `paths`.
 
+    Empty if the cache file is missing, damaged, or from another version.
+    """
 
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """What is kept: of each path its stamp and what was seen."""
+    def __init__(self, paths: Sequence[Path], cache: Path | None) -> None:
+        common = os.path.commonpath([os.path.abspath(path) for path in paths])  # noqa: PTH100
+        key = hashlib.blake2b(os.fsencode(common), digest_size=12).hexdigest()
+        self.file = (cache or cache_folder()) / "checks" / f"{key}.npz"
+        self.paths, self.stamps, self.findings = [], np.zeros((0, 2), dtype=np.int64), Findings.empty(0)
+        with (
+            suppress(OSError, EOFError, ValueError, KeyError, BadZipFile),
+            np.load(self.file, allow_pickle=False) as stored,
+        ):
+            texts = json.loads(stored["words"].tobytes())
+            if texts["version"] == _VERSION:
+                columns = [np.array(texts[name], dtype=object) for name in ("reasons", "formats")]
+                columns += [stored[name] for name in ("sizes", "digests", "thumbnails")]
+                self.paths, self.stamps, self.findings = texts["paths"], stored["stamps"], Findings(*columns)
 
-    paths: list[str]
-    stamps: np.ndarray
-    findings: Findings
+    def restore(self, paths: Sequence[Path], stamps: np.ndarray, findings: Findings) -> np.ndarray:
+        """Fill the rows of files that have not changed since; bool (N,): which these are."""
+        places = {path: place for place, path in enumerate(self.paths)}
+        found = np.array([places.get(str(path), -1) for path in paths], dtype=np.int64)
+        known = (found >= 0) & (stamps[:, 0] >= 0)
+        known[known] = (self.stamps[found[known]] == stamps[known]).all(axis=1)
+        for column, stored in zip(findings.columns, self.findings.columns, strict=True):
+            column[known] = stored[found[known]]
+        return known
 
-
-def _recall(memory: Path) -> _Seen:
-    """What is in the file `memory`; nothing where it is damaged or was written with another version."""
-    try:
-        with np.load(memory, allow_pickle=False) as kept:
-            words = json.loads(kept["words"].tobytes())
-            if words["version"] == _VERSION:
-                columns = (kept[name] for name in ("sizes", "digests", "thumbnails"))
-                return _Seen(words["paths"], kept["stamps"], Findings(words["reasons"], words["formats"], *columns))
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
-        pass
-    return _Seen([], np.zeros((0, 2), dtype=np.int64), Findings.empty(0))
-
-
-def _take_over(seen: _Seen, paths: Sequence[Path], stamps: np.ndarray, findings: Findings) -> np.ndarray:
-    """Fill the rows of files that are as they were when last seen; bool (N,): which."""
-    known = np.zeros(len(paths), dtype=bool)
-    places = {path: place for place, path in enumerate(seen.paths)}
-    for row, path in enumerate(paths):
-        place = places.get(str(path))
-        if place is not None and stamps[row, 0] >= 0 and (seen.stamps[place] == stamps[row]).all():
-            findings.copy_row(row, seen.findings, place)
-            known[row] = True
-    return known
-
-
-def _remember(memory: Path, before: _Seen, now: _Seen) -> None:
-    """Keep `now`, and of `before` what is about other files: another split may lie in the same folder."""
-    newer = set(now.paths)
-    others = [place for place, path in enumerate(before.paths) if path not in newer]
-    findings = before.findings.rows(others).followed_by(now.findings)
-    words = {
-        "version": _VERSION,
-        "paths": [before.paths[place] for place in others] + now.paths,
-        "reasons": findings.reasons,
-        "formats": findings.formats,
-    }
-    arrays = {"sizes": findings.sizes, "digests": findings.digests, "thumbnails": findings.thumbnails}
-    arrays["stamps"] = np.concatenate((before.stamps[others], now.stamps))
-    arrays["words"] = np.frombuffer(json.dumps(words).encode(), dtype=np.uint8)
-    # a memory that cannot be written only costs time
-    with suppress(OSError, UserError), atomic_path(memory) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    def save(self, paths: list[str], columns: list[np.ndarray]) -> None:
+        """Store the stamps and findings for `paths`, and keep those for other files, as of another split."""
+        newer = set(paths)
+        others = [place for place, path in enumerate(self.paths) if path not in newer]
+        kept = [column[others] for column in (self.stamps, *self.findings.columns)]
+        stamps, reasons, formats, *arrays = map(np.concatenate, zip(kept, columns, strict=True))
+        texts = {"version": _VERSION, "paths": [self.paths[place] for place in others] + paths}
+        texts |= {"reasons": reasons.tolist(), "formats": formats.tolist()}
+        content = dict(zip(("sizes", "digests", "thumbnails"), arrays, strict=True))
+        content |= {"stamps": stamps, "words": np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)}
+        # without a cache only the next check takes longer
+        with suppress(OSError, UserError), atomic_path(self.file) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **content)

@@ -60,7 +60,7 @@ def difference_hashes(thumbnails: np.ndarray) -> np.ndarray:
 
 def _match(new: Findings, old: Findings) -> dict[int, tuple[Kind, int]]:
     """By position in `new`, for images that are in `old` too: the kind, and the position in `old`."""
-    usable, usable_old = (np.array([not reason for reason in split.reasons], dtype=bool) for split in (new, old))
+    usable, usable_old = new.reasons == "", old.reasons == ""
     places = {digest.tobytes(): place for place, digest in enumerate(old.digests) if usable_old[place]}
     matches: dict[int, tuple[Kind, int]] = {
         i: ("identical", places[digest.tobytes()])

@@ -70,12 +70,12 @@ def _count(datamodule: ImageDataModule) -> dict[str, Any]:
 
 
 def _list_duplicates(datamodule: ImageDataModule) -> dict[str, Any]:
-    from imgcls.data.checks import inspect, remembered
+    from imgcls.data.checks import count_cached, inspect
     from imgcls.data.duplicates import find_duplicates
 
     splits = datamodule.source.splits()
     cache, count = datamodule.cache, sum(map(len, splits.values()))
-    unseen = sum(len(split.files) - remembered(split.files, cache) for split in splits.values())
+    unseen = sum(len(split.files) - count_cached(split.files, cache) for split in splits.values())
     if unseen > MOST_DECODED or count > MOST_COMPARED:
         return {"note": NOT_LOOKED}
     seen = {name: inspect(split.pictures, cache, datamodule.num_workers) for name, split in splits.items()}
