@@ -33,11 +33,9 @@ class Engine(Protocol):
 
 
 class OnnxEngine:
-    """ONNX Runtime on the CPU.
+    """ONNX Runtime on the CPU, for the input and output of `exporting.export_onnx`.
 
-    Args:
-        file: an ONNX model with input `images`, float32 (N, 3, S, S), and output `scores`, float32 (N, C).
-        threads: number of threads; None: all cores that this process may use.
+    `threads` defaults to all cores that this process may use.
     """
 
     def __init__(self, file: Path, threads: int | None = None) -> None:
@@ -55,7 +53,6 @@ class OnnxEngine:
         self.name = f"ONNX Runtime on {options.intra_op_num_threads} threads"
 
     def scores(self, images: np.ndarray) -> np.ndarray:
-        """float32 (N, C) for float32 (N, 3, S, S)."""
         logits: np.ndarray = self._session.run(["scores"], {"images": images})[0]
         return logits
 
@@ -68,11 +65,9 @@ class TorchEngine:
 
     @property
     def name(self) -> str:
-        """'torch on' and the device."""
         return f"torch on {next(self.network.parameters()).device}"
 
     def scores(self, images: np.ndarray) -> np.ndarray:
-        """float32 (N, C) for float32 (N, 3, S, S)."""
         import torch
 
         device = next(self.network.parameters()).device

@@ -36,15 +36,12 @@ class Context:
 
     @property
     def request_processor(self) -> list[Context]:
-        """A processor for each request of a batch."""
         return [self]
 
     def get_request_properties(self) -> dict[str, str]:
-        """The request's headers."""
         return self.headers
 
     def set_response_content_type(self, index: int, value: str) -> None:
-        """Called by the toolkit."""
         self.content_type = value
 
     def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
@@ -97,11 +94,9 @@ class RequestHandler(BaseHTTPRequestHandler):
     lock = threading.Lock()
 
     def do_GET(self) -> None:
-        """`/ping`."""
         self._send((200, "application/json", b"{}") if self.path == "/ping" else (404, "application/json", b"{}"))
 
     def do_POST(self) -> None:
-        """`/invocations`."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.path.partition("?")[0] != "/invocations":
             self._send((404, "application/json", b'{"error": "No such path."}'))
@@ -124,7 +119,7 @@ class RequestHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *values: Any) -> None:
-        """Log nothing."""
+        pass
 
 
 def main() -> int:

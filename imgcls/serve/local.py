@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -63,36 +62,28 @@ def serve_archive(archive: Path, environment: Mapping[str, str], port: int = 0) 
     Raises:
         UserError: its model cannot be loaded, or the port is taken.
     """
-    work = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
-    process = None
-    try:
+    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True) as work:
+        model = Path(work) / "model"
         with tarfile.open(archive) as packed:
-            packed.extractall(work / "model", filter="data")
-        code = work / "model" / "code"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "imgcls.serve.container", str(work / "model"), str(port)],
-            cwd=code,  # the first place where Python looks for modules
-            env={**os.environ, **environment, "PYTHONPATH": str(code), "TMPDIR": str(work)},
+            packed.extractall(model, filter="data")
+        with subprocess.Popen(
+            [sys.executable, "-m", "imgcls.serve.container", str(model), str(port)],
+            cwd=model / "code",  # the first place where Python looks for modules
+            env={**os.environ, **environment, "PYTHONPATH": str(model / "code"), "TMPDIR": work},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C reaches only the parent
-        )
-        assert process.stdout is not None
-        yield _read_start(process, process.stdout.readline())
-    finally:
-        if process is not None:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        pipe.close()
-        shutil.rmtree(work, ignore_errors=True)
+        ) as process:
+            try:
+                yield _read_start(process)
+            finally:
+                process.kill()
 
 
-def _read_start(process: subprocess.Popen[bytes], line: bytes) -> Container:
+def _read_start(process: subprocess.Popen[bytes]) -> Container:
+    assert process.stdout is not None
     try:
-        start = json.loads(line)
+        start = json.loads(process.stdout.readline())
     except ValueError:
         start = {"error": f"its process exited with {process.wait()}"}
     if "error" in start:

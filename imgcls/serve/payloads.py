@@ -10,7 +10,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.message import Message
 from typing import Any
 
@@ -24,12 +24,10 @@ MAX_BODY_BYTES = 6 * 1024 * 1024
 MAX_PICTURES = 1000
 """Images in one request."""
 
-JSON_LINES = frozenset(
-    {"application/jsonlines", "application/x-jsonlines", "application/x-ndjson", "application/jsonl"}
-)
-NPY = frozenset({"application/x-npy", "application/npy"})
-BASE64 = frozenset({"text/plain", "application/base64", "application/x-base64"})
-BYTES = frozenset({"application/x-image", "application/octet-stream", "binary/octet-stream", ""})
+JSON_LINES = ("application/jsonlines", "application/x-jsonlines", "application/x-ndjson", "application/jsonl")
+NPY = ("application/x-npy", "application/npy")
+BASE64 = ("text/plain", "application/base64", "application/x-base64")
+BYTES = ("application/x-image", "application/octet-stream", "binary/octet-stream", "")
 FORM = "multipart/form-data"
 
 # Keys of a JSON object.
@@ -68,7 +66,7 @@ Item = Encoded | Link | Array
 class Request:
     """The content of a request."""
 
-    items: list[Item] = field(default_factory=list)
+    items: list[Item]
     lines: bool = False
     """It came as JSON lines, and is answered as such by default."""
 

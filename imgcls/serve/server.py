@@ -137,21 +137,16 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         body = _Body(request)
         try:
             with service.admission(body.declared):
-                response = await _classify(service, request, body)
+                content = await body.read(service.limits.body_seconds)
+                kind, accept = request.headers.get("content-type"), request.headers.get("accept")
+                answer, answer_kind = await service.answer(content, kind, accept, request.query_params.get("top_k"))
+                response = Response(answer, headers={"content-type": answer_kind})
         except Refusal as refusal:
             await body.drain()
             response = _refusal_response(refusal)
         service.metrics.requests.labels(str(response.status_code)).inc()
         service.metrics.seconds.observe(time.monotonic() - began)
         return response
-
-
-async def _classify(service: Service, request: Request, body: _Body) -> Response:
-    content = await body.read(service.limits.body_seconds)
-    headers = request.headers
-    accept, top_k = headers.get("accept"), request.query_params.get("top_k")
-    answer, kind = await service.answer(content, headers.get("content-type"), accept, top_k)
-    return Response(answer, headers={"content-type": kind})
 
 
 class _Body:

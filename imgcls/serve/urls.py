@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooSlow
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cache
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -29,6 +30,7 @@ PORTS = {"http": 80, "https": 443}
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
 CHUNK_BYTES = 65536
+HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "imgcls", "Connection": "close"}
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -114,7 +116,7 @@ class Fetcher:
         if port not in (None, PORTS[parts.scheme]):
             raise Refusal(403, "Only the standard ports of http and https are allowed.")
         name = host.rstrip(".").lower()
-        if self.allow and not any(_matches(name, pattern.lower()) for pattern in self.allow):
+        if self.allow and not any(fnmatchcase(name, pattern.lower()) for pattern in self.allow):
             raise Refusal(403, "This server does not fetch from that host.")
         return parts
 
@@ -136,13 +138,7 @@ class Fetcher:
                 raw.do_handshake()
             connection.sock = raw
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            headers = {
-                "Accept": "image/*",
-                "Accept-Encoding": "identity",
-                "User-Agent": "imgcls",
-                "Connection": "close",
-            }
-            connection.request("GET", path.encode("ascii", "backslashreplace").decode(), headers=headers)
+            connection.request("GET", path.encode("ascii", "backslashreplace").decode(), headers=HEADERS)
             return self._read(connection.getresponse(), end)
         except (OSError, http.client.HTTPException, ValueError) as error:
             if isinstance(error, TimeoutError) or time.monotonic() >= end:
@@ -193,10 +189,6 @@ class Fetcher:
         if response.length:
             raise Refusal(424, "The image behind the URL is truncated.")
         return bytes(content)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name.endswith(pattern[1:]) if pattern.startswith("*.") else name == pattern
 
 
 def _remaining(end: float) -> float:
