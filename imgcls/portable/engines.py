@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from imgcls.errors import UserError
+from imgcls.errors import UserError, first_line
 from imgcls.models.architecture import Architecture
 from imgcls.portable.description import ONNX, WEIGHTS
 from imgcls.system.checks import check_value, choice
@@ -33,7 +33,7 @@ class Engine(Protocol):
 
 
 class OnnxEngine:
-    """ONNX Runtime on the CPU, for the input and output of `exporting.export_onnx`.
+    """ONNX Runtime on the CPU, for the input and output of `exporter.export_onnx`.
 
     `threads` defaults to all cores that this process may use.
     """
@@ -49,7 +49,7 @@ class OnnxEngine:
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base class
-            raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{file} cannot be read: {first_line(error)}") from error
         self.name = f"ONNX Runtime on {options.intra_op_num_threads} threads"
 
     def scores(self, images: np.ndarray) -> np.ndarray:
@@ -117,11 +117,11 @@ def read_network(folder: Path, architecture: Architecture, device: str | None = 
     try:
         network.load_state_dict(read_weights(folder / WEIGHTS))
     except RuntimeError as error:
-        raise UserError(f"{folder / WEIGHTS} does not fit: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{folder / WEIGHTS} does not fit: {first_line(error)}") from error
     try:
         return network.eval().to(device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={device}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"device={device}: {first_line(error)}") from error
 
 
 def _has_gpu() -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from imgcls.errors import UserError
+from imgcls.errors import UserError, first_line
 
 TYPES = {"F32": torch.float32, "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
 """The types that an export writes."""
@@ -25,7 +25,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{file} cannot be read: {first_line(error)}") from error
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
