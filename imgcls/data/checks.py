@@ -12,7 +12,6 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +22,14 @@ import PIL
 from PIL import Image
 
 from imgcls.data.sources import BadFile
+from imgcls.data.threads import map_with_bar
 from imgcls.errors import UserError
 from imgcls.pictures import BadPicture, decode
-from imgcls.system.bars import with_bar
 from imgcls.system.cache import cache_folder
 from imgcls.system.files import atomic_path
 from imgcls.system.machine import available_cores
 
 THUMBNAIL = (8, 9)  # height, width: one column more than a difference hash has bits in a row
-CHUNK_IMAGES = 32  # per task of a thread
 _VERSION = f"1 {PIL.__version__}"  # another Pillow may read files that this one cannot
 _SUFFIXES = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"},
@@ -147,17 +145,11 @@ def _fill_rows(
 ) -> Iterator[int]:
     """Fill `rows` of `findings` in threads, and yield each row when it is filled."""
 
-    def fill(start: int) -> Sequence[int]:
-        for row in (chunk := rows[start : start + CHUNK_IMAGES]):
-            findings.fill(row, pictures[row])
-        return chunk
+    def fill(row: int) -> int:
+        findings.fill(row, pictures[row])
+        return row
 
-    pool = ThreadPoolExecutor(workers or available_cores(), thread_name_prefix="imgcls-check")
-    try:
-        filled = (row for chunk in pool.map(fill, range(0, len(rows), CHUNK_IMAGES)) for row in chunk)
-        yield from with_bar(filled, len(rows), f"Checking {len(rows):,} pictures")
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    return map_with_bar(fill, rows, workers or available_cores(), f"Checking {len(rows):,} pictures")
 
 
 def _stamps(paths: Sequence[Path]) -> np.ndarray:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
+
+from imgcls.system.bars import with_bar
+
+T = TypeVar("T")
 
 
 @cache
@@ -33,3 +38,18 @@ def in_slices(work: Callable[[slice], object], count: int, min_length: int = 1) 
         return
     for future in [pool(parts).submit(work, slice(*pair)) for pair in pairwise(cuts)]:
         future.result()
+
+
+def map_with_bar(work: Callable[[int], T], items: Sequence[int], threads: int, title: str) -> Iterator[T]:
+    """work(item) for each item, in order, in `threads` threads of its own, with a progress bar on a terminal.
+
+    An error, or closing the generator, cancels the items that have not been started.
+    """
+    size = max(1, min(32, len(items) // (4 * threads)))  # one task for several items, but several tasks per thread
+    chunks = [items[start : start + size] for start in range(0, len(items), size)]
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="imgcls-map")
+    try:
+        results = executor.map(lambda chunk: [work(item) for item in chunk], chunks)
+        yield from with_bar((result for chunk in results for result in chunk), len(items), title)
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)

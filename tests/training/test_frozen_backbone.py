@@ -150,7 +150,7 @@ def parts() -> Iterator[np.ndarray]:
 
 def test_features_are_computed_once_and_only_whole_ones_are_kept(tmp_path: Path) -> None:
     folder = tmp_path / "features" / "one"
-    with pytest.raises(ValueError, match="6 features for 10 places"):
+    with pytest.raises(ValueError, match="6 features for 10 rows"):
         build_features(folder, SHAPE, [next(parts())])
     assert open_features(folder, SHAPE) is None
     built = build_features(folder, SHAPE, parts())

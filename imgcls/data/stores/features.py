@@ -1,4 +1,4 @@
-"""What a frozen backbone says of every picture, computed once and found again by every run that wants the same."""
+"""The features of a frozen backbone, computed once and found by every later run that needs the same ones."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FEATURES, DESCRIPTION = "features.npy", "features.json"
 
 
 class FeatureStore:
-    """Features of the pictures of one split.
+    """Features of the images of one split.
 
     Args:
-        features: float32 (V, N, F): V views of each picture, one after the other.
+        features: float32 (V, N, F), of V views of each image.
     """
 
     def __init__(self, features: np.ndarray) -> None:
@@ -37,34 +37,34 @@ class FeatureStore:
 
     @property
     def views(self) -> int:
-        """V."""
+        """Number of views, V."""
         return int(self.features.shape[0])
 
     def gather(self, positions: Tensor, epoch: int = 0) -> Tensor:
-        """float32 (n, F): the pictures at `positions`, int64 (n,), in the view whose turn it is in `epoch`."""
+        """float32 (n, F) of the images at `positions`, int64 (n,); `epoch` selects one of the views in turn."""
         return torch.from_numpy(self.features[epoch % self.views][positions.numpy()])
 
 
 def open_features(folder: Path, shape: tuple[int, int, int]) -> FeatureStore | None:
-    """The features in `folder`; None where there are none, or not of this shape (V, N, F)."""
+    """The features in `folder`; None if they are missing or not of this shape (V, N, F)."""
     try:
-        described = json.loads((folder / DESCRIPTION).read_text())
+        description = json.loads((folder / DESCRIPTION).read_text())
         features = np.load(folder / FEATURES, mmap_mode="r")
-        os.utime(folder / DESCRIPTION)  # when it was last used, for whoever clears the cache
+        os.utime(folder / DESCRIPTION)  # the time of last use, for those who clear the cache
     except (OSError, ValueError):
         return None
-    if described.get("shape") != list(shape) or features.shape != shape or features.dtype != np.float32:
+    if description.get("shape") != list(shape) or features.shape != shape or features.dtype != np.float32:
         return None
     return FeatureStore(features)
 
 
 def build_features(folder: Path, shape: tuple[int, int, int], parts: Iterable[np.ndarray]) -> FeatureStore:
-    """Open the features in `folder`, computing them first where need be; where the disk is too small, in memory.
+    """Open the features in `folder`, and compute them first if they are missing; in memory if the disk is too small.
 
     Args:
-        folder: named after all that the features depend on.
+        folder: named after everything that the features depend on.
         shape: (V, N, F).
-        parts: float32 (n, F), view after view, in order; only asked for where there is something to compute.
+        parts: float32 (n, F), in order, view after view; only iterated over if the features are missing.
     """
     size = 4 * shape[0] * shape[1] * shape[2]
 
@@ -82,15 +82,15 @@ def build_features(folder: Path, shape: tuple[int, int, int], parts: Iterable[np
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-    log.warning("Features need %.1f MB, too much for the disk of %s: kept in memory.", size / 1e6, folder)
+    log.warning("The features need %.1f MB, too much for the disk of %s, and are kept in memory.", size / 1e6, folder)
     return FeatureStore(_fill(np.empty(shape, dtype=np.float32), parts))
 
 
 def _fill(target: np.ndarray, parts: Iterable[np.ndarray]) -> np.ndarray:
-    rows, begin = target.reshape(-1, target.shape[2]), 0
+    rows, count = target.reshape(-1, target.shape[2]), 0
     for part in parts:
-        rows[begin : begin + len(part)] = part
-        begin += len(part)
-    if begin != len(rows):
-        raise ValueError(f"{begin} features for {len(rows)} places")
+        rows[count : count + len(part)] = part
+        count += len(part)
+    if count != len(rows):
+        raise ValueError(f"{count} features for {len(rows)} rows")
     return target

@@ -1,4 +1,4 @@
-"""Where decoded pixels are held: the choice between memory, disk, device and nowhere."""
+"""Choose where decoded pixels are kept: in memory, on disk, on the device, or nowhere."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from imgcls.system.machine import free_disk, free_memory
 
 log = logging.getLogger(__name__)
 
-MEMORY_SHARE = 0.5  # of what is free: the model and the page cache want theirs
-DEVICE_SHARE = 0.2  # with `auto`; activations take most of a device
-QUICK = 1000  # so few pictures are decoded again sooner than they are looked after on disk
+MEMORY_SHARE = 0.5  # of the free memory; the model and the page cache need the rest
+DEVICE_SHARE = 0.2  # of the free device memory, with `auto`; activations take most of it
+FEW_IMAGES = 1000  # up to this number, decoding is quicker than managing a store on disk
 
 
 def open_store(
@@ -31,28 +31,28 @@ def open_store(
     workers: int = 1,
     processes: int = 1,
 ) -> Store:
-    """The pixels of `split`, held as `kind` says, or as the machine can where it cannot.
+    """The pixels of `split`, in a store of this `kind` if there is room for it, else in another one.
 
-    `auto` takes the disk, where a store is found again by the next run and by the trials of a sweep, and memory where
-    there are few pictures, they are in memory anyhow, or the disk is short; where memory is short too, it holds nothing
-    and decodes each picture anew in every epoch. For `device` see `on_device`.
+    `auto` uses the disk, where the next run and the trials of a sweep find the store, and memory for few images, for
+    images that are in memory anyway, and if the disk is full; without room in memory it decodes each image again in
+    every epoch. For `device` see `on_device`.
 
     Args:
         kind: `auto`, `memory`, `disk`, `device` or `none`.
         cache: folder of the stores on disk.
-        title: what the pictures are, for the log.
+        title: name of the images, for the log.
         workers: threads that decode.
-        processes: how many on this machine open the same store; in memory each would hold its own.
+        processes: processes on this machine that open the same store; in memory each would have its own.
     """
     if kind == "device":
         kind = "auto"
     if isinstance(split.pictures, np.ndarray) and split.pictures.shape[1:] == recipe.shape(0)[1:] and kind != "disk":
         return ArrayStore(split.pictures, np.ones(len(split), dtype=np.float32))
     size = recipe.nbytes(len(split))
-    for choice in _choices(kind, len(split), processes):
-        if choice == "none":
+    for place in _places(kind, len(split), processes):
+        if place == "none":
             break
-        if choice == "disk":
+        if place == "disk":
             folder = cache / "stores" / store_key(split, recipe)
             found = open_on_disk(folder, len(split), recipe)
             if found is not None:
@@ -65,12 +65,12 @@ def open_store(
             log.log(
                 logging.INFO if kind == "auto" else logging.WARNING,
                 "%s: decoded pixels need %s, too much for the %s of free %s.",
-                *(title, _bytes(size), _bytes(free), choice),
+                *(title, _bytes(size), _bytes(free), place),
             )
             continue
-        place = "in memory" if choice == "memory" else f"on disk, in {folder}"
-        log.info("%s: decoding %s pictures once, %s %s.", title, f"{len(split):,}", _bytes(size), place)
-        if choice == "memory":
+        where = "in memory" if place == "memory" else f"on disk, in {folder}"
+        log.info("%s: decoding %s pictures once, %s %s.", title, f"{len(split):,}", _bytes(size), where)
+        if place == "memory":
             return build_in_memory(split, recipe, workers)
         try:
             return build_on_disk(folder, split, recipe, workers)
@@ -81,36 +81,38 @@ def open_store(
 
 
 def on_device(store: Store, kind: str, device: torch.device) -> Store:
-    """`store`, or its pixels on a CUDA `device`: if `kind` is `device` and they fit, or `auto` and they fit easily."""
+    """`store`, or its pixels on a CUDA `device` if they fit; with `auto`, if they fit into a small share of it."""
     if kind not in ("auto", "device") or not isinstance(store, ArrayStore):
         return store
     if device.type != "cuda":
         if kind == "device":
-            log.info("data.store=device: the model is on no CUDA device, so its pixels are not either.")
+            log.info("data.store=device is ignored: the model is not on a CUDA device.")
         return store
     size, free = store.pixels.nbytes, torch.cuda.mem_get_info(device)[0]
     if size <= free * (1 if kind == "device" else DEVICE_SHARE):
         return DeviceStore(store, device)
     if kind == "device":
-        log.warning("data.store=device: %s of pixels do not fit %s of free device memory.", _bytes(size), _bytes(free))
+        log.warning(
+            "data.store=device: %s of pixels do not fit into %s of free device memory.", _bytes(size), _bytes(free)
+        )
     return store
 
 
-def _choices(kind: str, count: int, processes: int) -> tuple[str, ...]:
-    """What to try, best first; the last one always works."""
+def _places(kind: str, count: int, processes: int) -> tuple[str, ...]:
+    """The places to try, in this order; the last one always has room."""
     if kind == "auto":
-        return ("memory", "disk", "none") if count <= QUICK and processes == 1 else ("disk", "memory", "none")
+        return ("memory", "disk", "none") if count <= FEW_IMAGES and processes == 1 else ("disk", "memory", "none")
     return {"memory": ("memory", "disk", "none"), "disk": ("disk", "memory", "none"), "none": ("none",)}[kind]
 
 
 def build_in_memory(split: Split, recipe: Recipe, workers: int) -> ArrayStore:
-    """All pictures of `split` as one array."""
+    """Decode all images of `split` into one array."""
     out, aspects = np.empty(recipe.shape(len(split)), dtype=np.uint8), np.ones(len(split), dtype=np.float32)
     return ArrayStore(out, aspects, decode_all(split, recipe, out, aspects, workers))
 
 
 def _bytes(size: int) -> str:
-    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= one:
-            return f"{size / one:.1f} {unit}"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
     return f"{size} bytes"

@@ -1,4 +1,4 @@
-"""Data sets that a process has opened stay open for its next training: the trials of a sweep read the pictures once."""
+"""Keep opened data sets for the next training of the process, so that the trials of a sweep read the images once."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imgcls.data.module import Opened
 
-MOST = 2  # data sets that are kept: a sweep over data.seed or data.root must not fill the memory
-# Options that do not change which pictures there are; how their pixels are held is part of each store's own key.
+MAX_DATA_SETS = 2  # a sweep over data.seed or data.root must not fill the memory
+# Options that do not change the images; how their pixels are stored is part of each store's own key.
 FREE = ("batch_size", "micro_batch_size", "num_workers", "augment", "sampler", "normalization", "image_size", "resize")
 
-_kept: OrderedDict[str, Opened] | None = None
+_shared: OrderedDict[str, Opened] | None = None
 
 
 def keep_data() -> None:
-    """From now on keep what is opened, as long as the process lives."""
-    global _kept
-    if _kept is None:
-        _kept = OrderedDict()
+    """Keep data sets opened from now on until the process ends."""
+    global _shared
+    if _shared is None:
+        _shared = OrderedDict()
 
 
 @contextmanager
 def shared_data() -> Iterator[None]:
-    """Keep what is opened until the end of the block."""
-    global _kept
-    before = _kept
+    """Keep data sets opened within the block until its end."""
+    global _shared
+    before = _shared
     keep_data()
     try:
         yield
     finally:
-        _kept = before
+        _shared = before
 
 
 def recall(options: Mapping[str, Any]) -> Opened | None:
-    """What a data module with the same `options` has opened before, where that is kept."""
-    if _kept is None or (key := _key(options)) not in _kept:
+    """What an earlier data module with the same `options` has opened; None if it is not kept."""
+    if _shared is None or (key := _key(options)) not in _shared:
         return None
-    _kept.move_to_end(key)
-    return _kept[key]
+    _shared.move_to_end(key)
+    return _shared[key]
 
 
 def remember(opened: Opened, options: Mapping[str, Any]) -> None:
-    """Keep what a data module with these `options` has opened, where that is asked for."""
-    if _kept is None:
+    """Keep what a data module with these `options` has opened, if sharing is on."""
+    if _shared is None:
         return
-    _kept[_key(options)] = opened
-    while len(_kept) > MOST:
-        _kept.popitem(last=False)
+    _shared[_key(options)] = opened
+    while len(_shared) > MAX_DATA_SETS:
+        _shared.popitem(last=False)
 
 
 def _key(options: Mapping[str, Any]) -> str:

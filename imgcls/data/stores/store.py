@@ -1,13 +1,12 @@
-"""Decoded pixels, made once: in memory, in a file that all processes map, on the device, or not held at all.
+"""Stores of pixels: decoded once into memory, into a file that all processes map, or to the device; or for each batch.
 
-Where they are held never changes what a batch contains; it only decides how fast it comes.
+The kind of store never changes the content of a batch, only how fast it is loaded.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,13 +19,13 @@ from PIL import Image
 from torch import Tensor
 
 from imgcls.data.batch import send
+from imgcls.data.checks import inspect
 from imgcls.data.crops import Layout
 from imgcls.data.sources import Split
-from imgcls.data.threads import pool
+from imgcls.data.threads import map_with_bar, pool
 from imgcls.errors import UserError
 from imgcls.pictures import BadPicture
 from imgcls.preprocessing import INTERPOLATIONS, Preprocessing
-from imgcls.system.bars import with_bar
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +34,13 @@ SAMPLED_FILES = 256
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a picture becomes the square of pixels that a store holds."""
+    """How an image becomes the square of pixels in a store."""
 
     layout: Layout
     side: int
-    """px."""
+    """Side of the square, px."""
     resize: int
-    """Shorter side before the centre crop, px; not used when squashed."""
+    """Shorter side before the centre crop, px; not used by the layout `squash`."""
     interpolation: str
 
     @cached_property
@@ -49,37 +48,37 @@ class Recipe:
         return Preprocessing(self.side, self.resize, self.interpolation)
 
     def pixels(self, picture: Image.Image) -> np.ndarray:
-        """uint8 (side, side, 3)."""
+        """The pixels of `picture`, uint8 (side, side, 3)."""
         if self.layout == "centre":
             return self._centre.pixels(picture)
         if picture.size == (self.side, self.side):
             return np.asarray(picture, dtype=np.uint8)
         if self.interpolation in ("bilinear", "bicubic"):
-            # antialiased as Pillow's, in half its time; training pixels need not be the portable model's to the bit
+            # antialiased like Pillow, in half the time; training pixels need not equal the portable model's exactly
             pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
             resized = F.interpolate(pixels, size=(self.side, self.side), mode=self.interpolation, antialias=True)
             return resized[0].permute(1, 2, 0).numpy()
         return np.asarray(picture.resize((self.side, self.side), INTERPOLATIONS[self.interpolation]))
 
     def shape(self, count: int) -> tuple[int, int, int, int]:
-        """Of the array of `count` pictures."""
+        """Shape of the array of `count` images."""
         return count, self.side, self.side, 3
 
     def nbytes(self, count: int) -> int:
-        """Bytes of `count` pictures."""
+        """Bytes of `count` images."""
         return count * self.side * self.side * 3
 
 
 def evaluation_recipe(preprocessing: Preprocessing) -> Recipe:
-    """Exactly the pixels of the portable model."""
+    """The recipe for exactly the pixels of the portable model."""
     return Recipe("centre", preprocessing.image_size, preprocessing.resize, preprocessing.interpolation)
 
 
 def training_recipe(split: Split, layout: Layout, preprocessing: Preprocessing) -> Recipe:
-    """What the training pictures are held as.
+    """The recipe for training images.
 
-    Squashed ones a little larger than the model's side, so that a crop is seldom enlarged; but never larger than the
-    pictures are. Small square pictures of one size are held as they are, and enlarged on the device.
+    Squashed images are a little larger than the model's input, so that crops are rarely enlarged, but never larger than
+    the originals. Small square images of one size are stored as they are, and enlarged on the device.
     """
     size, sizes = preprocessing.image_size, picture_sizes(split)
     if layout == "squash":
@@ -93,7 +92,7 @@ def training_recipe(split: Split, layout: Layout, preprocessing: Preprocessing) 
 
 
 def picture_sizes(split: Split) -> set[tuple[int, int]]:
-    """(width, height) that occur; from the headers of up to 256 files evenly spread over the split."""
+    """The (width, height) that occur, from the headers of up to 256 files spread evenly over the split."""
     if isinstance(split.pictures, np.ndarray):
         return {(split.pictures.shape[2], split.pictures.shape[1])} if len(split) else set()
     sizes = set()
@@ -102,7 +101,7 @@ def picture_sizes(split: Split) -> set[tuple[int, int]]:
             with Image.open(path) as picture:
                 sizes.add(picture.size)
         except (OSError, ValueError, Image.DecompressionBombError):
-            continue  # found as bad when it is decoded
+            continue  # reported when it is decoded
     return sizes
 
 
@@ -110,16 +109,16 @@ class Store(Protocol):
     """The pixels of one split."""
 
     bad: tuple[tuple[int, str], ...]
-    """Pictures of the split that cannot be read, by position, and why. Positions below count without them."""
+    """(position, reason) of unreadable images of the split. The positions of `gather` do not count them."""
     aspects: np.ndarray
-    """float32 (N,): width / height of the original pictures."""
+    """float32 (N,): width / height of the original images."""
     folder: Path | None
-    """Where it is on disk."""
+    """The folder of a store on disk."""
 
     def __len__(self) -> int: ...
 
     def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
-        """uint8 (n, 3, side, side), in channels_last order, of the pictures at `positions`, int64 (n,)."""
+        """uint8 (n, 3, side, side), in channels_last order, of the images at `positions`, int64 (n,)."""
 
 
 class ArrayStore:
@@ -128,8 +127,8 @@ class ArrayStore:
     Args:
         pixels: uint8 (rows, side, side, 3).
         aspects: float32 (rows,), width / height of the originals.
-        bad: rows that hold no picture, and why.
-        folder: where the array is on disk.
+        bad: rows without an image, and why.
+        folder: the folder of an array on disk.
     """
 
     def __init__(
@@ -155,12 +154,12 @@ class ArrayStore:
 
 
 class DeviceStore:
-    """Pixels on the device where the model is."""
+    """Pixels on the device of the model."""
 
-    def __init__(self, held: ArrayStore, device: torch.device) -> None:
-        self.bad, self.aspects, self.folder = held.bad, held.aspects, held.folder
-        good = held.pixels if not held.bad else held.pixels[held.rows]
-        # a private mapping or a copy: torch wants memory that can be written
+    def __init__(self, store: ArrayStore, device: torch.device) -> None:
+        self.bad, self.aspects, self.folder = store.bad, store.aspects, store.folder
+        good = store.pixels if not store.bad else store.pixels[store.rows]
+        # a private mapping or a copy: torch needs writable memory
         self._pixels = torch.from_numpy(np.array(good, copy=not good.flags.writeable or None)).to(device)
 
     def __len__(self) -> int:
@@ -171,23 +170,21 @@ class DeviceStore:
 
 
 class DecodingStore:
-    """Holds nothing: each picture is decoded again whenever it is asked for, in threads.
+    """Stores no pixels: decodes the images of each batch in threads.
 
-    Every picture is looked at before, so that what cannot be read is known before training; what was seen is remembered
-    in the folder `cache` (see checks.inspect).
+    Every image is decoded once before, so that unreadable ones are known before training; the findings are cached in
+    the folder `cache`, see checks.inspect.
     """
 
     folder: Path | None = None
 
     def __init__(self, split: Split, recipe: Recipe, workers: int, cache: Path) -> None:
-        from imgcls.data.checks import inspect
-
         self.recipe, self.workers = recipe, workers
-        seen = inspect(split.pictures, cache, workers)
-        self.bad = tuple((position, reason) for position, reason in enumerate(seen.reasons) if reason)
+        findings = inspect(split.pictures, cache, workers)
+        self.bad = tuple((position, reason) for position, reason in enumerate(findings.reasons) if reason)
         good = np.delete(np.arange(len(split)), [position for position, _ in self.bad])
         self.split = split.subset(good)
-        self.aspects = (seen.sizes[good, 0] / seen.sizes[good, 1]).astype(np.float32)
+        self.aspects = (findings.sizes[good, 0] / findings.sizes[good, 1]).astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.split)
@@ -201,7 +198,7 @@ class DecodingStore:
                 target[row] = self.recipe.pixels(self.split.open(position))
             except BadPicture as error:
                 name = self.split.names[position]
-                raise UserError(f"{name} was read before training and cannot be read now: {error.reason}.") from error
+                raise UserError(f"{name} could be read before training, but not now: {error.reason}.") from error
 
         for _ in pool(self.workers).map(decode, range(len(positions)), positions.tolist()):
             pass
@@ -211,10 +208,10 @@ class DecodingStore:
 def decode_all(
     split: Split, recipe: Recipe, out: np.ndarray, aspects: np.ndarray, workers: int
 ) -> list[tuple[int, str]]:
-    """Decode every picture of `split` into the rows of `out`, uint8 (N, side, side, 3), in threads.
+    """Decode every image of `split` into the rows of `out`, uint8 (N, side, side, 3), in threads.
 
-    Pillow decodes and resizes without holding Python's lock, so threads serve as well as processes and write straight
-    into `out`. Fills `aspects`, float32 (N,). Returns (position, reason) of those that cannot be read.
+    Pillow decodes and resizes without the GIL, so that threads are as fast as processes and write directly into `out`.
+    Fills `aspects`, float32 (N,). Returns (position, reason) of images that cannot be read.
     """
 
     def decode(position: int) -> str | None:
@@ -226,9 +223,5 @@ def decode_all(
         out[position] = recipe.pixels(picture)
         return None
 
-    own = ThreadPoolExecutor(workers, thread_name_prefix="imgcls-decode")
-    try:
-        reasons = with_bar(own.map(decode, range(len(split))), len(split), f"Decoding {len(split):,} pictures")
-        return [(position, reason) for position, reason in enumerate(reasons) if reason is not None]
-    finally:
-        own.shutdown(wait=True, cancel_futures=True)
+    reasons = map_with_bar(decode, range(len(split)), workers, f"Decoding {len(split):,} pictures")
+    return [(position, reason) for position, reason in enumerate(reasons) if reason is not None]

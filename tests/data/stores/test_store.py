@@ -27,7 +27,7 @@ SQUASH = Recipe("squash", 10, 10, "bilinear")
 
 @pytest.fixture
 def files(tmp_path: Path) -> Split:
-    """Twelve pictures of different sizes, one of them broken."""
+    """Twelve images of different sizes, one of them damaged."""
     random, paths = np.random.default_rng(0), []
     for number in range(12):
         path = tmp_path / "pictures" / f"{number}.png"
@@ -39,15 +39,15 @@ def files(tmp_path: Path) -> Split:
 
 
 @pytest.mark.parametrize("recipe", [CENTRE, SQUASH])
-def test_every_kind_of_store_gives_the_same_pixels(files: Split, recipe: Recipe, tmp_path: Path) -> None:
+def test_every_kind_of_store_has_the_same_pixels(files: Split, recipe: Recipe, tmp_path: Path) -> None:
     stores = [open_store(files, recipe, kind, cache=tmp_path) for kind in ("memory", "disk", "none", "auto", "device")]
-    at = torch.tensor([10, 0, 4, 5, 5])
-    batches = [store.gather(at) for store in stores]
+    positions = torch.tensor([10, 0, 4, 5, 5])
+    batches = [store.gather(positions) for store in stores]
     assert all(torch.equal(batch, batches[0]) for batch in batches)
     assert batches[0].shape == (5, 3, recipe.side, recipe.side)
     assert batches[0].dtype == torch.uint8
     good = [number for number in range(12) if number != 5]
-    expected = [recipe.pixels(files.open(good[position])) for position in at.tolist()]
+    expected = [recipe.pixels(files.open(good[position])) for position in positions.tolist()]
     assert np.array_equal(batches[0].permute(0, 2, 3, 1).numpy(), np.stack(expected))
     for store in stores:
         assert len(store) == len(store.aspects) == 11
@@ -55,22 +55,22 @@ def test_every_kind_of_store_gives_the_same_pixels(files: Split, recipe: Recipe,
         assert store.aspects[[0, 5]].tolist() == pytest.approx([10 / 12, 16 / 12])
 
 
-def test_pixels_that_are_there_already_are_not_copied(tmp_path: Path) -> None:
+def test_pixels_in_memory_are_not_copied(tmp_path: Path) -> None:
     pixels = np.zeros((4, 8, 8, 3), dtype=np.uint8)
     store = open_store(Split(tuple("abcd"), np.zeros(4), pixels), CENTRE, cache=tmp_path)
     assert isinstance(store, ArrayStore)
     assert store.pixels is pixels
 
 
-def test_a_store_on_disk_is_found_again(files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_on_disk_is_reused(files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_store(files, CENTRE, "disk", cache=tmp_path)
     monkeypatch.setattr(disk, "decode_all", None)
-    again = open_store(files, CENTRE, "disk", cache=tmp_path)
-    assert again.folder == first.folder
-    assert again.bad == first.bad
+    second = open_store(files, CENTRE, "disk", cache=tmp_path)
+    assert second.folder == first.folder
+    assert second.bad == first.bad
 
 
-def test_the_name_says_what_is_held(files: Split) -> None:
+def test_the_key_depends_on_the_content(files: Split) -> None:
     names = [store_key(files, CENTRE), store_key(files, SQUASH), store_key(files.subset(range(11)), CENTRE)]
     renamed = Split(("x", *files.names[1:]), files.labels, files.pictures)
     names.append(store_key(renamed, CENTRE))
@@ -84,7 +84,7 @@ def test_the_name_says_what_is_held(files: Split) -> None:
     assert store_key(Split(files.names, files.labels, moved), CENTRE) == names[4]
 
 
-def test_a_store_that_is_not_whole_is_built_again(files: Split, tmp_path: Path) -> None:
+def test_an_incomplete_store_is_rebuilt(files: Split, tmp_path: Path) -> None:
     folder = tmp_path / "one"
     build_on_disk(folder, files, CENTRE, 1)
     with (folder / "pixels.u8").open("r+b") as file:
@@ -104,7 +104,7 @@ def _build_and_die(folder: Path, files: Split) -> None:
     build_on_disk(folder, files, CENTRE, 1)
 
 
-def test_a_killed_build_leaves_nothing_that_is_taken_for_a_store(files: Split, tmp_path: Path) -> None:
+def test_a_killed_build_leaves_nothing_that_is_mistaken_for_a_store(files: Split, tmp_path: Path) -> None:
     folder = tmp_path / "one"
     process = multiprocessing.get_context("fork").Process(target=_build_and_die, args=(folder, files))
     process.start()
@@ -151,7 +151,7 @@ def test_of_two_that_start_at_once_one_builds(files: Split, tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("kind", "memory", "disk", "expected"),
     [
-        ("auto", 10**9, 10**9, "memory"),  # few pictures
+        ("auto", 10**9, 10**9, "memory"),  # few images
         ("auto", 0, 10**9, "disk"),
         ("auto", 0, 0, "nothing"),
         ("memory", 0, 10**9, "disk"),
@@ -160,7 +160,7 @@ def test_of_two_that_start_at_once_one_builds(files: Split, tmp_path: Path, monk
         ("none", 10**9, 10**9, "nothing"),
     ],
 )
-def test_falls_back_where_room_is_short(
+def test_falls_back_where_space_is_short(
     files: Split,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -174,24 +174,22 @@ def test_falls_back_where_room_is_short(
     monkeypatch.setattr(placement, "free_disk", lambda _: disk)
     caplog.set_level(logging.INFO)
     store = open_store(files, CENTRE, kind, cache=tmp_path, title="train")
-    held = "nothing" if isinstance(store, DecodingStore) else "disk" if store.folder else "memory"
-    assert held == expected
+    place = "nothing" if isinstance(store, DecodingStore) else "disk" if store.folder else "memory"
+    assert place == expected
     assert "train:" in caplog.text
     if expected != "nothing":
-        assert "2.3 kB" in caplog.text  # how large it will be is said before
+        assert "2.3 kB" in caplog.text  # the size is logged
 
 
-def test_many_pictures_and_several_processes_share_the_disk(
+def test_many_images_and_several_processes_use_the_disk(
     files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert open_store(files, CENTRE, cache=tmp_path, processes=2).folder is not None
-    monkeypatch.setattr(placement, "QUICK", 5)
+    monkeypatch.setattr(placement, "FEW_IMAGES", 5)
     assert open_store(files, SQUASH, cache=tmp_path).folder is not None
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(
-    files: Split, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_works_without_a_writable_cache(files: Split, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "cache").write_text("in the way")
     store = open_store(files, CENTRE, "disk", cache=tmp_path / "cache")
     assert isinstance(store, ArrayStore)
@@ -199,9 +197,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     assert "no store on disk" in caplog.text
 
 
-def test_a_disk_without_room_is_noticed_before_anything_is_decoded(
-    files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_noticed_before_decoding(files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -212,7 +208,7 @@ def test_a_disk_without_room_is_noticed_before_anything_is_decoded(
     assert open_store(files, CENTRE, "disk", cache=tmp_path).folder is None
 
 
-def test_training_pictures_are_held_no_larger_than_they_are() -> None:
+def test_training_images_are_stored_no_larger_than_they_are() -> None:
     small = Split(tuple("ab"), np.zeros(2), np.zeros((2, 32, 32, 3), dtype=np.uint8))
     wide = Split(tuple("ab"), np.zeros(2), np.zeros((2, 300, 500, 3), dtype=np.uint8))
     at_224 = Preprocessing(224, 256)
@@ -223,7 +219,7 @@ def test_training_pictures_are_held_no_larger_than_they_are() -> None:
     assert training_recipe(wide, "centre", at_224) == evaluation_recipe(at_224) == Recipe("centre", 224, 256, "bicubic")
 
 
-def test_the_cache_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_folder_is_that_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IMGCLS_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert cache_folder() == Path("/somewhere/imgcls")
@@ -235,7 +231,7 @@ def test_free_memory_is_known() -> None:
     assert placement.free_memory() > 0
 
 
-def test_statistics_are_those_of_all_pixels_and_kept_with_the_store(
+def test_statistics_are_those_of_all_pixels_and_saved_with_the_store(
     files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(files, CENTRE, "disk", cache=tmp_path)
