@@ -22,6 +22,7 @@ import PIL
 from PIL import Image
 
 from imgcls.data.sources import BadFile
+from imgcls.data.stores.fingerprint import file_state
 from imgcls.data.threads import map_with_bar
 from imgcls.errors import UserError
 from imgcls.pictures import BadPicture, decode
@@ -30,7 +31,7 @@ from imgcls.system.files import atomic_path
 from imgcls.system.machine import available_cores
 
 THUMBNAIL = (8, 9)  # height, width: one column more than a difference hash has bits in a row
-_VERSION = f"1 {PIL.__version__}"  # another Pillow may read files that this one cannot
+_VERSION = f"2 {PIL.__version__}"  # another Pillow may read files that this one cannot
 _SUFFIXES = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"},
     "MPO": {".mpo", ".jpg", ".jpeg"},
@@ -153,16 +154,8 @@ def _fill_rows(
 
 
 def _stamps(paths: Sequence[Path]) -> np.ndarray:
-    """int64 (N, 2): size and modification time of each file; -1 if it does not exist."""
-
-    def stamp(path: Path) -> tuple[int, int]:
-        try:
-            status = os.stat(path)  # noqa: PTH116 - 60,000 times
-        except OSError:
-            return -1, -1
-        return status.st_size, status.st_mtime_ns
-
-    return np.array([stamp(path) for path in paths], dtype=np.int64).reshape(-1, 2)
+    """int64 (N, 4): size, times of change and inode of each file; -1 if it does not exist."""
+    return np.array([file_state(path) for path in paths], dtype=np.int64).reshape(-1, 4)
 
 
 class _CachedFindings:
@@ -175,7 +168,7 @@ class _CachedFindings:
         common = os.path.commonpath([os.path.abspath(path) for path in paths])  # noqa: PTH100
         key = hashlib.blake2b(os.fsencode(common), digest_size=12).hexdigest()
         self.file = (cache or cache_folder()) / "checks" / f"{key}.npz"
-        self.paths, self.stamps, self.findings = [], np.zeros((0, 2), dtype=np.int64), Findings.empty(0)
+        self.paths, self.stamps, self.findings = [], np.zeros((0, 4), dtype=np.int64), Findings.empty(0)
         with (
             suppress(OSError, EOFError, ValueError, KeyError, BadZipFile),
             np.load(self.file, allow_pickle=False) as stored,

@@ -73,6 +73,9 @@ def find_or_build(folder: Path, find: Callable[[], T | None], build: Callable[[P
             partial.mkdir()
             try:
                 build(partial)
+                for file in partial.iterdir():
+                    with file.open("rb") as written:
+                        os.fsync(written.fileno())
                 shutil.rmtree(folder, ignore_errors=True)  # one that is not whole
                 partial.replace(folder)
             except BaseException:

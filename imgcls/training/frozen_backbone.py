@@ -85,7 +85,7 @@ def _name(datamodule: ImageDataModule, split: str, backbone: str, augmentation: 
     seen = datamodule.preprocessing
     training = augmentation is not None
     recipe: Recipe = datamodule.recipe_of(split, evaluation=not training)
-    pictures = store_key(datamodule.source.splits()[split], recipe)
+    pictures = store_key(datamodule.source.splits()[split], recipe, datamodule.cache)
     words = [pictures, backbone, seen.as_dict(), [datamodule.seed, augmentation] if training else None]
     return hashlib.blake2b(json.dumps(words, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 

@@ -13,49 +13,40 @@ import PIL
 import torch
 
 from imgcls.data.sources import Split
+from imgcls.data.stores.checksums import Checker, checksums
+from imgcls.data.stores.fingerprint import fingerprint
 from imgcls.data.stores.store import ArrayStore, Recipe, decode_all
 from imgcls.system.cache import find_or_build
 
-FORMAT = 1
+FORMAT = 2
 DISK_SHARE = 0.8  # of the free space
 PIXELS, ASPECTS, DESCRIPTION = "pixels.u8", "aspects.npy", "store.json"
 
 
-def store_key(split: Split, recipe: Recipe) -> str:
+def store_key(split: Split, recipe: Recipe, cache: Path) -> str:
     """A hash of everything that the store depends on: 32 hexadecimal digits.
 
-    Names, sizes and modification times of files, or the pixels of arrays; the recipe; and the versions of Pillow and
-    torch, because others may decode and resize differently.
+    The names and contents of the images; the recipe; and the versions of Pillow and torch, because others may decode
+    and resize differently. The digests of contents are kept in `cache`.
     """
-    content = hashlib.blake2b(digest_size=16)
-    content.update(json.dumps([FORMAT, PIL.__version__, torch.__version__, asdict(recipe)]).encode())
-    if isinstance(split.pictures, np.ndarray):
-        content.update(json.dumps(split.pictures.shape).encode())
-        content.update(np.ascontiguousarray(split.pictures).data)
-        return content.hexdigest()
-    for name, path in zip(split.names, split.pictures, strict=True):
-        try:
-            status = path.stat()
-            stamp = (status.st_size, status.st_mtime_ns)
-        except OSError:
-            stamp = (-1, -1)
-        content.update(f"{name}\0{stamp[0]}\0{stamp[1]}\0".encode())
-    return content.hexdigest()
+    parts = [FORMAT, PIL.__version__, torch.__version__, asdict(recipe), fingerprint(split, cache)]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
 def open_on_disk(folder: Path, count: int, recipe: Recipe) -> ArrayStore | None:
-    """The store in `folder`; None if it is missing or incomplete."""
+    """The store in `folder`; None if it is missing, incomplete or damaged."""
     try:
         description = json.loads((folder / DESCRIPTION).read_text())
-        if (folder / PIXELS).stat().st_size != recipe.nbytes(count):
+        checker = Checker(folder / PIXELS, description["checksums"])
+        if (folder / PIXELS).stat().st_size != recipe.nbytes(count) or not checker.is_sound():
             return None
+        bad = [(int(position), str(reason)) for position, reason in description["bad"]]
         aspects = np.load(folder / ASPECTS)
         pixels = np.memmap(folder / PIXELS, dtype=np.uint8, mode="r", shape=recipe.shape(count))
         os.utime(folder / DESCRIPTION)  # the time of last use, for those who clear the cache
-    except (OSError, ValueError):
+        return ArrayStore(pixels, aspects, bad, folder, checker)
+    except Exception:  # whatever is wrong with it, it can be rebuilt
         return None
-    bad = [(int(position), str(reason)) for position, reason in description["bad"]]
-    return ArrayStore(pixels, aspects, bad, folder)
 
 
 def build_on_disk(folder: Path, split: Split, recipe: Recipe, workers: int) -> ArrayStore:
@@ -74,7 +65,8 @@ def build_on_disk(folder: Path, split: Split, recipe: Recipe, workers: int) -> A
             pixels.flush()
             os.fsync(file.fileno())
         np.save(partial / ASPECTS, aspects)
-        content = {"format": FORMAT, "pictures": len(split), "side": recipe.side, "layout": recipe.layout, "bad": bad}
+        content: dict[str, object] = {"format": FORMAT, "pictures": len(split), "bad": bad}
+        content |= {"side": recipe.side, "layout": recipe.layout, "checksums": checksums(partial / PIXELS)}
         (partial / DESCRIPTION).write_text(json.dumps(content))
 
     return find_or_build(folder, lambda: open_on_disk(folder, len(split), recipe), build)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imgcls.data.stores.checksums import Checker, checksums
 from imgcls.data.stores.disk import DISK_SHARE, reserve
 from imgcls.system.cache import find_or_build
 from imgcls.system.machine import free_disk
@@ -50,10 +51,12 @@ def open_features(folder: Path, shape: tuple[int, int, int]) -> FeatureStore | N
     try:
         description = json.loads((folder / DESCRIPTION).read_text())
         features = np.load(folder / FEATURES, mmap_mode="r")
+        if description["shape"] != list(shape) or features.shape != shape or features.dtype != np.float32:
+            return None
+        if not Checker(folder / FEATURES, description["checksums"]).is_sound():
+            return None
         os.utime(folder / DESCRIPTION)  # the time of last use, for those who clear the cache
-    except (OSError, ValueError):
-        return None
-    if description.get("shape") != list(shape) or features.shape != shape or features.dtype != np.float32:
+    except Exception:  # whatever is wrong with them, they can be computed again
         return None
     return FeatureStore(features)
 
@@ -69,13 +72,14 @@ def build_features(folder: Path, shape: tuple[int, int, int], parts: Iterable[np
     size = 4 * shape[0] * shape[1] * shape[2]
 
     def build(partial: Path) -> None:
-        (partial / DESCRIPTION).write_text(json.dumps({"shape": list(shape)}))
         if size > DISK_SHARE * free_disk(partial):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         target = np.lib.format.open_memmap(partial / FEATURES, mode="w+", dtype=np.float32, shape=shape)
         reserve(partial / FEATURES)
         _fill(target, parts)
         target.flush()
+        description = {"shape": list(shape), "checksums": checksums(partial / FEATURES)}
+        (partial / DESCRIPTION).write_text(json.dumps(description))
 
     try:
         return find_or_build(folder, lambda: open_features(folder, shape), build)

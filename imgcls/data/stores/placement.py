@@ -53,7 +53,7 @@ def open_store(
         if place == "none":
             break
         if place == "disk":
-            folder = cache / "stores" / store_key(split, recipe)
+            folder = cache / "stores" / store_key(split, recipe, cache)
             found = open_on_disk(folder, len(split), recipe)
             if found is not None:
                 log.info("%s: %s of decoded pixels found in %s.", title, _bytes(size), folder)

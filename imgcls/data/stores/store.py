@@ -22,6 +22,7 @@ from imgcls.data.batch import send
 from imgcls.data.checks import inspect
 from imgcls.data.crops import Layout
 from imgcls.data.sources import Split
+from imgcls.data.stores.checksums import Checker
 from imgcls.data.threads import map_with_bar, pool
 from imgcls.errors import UserError
 from imgcls.pictures import BadPicture
@@ -105,6 +106,9 @@ def picture_sizes(split: Split) -> set[tuple[int, int]]:
     return sizes
 
 
+CHECK_EVERY_BATCHES = 64  # a chunk of 16 MB per so many batches costs nothing
+
+
 class Store(Protocol):
     """The pixels of one split."""
 
@@ -129,6 +133,7 @@ class ArrayStore:
         aspects: float32 (rows,), width / height of the originals.
         bad: rows without an image, and why.
         folder: the folder of an array on disk.
+        checker: compares the file with its checksums while it is read.
     """
 
     def __init__(
@@ -137,8 +142,10 @@ class ArrayStore:
         aspects: np.ndarray,
         bad: Sequence[tuple[int, str]] = (),
         folder: Path | None = None,
+        checker: Checker | None = None,
     ) -> None:
         self.pixels, self.bad, self.folder = pixels, tuple(bad), folder
+        self._checker, self._gathered = checker, 0
         self.rows = np.delete(np.arange(len(pixels)), [row for row, _ in self.bad])
         self.aspects = aspects[self.rows]
 
@@ -146,6 +153,9 @@ class ArrayStore:
         return len(self.rows)
 
     def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
+        self._gathered += 1
+        if self._checker is not None and self._gathered % CHECK_EVERY_BATCHES == 0 and not self._checker.holds_next():
+            raise UserError(f"{self.folder} is damaged: the disk returns other pixels than were written. Remove it.")
         rows = self.rows[positions.numpy()]
         out = torch.empty((len(rows), *self.pixels.shape[1:]), dtype=torch.uint8, pin_memory=pin)
         # numpy's take runs in the loader's thread without starting torch's threads, which the model needs

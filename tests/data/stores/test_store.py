@@ -13,11 +13,14 @@ import torch
 from PIL import Image
 
 from imgcls.data.sources import Split
+from imgcls.data.stores import checksums as checksum_module
 from imgcls.data.stores import disk, placement
+from imgcls.data.stores import store as store_module
 from imgcls.data.stores.disk import build_on_disk, open_on_disk, store_key
 from imgcls.data.stores.placement import open_store
 from imgcls.data.stores.statistics import channel_statistics
 from imgcls.data.stores.store import ArrayStore, DecodingStore, Recipe, evaluation_recipe, training_recipe
+from imgcls.errors import UserError
 from imgcls.preprocessing import Preprocessing
 from imgcls.system.cache import cache_folder
 
@@ -70,18 +73,54 @@ def test_a_store_on_disk_is_reused(files: Split, tmp_path: Path, monkeypatch: py
     assert second.bad == first.bad
 
 
-def test_the_key_depends_on_the_content(files: Split) -> None:
-    names = [store_key(files, CENTRE), store_key(files, SQUASH), store_key(files.subset(range(11)), CENTRE)]
-    renamed = Split(("x", *files.names[1:]), files.labels, files.pictures)
-    names.append(store_key(renamed, CENTRE))
-    os.utime(files.files[0], (0, 0))
-    names.append(store_key(files, CENTRE))
+def test_the_name_says_what_is_held(files: Split, tmp_path: Path) -> None:
+    def key(split: Split, recipe: Recipe = CENTRE) -> str:
+        return store_key(split, recipe, tmp_path / "cache")
+
+    names = [key(files), key(files, SQUASH), key(files.subset(range(11)))]
+    names.append(key(Split(("x", *files.names[1:]), files.labels, files.pictures)))
     pixels = np.zeros((2, 8, 8, 3), dtype=np.uint8)
     for array in (pixels, pixels + 1, pixels[:1]):
-        names.append(store_key(Split(tuple(map(str, range(len(array)))), np.zeros(len(array)), array), CENTRE))
+        names.append(key(Split(tuple(map(str, range(len(array)))), np.zeros(len(array)), array)))
     assert len(set(names)) == len(names)
+    os.utime(files.files[0], (0, 0))
+    assert key(files) == names[0], "another time is no other content"
     moved = tuple(Path(shutil.copy2(path, path.with_suffix(".copy"))) for path in files.files)
-    assert store_key(Split(files.names, files.labels, moved), CENTRE) == names[4]
+    assert key(Split(files.names, files.labels, moved)) == names[0]
+
+
+def test_a_changed_pixel_builds_the_store_again(files: Split, tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    first = build_on_disk(folder, files, CENTRE, 1)
+    expected = first.gather(torch.arange(11)).clone()
+    for change in (lambda content: bytes(len(content)), lambda content: content[:-1] + bytes([content[-1] ^ 1])):
+        (folder / "pixels.u8").write_bytes(change((folder / "pixels.u8").read_bytes()))
+        assert open_on_disk(folder, 12, CENTRE) is None
+        assert torch.equal(build_on_disk(folder, files, CENTRE, 1).gather(torch.arange(11)), expected)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"bad": 3, "checksums": []}', '{"bad": [[0]], "checksums": [1]}'])
+def test_whatever_is_wrong_with_a_store_it_is_built_again(files: Split, tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "one"
+    build_on_disk(folder, files, CENTRE, 1)
+    (folder / "store.json").write_text(content)
+    assert open_on_disk(folder, 12, CENTRE) is None
+    assert len(build_on_disk(folder, files, CENTRE, 1)) == 11
+
+
+def test_a_store_that_rots_while_it_is_read_is_an_error(
+    files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checksum_module, "CHUNK_BYTES", 1024)
+    monkeypatch.setattr(checksum_module, "CHECKED_AT_ONCE", 1)
+    monkeypatch.setattr(store_module, "CHECK_EVERY_BATCHES", 1)
+    store = build_on_disk(tmp_path / "one", files, CENTRE, 1)
+    file = tmp_path / "one" / "pixels.u8"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 255
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged"):
+        [store.gather(torch.arange(2)) for _ in range(len(content) // 1024 + 1)]
 
 
 def test_an_incomplete_store_is_rebuilt(files: Split, tmp_path: Path) -> None:

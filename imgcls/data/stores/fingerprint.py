@@ -1,0 +1,80 @@
+"""What the images of a split are, as one digest: names and contents, not places and times."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from imgcls.data.sources import Split
+from imgcls.errors import UserError
+from imgcls.system.files import atomic_write_text
+
+END_BYTES = 4096
+"""So much is read at each end of a file, where every recompression shows: under 1 % of the time to decode a photo."""
+
+
+def fingerprint(split: Split, cache: Path) -> str:
+    """32 hexadecimal digits that are the same for the same names and contents, wherever the files are.
+
+    Arrays are read whole. The digest of files is kept in `cache` under what the file system says of each of them (size,
+    times of change of content and of status, inode), which nobody can set back, so that a second call reads no file.
+    """
+    if isinstance(split.pictures, np.ndarray):
+        pixels = np.ascontiguousarray(split.pictures)
+        return _digest([str(split.pictures.shape).encode(), pixels.data])
+    memory = cache / "fingerprints" / _digest(_states(split))
+    try:
+        known = memory.read_text()
+    except OSError:
+        known = ""
+    if len(known) == 32:
+        return known
+    content = _digest(_contents(split.names, split.pictures))
+    with contextlib.suppress(OSError, UserError):  # a cache that cannot be written costs time only
+        atomic_write_text(memory, content)
+    return content
+
+
+def file_state(path: Path) -> tuple[int, int, int, int]:
+    """Size, time of change of the content and of the status (ns), inode; -1 each where there is no file."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - hundreds of thousands of times
+    except OSError:
+        return (-1, -1, -1, -1)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def _states(split: Split) -> Iterable[bytes]:
+    for name, path in zip(split.names, split.files, strict=True):
+        yield f"{name}\0{path}\0{file_state(path)}\0".encode("utf-8", "surrogateescape")
+
+
+def _contents(names: Sequence[str], paths: Sequence[Path]) -> Iterable[bytes]:
+    for name, path in zip(names, paths, strict=True):
+        yield f"{name}\0".encode("utf-8", "surrogateescape")
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            size = os.fstat(descriptor).st_size
+            yield b"%d\0" % size
+            yield os.read(descriptor, END_BYTES)
+            if size > END_BYTES:
+                yield os.pread(descriptor, END_BYTES, max(END_BYTES, size - END_BYTES))
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
+
+
+def _digest(parts: Iterable[bytes | memoryview]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
