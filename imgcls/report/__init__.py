@@ -1,6 +1,6 @@
 """The report of a run: one self-contained page, and its figures as files.
 
-May be imported by `training` and everything above; imports `debug`, `data`, `runs` and what is below.
+May be imported by `training` and everything above; imports `debug`, `data`, `runs` and everything below.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ def write_report(folder: Path) -> Path:
 
 
 def try_report(folder: Path) -> None:
-    """The same at the end of a training, which must not fail for the picture of its results."""
+    """Write the report at the end of a training, which must not fail because of it."""
     try:
         write_report(folder)
     except Exception:
-        log.warning("The report could not be written. Try again: python -m imgcls.report run=%s", folder, exc_info=True)
+        log.warning(
+            "The report could not be written. To try again: python -m imgcls.report run=%s", folder, exc_info=True
+        )

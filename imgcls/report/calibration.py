@@ -1,4 +1,4 @@
-"""How far a model's confidence can be believed, and the temperature that would mend it."""
+"""Whether a model's confidence matches its accuracy, and the temperature that would calibrate it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 BINS = 15
-MOST_VALUES = 4_000_000  # logits that a temperature is fitted on
+MAX_VALUES = 4_000_000  # logits that a temperature is fitted on
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What one temperature would do.
+    """The effect of temperature scaling.
 
     Attributes:
         before: expected calibration error (15 bins) of the model as it is.
-        after: the same with every logit divided by `temperature`, on pictures it was not fitted on.
-        temperature: above 1 the model is too sure, below 1 not sure enough.
+        after: the same with every logit divided by a temperature, on images it was not fitted on.
+        temperature: above 1 for an overconfident model, below 1 for an underconfident one.
     """
 
     before: float
@@ -26,34 +26,34 @@ class Calibration:
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray, seed: int = 0) -> Calibration:
-    """The temperature of Guo et al. (2017) for (N, C) `logits`, with an `after` that is not flattered.
+    """The temperature of Guo et al. (2017) for (N, C) `logits`, with an unbiased `after`.
 
-    The pictures are cut in two halves: each half's error is measured with the temperature of the other. The
-    temperature that is told is fitted on all of them.
+    The images are split into two halves: the error of each half is measured with the temperature of the other. The
+    returned temperature is fitted on all of them.
     """
     halves = np.array_split(np.random.default_rng(seed).permutation(len(labels)), 2)
-    mended = np.empty_like(logits, dtype=np.float64)
+    scaled = np.empty_like(logits, dtype=np.float64)
     for fitted, measured in (halves, halves[::-1]):
-        mended[measured] = logits[measured] / fit_temperature(logits[fitted], labels[fitted])
+        scaled[measured] = logits[measured] / fit_temperature(logits[fitted], labels[fitted])
     return Calibration(
         expected_error(*confidences(logits, labels)),
-        expected_error(*confidences(mended, labels)),
+        expected_error(*confidences(scaled, labels)),
         fit_temperature(logits, labels),
     )
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature in 0.05..20 of the lowest mean log loss; the loss has one minimum in its inverse.
+    """The temperature in 0.05..20 with the lowest mean log loss, which has one minimum in the inverse temperature.
 
-    It is one number, which a part of very many pictures tells as well: every n-th is taken.
+    A subset is enough for a single number: of very many images, every n-th is used.
     """
-    every = -(-logits.size // MOST_VALUES)
+    every = -(-logits.size // MAX_VALUES)
     logits, labels = logits[::every], labels[::every]
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    own = shifted[np.arange(len(labels)), labels]
+    true = shifted[np.arange(len(labels)), labels]
 
     def loss(inverse: float) -> float:
-        return float(np.mean(np.log(np.exp(shifted * inverse).sum(axis=1)) - own * inverse))
+        return float(np.mean(np.log(np.exp(shifted * inverse).sum(axis=1)) - true * inverse))
 
     low, high = np.log(1 / 20), np.log(1 / 0.05)
     golden = (np.sqrt(5) - 1) / 2
@@ -64,13 +64,13 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def confidences(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) the probability of the likeliest class, and whether it is right."""
+    """(N,) the probability of the predicted class, and whether it is correct."""
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return 1 / shifted.sum(axis=1), logits.argmax(axis=1) == labels
 
 
 def expected_error(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """The mean gap between confidence and accuracy, over bins of equal width, weighted by their pictures."""
-    place = np.clip((confidence * BINS).astype(int), 0, BINS - 1)
-    gaps = np.bincount(place, weights=confidence - correct, minlength=BINS)
+    """The mean gap between confidence and accuracy over bins of equal width, weighted by their number of images."""
+    bins = np.clip((confidence * BINS).astype(int), 0, BINS - 1)
+    gaps = np.bincount(bins, weights=confidence - correct, minlength=BINS)
     return float(np.abs(gaps).sum() / max(len(confidence), 1))

@@ -1,4 +1,4 @@
-"""Where a convolutional network looked: Grad-CAM (Selvaraju et al., 2017) on a feature map of the backbone."""
+"""Which regions a convolutional network used: Grad-CAM (Selvaraju et al., 2017) on a feature map of the backbone."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch import nn
 from imgcls.models.network import Network
 from imgcls.preprocessing import Preprocessing
 
-FEWEST_CELLS = 9  # of a map that shows a place
+MIN_CELLS = 9  # of a map that is fine enough to show a region
 
 
 def overlays(
     network: Network, preprocessing: Preprocessing, pixels: np.ndarray, classes: Sequence[int]
 ) -> np.ndarray | str:
-    """uint8 (N, S, S, 3) pictures under the heat of what spoke for `classes`; or why this backbone has no such map.
+    """uint8 (N, S, S, 3) images overlaid with a heat map of the evidence for `classes`; or a sentence why not.
 
     Args:
         network: put into evaluation mode.
-        preprocessing: of the pictures.
-        pixels: uint8 (N, S, S, 3), as `preprocessing.pixels` gives them.
-        classes: (N,) the class that is explained in each picture.
+        preprocessing: of the images.
+        pixels: uint8 (N, S, S, 3), as returned by `preprocessing.pixels`.
+        classes: (N,) the class to explain in each image.
     """
     device = next(network.parameters()).device
     images = torch.from_numpy(preprocessing.normalise(pixels)).to(device)
@@ -39,32 +39,32 @@ def overlays(
 
 
 def heat_maps(network: Network, images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor | str:
-    """float (N, H, W) in 0..1 for normalised (N, 3, H, W) `images`; or a sentence why there is none."""
+    """float (N, H, W) in 0..1 for normalised (N, 3, H, W) `images`; or a sentence why there are none."""
     network.eval()
-    backbone: Any = network.backbone  # of timm; its methods are asked for below
+    backbone: Any = network.backbone  # usually timm's
     if not (hasattr(backbone, "forward_features") and hasattr(backbone, "forward_head")):
-        return "Grad-CAM needs a backbone that gives a feature map; this one does not."
+        return "Grad-CAM needs a backbone with a feature map; this one has none."
     with torch.inference_mode(False), torch.enable_grad():
         images = images.clone().requires_grad_()  # a graph even where all weights are frozen
-        features, scores = _mapped(backbone, network.head, images)
+        features, logits = _feature_map(backbone, network.head, images)
         if features is None or str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC"):
             return "Grad-CAM needs the feature map of a convolutional backbone; this one has none."
-        (slope,) = torch.autograd.grad(scores.gather(1, classes[:, None]).sum(), features)
+        (slope,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), features)
     slope, features = slope.float(), features.detach().float()
     heat = F.relu((slope.mean(dim=(2, 3), keepdim=True) * features).sum(dim=1, keepdim=True))
     heat = F.interpolate(heat, size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     return heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
 
 
-def _mapped(backbone: Any, head: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """The feature map that is explained, with the scores that it led to; no map where the backbone ends without one.
+def _feature_map(backbone: Any, head: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """The feature map to explain, or None if the backbone ends without one; and the logits computed from it.
 
-    It is the last one, or where small pictures have shrunk to a few cells the last that has more of them.
+    It is the last map, or, if small images have shrunk to a few cells, the last one with more cells.
     """
     maps: list[torch.Tensor] = []
 
-    def keep(module: nn.Module, given: Any, output: Any) -> None:
-        if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2:].numel() >= FEWEST_CELLS:
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2:].numel() >= MIN_CELLS:
             maps.append(output)
 
     hooks = [module.register_forward_hook(keep) for module in backbone.modules()]
@@ -73,9 +73,9 @@ def _mapped(backbone: Any, head: nn.Module, images: torch.Tensor) -> tuple[torch
     finally:
         for hook in hooks:
             hook.remove()
-    scores = head(backbone.forward_head(features))
+    logits = head(backbone.forward_head(features))
     if not isinstance(features, torch.Tensor) or features.ndim != 4:
-        return None, scores
-    if features.shape[2:].numel() >= FEWEST_CELLS:
-        return features, scores
-    return (maps[-1] if maps else None), scores
+        return None, logits
+    if features.shape[2:].numel() >= MIN_CELLS:
+        return features, logits
+    return (maps[-1] if maps else None), logits

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from imgcls.debug.rules import NO_ISSUES
 from imgcls.report import figures
 from imgcls.report.calibration import calibrate, expected_error
-from imgcls.report.selection import most_wrong, samples
+from imgcls.report.selection import samples, top_losses
 from imgcls.runs.reading import (
+    Rows,
     class_names,
     read_confusion,
     read_history,
@@ -28,7 +31,7 @@ from imgcls.system.files import atomic_write_bytes, atomic_write_text
 
 log = logging.getLogger(__name__)
 
-SHOWN = {
+METRICS = {
     "test/accuracy": "test accuracy",
     "test/accuracy_top5": "top-5 accuracy",
     "test/macro_f1": "macro F1",
@@ -40,10 +43,11 @@ SHOWN = {
     "data_wait_fraction": "time waiting for data",
 }
 PERCENT = ("accuracy", "accuracy_top5", "data_wait_fraction")
-MOST_ROWS = 20  # of the tables of errors, files and duplicates
-MOST_PIXELS = 500  # classes of a confusion matrix that is drawn whole
+MAX_ROWS = 20  # of the tables of errors, files and duplicates
+MAX_DRAWN_CLASSES = 500  # of a confusion matrix that is drawn whole
 WORST_CLASSES = 200  # that are drawn of a larger one
-LOG_LINES = 40  # that are shown of a run that did not finish
+LOG_LINES = 40  # of a run that did not finish
+SPREAD = ("max", "p99", "p95", "p50", "min")
 PARTS = ("text", "svgs", "wide", "matrix", "outcomes", "silent", "pictures", "table", "fold", "more", "strip", "pre")
 Section = dict[str, Any]
 
@@ -51,36 +55,34 @@ Section = dict[str, Any]
 def write_report(folder: Path) -> Path:
     """Write `report.html` and `figures/*.png` of the run in `folder`; return the page's path.
 
-    A section that cannot be made is a warning and a sentence on the page.
+    A section that fails becomes a warning and a sentence on the page.
     """
-    sections = {name: _tried(folder, name, make) for name, (_, make) in SECTIONS.items()}
-    shown = {SECTIONS[name][0]: section for name, section in sections.items() if section is not None}
-    return write_page(folder / "report.html", folder.resolve().name, shown, **_headline(folder))
+    sections = {title: _make_section(folder, name, make) for name, (title, make) in SECTIONS.items()}
+    present = {title: section for title, section in sections.items() if section is not None}
+    return write_page(folder / "report.html", folder.resolve().name, present, **_headline(folder))
 
 
 def write_page(
     output: Path, title: str, sections: Mapping[str, Section], *, sentence: str, numbers: Sequence[tuple[str, str]] = ()
 ) -> Path:
     """Write a page of `sections`, each by its title; return its path."""
-    shown = [
+    complete = [
         {**dict.fromkeys(PARTS), "id": name.lower().replace(" ", "-"), "title": name, **section}
         for name, section in sections.items()
     ]
-    page = render("report.html.j2", title=title, sections=shown, sentence=sentence, numbers=numbers)
+    page = render("report.html.j2", title=title, sections=complete, sentence=sentence, numbers=numbers)
     atomic_write_text(output, page)
     return output
 
 
-def drawn(section: Section) -> Section:
-    """`section` with its `charts` as they are on a page."""
+def draw_charts(section: Section) -> Section:
+    """`section` with its `charts` drawn as `svgs`."""
     charts = section.get("charts", {})
     return {**section, "svgs": [svg for chart in charts.values() for svg in chart.as_svgs()]}
 
 
 def render(template: str, **content: Any) -> str:
-    """One of this package's pages."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+    """The page made from one of this package's templates."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -91,55 +93,50 @@ def render(template: str, **content: Any) -> str:
     return environment.get_template(template).render(**content)
 
 
-def number(name: str, value: Any) -> str:
-    """A metric as a reader wants it."""
+def format_metric(name: str, value: Any) -> str:
+    """A metric as text: a percentage, an epoch counted from 1, or a number."""
     if name == "best_epoch":
         return str(int(value) + 1)
-    if name.rpartition("/")[2] in PERCENT:
-        return f"{value:.2%}"
-    return f"{value:.4g}"
+    return f"{value:.2%}" if name.rpartition("/")[2] in PERCENT else f"{value:.4g}"
 
 
-def _tried(folder: Path, name: str, make: Callable[[Path], Section | None]) -> Section | None:
+def _make_section(folder: Path, name: str, make: Callable[[Path], Section | None]) -> Section | None:
     try:
         section = make(folder)
         for title, chart in section.get("charts", {}).items() if section else ():
             atomic_write_bytes(folder / "figures" / f"{title}.png", chart.as_png())
-        return drawn(section) if section else None
+        return draw_charts(section) if section else None
     except Exception as error:  # a finished training must not fail on its report
         log.warning("Report: the section %r of %s failed. %s: %s", name, folder, type(error).__name__, error)
-        return {"text": f"This section could not be drawn: {type(error).__name__}: {error}."}
+        return {"text": f"This section could not be created: {type(error).__name__}: {error}."}
 
 
 def _headline(folder: Path) -> dict[str, Any]:
-    metrics, status = read_metrics(folder), read_status(folder)
-    history, classes = read_history(folder), len(class_names(folder))
+    metrics, status, history = read_metrics(folder), read_status(folder), read_history(folder)
     if "test/accuracy" in metrics:
-        pictures = len(read_predictions(folder))
-        sentence = f"{metrics['test/accuracy']:.2%} of {pictures} test pictures of {classes} classes are recognised."
+        count, classes = len(read_predictions(folder)), len(class_names(folder))
+        sentence = f"The test accuracy is {metrics['test/accuracy']:.2%}, on {count} images of {classes} classes."
     elif "val/accuracy" in metrics:
-        sentence = f"{metrics['val/accuracy']:.2%} of the validation pictures are recognised; there was no test."
+        sentence = f"The validation accuracy is {metrics['val/accuracy']:.2%}; there was no test."
     elif history and "val/accuracy" in history[-1]:
-        last = history[-1]
-        sentence = (
-            f"No result yet: after {len(history)} epoch{'s' if history[1:] else ''}, {last['val/accuracy']:.2%} "
-            "of the validation pictures are recognised."
-        )
+        epochs = f"{len(history)} epoch{'s' if history[1:] else ''}"
+        sentence = f"No result yet; the validation accuracy after {epochs} is {history[-1]['val/accuracy']:.2%}."
     else:
         sentence = "The run has no result yet."
     state, stopped = status.get("state", "unknown"), read_json(folder / "debug" / "stopped.json")
     if state not in ("finished", "running"):
-        words = {"failed": "has failed", "interrupted": "was interrupted"}.get(state, f"is {state}")
-        sentence += f" The run {words}{': ' + str(status['reason']).rstrip('.') if status.get('reason') else ''}."
+        ended = {"failed": "failed", "interrupted": "was interrupted"}.get(state, f"is {state}")
+        reason = str(status.get("reason") or "").rstrip(".")
+        sentence += f" The run {ended}{': ' if reason else ''}{reason}."
     if stopped:
         sentence += f" The rule {stopped['rule']} ended the training: {stopped['sentence']}"
-    numbers = [(label, number(name, metrics[name])) for name, label in SHOWN.items() if name in metrics]
+    numbers = [(label, format_metric(name, metrics[name])) for name, label in METRICS.items() if name in metrics]
     return {"sentence": sentence, "numbers": numbers}
 
 
 def _curves(folder: Path) -> Section | None:
-    history, held = read_history(folder), read_steps(folder)
-    steps = figures.Steps(held["loss"], held["rate"]) if held else None
+    history, stored = read_history(folder), read_steps(folder)
+    steps = figures.Steps(stored["loss"], stored["rate"]) if stored else None
     if not history and (steps is None or len(steps.loss) < 2):
         return None
     return {"charts": {"curves": figures.learning_curves({folder.name: history}, steps)}}
@@ -152,17 +149,17 @@ def _confusion(folder: Path) -> Section | None:
     counts = read_confusion(folder)
     pairs = _most_confused(counts, names)
     section: Section = {
-        "table": {"head": ["shown", "seen", "pictures"], "numeric": [2], "rows": pairs},
-        "text": "" if pairs else "No test picture was taken for another class.",
+        "table": {"head": ["true", "predicted", "images"], "numeric": [2], "rows": pairs},
+        "text": "" if pairs else "Every test image was classified correctly.",
     }
-    if len(names) <= figures.MOST_CLASSES:
+    if len(names) <= figures.MAX_CLASSES:
         section["charts"] = {"confusion": figures.confusion_matrix(counts, names)}
         section["wide"] = 6 + 1.5 * len(names)
         return section
-    if len(names) > MOST_PIXELS:
+    if len(names) > MAX_DRAWN_CLASSES:
         errors = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
         worst = np.sort(np.argsort(-errors, kind="stable")[:WORST_CLASSES])
-        counts, names = counts[np.ix_(worst, worst)], [names[place] for place in worst]
+        counts, names = counts[np.ix_(worst, worst)], [names[index] for index in worst]
         section["text"] = f"The matrix shows the {WORST_CLASSES} classes with the most errors."
     image = figures.confusion_pixels(counts)
     atomic_write_bytes(folder / "figures" / "confusion.png", image)
@@ -171,12 +168,19 @@ def _confusion(folder: Path) -> Section | None:
     return section
 
 
+def _most_confused(counts: np.ndarray, names: list[str]) -> list[list[str]]:
+    errors = counts * (1 - np.eye(len(names), dtype=int))
+    order = np.argsort(-errors, axis=None, kind="stable")[:MAX_ROWS]
+    pairs = [divmod(int(index), len(names)) for index in order]
+    return [[names[row], names[column], str(errors[row, column])] for row, column in pairs if errors[row, column]]
+
+
 def _classes(folder: Path) -> Section | None:
     rows = sorted(read_table(folder / "per_class.csv"), key=lambda row: float(row["accuracy"] or 2))
     cells = [
         [row["class"], row["pictures"], f"{float(row['accuracy']):.2%}" if row["accuracy"] else ""] for row in rows
     ]
-    table = {"head": ["class", "test pictures", "accuracy"], "numeric": [1, 2], "rows": cells}
+    table = {"head": ["class", "test images", "accuracy"], "numeric": [1, 2], "rows": cells}
     return {"table": table, "fold": len(rows) > 40} if rows else None
 
 
@@ -184,97 +188,87 @@ def _calibration(folder: Path) -> Section | None:
     predictions = read_predictions(folder)
     if not predictions:
         return None
-    sure = np.array([float(row["confidence"]) for row in predictions])
-    right = np.array([float(row["correct"]) for row in predictions])
-    section: Section = {"charts": {"calibration": figures.reliability(sure, right)}}
-    logits, places = folder / "test_logits.npy", {name: place for place, name in enumerate(class_names(folder))}
-    if logits.is_file() and len(predictions) > 1:
-        labels = np.array([places[row["label"]] for row in predictions])
-        found = calibrate(np.load(logits, allow_pickle=False), labels)
-        told = f"The expected calibration error is {found.before:.4f}. "
-        if found.after < found.before:
-            side = "too sure of itself" if found.temperature > 1 else "less sure than it could be"
-            told += (
-                f"The model is {side}: dividing its scores by the temperature {found.temperature:.2f} would make it "
-                f"{found.after:.4f}. "
-            )
-        else:
-            told += f"No temperature would mend it: the best one, {found.temperature:.2f}, makes it {found.after:.4f}. "
-        section["text"] = told + (
-            "The temperature is fitted on the test pictures themselves (each half of them is judged with the "
-            "temperature of the other half), so fit it on pictures of your own before you rely on it."
+    confidence = np.array([float(row["confidence"]) for row in predictions])
+    correct = np.array([float(row["correct"]) for row in predictions])
+    section: Section = {"charts": {"calibration": figures.reliability(confidence, correct)}}
+    logits = folder / "test_logits.npy"
+    if not logits.is_file() or len(predictions) < 2:
+        section["text"] = f"The expected calibration error is {expected_error(confidence, correct):.4f}."
+        return section
+    index = {name: index for index, name in enumerate(class_names(folder))}
+    labels = np.array([index[row["label"]] for row in predictions])
+    fitted = calibrate(np.load(logits, allow_pickle=False), labels)
+    if fitted.after < fitted.before:
+        effect = (
+            f"The model is {'over' if fitted.temperature > 1 else 'under'}confident: dividing its logits by the "
+            f"temperature {fitted.temperature:.2f} would reduce the error to {fitted.after:.4f}."
         )
     else:
-        section["text"] = f"The expected calibration error is {expected_error(sure, right):.4f}."
+        effect = f"No temperature would reduce it: the best one, {fitted.temperature:.2f}, gives {fitted.after:.4f}."
+    section["text"] = (
+        f"The expected calibration error is {fitted.before:.4f}. {effect} The temperature is fitted on the test images "
+        "themselves (each half is evaluated with the temperature of the other half), so fit it on separate images "
+        "before you rely on it."
+    )
     return section
 
 
-def _pictures_of(rows: list[dict[str, str]], folder: Path) -> list[dict[str, str]]:
-    held = read_json(folder / "report_data" / "pictures.json")
-    return [
+def _thumbnails(folder: Path, select: Callable[[Rows], Rows]) -> Section | None:
+    images = read_json(folder / "report_data" / "pictures.json")
+    pictures = [
         {
-            "image": held.get(row["file"], ""),
+            "image": images.get(row["file"], ""),
             "file": row["file"],
-            "shown": row["label"],
-            "seen": row["predicted"],
-            "note": f"{float(row['confidence']):.0%} sure",
-            "wrong": "" if row["correct"] == "1" else "yes",
+            "label": row["label"],
+            "predicted": row["predicted"],
+            "note": f"confidence {float(row['confidence']):.0%}",
         }
-        for row in rows
+        for row in select(read_predictions(folder))
     ]
-
-
-def _wrong(folder: Path) -> Section | None:
-    rows = most_wrong(read_predictions(folder))
-    return {"pictures": _pictures_of(rows, folder)} if rows else None
-
-
-def _samples(folder: Path) -> Section | None:
-    rows = samples(read_predictions(folder))
-    return {"pictures": _pictures_of(rows, folder)} if rows else None
+    return {"pictures": pictures} if pictures else None
 
 
 def _gradcam(folder: Path) -> Section | None:
-    held = read_json(folder / "report_data" / "gradcam.json")
-    if not held.get("pictures"):
-        return {"text": held["reason"]} if held.get("reason") else None
-    shown = [
-        {**one, "file": name, "note": "", "wrong": "" if one["seen"] == one["shown"] else "yes"}
-        for name, one in held["pictures"].items()
+    stored = read_json(folder / "report_data" / "gradcam.json")
+    if not stored.get("pictures"):
+        return {"text": stored["reason"]} if stored.get("reason") else None
+    pictures = [
+        {"image": row["image"], "file": file, "label": row["shown"], "predicted": row["seen"], "note": ""}
+        for file, row in stored["pictures"].items()
     ]
-    return {"text": "Bright is what spoke for the class that was seen (Grad-CAM).", "pictures": shown}
+    return {"text": "Bright regions contributed most to the predicted class.", "pictures": pictures}
 
 
 def _data(folder: Path) -> Section | None:
-    held, bad = read_json(folder / "report_data" / "counts.json"), read_table(folder / "bad_files.csv")
-    section: Section = {"text": " ".join(held.get("notes", []))}
-    if held.get("splits"):
-        splits = held["splits"]
+    stored, bad_files = read_json(folder / "report_data" / "counts.json"), read_table(folder / "bad_files.csv")
+    duplicates = read_json(folder / "report_data" / "duplicates.json")
+    section: Section = {"text": " ".join([*stored.get("notes", []), duplicates.get("note", "")]).strip()}
+    splits = stored.get("splits")
+    if splits:
         rows = [
-            [name, *(str(counts[place]) for counts in splits.values())] for place, name in enumerate(held["classes"])
+            [name, *(str(counts[index]) for counts in splits.values())] for index, name in enumerate(stored["classes"])
         ]
         total = ["all", *(str(sum(counts)) for counts in splits.values())]
         numeric = list(range(1, len(total)))
-        section["table"] = {"head": ["pictures of", *splits], "numeric": numeric, "rows": rows, "total": total}
+        section["table"] = {"head": ["images of", *splits], "numeric": numeric, "rows": rows, "total": total}
         section["fold"] = len(rows) > 15
-    left_out = f"{len(bad)} files were left out" if bad[1:] else "A file was left out"
-    tables = [_listed(left_out, bad, "bad_files.csv")] if bad else []
-    twins = read_json(folder / "report_data" / "duplicates.json")
-    if twins.get("rows"):
-        title = f"{twins['found']} pictures are in two splits" if twins["found"] > 1 else "A picture is in two splits"
-        tables.append(_listed(title, twins["rows"], "report_data/duplicates.json", twins["found"]))
-    section["text"] = " ".join([section["text"], twins.get("note", "")]).strip()
-    section["more"] = tables
-    augmented = read_json(folder / "report_data" / "augmented.json").get("pictures", [])
-    section["strip"] = augmented
-    return section if held.get("splits") or bad or augmented else None
+    section["more"] = []
+    if bad_files:
+        title = f"{len(bad_files)} files were left out" if bad_files[1:] else "One file was left out"
+        section["more"].append(_first_rows(title, bad_files, "bad_files.csv"))
+    if duplicates.get("rows"):
+        count = duplicates["found"]
+        title = f"{count} images are in two splits" if count > 1 else "One image is in two splits"
+        section["more"].append(_first_rows(title, duplicates["rows"], "report_data/duplicates.json", count))
+    section["strip"] = read_json(folder / "report_data" / "augmented.json").get("pictures", [])
+    return section if splits or bad_files or section["strip"] else None
 
 
-def _listed(title: str, rows: Sequence[Mapping[str, str]], file: str, count: int | None = None) -> Section:
-    """A table of the first of `rows`, whose keys are the head of the columns."""
-    left = (count or len(rows)) - MOST_ROWS
+def _first_rows(title: str, rows: Sequence[Mapping[str, str]], file: str, count: int | None = None) -> Section:
+    """A table of the first of `rows`, whose keys are the column heads."""
+    left = (count or len(rows)) - MAX_ROWS
     note = f"… and {left} more in {file}" if left > 0 else ""
-    cells = [[str(cell) for cell in row.values()] for row in rows[:MOST_ROWS]]
+    cells = [[str(cell) for cell in row.values()] for row in rows[:MAX_ROWS]]
     return {"title": title, "head": list(rows[0]), "rows": cells, "note": note}
 
 
@@ -284,13 +278,10 @@ def _rules(folder: Path) -> Section | None:
 
 
 def outcome_section(outcomes: Sequence[Mapping[str, Any]]) -> Section:
-    """What rules found, from outcomes as in `rules.json`."""
-    found = [one for one in outcomes if one["status"] != "NoIssuesFound"]
-    silent = ", ".join(one["rule"] for one in outcomes if one["status"] == "NoIssuesFound")
-    text = (
-        f"{len(found)} of {len(outcomes)} rules found something." if found else f"{len(outcomes)} rules found nothing."
-    )
-    return {"text": text, "outcomes": found, "silent": silent}
+    """The findings of rules, from outcomes as in `rules.json`."""
+    fired = [outcome for outcome in outcomes if outcome["status"] != NO_ISSUES]
+    silent = ", ".join(outcome["rule"] for outcome in outcomes if outcome["status"] == NO_ISSUES)
+    return {"text": f"{len(fired) or 'None'} of {len(outcomes)} rules fired.", "outcomes": fired, "silent": silent}
 
 
 def _profile(folder: Path) -> Section | None:
@@ -302,17 +293,16 @@ def profile_section(profile: Mapping[str, Any]) -> Section:
     """Where the time went, from the content of `profile.json`."""
     section = outcome_section(profile.get("rules", []))
     section["charts"] = {"profile": figures.profile_shares(profile)}
-    spread = ("max", "p99", "p95", "p50", "min")
-    rows = [[f"{one['name']}, {one['unit']}", *(f"{one[name]:.4g}" for name in spread)] for one in profile["system"]]
-    section["table"] = {"head": ["resource", *spread], "numeric": [1, 2, 3, 4, 5], "rows": rows}
+    rows = [[f"{row['name']}, {row['unit']}", *(f"{row[name]:.4g}" for name in SPREAD)] for row in profile["system"]]
+    section["table"] = {"head": ["resource", *SPREAD], "numeric": [1, 2, 3, 4, 5], "rows": rows}
     return section
 
 
 def _configuration(folder: Path) -> Section:
-    environment, overrides = read_json(folder / "environment.json"), folder / "overrides.yaml"
+    environment, file = read_json(folder / "environment.json"), folder / "overrides.yaml"
     gpus = read_json(folder / "debug" / "profile" / "facts.json").get("gpus", [])
     facts = {
-        "machine": f"{environment.get('machine', '')}, {environment.get('cpus', '?')} processors",
+        "machine": f"{environment.get('machine', '')}, {environment.get('cpus', '?')} CPUs",
         **({"GPUs": ", ".join(gpus)} if gpus else {}),
         "python": environment.get("python", ""),
         **environment.get("versions", {}),
@@ -322,9 +312,9 @@ def _configuration(folder: Path) -> Section:
     seed = [line.partition(":")[2].strip() for line in config.splitlines() if line.startswith("seed:")]
     rows = [["seed", *seed[:1]]] if seed else []
     rows += [[name, str(value)] for name, value in facts.items()] if environment else []
-    said = overrides.read_text(encoding="utf-8").strip() if overrides.is_file() else ""
+    overrides = file.read_text(encoding="utf-8").strip() if file.is_file() else "[]"
     return {
-        "pre": [("Words of the command", said if said != "[]" else ""), ("All options", config)],
+        "pre": [("Overrides", overrides if overrides != "[]" else ""), ("All options", config)],
         "table": {"head": ["what", "value"], "numeric": [], "rows": rows},
     }
 
@@ -338,21 +328,14 @@ def _log(folder: Path) -> Section | None:
     return {"pre": [(f"The last {len(lines)} lines", "\n".join(lines))]}
 
 
-def _most_confused(counts: np.ndarray, names: list[str]) -> list[list[str]]:
-    errors = counts * (1 - np.eye(len(names), dtype=int))
-    order = np.argsort(-errors, axis=None, kind="stable")[:MOST_ROWS]
-    pairs = [divmod(int(place), len(names)) for place in order]
-    return [[names[a], names[b], str(errors[a, b])] for a, b in pairs if errors[a, b]]
-
-
 SECTIONS: Mapping[str, tuple[str, Callable[[Path], Section | None]]] = {
     "curves": ("Learning curves", _curves),
-    "confusion": ("Confusion", _confusion),
+    "confusion": ("Confusion matrix", _confusion),
     "classes": ("Classes", _classes),
     "calibration": ("Calibration", _calibration),
-    "wrong": ("Most wrong", _wrong),
-    "samples": ("Samples", _samples),
-    "gradcam": ("Where the model looked", _gradcam),
+    "wrong": ("Top losses", lambda folder: _thumbnails(folder, top_losses)),
+    "samples": ("Samples", lambda folder: _thumbnails(folder, samples)),
+    "gradcam": ("Grad-CAM", _gradcam),
     "data": ("Data", _data),
     "rules": ("Rules", _rules),
     "profile": ("Profile", _profile),

@@ -1,4 +1,4 @@
-"""What a report needs of the pictures, written while they are at hand: `report_data/*.json` in the run folder."""
+"""What a report needs from the images, written while they are available: `report_data/*.json` in the run folder."""
 
 from __future__ import annotations
 
@@ -8,49 +8,50 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from imgcls.data.batch import Fate, RawBatch
+from imgcls.data.checks import count_cached, inspect
+from imgcls.data.duplicates import find_duplicates
+from imgcls.data.module import ImageDataModule
 from imgcls.data.randomness import Draws
+from imgcls.models.classifier import Classifier
 from imgcls.report.gradcam import overlays
-from imgcls.report.selection import most_wrong, samples
+from imgcls.report.selection import samples, top_losses
 from imgcls.runs.reading import read_predictions
 from imgcls.system.files import atomic_write_text
 
-if TYPE_CHECKING:
-    from imgcls.data.module import ImageDataModule
-    from imgcls.models.classifier import Classifier
-
 log = logging.getLogger(__name__)
 
-SIDE = 128  # of a picture on the page, px
-AUGMENTED, EXPLAINED = 12, 8
-MOST_DECODED = 2000  # files that are looked at again for duplicates; seconds
-MOST_COMPARED = 100_000  # pictures of all splits
+SIDE_PX = 128  # of an image on the page
+AUGMENTED, EXPLAINED = 12, 8  # images
+MAX_DECODED = 2000  # files to decode again in search of duplicates, which takes seconds
+MAX_COMPARED = 100_000  # images of all splits
 KEPT_DUPLICATES = 100
-NOT_LOOKED = (
-    "Whether pictures are in two splits is not known: it takes a look at every file, which python -m imgcls.prepare, "
-    "with the same words for data, has and remembers for the next run."
+DUPLICATES_UNKNOWN = (
+    "Whether images are in two splits is unknown, because every file must be read for it. python -m imgcls.prepare "
+    "with the same options for data does so, and keeps the result for the next run."
 )
 
 
 def gather(folder: Path, datamodule: ImageDataModule, classifier: Classifier) -> None:
-    """Write the files of `report_data`; what fails is a warning and a reason.
+    """Write the files of `report_data`; a part that fails becomes a warning and a reason.
 
-    - `counts.json`: `splits`, split to the pictures of each class; `notes`.
-    - `duplicates.json`: how many were `found`, the first 100 as `rows`; or a `note` why nobody looked.
-    - `pictures.json`: file name to a small JPEG as base64, for the most wrong pictures and the samples.
-    - `augmented.json`: `pictures`, each `label` and `image`, as training sees them.
-    - `gradcam.json`: `pictures`, file name to `image` and `seen`; or the `reason` why there are none.
+    - `counts.json`: `splits`, split to the number of images of each class; `notes`.
+    - `duplicates.json`: how many were `found`, the first 100 as `rows`; or a `note` why they are unknown.
+    - `pictures.json`: file name to a small JPEG as base64, for the top losses and the samples.
+    - `augmented.json`: `pictures`, each `label` and `image`, as used in training.
+    - `gradcam.json`: `pictures`, file name to `image`, `shown` (the label) and `seen` (the predicted class); or the
+      `reason` why there are none.
     """
     parts: dict[str, Callable[[], Mapping[str, Any]]] = {
         "counts": lambda: _count(datamodule),
         "duplicates": lambda: _list_duplicates(datamodule),
-        "pictures": lambda: _collect_pictures(folder, datamodule),
+        "pictures": lambda: _collect_thumbnails(folder, datamodule),
         "augmented": lambda: _augment(datamodule),
         "gradcam": lambda: _explain(folder, datamodule, classifier),
     }
@@ -58,7 +59,7 @@ def gather(folder: Path, datamodule: ImageDataModule, classifier: Classifier) ->
         try:
             content = make()
         except Exception as error:  # a finished training must not fail on its report
-            content = {"reason": f"They could not be made: {type(error).__name__}: {error}"}
+            content = {"reason": f"This section could not be created: {type(error).__name__}: {error}"}
             log.warning("Report: no %s. %s: %s", name, type(error).__name__, error)
         atomic_write_text(folder / "report_data" / f"{name}.json", json.dumps(content) + "\n")
 
@@ -70,16 +71,12 @@ def _count(datamodule: ImageDataModule) -> dict[str, Any]:
 
 
 def _list_duplicates(datamodule: ImageDataModule) -> dict[str, Any]:
-    from imgcls.data.checks import count_cached, inspect
-    from imgcls.data.duplicates import find_duplicates
-
-    splits = datamodule.source.splits()
-    cache, count = datamodule.cache, sum(map(len, splits.values()))
+    splits, cache = datamodule.source.splits(), datamodule.cache
     unseen = sum(len(split.files) - count_cached(split.files, cache) for split in splits.values())
-    if unseen > MOST_DECODED or count > MOST_COMPARED:
-        return {"note": NOT_LOOKED}
-    seen = {name: inspect(split.pictures, cache, datamodule.num_workers) for name, split in splits.items()}
-    found = find_duplicates(datamodule.source, seen)
+    if unseen > MAX_DECODED or sum(map(len, splits.values())) > MAX_COMPARED:
+        return {"note": DUPLICATES_UNKNOWN}
+    findings = {name: inspect(split.pictures, cache, datamodule.num_workers) for name, split in splits.items()}
+    pairs = find_duplicates(datamodule.source, findings)
     rows = [
         {
             "split": pair.split,
@@ -88,63 +85,68 @@ def _list_duplicates(datamodule: ImageDataModule) -> dict[str, Any]:
             "as": pair.other_name,
             "how": pair.kind if pair.same_class else f"{pair.kind}, another class",
         }
-        for pair in sorted(found, key=lambda pair: (pair.same_class, pair.kind))[:KEPT_DUPLICATES]
+        for pair in sorted(pairs, key=lambda pair: (pair.same_class, pair.kind))[:KEPT_DUPLICATES]
     ]
-    return {"found": len(found), "rows": rows, **({} if found else {"note": "No picture is in two splits."})}
+    return {"found": len(pairs), "rows": rows, **({} if pairs else {"note": "No image is in two splits."})}
 
 
-def _collect_pictures(folder: Path, datamodule: ImageDataModule) -> dict[str, str]:
+def _collect_thumbnails(folder: Path, datamodule: ImageDataModule) -> dict[str, str]:
     predictions, test = read_predictions(folder), datamodule.source.test
     if test is None:
         return {}
-    place = {name: index for index, name in enumerate(test.names)}
-    wanted = dict.fromkeys(row["file"] for row in [*most_wrong(predictions), *samples(predictions)])
-    return {name: _encode_jpeg(test.open(place[name])) for name in wanted}
+    index = {name: index for index, name in enumerate(test.names)}
+    files = dict.fromkeys(row["file"] for row in [*top_losses(predictions), *samples(predictions)])
+    return {file: _encode_jpeg(test.open(index[file])) for file in files}
 
 
 def _augment(datamodule: ImageDataModule) -> dict[str, Any]:
     store, split = datamodule.store_of("train"), datamodule.source.train
-    which = torch.from_numpy(np.unique(np.linspace(0, len(split) - 1, AUGMENTED).astype(np.int64)))
-    labels = torch.from_numpy(split.labels)[which]
-    fate = Fate(Draws.of(datamodule.seed, 0, which), torch.from_numpy(store.aspects)[which])
-    batch = datamodule.on_after_batch_transfer(RawBatch(store.gather(which), labels, which, fate), 0)
+    indices = torch.from_numpy(np.unique(np.linspace(0, len(split) - 1, AUGMENTED).astype(np.int64)))
+    labels = torch.from_numpy(split.labels)[indices]
+    fate = Fate(Draws.of(datamodule.seed, 0, indices), torch.from_numpy(store.aspects)[indices])
+    batch = datamodule.on_after_batch_transfer(RawBatch(store.gather(indices), labels, indices, fate), 0)
     mean, std = (torch.tensor(values)[:, None, None] for values in (datamodule.mean, datamodule.std))
     pixels = (batch.images.float() * std + mean).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
-    names = [datamodule.class_names[label] for label in labels.tolist()]
-    shown = [_encode_jpeg(Image.fromarray(np.ascontiguousarray(picture))) for picture in pixels]
-    return {"pictures": [{"label": name, "image": image} for name, image in zip(names, shown, strict=True)]}
+    return {
+        "pictures": [
+            {
+                "label": datamodule.class_names[label],
+                "image": _encode_jpeg(Image.fromarray(np.ascontiguousarray(image))),
+            }
+            for label, image in zip(labels.tolist(), pixels, strict=True)
+        ]
+    }
 
 
 def _explain(folder: Path, datamodule: ImageDataModule, classifier: Classifier) -> dict[str, Any]:
     predictions, test = read_predictions(folder), datamodule.source.test
     if test is None or not predictions:
-        return {"reason": "There are no test pictures to explain."}
-    half = EXPLAINED // 2
-    rows = {row["file"]: row for row in [*most_wrong(predictions)[:half], *samples(predictions)]}
+        return {"reason": "There are no test images to explain."}
+    rows = {row["file"]: row for row in [*top_losses(predictions)[: EXPLAINED // 2], *samples(predictions)]}
     chosen = list(rows.values())[:EXPLAINED]
-    place = {name: index for index, name in enumerate(test.names)}
-    pixels = np.stack([datamodule.preprocessing.pixels(test.open(place[row["file"]])) for row in chosen])
-    seen = [datamodule.class_names.index(row["predicted"]) for row in chosen]
-    drawn = overlays(classifier.network, datamodule.preprocessing, pixels, seen)
-    if isinstance(drawn, str):
-        return {"reason": drawn}
+    index = {name: index for index, name in enumerate(test.names)}
+    pixels = np.stack([datamodule.preprocessing.pixels(test.open(index[row["file"]])) for row in chosen])
+    predicted = [datamodule.class_names.index(row["predicted"]) for row in chosen]
+    images = overlays(classifier.network, datamodule.preprocessing, pixels, predicted)
+    if isinstance(images, str):
+        return {"reason": images}
     return {
         "pictures": {
             row["file"]: {
-                "image": _encode_jpeg(Image.fromarray(picture)),
+                "image": _encode_jpeg(Image.fromarray(image)),
                 "seen": row["predicted"],
                 "shown": row["label"],
             }
-            for row, picture in zip(chosen, drawn, strict=True)
+            for row, image in zip(chosen, images, strict=True)
         }
     }
 
 
-def _encode_jpeg(picture: Image.Image) -> str:
-    small = picture.convert("RGB")
-    small.thumbnail((SIDE, SIDE))
-    if max(small.size) < SIDE // 2:  # a browser would blur the few pixels of a digit
-        factor = SIDE // max(small.size)
+def _encode_jpeg(image: Image.Image) -> str:
+    small = image.convert("RGB")
+    small.thumbnail((SIDE_PX, SIDE_PX))
+    if max(small.size) < SIDE_PX // 2:  # a browser would blur the few pixels of a digit
+        factor = SIDE_PX // max(small.size)
         small = small.resize((small.width * factor, small.height * factor), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=80, optimize=True)

@@ -1,4 +1,4 @@
-"""Which test pictures a report shows."""
+"""Which test images a report shows."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import numpy as np
 
 from imgcls.runs.reading import Rows
 
-SHOWN_PICTURES = 24
+SHOWN_IMAGES = 24
 
 
-def most_wrong(predictions: Rows) -> Rows:
-    """The wrong ones of the largest loss, worst first."""
+def top_losses(predictions: Rows) -> Rows:
+    """The misclassified images with the largest losses, largest first."""
     wrong = [row for row in predictions if row["correct"] == "0"]
-    return sorted(wrong, key=lambda row: -float(row["loss"]))[:SHOWN_PICTURES]
+    return sorted(wrong, key=lambda row: -float(row["loss"]))[:SHOWN_IMAGES]
 
 
 def samples(predictions: Rows) -> Rows:
-    """Some of all, evenly spread."""
+    """A few of all images, evenly spaced."""
     if not predictions:
         return []
-    places = np.unique(np.linspace(0, len(predictions) - 1, SHOWN_PICTURES // 2).astype(int))
-    return [predictions[place] for place in places]
+    indices = np.unique(np.linspace(0, len(predictions) - 1, SHOWN_IMAGES // 2).astype(int))
+    return [predictions[index] for index in indices]

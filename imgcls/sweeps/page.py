@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from imgcls.report import page
 from imgcls.report.figures import Chart
-from imgcls.report.page import PARTS, render
+from imgcls.report.page import Section
 from imgcls.sweeps import figures, outcome
 from imgcls.sweeps.figures import Point
 from imgcls.sweeps.remote_search import Search
 from imgcls.sweeps.space import Space
-from imgcls.system.files import atomic_write_text
 
 log = logging.getLogger(__name__)
 
@@ -27,25 +27,20 @@ WIDE = 34.0  # rem below which parallel coordinates cannot be read: a phone scro
 def write_page(study: Search) -> Path:
     """Write `sweep.html` into the sweep's folder and return its path. A section that cannot be drawn says why."""
     points, best = _points(study), outcome.best_trials(study)
-    sections = []
+    sections: dict[str, Section] = {}
     for title, draw in _charts(study, points).items():
-        section: dict[str, Any] = {"id": title.lower().replace(" ", "-"), "title": title}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 charts = draw()
-            section["svgs"] = [svg for chart in charts for svg in chart.as_svgs()]
-            section["wide"] = WIDE if title.startswith("Parallel") else 0
+            svgs = [svg for chart in charts for svg in chart.as_svgs()]
+            sections[title] = {"svgs": svgs, "wide": WIDE if title.startswith("Parallel") else 0}
         except Exception as error:  # too few trials, values that do not differ: the others are still worth it
-            section["text"] = f"This figure cannot be drawn: {' '.join(str(error).split()) or type(error).__name__}"
-        sections.append({**dict.fromkeys(PARTS), **section})
-    sections.append({**dict.fromkeys(PARTS), "id": "trials", "title": "Trials", "table": _table(study)})
-    file = study.folder / "sweep.html"
-    numbers = _numbers(study, points)
-    sentence = _sentence(study, points, best)
-    page = render("report.html.j2", title=study.name, sentence=sentence, numbers=numbers, sections=sections)
-    atomic_write_text(file, page)
-    return file
+            reason = " ".join(str(error).split()) or type(error).__name__
+            sections[title] = {"text": f"This figure cannot be drawn: {reason}"}
+    sections["Trials"] = {"table": _table(study)}
+    sentence, numbers = _sentence(study, points, best), _numbers(study, points)
+    return page.write_page(study.folder / "sweep.html", study.name, sections, sentence=sentence, numbers=numbers)
 
 
 def _points(study: Search) -> list[Point]:

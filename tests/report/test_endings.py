@@ -1,4 +1,4 @@
-"""Every run ends with a page, however it ends; and what the command makes of run folders."""
+"""Every run gets a report, however it ends; and what the command does with run folders."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ REPORTED = ("debug.profile=false", "report=true")
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "text"),
     [
-        (RuntimeError("a fault"), "The run has failed: a fault."),
+        (RuntimeError("a bug"), "The run failed: a bug."),
         (Interrupted(15), "was interrupted: stopped by SIGTERM"),
     ],
     ids=["failed", "interrupted"],
 )
 def test_a_run_that_does_not_finish_has_a_page(
-    error: Exception, words: str, tmp_path: Path, fit: Fit, monkeypatch: pytest.MonkeyPatch
+    error: Exception, text: str, tmp_path: Path, fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: Checkpoints, trainer: Any, *args: Any) -> None:
         if trainer.global_step == 6:
@@ -43,38 +43,38 @@ def test_a_run_that_does_not_finish_has_a_page(
         fit(*REPORTED)
     run = load(tmp_path / "run")
     page = run.report_file.read_text()
-    assert words in page
-    assert "after 1 epoch," in page
-    assert "training loss of each step" in page
+    assert text in page
+    assert "after 1 epoch is" in page
+    assert "training loss per step" in page
     assert "The last " in page
     assert (run.folder / "figures" / "curves.png").is_file()
     assert json.loads((run.folder / "debug" / "rules.json").read_text())
 
 
-def test_a_run_of_one_epoch_tells_its_duplicates(fit: Fit, pictures: Path) -> None:
+def test_a_run_of_one_epoch_reports_its_duplicates(fit: Fit, pictures: Path) -> None:
     twin = pictures / "train" / "cat" / "000.png"
     (pictures / "test" / "dog" / "twin.png").write_bytes(twin.read_bytes())
     (pictures / "test" / "dog" / "empty.png").touch()
     run = fit(*REPORTED, "trainer.max_epochs=1")
-    held = {file.stem for file in (run.folder / "report_data").iterdir()}
-    assert held == {"counts", "duplicates", "pictures", "augmented", "gradcam"}
+    written = {file.stem for file in (run.folder / "report_data").iterdir()}
+    assert written == {"counts", "duplicates", "pictures", "augmented", "gradcam"}
     page = run.report_file.read_text()
     data = page.partition('id="data"')[2].partition('id="rules"')[0]
     assert "in two splits" in data
     assert "test/dog/twin.png" in data
-    assert "A file was left out" in data
+    assert "One file was left out" in data
     assert "empty.png" in data
     assert len(re.findall("data:image/jpeg", data)) == 12
     counts = json.loads((run.folder / "report_data" / "counts.json").read_text())
     assert sum(map(sum, counts["splits"].values())) == 3 * 24 + 3 * 8 + 1
     explained = json.loads((run.folder / "report_data" / "gradcam.json").read_text())
     assert explained.get("reason") or len(explained["pictures"]) == 8
-    shown = run.report()
-    assert repr(shown) == str(run.report_file)
-    assert shown._repr_html_().startswith('<iframe srcdoc="&lt;!doctype html&gt;')
+    inline = run.report()
+    assert repr(inline) == str(run.report_file)
+    assert inline._repr_html_().startswith('<iframe srcdoc="&lt;!doctype html&gt;')
 
 
-def test_the_command_makes_a_report_again_and_compares(
+def test_the_command_creates_a_report_again_and_compares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -84,17 +84,17 @@ def test_the_command_makes_a_report_again_and_compares(
     assert capsys.readouterr().out.strip() == str(Path("first") / "report.html")
     report(["run=first", "run=second", "output=both.html"])
     assert "2 runs compared" in (tmp_path / "both.html").read_text()
-    for words, complaint in {
-        ("run=first", "output=x.html"): "comparison of several runs",
+    for arguments, message in {
+        ("run=first", "output=x.html"): "several runs to compare",
         ("run=first", "run=second", "debug.rules.Overfit.patience=2"): "one run at a time",
-        ("run=first", "trial=second"): "Give what to report on",
-        (): "Give what to report on",
+        ("run=first", "trial=second"): "Give the folder to report on",
+        (): "Give the folder to report on",
         ("run=first", "more"): "Unexpected argument 'more'",
         ("run=first", "debug.rules.Overfit.patience=2"): "debug=off",
         ("profile=first",): "no profiler output",
     }.items():
-        with pytest.raises(UserError, match=complaint):
-            report(words)
+        with pytest.raises(UserError, match=message):
+            report(arguments)
     assert guarded(lambda: report(["run=nowhere"])) == 2
 
 
@@ -105,9 +105,9 @@ def test_a_sagemaker_jobs_profile_has_a_page(tmp_path: Path, capsys: pytest.Capt
     page = (tmp_path / "page.html").read_text()
     assert "1200 samples of the machine. Issues found by LowGPUUtilization, CPUBottleneck, BatchSize." in page
     assert "CPUBottleneck              IssuesFound" in capsys.readouterr().out
-    assert not (tmp_path / "job" / "profile.json").exists(), "what belongs to others stays as it is"
-    word = "debug.profile_rules.CPUBottleneck.cpu_threshold=100"
-    report([f"profile={tmp_path / 'job'}", word, f"output={tmp_path / 'page.html'}"])
+    assert not (tmp_path / "job" / "profile.json").exists(), "files of others are not changed"
+    override = "debug.profile_rules.CPUBottleneck.cpu_threshold=100"
+    report([f"profile={tmp_path / 'job'}", override, f"output={tmp_path / 'page.html'}"])
     assert "CPUBottleneck              NoIssuesFound" in capsys.readouterr().out
 
 
@@ -127,7 +127,7 @@ def test_long_lists_and_many_classes_are_bounded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_report_that_is_not_wanted_is_drawn_when_asked(
+def test_a_report_that_was_disabled_is_created_on_request(
     tmp_path: Path, fit: Fit, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     if fails:
@@ -137,5 +137,5 @@ def test_a_report_that_is_not_wanted_is_drawn_when_asked(
     run = load(tmp_path / "run")
     assert not run.report_file.exists()
     assert not (run.folder / "figures").exists()
-    assert ("has failed" in run.report()._repr_html_()) is fails
+    assert ("run failed" in run.report()._repr_html_()) is fails
     assert run.report_file.is_file()

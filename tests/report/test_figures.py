@@ -17,7 +17,7 @@ def test_one_bad_epoch_does_not_flatten_the_others(first: float, scale: str) -> 
     assert (loss.get_yscale(), rate.get_yscale()) == (scale, "linear")
 
 
-def test_a_file_has_all_panels_and_the_page_each() -> None:
+def test_a_file_holds_all_panels_and_the_page_each_one() -> None:
     def line(height: float):  # type: ignore[no-untyped-def]
         return lambda axes: axes.plot([0, 1], [height, height], color="#ff0000", linewidth=9)
 

@@ -18,7 +18,7 @@ from imgcls.report.gradcam import heat_maps
 
 
 def run_folder(folder: Path, names: list[str], tested: bool = True) -> Path:
-    """A small finished run: of each class one picture that is right and one taken for the next class."""
+    """A small finished run: of each class one image classified correctly and one assigned to the next class."""
     folder.mkdir()
     (folder / "config.yaml").write_text("seed: 0\n")
     (folder / "status.json").write_text(json.dumps({"state": "finished", "reason": None}))
@@ -49,11 +49,11 @@ def test_a_reader_finds_the_result_and_the_errors(tmp_path: Path, count: int) ->
     names = ["<b>&quot;", "Café", *(f"class {n}" for n in range(count - 2))]
     folder = run_folder(tmp_path / "run", names)
     page = write_report(folder).read_text()
-    assert f"50.00% of {2 * count} test pictures of {count} classes are recognised." in page
+    assert f"The test accuracy is 50.00%, on {2 * count} images of {count} classes." in page
     assert "<b>" not in page
     assert "Café" in page
     assert "Café/0.jpg" in page
-    wrong = page.partition('id="most-wrong"')[2].partition('id="samples"')[0]
+    wrong = page.partition('id="top-losses"')[2].partition('id="samples"')[0]
     assert "Café/0.jpg" in wrong
     assert "Café/1.jpg" not in wrong
     assert (folder / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -69,7 +69,7 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
 
 def test_a_run_without_test_pictures_has_a_report(tmp_path: Path) -> None:
     page = write_report(run_folder(tmp_path / "run", ["a", "b"], tested=False)).read_text()
-    assert "25.00% of the validation pictures" in page
+    assert "The validation accuracy is 25.00%" in page
     assert "Confusion" not in page
 
 
@@ -77,17 +77,17 @@ def test_a_section_that_fails_is_a_sentence(tmp_path: Path, caplog: pytest.LogCa
     folder = run_folder(tmp_path / "run", ["a", "b"])
     (folder / "per_class.csv").write_text("class,pictures,accuracy\na,2,much\n")
     page = write_report(folder).read_text()
-    assert "This section could not be drawn: ValueError" in page
+    assert "This section could not be created: ValueError" in page
     assert "'classes'" in caplog.text
-    assert "50.00% of 4 test pictures" in page
+    assert "50.00%, on 4 images" in page
 
 
-def test_what_rules_and_profile_found_is_told(tmp_path: Path) -> None:
+def test_findings_of_rules_and_profile_are_shown(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", ["a", "b"])
-    found = {"rule": "Overfit", "status": "IssuesFound", "sentence": "It overfits.", "advice": "Stop.", "steps": [7]}
+    fired = {"rule": "Overfit", "status": "IssuesFound", "sentence": "It overfits.", "advice": "Stop.", "steps": [7]}
     silent = {"rule": "AllZero", "status": "NoIssuesFound", "sentence": "", "advice": "", "steps": [], "layers": []}
     (folder / "debug" / "profile").mkdir(parents=True)
-    (folder / "debug" / "rules.json").write_text(json.dumps([{**found, "layers": ["fc.weight"]}, silent]))
+    (folder / "debug" / "rules.json").write_text(json.dumps([{**fired, "layers": ["fc.weight"]}, silent]))
     profile = {
         "summary": {"training": {"seconds": 2.0, "share": 1.0}},
         "system": [{"name": "CPU", "unit": "%", "max": 99, "p99": 98, "p95": 97, "p50": 50, "min": 1}],
@@ -98,7 +98,7 @@ def test_what_rules_and_profile_found_is_told(tmp_path: Path) -> None:
     (folder / "debug" / "profile" / "facts.json").write_text(json.dumps({"gpus": ["A fast one", "A fast one"]}))
     (folder / "environment.json").write_text(json.dumps({"python": "3.12.1", "git": {"commit": "abc"}}))
     page = write_report(folder).read_text()
-    for words in (
+    for text in (
         "A fast one, A fast one",
         "3.12.1",
         "commit: abc",
@@ -106,33 +106,33 @@ def test_what_rules_and_profile_found_is_told(tmp_path: Path) -> None:
         "Stop.",
         "Steps 7.",
         "fc.weight",
-        "Nothing found by AllZero",
+        "No issues found by AllZero",
         "41%",
         "CPU, %",
     ):
-        assert words in page, words
+        assert text in page, text
 
 
-def test_runs_are_compared_by_what_differs(tmp_path: Path) -> None:
+def test_a_comparison_shows_what_differs(tmp_path: Path) -> None:
     first, second = (run_folder(tmp_path / name, ["a", "b"]) for name in ("first", "second"))
     (second / "config.yaml").write_text("seed: 1\n")
     (second / "metrics.json").write_text(json.dumps({"val/accuracy": 0.75}))
     page = write_comparison([first, second], tmp_path / "both.html").read_text()
-    assert "second is best: 75.00%" in page
+    assert "second is best, with a validation accuracy of 75.00%" in page
     assert "<td>seed</td><td>0</td><td>1</td>" in page
 
 
-def test_the_temperature_of_a_model_that_is_too_sure_is_found() -> None:
+def test_the_temperature_of_an_overconfident_model_is_found() -> None:
     rng = np.random.default_rng(0)
-    honest = rng.normal(size=(4000, 5)) * 2
-    chances = np.exp(honest) / np.exp(honest).sum(axis=1, keepdims=True)
-    labels = np.array([rng.choice(5, p=row) for row in chances])
-    found = calibrate(honest * 3, labels)
-    assert found.temperature == pytest.approx(3, rel=0.1)
-    assert found.after < 0.03 < found.before
+    calibrated = rng.normal(size=(4000, 5)) * 2
+    probabilities = np.exp(calibrated) / np.exp(calibrated).sum(axis=1, keepdims=True)
+    labels = np.array([rng.choice(5, p=row) for row in probabilities])
+    fitted = calibrate(calibrated * 3, labels)
+    assert fitted.temperature == pytest.approx(3, rel=0.1)
+    assert fitted.after < 0.03 < fitted.before
 
 
-def test_heat_lies_where_the_class_is_seen() -> None:
+def test_heat_is_where_the_class_is() -> None:
     class Backbone(nn.Module):
         def forward_features(self, images: torch.Tensor) -> torch.Tensor:
             return nn.functional.avg_pool2d(images, 4)
@@ -145,14 +145,14 @@ def test_heat_lies_where_the_class_is_seen() -> None:
     network.head.weight.data = torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])
     images = torch.zeros(1, 3, 16, 16)
     images[:, 0, :4, :4] = images[:, 1, 12:, 12:] = 1
-    for seen, place in ((0, (1, 1)), (1, (14, 14))):
-        heat = heat_maps(network, images, torch.tensor([seen]))
+    for label, pixel in ((0, (1, 1)), (1, (14, 14))):
+        heat = heat_maps(network, images, torch.tensor([label]))
         assert isinstance(heat, torch.Tensor)
-        assert heat[0][place] == 1
-        assert heat[0][15 - place[0], 15 - place[1]] == 0
+        assert heat[0][pixel] == 1
+        assert heat[0][15 - pixel[0], 15 - pixel[1]] == 0
 
 
-def test_pictures_that_shrink_to_a_point_are_explained_by_an_earlier_map() -> None:
+def test_images_that_shrink_to_a_point_are_explained_by_an_earlier_map() -> None:
     network = create_network("resnet18", 3, pretrained=False)
     network.freeze(True)
     torch.manual_seed(0)
