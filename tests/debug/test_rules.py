@@ -95,7 +95,7 @@ SICK: dict[str, Callable[[], dict[str, Any]]] = {
         "lr": 0.1,
         "epochs": 60,
     },
-    "Overtraining": lambda: {"backbone": healthy_backbone(), "lr": 1e-9, "epochs": 12},
+    "Overtraining": lambda: {"backbone": healthy_backbone(), "lr": 1e-9, "epochs": 20},
     "LossNotDecreasing": lambda: {"backbone": healthy_backbone(), "lr": 1e-9, "epochs": 10},
     "ClassImbalance": lambda: {"backbone": healthy_backbone(), "epochs": 1, "class_counts": (600, 300, 59, 100)},
     "ClassImbalance, misprediction": lambda: {
