@@ -72,8 +72,10 @@ def decode(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, s
         if not len(source):
             raise BadPicture("empty")
         file: io.BytesIO | str = io.BytesIO(source)
-    else:
+    elif isinstance(source, str | Path):
         file = str(source)
+    else:
+        raise BadPicture(f"a {type(source).__name__}, not a path, bytes, a Pillow image or an array")
     try:
         with Image.open(file, formats=_formats()) as image:
             return _load(image, max_pixels), image.format or ""
@@ -94,6 +96,11 @@ def decode(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, s
         raise
     except Exception as error:  # Pillow raises ValueError, SyntaxError, struct.error and others, not only OSError
         raise BadPicture(_phrase(error)) from error
+
+
+def is_upright_rgb(image: Image.Image) -> bool:
+    """Whether `open_picture` would leave the pixels of `image` unchanged."""
+    return image.mode == "RGB" and "transparency" not in image.info and _upright(image) is image
 
 
 def _load(image: Image.Image, max_pixels: int) -> Image.Image:

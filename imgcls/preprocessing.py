@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from imgcls.errors import UserError, nearest
-from imgcls.pictures import open_picture
+from imgcls.pictures import is_upright_rgb, open_picture
 
 INTERPOLATIONS = {
     name: Image.Resampling[name.upper()] for name in ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
@@ -66,7 +66,7 @@ class Preprocessing:
         The same as torchvision's Resize(resize) and CenterCrop(image_size) on a PIL image, in one resampling that
         computes only what the crop keeps.
         """
-        if picture.mode != "RGB":
+        if not is_upright_rgb(picture):
             picture = open_picture(picture)
         size, (width, height) = self.image_size, picture.size
         if (width, height) == (size, size):

@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from PIL import Image
 from urllib3 import PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from imgcls.errors import UserError
+from imgcls.pictures import BadPicture, open_picture
 from imgcls.serve.payloads import MAX_BODY_BYTES
 from imgcls.system.extras import need
 
@@ -76,11 +76,12 @@ class Client:
         """The `top_k` most likely classes of each image, each as (name, probability).
 
         Args:
-            pictures: paths, bytes, Pillow images or uint8 arrays (H, W, 3); a single one or a sequence.
+            pictures: what `open_picture` takes: paths, bytes, Pillow images or arrays; a single one or a sequence.
             top_k: number of classes; all if there are fewer.
 
         Raises:
             EndpointError: an image was refused, or there was no answer.
+            UserError: a file cannot be read, or an object is not an image.
         """
         if isinstance(pictures, str | Path | bytes | np.ndarray) or not isinstance(pictures, Sequence):
             pictures = [pictures]
@@ -180,9 +181,11 @@ def _content(picture: Any) -> bytes:
             raise UserError(f"{picture}: {error.strerror}.") from error
     if isinstance(picture, bytes | bytearray | memoryview):
         return bytes(picture)
-    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    try:
+        open_picture(picture).save(buffer, "PNG")
+    except BadPicture as error:
+        raise UserError(f"The image cannot be used: {error.reason}.") from error
     return buffer.getvalue()
 
 

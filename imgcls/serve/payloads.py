@@ -54,7 +54,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Array:
-    """An image as uint8 (H, W, 3), or the model's input as float32 (3, S, S)."""
+    """An image as uint8 or uint16 (H, W, 3), or the model's input as float32 (3, S, S)."""
 
     values: np.ndarray
 
@@ -220,7 +220,7 @@ def _npy(content: bytes) -> np.ndarray:
 def split_array(array: np.ndarray) -> Iterator[Array]:
     """The images of an array: a batch has four dimensions, a single image three.
 
-    uint8, or integers with the channels last, are pixels; everything else is the model's input.
+    uint8, uint16 or integers with the channels last are pixels; everything else is the model's input.
     """
     shape = "x".join(map(str, array.shape))
     if array.ndim not in (3, 4):
@@ -230,9 +230,10 @@ def split_array(array: np.ndarray) -> Iterator[Array]:
     if array.dtype == np.uint8 or (array.dtype.kind in "iu" and array.shape[-1] == 3):
         if array.shape[-1] != 3:
             raise Refusal(400, f"Pixels must have the shape (height, width, 3) or (N, height, width, 3), not {shape}.")
-        if array.dtype != np.uint8 and (array.min() < 0 or array.max() > 255):
-            raise Refusal(400, "Pixels must be whole numbers from 0 to 255.")
-        array = array.astype(np.uint8, copy=False)
+        if array.dtype.kind != "u" or array.itemsize > 2:  # uint16 goes from 0 to 65535, as everywhere
+            if array.min() < 0 or array.max() > 255:
+                raise Refusal(400, "Pixels must be whole numbers from 0 to 255.")
+            array = array.astype(np.uint8)
     else:
         with np.errstate(over="ignore"):
             array = array.astype(np.float32, copy=False)

@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import imgcls
 from imgcls.errors import UserError
+from imgcls.pictures import ORIENTATION, BadPicture
 from imgcls.portable import PortableModel
 from imgcls.predict import UnreadableError, predict
 from imgcls.serve.client import Client, EndpointError
-from tests.serve.conftest import Server, encoded, picture
+from tests.serve.conftest import NAMES, Server, encoded, picture
 
 PNG = encoded(picture())
 
@@ -36,6 +38,52 @@ def test_the_client_answers_like_a_run(server: Server, model: PortableModel, tmp
     assert client.predict([]) == []
     many = [picture(seed) for seed in range(20)]
     assert [best[0] for best, *_ in client.predict(many)] == [best[0] for best, *_ in model.top(many)]
+
+
+def sources() -> dict[str, Any]:
+    image = picture()
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif)
+    rotated = Image.open(buffer)
+    pixels = np.asarray(image)
+    modes = ("1", "L", "LA", "La", "P", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "LAB", "I", "F")
+    grey = image.convert("L")
+    converted = {m: image.convert("LA").convert("La") if m == "La" else (grey if m in "IF" else image) for m in modes}
+    images = {
+        mode: base if mode == "La" else (base.convert("RGBA").convert(mode) if mode == "RGBa" else base.convert(mode))
+        for mode, base in converted.items()
+    }
+    return {
+        "EXIF orientation": rotated,
+        "a copy with EXIF orientation": rotated.copy(),
+        **images,
+        "I;16": Image.fromarray(np.asarray(grey).astype(np.uint16) * 257),
+        "(H, W)": pixels[..., 0],
+        "(H, W, 1)": pixels[..., :1],
+        "(H, W, 4)": np.asarray(image.convert("RGBA")),
+        "uint16": pixels.astype(np.uint16) * 257,
+        "not contiguous": pixels[:, ::-1],
+    }
+
+
+@pytest.mark.parametrize("name", sources())
+def test_images_of_any_kind_are_answered_as_by_the_model(name: str, server: Server, model: PortableModel) -> None:
+    source = sources()[name]
+    expected = model.top([source], len(NAMES))[0]
+    assert Client(server.url).predict_one(source) == [(label, pytest.approx(p, abs=2e-6)) for label, p in expected]
+    if isinstance(source, Image.Image):
+        pixels = model.preprocessing.pixels(source)[None]
+        assert model.probabilities(pixels).max() == pytest.approx(expected[0][1], abs=1e-6)
+
+
+@pytest.mark.parametrize("source", [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3)), None, 3])
+def test_what_is_not_an_image_is_one_line(source: Any, model: PortableModel) -> None:
+    with pytest.raises(BadPicture, match="not ") as bad:
+        model.top([source])
+    with pytest.raises(UserError, match=rf"cannot be used: {re.escape(bad.value.reason)}"):
+        Client("http://127.0.0.1:9").predict([source])
 
 
 def test_refusals_carry_the_servers_message(server: Server) -> None:

@@ -66,6 +66,7 @@ REQUESTS = {
     "npy as bytes": (npy(PIXELS), "application/octet-stream"),
     "npy in Fortran's order": (npy(np.asfortranarray(PIXELS)), "application/x-npy"),
     "npy of 64 bits": (npy(PIXELS.astype(np.int64)), "application/x-npy"),
+    "npy of 16 bits": (npy(PIXELS.astype(">u2") * 257), "application/x-npy"),
 }
 
 
