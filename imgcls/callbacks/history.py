@@ -25,6 +25,7 @@ class History(Checkpoint):
         self.rows: list[Row] = []
         self._announce = announce
         self._epoch_began = time.monotonic()
+        self._validated = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -35,10 +36,16 @@ class History(Checkpoint):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_began = time.monotonic()
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validated = not trainer.sanity_checking
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         row: Row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         row["lr"] = float(trainer.optimizers[0].param_groups[-1]["lr"])
-        row.update({name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if "/" in name})
+        metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if "/" in name}
+        # Lightning keeps the values of the last validation: an epoch without one has none.
+        row.update({name: value for name, value in metrics.items() if self._validated or not name.startswith("val/")})
+        self._validated = False
         row["seconds"] = round(time.monotonic() - self._epoch_began, 3)
         self.rows = [*(row for row in self.rows if row["epoch"] < trainer.current_epoch), row]
         if trainer.is_global_zero:

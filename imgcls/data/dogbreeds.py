@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from imgcls.data.archives import Archive, ArchivedDataModule
+from imgcls.data.folders import readable_names
 from imgcls.data.imagefolder import find_tree, split_folders
 from imgcls.data.sources import Source
 
@@ -23,4 +25,5 @@ class DogBreeds(ArchivedDataModule):
 
 def find_dogbreeds(folder: Path) -> Source:
     """The images of the folders train, valid and test in `folder`. Raises UserError."""
-    return find_tree(folder, split_folders(folder), ("train", "test"), DogBreeds.layout)
+    source = find_tree(folder, split_folders(folder), ("train", "test"), DogBreeds.layout)
+    return replace(source, class_names=readable_names(source.class_names))

@@ -70,7 +70,7 @@ def find_split(root: Path, folder: Path, classes: Sequence[str] | None = None) -
 
 
 def find_splits(root: Path, places: Mapping[str, Path]) -> tuple[tuple[str, ...], dict[str, Split]]:
-    """The readable class names and the splits of the folders in `places`, which must have the same classes.
+    """The class folders and the splits of the folders in `places`, which must have the same classes.
 
     Raises UserError that names the classes which only one of two splits has.
     """
@@ -87,7 +87,7 @@ def find_splits(root: Path, places: Mapping[str, Path]) -> tuple[tuple[str, ...]
                 )
     classes, train = find_split(root, places[first])
     splits = {first: train} | {other: find_split(root, places[other], classes)[1] for other in others}
-    return readable_names(classes), splits
+    return classes, splits
 
 
 def need_folder(root: Path | None, name: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from imgcls.data.folders import class_folders, find_split, find_splits, need_folder, pictures_in, readable_names
+from imgcls.data.folders import class_folders, find_split, find_splits, need_folder, pictures_in
 from imgcls.data.module import ImageDataModule
 from imgcls.data.sources import Source
 from imgcls.data.splits import cut
@@ -44,9 +44,9 @@ def find_folder(root: Path, test_fraction: float, seed: int) -> Source:
         return find_tree(root, places)
     folders, everything = find_split(root, root)
     if test_fraction == 0:
-        return Source(readable_names(folders), everything)
+        return Source(tuple(folders), everything)
     train, test = cut(everything, [1 - test_fraction, test_fraction], seed)
-    return Source(readable_names(folders), train, None, test if len(test) else None)
+    return Source(tuple(folders), train, None, test if len(test) else None)
 
 
 def find_tree(

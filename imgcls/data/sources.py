@@ -89,7 +89,7 @@ class Source:
     """The splits of a data set."""
 
     class_names: tuple[str, ...]
-    """Readable, unique, in the order of the labels."""
+    """Unique, in the order of the labels: names of folders, which a data set may make readable."""
     train: Split
     val: Split | None = None
     """None: split off train by `splits.with_validation`."""
@@ -105,7 +105,7 @@ class Source:
         return {name: split for name, split in splits.items() if split is not None}
 
     def without(self, bad: Sequence[BadFile]) -> Source:
-        """The data set without the `bad` files, which are added to its own `bad`.
+        """The data set without the `bad` files, which are added to its own `bad`, and without splits that they emptied.
 
         Raises UserError if a class has no training image left.
         """
@@ -121,8 +121,11 @@ class Source:
                 f"No training image of class '{self.class_names[lost[0]]}' can be used "
                 f"(for example {self.train.files[at]}: {reason}). Replace the files or remove the class."
             )
-        val, test = (split and split.without(paths) for split in (self.val, self.test))
-        return replace(self, train=train, val=val, test=test, bad=(*self.bad, *bad))
+        left = {name: split.without(paths) for name, split in self.splits().items() if name != "train"}
+        empty = [name for name, split in left.items() if not len(split)]
+        notes = tuple(f"None of the {len(self.splits()[name])} {name} images can be read." for name in empty)
+        val, test = (left[name] if name in left and name not in empty else None for name in ("val", "test"))
+        return replace(self, train=train, val=val, test=test, bad=(*self.bad, *bad), notes=(*self.notes, *notes))
 
 
 def picture_name(relative: str) -> str:

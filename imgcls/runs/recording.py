@@ -120,6 +120,12 @@ class Recording:
                 f"{self.folder} already holds a run ({state}). Choose another run_dir, or resume=auto to go on with it."
             )
         stored = stored_configuration(self.folder)
+        roots = [(config.get("data") or {}).get("root") for config in (stored, self.config)]
+        if state == "finished" and roots[0] != roots[1]:
+            raise UserError(
+                f"{self.folder} holds a finished run on data.root={roots[0]}, not on {roots[1]}. "
+                "Choose another run_dir; to test its model on other images, use python -m imgcls.evaluate."
+            )
         changed = [change for change in differences(stored, self.config) if not change[0].startswith(MOVABLE)]
         if changed:
             name, before, now = changed[0]

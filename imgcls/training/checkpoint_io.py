@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import traceback
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,6 +47,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}.")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch reads flipped bits without a word
+            if damaged := archive.testzip():
+                raise ValueError(f"its part {damaged} is damaged")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

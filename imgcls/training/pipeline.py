@@ -28,6 +28,7 @@ from imgcls.system.interrupts import StopSignals
 from imgcls.training import results
 from imgcls.training.build import build_callbacks, build_classifier, build_data, build_network, build_trainer
 from imgcls.training.checkpoint_io import read_checkpoint
+from imgcls.training.data_identity import check_data, record_data
 from imgcls.training.devices import Devices, choose_devices
 from imgcls.training.frozen_backbone import compute_features
 from imgcls.training.learning_rate import choose_learning_rate
@@ -57,6 +58,8 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     images = build_data(cfg, devices, micro_batch_size, plain=_features_once(cfg) and cfg.model.feature_views == 0)
     images.setup(None if cfg.test else "fit")  # what cannot be read of the test is said before hours of training
     remember(images.opened, cfg.data)
+    if resume_from is not None:
+        check_data(folder, images)
     network = build_network(cfg, images, pretrained=resume_from is None)
     data = _feature_data(cfg, images, network, devices, resume_from) if _features_once(cfg) else images
     classifier = build_classifier(
@@ -68,6 +71,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
 
     if trainer.is_global_zero:
         results.write_data_notes(folder, images)
+        record_data(folder, images)
     _announce(cfg, images, devices, resuming=resume_from is not None)
     trainer.fit(classifier, datamodule=data, ckpt_path=resume_from, weights_only=True)
 

@@ -101,7 +101,7 @@ def test_usual_names(layout: str, tmp_path: Path) -> None:
 def test_one_folder_is_split(tmp_path: Path) -> None:
     touch(tmp_path, *many("001.a_b", "002.c", count=50))
     source = find_folder(tmp_path, 0.2, seed=0)
-    assert source.class_names == ("a b", "c")
+    assert source.class_names == ("001.a_b", "002.c"), "a class is called like its folder"
     source = with_validation(source, 0.1, seed=0)
     assert [len(split) for split in source.splits().values()] == [72, 8, 20]
     assert find_folder(tmp_path, 0, seed=0).test is None

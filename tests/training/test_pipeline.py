@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -392,3 +394,100 @@ def test_a_run_of_the_layout_before_resumes(tmp_path: Path) -> None:
     assert run.history[:2] == stored
     assert run.status["state"] == "finished"
     assert run.status["resumed"] == 1
+
+
+@pytest.fixture
+def interrupted(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> Fit:
+    """Begin a run, and stop it after its first epoch."""
+    original = Checkpoints.on_train_epoch_end
+
+    def begin(*overrides: str) -> Run:
+        def stop(self: Checkpoints, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            self.stop.requested = signal.SIGTERM
+            original(self, trainer, pl_module)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "on_train_epoch_end", stop)
+            with pytest.raises(Interrupted):
+                fit(*overrides)
+        return fit
+
+    return begin
+
+
+def test_a_run_is_not_resumed_with_other_classes(interrupted: Fit, pictures: Path) -> None:
+    fit = interrupted()
+    for split in ("train", "test"):
+        (pictures / split / "cat").rename(pictures / split / "zebra")
+    with pytest.raises(UserError, match=r"other classes .*'cat' gone; 'zebra' new"):
+        fit()
+
+
+def test_a_run_is_not_resumed_with_a_class_more(interrupted: Fit, pictures: Path) -> None:
+    fit = interrupted()
+    for split in ("train", "test"):
+        shutil.copytree(pictures / split / "cat", pictures / split / "fox")
+    with pytest.raises(UserError, match=r"other classes .*'fox' new"):
+        fit()
+
+
+def test_a_run_is_not_resumed_with_other_images(interrupted: Fit, pictures: Path, tmp_path: Path) -> None:
+    fit = interrupted()
+    other = write_pictures(tmp_path / "other", {"train": 24, "test": 8}, side=30)
+    with pytest.raises(UserError, match="other train images"):
+        fit(f"data.root={other}")
+
+
+def test_a_run_is_resumed_where_its_images_have_moved(interrupted: Fit, pictures: Path, tmp_path: Path) -> None:
+    fit = interrupted()
+    pictures.rename(tmp_path / "moved")
+    assert fit(f"data.root={tmp_path / 'moved'}").status["state"] == "finished"
+
+
+def test_a_finished_run_is_not_the_result_of_another_folder(fit: Fit, tmp_path: Path) -> None:
+    fit("trainer.max_epochs=1")
+    other = write_pictures(tmp_path / "other", {"train": 24, "test": 8})
+    with pytest.raises(UserError, match=r"finished run on data\.root=.*, not on"):
+        fit("trainer.max_epochs=1", f"data.root={other}")
+
+
+def test_epochs_without_validation_have_no_validation_metrics(fit: Fit) -> None:
+    run = fit("trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4")
+    assert ["val/accuracy" in row for row in run.history] == [False, True, False, True]
+    assert all("train/loss" in row for row in run.history)
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_split_without_a_readable_image_is_left_out(fit: Fit, pictures: Path, split: str) -> None:
+    write_pictures(pictures, {"val": 4})
+    for file in (pictures / split).rglob("*.png"):
+        file.write_bytes(b"x")
+    run = fit("trainer.max_epochs=1")
+    assert run.status["state"] == "finished"
+    assert (run.folder / "model" / "model.json").is_file()
+    assert ("test/accuracy" in run.metrics) == (split == "val")
+    assert (
+        f"None of the {len(list((pictures / split).rglob('*.png')))} {split} images"
+        in (run.folder / "log.txt").read_text()
+    )
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_noticed(fit: Fit, tmp_path: Path) -> None:
+    run = fit("trainer.max_epochs=1")
+    content = (run.folder / "checkpoints" / "last.ckpt").read_bytes()
+    rng = np.random.default_rng(0)
+    expected = read_checkpoint(run.folder / "checkpoints" / "last.ckpt")
+    file = tmp_path / "flipped.ckpt"
+    noticed = 0
+    for position in rng.integers(0, len(content), 60).tolist():
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << int(rng.integers(8))
+        file.write_bytes(flipped)
+        try:
+            found = read_checkpoint(file)
+        except UserError:
+            noticed += 1
+        else:  # padding between the parts: the content is the same
+            for name, value in expected["state_dict"].items():
+                assert torch.equal(found["state_dict"][name], value)
+    assert noticed > 40

@@ -1,0 +1,52 @@
+"""Which images a run was begun with, so that it is not resumed with others: `data.json` in the run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from imgcls.data.module import ImageDataModule
+from imgcls.data.stores.fingerprint import fingerprint
+from imgcls.errors import UserError
+from imgcls.system.files import atomic_write_text
+
+FILE = "data.json"
+ADVICE = "Restore them, or choose another run_dir."
+
+
+def record_data(folder: Path, images: ImageDataModule) -> None:
+    """Write the class names and the fingerprints of the splits, if they are not in the run folder yet."""
+    if not (folder / FILE).is_file():
+        atomic_write_text(folder / FILE, json.dumps(_identity(images), indent=2) + "\n")
+
+
+def check_data(folder: Path, images: ImageDataModule) -> None:
+    """Raise UserError if the classes or the images differ from those that the run in `folder` was begun with."""
+    try:
+        before = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return  # a run of an earlier version
+    now = _identity(images)
+    if before["class_names"] != now["class_names"]:
+        gone = [name for name in before["class_names"] if name not in now["class_names"]]
+        new = [name for name in now["class_names"] if name not in before["class_names"]]
+        changes = [
+            f"{', '.join(map(repr, names[:3]))} {verb}" for names, verb in ((gone, "gone"), (new, "new")) if names
+        ]
+        raise UserError(
+            f"{folder} holds a run with other classes ({'; '.join(changes) or 'in another order'}). {ADVICE}"
+        )
+    for split, (count, digest) in before["splits"].items():
+        if [count, digest] != now["splits"].get(split):
+            now_count = now["splits"].get(split, [0])[0]
+            raise UserError(
+                f"{folder} holds a run with other {split} images than those in {images.root or 'this data set'} "
+                f"({count} then, {now_count} now). {ADVICE}"
+            )
+
+
+def _identity(images: ImageDataModule) -> dict[str, Any]:
+    splits = images.source.splits()
+    fingerprints = {name: [len(split), fingerprint(split, images.cache)] for name, split in splits.items()}
+    return {"class_names": list(images.class_names), "splits": fingerprints}
