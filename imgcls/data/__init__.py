@@ -1,4 +1,4 @@
-"""Data sets, augmentation, loading, and the LightningDataModule of them; `stores` holds decoded pixels and features.
+"""Data sets, augmentation, loading, and the LightningDataModule; `stores` has decoded pixels and features.
 
 May be imported by everything above; imports `runs`, `config`, `aws`, `models` and `system` at most, and never Hydra.
 """

@@ -47,9 +47,26 @@ class ArchivedDataModule(ImageDataModule):
         return self.root if self.root is not None else data_folder(type(self).__name__)
 
     def download(self) -> None:
-        """Download and unpack the archive, unless `root` is set or the folder exists. Raises UserError."""
-        if self.root is None and not self.folder.is_dir():
-            fetch(self.archive, self.folder, self.title, self.layout)
+        """Download and unpack the archive, unless `root` is set or the folder exists; other processes wait meanwhile.
+
+        Raises UserError that says how to do without the download.
+        """
+        folder, archive = self.folder, self.archive
+        if self.root is not None or folder.is_dir():
+            return
+        with alone(folder):
+            if folder.is_dir():
+                return
+            file = folder.with_name(f"{folder.name}-{archive.url.rpartition('/')[2]}")
+            try:
+                if not file.is_file():
+                    download(archive.url, file, size=archive.size, md5=archive.md5)
+            except UserError as error:
+                raise UserError(
+                    f"{self.title} is not in {folder}, and {error}\nSet data.root=DIR to its folder ({self.layout})."
+                ) from error
+            unpack(file, folder)
+            file.unlink()
 
     def locate(self, inside: Sequence[str], contains: Callable[[Path], bool]) -> Path:
         """The folder that `contains` the data set: one of the names `inside` `folder`, or itself. Raises UserError."""
@@ -63,23 +80,3 @@ class ArchivedDataModule(ImageDataModule):
             if place.is_dir() and contains(place):
                 return place
         raise UserError(f"data.root={root} does not look like {self.title}. Expected {self.layout}.")
-
-
-def fetch(archive: Archive, folder: Path, title: str, layout: str) -> None:
-    """Download and unpack `archive` into the new `folder`; one of several processes does, and the others wait.
-
-    Raises UserError that says how to do without the download.
-    """
-    with alone(folder):
-        if folder.is_dir():
-            return
-        file = folder.with_name(f"{folder.name}-{archive.url.rpartition('/')[2]}")
-        try:
-            if not file.is_file():
-                download(archive.url, file, size=archive.size, md5=archive.md5)
-        except UserError as error:
-            raise UserError(
-                f"{title} is not in {folder}, and {error}\nSet data.root=DIR to its folder ({layout})."
-            ) from error
-        unpack(file, folder)
-        file.unlink()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from imgcls.data.batch import Batch, RawBatch
-from imgcls.data.loader import EvaluationPlan, Loader, TrainingPlan
+from imgcls.data.loader import EvaluationPlan, Loader, Plan
 from imgcls.data.module import ImageDataModule
 from imgcls.data.stores.features import FeatureStore
 
@@ -45,9 +45,7 @@ class FeatureDataModule(ImageDataModule):
         plan = EvaluationPlan(len(self.features[split]), batch_size, rank=rank, world_size=world_size)
         return self._make_loader(split, plan)
 
-    def _make_loader(
-        self, name: str, plan: TrainingPlan | EvaluationPlan, *, training: bool = False
-    ) -> Loader[RawBatch | Batch]:
+    def _make_loader(self, name: str, plan: Plan, *, training: bool = False) -> Loader[RawBatch | Batch]:
         features, labels = self.features[name], torch.from_numpy(self._need(name).labels)
 
         def load(positions: Tensor, draws: Tensor, epoch: int) -> RawBatch | Batch:

@@ -107,12 +107,12 @@ def _walk(folder: str, prefix: str, entered: set[tuple[int, int]]) -> Iterator[s
         return
     entered.add(here)
     for entry in _scan(folder):
-        name = entry.name
+        name, suffix = entry.name, os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - for millions of files
         if entry.is_dir():
             if name not in NO_CLASSES:
                 yield from _walk(entry.path, f"{prefix}{name}/", entered)
         # a broken link is kept, so that it is listed among the bad files; a pipe is not
-        elif _is_picture(name) and (entry.is_file() or not os.path.exists(entry.path)):  # noqa: PTH110
+        elif suffix in PICTURE_SUFFIXES and (entry.is_file() or not os.path.exists(entry.path)):  # noqa: PTH110
             yield f"{prefix}{name}"
 
 
@@ -123,11 +123,6 @@ def _scan(folder: str) -> Iterator[os.DirEntry[str]]:
             yield from (entry for entry in entries if not entry.name.startswith("."))
     except PermissionError as error:
         raise UserError(f"{folder} may not be read. Change its permissions or choose another folder.") from error
-
-
-def _is_picture(name: str) -> bool:
-    dot = name.rfind(".")
-    return dot > 0 and name[dot:].lower() in PICTURE_SUFFIXES
 
 
 def _identity(folder: str) -> tuple[int, int]:

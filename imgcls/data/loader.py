@@ -6,7 +6,6 @@ Made for Lightning, which sets the epoch with `sampler.set_epoch`, and saves and
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,25 +20,7 @@ from imgcls.errors import UserError
 T = TypeVar("T")
 
 
-class Plan(ABC):
-    """The images of each batch of one process."""
-
-    accumulation: int = 1
-    """Consecutive batches per optimiser step of this process."""
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Batches per epoch."""
-
-    @abstractmethod
-    def epoch(self, epoch: int) -> list[tuple[Tensor, Tensor]]:
-        """(positions, draws) of each batch, both int64 (n,).
-
-        A draw is unique within the epoch even where a position is not (`balanced`); otherwise it equals the position.
-        """
-
-
-class TrainingPlan(Plan):
+class TrainingPlan:
     """A new order per epoch, with `batch_size` images per optimiser step, split over processes and micro-batches.
 
     The order depends on (seed, epoch) alone, so that a step has the same images for any `world_size` and
@@ -91,6 +72,10 @@ class TrainingPlan(Plan):
         return self.steps * self.accumulation
 
     def epoch(self, epoch: int) -> list[tuple[Tensor, Tensor]]:
+        """(positions, draws) of each batch of this process, both int64 (n,).
+
+        A draw is unique within the epoch even where a position is not (`balanced`); otherwise it equals the position.
+        """
         positions, draws = self.order(epoch)
         parts = self.world_size * self.accumulation
         cuts = [part * self.batch_size // parts for part in range(parts + 1)]
@@ -112,12 +97,14 @@ def _occurrence(values: Tensor) -> Tensor:
     return occurrence
 
 
-class EvaluationPlan(Plan):
+class EvaluationPlan:
     """Every image once, in order: process r takes r::world_size, without padding; the last batch may be short.
 
     If there are fewer images than processes, those without one have an empty batch, because the others would wait for
     their part of the metrics.
     """
+
+    accumulation = 1
 
     def __init__(self, count: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
         self.positions = torch.arange(min(rank, count), count, world_size)
@@ -128,7 +115,12 @@ class EvaluationPlan(Plan):
         return 0 if self.empty else max(1, -(-len(self.positions) // self.batch_size))
 
     def epoch(self, epoch: int) -> list[tuple[Tensor, Tensor]]:
+        """(positions, draws) of each batch, which are equal, int64 (n,)."""
         return [] if self.empty else [(part, part) for part in self.positions.split(self.batch_size)]
+
+
+Plan = TrainingPlan | EvaluationPlan
+"""The images of each batch of one process."""
 
 
 class Loader(Generic[T]):

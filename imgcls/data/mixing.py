@@ -40,7 +40,7 @@ class Mixing:
         """float (N, 3, H, W) and int64 (N,) to mixed images and soft labels, float32 (N, C), rows of sum 1."""
         height, width = images.shape[-2:]
         drawn = draws.uniform(5)  # on the CPU, where the quantiles are looked up
-        cut = self._cut(drawn[:, 0])
+        cut = drawn[:, 0] < (self.switch if self.mixup and self.cutmix else bool(self.cutmix))  # rather than blended
         share = torch.where(cut, _beta(self.cutmix, drawn[:, 1]), _beta(self.mixup, drawn[:, 1]))
         share = torch.where(drawn[:, 2] < self.probability, share, torch.ones_like(share))
         drawn, cut, share = (send(values, images.device) for values in (drawn, cut, share))
@@ -55,12 +55,6 @@ class Mixing:
         mixed = torch.lerp(images.roll(1, 0), images, weight[:, None])
         target = F.one_hot(labels, num_classes).to(torch.float32)
         return mixed, torch.lerp(target.roll(1, 0), target, share[:, None])
-
-    def _cut(self, drawn: Tensor) -> Tensor:
-        """Which images are cut rather than blended, bool (N,)."""
-        if self.mixup and self.cutmix:
-            return drawn < self.switch
-        return torch.full_like(drawn, bool(self.cutmix), dtype=torch.bool)
 
 
 def _span(centre: Tensor, side: Tensor, length: int) -> Tensor:

@@ -22,7 +22,7 @@ from imgcls.aws.s3 import is_remote
 from imgcls.config.choices import NORMALIZATIONS, ON_BAD, SAMPLERS, STORE_KINDS
 from imgcls.data.augment import Augment
 from imgcls.data.batch import Batch, Fate, RawBatch
-from imgcls.data.loader import EvaluationPlan, Loader, TrainingPlan
+from imgcls.data.loader import EvaluationPlan, Loader, Plan, TrainingPlan
 from imgcls.data.normalization import normalise
 from imgcls.data.randomness import Draws
 from imgcls.data.sources import SPLITS, BadFile, Source, Split
@@ -195,7 +195,7 @@ class ImageDataModule(L.LightningDataModule):
         """Find the images and decode those of the stage: `fit`, `validate`, `test`, `predict`, or all if None."""
         splits = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
         for split in splits[stage] if stage is not None else SPLITS:
-            if self._split(split) is not None:
+            if split in self.source.splits():
                 self.store_of(split)
 
     def train_dataloader(self) -> Loader[RawBatch | Batch]:
@@ -204,7 +204,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> Loader[RawBatch | Batch] | list[Any]:
         """Validation images in order; an empty list if there are none."""
-        return self.evaluation_dataloader("val") if self._split("val") is not None else []
+        return self.evaluation_dataloader("val") if self.source.val is not None else []
 
     def test_dataloader(self) -> Loader[RawBatch | Batch]:
         """Test images in order."""
@@ -281,11 +281,8 @@ class ImageDataModule(L.LightningDataModule):
 
     # ---- inside
 
-    def _split(self, name: str) -> Split | None:
-        return self.source.splits().get(name)
-
     def _need(self, name: str) -> Split:
-        split = self._split(name)
+        split = self.source.splits().get(name)
         if split is None:
             raise UserError(f"{type(self).__name__} at {self.root} has no {name} images.")
         return split
@@ -336,9 +333,7 @@ class ImageDataModule(L.LightningDataModule):
         log.warning("%d of %d pictures cannot be read and are left out: %s", len(files), len(split), some)
         self.opened.source = self.source.without(files)
 
-    def _make_loader(
-        self, name: str, plan: TrainingPlan | EvaluationPlan, *, training: bool = False
-    ) -> Loader[RawBatch | Batch]:
+    def _make_loader(self, name: str, plan: Plan, *, training: bool = False) -> Loader[RawBatch | Batch]:
         device = self._device()
         store = on_device(self.store_of(name, evaluation=not training), self.store_kind, device)
         labels, aspects = torch.from_numpy(self._need(name).labels), torch.from_numpy(store.aspects)

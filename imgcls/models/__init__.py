@@ -1,4 +1,4 @@
-"""What is trained: timm backbones with heads, losses, optimisers, schedules, and the LightningModule of them.
+"""The models: timm backbones with heads, losses, optimisers, schedules, and the LightningModule that trains them.
 
 May be imported by everything above; imports `system`, and knows nothing of data sets, Hydra or launching.
 """

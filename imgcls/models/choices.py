@@ -1,6 +1,6 @@
-"""The values that options of models can have, for those who implement them and for those who check; without torch.
+"""The valid values of model options, for their implementations and checks; imported without torch.
 
-The schedules of the learning rate are in `imgcls.models.schedules`, which needs no torch either.
+Those of the schedules are in `imgcls.models.schedules`, which does not need torch either.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ STEMS = ("standard", "small")
 FREEZING = ("none", "backbone", "head_first")
 VIEWS = ("one", "flip", "flip_shift")
 ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "tanh": "Tanh", "identity": "Identity"}
-"""Of a head; what torch.nn calls them."""
+"""Activations of a head, and their names in torch.nn."""
 NORMS = {"none": "Identity", "batch": "BatchNorm1d", "layer": "LayerNorm"}
-"""Of a head; what torch.nn calls them."""
+"""Norms of a head, and their names in torch.nn."""
 MODES = ("max", "min")
-"""Which way a metric is better."""
+"""Whether higher or lower values of a metric are better."""
 VALIDATION_METRICS = {
     "val/accuracy": "max",
     "val/accuracy_top5": "max",
@@ -21,4 +21,4 @@ VALIDATION_METRICS = {
     "val/loss": "min",
     "val/ece": "min",
 }
-"""What an epoch is measured by, each with its mode."""
+"""The metrics of an epoch, each with its mode."""

@@ -139,15 +139,11 @@ default_cfgs = generate_default_cfgs({name: dict(_SMALL_IMAGES) for name in ("ci
 @register_model
 def cifarnet(pretrained: bool = False, **options: Any) -> CifarNet:
     """Six convolutions, 2 million parameters: the network of airbench94."""
-    return _build("cifarnet", pretrained, options)
+    return build_model_with_cfg(CifarNet, "cifarnet", pretrained, **options)
 
 
 @register_model
 def cifarnet_wide(pretrained: bool = False, **options: Any) -> CifarNet:
     """Nine convolutions with residual connections, 13 million parameters: the network of airbench96."""
     wide = {"widths": (128, 512, 512), "depth": 3, "norm_momentum": 0.1}
-    return _build("cifarnet_wide", pretrained, {**wide, **options})
-
-
-def _build(name: str, pretrained: bool, options: dict[str, Any]) -> CifarNet:
-    return build_model_with_cfg(CifarNet, name, pretrained, **options)
+    return build_model_with_cfg(CifarNet, "cifarnet_wide", pretrained, **{**wide, **options})

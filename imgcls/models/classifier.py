@@ -90,9 +90,7 @@ class Classifier(L.LightningModule):
         """(N, 3, H, W) normalised images, or (N, F) features of the backbone, to (N, C) logits."""
         if self.channels_last and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        if self.dtype != images.dtype:  # with trainer.precision=bf16-true
-            images = images.to(self.dtype)
-        return self.network(images)
+        return self.network(images.to(self.dtype))  # another dtype with trainer.precision=bf16-true
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and its schedule, which advances per step."""

@@ -88,39 +88,31 @@ class WeightAveraging(L.Callback):
         self.decay = decay
         self._step = 0
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         if stage == "fit":
-            classifier: Any = pl_module
-            classifier.average = Average(classifier.network, self.decay)
+            pl_module.average = Average(pl_module.network, self.decay)
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        average = _average(pl_module)
-        device = pl_module.device
-        average.shadow = {name: value.to(device) for name, value in average.shadow.items()}
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        average: Average = pl_module.average
+        average.shadow = {name: value.to(pl_module.device) for name, value in average.shadow.items()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
         if trainer.global_step > self._step:  # not after a micro-batch that ends no optimiser step
             self._step = trainer.global_step
-            _average(pl_module).update(self._step)
+            pl_module.average.update(self._step)
 
-    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._use_average(trainer, pl_module, use=True)
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._use_average(trainer, pl_module.average, use=True)
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._use_average(trainer, pl_module, use=False)
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._use_average(trainer, pl_module.average, use=False)
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._use_average(trainer, pl_module, use=True)
+    def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._use_average(trainer, pl_module.average, use=True)
 
-    def _use_average(self, trainer: L.Trainer, pl_module: L.LightningModule, *, use: bool) -> None:
-        if trainer.state.fn == "fit" and _average(pl_module).swapped != use:
-            _average(pl_module).swap()
-
-
-def _average(pl_module: L.LightningModule) -> Average:
-    average: object = pl_module.average
-    assert isinstance(average, Average)
-    return average
+    def _use_average(self, trainer: L.Trainer, average: Average, *, use: bool) -> None:
+        if trainer.state.fn == "fit" and average.swapped != use:
+            average.swap()

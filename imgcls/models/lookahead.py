@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imgcls.errors import UserError
 
@@ -44,7 +44,7 @@ class Lookahead(L.Callback):
         if self._slow is not None:
             self._slow = {name: value.to(pl_module.device) for name, value in self._slow.items()}
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
         step = trainer.global_step
         if step == self._step:  # after a micro-batch that ends no optimiser step
             return
@@ -52,11 +52,10 @@ class Lookahead(L.Callback):
         steps = trainer.estimated_stepping_batches
         last = step >= steps
         if trainer.current_epoch >= self.start_epoch and (step % self.every == 0 or last):
-            self._average(pl_module, 1.0 if last else self.decay**self.every * (step / steps) ** self.power)
+            self._average(pl_module.network, 1.0 if last else self.decay**self.every * (step / steps) ** self.power)
 
     @torch.no_grad()
-    def _average(self, pl_module: L.LightningModule, keep: float) -> None:
-        network: Any = pl_module.network
+    def _average(self, network: nn.Module, keep: float) -> None:
         fast = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
         if self._slow is None:
             self._slow = {name: value.detach().clone() for name, value in fast.items()}

@@ -5,21 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-import imgcls.models.cifarnet  # noqa: F401 - makes its networks known to timm
+import imgcls.models.cifarnet  # noqa: F401 - registers its networks with timm
 from imgcls.errors import UserError
 from imgcls.models.architecture import Architecture
 from imgcls.models.views import views
 
 
 class Network(nn.Module):
-    """Pictures to scores: `head(backbone(images))`.
+    """Images to logits: `head(backbone(images))`.
 
     Attributes:
         backbone: a timm model without its classifier.
-        head: from features to scores.
-        frozen: the backbone is not trained: no gradients are computed for it, its batch norms are in eval mode.
-        architecture: what `network_from_architecture` rebuilds the network from.
-        dimensions: of each parameter by name, also while each process has only a flat share of it.
+        head: maps features to logits.
+        frozen: whether the backbone is frozen: no gradients are computed for it, and it is in evaluation mode.
+        architecture: the description that `network_from_architecture` rebuilds the network from.
+        dimensions: number of dimensions of each parameter by name, valid while processes have flat shards of it.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, architecture: Architecture) -> None:
@@ -30,28 +30,24 @@ class Network(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """F."""
+        """Number of features, F."""
         return width_of(self.backbone)
 
     def features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised pictures to (N, F) features."""
+        """(N, 3, H, W) normalised images to (N, F) features."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features: Tensor = self.backbone(images)
-        return features
+            return self.backbone(images)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised pictures, or the (N, F) features of such, to (N, C) scores before the softmax.
+        """(N, 3, H, W) normalised images, or their (N, F) features, to (N, C) logits.
 
-        In evaluation mode the scores are the mean over `architecture.views` of each picture.
+        In evaluation mode the logits are the mean over the `architecture.views` of each image.
         """
-        scores: Tensor
         kind = self.architecture.views
         if images.ndim == 2 or self.training or kind == "one":
-            scores = self.head(images if images.ndim == 2 else self.features(images))
-        else:
-            weighted = [weight * self.head(self.features(view)).float() for weight, view in views(images, kind)]
-            scores = torch.stack(weighted).sum(dim=0)
-        return scores
+            return self.head(images if images.ndim == 2 else self.features(images))
+        weighted = [weight * self.head(self.features(view)).float() for weight, view in views(images, kind)]
+        return torch.stack(weighted).sum(dim=0)
 
     @property
     def changes_with_epochs(self) -> bool:
@@ -59,17 +55,17 @@ class Network(nn.Module):
         return hasattr(self.backbone, "begin_epoch")
 
     def begin_epoch(self, epoch: int) -> None:
-        """Say which epoch begins, from 0 on, to a backbone that wants to know."""
+        """Pass the epoch, counted from 0, to a backbone that depends on it."""
         if self.changes_with_epochs:
             self.backbone.begin_epoch(epoch)  # type: ignore[operator]
 
     def freeze(self, frozen: bool) -> None:
-        """Freeze the backbone, or let it train again."""
+        """Freeze or unfreeze the backbone."""
         self.frozen = frozen
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Network:
-        """Training or evaluation mode; a frozen backbone stays in evaluation mode."""
+        """Switch between training and evaluation mode; a frozen backbone stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
@@ -77,8 +73,8 @@ class Network(nn.Module):
 
 
 def width_of(backbone: nn.Module) -> int:
-    """The number of features that the backbone gives without a classifier."""
+    """Number of features of the backbone without a classifier."""
     width = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features", None)
     if not isinstance(width, int):
-        raise UserError("This timm model is no classifier: it does not say how many features it has.")
+        raise UserError("This timm model is not a classifier: it does not define its number of features.")
     return width

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from imgcls.data import archives
-from imgcls.data.archives import Archive, fetch
+from imgcls.data.archives import Archive, ArchivedDataModule
+from imgcls.data.cifar10 import Cifar10
 from imgcls.data.download import ATTEMPTS, download, unpack
 from imgcls.errors import UserError
 
@@ -283,44 +284,44 @@ def test_archives_with_wrong_bytes_raise_no_other_error(kind: str, tmp_path: Pat
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_killed_unpacking_is_repeated(server: Server, tmp_path: Path) -> None:
-    write_tar(tmp_path / "set-archive.tar", (tarfile.TarInfo("a/b.txt"), b"x"))
-    half = tmp_path / ".set.unpacking" / "a"
+class Pictures(ArchivedDataModule):
+    title, layout, default_archive = "The set", "<class>", Archive("")
+
+
+def test_a_killed_unpacking_is_repeated(server: Server, own_cache: Path) -> None:
+    folder = own_cache / "data" / "pictures"
+    half = folder.with_name(".pictures.unpacking") / "a"
     half.mkdir(parents=True)
     (half / "half.txt").touch()
-    fetch(Archive(server.url), tmp_path / "set", "The set", "")
+    write_tar(folder.with_name("pictures-archive.tar"), (tarfile.TarInfo("a/b.txt"), b"x"))
+    Pictures(url=server.url).download()
     assert server.requests == [], "the archive was downloaded before"
-    assert [path.name for path in (tmp_path / "set" / "a").iterdir()] == ["b.txt"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".set.lock", "set"]
+    assert [path.name for path in (folder / "a").iterdir()] == ["b.txt"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".pictures.lock", "pictures"]
 
 
-def test_fetch_creates_the_folder_once(server: Server, tmp_path: Path) -> None:
+def test_one_of_several_processes_downloads(server: Server, tmp_path: Path, own_cache: Path) -> None:
     server.content = write_tar(tmp_path / "a.tgz", (tarfile.TarInfo("a/b.txt"), b"x")).read_bytes()
-    folder = tmp_path / "cache" / "set"
-    threads = [
-        threading.Thread(target=fetch, args=(Archive(server.url, len(server.content)), folder, "The set", ""))
-        for _ in range(3)
-    ]
+    folder = own_cache / "data" / "pictures"
+    threads = [threading.Thread(target=Pictures(url=server.url).download) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert (folder / "a" / "b.txt").read_bytes() == b"x"
     assert len(server.requests) == 1
-    assert sorted(path.name for path in folder.parent.iterdir()) == [".set.lock", "set"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".pictures.lock", "pictures"]
 
 
-def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_error_says_what_to_do(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(url: str, *args: object, **options: object) -> None:
         raise UserError(f"{url} cannot be reached (Network is unreachable).")
 
     monkeypatch.setattr(archives, "download", refuse)
-    from imgcls.data.cifar10 import Cifar10
-
     with pytest.raises(UserError) as error:
-        fetch(Cifar10.default_archive, tmp_path / "cifar10", Cifar10.title, Cifar10.layout)
+        Cifar10().download()
     assert str(error.value) == (
-        f"CIFAR-10 is not in {tmp_path}/cifar10, and https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz cannot be "
-        "reached (Network is unreachable).\n"
+        f"CIFAR-10 is not in {own_cache}/data/cifar10, and https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz "
+        "cannot be reached (Network is unreachable).\n"
         "Set data.root=DIR to its folder (the original batches, or train/<class> and test/<class>)."
     )
