@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment, and hold nothing that must be unpickled."""
+"""Checkpoints that survive a kill at any moment and load without unpickling."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 
 
 class Checkpoints(Checkpoint):
-    """Keeps `last.ckpt` (after every epoch, and when a signal stops the run) and `best.ckpt` (weights only).
+    """Writes `last.ckpt` (after every epoch, and when a signal stops the run) and `best.ckpt` (weights only).
 
     Args:
-        folder: where the files go.
-        monitor: the validation metric that chooses the best epoch.
+        folder: folder of the files.
+        monitor: the validation metric that selects the best epoch.
         mode: 'max' or 'min'.
-        top_k: how many of the best epochs are kept; more than one adds files `epoch=N.ckpt`.
+        top_k: number of best epochs to keep; more than one adds files `epoch=N.ckpt`.
         every_minutes: also write `last.ckpt` within an epoch, at most this often.
-        rest_seconds: so soon after a `last.ckpt` an epoch writes nothing, unless it is the last one; the best weights
-            wait in memory. Several processes do not rest.
-        in_background: read by the training, which writes files beside the steps (imgcls.training.checkpoint_io).
-        stop: the signals that end the training; asked after each optimiser step.
+        rest_seconds: least time between two `last.ckpt`, except after the last epoch. An epoch within this time writes
+            nothing, and its weights stay in memory if they are the best. Ignored with several processes.
+        in_background: read by the trainer's builder; see imgcls.training.checkpoint_io.
+        stop: the signals that end the training; checked after each optimiser step.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class Checkpoints(Checkpoint):
         self.monitor, self.mode, self.top_k, self.every_minutes = monitor, mode, top_k, every_minutes
         self.rest_seconds = rest_seconds
         self.stop = stop or StopSignals()
-        self.kept: list[tuple[float, int]] = []  # (value, epoch) of the epochs that are kept, best first
+        self.best_epochs: list[tuple[float, int]] = []  # (value, epoch), best first
         self.stopped_early = False
-        self._held: dict[str, Any] | None = None  # the best weights, where they are not in best.ckpt yet
+        self._unwritten: dict[str, Any] | None = None  # the best weights, if best.ckpt does not hold them yet
         self._validated = False
         self._written_at = time.monotonic()
 
@@ -63,13 +63,13 @@ class Checkpoints(Checkpoint):
 
     @property
     def best_epoch(self) -> int | None:
-        return self.kept[0][1] if self.kept else None
+        return self.best_epochs[0][1] if self.best_epochs else None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"kept": [list(pair) for pair in self.kept], "stopped_early": self.stopped_early}
+        return {"kept": [list(pair) for pair in self.best_epochs], "stopped_early": self.stopped_early}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.kept = [(float(value), int(epoch)) for value, epoch in state_dict["kept"]]
+        self.best_epochs = [(float(value), int(epoch)) for value, epoch in state_dict["kept"]]
         self.stopped_early = bool(state_dict["stopped_early"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -90,7 +90,7 @@ class Checkpoints(Checkpoint):
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if trainer.world_size == 1:
-            self.stop.raise_if_requested()  # the epoch before this one is in last.ckpt
+            self.stop.raise_if_requested()  # last.ckpt holds the previous epoch
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validated = not trainer.sanity_checking
@@ -107,61 +107,61 @@ class Checkpoints(Checkpoint):
             self.stop.raise_if_requested()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._write_held(trainer)  # where a number of steps or a time has ended the training
+        self._write_best(trainer)  # a limit of steps or time may have ended the training
         self.stop.deferred = False
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self.stop.deferred = False
 
     def _may_rest(self, trainer: L.Trainer) -> bool:
-        """Whether this epoch can do without checkpoints."""
+        """Whether this epoch may skip its checkpoints."""
         ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         resting = time.monotonic() - self._written_at < self.rest_seconds and self.last.is_file()
         return resting and not ends and trainer.world_size == 1
 
-    def _write_held(self, trainer: L.Trainer) -> None:
-        """Write the best weights that wait in memory; always before `last.ckpt`, which counts on them."""
-        if self._held is not None:
-            trainer.strategy.save_checkpoint(self._held, self.best)
-            self._held = None
+    def _write_best(self, trainer: L.Trainer) -> None:
+        """Write the best weights if they are only in memory; always before `last.ckpt`, which relies on them."""
+        if self._unwritten is not None:
+            trainer.strategy.save_checkpoint(self._unwritten, self.best)
+            self._unwritten = None
 
     def save_last(self, trainer: L.Trainer) -> None:
-        """Write `last.ckpt`: all that is needed to go on."""
-        self._write_held(trainer)
+        """Write `last.ckpt`: everything needed to resume."""
+        self._write_best(trainer)
         trainer.save_checkpoint(self.last)
         self._written_at = time.monotonic()
 
     def _keep_if_best(self, trainer: L.Trainer) -> None:
         if self.monitor not in trainer.callback_metrics:
             known = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
-            raise UserError(f"checkpoint.monitor={self.monitor}: this run has no such metric, only {', '.join(known)}.")
+            raise UserError(f"checkpoint.monitor={self.monitor}: this run only has the metrics {', '.join(known)}.")
         value, epoch = float(trainer.callback_metrics[self.monitor]), trainer.current_epoch
-        better_first = sorted([*self.kept, (value, epoch)], key=self._rank)
-        self.kept = better_first[: self.top_k]
-        if (value, epoch) not in self.kept:
+        better_first = sorted([*self.best_epochs, (value, epoch)], key=self._rank)
+        self.best_epochs = better_first[: self.top_k]
+        if (value, epoch) not in self.best_epochs:
             return
         if self.top_k > 1:
             trainer.save_checkpoint(self._epoch_file(epoch), weights_only=True)
             if trainer.is_global_zero:
                 for _, dropped in better_first[self.top_k :]:
                     self._epoch_file(dropped).unlink(missing_ok=True)
-        if self.kept[0] == (value, epoch):
+        if self.best_epochs[0] == (value, epoch):
             if self._may_rest(trainer):
-                self._held = copy.deepcopy(checkpoint_of_weights(trainer))
+                self._unwritten = copy.deepcopy(checkpoint_of_weights(trainer))
             else:
-                self._held = None
+                self._unwritten = None
                 trainer.save_checkpoint(self.best, weights_only=True)
 
     def _rank(self, pair: tuple[float, int]) -> tuple[bool, float, int]:
         value, epoch = pair
-        return (value != value, -value if self.mode == "max" else value, epoch)  # NaN last; the earlier of equals
+        return (value != value, -value if self.mode == "max" else value, epoch)  # NaN last; ties to the earlier epoch
 
     def _epoch_file(self, epoch: int) -> Path:
         return self.folder / f"epoch={epoch}.ckpt"
 
     @staticmethod
     def _agree(trainer: L.Trainer, requested: bool, step: int) -> bool:
-        """Whether any process was asked to stop; several processes ask each other every tenth step only."""
+        """Whether any process was asked to stop; several processes synchronise this every tenth step only."""
         if trainer.world_size == 1:
             return requested
         return step % 10 == 0 and trainer.strategy.reduce_boolean_decision(requested, all=False)

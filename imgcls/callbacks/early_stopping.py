@@ -1,4 +1,4 @@
-"""Early stopping that lets a learning-rate schedule finish what it began."""
+"""Early stopping that lets a learning-rate schedule anneal first."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 
 log = logging.getLogger(__name__)
 
-ANNEALED = 0.05  # of the largest learning rate: what a schedule has still to gain below it is small
+ANNEALED = 0.05  # of the peak learning rate; below it a schedule gains little more
 
 
 class EarlyStopping(LightningEarlyStopping):
     """End the training when `monitor` has not improved for `patience` validations.
 
-    A cosine or one-cycle schedule does its best work while it anneals; unless `cut_schedule` is true the training goes
-    on until the learning rate has fallen below a twentieth of its peak.
+    A cosine or one-cycle schedule gains most while it anneals, so unless `cut_schedule` is true, the training continues
+    until the learning rate has fallen below a twentieth of its peak.
     """
 
     def __init__(self, monitor: str = "val/loss", *, cut_schedule: bool = False, **options: Any) -> None:
         super().__init__(monitor, check_on_train_epoch_end=False, verbose=False, **options)
         self.cut_schedule = cut_schedule
         self._peak = 0.0
-        self._waiting_was_said = False
+        self._logged_waiting = False
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "peak": self._peak}
@@ -47,6 +47,6 @@ class EarlyStopping(LightningEarlyStopping):
             log.info("Early stopping: %s has not improved for %d validations.", self.monitor, self.patience)
             return
         trainer.should_stop = False
-        if not self._waiting_was_said:
-            self._waiting_was_said = True
-            log.info("%s no longer improves; training goes on until the learning rate has annealed.", self.monitor)
+        if not self._logged_waiting:
+            self._logged_waiting = True
+            log.info("%s no longer improves; training continues until the learning rate has annealed.", self.monitor)

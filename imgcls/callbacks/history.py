@@ -1,4 +1,4 @@
-"""One row an epoch: `metrics.csv`, and the line on stdout that other programs read."""
+"""One row per epoch: `metrics.csv`, and the line on stdout that other programs parse."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from imgcls.system.files import atomic_write_text
 
 
 class History(Checkpoint):
-    """Collects an epoch's metrics, writes `metrics.csv` and hands the row to `announce`.
+    """Collects the metrics of each epoch, writes `metrics.csv` and passes the metric line to `announce`.
 
-    The rows are part of the checkpoint, so that the file of a resumed run holds each epoch once. It is a Checkpoint
-    for Lightning only so that it runs after every metric of the epoch is known, and before the real checkpoint.
+    The rows are part of the checkpoint, so the file of a resumed run holds each epoch once. It is a Checkpoint for
+    Lightning only so that it runs after every metric of the epoch is known, and before the real checkpoint.
     """
 
     def __init__(self, file: Path, announce: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar on a terminal, plain lines everywhere else."""
+"""The progress bar of a training on a terminal."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from imgcls.system.lightning_internals import batch_number
 
 
 class ProgressBar(L.Callback):
-    """One bar over all epochs, counted in images: rate, estimate of the time left, epoch and last validation.
+    """One bar over all epochs, counted in images: rate, estimated time left, epoch and last validation accuracy.
 
-    Nothing is drawn where stderr is no terminal; the metric lines say what happens there.
+    Nothing is drawn if stderr is not a terminal; the metric lines report the progress there.
     """
 
     def __init__(self, enabled: bool | None = None) -> None:
@@ -26,7 +26,7 @@ class ProgressBar(L.Callback):
             return
         epochs, batches = trainer.max_epochs or 0, int(trainer.num_training_batches)
         done = batch_number(trainer) + 1
-        size = _images_a_batch(trainer)
+        size = _images_per_batch(trainer)
         self._bar = tqdm(
             total=epochs * batches * size if epochs > 0 else None,
             initial=done * size,
@@ -48,18 +48,15 @@ class ProgressBar(L.Callback):
         if self._bar is not None and "val/accuracy" in trainer.callback_metrics:
             self._bar.set_postfix_str(f"val/accuracy {float(trainer.callback_metrics['val/accuracy']):.4f}")
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._close()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._close()
-
-    def _close(self) -> None:
+    def on_train_end(self, *args: Any) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
+    def on_exception(self, *args: Any) -> None:
+        self.on_train_end()
 
-def _images_a_batch(trainer: L.Trainer) -> int:
+
+def _images_per_batch(trainer: L.Trainer) -> int:
     datamodule: Any = getattr(trainer, "datamodule", None)
     return round(getattr(datamodule, "expected_micro_batch", 1.0) * trainer.world_size) or 1

@@ -12,70 +12,69 @@ from imgcls.system.lightning_internals import batch_number
 
 
 class Timing(L.Callback):
-    """Measures training time, images and the wait for data, by the host's clock and without a synchronisation.
+    """Measures training time, images and the wait for data, by the host's clock and without synchronisation.
 
     The wait is the gap from the end of one training batch to the start of the next, which agrees with Lightning's
-    own profile of the loader to a hundredth. A GPU works behind the host's clock, so that there the parts of a step
-    say when the host handed the work over; the step as a whole is right, because the host cannot run far ahead.
+    profile of the loader to within 1 %. A GPU works asynchronously, so on it the parts of a step measure when the host
+    queued the work; the step as a whole is correct, because the host cannot run far ahead.
 
     Attributes:
-        keep_steps: collect a StepTime for each batch in `steps`, for whoever takes them out again.
-        initialised: seconds from the making of this object to the first batch; None before it.
-        wall_seconds: from the first batch to the end of the training, with all that happened in between; what went
-            before a resume counts up to its checkpoint.
-        validation_seconds: spent in validation.
-        finished: the monotonic time at which the training ended; None before it.
+        keep_steps: collect a StepTime per batch in `steps`; the reader must empty the list.
+        began: monotonic time at which this object was made.
+        initialisation_seconds: from then to the first batch; None before it.
+        wall_seconds: from the first batch to the end of the training, including everything in between; of the time
+            before a resume, up to its checkpoint.
+        validation_seconds: time spent in validation.
+        finished: monotonic time at which the training ended; None before.
     """
 
     def __init__(self) -> None:
         self.images = 0
         self.seconds = 0.0
-        self.waited = 0.0
+        self.wait_seconds = 0.0
         self.wall_seconds = 0.0
         self.keep_steps = False
         self.steps: list[StepTime] = []
         self.began = time.monotonic()
-        self.initialised: float | None = None
+        self.initialisation_seconds: float | None = None
         self.validation_seconds = 0.0
         self.finished: float | None = None
         self._first = 0.0
         self._mark = 0.0
         self._wait = 0.0
         self._validation_began = 0.0
-        self._walls = [0.0, 0.0, 0.0]  # start of the batch, of the backward pass, its end
+        self._times = [0.0, 0.0, 0.0]  # start of the batch, of the backward pass, its end
 
     def state_dict(self) -> dict[str, Any]:
         wall = self.wall_seconds + (time.monotonic() - self._first if self._first else 0.0)
-        return {"images": self.images, "seconds": self.seconds, "waited": self.waited, "wall_seconds": wall}
+        return {"images": self.images, "seconds": self.seconds, "waited": self.wait_seconds, "wall_seconds": wall}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.images, self.seconds, self.waited = (state_dict[name] for name in ("images", "seconds", "waited"))
+        self.images, self.seconds, self.wait_seconds = (state_dict[name] for name in ("images", "seconds", "waited"))
         self.wall_seconds = state_dict.get("wall_seconds", 0.0)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_start(self, *args: Any) -> None:
         self._mark = time.monotonic()
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, *args: Any) -> None:  # a resume within an epoch does not start the epoch
         self._mark = time.monotonic()
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, *args: Any) -> None:
         now = time.monotonic()
-        if self.initialised is None:
-            self.initialised = now - self.began
+        if self.initialisation_seconds is None:
+            self.initialisation_seconds = now - self.began
             self._first = now
         self._wait = now - self._mark
-        self.waited += self._wait
+        self.wait_seconds += self._wait
         self.seconds += self._wait
-        self._walls = [now, now, now]
+        self._times = [now, now, now]
         self._mark = now
 
-    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Any) -> None:
-        self._walls[1] = time.monotonic()
+    def on_before_backward(self, *args: Any) -> None:
+        self._times[1] = time.monotonic()
 
-    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._walls[2] = time.monotonic()
+    def on_after_backward(self, *args: Any) -> None:
+        self._times[2] = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -85,19 +84,19 @@ class Timing(L.Callback):
         self.images += len(batch[0]) * trainer.world_size
         self._mark = now
         if self.keep_steps:
-            start, backward, ended = self._walls
+            start, backward, ended = self._times
             number = batch_number(trainer)
             began = time.time() - (now - start) - self._wait
             self.steps.append(StepTime(number, began, self._wait, backward - start, ended - backward, now - ended))
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_start(self, *args: Any) -> None:
         self._validation_began = time.monotonic()
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, *args: Any) -> None:
         self._mark = time.monotonic()
         self.validation_seconds += self._mark - self._validation_began
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, *args: Any) -> None:
         self.finished = time.monotonic()
         if self._first:
             self.wall_seconds += self.finished - self._first
@@ -109,25 +108,25 @@ class Timing(L.Callback):
             "images_per_second": round(self.images / self.seconds, 2) if self.seconds else 0.0,
             "training_seconds": round(self.seconds, 3),
             "wall_seconds": round(self.wall_seconds, 3),
-            "data_wait_fraction": round(self.waited / self.seconds, 4) if self.seconds else 0.0,
+            "data_wait_fraction": round(self.wait_seconds / self.seconds, 4) if self.seconds else 0.0,
         }
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """The seconds of one training batch, by the host's clock."""
+    """Durations within one training batch, in seconds of the host's clock."""
 
     batch: int
-    """Training batches of the run before this one."""
+    """Number of training batches of the run before this one."""
     began: float
-    """Seconds since 1970 when the wait for its pictures began."""
+    """Start of the wait for its images, in seconds since 1970."""
     data_wait: float
     forward: float
     backward: float
     optimiser: float
-    """Clipping, step and learning rate; near 0 where the gradients are only accumulated."""
+    """Clipping, step and learning rate; near 0 if the gradients are only accumulated."""
 
     @property
     def seconds(self) -> float:
-        """All of it."""
+        """Total of the step, with its wait for data."""
         return self.data_wait + self.forward + self.backward + self.optimiser

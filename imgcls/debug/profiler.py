@@ -84,13 +84,13 @@ class Profiler(L.Callback):
 
     def _phases(self) -> dict[str, float]:
         timing = self._timing
-        if timing is None or timing.initialised is None:
+        if timing is None or timing.initialisation_seconds is None:
             return {}
         now = time.monotonic()
         finished = timing.finished if timing.finished is not None else now
         return {
-            "initialisation": timing.initialised,
-            "training": finished - timing.began - timing.initialised - timing.validation_seconds,
+            "initialisation": timing.initialisation_seconds,
+            "training": finished - timing.began - timing.initialisation_seconds - timing.validation_seconds,
             "validation": timing.validation_seconds,
             "finalisation": now - finished,
         }

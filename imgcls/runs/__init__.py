@@ -1,7 +1,7 @@
-"""The run folder: who may write it, what is in it, and a finished run at work again.
+"""The run folder: writing it, reading it, and using a finished run.
 
-May be imported by `data` and everything above; imports `config`, `aws` and `system`. `Run` opens the report and the
-portable model, which are above it, when it is asked for them.
+May be imported by `data` and everything above; imports `config`, `aws` and `system`. `Run` imports the report and the
+portable model, which are above it, only when they are used.
 """
 
 from imgcls.runs.run import Page, Run, load

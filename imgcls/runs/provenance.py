@@ -1,4 +1,4 @@
-"""What a run was made with: its configuration, overrides and environment, without passwords."""
+"""The origin of a run: its configuration, overrides and environment, without passwords."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ MOVED = {
     "imgcls.loggers.MLflow": "imgcls.training.loggers.MLflow",
     "imgcls.loggers.WeightsAndBiases": "imgcls.training.loggers.WeightsAndBiases",
 }
-"""The `_target_` of a class in runs of imgcls 0.1.0 as it was, and as it is."""
+"""Old and new `_target_` of the classes that have moved since the first runs of imgcls 0.1.0 were stored."""
+
+PACKAGES = ("imgcls", "torch", "torchvision", "lightning", "timm", "torchmetrics", "hydra-core", "numpy", "pillow")
 
 
 def without_passwords(text: str) -> str:
-    """`text` without the passwords of the addresses in it.
+    """`text` with the passwords of addresses removed.
 
     >>> without_passwords("search.storage=postgresql://me:secret@host/db")
     'search.storage=postgresql://me:…@host/db'
@@ -37,23 +39,25 @@ def write_configuration(folder: Path, config: Mapping[str, Any], overrides: list
     import yaml
 
     content = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=1000)
-    words = yaml.safe_dump(overrides or [], allow_unicode=True, width=1000)
+    stored_overrides = yaml.safe_dump(overrides or [], allow_unicode=True, width=1000)
     atomic_write_text(folder / "config.yaml", without_passwords(content))
-    atomic_write_text(folder / "overrides.yaml", without_passwords(words))
+    atomic_write_text(folder / "overrides.yaml", without_passwords(stored_overrides))
 
 
 def stored_configuration(folder: Path) -> dict[str, Any]:
-    """The content of `config.yaml`, with today's names of classes that have moved since it was written."""
+    """The content of `config.yaml`, with the current names of classes that have moved."""
     import yaml
 
-    content: dict[str, Any] = _renamed(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    content: dict[str, Any] = _rename_targets(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
     return content
 
 
-def _renamed(value: Any) -> Any:
+def _rename_targets(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: MOVED.get(item, item) if key == "_target_" else _renamed(item) for key, item in value.items()}
-    return [_renamed(item) for item in value] if isinstance(value, list) else value
+        return {
+            key: MOVED.get(item, item) if key == "_target_" else _rename_targets(item) for key, item in value.items()
+        }
+    return [_rename_targets(item) for item in value] if isinstance(value, list) else value
 
 
 def stored_overrides(folder: Path) -> list[str]:
@@ -65,31 +69,21 @@ def stored_overrides(folder: Path) -> list[str]:
 
 
 def differences(before: Any, now: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """(dotted name, value before, value now) of every option that differs."""
+    """(dotted name, value before, value now) of each option that differs."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         names = dict.fromkeys([*before, *now])
         changes = [differences(before.get(name), now.get(name), f"{prefix}{name}.") for name in names]
-        return [one for change in changes for one in change]
+        return [change for part in changes for change in part]
     return [] if before == now else [(prefix.rstrip("."), before, now)]
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and git state: what a reader needs to know to believe a number."""
-    import importlib.metadata as metadata
+    """Versions, machine and git state: what is needed to reproduce a result."""
     import subprocess
+    from importlib import metadata
 
     versions = {}
-    for name in (
-        "imgcls",
-        "torch",
-        "torchvision",
-        "lightning",
-        "timm",
-        "torchmetrics",
-        "hydra-core",
-        "numpy",
-        "pillow",
-    ):
+    for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     git: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The files of a run folder, read back."""
+"""Reads the files of a run folder."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from imgcls.errors import UserError
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """The content of `status.json`, empty where the folder holds no run."""
+    """The content of `status.json`; empty if the folder holds no run."""
     try:
         return json.loads((folder / "status.json").read_text())
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError as error:
         raise UserError(
-            f"{folder / 'status.json'} is damaged: {error}. Remove the folder or choose another."
+            f"{folder / 'status.json'} is damaged: {error}. Remove the folder, or choose another one."
         ) from error
 
 
@@ -29,7 +29,7 @@ Rows = list[dict[str, str]]
 
 
 def read_table(file: Path) -> Rows:
-    """The rows of a CSV file; none where there is no file."""
+    """The rows of a CSV file; empty if there is no file."""
     if not file.is_file():
         return []
     with file.open(encoding="utf-8", newline="") as text:
@@ -37,7 +37,7 @@ def read_table(file: Path) -> Rows:
 
 
 def class_names(folder: Path) -> list[str]:
-    """The classes of the test, from the head of `confusion.csv`; none where there was no test."""
+    """The classes of the test, from the header of `confusion.csv`; empty if there was no test."""
     file = folder / "confusion.csv"
     if not file.is_file():
         return []
@@ -46,13 +46,13 @@ def class_names(folder: Path) -> list[str]:
 
 
 def read_confusion(folder: Path) -> np.ndarray:
-    """int64 (C, C): the test pictures of each class (row) by what they were taken for (column)."""
+    """int64 (C, C): the number of test images by true class (row) and predicted class (column)."""
     with (folder / "confusion.csv").open(encoding="utf-8", newline="") as text:
         return np.array([row[1:] for row in list(csv.reader(text))[1:]], dtype=np.int64)
 
 
 def read_steps(folder: Path) -> Mapping[str, np.ndarray]:
-    """`loss` and `rate` of every optimiser step, float64 (steps,); nothing where the run was not watched."""
+    """`loss` and `rate` of every optimiser step, float64 (steps,); empty if the run was not watched."""
     file = folder / "debug" / "steps.npz"
     if not file.is_file():
         return {}
@@ -61,18 +61,18 @@ def read_steps(folder: Path) -> Mapping[str, np.ndarray]:
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file; an empty dictionary where there is no file."""
+    """The content of a JSON file; an empty dictionary if there is no file."""
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """The final metrics; none before the run has finished."""
+    """The final metrics; empty before the run has finished."""
     metrics: dict[str, Any] = read_json(folder / "metrics.json")
     return metrics
 
 
 def read_predictions(folder: Path) -> Rows:
-    """A row per test picture; none where there was no test."""
+    """A row per test image; empty if there was no test."""
     return read_table(folder / "predictions.csv")
 
 

@@ -1,10 +1,9 @@
-"""The writing side of a run folder: who may write, what state the run is in, its log."""
+"""Writes a run folder: its lock, its status and its configuration."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import socket
 import time
@@ -26,9 +25,7 @@ from imgcls.runs.reading import read_status
 from imgcls.system.files import atomic_write_text, explain_os_errors
 from imgcls.system.interrupts import Interrupted
 
-log = logging.getLogger("imgcls")
-
-# What may differ when a run is resumed: where it runs, not what it computes.
+# Options that may differ when a run is resumed: where it runs, not what it computes.
 MOVABLE = (
     "run_dir",
     "resume",
@@ -48,10 +45,10 @@ MOVABLE = (
 
 @dataclass
 class Recording:
-    """A run folder while its run is written: locked against a second writer, with its status kept up to date.
+    """A run folder during its run: locked against a second writer, with an up-to-date status.
 
     Entering takes the lock and writes `config.yaml`; leaving writes how the run ended. A kill leaves the status
-    `running` behind and frees the lock, which is how the next start knows that it has to go on.
+    `running` and releases the lock, so the next start knows that it must resume.
     """
 
     folder: Path
@@ -73,22 +70,22 @@ class Recording:
         status = {**self.status, **values, "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         atomic_write_text(self.folder / "status.json", json.dumps(status, indent=2) + "\n")
 
-    def ended_by(self, error: BaseException) -> None:
-        """Write down that `error` ended the run."""
+    def record_failure(self, error: BaseException) -> None:
+        """Write to the status that `error` ended the run."""
         state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        # A full disk is often the very reason; the run's own error must still be the one that is shown.
+        # A full disk may be the reason; the run's own error must still be the one that is shown.
         with contextlib.suppress(OSError, UserError):
             self.update(state=state, reason=reason)
 
     def __enter__(self) -> Recording:
         with explain_os_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
+            self._acquire_lock()
         try:
             self._begin()
         except BaseException:
-            self._free_lock()
+            self._release_lock()
             raise
         return self
 
@@ -99,7 +96,7 @@ class Recording:
         if state == "finished":
             return
         if state is None:
-            self._remember_configuration()
+            self._write_configuration()
         self.update(
             state="running",
             reason=None,
@@ -109,15 +106,15 @@ class Recording:
             resumed=self.status.get("resumed", -1) + 1,
         )
 
-    def _remember_configuration(self) -> None:
+    def _write_configuration(self) -> None:
         write_configuration(self.folder, self.config, self.overrides)
-        told = without_passwords(json.dumps(environment(), indent=2))
-        atomic_write_text(self.folder / "environment.json", told + "\n")
+        text = without_passwords(json.dumps(environment(), indent=2))
+        atomic_write_text(self.folder / "environment.json", text + "\n")
 
     def _check_may_resume(self, state: str) -> None:
         if self.resume == "never":
             raise UserError(
-                f"{self.folder} already holds a run ({state}). Choose another run_dir, or resume=auto to go on with it."
+                f"{self.folder} already holds a run ({state}). Choose another run_dir, or resume it with resume=auto."
             )
         stored = stored_configuration(self.folder)
         roots = [(config.get("data") or {}).get("root") for config in (stored, self.config)]
@@ -131,24 +128,24 @@ class Recording:
             name, before, now = changed[0]
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             raise UserError(
-                f"{self.folder} holds a run with another configuration: {name} was {before}, now {now}{more}. "
-                "Choose another run_dir, or the same options to go on with it."
+                f"{self.folder} holds a run with another configuration: {name} was {before}, is now {now}{more}. "
+                "Choose another run_dir, or the same options to resume it."
             )
 
-    def _take_lock(self) -> None:
+    def _acquire_lock(self) -> None:
         import fcntl
 
         self._lock = (self.folder / ".lock").open("a")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._free_lock()
+            self._release_lock()
             pid = self.status.get("pid", "?")
             raise UserError(
                 f"Another process ({pid}) is writing to {self.folder}. Wait for it, or choose another run_dir."
             ) from None
 
-    def _free_lock(self) -> None:
+    def _release_lock(self) -> None:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -158,6 +155,6 @@ class Recording:
     ) -> None:
         try:
             if error is not None:
-                self.ended_by(error)
+                self.record_failure(error)
         finally:
-            self._free_lock()
+            self._release_lock()

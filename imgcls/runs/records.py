@@ -1,4 +1,4 @@
-"""Small records that a folder keeps as JSON."""
+"""Small records stored in a folder as JSON."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from imgcls.system.files import atomic_write_text
 
 @dataclass
 class FolderRecord:
-    """What a folder keeps in its file `FILE`: the fields of the dataclass that is derived from this."""
+    """Base of dataclasses whose fields are stored in the file `FILE` of a folder."""
 
     FILE: ClassVar[str]
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """The record in `folder`; None where there is none that can be read."""
+        """The record in `folder`; None if it is missing or cannot be read."""
         try:
             return cls(**json.loads((folder / cls.FILE).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
     def write(self, folder: Path) -> None:
-        """Keep it in `folder`."""
+        """Store the record in `folder`."""
         atomic_write_text(folder / self.FILE, json.dumps(asdict(self), indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""A run folder read back: its metrics, its predictions, and its model at work on new pictures."""
+"""A run folder: its metrics, its predictions, and its model applied to new images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Run:
         folder: the folder that a training wrote.
 
     Raises:
-        UserError: the folder is no run folder.
+        UserError: the folder is not a run folder.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def predictions(self) -> list[dict[str, str]]:
-        """One row per test picture: file, label, predicted, correct, confidence, loss, the five likeliest classes."""
+        """One row per test image: file, label, predicted, correct, confidence, loss, the five most likely classes."""
         return read_predictions(self.folder)
 
     @property
@@ -68,11 +68,11 @@ class Run:
 
     @property
     def report_file(self) -> Path:
-        """Where the report is."""
+        """Path of the report."""
         return self.folder / "report.html"
 
     def report(self) -> Page:
-        """The report, made if it is not there; a notebook shows it inline."""
+        """The report, created if it does not exist; a notebook shows it inline."""
         if not self.report_file.is_file():
             from imgcls.report import write_report
 
@@ -80,19 +80,19 @@ class Run:
         return Page(self.report_file)
 
     def profiler_reports(self) -> list[Page]:
-        """The pages of SageMaker's profiler, for a job that SageMaker Debugger has watched."""
+        """The pages of SageMaker's profiler, if SageMaker Debugger has watched the job."""
         return [Page(file) for file in sorted((self.folder / "debug" / "sagemaker").rglob("*.html"))]
 
     @cached_property
     def model(self) -> PortableModel:
-        """The portable model: preprocessing, network and class names in one."""
+        """The portable model: preprocessing, network and class names in one object."""
         from imgcls import portable
 
         return portable.load(self.model_folder)
 
     @property
     def model_folder(self) -> Path:
-        """Where the portable model is. Raises UserError before the run has one."""
+        """Folder of the portable model. Raises UserError before the run has one."""
         folder = self.folder / "model"
         if not (folder / "model.json").is_file():
             state = self.status.get("state", "not finished")
@@ -107,11 +107,11 @@ class Run:
         return list(self.model.class_names)
 
     def predict(self, pictures: Any, top_k: int = 5) -> list[list[tuple[str, float]]]:
-        """The `top_k` likeliest classes of each picture, each as (name, probability).
+        """The `top_k` most likely classes of each image, each as (name, probability).
 
         Args:
-            pictures: paths, bytes, Pillow images or uint8 arrays (H, W, 3); one alone, or a sequence of them.
-            top_k: how many classes; no more than there are.
+            pictures: paths, bytes, Pillow images or uint8 arrays (H, W, 3); a single one, or a sequence of them.
+            top_k: number of classes, up to all of them.
         """
         if isinstance(pictures, str | Path | bytes) or not isinstance(pictures, Sequence):
             pictures = [pictures]
@@ -124,7 +124,7 @@ class Run:
 
 
 class Page:
-    """A report: prints as its path, and shows itself in a notebook."""
+    """A report: prints as its path, and is displayed in a notebook."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -138,7 +138,7 @@ class Page:
 
 
 def load(folder: str | Path) -> Run:
-    """The run in `folder`, which may be an address s3://bucket/prefix. Raises UserError where there is none."""
+    """The run in `folder`, which may be an address s3://bucket/prefix. Raises UserError if there is none."""
     if is_remote(folder):
         from imgcls.aws.mirror import fetch_run
 
@@ -147,18 +147,18 @@ def load(folder: str | Path) -> Run:
 
 
 def print_summary(run: Run) -> None:
-    """The few lines that a finished run ends with."""
+    """Print the results of a finished run in a few lines."""
     metrics = run.metrics
-    if not metrics:  # a job that goes on elsewhere
+    if not metrics:  # a job that continues elsewhere
         print(f"run folder  {run.folder}")
         return
-    shown = [
+    labels = [
         ("test accuracy", "test/accuracy", "{:.2%}"),
         ("top-5", "test/accuracy_top5", "{:.2%}"),
         ("macro F1", "test/macro_f1", "{:.4f}"),
         ("validation accuracy", "val/accuracy", "{:.2%}"),
     ]
-    parts = [f"{label} {pattern.format(metrics[name])}" for label, name, pattern in shown if name in metrics]
+    parts = [f"{label} {pattern.format(metrics[name])}" for label, name, pattern in labels if name in metrics]
     minutes, seconds = divmod(round(metrics.get("seconds", 0)), 60)
     print(f"\n{', '.join(parts)}")
     print(
@@ -170,19 +170,19 @@ def print_summary(run: Run) -> None:
 
 
 def override_data(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Change options of the run's own data set, in place, by words `data.option=value`."""
+    """Apply overrides `data.option=value` to the run's data set, in place."""
     from omegaconf import OmegaConf
 
-    known = [str(name) for name in cfg.data]
-    for word in overrides:
-        name, _, value = word.removeprefix("data.").partition("=")
-        if name.split(".")[0] not in known:
-            raise UserError(f"Unknown option 'data.{name}'. {nearest(name, known)}")
+    options = [str(name) for name in cfg.data]
+    for override in overrides:
+        name, _, value = override.removeprefix("data.").partition("=")
+        if name.split(".")[0] not in options:
+            raise UserError(f"Unknown option 'data.{name}'. {nearest(name, options)}")
         OmegaConf.update(cfg, f"data.{name}", OmegaConf.create(f"value: {value}").value)
 
 
 def checkpoint_file(run: Run, checkpoint: str) -> Path:
-    """The file of 'best', 'last' or a path."""
+    """The checkpoint file for 'best', 'last' or a path."""
     if checkpoint in ("best", "last"):
         return run.folder / "checkpoints" / f"{checkpoint}.ckpt"
     return Path(checkpoint).expanduser()

@@ -1,4 +1,4 @@
-"""The metrics of an epoch as text: a line that other programs read, a table."""
+"""Metrics as text: the line of an epoch that other programs parse, and CSV tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Row = dict[str, float | int]
 
 
 def metric_line(row: Mapping[str, float | int]) -> str:
-    """The line of an epoch: `imgcls epoch=3 train/loss=0.41 val/accuracy=0.9312 …`, read by SageMaker's metric regexes.
+    """The line of an epoch: `imgcls epoch=3 train/loss=0.41 val/accuracy=0.9312 …`, for SageMaker's metric regexes.
 
     >>> metric_line({"epoch": 3, "step": 120, "lr": 0.01, "val/accuracy": 0.93125, "seconds": 2.5})
     'imgcls epoch=3 lr=0.01 val/accuracy=0.93125 seconds=2.5'
@@ -21,7 +21,7 @@ def metric_line(row: Mapping[str, float | int]) -> str:
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """`rows` as CSV text whose header has every key that any row has."""
+    """`rows` as CSV text; its header has the keys of all rows."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")

@@ -37,15 +37,17 @@ from imgcls.training.strategies import choose_strategy
 def build_data(
     cfg: DictConfig, devices: Devices, micro_batch_size: int | None = None, *, plain: bool = False
 ) -> ImageDataModule:
-    """The data module of `cfg`, its files in place; `plain` leaves the augmentation out."""
+    """The data module of `cfg`, with its files in place; `plain` disables the augmentation."""
     opened = recall(cfg.data)
-    given: dict[str, Any] = {"world_size": devices.total, "opened": opened}
-    given["pretrained_statistics"] = pretrained_statistics(cfg.model.name)
+    options: dict[str, Any] = {"augment": Augment()} if plain else {}
     if micro_batch_size is not None:
-        given["micro_batch_size"] = micro_batch_size
-    if plain:
-        given["augment"] = Augment()
-    datamodule: ImageDataModule = instantiate(cfg.data, _convert_="all", _partial_=True)(**given)
+        options["micro_batch_size"] = micro_batch_size
+    datamodule: ImageDataModule = instantiate(cfg.data, _convert_="all", _partial_=True)(
+        world_size=devices.total,
+        opened=opened,
+        pretrained_statistics=pretrained_statistics(cfg.model.name),
+        **options,
+    )
     if opened is None:
         datamodule.prepare_data()
     return datamodule
@@ -61,9 +63,9 @@ def pretrained_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ..
 
 
 def build_network(cfg: DictConfig, datamodule: ImageDataModule, *, pretrained: bool = True) -> Network:
-    """The network of `cfg` for the classes of `datamodule`; without its weights where a checkpoint is read into it."""
+    """The network of `cfg` for the classes of `datamodule`; `pretrained=False` if a checkpoint is loaded into it."""
     model = cfg.model
-    L.seed_everything(cfg.seed, verbose=False)  # the head's random weights do not depend on what was done before
+    L.seed_everything(cfg.seed, verbose=False)  # the head's random weights must not depend on what ran before
     network = create_network(
         model.name,
         datamodule.num_classes,
@@ -105,23 +107,23 @@ def build_classifier(
 def restore_classifier(
     cfg: DictConfig, datamodule: ImageDataModule, devices: Devices, state: Mapping[str, Any]
 ) -> Classifier:
-    """The classifier of `cfg` with the weights in `state`, a checkpoint's, to be evaluated or exported."""
+    """The classifier of `cfg` with the weights in `state`, from a checkpoint, to evaluate or export it."""
     classifier = build_classifier(cfg, build_network(cfg, datamodule, pretrained=False), datamodule, devices, 1.0)
     classifier.load_state_dict(state)
     return classifier
 
 
-def class_weights(wanted: Any, datamodule: ImageDataModule) -> torch.Tensor | None:
-    """The weights of the classes in the loss, shape (C,), of mean 1 over the pictures.
+def class_weights(choice: Any, datamodule: ImageDataModule) -> torch.Tensor | None:
+    """The weights of the classes in the loss, shape (C,), for `loss.class_weights`: null, a list, or 'balanced'.
 
-    'balanced' weighs each class by the inverse of its number of training pictures.
+    'balanced' weighs each class by the inverse of its number of training images, with a mean of 1 over the images.
     """
-    if wanted is None:
+    if choice is None:
         return None
     counts = datamodule.class_counts().float()
-    if wanted == "balanced":
+    if choice == "balanced":
         return counts.sum() / (len(counts) * counts.clamp(min=1))
-    weights = torch.tensor([float(weight) for weight in wanted])
+    weights = torch.tensor([float(weight) for weight in choice])
     if len(weights) != len(counts):
         raise UserError(f"loss.class_weights has {len(weights)} weights, but there are {len(counts)} classes.")
     return weights
@@ -129,7 +131,7 @@ def class_weights(wanted: Any, datamodule: ImageDataModule) -> torch.Tensor | No
 
 @dataclass(frozen=True)
 class RunCallbacks:
-    """The callbacks of a run: those that are asked for their results afterwards, and all of them in order."""
+    """The callbacks of a run: those whose results are used afterwards, and all of them in order."""
 
     timing: Timing
     history: History
@@ -147,10 +149,10 @@ def build_callbacks(
 ) -> RunCallbacks:
     """The callbacks of a training, in the order in which Lightning calls them.
 
-    Those that change the weights come first, so that the others see the weights that a step leaves. Timing stands
-    before what takes time. Lightning moves every Checkpoint to the end, in this order: History, whose row then has all
-    metrics of its epoch; the Recorder of `debug.*`, whose rules look at that row; and Checkpoints, which hold the row
-    and the state of all others.
+    Callbacks that change the weights come first, so that the others see the weights after a step. Timing comes before
+    the slow ones. Lightning moves every Checkpoint to the end, in this order: History, whose row then has all metrics
+    of its epoch; the Recorder of `debug.*`, whose rules check that row; and Checkpoints, which store the row and the
+    state of all others.
     """
     history = History(folder / "metrics.csv", announce=None if cfg.quiet else say)
     checkpoints: Checkpoints = instantiate(cfg.checkpoint, folder=folder / "checkpoints", stop=stop)
@@ -161,7 +163,7 @@ def build_callbacks(
         timing,
         ProgressBar(),
         history,
-        *_watching(cfg, folder, datamodule),
+        *_build_debug_callbacks(cfg, folder, datamodule),
         *([instantiate(cfg.early_stopping)] if cfg.early_stopping.get("_target_") else []),
         *instantiate(cfg.callbacks, _convert_="all").values(),
         checkpoints,
@@ -169,13 +171,12 @@ def build_callbacks(
     return RunCallbacks(timing, history, checkpoints, in_order)
 
 
-def _watching(cfg: DictConfig, folder: Path, datamodule: ImageDataModule) -> list[L.Callback]:
-    """The callbacks of `debug.*`."""
+def _build_debug_callbacks(cfg: DictConfig, folder: Path, datamodule: ImageDataModule) -> list[L.Callback]:
     if not cfg.debug.get("_target_"):
         return []
     counts: list[int] = datamodule.class_counts().tolist()
     if datamodule.sampler == "balanced" or cfg.loss.class_weights == "balanced":
-        counts = [sum(counts) // len(counts)] * len(counts)  # drawn or weighted to count the same
+        counts = [sum(counts) // len(counts)] * len(counts)  # sampled or weighted to count the same
     callbacks: list[L.Callback] = instantiate(cfg.debug, folder=folder / "debug", class_counts=counts, _convert_="all")
     return callbacks
 
@@ -188,13 +189,13 @@ def build_trainer(
     callbacks: list[L.Callback],
     **options: Any,
 ) -> L.Trainer:
-    """Lightning's Trainer from `cfg.trainer`, with what imgcls decides for it."""
+    """Lightning's Trainer from `cfg.trainer`, with the settings that imgcls chooses."""
     strategy = choose_strategy(
         options.pop("strategy", cfg.trainer.strategy),
         devices.total,
         find_unused_parameters=classifier.needs_find_unused_parameters,
     )
-    in_background = devices.in_background(cfg.checkpoint.get("in_background", False))
+    write_in_background = devices.write_in_background(cfg.checkpoint.get("in_background", False))
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         _convert_="all",
@@ -204,7 +205,7 @@ def build_trainer(
         strategy=strategy,
         precision=devices.precision(cfg.trainer.precision),
         accumulate_grad_batches=datamodule.accumulation,
-        plugins=[BackgroundCheckpointIO() if in_background else AtomicCheckpointIO()],
+        plugins=[BackgroundCheckpointIO() if write_in_background else AtomicCheckpointIO()],
         logger=options.pop("logger", False),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=False,

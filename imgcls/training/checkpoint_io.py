@@ -1,4 +1,4 @@
-"""Checkpoints that are written while the training goes on."""
+"""Reads and writes checkpoints: atomically, without unpickling, and if wanted in the background."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from torch import Tensor
 from imgcls.errors import UserError
 from imgcls.system.files import atomic_path
 
-SPARE = 1 << 20  # bytes; where less is free after a failed write, the disk was full
+FULL_DISK_BYTES = 1 << 20  # with less free space after a failed write, the disk was full
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its target, synchronise, rename; read it with `weights_only=True`."""
+    """Writes a checkpoint beside its target, syncs and renames it; reads it with `weights_only=True`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         with atomic_path(Path(path)) as temporary:
             try:
                 torch.save(checkpoint, temporary)
             except RuntimeError as error:  # torch's own writer hides the OSError of a full disk
-                full = shutil.disk_usage(temporary.parent).free < SPARE
-                for one in (error, error.__context__):  # they hold the half-written file open, and its space with it
-                    traceback.clear_frames(one.__traceback__ if one is not None else None)
+                full = shutil.disk_usage(temporary.parent).free < FULL_DISK_BYTES
+                for cause in (error, error.__context__):  # their frames keep the half-written file open, and its space
+                    traceback.clear_frames(cause.__traceback__ if cause is not None else None)
                 if not full:
                     raise
                 raise UserError(
@@ -43,9 +43,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The checkpoint in `path`, on the CPU, without executing anything from it. Raises UserError."""
+    """The checkpoint in `path`, on the CPU, read without executing anything in it. Raises UserError."""
     if not path.is_file():
-        raise UserError(f"There is no checkpoint {path}.")
+        raise UserError(f"Checkpoint {path} does not exist.")
     try:
         with zipfile.ZipFile(path) as archive:  # torch reads flipped bits without a word
             if damaged := archive.testzip():
@@ -53,14 +53,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is no checkpoint that can be read: {reason}") from error
+        raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
 
 
 class BackgroundCheckpointIO(AtomicCheckpointIO):
-    """Copies a checkpoint to the host and writes it in a thread; the training waits for the copy alone.
+    """Copies a checkpoint to the host and writes it in a thread; the training waits only for the copy.
 
-    One is written at a time, in order: the next one, and the end of the training, wait for it, and raise what its
-    writing raised. A run that is killed meanwhile has the checkpoint before it, whole.
+    One checkpoint is written at a time, in order: the next one, and the end of the training, wait for it and raise its
+    errors. A run killed meanwhile still has the previous checkpoint, complete.
     """
 
     def __init__(self) -> None:
@@ -70,14 +70,14 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         self.wait()
-        self._pending = self._pool.submit(super().save_checkpoint, on_host(checkpoint), path, storage_options)
+        self._pending = self._pool.submit(super().save_checkpoint, copy_to_host(checkpoint), path, storage_options)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         self.wait()
         return super().load_checkpoint(path, map_location, weights_only)
 
     def wait(self) -> None:
-        """Until everything is written. Raises what went wrong, once."""
+        """Wait until everything is written. Raises the error of the writing, once."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -89,13 +89,13 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
             self._pool.shutdown()
 
 
-def on_host(content: Any) -> Any:
-    """`content` with copies on the host of all tensors in it, which the next step may then change."""
+def copy_to_host(content: Any) -> Any:
+    """`content` with all tensors copied to the host, so that the next step may change the originals."""
     if isinstance(content, Tensor):
         return content.detach().to("cpu", copy=True)
     if isinstance(content, Mapping):
-        copies = ((name, on_host(value)) for name, value in content.items())
+        copies = ((name, copy_to_host(value)) for name, value in content.items())
         return OrderedDict(copies) if isinstance(content, OrderedDict) else dict(copies)
     if isinstance(content, list | tuple) and type(content) in (list, tuple):
-        return type(content)(on_host(value) for value in content)
+        return type(content)(copy_to_host(value) for value in content)
     return content

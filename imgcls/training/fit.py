@@ -1,27 +1,26 @@
-"""Run a configuration to its end: into a locked run folder, on one device or several, whatever memory they have."""
+"""Runs a configuration to its end: in a locked run folder, on one or several devices, within their memory."""
 
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
 from omegaconf import DictConfig
 
 from imgcls.config.composition import check, plain
 from imgcls.errors import UserError
+from imgcls.runs.reading import read_json
 from imgcls.runs.recording import Recording
+from imgcls.runs.run import Run, load
 from imgcls.system.interrupts import StopSignals
 from imgcls.system.logs import logging_to
-from imgcls.training.devices import OutOfMemory
-
-if TYPE_CHECKING:
-    from imgcls.runs.run import Run
+from imgcls.training.devices import OutOfMemory, choose_devices, is_out_of_memory
+from imgcls.training.processes import started_from_outside, train_in_processes
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +28,9 @@ log = logging.getLogger(__name__)
 def fit(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
     """Train what `cfg` describes and return the finished run.
 
-    A run folder that holds an unfinished run of the same configuration is gone on with; a finished one is returned
-    as it is. Raises UserError for what the user can mend and Interrupted when a signal stopped the run.
+    An unfinished run of the same configuration in the run folder is resumed; a finished one is returned as it is.
+    Raises UserError for what the user can fix and Interrupted when a signal stopped the run.
     """
-    from imgcls.runs.run import load
-
     check(cfg)
     folder = Path(cfg.run_dir).expanduser()
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
@@ -42,23 +39,23 @@ def fit(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
         return load(folder)
     with Recording(folder, plain(cfg), overrides or [], cfg.resume) as recording:
         if recording.finished:
-            log.info("%s holds this run, finished. resume=auto leaves it as it is.", folder)
+            log.info("%s already holds this run, finished. resume=auto does not change it.", folder)
             return load(folder)
-        import imgcls.training.pipeline  # noqa: F401 - Lightning sets its loggers up when it is imported
+        import imgcls.training.pipeline  # noqa: F401 - Lightning sets up its loggers when it is imported
 
-        with logging_to(folder / "log.txt", terminal=not cfg.quiet), _explained(recording, cfg.report):
+        with logging_to(folder / "log.txt", terminal=not cfg.quiet), _report_failure(recording, cfg.report):
             _fit_with_enough_memory(cfg, folder, recording)
-        recording.update(state="finished", **_stopped(folder))
+        recording.update(state="finished", **_stop_reason(folder))
         return load(folder)
 
 
 @contextmanager
-def _explained(recording: Recording, report: bool) -> Iterator[None]:
-    """A run that ends without a result has a report of how far it came, where one is wanted."""
+def _report_failure(recording: Recording, report: bool) -> Iterator[None]:
+    """Record why a run failed or was interrupted, with a report of its progress if `report`."""
     try:
         yield
     except BaseException as error:
-        recording.ended_by(error)
+        recording.record_failure(error)
         if report and ((recording.folder / "metrics.csv").is_file() or (recording.folder / "debug").is_dir()):
             from imgcls.report import try_report
 
@@ -66,19 +63,16 @@ def _explained(recording: Recording, report: bool) -> Iterator[None]:
         raise
 
 
-def _stopped(folder: Path) -> dict[str, str]:
-    """Fields of the status of a run that a rule has ended."""
-    file = folder / "debug" / "stopped.json"
-    if not file.is_file():
-        return {}
-    why = json.loads(file.read_text(encoding="utf-8"))
-    return {"stopped_by": why["rule"], "reason": f"stopped by {why['rule']}: {why['sentence']}"}
+def _stop_reason(folder: Path) -> dict[str, str]:
+    """The status fields of a run that a rule has ended."""
+    stop = read_json(folder / "debug" / "stopped.json")
+    return {"stopped_by": stop["rule"], "reason": f"stopped by {stop['rule']}: {stop['sentence']}"} if stop else {}
 
 
 def _fit_with_enough_memory(cfg: DictConfig, folder: Path, recording: Recording | None) -> None:
-    """Train; where a device runs out of memory, halve the micro-batch and go on from the last checkpoint.
+    """Train; if a device runs out of memory, halve the micro-batch and resume from the last checkpoint.
 
-    The optimiser sees the same batches, because the gradients of the parts are accumulated.
+    The optimiser still sees the same batches, because the gradients of the parts are accumulated.
     """
     micro: int | None = cfg.data.get("micro_batch_size")
     if recording is not None:
@@ -92,14 +86,14 @@ def _fit_with_enough_memory(cfg: DictConfig, folder: Path, recording: Recording 
         gc.collect()
         if failed <= 1:
             raise UserError(
-                f"The device has not enough memory for one picture ({reason}). "
+                f"The device does not have enough memory for one image ({reason}). "
                 "Choose a smaller data.image_size or model."
             )
         micro = failed // 2
         if recording is not None:
             recording.update(micro_batch_size=micro)
         log.warning(
-            "Out of memory with %d pictures at a time: now %d, with gradients accumulated to the same batch of %d.",
+            "Out of memory with %d images at a time: using %d now, and accumulating gradients to the same batch of %d.",
             failed,
             micro,
             cfg.data.batch_size,
@@ -107,26 +101,20 @@ def _fit_with_enough_memory(cfg: DictConfig, folder: Path, recording: Recording 
 
 
 def _fit_once(cfg: DictConfig, folder: Path, micro: int | None) -> None:
-    from imgcls.training.devices import choose_devices
-    from imgcls.training.processes import started_from_outside, train_in_processes
-
     devices = choose_devices(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
     if devices.total == 1 or started_from_outside():
         train_here(cfg, folder, micro)
     elif devices.num_nodes > 1:
         raise UserError(
-            f"trainer.num_nodes={devices.num_nodes}: start the same command on each machine through torchrun, "
-            "with one run_dir that all of them share."
+            f"trainer.num_nodes={devices.num_nodes}: start the same command on each machine with torchrun, "
+            "and one run_dir that all of them share."
         )
     else:
         train_in_processes(plain(cfg), folder, devices.per_node, micro)
 
 
 def train_here(cfg: DictConfig, folder: Path, micro: int | None = None) -> None:
-    """Train in this process, which may be one of several. Raises OutOfMemory where the device has too little."""
-    import torch
-
-    from imgcls.training.devices import choose_devices, is_out_of_memory
+    """Train in this process, which may be one of several. Raises OutOfMemory if the device has too little memory."""
     from imgcls.training.pipeline import train
 
     with StopSignals() as stop:

@@ -1,7 +1,7 @@
-"""A frozen backbone is run once: its features of every picture are kept, and the head trains on them.
+"""Runs a frozen backbone once: the features of every image are stored, and the head trains on them.
 
-Used where `model.freeze=backbone`. The network stays whole: checkpoints, the portable model and the test are those of
-any other run.
+Used with `model.freeze=backbone`. The network stays complete: checkpoints, the portable model and the test are the same
+as in any other run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from torch import Tensor
 
 from imgcls.data.module import ImageDataModule
 from imgcls.data.sources import SPLITS
@@ -40,39 +39,40 @@ def compute_features(
     device: torch.device,
     splits: Sequence[str] = SPLITS,
 ) -> dict[str, FeatureStore]:
-    """Each split's features of its pictures, computed by `network.backbone` or found again.
+    """The features of the images of each split, computed by `network.backbone` or read from the cache.
 
-    Validation and test pictures have one view, as evaluation sees them; training pictures have it too, or `views`
-    augmented ones, of which an epoch takes the next.
+    Validation and test images have one view, as in evaluation; training images have the same, or `views` augmented
+    ones, which the epochs use in turn.
 
     Args:
-        datamodule: set up.
-        network: with the weights that it keeps; on the CPU, where it is put back.
-        views: of each training picture; 0: the picture as it is.
-        augmentation: plain values that say what the augmentation does; part of the name of the features.
+        datamodule: after its `setup`.
+        network: with its final weights, on the CPU, where it is put back.
+        views: number of augmented views of each training image; 0: the image as it is.
+        augmentation: plain values that define the augmentation; part of the key of the features.
         device: where the backbone runs.
-        splits: those that are asked for, as far as the data set has them.
+        splits: splits to compute, if the data set has them.
     """
-    kind = backbone_key(network)
-    found: dict[str, FeatureStore] = {}
+    backbone = backbone_key(network)
+    features: dict[str, FeatureStore] = {}
     for split in (name for name in datamodule.source.splits() if name in splits):
         epochs: list[int | None] = list(range(views)) if split == "train" and views else [None]
-        name = _name(datamodule, split, kind, augmentation if epochs[0] is not None else None)
-        folder = datamodule.cache / "features" / name
+        key = _store_key(datamodule, split, backbone, augmentation if epochs[0] is not None else None)
+        folder = datamodule.cache / "features" / key
         count = len(datamodule.source.splits()[split])
         shape = (len(epochs), count, network.num_features)
-        known = open_features(folder, shape)
-        if known is None:
-            log.info("%s: the backbone sees %d pictures%s once.", split, count, f" in {views} views" if views else "")
-            known = build_features(folder, shape, _compute(datamodule, network, split, epochs, device))
+        store = open_features(folder, shape)
+        if store is None:
+            suffix = f" in {len(epochs)} views" if epochs[0] is not None else ""
+            log.info("%s: computing the features of %d images%s once.", split, count, suffix)
+            store = build_features(folder, shape, _compute(datamodule, network, split, epochs, device))
         else:
-            log.info("%s: features of %d pictures found in %s.", split, count, folder)
-        found[split] = known
-    return found
+            log.info("%s: features of %d images found in %s.", split, count, folder)
+        features[split] = store
+    return features
 
 
 def backbone_key(network: Network) -> str:
-    """A name made from all weights and buffers of the backbone, and from how it is built."""
+    """A hash of all weights and buffers of the backbone, and of its architecture."""
     content = hashlib.blake2b(digest_size=16)
     content.update(json.dumps([FORMAT, torch.__version__, network.architecture.name]).encode())
     for name, value in network.backbone.state_dict().items():
@@ -81,19 +81,19 @@ def backbone_key(network: Network) -> str:
     return content.hexdigest()
 
 
-def _name(datamodule: ImageDataModule, split: str, backbone: str, augmentation: Any) -> str:
-    seen = datamodule.preprocessing
+def _store_key(datamodule: ImageDataModule, split: str, backbone: str, augmentation: Any) -> str:
     training = augmentation is not None
     recipe: Recipe = datamodule.recipe_of(split, evaluation=not training)
     pictures = store_key(datamodule.source.splits()[split], recipe, datamodule.cache)
-    words = [pictures, backbone, seen.as_dict(), [datamodule.seed, augmentation] if training else None]
-    return hashlib.blake2b(json.dumps(words, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+    preprocessing = datamodule.preprocessing.as_dict()
+    parts = [pictures, backbone, preprocessing, [datamodule.seed, augmentation] if training else None]
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 
 def _compute(
     datamodule: ImageDataModule, network: Network, split: str, epochs: list[int | None], device: torch.device
 ) -> Iterator[np.ndarray]:
-    """The features of all views in order, part after part."""
+    """The features of all views in order, batch by batch."""
     was_training, was_frozen = network.training, network.frozen
     network.to(device).eval()
     network.freeze(True)
@@ -104,12 +104,9 @@ def _compute(
             title = f"Features of {split}" + (f", view {epoch + 1} of {len(epochs)}" if epoch is not None else "")
             for raw in with_bar(loader, len(loader), title):
                 batch = datamodule.on_after_batch_transfer(move_data_to_device(raw, device), 0)
-                yield _features(network, batch.images).cpu().numpy()
+                with torch.inference_mode():
+                    features = network.features(batch.images).float()
+                yield features.cpu().numpy()
     finally:
         network.freeze(was_frozen)
         network.to("cpu").train(was_training)
-
-
-def _features(network: Network, images: Tensor) -> Tensor:
-    with torch.inference_mode():
-        return network.features(images).float()

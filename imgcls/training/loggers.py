@@ -1,4 +1,4 @@
-"""Lightning's loggers, each with a way to log a figure; none of them is imported unless a run asks for it."""
+"""Lightning's loggers, each able to log a figure; a logger is imported only if a run uses it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class LogsFigures(Protocol):
-    """A logger that shows pictures."""
+class FigureLogger(Protocol):
+    """A logger that shows figures."""
 
     def log_figure(self, name: str, file: Path) -> None:
-        """Show the PNG `file` as `name`."""
+        """Log the PNG `file` as `name`."""
 
 
 def log_figures(logger: Logger | None, folder: Path) -> None:
-    """Hand the figures of the report in `folder`/figures to `logger`."""
-    if isinstance(logger, LogsFigures):
+    """Log the figures of the report in `folder`/figures, if `logger` supports figures."""
+    if isinstance(logger, FigureLogger):
         for file in sorted((folder / "figures").glob("*.png")):
             logger.log_figure(file.stem, file)
 
 
-def TensorBoard(save_dir: str) -> Logger:  # noqa: N802 - what a configuration names
+def TensorBoard(save_dir: str) -> Logger:  # noqa: N802 - named like a class in the configuration
     """Events in `save_dir`/tensorboard."""
     from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -43,8 +43,8 @@ def TensorBoard(save_dir: str) -> Logger:  # noqa: N802 - what a configuration n
 def MLflow(**options: Any) -> Logger:  # noqa: N802
     """Lightning's MLFlowLogger with `options`; figures are artifacts.
 
-    Where runs are kept in an SQLite file and no `artifact_location` is given, artifacts lie in `mlflow_artifacts`
-    beside it: MLflow itself would put them into the folder that the command runs in.
+    With an SQLite database and no `artifact_location`, artifacts are stored in `mlflow_artifacts` beside the database;
+    MLflow itself would put them into the current folder.
     """
     from lightning.pytorch.loggers import MLFlowLogger
 

@@ -1,7 +1,7 @@
-"""From a configuration to a trained, tested and exported model: the heart of imgcls, in one process.
+"""From a configuration to a trained, tested and exported model: the core of imgcls, in one process.
 
-`fit.py` calls `train` here, or in one process for each device; `build.py` makes the parts, and everything that is
-written goes into the run folder, in the order in which a reader would do it by hand.
+`fit.py` calls `train`, in this process or in one per device; `build.py` makes the parts. All output goes into the run
+folder.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: int | None = None) -> dict[str, float]:
     """Train, choose the best epoch, test it once, write the run folder; return the final metrics.
 
-    Resumes from `folder/checkpoints/last.ckpt` where there is one.
+    Resumes from `folder/checkpoints/last.ckpt` if it exists.
 
     Args:
         cfg: the composed configuration.
         folder: the run folder.
         stop: the signals that end the training after a step.
-        micro_batch_size: pictures that a device takes at a time; None: all of its share of `data.batch_size`.
+        micro_batch_size: images that a device processes at a time; None: its whole share of `data.batch_size`.
     """
     timing = Timing()
     _set_up_torch(cfg.seed)
@@ -56,7 +56,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     resume_from = last if last.is_file() else None
 
     images = build_data(cfg, devices, micro_batch_size, plain=_features_once(cfg) and cfg.model.feature_views == 0)
-    images.setup(None if cfg.test else "fit")  # what cannot be read of the test is said before hours of training
+    images.setup(None if cfg.test else "fit")  # reports unreadable test images before hours of training
     remember(images.opened, cfg.data)
     if resume_from is not None:
         check_data(folder, images)
@@ -77,7 +77,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
 
     callbacks.checkpoints.stop.deferred = False
     tester = trainer
-    if is_sharded(trainer.strategy):  # what was trained is in shares now; the test and the export want it whole
+    if is_sharded(trainer.strategy):  # each process has a share of the weights; test and export need all
         classifier = build_classifier(cfg, build_network(cfg, images, pretrained=False), data, devices, 1.0)
         tester = build_trainer(cfg, devices, data, classifier, [], strategy="ddp")
     _load_best(trainer, classifier, callbacks.checkpoints)
@@ -98,29 +98,31 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
 
 def _set_up_torch(seed: int) -> None:
     torch.set_float32_matmul_precision("high")
-    # Adam's running means of weights without a gradient end as denormal numbers, with which processors are slow: the
-    # epochs of a diverged trial took twice as long. Threads have this from the one that starts them, so it comes early.
+    # Adam's running means of weights without a gradient end as denormal numbers, which are slow on CPUs: the epochs of
+    # a diverged trial took twice as long. Threads inherit this setting when they start, so it must be set early.
     torch.set_flush_denormal(True)
     L.seed_everything(seed, verbose=False)
 
 
 def _features_once(cfg: DictConfig) -> bool:
-    """Whether the frozen backbone runs once for all epochs."""
+    """Whether the frozen backbone runs only once, for all epochs."""
     return cfg.model.freeze == "backbone" and cfg.model.feature_views is not None
 
 
 def _feature_data(
     cfg: DictConfig, images: ImageDataModule, network: Network, devices: Devices, resume_from: Path | None
 ) -> FeatureDataModule:
-    """The features of all images, by the backbone that the run has, computed or found again."""
+    """The features of all images by this run's backbone, computed or read from the cache."""
     if resume_from is not None:
         state = read_checkpoint(resume_from)["state_dict"]
-        whole = ((name.partition("network."), value) for name, value in state.items())
-        network.load_state_dict({name: value for (before, _, name), value in whole if not before})
+        prefix = "network."
+        network.load_state_dict(
+            {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        )
     if cfg.model.feature_views == 0:
         log.info(
-            "The backbone is frozen: the head trains on its features of the plain pictures, computed once. "
-            "model.feature_views=8 adds augmentation in 8 views, null has ever new ones."
+            "The backbone is frozen: the head trains on its features of the unaugmented images, computed once. "
+            "model.feature_views=8 uses 8 augmented views, null a new one in every epoch."
         )
     features = compute_features(
         images,
@@ -135,7 +137,7 @@ def _feature_data(
 
 def _announce(cfg: DictConfig, images: ImageDataModule, devices: Devices, *, resuming: bool) -> None:
     log.info(
-        "%s %s on %s: %d classes, %d training and %d validation pictures, on %s%s.",
+        "%s %s on %s: %d classes, %d training and %d validation images, on %s%s.",
         "Resuming" if resuming else "Training",
         cfg.model.name,
         type(images).__name__,
@@ -147,7 +149,7 @@ def _announce(cfg: DictConfig, images: ImageDataModule, devices: Devices, *, res
     )
     if images.accumulation > 1:
         log.info(
-            "Each batch of %d pictures is computed in %d parts of at most %d, and the gradients are accumulated.",
+            "Each batch of %d images is processed in %d parts of up to %d, with accumulated gradients.",
             images.batch_size,
             images.accumulation * devices.total,
             images.micro_batch_size,
@@ -155,7 +157,7 @@ def _announce(cfg: DictConfig, images: ImageDataModule, devices: Devices, *, res
 
 
 def _load_best(trainer: L.Trainer, classifier: Classifier, checkpoints: Checkpoints) -> None:
-    """The weights of the best epoch, from the first process: others may be on machines that do not see its files."""
+    """Load the weights of the best epoch in the first process; machines of others may not see its files."""
     file = checkpoints.best if checkpoints.best.is_file() else checkpoints.last
     state = read_checkpoint(file)["state_dict"] if trainer.is_global_zero and file.is_file() else None
     if trainer.world_size > 1:
@@ -165,13 +167,13 @@ def _load_best(trainer: L.Trainer, classifier: Classifier, checkpoints: Checkpoi
 
 
 def _test(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule) -> dict[str, float]:
-    """The metrics of the one look at the test pictures; empty where the data set has none."""
+    """The test metrics; empty if the data set has no test images."""
     if data.source.test is None:
-        log.info("There are no test pictures: the run ends with its validation metrics.")
+        log.info("There are no test images: the run ends with its validation metrics.")
         return {}
     # Only the weights: the callbacks of the training must not act on the test.
-    tested = trainer.test(classifier, datamodule=data, verbose=False)
-    return {name: float(value) for name, value in sorted(tested[0].items())}
+    [metrics] = trainer.test(classifier, datamodule=data, verbose=False)
+    return {name: float(value) for name, value in sorted(metrics.items())}
 
 
 def _best_row(history: History, checkpoints: Checkpoints) -> dict[str, float]:
@@ -179,5 +181,5 @@ def _best_row(history: History, checkpoints: Checkpoints) -> dict[str, float]:
         return {}
     epoch = checkpoints.best_epoch if checkpoints.best_epoch is not None else history.rows[-1]["epoch"]
     row = next(row for row in history.rows if row["epoch"] == epoch)
-    chosen = {name: float(value) for name, value in row.items() if name.startswith(("train/", "val/"))}
-    return {"best_epoch": int(epoch), "epochs": len(history.rows), **chosen}
+    metrics = {name: float(value) for name, value in row.items() if name.startswith(("train/", "val/"))}
+    return {"best_epoch": int(epoch), "epochs": len(history.rows), **metrics}

@@ -18,6 +18,7 @@ from imgcls.errors import UserError
 from imgcls.system.files import atomic_write_text
 from imgcls.system.interrupts import Interrupted, StopSignals
 from imgcls.system.machine import threads_of_each
+from imgcls.training.devices import OutOfMemory
 
 
 def started_from_outside() -> bool:
@@ -28,17 +29,17 @@ def started_from_outside() -> bool:
 def train_in_processes(config: Mapping[str, Any], folder: Path, count: int, micro_batch_size: int | None) -> None:
     """Train `config` in `count` processes and wait for them.
 
-    A signal is passed on to them, so that they write their checkpoint, and where one of them fails the others are
-    ended. The rendezvous is on a port that the system chooses.
+    A signal is passed on to them, so that they write their checkpoint; if one of them fails, the others are ended.
+    The rendezvous uses a port that the system chooses.
 
-    Raises what ended them: UserError, Interrupted, OutOfMemory, or RuntimeError for a crash (its traceback is on
-    stderr).
+    Raises the reason of a failure: UserError, Interrupted, OutOfMemory, or RuntimeError for a crash, whose traceback is
+    on stderr.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    for module in ("agent.server.api", "multiprocessing.api"):  # which process failed how is said by its outcome
+    for module in ("agent.server.api", "multiprocessing.api"):  # the outcome file holds the reason of a failure
         logging.getLogger(f"torch.distributed.elastic.{module}").setLevel(logging.CRITICAL)
     job, outcome = folder / ".processes.json", folder / ".outcome.json"
     outcome.unlink(missing_ok=True)
@@ -56,7 +57,7 @@ def train_in_processes(config: Mapping[str, Any], folder: Path, count: int, micr
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
     )
     try:
-        with StopSignals():  # which also takes the signals back from the agent at the end
+        with StopSignals():  # at the end it also takes the signals back from the agent
             command = (f"OMP_NUM_THREADS={threads_of_each(count)}", sys.executable, "-m", "imgcls.training.worker")
             elastic_launch(launch, "env")(*command, str(job))
     except SignalException as error:
@@ -69,14 +70,12 @@ def train_in_processes(config: Mapping[str, Any], folder: Path, count: int, micr
 
 
 def _raise_outcome(outcome: Path, code: int) -> None:
-    from imgcls.training.devices import OutOfMemory
-
     if not outcome.is_file():
         raise RuntimeError(f"a training process ended with exit code {code}")
-    ended = json.loads(outcome.read_text())
+    failure = json.loads(outcome.read_text())
     outcome.unlink()
-    if ended["kind"] == "user":
-        raise UserError(ended["message"])
-    if ended["kind"] == "memory":
-        raise OutOfMemory(ended["size"], ended["message"])
-    raise RuntimeError(f"a training process failed: {ended['message']}")
+    if failure["kind"] == "user":
+        raise UserError(failure["message"])
+    if failure["kind"] == "memory":
+        raise OutOfMemory(failure["size"], failure["message"])
+    raise RuntimeError(f"a training process failed: {failure['message']}")

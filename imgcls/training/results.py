@@ -1,4 +1,4 @@
-"""What a finished training leaves in the run folder: metrics, predictions, the portable model."""
+"""Writes the results of a training to the run folder: metrics, predictions, the portable model."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from omegaconf import DictConfig
 
 from imgcls import portable
+from imgcls.data.checks import bad_as_csv
+from imgcls.data.module import ImageDataModule
 from imgcls.data.samples import sample_evaluation_pixels
+from imgcls.data.sources import Split
+from imgcls.models.classifier import Classifier
+from imgcls.models.network import Network
 from imgcls.report.report_data import gather
 from imgcls.runs.tables import as_csv
 from imgcls.system.files import atomic_write_bytes, atomic_write_text
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from imgcls.data.module import ImageDataModule
-    from imgcls.data.sources import Split
-    from imgcls.models.classifier import Classifier
-    from imgcls.models.network import Network
-    from imgcls.portable import Parity
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +29,7 @@ log = logging.getLogger(__name__)
 def write(
     folder: Path, cfg: DictConfig, datamodule: ImageDataModule, classifier: Classifier, metrics: dict[str, float]
 ) -> None:
-    """Write everything that a finished run holds beside its checkpoints; `metrics.json` comes last."""
+    """Write everything that a finished run holds besides its checkpoints; `metrics.json` comes last."""
     if cfg.test and datamodule.source.test is not None:
         write_predictions(folder, datamodule.source.test, classifier)
     gather(folder, datamodule, classifier)
@@ -42,10 +39,10 @@ def write(
 
 def export_model(
     folder: Path, datamodule: ImageDataModule, network: Network, metrics: Mapping[str, Any], *, onnx: bool = True
-) -> dict[str, Parity]:
-    """Write the portable model of the run in `folder`, and say how well it agrees with `network` on real pictures.
+) -> dict[str, portable.Parity]:
+    """Write the portable model of the run in `folder`, and return how well it agrees with `network` on real images.
 
-    Raises UserError where it does not; see `portable.export`.
+    Raises UserError if it does not agree; see `portable.export`.
     """
     return portable.export(
         network,
@@ -59,9 +56,7 @@ def export_model(
 
 
 def write_data_notes(folder: Path, datamodule: ImageDataModule) -> None:
-    """Say what is to be known of the pictures before training; `bad_files.csv` lists those that are left out."""
-    from imgcls.data.checks import bad_as_csv
-
+    """Log the notes on the data set, and list the files that are left out in `bad_files.csv`."""
     source = datamodule.source
     for note in source.notes:
         log.info("%s", note)
@@ -71,7 +66,7 @@ def write_data_notes(folder: Path, datamodule: ImageDataModule) -> None:
 
 
 def write_predictions(folder: Path, split: Split, classifier: Classifier) -> None:
-    """One row a test picture in `predictions.csv`, its logits in `test_logits.npy`, and what the classes add up to."""
+    """Write `predictions.csv` (a row per test image), `test_logits.npy`, `confusion.csv` and `per_class.csv`."""
     outputs, names = classifier.test_outputs, list(classifier.class_names)
     probabilities = outputs.logits.float().softmax(dim=1)
     best = probabilities.topk(min(5, len(names)), dim=1)
@@ -103,11 +98,11 @@ def write_predictions(folder: Path, split: Split, classifier: Classifier) -> Non
 
 
 def prediction_row(
-    picture: str, names: list[str], label: int, loss: float, indices: list[int], values: list[float]
+    file: str, names: list[str], label: int, loss: float, indices: list[int], values: list[float]
 ) -> dict[str, Any]:
-    """The row of one picture: its file, what it is, what was seen, how sure, and the five likeliest classes."""
+    """The row of one image: file, label, predicted class, confidence, loss, and the five most likely classes."""
     row: dict[str, Any] = {
-        "file": picture,
+        "file": file,
         "label": names[label],
         "predicted": names[indices[0]],
         "correct": int(indices[0] == label),

@@ -1,4 +1,4 @@
-"""How several devices share a training: DDP, or FSDP for what does not fit on one."""
+"""How several devices share a training: DDP, or FSDP for models that do not fit on one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imgcls.training.checkpoint_io import read_checkpoint
 
 
 def choose_strategy(name: str, processes: int, *, find_unused_parameters: bool) -> str | Strategy:
-    """Lightning's strategy for `trainer.strategy=name`; names that are not known here are left to Lightning."""
+    """Lightning's strategy for `trainer.strategy=name`; other names are passed to Lightning."""
     if name in ("auto", "ddp") and processes > 1:
         return DDPStrategy(find_unused_parameters=find_unused_parameters)
     return Sharded() if name == "fsdp" else name
@@ -26,10 +26,10 @@ def is_sharded(strategy: Strategy) -> bool:
 
 
 class Sharded(FSDPStrategy):
-    """FSDP whose checkpoints are whole, as those of any other run, and read without pickle.
+    """FSDP with complete checkpoints, like those of any other run, that load without unpickling.
 
-    Each process holds a share of the weights, of the gradients and of the optimiser's state; the weights are together
-    only while a step computes with them. Works on the CPU too, where it saves nothing and can be tested.
+    Each process holds a share of the weights, the gradients and the optimiser state; the weights are gathered only
+    while a step uses them. It also works on the CPU, where it saves nothing but can be tested.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Sharded(FSDPStrategy):
     def _setup_model(self, model: nn.Module) -> nn.Module:
         if self.root_device.type != "cpu":
             return super()._setup_model(model)
-        # Lightning names the device by its index, which the CPU has none of
+        # Lightning passes the device's index, which a CPU does not have
         sharding: Any = self.sharding_strategy
         return fsdp.FullyShardedDataParallel(
             model, device_id=self.root_device, sharding_strategy=sharding, **self.kwargs
@@ -54,7 +54,7 @@ class Sharded(FSDPStrategy):
             model.load_state_dict(checkpoint.pop("state_dict"))
             if self.lightning_module is None or self.lightning_module.trainer.state.fn != TrainerFn.FITTING:
                 return checkpoint
-            for optimizer, kept in zip(self.optimizers, checkpoint.get("optimizer_states", []), strict=True):
-                named = whole.rekey_optim_state_dict(kept, fsdp.OptimStateKeyType.PARAM_NAME, model)
+            for optimizer, state in zip(self.optimizers, checkpoint.get("optimizer_states", []), strict=True):
+                named = whole.rekey_optim_state_dict(state, fsdp.OptimStateKeyType.PARAM_NAME, model)
                 optimizer.load_state_dict(whole.optim_state_dict_to_load(model, optimizer, named))
         return checkpoint

@@ -17,7 +17,7 @@ from imgcls.system.interrupts import Interrupted
 
 
 def main() -> int:
-    """Train this process's share; the first process that fails says why in `.outcome.json`."""
+    """Train this process's share; the first process that fails writes the reason to `.outcome.json`."""
     job = json.loads(Path(sys.argv[1]).read_text())
     _die_with_parent(job["parent"])
     folder = Path(job["folder"])
@@ -33,25 +33,25 @@ def main() -> int:
         with logging_to(folder / "log.txt", terminal=not cfg.quiet) if first else contextlib.nullcontext():
             train_here(cfg, folder, job["micro_batch_size"])
     except UserError as error:
-        return _say(folder, {"kind": "user", "message": str(error)}, error.exit_code)
+        return _write_outcome(folder, {"kind": "user", "message": str(error)}, error.exit_code)
     except Interrupted as error:
         return error.exit_code
     except OutOfMemory as error:
-        return _say(folder, {"kind": "memory", "message": str(error), "size": error.size}, 1)
+        return _write_outcome(folder, {"kind": "memory", "message": str(error), "size": error.size}, 1)
     except Exception as error:
         traceback.print_exc()
-        return _say(folder, {"kind": "crash", "message": f"{type(error).__name__}: {error}"}, 1)
+        return _write_outcome(folder, {"kind": "crash", "message": f"{type(error).__name__}: {error}"}, 1)
     return 0
 
 
-def _say(folder: Path, outcome: dict[str, Any], code: int) -> int:
+def _write_outcome(folder: Path, outcome: dict[str, Any], code: int) -> int:
     with contextlib.suppress(FileExistsError), (folder / ".outcome.json").open("x") as file:
         json.dump(outcome, file)
     return code
 
 
 def _die_with_parent(parent: int) -> None:
-    """Where the kernel offers it (Linux), be killed when the parent is: no process is left behind."""
+    """Be killed when the parent is, if the kernel supports it (Linux), so that no process is left behind."""
     with contextlib.suppress(OSError, AttributeError):
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
@@ -63,4 +63,4 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # a process group with a dead member would hang in its own clean-up
+    os._exit(code)  # the clean-up of a process group with a dead member would hang

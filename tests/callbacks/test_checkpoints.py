@@ -10,15 +10,17 @@ from imgcls.callbacks.checkpoints import Checkpoints
 
 
 @pytest.mark.parametrize(("mode", "best"), [("max", [1, 2]), ("min", [0, 3])])
-def test_the_best_epochs_are_kept_and_nan_is_never_best(tmp_path: Path, mode: str, best: list[int]) -> None:
+def test_the_best_epochs_come_first_and_nan_last(tmp_path: Path, mode: str, best: list[int]) -> None:
     checkpoints = Checkpoints(tmp_path, mode=mode, top_k=2)
     values = [0.1, 0.9, 0.9, 0.1, float("nan")]
     assert [epoch for _, epoch in sorted(zip(values, range(5), strict=True), key=checkpoints._rank)][:2] == best
 
 
 @pytest.mark.parametrize(("rest", "processes"), [(0, 1), (60, 1), (60, 2)])
-def test_short_epochs_write_nothing_and_the_best_weights_wait(tmp_path: Path, rest: float, processes: int) -> None:
-    written: list[tuple[str, int, int]] = []  # (file, weights of which epoch, written after which epoch)
+def test_short_epochs_write_nothing_and_keep_the_best_weights_in_memory(
+    tmp_path: Path, rest: float, processes: int
+) -> None:
+    written: list[tuple[str, int, int]] = []  # (file, epoch of its weights, epoch of the writing)
 
     def write(content: dict[str, int], file: Path) -> None:
         written.append((file.name, content["epoch"], trainer.current_epoch))

@@ -13,7 +13,7 @@ from imgcls.system.interrupts import Interrupted
 CONFIG = {"run_dir": "x", "optim": {"lr": 0.1}, "data": {"root": "a", "batch_size": 4}, "trainer": {"devices": 1}}
 
 
-def test_status_tells_how_a_run_ended(tmp_path: Path) -> None:
+def test_the_status_says_how_a_run_ended(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="boom"), Recording(tmp_path / "failed", CONFIG):
         raise ValueError("boom\nsecond line")
     assert read_status(tmp_path / "failed")["state"] == "failed"
@@ -37,7 +37,7 @@ def test_another_configuration_is_refused_and_changes_nothing(tmp_path: Path) ->
         pass
     before = (tmp_path / "config.yaml").read_text()
     other = {**CONFIG, "optim": {"lr": 0.2}}
-    with pytest.raises(UserError, match=r"optim.lr was 0.1, now 0.2"), Recording(tmp_path, other):
+    with pytest.raises(UserError, match=r"optim.lr was 0.1, is now 0.2"), Recording(tmp_path, other):
         pass
     assert (tmp_path / "config.yaml").read_text() == before
 

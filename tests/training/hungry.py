@@ -1,4 +1,4 @@
-"""Augmentations that fail: other processes can be given them by their names."""
+"""Augmentations that fail, in a module so that other processes can import them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from imgcls.errors import UserError
 
 
 class Hungry:
-    """Leaves pictures as they are, but fails as a full device does for more than `most` at a time."""
+    """Returns images unchanged, but fails like a full device with more than `most` at a time."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -22,7 +22,7 @@ class Hungry:
 
 
 class Refusing:
-    """Refuses all pictures, as a check of the user's own would."""
+    """Refuses all images, like a custom check of the user."""
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         raise UserError("These pictures are refused")

@@ -1,8 +1,8 @@
-"""Kill a run at random moments, go on with it, and compare its end with that of a run that was left alone.
+"""Kill a run at random moments, resume it, and compare its result with that of an undisturbed run.
 
 usage: python tests/training/kill_runs.py FOLDER PICTURES [KILLS] [OVERRIDES…]
 
-The libraries are imported once, each attempt is a forked child, so that twenty kills take a minute and not ten.
+The libraries are imported once and each attempt is a forked child, so twenty kills take one minute instead of ten.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TIMES = ("seconds", "images_per_second", "training_seconds", "wall_seconds", "da
 
 
 def start(overrides: list[str]) -> int:
-    """Begin a run in a forked child; its process number."""
+    """Start a run in a forked child; return its process ID."""
     child = os.fork()
     if child:
         return child
@@ -46,12 +46,12 @@ def numbers(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print one JSON line with what was found."""
+    """Print one JSON line with the result."""
     folder, pictures, kills = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     overrides = ["data=imagefolder", f"data.root={pictures}", *sys.argv[4:]]
     began = time.monotonic()
     _, status = os.waitpid(start([*overrides, f"run_dir={folder / 'whole'}"]), 0)
-    assert status == 0, "the run that was left alone failed"
+    assert status == 0, "the undisturbed run failed"
     length = time.monotonic() - began
 
     dice = random.Random(0)
@@ -76,7 +76,7 @@ def main() -> None:
                 killed += 1
                 fresh, patience = False, 1.1 * patience  # on a machine that has become slow, a run ends all the same
                 continue
-            assert status == 0, f"a run that was gone on with failed in {killed_folder}"
+            assert status == 0, f"a resumed run failed in {killed_folder}"
             if fresh:  # the machine is quicker than it was: without this, few of the next runs would be hit
                 length = min(length, time.monotonic() - began)
             break

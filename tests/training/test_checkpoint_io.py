@@ -1,4 +1,4 @@
-"""Checkpoints that are written in a thread: what was there when they were asked for, in order, and no fault is lost."""
+"""Checkpoints written in a thread hold the state at the time of the call, in order, and no error is lost."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import pytest
 import torch
 
 from imgcls.errors import UserError
-from imgcls.training.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO, on_host, read_checkpoint
+from imgcls.training.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO, copy_to_host, read_checkpoint
 
 
 @pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Nothing is written before it is set."""
+def may_write(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """An event that every checkpoint waits for before it is written."""
     go = threading.Event()
     original = AtomicCheckpointIO.save_checkpoint
 
-    def later(self: AtomicCheckpointIO, *args: Any, **options: Any) -> None:
+    def write_later(self: AtomicCheckpointIO, *args: Any, **options: Any) -> None:
         assert go.wait(10)
         original(self, *args, **options)
 
-    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", later)
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", write_later)
     return go
 
 
-def test_what_is_written_is_what_was_there_when_it_was_asked_for(held: threading.Event, tmp_path: Path) -> None:
+def test_a_checkpoint_holds_the_state_at_the_time_of_the_call(may_write: threading.Event, tmp_path: Path) -> None:
     io, weight = BackgroundCheckpointIO(), torch.zeros(3)
     state = {
         "state_dict": OrderedDict(weight=weight),
@@ -40,24 +40,24 @@ def test_what_is_written_is_what_was_there_when_it_was_asked_for(held: threading
     io.save_checkpoint(state, tmp_path / "last.ckpt")
     weight += 1  # the next step
     assert not (tmp_path / "last.ckpt").exists()
-    held.set()
+    may_write.set()
     io.teardown()
-    found = read_checkpoint(tmp_path / "last.ckpt")
-    assert torch.equal(found["state_dict"]["weight"], torch.zeros(3))
-    assert (found["epoch"], found["shape"], found["states"][0]["step"]) == (1, (2, 3), torch.tensor(1.0))
+    checkpoint = read_checkpoint(tmp_path / "last.ckpt")
+    assert torch.equal(checkpoint["state_dict"]["weight"], torch.zeros(3))
+    assert (checkpoint["epoch"], checkpoint["shape"], checkpoint["states"][0]["step"]) == (1, (2, 3), torch.tensor(1.0))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("imgcls-checkpoint")]
 
 
-def test_the_next_one_waits_and_a_reader_too(held: threading.Event, tmp_path: Path) -> None:
+def test_the_next_checkpoint_and_a_reader_wait(may_write: threading.Event, tmp_path: Path) -> None:
     io = BackgroundCheckpointIO()
     io.save_checkpoint({"epoch": 1}, tmp_path / "last.ckpt")
-    threading.Timer(0.05, held.set).start()
+    threading.Timer(0.05, may_write.set).start()
     io.save_checkpoint({"epoch": 2}, tmp_path / "last.ckpt")
     assert io.load_checkpoint(tmp_path / "last.ckpt") == {"epoch": 2}
     io.teardown()
 
 
-def test_a_fault_is_told_by_the_next_call_once(tmp_path: Path) -> None:
+def test_an_error_is_raised_once_by_the_next_call(tmp_path: Path) -> None:
     io = BackgroundCheckpointIO()
     (tmp_path / "file").touch()
     io.save_checkpoint({"epoch": 1}, tmp_path / "file" / "last.ckpt")
@@ -71,7 +71,7 @@ def test_a_fault_is_told_by_the_next_call_once(tmp_path: Path) -> None:
 
 
 def test_copies_keep_the_kinds_of_containers() -> None:
-    copied = on_host(OrderedDict(a=[torch.ones(1), (torch.ones(2), "x")], b=None))
+    copied = copy_to_host(OrderedDict(a=[torch.ones(1), (torch.ones(2), "x")], b=None))
     assert type(copied) is OrderedDict
     assert type(copied["a"][1]) is tuple
     assert copied["b"] is None
@@ -106,6 +106,6 @@ def test_a_checkpoint_is_never_executed(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "x.ckpt").write_bytes(pickle.dumps(Malicious()))
     torch.save({"state": Malicious()}, tmp_path / "y.ckpt")
     for name in ("x.ckpt", "y.ckpt"):
-        with pytest.raises(UserError, match="no checkpoint that can be read"):
+        with pytest.raises(UserError, match="cannot be read as a checkpoint"):
             read_checkpoint(tmp_path / name)
     assert "executed" not in capsys.readouterr().out

@@ -20,7 +20,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
     return pretend
 
 
-def test_auto_takes_all_gpus_and_else_the_cpu(gpus: Any) -> None:
+def test_auto_takes_all_gpus_or_else_the_cpu(gpus: Any) -> None:
     gpus(4)
     assert (choose_devices("auto", "auto").accelerator, choose_devices("auto", "auto").total) == ("cuda", 4)
     assert choose_devices("auto", [1, 3]).per_node == 2
@@ -32,7 +32,7 @@ def test_auto_takes_all_gpus_and_else_the_cpu(gpus: Any) -> None:
     ("there", "accelerator", "devices"),
     [(0, "auto", 2), (1, "auto", 2), (1, "cuda", [1]), (0, "cuda", 1), (0, "gpu", 1)],
 )
-def test_a_device_that_is_not_there_is_refused(gpus: Any, there: int, accelerator: str, devices: Any) -> None:
+def test_a_missing_device_is_refused(gpus: Any, there: int, accelerator: str, devices: Any) -> None:
     gpus(there)
     with pytest.raises(UserError):
         choose_devices(accelerator, devices)
@@ -58,10 +58,14 @@ def test_automatic_values_depend_on_the_device(gpus: Any) -> None:
     assert not cuda.compile("auto", 100)
     assert not cpu.compile("auto", 10_000)
     assert cuda.compile("reduce-overhead", 1) == "reduce-overhead"
-    assert (cuda.in_background("auto"), cpu.in_background("auto"), cpu.in_background(True)) == (True, False, True)
+    assert (cuda.write_in_background("auto"), cpu.write_in_background("auto"), cpu.write_in_background(True)) == (
+        True,
+        False,
+        True,
+    )
 
 
-def test_out_of_memory_is_recognised_on_every_device() -> None:
+def test_out_of_memory_is_detected_on_every_device() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert is_out_of_memory(RuntimeError("MPS backend out of memory"))
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))

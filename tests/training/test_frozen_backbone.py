@@ -1,4 +1,4 @@
-"""A frozen backbone that is run once: the same numbers, a whole model, shared by runs."""
+"""A frozen backbone runs once: with the same numbers, a complete model, and features shared by runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHAPE = (2, 5, 3)
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A backbone that something was learnt with, as far as this test cares."""
+    """The weights of a backbone, as if pretrained."""
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
@@ -50,29 +50,27 @@ def fit(fit: Fit, weights: Path) -> Fit:
 
 
 CHECKED = [7, 7]
-"""The validation pictures through the trained and through the exported network, which the export compares."""
+"""The validation images through the trained and the exported network, which the export compares."""
 
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many pictures each call of a backbone was given, but for the one that tries it when it is built."""
-    seen: list[int] = []
+    """The number of images in each call of a backbone, except the trial call when it is built."""
+    counts: list[int] = []
     original = Network.features
 
     def features(self: Network, images: torch.Tensor) -> torch.Tensor:
         if images.any():
-            seen.append(len(images))
+            counts.append(len(images))
         return original(self, images)
 
     monkeypatch.setattr(Network, "features", features)
-    return seen
+    return counts
 
 
-def test_the_backbone_is_run_once_and_the_numbers_are_the_usual_ones(
-    fit: Fit, passes: list[int], own_cache: Path
-) -> None:
+def test_the_backbone_runs_once_and_the_numbers_stay_the_same(fit: Fit, passes: list[int], own_cache: Path) -> None:
     once = fit(name="once")
-    assert sum(passes) == 72 + 24 + sum(CHECKED), "each picture of train, val and test once"
+    assert sum(passes) == 72 + 24 + sum(CHECKED), "each image of train, val and test once"
     passes.clear()
     fit("optim.lr=0.01", name="another_trial")
     assert passes == CHECKED, "the next run finds the features"
@@ -85,7 +83,7 @@ def test_the_backbone_is_run_once_and_the_numbers_are_the_usual_ones(
     assert once.metrics["test/loss"] == pytest.approx(usual.metrics["test/loss"], abs=1e-4)
 
 
-def test_the_result_is_a_whole_model(fit: Fit, pictures: Path) -> None:
+def test_the_result_is_a_complete_model(fit: Fit, pictures: Path) -> None:
     run = fit()
     assert evaluate(run)["loss"] == pytest.approx(run.metrics["test/loss"], abs=1e-4)
     answers = run.predict([pictures / row["file"] for row in run.predictions], top_k=1)
@@ -105,7 +103,7 @@ def test_views_take_turns(fit: Fit, passes: list[int], monkeypatch: pytest.Monke
     assert torch.equal(first, third)
 
 
-def test_what_is_stopped_goes_on_to_the_same_bits(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_resumes_to_the_same_bits(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("model.feature_views=2", "optim.ema=0.9")
     whole = fit(*options, name="whole")
     original = Checkpoints.on_train_batch_end
@@ -131,16 +129,16 @@ def test_other_weights_have_other_features() -> None:
     one, other = create_network("test_resnet", 3), create_network("test_resnet", 3)
     assert backbone_key(one) != backbone_key(other)
     other.backbone.load_state_dict(one.backbone.state_dict())
-    assert backbone_key(one) == backbone_key(other), "the head has no part in it"
+    assert backbone_key(one) == backbone_key(other), "the head does not count"
     next(iter(other.backbone.buffers())).add_(1)
-    assert backbone_key(one) != backbone_key(other), "the statistics of batch norms have"
+    assert backbone_key(one) != backbone_key(other), "the statistics of batch norms count"
 
 
-def test_mixing_wants_pictures(tmp_path: Path) -> None:
-    words = ["model.freeze=backbone", "data.augment.mixing.mixup=0.2", "data=cifar10"]
+def test_mixing_needs_images(tmp_path: Path) -> None:
+    overrides = ["model.freeze=backbone", "data.augment.mixing.mixup=0.2", "data=cifar10"]
     with pytest.raises(UserError, match=r"model\.feature_views=null"):
-        imgcls.compose(words)
-    imgcls.compose([*words, "model.feature_views=null"])
+        imgcls.compose(overrides)
+    imgcls.compose([*overrides, "model.feature_views=null"])
 
 
 def parts() -> Iterator[np.ndarray]:
@@ -148,13 +146,13 @@ def parts() -> Iterator[np.ndarray]:
     yield np.ones((4, 3), dtype=np.float32)
 
 
-def test_features_are_computed_once_and_only_whole_ones_are_kept(tmp_path: Path) -> None:
+def test_features_are_computed_once_and_stored_only_if_complete(tmp_path: Path) -> None:
     folder = tmp_path / "features" / "one"
     with pytest.raises(ValueError, match="6 features for 10 rows"):
         build_features(folder, SHAPE, [next(parts())])
     assert open_features(folder, SHAPE) is None
     built = build_features(folder, SHAPE, parts())
-    again = build_features(folder, SHAPE, iter([]))  # nothing is asked for
+    again = build_features(folder, SHAPE, iter([]))  # not read
     assert np.array_equal(built.features, again.features)
     assert again.gather(torch.tensor([4]), epoch=1).tolist() == [[1, 1, 1]]
     assert open_features(folder, (2, 5, 4)) is None
@@ -169,7 +167,7 @@ def _die_while_computing(folder: Path) -> None:
     build_features(folder, SHAPE, dying())
 
 
-def test_a_killed_computation_leaves_nothing_that_is_taken_for_features(tmp_path: Path) -> None:
+def test_a_killed_computation_leaves_no_features(tmp_path: Path) -> None:
     folder = tmp_path / "one"
     process = multiprocessing.get_context("fork").Process(target=_die_while_computing, args=(folder,))
     process.start()
@@ -179,14 +177,14 @@ def test_a_killed_computation_leaves_nothing_that_is_taken_for_features(tmp_path
     assert build_features(folder, SHAPE, parts()).views == 2
 
 
-def test_without_room_on_the_disk_they_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_stay_in_memory_if_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imgcls.data.stores.features.DISK_SHARE", 0.0)
     store = build_features(tmp_path / "one", SHAPE, parts())
     assert store.gather(torch.tensor([0]), epoch=1).tolist() == [[0, 0, 0]]
     assert not (tmp_path / "one").exists()
 
 
-def test_two_processes_share_them_and_give_the_numbers_of_one(fit: Fit, own_cache: Path) -> None:
+def test_two_processes_share_features_and_give_the_numbers_of_one(fit: Fit, own_cache: Path) -> None:
     options = ["trainer.max_epochs=2", "optim=sgd", "optim.lr=0.1"]
     one = fit(*options, name="one")
     built = {file: file.stat().st_mtime_ns for file in (own_cache / "features").glob("*/features.npy")}

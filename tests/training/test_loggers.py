@@ -1,4 +1,4 @@
-"""Loggers show metrics and figures, and nothing of them is imported by a run that has none."""
+"""Loggers log metrics and figures, and are not imported by a run that uses none."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Fake:
         self.shown[name] = file.read_bytes()
 
 
-def test_figures_are_handed_to_loggers_that_show_them(tmp_path: Path) -> None:
+def test_figures_go_to_loggers_that_support_them(tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "curves.png").write_bytes(b"png")
     fake: Any = Fake()
@@ -35,10 +35,10 @@ def test_figures_are_handed_to_loggers_that_show_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
 def test_a_missing_package_is_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda one: None if one == name else find(one))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == name else find(module))
     with pytest.raises(UserError, match=rf"pip install 'imgcls\[{name}\]'"):
         imgcls.compose([f"logger={name}"])
-    monkeypatch.setattr(importlib.util, "find_spec", lambda one: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: object())
     assert imgcls.compose([f"logger={name}"]).logger["_target_"].startswith("imgcls.training.loggers.")
 
 
@@ -53,8 +53,8 @@ def test_a_run_logs_metrics_and_figures(name: str, tmp_path: Path, fit: Fit, mon
     if name == "mlflow":
         pytest.importorskip("sqlalchemy")
     monkeypatch.chdir(tmp_path)
-    words = {"wandb": ["logger.offline=true"]}.get(name, [])
-    run = fit(f"logger={name}", *words, "trainer.max_epochs=1", "debug=off", "report=true")
+    overrides = {"wandb": ["logger.offline=true"]}.get(name, [])
+    run = fit(f"logger={name}", *overrides, "trainer.max_epochs=1", "debug=off", "report=true")
     if name == "tensorboard":
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -68,11 +68,11 @@ def test_a_run_logs_metrics_and_figures(name: str, tmp_path: Path, fit: Fit, mon
 
         client = MlflowClient(f"sqlite:///{run.folder}/mlflow.db")
         experiment = client.get_experiment_by_name("imgcls")
-        one = client.search_runs([experiment.experiment_id])[0]
-        assert one.data.metrics["val/accuracy"] == pytest.approx(run.history[0]["val/accuracy"], rel=1e-5)
-        assert any(found.path.endswith("curves.png") for found in client.list_artifacts(one.info.run_id, "figures"))
+        logged = client.search_runs([experiment.experiment_id])[0]
+        assert logged.data.metrics["val/accuracy"] == pytest.approx(run.history[0]["val/accuracy"], rel=1e-5)
+        assert any(file.path.endswith("curves.png") for file in client.list_artifacts(logged.info.run_id, "figures"))
         assert list((run.folder / "mlflow_artifacts").rglob("figures/curves.png"))
-        assert not (tmp_path / "mlruns").exists(), "nothing is left in the folder that the command runs in"
+        assert not (tmp_path / "mlruns").exists(), "the current folder stays clean"
     else:
         written = [file.name for file in run.folder.glob("wandb/*run*/**/*") if file.is_file()]
         assert any("curves" in file for file in written)

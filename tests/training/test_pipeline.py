@@ -41,7 +41,7 @@ def weights(run: Run) -> bytes:
     return (run.folder / "model" / "model.safetensors").read_bytes()
 
 
-def test_a_run_leaves_a_whole_run_folder(fit: Fit) -> None:
+def test_a_run_leaves_a_complete_run_folder(fit: Fit) -> None:
     run = fit("trainer.max_epochs=5")
     for name in ("config.yaml", "metrics.csv", "metrics.json", "predictions.csv", "model/model.json", "log.txt"):
         assert (run.folder / name).is_file(), name
@@ -57,7 +57,7 @@ def test_a_run_leaves_a_whole_run_folder(fit: Fit) -> None:
     assert not list(run.folder.rglob("*.tmp"))
 
 
-def test_bad_pictures_of_all_splits_are_listed_before_training(fit: Fit, pictures: Path) -> None:
+def test_bad_images_of_all_splits_are_listed_before_training(fit: Fit, pictures: Path) -> None:
     (pictures / "train" / "cat" / "empty.png").touch()
     (pictures / "test" / "dog" / "text.jpg").write_text("no picture")
     run = fit("trainer.max_epochs=1")
@@ -73,7 +73,7 @@ def test_bad_pictures_of_all_splits_are_listed_before_training(fit: Fit, picture
     assert not (run.folder.parent / "stricter" / "metrics.csv").exists()
 
 
-def test_the_model_of_a_run_answers_as_its_test_did(fit: Fit, pictures: Path) -> None:
+def test_the_model_of_a_run_predicts_what_its_test_did(fit: Fit, pictures: Path) -> None:
     run = imgcls.load(fit().folder)
     files = [pictures / row["file"] for row in run.predictions]
     answers = run.predict(files, top_k=1)
@@ -82,7 +82,7 @@ def test_the_model_of_a_run_answers_as_its_test_did(fit: Fit, pictures: Path) ->
         assert answer[0][1] == pytest.approx(float(row["confidence"]), abs=1e-4)
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(fit: Fit) -> None:
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(fit: Fit) -> None:
     first, second, other = fit(name="a"), fit(name="b"), fit("seed=1", name="c")
     assert numbers(first) == numbers(second)
     assert weights(first) == weights(second)
@@ -94,7 +94,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(fit: Fit) -
     [["checkpoint.in_background=true"], ["optim.ema=0.9", "model.drop_rate=0.3"], ["model.freeze=head_first"]],
 )
 @pytest.mark.parametrize("batch", [1, 5])
-def test_a_run_stopped_in_the_middle_goes_on_to_the_same_bits(
+def test_a_run_stopped_in_the_middle_resumes_to_the_same_bits(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, extra: list[str], batch: int
 ) -> None:
     whole = fit(*extra, name="whole")
@@ -142,7 +142,7 @@ def test_a_finished_run_is_returned_as_it_is(fit: Fit, monkeypatch: pytest.Monke
     assert numbers(fit()) == numbers(first)
 
 
-def test_validation_chooses_and_the_test_set_is_seen_once(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_selects_and_the_test_set_is_used_once(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     tested = []
     original = L.Trainer.test
     monkeypatch.setattr(L.Trainer, "test", lambda self, *a, **k: tested.append(1) or original(self, *a, **k))
@@ -163,21 +163,21 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(fit: Fit, monk
         sizes.append(len(batch[0]))
         return original(self, batch, batch_idx)
 
-    # a network without batch norms, whose result does not depend on how the batch is cut
+    # a network without batch norms, so the result does not depend on how the batch is split
     options = ["model.name=test_vit", "data.image_size=160", "data.resize=160", "trainer.max_epochs=2"]
     whole = fit(*options, name="whole")
     monkeypatch.setattr(Classifier, "training_step", hungry)
     small = fit(*options, name="small")
     assert set(sizes) == {4}
     assert small.status["micro_batch_size"] == 4
-    assert "Out of memory with 16 pictures at a time: now 8" in (small.folder / "log.txt").read_text()
-    assert "now 4" in (small.folder / "log.txt").read_text()
+    assert "Out of memory with 16 images at a time: using 8 now" in (small.folder / "log.txt").read_text()
+    assert "using 4 now" in (small.folder / "log.txt").read_text()
     for row, reference in zip(small.history, whole.history, strict=True):
         assert row["step"] == reference["step"]
         assert row["train/loss"] == pytest.approx(reference["train/loss"], rel=1e-3)
 
 
-def test_a_device_without_room_for_one_picture_is_told(
+def test_a_device_without_memory_for_one_image_is_refused(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from imgcls.models.classifier import Classifier
@@ -186,13 +186,13 @@ def test_a_device_without_room_for_one_picture_is_told(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Classifier, "training_step", hungry)
-    with pytest.raises(UserError, match="not enough memory for one picture"):
+    with pytest.raises(UserError, match="not have enough memory for one image"):
         fit("data.batch_size=2")
     assert imgcls.load(tmp_path / "run").status["state"] == "failed"
 
 
 def test_two_processes_give_the_metrics_of_one(fit: Fit) -> None:
-    # SGD: Adam's first steps are signs, which rounding turns around; no batch norms, which see each process's share
+    # SGD: Adam's first steps are signs, which rounding can flip; no batch norms, which see only a process's share
     options = ["model.name=test_vit", "data.image_size=160", "data.resize=160", "data.batch_size=15", "optim=sgd"]
     options += ["optim.lr=0.01", "trainer.max_epochs=2"]
     one = fit(*options, name="one")
@@ -206,7 +206,7 @@ def test_two_processes_give_the_metrics_of_one(fit: Fit) -> None:
     assert two.metrics["test/accuracy"] == pytest.approx(one.metrics["test/accuracy"], abs=0.05)
 
 
-def test_sigterm_stops_all_processes_and_they_go_on(fit: Fit, tmp_path: Path) -> None:
+def test_sigterm_stops_all_processes_and_they_resume(fit: Fit, tmp_path: Path) -> None:
     options = ["trainer.devices=2", "trainer.max_epochs=6", "trainer.check_val_every_n_epoch=1"]
     folder, ended = tmp_path / "run", threading.Event()
 
@@ -229,9 +229,9 @@ def test_sigterm_stops_all_processes_and_they_go_on(fit: Fit, tmp_path: Path) ->
     assert 1 <= len(run.history) < 6
     assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["epoch"] >= len(run.history) - 1
     assert not (folder / ".processes.json").exists()
-    went_on = fit(*options)
-    assert [row["epoch"] for row in went_on.history] == list(range(6))
-    assert went_on.status["resumed"] == 1
+    resumed = fit(*options)
+    assert [row["epoch"] for row in resumed.history] == list(range(6))
+    assert resumed.status["resumed"] == 1
 
 
 def test_out_of_memory_in_one_of_several_processes_shrinks_the_micro_batch_of_all(fit: Fit) -> None:
@@ -251,11 +251,11 @@ def test_early_stopping_waits_for_the_schedule_unless_asked(fit: Fit) -> None:
     assert constant.metrics["epochs"] == 2
 
 
-def test_a_learning_rate_is_found_and_remembered(fit: Fit) -> None:
+def test_a_learning_rate_is_found_and_stored(fit: Fit) -> None:
     run = fit("optim.lr=auto", "trainer.max_epochs=1")
-    found = json.loads((run.folder / "learning_rate.json").read_text())
-    assert 1e-6 < found["suggestion"] < 1
-    assert len(found["lr"]) == len(found["loss"]) > 10
+    curve = json.loads((run.folder / "learning_rate.json").read_text())
+    assert 1e-6 < curve["suggestion"] < 1
+    assert len(curve["lr"]) == len(curve["loss"]) > 10
 
 
 @pytest.mark.parametrize(
@@ -286,22 +286,22 @@ def test_weights_come_from_another_run(fit: Fit) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         (["trainer.accelerator=auto", "trainer.devices=2"], "trainer.devices=2"),
         (["trainer.accelerator=cuda"], "CUDA"),
         (["model.pretrained=true", "model.name=resnet18"], "model.pretrained=false"),
     ],
 )
-@pytest.mark.skipif(torch.cuda.is_available(), reason="speaks of a machine without a GPU")
-def test_what_this_machine_lacks_is_one_clear_line(fit: Fit, options: list[str], words: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=words) as caught:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_what_this_machine_lacks_is_one_clear_line(fit: Fit, options: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message) as caught:
         fit(*options)
     assert len(str(caught.value).splitlines()) <= 2
     assert imgcls.load(tmp_path / "run").status["state"] == "failed"
 
 
-def test_evaluate_measures_what_the_test_did_and_other_data(fit: Fit, tmp_path: Path) -> None:
+def test_evaluate_repeats_the_test_and_measures_other_data(fit: Fit, tmp_path: Path) -> None:
     from imgcls.evaluate import evaluate
 
     run = fit()
@@ -355,9 +355,9 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path, pictures: Path) 
         env=environment,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    found = json.loads(ran.stdout.splitlines()[-1])
-    assert found["equal"], ran.stderr[-3000:]
-    assert found["kills"] >= int(kills)
+    result = json.loads(ran.stdout.splitlines()[-1])
+    assert result["equal"], ran.stderr[-3000:]
+    assert result["kills"] >= int(kills)
 
 
 def test_fit_works_outside_of_the_main_thread(fit: Fit) -> None:
@@ -368,12 +368,12 @@ def test_fit_works_outside_of_the_main_thread(fit: Fit) -> None:
     assert runs[0].status["state"] == "finished"
 
 
-def test_numbers_too_small_for_the_processor_are_zero(fit: Fit) -> None:
+def test_denormal_numbers_are_flushed_to_zero(fit: Fit) -> None:
     products: list[torch.Tensor] = []
 
-    def multiply() -> None:  # in a thread of its own: what fit sets for a thread stays there
+    def multiply() -> None:  # in a separate thread: settings that fit makes per thread stay there
         fit("trainer.max_epochs=1")
-        products.append(torch.full((1_000_000,), 1e-20) * 1e-20)  # large enough for torch's own threads to share it
+        products.append(torch.full((1_000_000,), 1e-20) * 1e-20)  # large enough for several of torch's threads
 
     torch.set_flush_denormal(False)
     thread = threading.Thread(target=multiply)
@@ -382,8 +382,8 @@ def test_numbers_too_small_for_the_processor_are_zero(fit: Fit) -> None:
     assert not products[0].any()
 
 
-def test_a_run_of_the_layout_before_resumes(tmp_path: Path) -> None:
-    """Interrupted after two of four epochs, when its classes were `imgcls.checkpoints.Checkpoints` and the like."""
+def test_a_run_of_the_previous_layout_resumes(tmp_path: Path) -> None:
+    """A run interrupted after two of four epochs, with classes at old paths like `imgcls.checkpoints.Checkpoints`."""
     with tarfile.open(Path(__file__).parents[1] / "samples" / "interrupted-v1.tar.xz") as packed:
         packed.extractall(tmp_path, filter="data")
     folder = tmp_path / "interrupted-v1"

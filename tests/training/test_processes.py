@@ -1,4 +1,4 @@
-"""Processes of one machine: how they end together. That they train as one does is in test_pipeline.py."""
+"""How the processes of one machine end together. How they train together is tested in test_pipeline.py."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def test_an_error_of_the_user_is_one_line(fit: Fit, tmp_path: Path, capfd: pytes
     assert not list((tmp_path / "run").glob(".*.json"))
 
 
-def test_no_process_is_left_by_a_parent_that_is_killed(tmp_path: Path, pictures: Path) -> None:
-    words = [*SMALL, f"data.root={pictures}", f"run_dir={tmp_path / 'run'}", "trainer.devices=2", "debug=off"]
-    command = [sys.executable, "-m", "imgcls.train", *words, "trainer.max_epochs=100000"]
+def test_no_process_survives_a_killed_parent(tmp_path: Path, pictures: Path) -> None:
+    overrides = [*SMALL, f"data.root={pictures}", f"run_dir={tmp_path / 'run'}", "trainer.devices=2", "debug=off"]
+    command = [sys.executable, "-m", "imgcls.train", *overrides, "trainer.max_epochs=100000"]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL) as parent:
         deadline = time.monotonic() + 120
         while not (tmp_path / "run" / "metrics.csv").exists():

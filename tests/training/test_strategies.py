@@ -1,4 +1,4 @@
-"""FSDP in two processes on the CPU: the numbers of one process, whole checkpoints, and what it refuses."""
+"""FSDP in two processes on the CPU: the numbers of one process, complete checkpoints, and what it refuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALL = [
     "data=synthetic",
     "data.count=60",
     "data.classes=3",
-    "data.image_size=160",  # of the one small network without batch norms
+    "data.image_size=160",  # required by the only small network without batch norms
     "data.batch_size=15",
     "model.name=test_vit",
     "optim=sgd",
@@ -32,7 +32,7 @@ def fit(folder: Path, *overrides: str) -> Run:
     return imgcls.fit(imgcls.compose([*SMALL, *overrides, f"run_dir={folder}"]))
 
 
-def test_shares_of_the_weights_give_the_numbers_of_whole_ones(tmp_path: Path) -> None:
+def test_sharded_weights_give_the_numbers_of_whole_ones(tmp_path: Path) -> None:
     one = fit(tmp_path / "one", "trainer.max_epochs=2")
     sharded = ["trainer.devices=2", "trainer.strategy=fsdp"]
     two = fit(tmp_path / "two", "trainer.max_epochs=2", *sharded)
@@ -58,6 +58,6 @@ def test_shares_of_the_weights_give_the_numbers_of_whole_ones(tmp_path: Path) ->
         (["debug=default"], "debug=off"),
     ],
 )
-def test_what_needs_whole_weights_is_told_before_anything_heavy(options: list[str], name: str) -> None:
+def test_options_that_need_whole_weights_are_refused_early(options: list[str], name: str) -> None:
     with pytest.raises(UserError, match=name):
         imgcls.compose(["data=cifar10", "debug=off", "trainer.strategy=fsdp", *options])

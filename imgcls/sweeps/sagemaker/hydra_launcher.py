@@ -134,7 +134,7 @@ class _Run:
     def fail(self, error: BaseException) -> None:
         """Write down what ended the run."""
         if self._recording is not None:
-            self._recording.ended_by(error)
+            self._recording.record_failure(error)
         self._open.close()
         self.returned.return_value, self.returned.status = error, JobStatus.FAILED
 
