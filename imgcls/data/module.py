@@ -210,9 +210,7 @@ class ImageDataModule(L.LightningDataModule):
         """Test images in order."""
         return self.evaluation_dataloader("test")
 
-    def predict_dataloader(self) -> Loader[RawBatch | Batch]:
-        """Test images in order."""
-        return self.evaluation_dataloader("test")
+    predict_dataloader = test_dataloader
 
     def evaluation_dataloader(self, split: str) -> Loader[RawBatch | Batch]:
         """The images of `split` (train, val, test) in order, each once, without augmentation."""
@@ -324,17 +322,17 @@ class ImageDataModule(L.LightningDataModule):
 
     def _leave_out(self, split: Split, bad: Sequence[tuple[int, str]]) -> None:
         files = [BadFile(split.files[position], reason) for position, reason in bad]
-        some = "; ".join(f"{file.path}: {file.reason}" for file in files[:3])
+        examples = "; ".join(f"{file.path}: {file.reason}" for file in files[:3])
         if self.on_bad == "error":
             raise UserError(
-                f"{len(files)} of {len(split)} pictures cannot be read ({some}{'; …' if len(files) > 3 else ''}). "
+                f"{len(files)} of {len(split)} pictures cannot be read ({examples}{'; …' if files[3:] else ''}). "
                 "Repair or remove them, or set data.on_bad=skip."
             )
-        log.warning("%d of %d pictures cannot be read and are left out: %s", len(files), len(split), some)
+        log.warning("%d of %d pictures cannot be read and are left out: %s", len(files), len(split), examples)
         self.opened.source = self.source.without(files)
 
     def _make_loader(self, name: str, plan: Plan, *, training: bool = False) -> Loader[RawBatch | Batch]:
-        device = self._device()
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
         store = on_device(self.store_of(name, evaluation=not training), self.store_kind, device)
         labels, aspects = torch.from_numpy(self._need(name).labels), torch.from_numpy(store.aspects)
         pin = device.type == "cuda"
@@ -361,9 +359,6 @@ class ImageDataModule(L.LightningDataModule):
         if self.trainer is not None:
             return max(1, self.trainer.world_size // self.trainer.num_nodes)
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
-
-    def _device(self) -> torch.device:
-        return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
 
     def normalise(self, images: Tensor) -> Tensor:
         """Values in 0..255 to float32, equal bit for bit to Preprocessing.normalise."""

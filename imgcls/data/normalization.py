@@ -19,11 +19,8 @@ def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
         # by Preprocessing itself: torch's threads wait for each other on busy cores
         out = torch.empty(images.shape, dtype=torch.float32)
         target, pixels = out.numpy(), images.permute(0, 2, 3, 1).numpy()
-        in_slices(
-            lambda part: preprocessing.normalise(pixels[part], out=target[part]),
-            len(images),
-            MIN_VALUES_PER_THREAD // images.shape[1:].numel(),
-        )
+        length = MIN_VALUES_PER_THREAD // images.shape[1:].numel()
+        in_slices(lambda part: preprocessing.normalise(pixels[part], out=target[part]), len(images), length)
         return out
     offset, scale = _constants(preprocessing, images.device)
     if images.is_floating_point():

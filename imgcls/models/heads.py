@@ -24,7 +24,8 @@ class Head(Protocol):
 
     def __call__(self, in_features: int, num_classes: int) -> nn.Module: ...
 
-    def as_dict(self) -> dict[str, Any]: ...
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values that `head_from_dict` rebuilds the head from, with its `kind`."""
 
 
 HEADS: dict[str, Callable[..., Head]] = {}
@@ -54,7 +55,6 @@ class Linear:
         return nn.Sequential(nn.Dropout(self.dropout), nn.Linear(in_features, num_classes))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values that `head_from_dict` rebuilds this head from."""
         return {"kind": "linear", **asdict(self)}
 
 
@@ -87,7 +87,6 @@ class Mlp:
         return nn.Sequential(*layers, nn.Linear(in_features, num_classes))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values that `head_from_dict` rebuilds this head from."""
         return {"kind": "mlp", **asdict(self)}
 
 

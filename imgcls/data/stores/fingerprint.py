@@ -1,4 +1,4 @@
-"""What the images of a split are, as one digest: names and contents, not places and times."""
+"""A digest of the names and contents of the images of a split, independent of paths and times."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from imgcls.errors import UserError
 from imgcls.system.files import atomic_write_text
 
 END_BYTES = 4096
-"""So much is read at each end of a file, where every recompression shows: under 1 % of the time to decode a photo."""
+"""Read at each end of a file, where every recompression is visible; under 1 % of the time to decode a photo."""
 
 
 def fingerprint(split: Split, cache: Path) -> str:
-    """32 hexadecimal digits that are the same for the same names and contents, wherever the files are.
+    """32 hexadecimal digits, equal for equal names and contents wherever the files are.
 
-    Arrays are read whole. The digest of files is kept in `cache` under what the file system says of each of them (size,
-    times of change of content and of status, inode), which nobody can set back, so that a second call reads no file.
+    Arrays are read completely. The digest of files is kept in `cache` by the state of each file (size, times of change
+    of content and status, inode), which cannot be reset, so that a second call reads no file.
     """
     if isinstance(split.pictures, np.ndarray):
         pixels = np.ascontiguousarray(split.pictures)
@@ -35,15 +35,15 @@ def fingerprint(split: Split, cache: Path) -> str:
     if len(known) == 32:
         return known
     content = _digest(_contents(split.names, split.pictures))
-    with contextlib.suppress(OSError, UserError):  # a cache that cannot be written costs time only
+    with contextlib.suppress(OSError, UserError):  # without the cache it only takes longer
         atomic_write_text(memory, content)
     return content
 
 
 def file_state(path: Path) -> tuple[int, int, int, int]:
-    """Size, time of change of the content and of the status (ns), inode; -1 each where there is no file."""
+    """Size, times of change of content and status (ns), and inode; -1 each if there is no file."""
     try:
-        status = os.stat(path)  # noqa: PTH116 - hundreds of thousands of times
+        status = os.stat(path)  # noqa: PTH116 - for millions of files
     except OSError:
         return (-1, -1, -1, -1)
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino

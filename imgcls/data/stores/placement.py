@@ -71,7 +71,8 @@ def open_store(
         where = "in memory" if place == "memory" else f"on disk, in {folder}"
         log.info("%s: decoding %s pictures once, %s %s.", title, f"{len(split):,}", _bytes(size), where)
         if place == "memory":
-            return build_in_memory(split, recipe, workers)
+            pixels, aspects = np.empty(recipe.shape(len(split)), dtype=np.uint8), np.ones(len(split), dtype=np.float32)
+            return ArrayStore(pixels, aspects, decode_all(split, recipe, pixels, aspects, workers))
         try:
             return build_on_disk(folder, split, recipe, workers)
         except (OSError, UserError) as error:
@@ -103,12 +104,6 @@ def _places(kind: str, count: int, processes: int) -> tuple[str, ...]:
     if kind == "auto":
         return ("memory", "disk", "none") if count <= FEW_IMAGES and processes == 1 else ("disk", "memory", "none")
     return {"memory": ("memory", "disk", "none"), "disk": ("disk", "memory", "none"), "none": ("none",)}[kind]
-
-
-def build_in_memory(split: Split, recipe: Recipe, workers: int) -> ArrayStore:
-    """Decode all images of `split` into one array."""
-    out, aspects = np.empty(recipe.shape(len(split)), dtype=np.uint8), np.ones(len(split), dtype=np.float32)
-    return ArrayStore(out, aspects, decode_all(split, recipe, out, aspects, workers))
 
 
 def _bytes(size: int) -> str:

@@ -106,7 +106,7 @@ def picture_sizes(split: Split) -> set[tuple[int, int]]:
     return sizes
 
 
-CHECK_EVERY_BATCHES = 64  # a chunk of 16 MB per so many batches costs nothing
+CHECK_EVERY_BATCHES = 64  # reading 16 MB this often takes no noticeable time
 
 
 class Store(Protocol):
@@ -154,8 +154,8 @@ class ArrayStore:
 
     def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
         self._gathered += 1
-        if self._checker is not None and self._gathered % CHECK_EVERY_BATCHES == 0 and not self._checker.holds_next():
-            raise UserError(f"{self.folder} is damaged: the disk returns other pixels than were written. Remove it.")
+        if self._checker is not None and self._gathered % CHECK_EVERY_BATCHES == 0 and not self._checker.next_matches():
+            raise UserError(f"{self.folder} is damaged: its pixels have changed on disk. Remove it.")
         rows = self.rows[positions.numpy()]
         out = torch.empty((len(rows), *self.pixels.shape[1:]), dtype=torch.uint8, pin_memory=pin)
         # numpy's take runs in the loader's thread without starting torch's threads, which the model needs

@@ -1,4 +1,4 @@
-"""Two contents are never taken for one, and no file is read twice."""
+"""Different contents have different fingerprints, and no file is read twice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imgcls.data.stores.fingerprint import END_BYTES, fingerprint
 
 
 def write(folder: Path, contents: dict[str, bytes]) -> Split:
-    """Files with equal times, as an archive unpacks them."""
+    """Files with equal times, as unpacked from an archive."""
     files = []
     for name, content in contents.items():
         file = folder / name
@@ -25,7 +25,7 @@ def write(folder: Path, contents: dict[str, bytes]) -> Split:
     return Split(tuple(contents), np.zeros(len(files)), tuple(files))
 
 
-def test_equal_names_sizes_and_times_are_not_equal_contents(tmp_path: Path) -> None:
+def test_files_with_equal_names_sizes_and_times_can_differ(tmp_path: Path) -> None:
     first = write(tmp_path / "a", {"cat/1.bmp": b"meow", "dog/1.bmp": b"woof"})
     second = write(tmp_path / "b", {"cat/1.bmp": b"quack", "dog/1.bmp": b"woof"})
     third = write(tmp_path / "c", {"cat/1.bmp": b"moew", "dog/1.bmp": b"woof"})
@@ -42,7 +42,7 @@ def test_swapped_folders_are_noticed(tmp_path: Path) -> None:
     assert fingerprint(split, tmp_path / "cache") != before
 
 
-def test_a_change_in_place_with_its_time_set_back_is_noticed(tmp_path: Path) -> None:
+def test_a_change_in_place_with_the_time_reset_is_noticed(tmp_path: Path) -> None:
     split = write(tmp_path / "a", {"1.bmp": b"meow"})
     before = fingerprint(split, tmp_path / "cache")
     split.files[0].write_bytes(b"woof")
@@ -64,14 +64,14 @@ def test_large_files_differ_by_their_ends(tmp_path: Path) -> None:
     assert len({fingerprint(split, tmp_path / "cache") for split in splits}) == 2
 
 
-def test_the_second_time_no_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_call_reads_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = write(tmp_path / "a", {"1.bmp": b"meow"})
     before = fingerprint(split, tmp_path / "cache")
     monkeypatch.setattr(module, "_contents", lambda *_: pytest.fail("files were read"))
     assert fingerprint(split, tmp_path / "cache") == before
 
 
-def test_files_that_cannot_be_read_and_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unreadable_files_and_an_unwritable_cache_are_no_error(tmp_path: Path) -> None:
     split = write(tmp_path / "a", {"1.bmp": b"meow"})
     split.files[0].unlink()
     (tmp_path / "file").write_text("")

@@ -73,7 +73,7 @@ def test_a_store_on_disk_is_reused(files: Split, tmp_path: Path, monkeypatch: py
     assert second.bad == first.bad
 
 
-def test_the_name_says_what_is_held(files: Split, tmp_path: Path) -> None:
+def test_the_key_depends_on_the_content(files: Split, tmp_path: Path) -> None:
     def key(split: Split, recipe: Recipe = CENTRE) -> str:
         return store_key(split, recipe, tmp_path / "cache")
 
@@ -84,12 +84,12 @@ def test_the_name_says_what_is_held(files: Split, tmp_path: Path) -> None:
         names.append(key(Split(tuple(map(str, range(len(array)))), np.zeros(len(array)), array)))
     assert len(set(names)) == len(names)
     os.utime(files.files[0], (0, 0))
-    assert key(files) == names[0], "another time is no other content"
+    assert key(files) == names[0], "the modification time is not part of the content"
     moved = tuple(Path(shutil.copy2(path, path.with_suffix(".copy"))) for path in files.files)
     assert key(Split(files.names, files.labels, moved)) == names[0]
 
 
-def test_a_changed_pixel_builds_the_store_again(files: Split, tmp_path: Path) -> None:
+def test_a_changed_pixel_rebuilds_the_store(files: Split, tmp_path: Path) -> None:
     folder = tmp_path / "one"
     first = build_on_disk(folder, files, CENTRE, 1)
     expected = first.gather(torch.arange(11)).clone()
@@ -100,7 +100,7 @@ def test_a_changed_pixel_builds_the_store_again(files: Split, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"bad": 3, "checksums": []}', '{"bad": [[0]], "checksums": [1]}'])
-def test_whatever_is_wrong_with_a_store_it_is_built_again(files: Split, tmp_path: Path, content: str) -> None:
+def test_a_store_with_any_damage_is_rebuilt(files: Split, tmp_path: Path, content: str) -> None:
     folder = tmp_path / "one"
     build_on_disk(folder, files, CENTRE, 1)
     (folder / "store.json").write_text(content)
@@ -108,11 +108,11 @@ def test_whatever_is_wrong_with_a_store_it_is_built_again(files: Split, tmp_path
     assert len(build_on_disk(folder, files, CENTRE, 1)) == 11
 
 
-def test_a_store_that_rots_while_it_is_read_is_an_error(
+def test_a_store_damaged_while_it_is_read_is_an_error(
     files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checksum_module, "CHUNK_BYTES", 1024)
-    monkeypatch.setattr(checksum_module, "CHECKED_AT_ONCE", 1)
+    monkeypatch.setattr(checksum_module, "OPENING_CHUNKS", 1)
     monkeypatch.setattr(store_module, "CHECK_EVERY_BATCHES", 1)
     store = build_on_disk(tmp_path / "one", files, CENTRE, 1)
     file = tmp_path / "one" / "pixels.u8"
