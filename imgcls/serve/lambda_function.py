@@ -65,7 +65,7 @@ def request_of(event: Any) -> tuple[bytes, str, str]:
     elif event.get("isBase64Encoded"):
         content, kind = decoded(str(body)), headers.get("content-type", "application/x-image")
     else:
-        content = str(body).encode()
+        content = str(body).encode("utf-8", "replace")
         kind = headers.get("content-type") or (JSON if str(body).lstrip()[:1] in ("{", "[") else "text/plain")
     if len(content) > MAX_BODY_BYTES:
         raise Refused(413, f"The request has more than {MAX_BODY_BYTES:,} bytes.")

@@ -6,12 +6,12 @@ import base64
 import binascii
 import io
 import json
-import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from email.message import Message
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,24 @@ FORM = "multipart/form-data"
 CONTENT_KEYS = ("image", "b64", "data", "body")
 TENSOR_KEYS = ("tensor", "array", "input")
 LIST_KEYS = ("images", "instances", "inputs", "urls")
-DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w=.+-]+)*;base64,", re.IGNORECASE)
+DATA_URL = re.compile(rb'data:(?:[^,"]|"[^"]*")*?;base64,', re.IGNORECASE)
+MAX_DATA_URL_HEAD_BYTES = 2000
+# Of a part of a form: a file has a name in any spelling (`filename=`, `filename*=` of RFC 5987), or an image's type.
+FORM_FILE = re.compile(
+    rb"^content-disposition[ \t]*:.*;\s*filename(?:\*\d*)*\s*="
+    rb"|^content-type[ \t]*:\s*(?:image/|application/octet-stream)",
+    re.IGNORECASE | re.MULTILINE,
+)
+FORM_FIELD = re.compile(rb'^content-disposition[ \t]*:.*;\s*name\s*=\s*"?([^";\r\n]*)', re.IGNORECASE | re.MULTILINE)
+MAX_PART_HEAD_BYTES = 16_384
+MAX_JSON_OBJECTS = 4 * MAX_PICTURES
+MAX_JSON_LISTS = 1_000_000  # 6 MB of pixels have up to 800,000
+MAX_NESTING = 2  # objects in objects
 NPY_MAGIC = b"\x93NUMPY"
+
+
+TOO_MANY = f"The request has more than {MAX_PICTURES:,} images."
+WHITESPACE = b" \t\r\n\v\f"
 
 
 @dataclass(frozen=True)
@@ -81,7 +97,7 @@ def parse(body: bytes | str, content_type: str | None) -> Request:
     Raises:
         Refusal: 400, 413 or 415, and why.
     """
-    content = body.encode() if isinstance(body, str) else bytes(body)
+    content = body.encode("utf-8", "replace") if isinstance(body, str) else bytes(body)
     if len(content) > MAX_BODY_BYTES:
         raise Refusal(413, f"The request has more than {MAX_BODY_BYTES:,} bytes.")
     header = Message()
@@ -90,24 +106,30 @@ def parse(body: bytes | str, content_type: str | None) -> Request:
     if not content.strip():
         raise Refusal(400, "The request is empty; send an image.")
     if kind in JSON_LINES:
-        request = Request(list(_from_json_lines(content)), lines=True)
+        request = Request(_bounded(_from_json_lines(content)), lines=True)
     elif kind == "application/json" or kind.endswith("+json"):
-        request = Request(list(_from_json(_parse_json(content))))
+        request = Request(_bounded(_from_json(_parse_json(content))))
     elif kind in NPY or (kind in BYTES and content.startswith(NPY_MAGIC)):
-        request = Request(list(split_array(_npy(content))))
+        request = Request(_bounded(split_array(_npy(content))))
     elif kind in BASE64:
         request = Request([Encoded(_base64(content))])
     elif kind == FORM:
-        request = Request(list(_form(content, header.get_param("boundary"))))
+        request = Request(_bounded(_form(content, header.get_param("boundary"))))
     elif kind in BYTES or kind.startswith("image/"):
         request = Request([Encoded(content)])
     else:
         raise Refusal(415, f"Content-Type {kind[:100]} is not supported; send image/jpeg or application/json.")
     if not request.items:
         raise Refusal(400, "There is no image in the request.")
-    if len(request.items) > MAX_PICTURES:
-        raise Refusal(413, f"The request has {len(request.items):,} images; the limit is {MAX_PICTURES:,}.")
     return request
+
+
+def _bounded(items: Iterable[Item]) -> list[Item]:
+    """All items. Raises Refusal at the first beyond MAX_PICTURES, so that the others are never made."""
+    first = list(islice(items, MAX_PICTURES + 1))
+    if len(first) > MAX_PICTURES:
+        raise Refusal(413, TOO_MANY)
+    return first
 
 
 def _from_json_lines(content: bytes) -> Iterator[Item]:
@@ -120,6 +142,10 @@ def _from_json_lines(content: bytes) -> Iterator[Item]:
 
 
 def _parse_json(content: bytes) -> Any:
+    if content.count(b"{") > MAX_JSON_OBJECTS:
+        raise Refusal(413, f"The JSON has more than {MAX_JSON_OBJECTS:,} objects.")
+    if content.count(b"[") > MAX_JSON_LISTS:
+        raise Refusal(413, f"The JSON has more than {MAX_JSON_LISTS:,} lists.")
     try:
         return json.loads(content)
     except RecursionError as error:
@@ -128,15 +154,15 @@ def _parse_json(content: bytes) -> Any:
         raise Refusal(400, f"The body is not valid JSON: {str(error)[:100]}.") from error
 
 
-def _from_json(value: Any) -> Iterator[Item]:
+def _from_json(value: Any, depth: int = 0) -> Iterator[Item]:
     """The images in a JSON value: an object with a known key, a base64 string, a list of these, or a tensor."""
     if isinstance(value, str):
-        yield Encoded(_base64(value.encode()))
+        yield Encoded(_base64(value.encode("utf-8", "replace")))
     elif isinstance(value, dict):
-        yield from _from_object(value)
+        yield from _from_object(value, depth)
     elif isinstance(value, list) and value and isinstance(value[0], dict | str):
         for item in value:
-            yield from _from_json(item)
+            yield from _from_json(item, depth)
     elif isinstance(value, list) and value:
         yield from split_array(_numbers(value))
     elif value == []:
@@ -145,7 +171,9 @@ def _from_json(value: Any) -> Iterator[Item]:
         raise Refusal(400, "A JSON request must be an object, a list or a base64 string.")
 
 
-def _from_object(value: dict[str, Any]) -> Iterator[Item]:
+def _from_object(value: dict[str, Any], depth: int) -> Iterator[Item]:
+    if depth > MAX_NESTING:
+        raise Refusal(400, "The JSON is nested too deeply.")
     for key in LIST_KEYS:
         if key in value:
             values = value[key]
@@ -153,14 +181,14 @@ def _from_object(value: dict[str, Any]) -> Iterator[Item]:
                 raise Refusal(400, f'"{key}" must be a list.')
             if not values:
                 raise Refusal(400, "The batch is empty; send at least one image.")
-            yield from map(_link, values) if key == "urls" else _from_json(values)
+            yield from map(_link, values) if key == "urls" else _from_json(values, depth + 1)
             return
     if "url" in value:
         yield _link(value["url"])
         return
     for key in CONTENT_KEYS:
         if isinstance(value.get(key), str):
-            yield Encoded(_base64(value[key].encode()))
+            yield Encoded(_base64(value[key].encode("utf-8", "replace")))
             return
     for key in (*TENSOR_KEYS, *CONTENT_KEYS):
         if isinstance(value.get(key), list):
@@ -176,9 +204,10 @@ def _link(value: Any) -> Link:
 
 
 def _base64(text: bytes) -> bytes:
-    if match := DATA_URL.match(text[:200].decode("ascii", "replace").lstrip()):
-        text = text.lstrip()[match.end() :]
-    text = b"".join(text.split()).strip(b"\"'").translate(bytes.maketrans(b"-_", b"+/"))
+    text = text.translate(None, WHITESPACE).strip(b"\"'")
+    if match := DATA_URL.match(text[:MAX_DATA_URL_HEAD_BYTES]):
+        text = text[match.end() :]
+    text = text.translate(bytes.maketrans(b"-_", b"+/"))
     try:
         content = base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
@@ -189,12 +218,23 @@ def _base64(text: bytes) -> bytes:
 
 
 def _numbers(values: list[Any]) -> np.ndarray:
+    """Nested lists of numbers as an array. numpy alone would pad each of a million texts to the longest."""
+    rows, kinds = values, set(map(type, values))
+    for _ in range(4):
+        if kinds != {list}:
+            break
+        rows = list(chain.from_iterable(rows))
+        kinds = set(map(type, rows))
+    if not kinds <= {int, float, list}:
+        raise Refusal(400, "A tensor must hold only numbers.")
+    if list in kinds:
+        raise Refusal(400, "The lists of the tensor have different lengths, or more than four dimensions.")
     try:
         array = np.asarray(values)
-    except (ValueError, RecursionError, OverflowError) as error:
+    except (ValueError, OverflowError) as error:
         raise Refusal(400, "The lists of the tensor have different lengths.") from error
     if array.dtype.kind not in "iuf":
-        raise Refusal(400, "A tensor must hold only numbers.")
+        raise Refusal(400, "The tensor has numbers that are too large.")
     return array
 
 
@@ -227,6 +267,8 @@ def split_array(array: np.ndarray) -> Iterator[Array]:
         raise Refusal(400, f"A tensor of shape {shape} is neither an image nor a batch of images.")
     if not array.size:
         raise Refusal(400, "The batch is empty; send at least one image.")
+    if array.ndim == 4 and len(array) > MAX_PICTURES:
+        raise Refusal(413, TOO_MANY)
     if array.dtype == np.uint8 or (array.dtype.kind in "iu" and array.shape[-1] == 3):
         if array.shape[-1] != 3:
             raise Refusal(400, f"Pixels must have the shape (height, width, 3) or (N, height, width, 3), not {shape}.")
@@ -241,33 +283,26 @@ def split_array(array: np.ndarray) -> Iterator[Array]:
 
 
 def _form(content: bytes, boundary: object) -> Iterator[Item]:
-    """The files of a multipart form, and its fields `image` (base64) and `url`."""
+    """The files of a multipart form (RFC 7578), and its fields `image` (base64) and `url`."""
     if not isinstance(boundary, str) or not 0 < len(boundary) <= 200:
         raise Refusal(400, "The multipart form names no boundary.")
-    try:
-        from python_multipart import FormParser
-        from python_multipart.exceptions import FormParserError
-        from python_multipart.multipart import File
-    except ImportError as error:
-        raise Refusal(415, "This server does not accept forms; send the bytes of an image, or JSON.") from error
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its warnings are in the answer
-    parts: list[Any] = []  # fields and files, then None for the closing boundary
-    add, close = parts.append, lambda: parts.append(None)
-    in_memory = {"MAX_MEMORY_FILE_SIZE": MAX_BODY_BYTES}
-    try:
-        parser = FormParser(FORM, add, add, close, boundary.encode("latin-1", "replace"), config=in_memory)
-        parser.write(content)
-        parser.finalize()
-    except FormParserError as error:
-        raise Refusal(400, "The multipart form is malformed.") from error
-    if not parts or parts.pop() is not None:
-        raise Refusal(400, "The multipart form is truncated.")
+    delimiter = b"\r\n--" + boundary.encode("latin-1", "replace")
+    parts = (b"\r\n" + content).split(delimiter, MAX_PICTURES + 2)[1:]
+    if len(parts) > MAX_PICTURES + 1:
+        raise Refusal(413, f"The multipart form has more than {MAX_PICTURES:,} parts.")
+    if not parts or not parts.pop().startswith(b"--"):
+        raise Refusal(400, "The multipart form is malformed or truncated.")
     for part in parts:
-        if isinstance(part, File):
-            if part.size:  # 0: a file field in which nothing was chosen
-                part.file_object.seek(0)
-                yield Encoded(part.file_object.read())
-        elif part.field_name == b"url":
-            yield _link((part.value or b"").decode("utf-8", "replace").strip())
-        elif (part.field_name or b"").decode("utf-8", "replace") in CONTENT_KEYS:
-            yield Encoded(_base64(part.value or b""))
+        padding, line_end, rest = part.partition(b"\r\n")
+        head, blank, value = (line_end + rest).partition(b"\r\n\r\n")
+        if padding.strip(b" \t") or not blank or len(head) > MAX_PART_HEAD_BYTES:
+            raise Refusal(400, "The multipart form is malformed.")
+        head = re.sub(rb"\r\n[ \t]+", b" ", head)  # folded lines
+        if FORM_FILE.search(head):
+            if value:  # none: a file field in which nothing was chosen
+                yield Encoded(value)
+        elif name := FORM_FIELD.search(head):
+            if name[1] == b"url":
+                yield _link(value.decode("utf-8", "replace").strip())
+            elif name[1].decode("utf-8", "replace") in CONTENT_KEYS:
+                yield Encoded(_base64(value))

@@ -51,8 +51,37 @@ REQUESTS = {
     "base64 text with line breaks": (b"\n".join(TEXT[at : at + 76] for at in range(0, len(TEXT), 76)), "text/plain"),
     "base64 for URLs": (TEXT.replace(b"+", b"-").replace(b"/", b"_").rstrip(b"="), "application/base64"),
     "data URL": (b"data:image/png;base64," + TEXT, "text/plain; charset=utf-8"),
+    "data URL with parameters": (b"data:image/jpeg;name=my%20cat.jpg;base64," + TEXT, "text/plain"),
+    "data URL with quotes": (b' DATA:image/png; name="a, b.png" ;Base64,' + TEXT, "text/plain"),
+    "json data URL": (as_json({"image": "data:image/png;name=a%2Cb.png;base64," + TEXT.decode()}), "application/json"),
+    "form with a name in RFC 5987": (
+        form(("name=\"file\"; filename*=UTF-8''caf%C3%A9.png", PNG)),
+        f"multipart/form-data; boundary={BOUNDARY}",
+    ),
+    "form with both names": (
+        form(("name=file; filename=cafe.png; filename*=utf-8''caf%C3%A9.png", PNG)),
+        f"multipart/form-data; boundary={BOUNDARY}",
+    ),
+    "form with a name in parts": (
+        form(("name=\"f\"; filename*0*=utf-8''caf%C3; filename*1*=%A9.png", PNG)),
+        f"multipart/form-data; boundary={BOUNDARY}",
+    ),
+    "form with a folded head": (
+        form(('name="file";\r\n filename="a.png"', PNG)),
+        f"multipart/form-data; boundary={BOUNDARY}",
+    ),
+    "form with a preamble": (
+        b"hello\r\n" + form(('name="file"; filename="a.png"', PNG)) + b"\r\nthe end",
+        f"multipart/form-data; boundary={BOUNDARY}",
+    ),
+    "form with a type and no file name": (form(('name="file"', PNG)), f"multipart/form-data; boundary={BOUNDARY}"),
     "form": (form(('name="file"; filename="a \\"b\\".png"', PNG)), f"multipart/form-data; boundary={BOUNDARY}"),
-    "form with base64": (form(('name="image"', TEXT)), f'multipart/form-data; boundary="{BOUNDARY}"'),
+    "form with base64": (
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"\r\n\r\n'.encode()
+        + TEXT
+        + f"\r\n--{BOUNDARY}--\r\n".encode(),
+        f'multipart/form-data; boundary="{BOUNDARY}"',
+    ),
     "json image": (as_json({"image": TEXT.decode()}), "application/json"),
     "json images": (as_json({"images": [TEXT.decode()]}), "application/json; charset=utf-8"),
     "json instances": (as_json({"instances": [{"b64": TEXT.decode()}]}), "application/json"),

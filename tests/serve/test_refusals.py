@@ -8,13 +8,15 @@ import json
 import random
 import socket
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from imgcls.serve.payloads import MAX_BODY_BYTES
+from imgcls.serve.payloads import MAX_BODY_BYTES, Encoded, parse
+from imgcls.serve.refusals import Refusal
 from tests.serve.conftest import SIDE, Answer, Server, encoded, picture
 
 PNG = encoded(picture())
@@ -99,10 +101,70 @@ INVALID = {
     ),
     "wrong line": (b'{"image": "aGVsbG8="}\n{', "application/jsonlines", 400, "Line 2"),
     "too many": (npy(np.zeros((1001, 2, 2, 3), np.uint8)), "application/x-npy", 413, "1,000"),
+    "a lone surrogate": (b'{"image": "\\ud800"}', "application/json", 400, "not valid base64"),
+    "a lone surrogate in a list": (b'["\\udfff"]', "application/json", 400, "not valid base64"),
+    "a lone surrogate in a url": (b'{"url": "http://\\ud800.org/"}', "application/json", 400, "does not fetch images"),
+    "a lone surrogate as a key": (b'{"\\ud800": 1}', "application/json", 400, "no image"),
+    "objects in objects": (b'{"images": [' * 400 + b"]}" * 400, "application/json", 400, "nested too deeply"),
+    "objects by turns": (b'{"inputs": [{"images": [' * 9 + b"]}]}" * 9, "application/json", 400, "nested too deeply"),
+    "lists in lists": (b"[" * 300 + b"1" + b"]" * 300, "application/json", 400, "four dimensions"),
+    "lists in a tensor": (b"[[[1, [2]]]]", "application/json", 400, "different lengths"),
+    "true in a tensor": (b"[[[true, 1]]]", "application/json", 400, "numbers"),
+    "a huge number": (b"[[[1" + b"0" * 400 + b"]]]", "application/json", 400, "too large"),
     "url": (b'{"url": "http://example.org/a.jpg"}', "application/json", 400, "does not fetch images"),
     "urls": (b'{"urls": ["http://example.org/a.jpg"]}', "application/json", 400, "does not fetch images"),
     "url of no text": (b'{"url": 3}', "application/json", 400, "must be a string"),
 }
+
+
+def lines(part: bytes, size: int = 6_000_000) -> bytes:
+    return part * (size // len(part))
+
+
+COSTLY = {
+    "npy of images of a pixel": (npy(np.zeros((2_000_000, 1, 1, 3), np.uint8)), "application/x-npy", 413, "1,000"),
+    "npy of tensors of a number": (npy(np.zeros((1_500_000, 1, 1, 1), "f4")), "application/x-npy", 413, "1,000"),
+    "json lines": (lines(b'{"image":"AA=="}\n'), "application/jsonlines", 413, "1,000"),
+    "json of texts": (b"[" + lines(b'"AA",') + b'"AA"]', "application/json", 413, "1,000"),
+    "json of urls": (b'{"urls":[' + lines(b'"a",') + b'"a"]}', "application/json", 413, "1,000"),
+    "json of objects": (b"[" + lines(b"{},") + b"{}]", "application/json", 413, "objects"),
+    "json of empty lists": (b"[" + lines(b"[],") + b"[]]", "application/json", 413, "lists"),
+    "a tensor of short texts and a long one": (
+        b'{"tensor":[["' + b"a" * 1000 + b'"],' + lines(b'["a"],', 5_000_000) + b'["a"]]}',
+        "application/json", 400, "numbers",
+    ),
+    "json of images of a pixel": (
+        b"[" + lines(b"[[[1,2,3]]],", 3_900_000) + b"[[[1,2,3]]]]", "application/json", 413, "1,000",
+    ),
+    "empty parts": (
+        lines(b"--a\r\n\r\n") + b"--a--\r\n", "multipart/form-data; boundary=a", 413, "1,000 parts",
+    ),
+    "empty files": (
+        lines(b'--a\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n\r\n') + b"--a--\r\n",
+        "multipart/form-data; boundary=a", 413, "1,000 parts",
+    ),
+    "a form of one head": (
+        b"--a\r\n" + lines(b"x: y\r\n") + b"\r\n\r\n\r\n--a--\r\n", "multipart/form-data; boundary=a", 400, "form",
+    ),
+    "base64 with blanks": (lines(b"A "), "text/plain", 400, "not a picture"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_large_bodies_are_refused_before_they_are_unpacked(name: str) -> None:
+    body, content_type, status, message = COSTLY[name]
+    tracemalloc.start()
+    try:
+        if name == "base64 with blanks":
+            [item] = parse(body, content_type).items
+            assert isinstance(item, Encoded)
+        else:
+            with pytest.raises(Refusal, match=message) as refused:
+                parse(body, content_type)
+            assert refused.value.status == status
+        assert tracemalloc.get_traced_memory()[1] < 40 * MAX_BODY_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 def check_refusal(answer: Answer, status: int, message: str) -> None:
