@@ -231,9 +231,7 @@ OPTIONS: dict[str, Check] = {
     "trainer.num_nodes": whole(1),
     "trainer.gradient_clip_val": number(0, none=True),
     "trainer.gradient_clip_algorithm": choice("norm", "value"),
-    "trainer.precision": choice(
-        "auto", "32-true", "32", 32, "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true", 64, 16
-    ),
+    "trainer.precision": choice("auto", "32-true", "32", 32, "16-mixed", 16, "bf16-mixed"),
     "debug.every": whole(1),
     "debug.warn": flag,
     "debug.profile": choice(True, False, "kernels"),

@@ -26,7 +26,7 @@ from imgcls.portable.engines import OnnxEngine, read_network
 from imgcls.portable.model import load, softmax
 from imgcls.portable.parity import TOLERANCE, Parity, compare
 from imgcls.preprocessing import Preprocessing
-from imgcls.system.files import atomic_path, atomic_write_text
+from imgcls.system.files import atomic_folder, atomic_path, atomic_write_text
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +43,14 @@ def export(
     onnx: bool = True,
     pixels: np.ndarray | None = None,
 ) -> dict[str, Parity]:
-    """Write the portable model into `folder`; `model.json` comes last, so a folder that has it is complete.
+    """Write the portable model beside `folder`, check it, and put it in its place whole.
 
     Args:
         network: its weights are written in float32.
         preprocessing: what evaluation did to the images.
         class_names: in the order of the logits.
         metrics: for the card and `model.json`.
-        folder: created if missing.
+        folder: replaced, or created if missing.
         onnx: also write `model.onnx` if the extra `onnx` is installed.
         pixels: uint8 (N, S, S, 3), real images on which the files are compared with the network.
 
@@ -58,13 +58,24 @@ def export(
         How well the files agree with the network, see `check`; empty without images.
 
     Raises:
-        UserError: the files disagree with the network. No `model.json` is left then.
+        UserError: the files disagree with the network. A model that was there before stays.
     """
+    with atomic_folder(folder) as partial:
+        return _write(network, preprocessing, class_names, metrics, partial, onnx, pixels)
+
+
+def _write(
+    network: Network,
+    preprocessing: Preprocessing,
+    class_names: Sequence[str],
+    metrics: Mapping[str, float],
+    folder: Path,
+    onnx: bool,
+    pixels: np.ndarray | None,
+) -> dict[str, Parity]:
+    """`export` into an empty folder."""
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (DESCRIPTION, ONNX):
-        (folder / name).unlink(missing_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     with atomic_path(folder / WEIGHTS) as temporary:

@@ -22,7 +22,7 @@ from imgcls.runs.provenance import (
     write_configuration,
 )
 from imgcls.runs.reading import read_status
-from imgcls.system.files import atomic_write_text, explain_os_errors
+from imgcls.system.files import atomic_write_text, explain_os_errors, take_lock
 from imgcls.system.interrupts import Interrupted
 
 # Options that may differ when a run is resumed: where it runs, not what it computes.
@@ -133,17 +133,15 @@ class Recording:
             )
 
     def _acquire_lock(self) -> None:
-        import fcntl
-
         self._lock = (self.folder / ".lock").open("a")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not take_lock(self._lock, wait=False):
             self._release_lock()
             pid = self.status.get("pid", "?")
             raise UserError(
                 f"Another process ({pid}) is writing to {self.folder}. Wait for it, or choose another run_dir."
-            ) from None
+            )
+        for leftover in self.folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
 
     def _release_lock(self) -> None:
         if self._lock is not None:

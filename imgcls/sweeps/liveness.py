@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from imgcls.system.files import take_lock
+
 ACTIVE: set[str] = set()  # the tokens of the workers in this process
 
 
@@ -48,16 +50,11 @@ def born(pid: int) -> float | None:
 
 def is_locked(folder: Path) -> bool:
     """Whether a process is writing to this run folder."""
-    import fcntl
-
     try:
         with (folder / ".lock").open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return not take_lock(lock, wait=False)
     except OSError:
         return False
-    return False
 
 
 class Watch:

@@ -14,6 +14,7 @@ from typing import Any
 from imgcls.errors import UserError
 from imgcls.runs.provenance import without_passwords
 from imgcls.system.extras import check_installed, need
+from imgcls.system.files import take_lock
 
 
 def need_optuna() -> Any:
@@ -75,10 +76,8 @@ def storage_file(address: str) -> Path | None:
 @contextlib.contextmanager
 def alone(file: Path) -> Iterator[None]:
     """One process at a time, of all that use the storage in `file`."""
-    import fcntl
-
     with file.with_name(f".{file.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        take_lock(lock, wait=True)
         yield
 
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from imgcls.system.files import explain_os_errors
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing is locked
-    fcntl = None  # type: ignore[assignment]
+from imgcls.system.files import explain_os_errors, take_lock
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +19,16 @@ T = TypeVar("T")
 
 
 def cache_folder() -> Path:
-    """Where downloads and stores are kept: $IMGCLS_CACHE, or imgcls in $XDG_CACHE_HOME, or in ~/.cache."""
+    """Where downloads and stores are kept: $IMGCLS_CACHE, or imgcls in $XDG_CACHE_HOME, or in ~/.cache.
+
+    A user without a home (a service, some containers) has it in the folder for temporary files.
+    """
     if own := os.environ.get("IMGCLS_CACHE"):
         return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "imgcls"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "imgcls"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"imgcls-{os.getuid()}"
 
 
 def data_folder(class_name: str) -> Path:
@@ -42,12 +44,9 @@ def alone(target: Path) -> Iterator[None]:
         target.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("a")
     with file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("Another process is making %s; waiting for it.", target)
-                fcntl.flock(file, fcntl.LOCK_EX)
+        if not take_lock(file, wait=False):
+            log.info("Another process is making %s; waiting for it.", target)
+            take_lock(file, wait=True)
         yield
 
 

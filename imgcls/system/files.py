@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from imgcls.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -29,7 +34,58 @@ def atomic_path(target: Path) -> Iterator[Path]:
                 os.fsync(written.fileno())
             temporary.replace(target)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of a read-only mount, which must not hide the message
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` to fill; it replaces `target` whole when the block ends without an error.
+
+    A kill at any moment leaves the old folder or the new one: between the two renames the old one stands beside its
+    place, and the next call puts it back. Raises UserError where it cannot be written.
+    """
+    old, new = target.with_name(f".{target.name}.old"), target.with_name(f".{target.name}.new")
+    with explain_os_errors(target):
+        if old.is_dir() and not target.exists():
+            old.replace(target)
+        for leftover in (old, new):
+            shutil.rmtree(leftover, ignore_errors=True)
+        new.mkdir(parents=True)
+    try:
+        with explain_os_errors(target):
+            yield new
+            for file in new.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as written:
+                        os.fsync(written.fileno())
+            if target.exists():
+                target.replace(old)
+            new.replace(target)
+    finally:
+        for leftover in (old, new):
+            if target.exists():
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def take_lock(file: IO[str], *, wait: bool) -> bool:
+    """Lock an open file against other processes until it is closed; False where another one has it and `wait` is not.
+
+    Where the file system knows no locks (some network mounts), or the platform has none, nothing is locked.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            raise
+        log.warning("%s cannot be locked (%s): do not use it from two processes at once.", file.name, error.strerror)
+    return True
 
 
 def atomic_write_bytes(target: Path, content: bytes) -> None:

@@ -122,6 +122,11 @@ def train_here(cfg: DictConfig, folder: Path, micro: int | None = None) -> None:
             train(cfg, folder, stop, micro)
             return
         except Exception as error:
+            if "more than 1 value per channel" in str(error):
+                raise UserError(
+                    "A batch norm got a single value per channel: raise data.batch_size, data.micro_batch_size or "
+                    "data.image_size, or choose a model without batch norms."
+                ) from error
             if not is_out_of_memory(error):
                 raise
             devices = choose_devices(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
-from imgcls.system.cache import find_or_build
+from imgcls.system.cache import cache_folder, find_or_build
 
 FILE = "number.txt"
 
@@ -71,3 +72,13 @@ def test_a_build_that_fails_leaves_nothing_and_what_was_there(tmp_path: Path) ->
 def test_what_cannot_be_read_back_is_said(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot be read back"):
         find_or_build(tmp_path / "one", lambda: None, lambda partial: None)
+
+
+def test_a_user_without_a_home_has_a_cache_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home(self: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("IMGCLS_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    assert cache_folder().parent == Path(tempfile.gettempdir())

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from imgcls.errors import UserError, nearest
-from imgcls.system.files import atomic_path, atomic_write_text, explain_os_errors
+from imgcls.system.files import atomic_folder, atomic_path, atomic_write_text, explain_os_errors, take_lock
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -48,3 +51,79 @@ def test_nearest_names_or_all_of_a_short_list() -> None:
     assert nearest("resnet19", ["resnet18", "vit"]) == "Did you mean resnet18?"
     assert nearest("zebra", ["b", "a"]) == "Choose one of: a, b."
     assert "(8 more)" in nearest("zebra", [f"name{n:02}" for n in range(20)])
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    for text in ("old", "new"):
+        with atomic_folder(target) as partial:
+            assert list(partial.iterdir()) == []
+            (partial / text).write_text(text)
+        assert content(target) == {text: text}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    with atomic_folder(target) as partial:
+        (partial / "old").write_text("old")
+
+    def fail() -> None:
+        with atomic_folder(target) as partial:
+            (partial / "new").write_text("new")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert content(target) == {"old": "old"}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("kill_at", [0, 1, 2])
+def test_a_kill_between_the_renames_loses_nothing(tmp_path: Path, kill_at: int) -> None:
+    target = tmp_path / "model"
+    with atomic_folder(target) as partial:
+        (partial / "old").write_text("old")
+    program = (
+        "import os, sys; from pathlib import Path; from imgcls.system import files\n"
+        "calls = []; replace = Path.replace\n"
+        "def kill(self, target):\n"
+        "    if len(calls) == int(sys.argv[2]): os._exit(9)\n"
+        "    calls.append(1); return replace(self, target)\n"
+        "Path.replace = kill\n"
+        "with files.atomic_folder(Path(sys.argv[1])) as partial: (partial / 'new').write_text('new')\n"
+    )
+    subprocess.run([sys.executable, "-c", program, target, str(kill_at)], check=False)
+    with atomic_folder(tmp_path / "other"):
+        pass
+    seen = content(target) if target.is_dir() else content(tmp_path / ".model.old")
+    assert seen in ({"old": "old"}, {"new": "new"})
+    with pytest.raises(RuntimeError), atomic_folder(target):
+        raise RuntimeError("the next call puts the old one back first")
+    assert content(target) in ({"old": "old"}, {"new": "new"})
+
+
+def test_a_file_system_without_locks_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with (tmp_path / "lock").open("w") as file:
+        assert take_lock(file, wait=False)
+    assert "cannot be locked" in caplog.text
+
+
+def test_a_read_only_mount_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(UserError, match="Cannot write"):
+        atomic_write_text(tmp_path / "report.html", "x")

@@ -491,3 +491,36 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(fit: Fit, tmp_path: Path) 
             for name, value in expected["state_dict"].items():
                 assert torch.equal(found["state_dict"][name], value)
     assert noticed > 40
+
+
+def test_a_signal_after_the_last_step_ends_the_run_before_its_test(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Checkpoints.on_train_end
+
+    def stop(self: Checkpoints, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.stop.requested = signal.SIGTERM
+        original(self, trainer, pl_module)
+
+    monkeypatch.setattr(Checkpoints, "on_train_end", stop)
+    with pytest.raises(Interrupted):
+        fit("trainer.max_epochs=1")
+    monkeypatch.undo()
+    assert fit("trainer.max_epochs=1").status["state"] == "finished"
+
+
+def test_what_a_killed_write_left_is_removed(fit: Fit, tmp_path: Path) -> None:
+    left = tmp_path / "run" / "checkpoints" / ".last.ckpt.1234abcd.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    fit("trainer.max_epochs=1")
+    assert not left.exists()
+
+
+def test_a_batch_norm_with_one_value_is_explained(fit: Fit) -> None:
+    with pytest.raises(UserError, match="single value per channel"):
+        fit("data.batch_size=1", "data.image_size=32", "data.resize=32", "trainer.max_epochs=1")
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_a_precision_that_cannot_be_exported_is_refused_before(precision: str) -> None:
+    with pytest.raises(UserError, match=r"trainer\.precision"):
+        imgcls.compose([f"trainer.precision={precision}"])

@@ -82,11 +82,12 @@ def build_features(folder: Path, shape: tuple[int, int, int], parts: Iterable[np
         (partial / DESCRIPTION).write_text(json.dumps(description))
 
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder.parent))
         return find_or_build(folder, lambda: open_features(folder, shape), build)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-    log.warning("The features need %.1f MB, too much for the disk of %s, and are kept in memory.", size / 1e6, folder)
+        log.warning("The %.1f MB of features cannot be stored (%s): kept in memory.", size / 1e6, error)
     return FeatureStore(_fill(np.empty(shape, dtype=np.float32), parts))
 
 
