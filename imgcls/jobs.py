@@ -62,15 +62,15 @@ def _main(arguments: list[str]) -> None:
 
 
 def _account(options: Mapping[str, Any]) -> Any:
-    from imgcls.aws.account import Account, Asker
+    from imgcls.aws.account import Account, Caller
 
     given = {name: options[name] for name in ("region", "profile", "bucket", "prefix")}
-    return Account.connect(**given, asker=Asker(options=""))
+    return Account.connect(**given, caller=Caller(option_prefix=""))
 
 
 def _list(account: Any, most: int) -> None:
-    from imgcls.aws.costs import at_most, hours, tuning_hours
-    from imgcls.aws.naming import START, TUNING_START, is_trial_name
+    from imgcls.aws.costs import describe_cost, remaining_hours, remaining_tuning_hours
+    from imgcls.aws.naming import NAME_PREFIX, TUNING_PREFIX, is_trial_name
     from imgcls.aws.refusals import explain_refusals
     from imgcls.launch.sagemaker.progress import describe, is_running
     from imgcls.sweeps.sagemaker.state import describe_tuning
@@ -78,11 +78,11 @@ def _list(account: Any, most: int) -> None:
     client = account.client("sagemaker")
     latest = {"SortBy": "CreationTime", "SortOrder": "Descending"}
     with explain_refusals("list the jobs"):
-        pages = client.get_paginator("list_training_jobs").paginate(NameContains=START, **latest)
+        pages = client.get_paginator("list_training_jobs").paginate(NameContains=NAME_PREFIX, **latest)
         names = (summary["TrainingJobName"] for page in pages for summary in page["TrainingJobSummaries"])
         jobs = list(itertools.islice((name for name in names if not is_trial_name(name)), most))
         searches = client.list_hyper_parameter_tuning_jobs(
-            NameContains=TUNING_START, MaxResults=min(100, most), **latest
+            NameContains=TUNING_PREFIX, MaxResults=min(100, most), **latest
         )
     rows: list[tuple[str, str, str, Any]] = []
     costs: list[str] = []
@@ -91,14 +91,16 @@ def _list(account: Any, most: int) -> None:
         machines = f"{resources['InstanceCount']} x {resources['InstanceType']}"
         rows.append((job["TrainingJobName"], job["TrainingJobStatus"], machines, job["CreationTime"]))
         if is_running(job):
-            costs.append(_cost(job["TrainingJobName"], at_most(account, job, hours(job, time.time()))))
+            costs.append(_cost(job["TrainingJobName"], describe_cost(account, job, remaining_hours(job, time.time()))))
     for summary in searches["HyperParameterTuningJobSummaries"]:
         name, state = summary["HyperParameterTuningJobName"], summary["HyperParameterTuningJobStatus"]
         total = summary["ResourceLimits"].get("MaxNumberOfTrainingJobs", "?")
         ended = summary["TrainingJobStatusCounters"].get("Completed", 0)
         rows.append((name, state, f"{ended} of {total} trials", summary["CreationTime"]))
         if state in ("InProgress", "Stopping") and (search := describe_tuning(account, name)) is not None:
-            costs.append(_cost(name, at_most(account, search["TrainingJobDefinition"], tuning_hours(search))))
+            costs.append(
+                _cost(name, describe_cost(account, search["TrainingJobDefinition"], remaining_tuning_hours(search)))
+            )
     if not rows:
         print(f"There are no jobs of imgcls in {account.region}.")
         return

@@ -35,7 +35,7 @@ def test_jobs_are_listed_followed_fetched_and_stopped(
     capsys.readouterr()
     _main(["list"])
     printed = capsys.readouterr().out
-    assert f"{name} runs: at most 24.0 more hours of ml.g4dn.xlarge" in printed
+    assert f"{name} runs: up to 24.0 more hours of ml.g4dn.xlarge" in printed
     assert f"stop it with: python -m imgcls.jobs stop job={name}" in printed
     with pytest.raises(UserError, match="still runs"):
         _main(["fetch", f"job={name}"])

@@ -1,4 +1,4 @@
-"""An account of AWS: names, roles, prices, refusals in words, and folders kept in S3.
+"""An AWS account: names, roles, prices, readable errors, and folders kept in S3.
 
-May be imported by all that reaches AWS; imports `system`, and boto3 only inside functions.
+May be imported by everything that uses AWS; imports `system`, and boto3 only inside functions.
 """

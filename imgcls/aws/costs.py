@@ -1,4 +1,4 @@
-"""What a job that runs may cost at most, by AWS's own price list."""
+"""The maximum cost of a running job, by AWS's price list."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from datetime import datetime
 from importlib import import_module
 from typing import Any
 
-ONE_TRY = {"total_max_attempts": 1}  # nobody waits long for a hint
-PRICE_LIST_REGION = "us-east-1"  # where the Price List service is, for all regions
+NO_RETRIES = {"total_max_attempts": 1}  # a hint is not worth waiting for
+PRICE_LIST_REGION = "us-east-1"  # the Price List service of all regions
 
 
-def hours(job: dict[str, Any], now: float) -> float:
-    """Machine hours that the job of the description may still run until it is stopped at its limit."""
+def remaining_hours(job: dict[str, Any], now: float) -> float:
+    """Instance hours until the job with this description reaches its time limit."""
     resources, limits = job["ResourceConfig"], job["StoppingCondition"]
     began: datetime | None = job.get("TrainingStartTime")
-    gone = max(0.0, now - began.timestamp()) if began is not None else 0.0
-    left = max(0.0, float(limits["MaxRuntimeInSeconds"]) - gone)
+    elapsed = max(0.0, now - began.timestamp()) if began is not None else 0.0
+    left = max(0.0, float(limits["MaxRuntimeInSeconds"]) - elapsed)
     return float(resources["InstanceCount"]) * left / 3600
 
 
-def tuning_hours(search: dict[str, Any]) -> float:
-    """Machine hours that the tuning job of the description may still use, if every trial takes as long as it may."""
+def remaining_tuning_hours(search: dict[str, Any]) -> float:
+    """Instance hours of the tuning job with this description if every remaining trial reaches its time limit."""
     limits, trial = search["HyperParameterTuningJobConfig"]["ResourceLimits"], search["TrainingJobDefinition"]
     counts = search["TrainingJobStatusCounters"]
     ended = sum(counts.get(state, 0) for state in ("Completed", "NonRetryableError", "Stopped"))
@@ -31,24 +31,21 @@ def tuning_hours(search: dict[str, Any]) -> float:
     return float(trial["ResourceConfig"]["InstanceCount"]) * left / 3600
 
 
-def at_most(account: Any, job: dict[str, Any], machine_hours: float) -> str:
-    """What `machine_hours` more may cost, in words; in hours alone where the price list cannot be asked."""
+def describe_cost(account: Any, job: dict[str, Any], instance_hours: float) -> str:
+    """The maximum cost of `instance_hours` more; only the hours if the price list cannot be read."""
     kind = job["ResourceConfig"]["InstanceType"]
-    text = f"at most {machine_hours:.1f} more hours of {kind}"
+    text = f"up to {instance_hours:.1f} more hours of {kind}"
     price = hourly_price(account, kind)
     if price is None:
         return f"{text} (see https://aws.amazon.com/sagemaker/pricing)"
     spot = ", before the discount of a spot job" if job.get("EnableManagedSpotTraining") else ""
-    return f"{text}, {machine_hours * price:.2f} USD at {price:.3f} USD an hour{spot}"
+    return f"{text}, {instance_hours * price:.2f} USD at {price:.3f} USD per hour{spot}"
 
 
 def hourly_price(account: Any, kind: str, component: str = "Training") -> float | None:
-    """USD for an hour of the instance type in a training job, or in an endpoint (`component="Hosting"`).
-
-    None where the price list is not to be had.
-    """
+    """USD per hour of an instance in a training job or endpoint (`component="Hosting"`); None if it is unknown."""
     try:
-        config = import_module("botocore.config").Config(connect_timeout=3, read_timeout=10, retries=ONE_TRY)
+        config = import_module("botocore.config").Config(connect_timeout=3, read_timeout=10, retries=NO_RETRIES)
         pricing = account.session.client("pricing", region_name=PRICE_LIST_REGION, config=config)
         filters = {"regionCode": account.region, "instanceName": kind, "component": component}
         answer = pricing.get_products(
@@ -56,14 +53,14 @@ def hourly_price(account: Any, kind: str, component: str = "Training") -> float 
             Filters=[{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in filters.items()],
         )
         prices = [_price(json.loads(text)) for text in answer["PriceList"]]
-    except Exception:  # a hint: without permission, network or such a product the hours are said
+    except Exception:  # only a hint: without it the hours are printed
         return None
     known = [price for price in prices if price]
     return min(known) if known else None
 
 
 def _price(product: dict[str, Any]) -> float | None:
-    """The on-demand price of an entry of the price list, by the hour."""
+    """The on-demand price per hour of an entry of the price list."""
     for term in product.get("terms", {}).get("OnDemand", {}).values():
         for dimension in term["priceDimensions"].values():
             if dimension.get("unit", "").lower() in ("hrs", "hours", "hour"):

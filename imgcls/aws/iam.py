@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Statement = dict[str, Any]
-UNNAMED = "*"  # for actions that know no resources
+UNNAMED = "*"  # for actions that do not support resources
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,21 @@ def allow(name: str, actions: Sequence[str], resources: Any) -> Statement:
 
 
 def policy(statements: list[Statement]) -> dict[str, Any]:
-    """The document of `statements`."""
+    """A policy document."""
     return {"Version": "2012-10-17", "Statement": statements}
 
 
 def trust(service: str) -> dict[str, Any]:
-    """The document of a role that `service` may take on."""
+    """The trust policy of a role that `service` may assume."""
     return policy([{"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}])
 
 
 def network(account: Account) -> list[Statement]:
-    """In a VPC SageMaker gives each machine a network interface, on the role's behalf."""
+    """In a VPC, SageMaker creates a network interface for each instance with the role's permissions."""
     describe = ["DhcpOptions", "NetworkInterfaces", "SecurityGroups", "Subnets", "Vpcs"]
     interfaces = [account.arn("ec2", f"{kind}/*") for kind in ("network-interface", "subnet", "security-group")]
     change = [f"ec2:{verb}NetworkInterface{what}" for verb in ("Create", "Delete") for what in ("", "Permission")]
     return [
-        allow("LookAtNetwork", [f"ec2:Describe{what}" for what in describe], UNNAMED),  # they know no resources
+        allow("LookAtNetwork", [f"ec2:Describe{what}" for what in describe], UNNAMED),  # these do not support resources
         allow("NetworkInterfaces", change, interfaces),
     ]

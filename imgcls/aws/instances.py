@@ -1,4 +1,4 @@
-"""What an instance type says of itself: whether it has a GPU."""
+"""Instance types: whether they have a GPU that imgcls can use."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 
 TYPE = re.compile(r"ml\.([a-z][a-z0-9]*(?:-[a-z0-9]+)*)\.([a-z0-9-]+)")
 GPU_FAMILIES = re.compile(r"(p[2-9]|p\d\d|g[4-9]|g\d\d)[a-z0-9-]*")
-NO_CUDA = re.compile(r"(trn|inf|dl|g5g)[a-z0-9-]*")  # accelerators for which torch needs another build
-# CPU-only families, and NVIDIA ones, that SageMaker trains on:
+NO_CUDA = re.compile(r"(trn|inf|dl|g5g)[a-z0-9-]*")  # accelerators that need another build of torch
+# The families that SageMaker trains on:
 # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ResourceConfig.html
 
 
@@ -17,7 +17,7 @@ def is_instance_type(name: str) -> bool:
 
 
 def has_gpu(name: str) -> bool:
-    """Whether instances of the type `name` have GPUs that CUDA works on.
+    """Whether instances of the type `name` have CUDA GPUs.
 
     >>> has_gpu("ml.g4dn.xlarge"), has_gpu("ml.m5.xlarge"), has_gpu("ml.p4d.24xlarge")
     (True, False, True)
@@ -27,6 +27,6 @@ def has_gpu(name: str) -> bool:
 
 
 def needs_other_torch(name: str) -> bool:
-    """Whether the accelerator of `name` is none that imgcls can use (Trainium, Inferentia, Gaudi)."""
+    """Whether the accelerator of `name` is one that imgcls cannot use (Trainium, Inferentia, Gaudi)."""
     match = TYPE.fullmatch(name)
     return match is not None and NO_CUDA.fullmatch(match[1]) is not None

@@ -1,4 +1,4 @@
-"""`run_dir=s3://bucket/prefix`: a run folder in the cache whose content is kept in S3 as it grows."""
+"""`run_dir=s3://bucket/prefix`: a run folder in the cache that is copied to S3 as it grows."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ from imgcls.system.files import explain_os_errors
 
 log = logging.getLogger(__name__)
 
-PERIOD = 15.0  # seconds between two looks at the folder
-LATE = ("checkpoints/last.ckpt", "status.json")  # sent after everything else, in this order
+PERIOD_SECONDS = 15.0  # between two scans of the folder
+UPLOADED_LAST = ("checkpoints/last.ckpt", "status.json")  # in this order
 LEDGER = ".mirror.json"
 
 
-def local_place(address: str) -> Path:
-    """The folder in the cache of a run at `address`. Raises UserError for what is no address."""
+def local_folder(address: str) -> Path:
+    """The folder in the cache of the run at `address`. Raises UserError if the address is not valid."""
     bucket, prefix = _bucket_and_prefix(address)
     return cache_folder() / "runs" / bucket / Path(*prefix.split("/"))
 
 
 @contextlib.contextmanager
-def mirror_folder(address: str, *, client: Any = None, period: float = PERIOD) -> Iterator[Path]:
-    """The run folder at `address`, fetched to this machine and kept in S3 while the block runs, and at its end.
+def mirror_folder(address: str, *, client: Any = None, period: float = PERIOD_SECONDS) -> Iterator[Path]:
+    """Download the run folder at `address`, and copy its changes to S3 while the block runs and at its end.
 
     Args:
-        address: s3://bucket/prefix; one machine may write to it at a time.
+        address: s3://bucket/prefix; only one machine at a time may write to it.
         client: a boto3 client of S3; made from the environment if None.
-        period: seconds between two looks for what changed.
+        period: seconds between two scans for changes.
 
     Raises:
-        UserError: S3 cannot be read, or not be written to at the end; the folder then has all.
+        UserError: S3 cannot be read, or not be written to at the end; the folder then holds the whole run.
     """
     mirror = Mirror(address, client)
-    mirror.fetch()
+    mirror.download()
 
-    def keep() -> None:
+    def upload() -> None:
         try:
-            mirror.send()
-        except Exception as error:  # the network may be back at the next look
+            mirror.upload()
+        except Exception as error:  # the network may be back at the next scan
             log.warning("%s", explain(error, f"write to {address}") or error)
 
     try:
-        with repeat(keep, period, "imgcls-mirror"):
+        with repeat(upload, period, "imgcls-mirror"):
             yield mirror.folder
     finally:
-        with explain_refusals(f"write to {address} (all of the run is in {mirror.folder})"):
-            mirror.send()
+        with explain_refusals(f"write to {address} (the whole run is in {mirror.folder})"):
+            mirror.upload()
 
 
 def fetch_run(address: str, *, client: Any = None) -> Path:
-    """The folder of the run at `address`, brought up to date. Raises UserError."""
+    """The up-to-date local folder of the run at `address`. Raises UserError."""
     mirror = Mirror(address, client)
-    mirror.fetch()
+    mirror.download()
     return mirror.folder
 
 
@@ -69,64 +69,64 @@ class Mirror:
     """A folder and its copy in S3."""
 
     def __init__(self, address: str, client: Any = None) -> None:
-        self.address, self.folder = address, local_place(address)
+        self.address, self.folder = address, local_folder(address)
         self.bucket, self.prefix = _bucket_and_prefix(address)
         self.client = client or make_client("run_dir=s3://…")
-        self.ours = Ledger(self.folder / LEDGER)
-        """Place of a file to the hash in S3 of what this machine has sent or fetched."""
+        self.ledger = Ledger(self.folder / LEDGER)
+        """Path of a file to the ETag that it had when this machine uploaded or downloaded it."""
         self.states: dict[str, tuple[int, int]] = {}
-        """Place of a file to its size and time of change (ns) when it was sent."""
+        """Path of a file to its size and modification time (ns) at that moment."""
 
-    def fetch(self) -> None:
-        """Bring what another machine has written to the folder; what came from here is kept. Raises UserError."""
+    def download(self) -> None:
+        """Download what another machine has written; files that come from here are kept. Raises UserError."""
         with explain_refusals(f"read {self.address}"), explain_os_errors(self.folder):
             for stored in list_objects(self.client, self.address):
-                file = self.folder / stored.place
-                if self.ours.get(stored.place) != stored.etag or not file.is_file():
+                file = self.folder / stored.path
+                if self.ledger.get(stored.path) != stored.etag or not file.is_file():
                     fetch_file(self.client, stored, file)
-                    self.ours[stored.place] = stored.etag
-                    self.states[stored.place] = _state(file)
+                    self.ledger[stored.path] = stored.etag
+                    self.states[stored.path] = _state(file)
             self._write_ledger()
 
-    def send(self) -> None:
-        """Bring what changed in the folder to S3, and remove there what is gone here.
+    def upload(self) -> None:
+        """Upload what changed in the folder, and delete in S3 what was removed here.
 
-        `last.ckpt` refers to `best.ckpt`, which training writes before it. So its state is taken first and sent last:
-        what is in S3 at any moment belongs together, or has a newer best.ckpt, which the resumed run writes again.
+        `last.ckpt` refers to `best.ckpt`, which training writes first. So it is linked first and uploaded last: the
+        objects in S3 are consistent at any time, or best.ckpt is newer, which the resumed run writes again.
         """
         files = {path.relative_to(self.folder).as_posix(): path for path in self._files()}
-        taken: dict[str, tuple[Path, tuple[int, int]]] = {}
+        links: dict[str, tuple[Path, tuple[int, int]]] = {}
         try:
-            for place in sorted(files, key=_late_last, reverse=True):
+            for path in sorted(files, key=_upload_order, reverse=True):
                 with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
-                    self._take(place, files[place], taken)
-            for place in sorted(taken, key=_late_last):
-                still, state = taken[place]
-                key = f"{self.prefix}/{place}"
-                self.client.upload_file(str(still), self.bucket, key)
-                self.ours[place] = self.client.head_object(Bucket=self.bucket, Key=key)["ETag"]
-                self.states[place] = state
+                    self._link(path, files[path], links)
+            for path in sorted(links, key=_upload_order):
+                link, state = links[path]
+                key = f"{self.prefix}/{path}"
+                self.client.upload_file(str(link), self.bucket, key)
+                self.ledger[path] = self.client.head_object(Bucket=self.bucket, Key=key)["ETag"]
+                self.states[path] = state
         finally:
-            for still, _ in taken.values():
-                still.unlink(missing_ok=True)
-        for place in [place for place in self.ours if place not in files]:
-            self.client.delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{place}")
-            del self.ours[place]
-        if taken:
+            for link, _ in links.values():
+                link.unlink(missing_ok=True)
+        for path in [path for path in self.ledger if path not in files]:
+            self.client.delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{path}")
+            del self.ledger[path]
+        if links:
             self._write_ledger()
 
-    def _take(self, place: str, file: Path, taken: dict[str, tuple[Path, tuple[int, int]]]) -> None:
-        """A second name for the state of a changed file, whose first name may be given to a new one meanwhile."""
-        if self.states.get(place) == _state(file):
+    def _link(self, path: str, file: Path, links: dict[str, tuple[Path, tuple[int, int]]]) -> None:
+        """Hard-link a changed file: its name may refer to a new file before the upload ends."""
+        if self.states.get(path) == _state(file):
             return
-        still = file.with_name(f".{file.name}.sent")
-        still.unlink(missing_ok=True)
-        os.link(file, still)
-        taken[place] = still, _state(still)
+        link = file.with_name(f".{file.name}.sent")
+        link.unlink(missing_ok=True)
+        os.link(file, link)
+        links[path] = link, _state(link)
 
     def _write_ledger(self) -> None:
         if self.folder.is_dir():
-            self.ours.write()
+            self.ledger.write()
 
     def _files(self) -> Iterator[Path]:
         for path in self.folder.rglob("*"):
@@ -135,13 +135,13 @@ class Mirror:
                 yield path
 
 
-def _late_last(place: str) -> tuple[int, str]:
-    return (LATE.index(place) + 1 if place in LATE else 0, place)
+def _upload_order(path: str) -> tuple[int, str]:
+    return (UPLOADED_LAST.index(path) + 1 if path in UPLOADED_LAST else 0, path)
 
 
 def _state(file: Path) -> tuple[int, int]:
-    known = file.stat()
-    return known.st_size, known.st_mtime_ns
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _bucket_and_prefix(address: str) -> tuple[str, str]:

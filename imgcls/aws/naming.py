@@ -1,4 +1,4 @@
-"""How imgcls names what it makes in AWS, where it puts it, and the tags by which it finds it again."""
+"""Names, locations and tags of what imgcls creates in AWS."""
 
 from __future__ import annotations
 
@@ -8,79 +8,74 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 TAG = "imgcls"
-"""The tag that everything has which imgcls makes; its value says what it is: training-job, …"""
+"""The tag of everything that imgcls creates; its value is the kind of resource: training-job, …"""
 RUN_TAG = "imgcls:run"
-START = "imgcls-"
-TUNING_START = f"{START}tune-"
-LONGEST_NAME = 63
-LONGEST_TUNING_NAME = 32
-TIME_LENGTH = len("-20260101000000")  # what the SDK puts at the end of a job's name
+NAME_PREFIX = "imgcls-"
+TUNING_PREFIX = f"{NAME_PREFIX}tune-"
+MAX_NAME_LENGTH = 63
+MAX_TUNING_NAME_LENGTH = 32
+TIME_LENGTH = len("-20260101000000")  # the SDK appends the time to a job's name
 
 
 def default_bucket(region: str, account: str) -> str:
-    """The bucket of everything where none is given, which the SDK uses as well."""
+    """The bucket if none is given, which is the SDK's default too."""
     return f"sagemaker-{region}-{account}"
 
 
 def base_name(title: str) -> str:
-    """The start of a job's name, with a token of its own: `imgcls-resnet50-1f2e3d`.
+    """The start of a job's name, with a random token: `imgcls-resnet50-1f2e3d`.
 
-    The SDK appends a time of one second's resolution, so that two jobs of one second need the token.
+    The SDK appends the time in seconds, so two jobs created in the same second need the token.
 
     >>> re.sub("-[0-9a-f]{6}$", "", base_name("convnext_tiny.in12k"))
     'imgcls-convnext-tiny-in12k'
     """
-    token = secrets.token_hex(3)
-    clean = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-") or "run"
-    room = LONGEST_NAME - TIME_LENGTH - len(START) - len(token) - 1
-    return f"{START}{clean[:room].strip('-')}-{token}"
+    return fit_name(NAME_PREFIX, title, secrets.token_hex(3), MAX_NAME_LENGTH - TIME_LENGTH)
 
 
 def tuning_name(title: str) -> str:
-    """The name of a tuning job, with a token of its own: `imgcls-tune-resnet50-1f2e3d`.
+    """The name of a tuning job, with a random token: `imgcls-tune-resnet50-1f2e3d`.
 
-    Its training jobs are called the same, with a number and a token of AWS behind.
+    To the names of its training jobs AWS appends a number and another token.
 
-    >>> len(tuning_name("convnext_tiny.in12k_ft_in1k")) <= LONGEST_TUNING_NAME, is_tuning_name(tuning_name("a"))
+    >>> len(tuning_name("convnext_tiny.in12k_ft_in1k")) <= MAX_TUNING_NAME_LENGTH, is_tuning_name(tuning_name("a"))
     (True, True)
     """
-    token = secrets.token_hex(3)
+    return fit_name(TUNING_PREFIX, title, secrets.token_hex(3), MAX_TUNING_NAME_LENGTH)
+
+
+def fit_name(prefix: str, title: str, token: str, length: int) -> str:
+    """`prefix` + `title` in characters that AWS accepts + `-token`, with the title cut to fit into `length`."""
     clean = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-") or "run"
-    room = LONGEST_TUNING_NAME - len(TUNING_START) - len(token) - 1
-    return f"{TUNING_START}{clean[:room].strip('-')}-{token}"
+    return f"{prefix}{clean[: length - len(prefix) - len(token) - 1].strip('-')}-{token}"
 
 
 def is_tuning_name(name: str) -> bool:
-    """Whether `name` is of a tuning job of imgcls, not of a training job.
+    """Whether `name` belongs to a tuning job of imgcls, not to a training job.
 
     >>> is_tuning_name("imgcls-tune-resnet50-1f2e3d"), is_tuning_name("imgcls-tune-resnet50-1f2e3d-001-12345678")
     (True, False)
     """
-    return re.fullmatch(rf"{TUNING_START}.+-[0-9a-f]{{6}}", name) is not None
+    return re.fullmatch(rf"{TUNING_PREFIX}.+-[0-9a-f]{{6}}", name) is not None
 
 
 def is_trial_name(name: str) -> bool:
-    """Whether `name` is of a training job that a tuning job of imgcls has made.
+    """Whether `name` belongs to a training job created by a tuning job of imgcls.
 
     >>> is_trial_name("imgcls-tune-resnet50-1f2e3d-001-12345678"), is_trial_name("imgcls-a-1f2e3d-20260101000000")
     (True, False)
     """
-    return re.fullmatch(rf"{TUNING_START}.+-[0-9a-f]{{6}}-\d+-[0-9a-f]+", name) is not None
+    return re.fullmatch(rf"{TUNING_PREFIX}.+-[0-9a-f]{{6}}-\d+-[0-9a-f]+", name) is not None
 
 
 def tags(kind: str, more: Mapping[str, str] | None = None) -> list[dict[str, str]]:
-    """The tags of something of a `kind`, in AWS's form."""
+    """The tags of a resource of this `kind`, in AWS's format."""
     return [{"Key": key, "Value": str(value)} for key, value in {TAG: kind, **(more or {})}.items()]
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where things are in S3.
-
-    Args:
-        bucket: its name.
-        prefix: the folder of the bucket that holds everything of imgcls.
-    """
+    """Locations in S3: a bucket, and the folder in it that imgcls uses."""
 
     bucket: str
     prefix: str
@@ -95,9 +90,9 @@ class Places:
 
     @property
     def jobs(self) -> str:
-        """The folder of the jobs' sources and results, below the bucket."""
+        """Key of the folder with the jobs' sources and results."""
         return self.key("jobs")
 
     def checkpoints(self, base: str) -> str:
-        """The folder that the jobs of one run share: the run folder as it grows."""
+        """URI of the growing run folder that the jobs of one run share."""
         return self.uri("jobs", base, "checkpoints")

@@ -1,4 +1,4 @@
-"""What AWS refuses, as one or two lines that say what to do."""
+"""Errors of AWS as one or two lines that say what to do."""
 
 from __future__ import annotations
 
@@ -31,11 +31,7 @@ ADVICE_BY_CLASS = {
 
 @contextmanager
 def explain_refusals(doing: str) -> Iterator[None]:
-    """Turn what botocore raises into a UserError.
-
-    Args:
-        doing: what was tried, as in "create the training job".
-    """
+    """Turn errors of botocore into a UserError; `doing` is what was tried, as in "create the training job"."""
     try:
         yield
     except Exception as error:
@@ -46,10 +42,10 @@ def explain_refusals(doing: str) -> Iterator[None]:
 
 
 def explain(error: Exception, doing: str) -> UserError | None:
-    """The line for `error`; None where it does not come from botocore."""
+    """The UserError for `error`; None if it does not come from botocore."""
     if not type(error).__module__.startswith(("botocore", "boto3", "s3transfer")):
         return None
-    # What the transfers of files raise has the answer of AWS only in the error that it wraps.
+    # Errors of file transfers hold the response of AWS only in the error that they wrap.
     answers = (getattr(refused, "response", None) for refused in (error, error.__context__))
     refusal: dict[str, Any] = next((answer.get("Error", {}) for answer in answers if isinstance(answer, dict)), {})
     code, message = (" ".join(str(refusal.get(field, "")).split()) for field in ("Code", "Message"))
@@ -59,11 +55,16 @@ def explain(error: Exception, doing: str) -> UserError | None:
     return UserError(f"Could not {doing}: {message.rstrip('.')}. {advice}".rstrip())
 
 
+def error_code(error: BaseException | None) -> str:
+    """AWS's code of an error that botocore raised; empty for other errors."""
+    return str((getattr(error, "response", None) or {}).get("Error", {}).get("Code", ""))
+
+
 def _advice(code: str, message: str) -> str:
     if code in QUOTA:
         return "Ask for a higher quota in Service Quotas, or choose another instance type or fewer instances."
     if code in CREDENTIALS:
-        return "The AWS credentials are not valid (any more). Sign in again, or set AWS_PROFILE."
+        return "The AWS credentials are not valid or have expired. Sign in again, or set AWS_PROFILE."
     if code in NO_BUCKET:
         return "Check the bucket's name and region."
     if code in PERMISSION and "PassRole" in message:
@@ -73,5 +74,5 @@ def _advice(code: str, message: str) -> str:
     if code == "ValidationException" and "assume" in message.lower():
         return "The role must exist and trust sagemaker.amazonaws.com."
     if code == "ValidationException" and "instance" in message.lower():
-        return "Choose an instance type that SageMaker offers for this in this region."
-    return f"AWS calls it {code}."
+        return "Choose an instance type that SageMaker offers for this purpose in this region."
+    return f"AWS error code: {code}."

@@ -1,4 +1,4 @@
-"""A folder of this machine kept in S3: only what is new or changed is sent."""
+"""Uploads of local folders and files to S3: only what is new or changed is sent."""
 
 from __future__ import annotations
 
@@ -11,134 +11,132 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.refusals import explain_refusals
+from imgcls.aws.refusals import error_code, explain_refusals
 from imgcls.aws.s3 import Ledger, StoredFile, list_objects, split_folder, split_uri, transfer
 from imgcls.errors import UserError
 from imgcls.system.cache import alone, cache_folder
 
 log = logging.getLogger(__name__)
 
-DELETED_AT_A_TIME = 1000  # what DeleteObjects takes
+DELETE_BATCH = 1000  # maximum number of keys of DeleteObjects
 
 
 @dataclass(frozen=True)
 class _File:
-    place: str
-    """Below the folder, with slashes."""
-    path: Path
+    path: str
+    """Path relative to the folder."""
+    source: Path
     size: int
-    changed: int
-    """ns"""
+    """Size in bytes."""
+    modified: int
+    """Modification time in ns."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What was done."""
+    """Number of files that an upload sent to S3, and deleted there."""
 
-    files: int
     sent: int
     removed: int
-    bytes: int
-    """Of all files."""
 
 
-def place_of(folder: Path) -> str:
-    """The name in S3 of a folder of this machine: readable, and another one for another folder or machine.
+def upload_name(folder: Path) -> str:
+    """The name in S3 of a local folder: readable, and different for every folder, user and machine.
 
-    The same pictures under another path are sent again; folders of different people never overwrite each other.
+    The same images under another path are uploaded again, but users never overwrite each other's folders.
     """
     folder = folder.resolve()
     digest = hashlib.sha256(f"{socket.gethostname()}:{os.getuid()}:{folder}".encode()).hexdigest()[:8]
     return f"{folder.name or 'data'}-{digest}"
 
 
-def send(folder: Path, uri: str, client: Any, *, extra: Mapping[str, str] | None = None, title: str = "") -> Upload:
-    """Make `uri` hold what is in `folder`: send what is new or changed there, remove what is gone here.
+def upload_folder(
+    folder: Path, uri: str, client: Any, *, extra: Mapping[str, str] | None = None, title: str = ""
+) -> Upload:
+    """Make `uri` a copy of `folder`: upload what is new or changed, delete in S3 what was removed here.
 
-    What was sent before is known from a ledger in the cache; without it, from the hashes that S3 has. An interrupted
-    call is resumed by the next one.
+    Earlier uploads are known from a ledger in the cache; without it, from the hashes in S3. The next call resumes an
+    interrupted one.
 
     Args:
         folder: its hidden files are left out.
-        uri: s3://bucket/prefix, which belongs to this folder alone.
+        uri: s3://bucket/prefix, used for this folder only.
         client: a boto3 client of S3.
-        extra: arguments of each upload, as for encryption.
-        title: what is said to be sent.
+        extra: arguments of each upload, such as those for encryption.
+        title: name of the upload in messages.
 
     Raises:
         UserError: the folder is empty, or S3 refuses.
     """
     bucket, prefix = split_folder(uri)
-    files = {file.place: file for file in _files(folder)}
+    files = {file.path: file for file in _files(folder)}
     if not files:
-        raise UserError(f"{folder} holds no files that could be uploaded.")
+        raise UserError(f"{folder} holds no files to upload.")
     ledger_file = cache_folder() / "uploads" / f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}.json"
     with alone(ledger_file), explain_refusals(f"upload {title or folder} to {uri}"):
-        there = {stored.place: stored for stored in list_objects(client, uri)}
+        remote = {stored.path: stored for stored in list_objects(client, uri)}
         ledger = Ledger(ledger_file)
-        gone = [stored.key for place, stored in there.items() if place not in files]
-        for start in range(0, len(gone), DELETED_AT_A_TIME):
-            names = [{"Key": key} for key in gone[start : start + DELETED_AT_A_TIME]]
+        deleted = [stored.key for path, stored in remote.items() if path not in files]
+        for start in range(0, len(deleted), DELETE_BATCH):
+            names = [{"Key": key} for key in deleted[start : start + DELETE_BATCH]]
             client.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
-        new = [file for file in files.values() if not _is_current(file, there.get(file.place), ledger)]
-        total = sum(file.size for file in files.values())
-        log.info("%s: %d of %d files are sent to %s.", title or folder, len(new), len(files), uri)
+        new = [file for file in files.values() if not _is_current(file, remote.get(file.path), ledger)]
+        log.info("%s: uploading %d of %d files to %s.", title or folder, len(new), len(files), uri)
 
         def upload(file: _File) -> None:
-            key = f"{prefix}/{file.place}"
-            client.upload_file(str(file.path), bucket, key, ExtraArgs=dict(extra or {}))
-            ledger[file.place] = _entry(file, client.head_object(Bucket=bucket, Key=key)["ETag"])
+            key = f"{prefix}/{file.path}"
+            client.upload_file(str(file.source), bucket, key, ExtraArgs=dict(extra or {}))
+            ledger[file.path] = _entry(file, client.head_object(Bucket=bucket, Key=key)["ETag"])
 
         try:
             transfer(new, upload, f"uploading {title or folder.name}")
         finally:
-            for place in [place for place in ledger if place not in files]:
-                del ledger[place]
+            for path in [path for path in ledger if path not in files]:
+                del ledger[path]
             ledger.write()
-    return Upload(len(files), len(new), len(gone), total)
+    return Upload(len(new), len(deleted))
 
 
 def _files(folder: Path) -> Iterator[_File]:
-    for place, names, inside in os.walk(folder, followlinks=True):
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        for name in sorted(inside):
-            path = Path(place) / name
-            if name.startswith(".") or not path.is_file():
-                continue
-            known = path.stat()
-            yield _File(path.relative_to(folder).as_posix(), path, known.st_size, known.st_mtime_ns)
+    for parent, subfolders, names in os.walk(folder, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(parent) / name
+            if not name.startswith(".") and path.is_file():
+                status = path.stat()
+                yield _File(path.relative_to(folder).as_posix(), path, status.st_size, status.st_mtime_ns)
 
 
 def _is_current(file: _File, stored: StoredFile | None, ledger: Ledger) -> bool:
     if stored is None or stored.size != file.size:
         return False
     entry = _entry(file, stored.etag)
-    if ledger.get(file.place) == entry:
+    if ledger.get(file.path) == entry:
         return True
-    if "-" in stored.etag or hashlib.md5(file.path.read_bytes(), usedforsecurity=False).hexdigest() != entry[-1]:
-        return False  # with a hyphen it is a hash of the hashes of parts
-    ledger[file.place] = entry
+    if "-" in stored.etag or hashlib.md5(file.source.read_bytes(), usedforsecurity=False).hexdigest() != entry[-1]:
+        return False  # a hyphen marks the hash of a multipart upload
+    ledger[file.path] = entry
     return True
 
 
 def _entry(file: _File, etag: str) -> list[Any]:
-    return [file.size, file.changed, etag.strip('"')]
+    return [file.size, file.modified, etag.strip('"')]
 
 
-def send_file(file: Path, uri: str, client: Any, *, extra: Mapping[str, str] | None = None) -> bool:
-    """Make `uri` hold the content of `file`; whether it had to be sent. Raises UserError."""
+def upload_file(file: Path, uri: str, client: Any, *, extra: Mapping[str, str] | None = None) -> bool:
+    """Make `uri` a copy of `file`; return whether it had to be uploaded. Raises UserError."""
     bucket, key = split_uri(uri)
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     with explain_refusals(f"upload {file} to {uri}"):
         try:
-            there = client.head_object(Bucket=bucket, Key=key)["Metadata"].get("sha256")
+            stored_digest = client.head_object(Bucket=bucket, Key=key)["Metadata"].get("sha256")
         except client.exceptions.ClientError as error:
-            if error.response["Error"]["Code"] not in ("404", "NoSuchKey", "403"):
+            if error_code(error) not in ("404", "NoSuchKey", "403"):
                 raise
-            there = None
-        if there == digest:
+            stored_digest = None
+        if stored_digest == digest:
             return False
-        log.info("%s is sent to %s.", file, uri)
+        log.info("Uploading %s to %s.", file, uri)
         client.upload_file(str(file), bucket, key, ExtraArgs={**(extra or {}), "Metadata": {"sha256": digest}})
     return True

@@ -71,9 +71,9 @@ def register_resolvers() -> None:
 def _on_disk(address: str) -> str:
     if not address.startswith("s3://"):
         return address
-    from imgcls.aws.mirror import local_place
+    from imgcls.aws.mirror import local_folder
 
-    return str(local_place(address))
+    return str(local_folder(address))
 
 
 def _own_conf() -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from imgcls.aws.account import Account
 from imgcls.aws.naming import RUN_TAG
 from imgcls.aws.refusals import explain_refusals
-from imgcls.aws.upload import send_file
+from imgcls.aws.upload import upload_file
 from imgcls.deploy import requests, scaling
 from imgcls.deploy.names import ENDPOINT_TAG, PREVIOUS_TAG, SCALING_TAG, as_list, numbered, tag_text, tags_of
 from imgcls.deploy.options import ASYNCHRONOUS, SERVERLESS, Options
@@ -104,7 +104,7 @@ class Deployment:
         with archive.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         uri = archive_place(self.account, self.name, digest)
-        send_file(archive, uri, self.account.client("s3"), extra=self.account.encryption)
+        upload_file(archive, uri, self.account.client("s3"), extra=self.account.encryption)
         return uri
 
     def make(self, kind: str, request: requests.Request) -> str:

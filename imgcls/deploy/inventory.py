@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from imgcls.aws.account import Account
-from imgcls.aws.naming import START, TAG
+from imgcls.aws.naming import NAME_PREFIX, TAG
 from imgcls.aws.refusals import explain_refusals
 from imgcls.deploy.names import ENDPOINT_TAG, REGION_TAG, ROLE_PATH, as_mapping
 from imgcls.deploy.scaling import DIMENSION, NAMESPACE
@@ -60,9 +60,11 @@ def running_jobs(account: Account) -> int:
     """How many training and tuning jobs of imgcls run; `imgcls.jobs` is for them."""
     client = account.client("sagemaker")
     with explain_refusals("list the jobs"):
-        training = client.list_training_jobs(NameContains=START, StatusEquals="InProgress")["TrainingJobSummaries"]
-        tuning = client.list_hyper_parameter_tuning_jobs(NameContains=START, StatusEquals="InProgress")
-    return len(training) + len(tuning["HyperParameterTuningJobSummaries"])
+        training = client.list_training_jobs(NameContains=NAME_PREFIX, StatusEquals="InProgress")[
+            "TrainingJobSummaries"
+        ]
+        tuning = client.list_hyper_parameter_tuning_jobs(NameContains=NAME_PREFIX, StatusEquals="InProgress")
+    return len(training["TrainingJobSummaries"]) + len(tuning["HyperParameterTuningJobSummaries"])
 
 
 def _pages(client: Any, operation: str, key: str, **words: Any) -> Iterator[dict[str, Any]]:
@@ -71,9 +73,9 @@ def _pages(client: Any, operation: str, key: str, **words: Any) -> Iterator[dict
 
 
 def _endpoints(account: Account, only: str | None) -> Iterator[Found]:
-    for one in _pages(account.client("sagemaker"), "list_endpoints", "Endpoints", NameContains=only or START):
+    for one in _pages(account.client("sagemaker"), "list_endpoints", "Endpoints", NameContains=only or NAME_PREFIX):
         name = one["EndpointName"]
-        if not name.startswith(START) or TAG not in tags_at(account, one["EndpointArn"]):
+        if not name.startswith(NAME_PREFIX) or TAG not in tags_at(account, one["EndpointArn"]):
             continue
         endpoint = described(account, "Endpoint", name)
         variant = (endpoint.get("ProductionVariants") or [{}])[0]
@@ -97,16 +99,16 @@ def _machines(variant: dict[str, Any], settings: dict[str, Any]) -> tuple[tuple[
 
 def _configs(account: Account, only: str | None) -> Iterator[Found]:
     client = account.client("sagemaker")
-    for one in _pages(client, "list_endpoint_configs", "EndpointConfigs", NameContains=only or START):
-        tags = tags_at(account, one["EndpointConfigArn"]) if one["EndpointConfigName"].startswith(START) else {}
+    for one in _pages(client, "list_endpoint_configs", "EndpointConfigs", NameContains=only or NAME_PREFIX):
+        tags = tags_at(account, one["EndpointConfigArn"]) if one["EndpointConfigName"].startswith(NAME_PREFIX) else {}
         if TAG in tags:
             name = one["EndpointConfigName"]
             yield Found("endpoint-config", name, tags.get(ENDPOINT_TAG, ""), made=one["CreationTime"])
 
 
 def _models(account: Account, only: str | None) -> Iterator[Found]:
-    for one in _pages(account.client("sagemaker"), "list_models", "Models", NameContains=only or START):
-        tags = tags_at(account, one["ModelArn"]) if one["ModelName"].startswith(START) else {}
+    for one in _pages(account.client("sagemaker"), "list_models", "Models", NameContains=only or NAME_PREFIX):
+        tags = tags_at(account, one["ModelArn"]) if one["ModelName"].startswith(NAME_PREFIX) else {}
         if TAG in tags:
             yield Found("model", one["ModelName"], tags.get(ENDPOINT_TAG, ""), made=one["CreationTime"])
 
@@ -114,7 +116,7 @@ def _models(account: Account, only: str | None) -> Iterator[Found]:
 def _functions(account: Account) -> Iterator[Found]:
     client = account.client("lambda")
     for one in _pages(client, "list_functions", "Functions"):
-        if not one["FunctionName"].startswith(START):
+        if not one["FunctionName"].startswith(NAME_PREFIX):
             continue
         tags = client.list_tags(Resource=one["FunctionArn"])["Tags"]
         if TAG in tags:
@@ -132,7 +134,7 @@ def _roles(account: Account) -> Iterator[Found]:
 
 def _alarms(account: Account) -> Iterator[Found]:
     client = account.client("cloudwatch")
-    for one in _pages(client, "describe_alarms", "MetricAlarms", AlarmNamePrefix=START):
+    for one in _pages(client, "describe_alarms", "MetricAlarms", AlarmNamePrefix=NAME_PREFIX):
         tags = as_mapping(client.list_tags_for_resource(ResourceARN=one["AlarmArn"])["Tags"])
         if TAG in tags:
             yield Found("alarm", one["AlarmName"], tags.get(ENDPOINT_TAG, ""), str(one.get("MetricName", "")))
@@ -144,7 +146,7 @@ def _scaling(account: Account) -> Iterator[Found]:
     words = {"ServiceNamespace": NAMESPACE, "ScalableDimension": DIMENSION}
     for one in _pages(client, "describe_scalable_targets", "ScalableTargets", **words):
         name = one["ResourceId"].split("/")[1]
-        if not name.startswith(START):
+        if not name.startswith(NAME_PREFIX):
             continue
         endpoint = described(account, "Endpoint", name)
         if not endpoint or TAG in tags_at(account, endpoint["EndpointArn"]):

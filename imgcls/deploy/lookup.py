@@ -21,12 +21,12 @@ Values = Mapping[str, Any]
 
 def connect(values: Values, role: str | None = None) -> Account:
     """The account of the environment, as the options narrow it down."""
-    from imgcls.aws.account import Account, Asker
+    from imgcls.aws.account import Account, Caller
 
     return Account.connect(
         values["region"],
         values["profile"],
-        asker=Asker(options="", purpose="endpoint", command="python -m imgcls.deploy"),
+        caller=Caller(option_prefix="", purpose="endpoint", command="python -m imgcls.deploy"),
         bucket=values.get("bucket"),
         prefix=values.get("prefix", "imgcls"),
         role=role,

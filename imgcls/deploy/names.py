@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.naming import START, TAG
+from imgcls.aws.naming import NAME_PREFIX, TAG, fit_name
 from imgcls.aws.rules import is_name
-from imgcls.aws.upload import place_of
+from imgcls.aws.upload import upload_name
 from imgcls.errors import UserError
 
 ENDPOINT_TAG = "imgcls:endpoint"
@@ -39,9 +39,9 @@ def endpoint_name(given: str) -> str:
 
     Raises UserError where it is no name that AWS takes.
     """
-    name = given if given.startswith(START) else f"{START}{given}"
+    name = given if given.startswith(NAME_PREFIX) else f"{NAME_PREFIX}{given}"
     if len(name) > LONGEST:
-        raise UserError(f"name={given}: at most {LONGEST - len(START)} characters, because AWS's names have 63.")
+        raise UserError(f"name={given}: at most {LONGEST - len(NAME_PREFIX)} characters, because AWS's names have 63.")
     if not is_name(name, LONGEST):
         raise UserError(f"name={given}: letters, digits and hyphens between them, such as dogs-2.")
     return name
@@ -49,10 +49,8 @@ def endpoint_name(given: str) -> str:
 
 def name_of_run(folder: Path) -> str:
     """The endpoint of a run's folder: readable, and another one for another folder, person or machine."""
-    readable, _, digest = place_of(folder).rpartition("-")
-    clean = re.sub(r"[^A-Za-z0-9]+", "-", readable).strip("-") or "run"
-    room = LONGEST - len(START) - len(digest) - 1
-    return f"{START}{clean[:room].strip('-')}-{digest}"
+    title, _, digest = upload_name(folder).rpartition("-")
+    return fit_name(NAME_PREFIX, title, digest, LONGEST)
 
 
 def name_of_job(job: str) -> str:

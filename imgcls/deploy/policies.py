@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imgcls.aws.iam import UNNAMED, Account, Statement, allow, network, policy, trust
-from imgcls.aws.naming import START
+from imgcls.aws.naming import NAME_PREFIX
 from imgcls.aws.s3 import split_folder
 from imgcls.deploy.names import REGION_TAG, ROLE_PATH
 
@@ -149,7 +149,7 @@ def person_policy(names: Names) -> dict[str, Any]:
 
 
 def _endpoints(names: Names) -> list[Statement]:
-    own = {kind: names.arn("sagemaker", f"{kind}/{START}*") for kind in ("endpoint", "endpoint-config", "model")}
+    own = {kind: names.arn("sagemaker", f"{kind}/{NAME_PREFIX}*") for kind in ("endpoint", "endpoint-config", "model")}
     return [
         allow(
             "Endpoints",
@@ -208,7 +208,7 @@ def _storage(names: Names) -> list[Statement]:
 
 def _around(names: Names) -> list[Statement]:
     """Autoscaling, alarms, logs, prices."""
-    group = names.arn("logs", f"log-group:{ENDPOINT_LOGS}/{START}*")
+    group = names.arn("logs", f"log-group:{ENDPOINT_LOGS}/{NAME_PREFIX}*")
     of_sagemaker = {"Condition": {"StringEquals": {"application-autoscaling:service-namespace": "sagemaker"}}}
     return [
         allow(
@@ -227,7 +227,7 @@ def _around(names: Names) -> list[Statement]:
         allow(
             "Alarms",
             [f"cloudwatch:{what}" for what in ("DeleteAlarms", "ListTagsForResource", "PutMetricAlarm", "TagResource")],
-            [names.arn("cloudwatch", f"alarm:{START}*")],
+            [names.arn("cloudwatch", f"alarm:{NAME_PREFIX}*")],
         ),
         # A list by the start of the names is a list of all alarms.
         allow("ListAlarms", ["cloudwatch:DescribeAlarms"], [names.arn("cloudwatch", "alarm:*")]),
@@ -237,7 +237,7 @@ def _around(names: Names) -> list[Statement]:
 
 
 def _function(names: Names) -> list[Statement]:
-    own = names.arn("lambda", f"function:{START}*")
+    own = names.arn("lambda", f"function:{NAME_PREFIX}*")
     verbs = {
         "Function": ("Create", "Delete", "Get", "Invoke"),
         "FunctionCode": ("Update",),
@@ -248,7 +248,7 @@ def _function(names: Names) -> list[Statement]:
         "Permission": ("Add", "Remove"),
     }
     actions = [f"lambda:{verb}{what}" for what, some in verbs.items() for verb in some]
-    role = names.iam(f"role{ROLE_PATH}{START}*")
+    role = names.iam(f"role{ROLE_PATH}{NAME_PREFIX}*")
     return [
         allow("Functions", [*actions, "lambda:ListTags", "lambda:PublishVersion", "lambda:TagResource"], [own]),
         allow("ListFunctions", ["lambda:ListFunctions"], UNNAMED),  # knows no resources

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.aws.naming import START, default_bucket
+from imgcls.aws.naming import NAME_PREFIX, default_bucket
 from imgcls.aws.rules import check_role_name
 from imgcls.deploy.lookup import Values, connect, which
 from imgcls.deploy.names import ALIAS, endpoint_name
@@ -149,7 +149,7 @@ def put_function(values: Values, more: list[str]) -> None:
 
     name, given = which(values)
     function = values["function"] or name
-    function = function if function.startswith(START) else f"{START}{function}"
+    function = function if function.startswith(NAME_PREFIX) else f"{NAME_PREFIX}{function}"
     if len(function) > LONGEST_FUNCTION:
         raise UserError(f"function={function}: at most {LONGEST_FUNCTION} characters.")
     if values["make_role"] == (values["role"] is not None):

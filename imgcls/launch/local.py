@@ -25,10 +25,10 @@ class Local:
 
         if not is_remote(cfg.run_dir):
             return fit(cfg, overrides)
-        from imgcls.aws.mirror import local_place, mirror_folder
+        from imgcls.aws.mirror import local_folder, mirror_folder
 
         address, cfg = cfg.run_dir, cfg.copy()
-        cfg.run_dir = str(local_place(address))
+        cfg.run_dir = str(local_folder(address))
         if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0:  # the first process keeps the folder
             return fit(cfg, overrides)
         with mirror_folder(address):

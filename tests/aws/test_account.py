@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from imgcls.aws.account import Account, Asker
+from imgcls.aws.account import Account, Caller
 from imgcls.errors import UserError
 from tests.aws_account import Jobs, needs_moto
 
@@ -28,7 +28,7 @@ def test_missing_settings(nothing: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no AWS region\. Give launch\.region"):
         Account.connect()
     with pytest.raises(UserError, match=r"no AWS region\. Give region="):
-        Account.connect(asker=Asker(options=""))
+        Account.connect(caller=Caller(option_prefix=""))
     with pytest.raises(UserError, match=r"no AWS credentials\. Run `aws configure`"):
         Account.connect("eu-west-1")
     with pytest.raises(UserError, match=r"The config profile .nobody. could not be found\. Set AWS_PROFILE"):
@@ -45,12 +45,12 @@ def test_the_role(account: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SAGEMAKER_ROLE", raising=False)
     with pytest.raises(UserError, match=r"There is no role.*launch\.role=NAME.*imgcls\.jobs policies"):
         _ = account.cloud(role=None).role_arn
-    deploy = Asker(options="", purpose="endpoint", command="python -m imgcls.deploy")
+    deploy = Caller(option_prefix="", purpose="endpoint", command="python -m imgcls.deploy")
     with pytest.raises(UserError) as caught:
-        _ = account.cloud(role=None, asker=deploy).role_arn
+        _ = account.cloud(role=None, caller=deploy).role_arn
     assert str(caught.value) == (
-        "There is no role for the endpoint to run as. Give role=NAME, or set SAGEMAKER_ROLE; "
-        "`python -m imgcls.deploy policies` prints what it must be allowed."
+        "There is no role for the endpoint. Give role=NAME or set SAGEMAKER_ROLE; "
+        "`python -m imgcls.deploy policies` prints the policies it needs."
     )
     assert account.cloud(role="team").role_arn == "arn:aws:iam::123456789012:role/team"
     arn = "arn:aws:iam::123456789012:role/path/team"

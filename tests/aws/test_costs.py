@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from imgcls.aws.costs import at_most, hours
+from imgcls.aws.costs import describe_cost, remaining_hours
 
 
 def test_costs_are_those_of_the_price_list() -> None:
@@ -13,7 +13,7 @@ def test_costs_are_those_of_the_price_list() -> None:
         "ResourceConfig": {"InstanceCount": 2, "InstanceType": "ml.g5.xlarge"},
         "StoppingCondition": {"MaxRuntimeInSeconds": 7200},
     }
-    assert hours(job, 0.0) == 4
+    assert remaining_hours(job, 0.0) == 4
 
     class Session:
         def client(self, service: str, **_: Any) -> Any:
@@ -28,6 +28,6 @@ def test_costs_are_those_of_the_price_list() -> None:
         region = "eu-west-1"
         session: Any = Session()
 
-    assert at_most(Account(), job, 4) == "at most 4.0 more hours of ml.g5.xlarge, 6.00 USD at 1.500 USD an hour"
+    assert describe_cost(Account(), job, 4) == "up to 4.0 more hours of ml.g5.xlarge, 6.00 USD at 1.500 USD per hour"
     Account.session = None
-    assert "https://aws.amazon.com/sagemaker/pricing" in at_most(Account(), job, 4)
+    assert "https://aws.amazon.com/sagemaker/pricing" in describe_cost(Account(), job, 4)

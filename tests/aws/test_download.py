@@ -110,7 +110,7 @@ def test_addresses(tmp_path: Path, own_cache: Path) -> None:
     for wrong in ("s3://", "s3:///x", "s3://bucket/../x", "s3://../x", "s3://bucket/a//b"):
         with pytest.raises(UserError, match=rf"data\.root={wrong}: expected s3://bucket/folder"):
             local_root(wrong)
-    with pytest.raises(UserError, match="there is nothing at this address"):
+    with pytest.raises(UserError, match="this folder is empty or does not exist"):
         synchronise("s3://bucket/none", tmp_path / "none", client=Bucket())
 
 

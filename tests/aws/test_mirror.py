@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import imgcls
-from imgcls.aws.mirror import LEDGER, Mirror, local_place, mirror_folder
+from imgcls.aws.mirror import LEDGER, Mirror, local_folder, mirror_folder
 from imgcls.config.composition import compose
 from imgcls.errors import UserError
 from imgcls.system.interrupts import Interrupted
@@ -46,7 +46,7 @@ def test_a_growing_folder_is_kept(s3: Any) -> None:
 
     s3.upload_file = noting
     with mirror_folder(ADDRESS, client=s3, period=0.01) as folder:
-        assert folder == local_place(ADDRESS)
+        assert folder == local_folder(ADDRESS)
         (folder / "checkpoints").mkdir(parents=True)
         (folder / "metrics.csv").write_text("one")
         (folder / ".lock").write_text("")
@@ -108,7 +108,7 @@ def test_the_last_checkpoint_never_goes_before_the_best_one(s3: Any) -> None:
     (folder / "best.ckpt").write_text("best 1")
     (folder / "last.ckpt").write_text("last 1")
     (mirror.folder / "status.json").write_text("{}")
-    mirror.send()
+    mirror.upload()
     assert [name for name in order if name != "last.new"] == ["best.ckpt", "last.ckpt", "status.json"]
     assert there(s3)["checkpoints/best.ckpt"] == b"best 2"
     assert there(s3)["checkpoints/last.ckpt"] == b"last 1"
@@ -116,7 +116,7 @@ def test_the_last_checkpoint_never_goes_before_the_best_one(s3: Any) -> None:
 
 def test_faults_are_said_and_the_run_is_not_lost(s3: Any) -> None:
     with pytest.raises(UserError, match="expected s3://bucket/folder"):
-        local_place("s3://bucket")
+        local_folder("s3://bucket")
     with (
         pytest.raises(UserError, match=r"Could not read s3://nowhere/x: .*bucket does not exist"),
         mirror_folder("s3://nowhere/x", client=s3),

@@ -43,7 +43,7 @@ def wrapped(error):
         (refused("AccessDenied", "not authorized to perform: iam:PassRole"), "needs iam:PassRole"),
         (refused("ValidationException", "Could not assume role arn:x"), "trust sagemaker.amazonaws.com"),
         (refused("ValidationException", "'ml.q9' failed: instanceType"), "instance type that SageMaker offers"),
-        (refused("Unheard", "of"), "AWS calls it Unheard"),
+        (refused("Unheard", "of"), "AWS error code: Unheard"),
     ],
 )
 def test_what_aws_refuses_is_one_line_that_says_what_to_do(error, said):

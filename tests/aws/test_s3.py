@@ -52,7 +52,7 @@ class Paged:
 
 
 def places(*pages: Sequence[str], uri: str = "s3://bucket/set") -> list[str]:
-    return [stored.place for stored in list_objects(Paged(*pages), uri)]
+    return [stored.path for stored in list_objects(Paged(*pages), uri)]
 
 
 def test_addresses() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from imgcls.aws.upload import place_of, send, send_file
+from imgcls.aws.upload import upload_file, upload_folder, upload_name
 from imgcls.errors import UserError
 from tests.aws_account import Jobs, needs_moto
 
@@ -35,32 +35,32 @@ def test_only_what_changed_is_sent(account: Jobs, folder: Path, own_cache: Path)
     s3, uri = account.cloud().client("s3"), "s3://pictures/p/set"
     s3.create_bucket(Bucket="pictures")
     s3.put_object(Bucket="pictures", Key="p/settle/x", Body=b"of another set")
-    assert send(folder, uri, s3).sent == 3
+    assert upload_folder(folder, uri, s3).sent == 3
     assert in_bucket(s3, "p/set/") == {
         "p/set/cat/1.jpg": b"cat/1.jpg",
         "p/set/cat/2 é.jpg": "cat/2 é.jpg".encode(),
         "p/set/dog/1.jpg": b"dog/1.jpg",
     }
     sent(account)
-    assert send(folder, uri, s3).sent == 0
+    assert upload_folder(folder, uri, s3).sent == 0
     assert sent(account) == []
 
     (folder / "cat/1.jpg").write_text("CAT/1.jpg")  # of the same size
     (folder / "owl").mkdir()
     (folder / "owl/1.jpg").write_text("new")
     (folder / "dog/1.jpg").unlink()
-    done = send(folder, uri, s3)
+    done = upload_folder(folder, uri, s3)
     assert (done.sent, done.removed) == (2, 1)
     assert sent(account) == ["p/set/cat/1.jpg", "p/set/owl/1.jpg"]
     assert "p/set/dog/1.jpg" not in in_bucket(s3, "p/set")
     assert in_bucket(s3, "p/settle") == {"p/settle/x": b"of another set"}
 
     s3.put_object(Bucket="pictures", Key="p/set/owl/1.jpg", Body=b"bad")  # of the same size, by somebody else
-    assert send(folder, uri, s3).sent == 1
+    assert upload_folder(folder, uri, s3).sent == 1
     for ledger in (own_cache / "uploads").glob("*.json"):
         assert set(json.loads(ledger.read_text())) == {"cat/1.jpg", "cat/2 é.jpg", "owl/1.jpg"}
         ledger.unlink()
-    assert send(folder, uri, s3).sent == 0, "without the ledger the hashes say that all is there"
+    assert upload_folder(folder, uri, s3).sent == 0, "without the ledger the hashes say that all is there"
 
 
 def test_an_interrupted_upload_is_resumed(account: Jobs, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,10 +75,10 @@ def test_an_interrupted_upload_is_resumed(account: Jobs, folder: Path, monkeypat
 
     monkeypatch.setattr(s3, "upload_file", broken)
     with pytest.raises(KeyboardInterrupt):
-        send(folder, "s3://pictures/set", s3)
+        upload_folder(folder, "s3://pictures/set", s3)
     monkeypatch.setattr(s3, "upload_file", real)
     sent(account)
-    send(folder, "s3://pictures/set", s3)
+    upload_folder(folder, "s3://pictures/set", s3)
     assert sent(account) == ["set/dog/1.jpg"]
 
 
@@ -86,30 +86,30 @@ def test_encryption_and_what_is_refused(account: Jobs, folder: Path, tmp_path: P
     cloud = account.cloud(kms_key="arn:aws:kms:us-east-1:123456789012:key/k")
     s3 = cloud.client("s3")
     s3.create_bucket(Bucket="pictures")
-    send(folder, "s3://pictures/set", s3, extra=cloud.encryption)
+    upload_folder(folder, "s3://pictures/set", s3, extra=cloud.encryption)
     assert s3.head_object(Bucket="pictures", Key="set/cat/1.jpg")["ServerSideEncryption"] == "aws:kms"
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(UserError, match="holds no files"):
-        send(empty, "s3://pictures/x", s3)
+        upload_folder(empty, "s3://pictures/x", s3)
     with pytest.raises(UserError, match=r"Could not upload .*bucket does not exist.*Check the bucket's name"):
-        send(folder, "s3://nowhere/x", s3)
+        upload_folder(folder, "s3://nowhere/x", s3)
 
 
 def test_a_file_is_sent_once(account: Jobs, tmp_path: Path) -> None:
     s3, file = account.cloud().client("s3"), tmp_path / "w.safetensors"
     s3.create_bucket(Bucket="pictures")
     file.write_bytes(b"one")
-    assert send_file(file, "s3://pictures/w/w.safetensors", s3)
+    assert upload_file(file, "s3://pictures/w/w.safetensors", s3)
     os.utime(file, (1, 1))
-    assert not send_file(file, "s3://pictures/w/w.safetensors", s3)
+    assert not upload_file(file, "s3://pictures/w/w.safetensors", s3)
     file.write_bytes(b"two")
-    assert send_file(file, "s3://pictures/w/w.safetensors", s3)
+    assert upload_file(file, "s3://pictures/w/w.safetensors", s3)
     assert in_bucket(s3, "w/") == {"w/w.safetensors": b"two"}
 
 
 def test_places_of_folders_differ(tmp_path: Path) -> None:
-    first, second = place_of(tmp_path / "a" / "set"), place_of(tmp_path / "b" / "set")
+    first, second = upload_name(tmp_path / "a" / "set"), upload_name(tmp_path / "b" / "set")
     assert first.startswith("set-")
     assert first != second
-    assert first == place_of(tmp_path / "a" / ".." / "a" / "set")
+    assert first == upload_name(tmp_path / "a" / ".." / "a" / "set")

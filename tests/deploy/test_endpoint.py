@@ -337,9 +337,7 @@ def test_without_waiting(account: Account, run: Path, monkeypatch: pytest.Monkey
 
 
 def test_no_role_and_no_pictures(account: Account, run: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"no role for the endpoint to run as\. Give role=NAME.*imgcls\.deploy policies"
-    ):
+    with pytest.raises(UserError, match=r"no role for the endpoint\. Give role=NAME.*imgcls\.deploy policies"):
         command(["run=runs/dogs", "poll=0.01"])
     (run / "predictions.csv").unlink()
     with pytest.raises(UserError, match=r"keeps no pictures to test the endpoint with\. Give pictures=FOLDER"):

@@ -55,7 +55,7 @@ RUN = "run=runs/dogs"
         ([RUN, "subnets=subnet-1"], "belong together"),
         ([RUN, "kms_key=mine"], "the ARN of a key"),
         ([RUN, "bucket=s3://mine"], "no bucket's name"),
-        ([RUN, "role=a b"], "a role's name, or its ARN"),
+        ([RUN, "role=a b"], "must be a role name or an ARN"),
         ([RUN, "image=a/b:1", "framework_version=2.6.0"], "give one of them"),
         ([RUN, "pictures=nowhere"], "no such folder"),
         (["test", RUN, "pictures=s3://b"], "no such folder"),

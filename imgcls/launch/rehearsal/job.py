@@ -156,7 +156,7 @@ class RehearsedJob:
         """A folder's files, or the one file at `uri`."""
         files = list(list_objects(self._s3, uri))
         for stored in files:
-            fetch_file(self._s3, stored, target / stored.place)
+            fetch_file(self._s3, stored, target / stored.path)
         if not files and not uri.endswith("/"):
             bucket, key = split_uri(uri)
             target.mkdir(parents=True, exist_ok=True)

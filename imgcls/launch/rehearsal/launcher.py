@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from imgcls.aws.account import Account
 from imgcls.aws.s3 import is_remote
-from imgcls.aws.upload import place_of
+from imgcls.aws.upload import upload_name
 from imgcls.errors import UserError
 from imgcls.launch.rehearsal.aws import LocalAws
 from imgcls.launch.rehearsal.image import check_toolkit
@@ -101,7 +101,7 @@ class Stage:
         account = Account(self.aws.session(), role=role, prefix=prefix)
         folder = pictures_of(self.config)
         if folder is not None and _is_large(folder):
-            uri = account.places.uri("data", place_of(folder))
+            uri = account.places.uri("data", upload_name(folder))
             self.links[f"{uri}/"] = folder
             account.in_place.add(uri)
             log.info("%s is large: the job reads it in place, and cannot write to it.", folder)

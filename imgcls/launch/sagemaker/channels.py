@@ -10,7 +10,7 @@ from typing import Any
 
 from imgcls.aws.account import Account
 from imgcls.aws.s3 import is_remote
-from imgcls.aws.upload import place_of, send, send_file
+from imgcls.aws.upload import upload_file, upload_folder, upload_name
 from imgcls.errors import UserError
 from imgcls.system.cache import data_folder
 
@@ -28,9 +28,9 @@ def upload_channels(account: Account, config: Mapping[str, Any]) -> dict[str, st
     if is_remote(config["data"].get("root")):
         channels["data"] = str(config["data"]["root"]).rstrip("/") + "/"
     elif (folder := pictures_of(config)) is not None:
-        uri = account.places.uri("data", place_of(folder))
+        uri = account.places.uri("data", upload_name(folder))
         if uri not in account.in_place:
-            send(folder, uri, account.client("s3"), extra=account.encryption, title="the data set")
+            upload_folder(folder, uri, account.client("s3"), extra=account.encryption, title="the data set")
         channels["data"] = f"{uri}/"
     weights = config["model"]["weights"]
     if is_remote(weights):
@@ -39,7 +39,7 @@ def upload_channels(account: Account, config: Mapping[str, Any]) -> dict[str, st
         file = weights_file(Path(str(weights)).expanduser())
         digest = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]
         uri = account.places.uri("weights", digest, file.name)
-        send_file(file, uri, account.client("s3"), extra=account.encryption)
+        upload_file(file, uri, account.client("s3"), extra=account.encryption)
         channels["weights"] = uri
     return channels
 

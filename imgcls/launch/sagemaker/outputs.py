@@ -72,10 +72,10 @@ def _fetch_some(account: Account, uri: str, folder: Path, wanted: Callable[[str]
     """Fetch the files of `uri` whose places are wanted to `folder`."""
     client = account.client("s3")
     with explain_refusals(f"read {uri}"), explain_os_errors(folder):
-        stored = [stored for stored in list_objects(client, uri) if wanted(stored.place)]
+        stored = [stored for stored in list_objects(client, uri) if wanted(stored.path)]
         for file in stored:
-            fetch_file(client, file, folder / file.place)
-    return [folder / file.place for file in stored]
+            fetch_file(client, file, folder / file.path)
+    return [folder / file.path for file in stored]
 
 
 def _unpack(account: Account, uri: str, target: Path, work: Path) -> None:

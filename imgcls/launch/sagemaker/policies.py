@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imgcls.aws.iam import UNNAMED, Account, allow, network, policy, trust
-from imgcls.aws.naming import START, default_bucket
+from imgcls.aws.naming import NAME_PREFIX, default_bucket
 from imgcls.aws.rules import check_role_name
 from imgcls.aws.s3 import split_folder
 from imgcls.launch.sagemaker.progress import LOG_GROUP
@@ -62,7 +62,7 @@ class Names(Account):
     @property
     def log_streams(self) -> str:
         """ARN of the log streams of imgcls's jobs."""
-        return self.arn("logs", f"log-group:{LOG_GROUP}:log-stream:{START}*")
+        return self.arn("logs", f"log-group:{LOG_GROUP}:log-stream:{NAME_PREFIX}*")
 
 
 def trust_policy() -> dict[str, Any]:
@@ -106,7 +106,7 @@ def role_policy(names: Names) -> dict[str, Any]:
 
 def person_policy(names: Names) -> dict[str, Any]:
     """What you need to make, follow, stop and list jobs and tuning jobs, and to bring their results home."""
-    jobs = names.arn("sagemaker", f"training-job/{START}*")
+    jobs = names.arn("sagemaker", f"training-job/{NAME_PREFIX}*")
     statements = [
         allow(
             "Jobs",
@@ -127,7 +127,7 @@ def person_policy(names: Names) -> dict[str, Any]:
                 "sagemaker:ListTrainingJobsForHyperParameterTuningJob",
                 "sagemaker:StopHyperParameterTuningJob",
             ],
-            [names.arn("sagemaker", f"hyper-parameter-tuning-job/{START}*")],
+            [names.arn("sagemaker", f"hyper-parameter-tuning-job/{NAME_PREFIX}*")],
         ),
         # these know no resources
         allow("ListJobs", ["sagemaker:ListHyperParameterTuningJobs", "sagemaker:ListTrainingJobs"], UNNAMED),
@@ -156,11 +156,11 @@ def person_policy(names: Names) -> dict[str, Any]:
 
 def print_policies(options: Mapping[str, Any]) -> None:
     """The policies for the account of the environment, with the commands that use them."""
-    from imgcls.aws.account import Account, Asker
+    from imgcls.aws.account import Account, Caller
     from imgcls.launch.sagemaker.options import JobOptions
     from imgcls.launch.sagemaker.training_job import image_uri
 
-    account = Account.connect(options["region"], options["profile"], asker=Asker(options=""))
+    account = Account.connect(options["region"], options["profile"], caller=Caller(option_prefix=""))
     role = options["role"]
     check_role_name("role", role)
     names = Names(

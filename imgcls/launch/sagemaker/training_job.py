@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.account import Account, settle_sdk
+from imgcls.aws.account import Account, configure_sdk
 from imgcls.aws.naming import tags
 from imgcls.aws.refusals import explain_refusals
 from imgcls.errors import UserError, nearest
@@ -56,7 +56,7 @@ class JobPlan:
 def create_job(account: Account, plan: JobPlan) -> str:
     """Upload the source, make the training job, and return its name. Raises UserError for what AWS refuses."""
     options, places = plan.options, account.places
-    settle_sdk()
+    configure_sdk()
     log.info("Loading the SageMaker SDK.")
     need("sagemaker.train.model_trainer")
     from sagemaker.core.training import configs

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.account import Account, settle_sdk
+from imgcls.aws.account import Account, configure_sdk
 from imgcls.aws.naming import tags
 from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.s3 import split_uri
@@ -71,7 +71,7 @@ class TuningPlan:
 def create_tuning_job(account: Account, plan: TuningPlan) -> None:
     """Upload the source and make the tuning job. Raises UserError for what AWS refuses."""
     options = plan.options
-    settle_sdk()
+    configure_sdk()
     image = options.image or image_uri(options, account.region)
     code = account.places.uri("jobs", plan.name, "code")
     with explain_refusals("upload the source of the tuning job"):

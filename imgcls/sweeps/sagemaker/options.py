@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imgcls.aws.naming import LONGEST_TUNING_NAME
+from imgcls.aws.naming import MAX_TUNING_NAME_LENGTH
 from imgcls.aws.rules import is_name
 from imgcls.errors import UserError
 from imgcls.sweeps.options import SearchOptions
@@ -129,7 +129,7 @@ def _check_warm_start(tuning: TuningOptions) -> None:
     if len(parents) > MOST_PARENTS or len(set(parents)) < len(parents):
         raise UserError(f"search.tuning.warm_start: give at most {MOST_PARENTS} jobs, each once.")
     for name in parents:
-        if not is_name(name, LONGEST_TUNING_NAME):
+        if not is_name(name, MAX_TUNING_NAME_LENGTH):
             raise UserError(
                 f"search.tuning.warm_start={name}: no name of a tuning job; `python -m imgcls.jobs` has them."
             )

@@ -19,7 +19,7 @@ FINE = ["data=digits", "launch=sagemaker"]
         (["launch.poll=0"], "above 0"),
         (["launch.framework_version=latest"], "a version such as 2.10.0"),
         (["launch.bucket=s3://mine/x"], "no bucket's name"),
-        (["launch.role='arn:aws:iam::12:role/x'"], "a role's name, or its ARN"),
+        (["launch.role='arn:aws:iam::12:role/x'"], "must be a role name or an ARN"),
         (["+launch.tags.imgcls=x"], "are taken"),
         (["+launch.environment.SM_MODEL_DIR=x"], "does not begin with SM_"),
         (["launch.wheels=/nowhere"], "no wheels in this folder"),

@@ -180,7 +180,7 @@ def test_a_job_that_runs_is_found_again_and_stopped(
     assert "Attached" in capsys.readouterr().err
     jobs(["list"])
     printed = capsys.readouterr().out
-    assert f"{name} runs: at most 72.0 more hours of ml.g4dn.xlarge" in printed
+    assert f"{name} runs: up to 72.0 more hours of ml.g4dn.xlarge" in printed
     assert f"stop it with: python -m imgcls.jobs stop job={name}" in printed
     with pytest.raises(UserError, match="still runs"):
         jobs(["fetch", "run=sweeps/s"])
