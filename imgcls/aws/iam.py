@@ -50,6 +50,6 @@ def network(account: Account) -> list[Statement]:
     interfaces = [account.arn("ec2", f"{kind}/*") for kind in ("network-interface", "subnet", "security-group")]
     change = [f"ec2:{verb}NetworkInterface{what}" for verb in ("Create", "Delete") for what in ("", "Permission")]
     return [
-        allow("LookAtNetwork", [f"ec2:Describe{what}" for what in describe], UNNAMED),  # these do not support resources
+        allow("DescribeNetwork", [f"ec2:Describe{what}" for what in describe], UNNAMED),  # without resources
         allow("NetworkInterfaces", change, interfaces),
     ]

@@ -1,6 +1,6 @@
-"""Models in Amazon SageMaker: endpoints, a Lambda function in front, and what AWS must allow for them.
+"""Models in Amazon SageMaker: endpoints, a Lambda function in front of them, and their IAM policies.
 
-Imported by its own command; imports `sweeps`, `launch`, `serve`, `aws` and what is below.
+Imported by its command only; imports `sweeps`, `launch`, `serve`, `aws` and the layers below.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import Any
 
 
 def deploy(run: str | Path, **options: Any) -> None:
-    """`python -m imgcls.deploy run=… …` in a notebook or a program.
+    """`python -m imgcls.deploy run=… …` for notebooks and programs.
 
     Args:
-        run: the run's folder.
-        **options: of the command, such as `target="rehearsal"` or `max_instances=3`.
+        run: the run folder.
+        **options: the command's options, such as `target="rehearsal"` or `max_instances=3`.
 
     Raises:
-        UserError: what cannot be deployed, what AWS refuses, or an endpoint that answers otherwise than the model here.
+        UserError: the run cannot be deployed, AWS refuses, or the endpoint's answers differ from the local model's.
     """
     from imgcls.deploy.__main__ import command
 

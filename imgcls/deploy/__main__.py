@@ -3,10 +3,10 @@
 usage: python -m imgcls.deploy run=DIR | job=NAME  [name=…] [target=aws|local|rehearsal]
                                [mode=real-time|serverless|asynchronous] [instance_type=ml.m5.large] [instance_count=1]
                                [memory=3072] [concurrency=5] [provisioned=0] [output=s3://…] [max_instances=…] …
-       python -m imgcls.deploy test     run=DIR [name=…] [pictures=FOLDER]   ask the endpoint, compare with the run here
-       python -m imgcls.deploy rollback name=… | run=DIR                     what was deployed before
-       python -m imgcls.deploy delete   name=… | run=DIR | --all [yes=true]  take it away
-       python -m imgcls.deploy list                                          what there is, and what it costs
+       python -m imgcls.deploy test     run=DIR [name=…] [pictures=FOLDER]   compare the endpoint with the local model
+       python -m imgcls.deploy rollback name=… | run=DIR                     restore the previous deployment
+       python -m imgcls.deploy delete   name=… | run=DIR | --all [yes=true]  delete it
+       python -m imgcls.deploy list                                          all resources, and their cost
        python -m imgcls.deploy lambda   name=… make_role=true | role=… [provisioned=2] [url=iam|public]
        python -m imgcls.deploy policies name=… role=…                        IAM policies
 
@@ -79,7 +79,7 @@ ACTIONS: dict[str, dict[str, Option]] = {
     },
 }
 WITH_MORE = {"deploy": ("tags.", "environment."), "lambda": ("tags.",)}
-"""Actions that take `tags.NAME=…`, and which of such options."""
+"""Prefixes of further options, such as `tags.NAME=…`, by action."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -88,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def command(arguments: list[str]) -> None:
-    """Read the command line, and do what it says. Raises UserError."""
+    """Run the command with `arguments`. Raises UserError."""
     arguments = ["all=true" if argument == "--all" else argument for argument in arguments]
     if not arguments:
-        raise UserError("What shall be deployed? Give run=DIR or job=NAME; --help shows more.")
+        raise UserError("Give the model to deploy: run=DIR or job=NAME. --help shows all options.")
     others = [argument for argument in arguments if "=" not in argument and not argument.startswith("-")]
     action = others[0] if others else "deploy"
     if action not in ACTIONS:

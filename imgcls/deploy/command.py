@@ -1,4 +1,4 @@
-"""What `python -m imgcls.deploy` does with its options: which form, and where the endpoint is made."""
+"""Runs the actions of `python -m imgcls.deploy` with their options."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from imgcls.deploy.deployment import deploy_to, job_source, remembered
+from imgcls.deploy import subcommands
+from imgcls.deploy.deployment import deploy_to, restore_account_options
 from imgcls.deploy.lookup import Values, connect
 from imgcls.deploy.options import Options, create_options
+from imgcls.deploy.rehearsal import rehearse, serve_here
+from imgcls.deploy.source import source_of_job, source_of_run
 from imgcls.errors import UserError
 from imgcls.system.logs import talking
 
+ACTIONS: dict[str, Callable[[Values, list[str]], None]] = {
+    "deploy": lambda values, more: deploy(create_options(values, more)),
+    "test": subcommands.test,
+    "rollback": subcommands.roll_back,
+    "delete": subcommands.delete,
+    "list": subcommands.list_resources,
+    "lambda": subcommands.deploy_lambda,
+    "policies": subcommands.print_policies,
+}
+
 
 def perform(action: str, values: Values, more: list[str]) -> None:
-    """Do what `action` says. Raises UserError."""
-    from imgcls.deploy import subcommands
-
-    with talking(), ending():
-        if action == "deploy":
-            deploy(create_options(values, more))
-        else:
-            forms: dict[str, Callable[[Values, list[str]], None]] = {
-                "test": subcommands.test,
-                "rollback": subcommands.roll_back,
-                "delete": subcommands.delete,
-                "list": subcommands.show,
-                "lambda": subcommands.put_function,
-                "policies": subcommands.policies,
-            }
-            forms[action](values, more)
+    """Run one of ACTIONS. Raises UserError."""
+    with talking(), exit_on_sigterm():
+        ACTIONS[action](values, more)
 
 
 @contextlib.contextmanager
-def ending() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does: by no ordinary exception, which botocore would take for its own."""
+def exit_on_sigterm() -> Iterator[None]:
+    """End the command on SIGTERM as on Ctrl-C: not by an ordinary exception, which botocore would handle."""
 
     def end(signum: int, frame: object) -> None:
         raise SystemExit(128 + signum)
@@ -52,20 +52,14 @@ def ending() -> Iterator[None]:
 
 def deploy(options: Options) -> None:
     """`python -m imgcls.deploy run=…`."""
-    from imgcls.deploy.source import source_of_run
-
     if options.target != "aws" and options.job:
-        raise UserError(f"target={options.target} needs a run of this machine: python -m imgcls.jobs fetch job=NAME")
-    if options.target == "local":
-        from imgcls.deploy.rehearsal import serve_here
-
-        serve_here(options, source_of_run(options))
-    elif options.target == "rehearsal":
-        from imgcls.deploy.rehearsal import rehearse
-
-        rehearse(options, source_of_run(options))
+        raise UserError(f"target={options.target} needs a local run: python -m imgcls.jobs fetch job=NAME")
+    source = source_of_run(options) if options.run else None  # its errors are reported before AWS is asked
+    if source is not None and options.target == "local":
+        serve_here(options, source)
+    elif source is not None and options.target == "rehearsal":
+        rehearse(options, source)
     else:
-        source = source_of_run(options) if options.run else None  # what is wrong with it is said before AWS is asked
-        options = remembered(options, source)
+        options = restore_account_options(options, source)
         account = connect(vars(options), options.role)
-        deploy_to(account, options, source or job_source(account, options))
+        deploy_to(account, options, source or source_of_job(account, options))

@@ -1,28 +1,23 @@
-"""Which account and which endpoint the options of a command mean."""
+"""Finds the account and the endpoint that the options of a command refer to."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from imgcls.aws.account import Account, Caller
 from imgcls.deploy.names import endpoint_name, name_of_run
 from imgcls.deploy.options import Options
 from imgcls.deploy.record import EndpointRecord
 from imgcls.errors import UserError
 
-if TYPE_CHECKING:
-    from imgcls.aws.account import Account
-
-
 Values = Mapping[str, Any]
-"""The options of a command by name, as it read them."""
+"""The parsed options of a command by name."""
 
 
 def connect(values: Values, role: str | None = None) -> Account:
-    """The account of the environment, as the options narrow it down."""
-    from imgcls.aws.account import Account, Caller
-
+    """The account of the environment, with the region, profile and bucket of the options."""
     return Account.connect(
         values["region"],
         values["profile"],
@@ -35,15 +30,15 @@ def connect(values: Values, role: str | None = None) -> Account:
 
 
 def delete_command(name: str, options: Options) -> str:
-    """What ends the endpoint, in the region and with the profile of the options."""
-    given = {"region": options.region, "profile": options.profile}
-    return f"python -m imgcls.deploy delete name={name}" + "".join(f" {k}={v}" for k, v in given.items() if v)
+    """The command that deletes the endpoint, with the region and profile of the options."""
+    more = {"region": options.region, "profile": options.profile}
+    return f"python -m imgcls.deploy delete name={name}" + "".join(f" {k}={v}" for k, v in more.items() if v)
 
 
-def which(values: Values) -> tuple[str, dict[str, Any]]:
-    """The endpoint that `name=` or `run=` means, and the options with the region in which it is."""
+def resolve_endpoint(values: Values) -> tuple[str, dict[str, Any]]:
+    """The endpoint of `name=` or `run=`, and the options with its recorded region, profile and bucket."""
     if (values["name"] is None) == (values["run"] is None):
-        raise UserError("Which endpoint? Give name=NAME or run=DIR; `python -m imgcls.deploy list` shows them.")
+        raise UserError("Give the endpoint: name=NAME or run=DIR. `python -m imgcls.deploy list` shows all endpoints.")
     if values["name"] is not None:
         return endpoint_name(values["name"]), dict(values)
     folder = Path(values["run"]).expanduser()
@@ -52,8 +47,8 @@ def which(values: Values) -> tuple[str, dict[str, Any]]:
     record = EndpointRecord.read(folder)
     if record is None:
         return name_of_run(folder), dict(values)
-    found = dict(values)
+    options = dict(values)
     for name in ("region", "profile", "bucket", "prefix"):
-        if name in found and found[name] in (None, "imgcls"):
-            found[name] = getattr(record, name)
-    return record.name, found
+        if name in options and options[name] in (None, "imgcls"):
+            options[name] = getattr(record, name)
+    return record.name, options

@@ -1,4 +1,4 @@
-"""How endpoints and what belongs to them are named: by run and content, so that a killed command finds them."""
+"""Names of endpoints and their resources: they depend on run and content, so a killed command finds them again."""
 
 from __future__ import annotations
 
@@ -15,62 +15,62 @@ from imgcls.aws.upload import upload_name
 from imgcls.errors import UserError
 
 ENDPOINT_TAG = "imgcls:endpoint"
-"""The tag of everything that belongs to an endpoint; its value is the endpoint's name."""
+"""Tag of everything that belongs to an endpoint; its value is the endpoint's name."""
 PREVIOUS_TAG = "imgcls:previous"
-"""The tag of an endpoint that names the configuration it had before."""
+"""Tag of an endpoint: the name of its previous configuration."""
 SCALING_TAG = "imgcls:scaling"
-"""The tag of an endpoint that says how it is scaled, also while an update has to take that away."""
+"""Tag of an endpoint: its autoscaling, kept while an update has to switch it off."""
 REGION_TAG = "imgcls:region"
-"""Of a role, which knows no region: that of the function it is for."""
+"""Tag of a role: the region of its function, because roles are global."""
 VARIANT = "AllTraffic"
-"""The one production variant of an endpoint."""
+"""The only production variant of an endpoint."""
 DIGEST_LENGTH = 8
-LONGEST = 63 - DIGEST_LENGTH - 1
-"""Characters of an endpoint's name: those of its models and configurations have a digest more."""
+MAX_NAME_LENGTH = 63 - DIGEST_LENGTH - 1
+"""Characters of an endpoint's name; the names of its models and configurations end with a digest."""
 ALIAS = "live"
 ROLE_PATH = "/imgcls/"
 
 
 def endpoint_name(given: str) -> str:
-    """The endpoint that `given` means: its name always begins with `imgcls-`, by which policies and lists know it.
+    """The full name of an endpoint: it always begins with `imgcls-`, which policies and lists rely on.
 
     >>> endpoint_name("dogs"), endpoint_name("imgcls-dogs")
     ('imgcls-dogs', 'imgcls-dogs')
 
-    Raises UserError where it is no name that AWS takes.
+    Raises UserError if AWS does not accept the name.
     """
     name = given if given.startswith(NAME_PREFIX) else f"{NAME_PREFIX}{given}"
-    if len(name) > LONGEST:
-        raise UserError(f"name={given}: at most {LONGEST - len(NAME_PREFIX)} characters, because AWS's names have 63.")
-    if not is_name(name, LONGEST):
-        raise UserError(f"name={given}: letters, digits and hyphens between them, such as dogs-2.")
+    if len(name) > MAX_NAME_LENGTH:
+        raise UserError(f"name={given}: must have up to {MAX_NAME_LENGTH - len(NAME_PREFIX)} characters.")
+    if not is_name(name, MAX_NAME_LENGTH):
+        raise UserError(f"name={given}: must consist of letters, digits and hyphens between them, such as dogs-2.")
     return name
 
 
 def name_of_run(folder: Path) -> str:
-    """The endpoint of a run's folder: readable, and another one for another folder, person or machine."""
+    """The endpoint of a run's folder: readable, and different for every folder, user and machine."""
     title, _, digest = upload_name(folder).rpartition("-")
-    return fit_name(NAME_PREFIX, title, digest, LONGEST)
+    return fit_name(NAME_PREFIX, title, digest, MAX_NAME_LENGTH)
 
 
 def name_of_job(job: str) -> str:
     """The endpoint of a training job."""
-    return job[:LONGEST].rstrip("-")
+    return job[:MAX_NAME_LENGTH].rstrip("-")
 
 
-def numbered(name: str, content: Mapping[str, Any]) -> str:
-    """The name of a model or configuration of the endpoint `name`: the same content has the same one."""
+def name_by_content(name: str, content: Mapping[str, Any]) -> str:
+    """The name of a model or configuration of the endpoint `name`; the same content gives the same name."""
     text = json.dumps(content, sort_keys=True, default=str)
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]}"
 
 
 def tags_of(kind: str, endpoint: str, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The tags of something of a `kind` that belongs to `endpoint`."""
+    """The tags of a resource of this `kind` that belongs to `endpoint`."""
     return {TAG: kind, ENDPOINT_TAG: endpoint, **(more or {})}
 
 
 def tag_text(text: str) -> str:
-    """`text` as the value of a tag, in which AWS does not take every character.
+    """`text` as the value of a tag, without characters that AWS does not accept.
 
     >>> tag_text("my run (2)#3")
     'my run -2--3'
@@ -79,10 +79,10 @@ def tag_text(text: str) -> str:
 
 
 def as_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
-    """Tags in the form that most services take."""
+    """Tags in the format of most services."""
     return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
 def as_mapping(tags: list[dict[str, str]]) -> dict[str, str]:
     """Tags by name."""
-    return {one["Key"]: one["Value"] for one in tags}
+    return {tag["Key"]: tag["Value"] for tag in tags}

@@ -1,4 +1,4 @@
-"""The options of a deployment, and what can be wrong with them; checked before anything is imported or made."""
+"""The options of a deployment and their checks, which run before anything is imported or created."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from imgcls.system.checks import Check, choice, flag, local_folder, number, whol
 REAL_TIME, SERVERLESS, ASYNCHRONOUS = "real-time", "serverless", "asynchronous"
 MODES = (REAL_TIME, SERVERLESS, ASYNCHRONOUS)
 TARGETS = ("aws", "local", "rehearsal")
-MACHINES_ONLY = ("instance_type", "instance_count", "max_instances", "min_instances", "startup_timeout", "traffic")
-MEMORY = range(1024, 6144 + 1, 1024)
-LONGEST_CONCURRENCY = 200
+INSTANCE_OPTIONS = ("instance_type", "instance_count", "max_instances", "min_instances", "startup_timeout", "traffic")
+MEMORY_SIZES = range(1024, 6144 + 1, 1024)  # MB
+MAX_CONCURRENCY = 200
 RESERVED_VARIABLES = ("AWS_", "SAGEMAKER_")
 
 
 def option(default: Any = None, check: Check | None = None, parse: Callable[[str], Any] = str) -> Any:
-    """A field of `Options` that the command line can give."""
+    """A field of `Options` that is an option of the command."""
     return field(default=default, metadata={"option": Option(default, check, parse)})
 
 
@@ -31,7 +31,7 @@ LIST = {"option": Option(None, None, texts)}
 
 @dataclass(frozen=True)
 class Options:
-    """What docs/deploying.md explains. None: not given, so it stays as it is at the endpoint, or is the default."""
+    """The options that docs/deploying.md explains. None: as the existing endpoint has it, or else the default."""
 
     run: str | None = option()
     job: str | None = option()
@@ -41,9 +41,9 @@ class Options:
     mode: str | None = option(None, choice(*MODES))
     instance_type: str | None = option()
     instance_count: int | None = option(None, whole(1, 100), int)
-    memory: int | None = option(None, whole(MEMORY[0], MEMORY[-1]), int)
-    concurrency: int | None = option(None, whole(1, LONGEST_CONCURRENCY), int)
-    provisioned: int | None = option(None, whole(0, LONGEST_CONCURRENCY), int)
+    memory: int | None = option(None, whole(MEMORY_SIZES[0], MEMORY_SIZES[-1]), int)
+    concurrency: int | None = option(None, whole(1, MAX_CONCURRENCY), int)
+    provisioned: int | None = option(None, whole(0, MAX_CONCURRENCY), int)
     output: str | None = option()
     success_topic: str | None = option()
     error_topic: str | None = option()
@@ -82,18 +82,18 @@ class Options:
 
 
 ENDPOINT: dict[str, Option] = {part.name: part.metadata["option"] for part in fields(Options) if part.metadata}
-"""The options of an endpoint by name, as the command line gives them."""
+"""The options of an endpoint by name."""
 
 
 def create_options(values: Mapping[str, Any], more: Sequence[str]) -> Options:
-    """The options of an endpoint, checked together.
+    """The checked options of an endpoint.
 
     Args:
         values: of the options in ENDPOINT; None: not given.
         more: the arguments `tags.NAME=…` and `environment.NAME=…`.
 
     Raises:
-        UserError: two that do not go together.
+        UserError: an option is invalid, or conflicts with another one.
     """
     given = {name: value for name, value in values.items() if value is not None}
     mappings = _mappings(more)
@@ -103,27 +103,27 @@ def create_options(values: Mapping[str, Any], more: Sequence[str]) -> Options:
 
 
 def _mappings(more: Sequence[str]) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {"tags": {}, "environment": {}}
+    mappings: dict[str, dict[str, str]] = {"tags": {}, "environment": {}}
     for argument in more:
-        where, _, rest = argument.partition(".")
+        option, _, rest = argument.partition(".")
         name, _, value = rest.partition("=")
-        found[where][name] = value
-    check_tags("tags", found["tags"])
-    check_variables("environment", found["environment"], RESERVED_VARIABLES)
-    return found
+        mappings[option][name] = value
+    check_tags("tags", mappings["tags"])
+    check_variables("environment", mappings["environment"], RESERVED_VARIABLES)
+    return mappings
 
 
 def read_tags(more: Sequence[str]) -> dict[str, str]:
-    """The tags that the arguments `tags.NAME=…` give. Raises UserError."""
+    """The tags of the arguments `tags.NAME=…`. Raises UserError."""
     return _mappings(more)["tags"]
 
 
 def check(options: Options) -> None:
-    """Raise UserError for the first option that AWS would refuse, or that does not go with the others."""
+    """Raise UserError for the first option that AWS would refuse, or that conflicts with another one."""
     if bool(options.run) == bool(options.job):
-        raise UserError("Which model? Give the folder of a run, run=DIR, or a finished training job, job=NAME.")
+        raise UserError("Give the model to deploy: the folder of a run, run=DIR, or a finished training job, job=NAME.")
     if options.kms_key is not None:
-        check_arn("kms_key", options.kms_key, "a key of KMS", "kms")
+        check_arn("kms_key", options.kms_key, "a KMS key", "kms")
     if bool(options.subnets) != bool(options.security_groups):
         raise UserError("subnets and security_groups belong together: give both or neither.")
     if options.bucket is not None:
@@ -131,12 +131,12 @@ def check(options: Options) -> None:
     if options.role is not None:
         check_role("role", options.role)
     if options.image is not None and options.framework_version is not None:
-        raise UserError("image and framework_version: give one of them; an image has its version.")
-    _check_machine(options)
+        raise UserError("image and framework_version exclude each other: give one of them.")
+    _check_instances(options)
     _check_mode(options)
 
 
-def _check_machine(options: Options) -> None:
+def _check_instances(options: Options) -> None:
     kind = options.instance_type
     if kind is not None:
         check_instance_type("instance_type", kind, "ml.m5.large")
@@ -151,18 +151,18 @@ def _check_machine(options: Options) -> None:
 
 
 def _check_mode(options: Options) -> None:
-    """What one kind of endpoint does not have. What is not said of the mode is decided at the endpoint."""
+    """Check the options of each mode; if no mode is given, the existing endpoint decides later."""
     mode = options.mode or REAL_TIME
     if mode == SERVERLESS:
-        for name in MACHINES_ONLY:
+        for name in INSTANCE_OPTIONS:
             if getattr(options, name) not in (None, "all"):
-                raise UserError(f"{name}: a serverless endpoint has no machines of its own. Leave it out.")
+                raise UserError(f"{name}: a serverless endpoint has no instances. Leave it out.")
         if options.subnets or options.network_isolation or options.capture:
-            raise UserError("mode=serverless: AWS has no VPC, network_isolation and capture for such endpoints.")
-        if options.memory is not None and options.memory not in MEMORY:
-            raise UserError(f"memory={options.memory}: must be one of {', '.join(map(str, MEMORY))} (MB).")
+            raise UserError("mode=serverless: such endpoints support no VPC, network_isolation and capture.")
+        if options.memory is not None and options.memory not in MEMORY_SIZES:
+            raise UserError(f"memory={options.memory}: must be one of {', '.join(map(str, MEMORY_SIZES))} (MB).")
         if (options.provisioned or 0) > (options.concurrency or 5):
-            raise UserError(f"provisioned={options.provisioned}: must not be more than concurrency.")
+            raise UserError(f"provisioned={options.provisioned}: must not exceed concurrency.")
     elif options.mode is not None or options.name is None:
         for name in ("memory", "provisioned"):
             if getattr(options, name) is not None:
@@ -174,11 +174,11 @@ def _check_mode(options: Options) -> None:
         if options.concurrency is not None and mode == REAL_TIME:
             raise UserError("concurrency is for mode=serverless and mode=asynchronous.")
         if options.min_instances == 0:
-            raise UserError("min_instances=0 is for mode=asynchronous: other endpoints need a machine that answers.")
+            raise UserError("min_instances=0 is for mode=asynchronous: other endpoints need an instance to answer.")
     if mode == ASYNCHRONOUS and options.invocations_per_instance is not None:
-        raise UserError("invocations_per_instance: an asynchronous endpoint follows backlog_per_instance=….")
+        raise UserError("invocations_per_instance: an asynchronous endpoint scales by backlog_per_instance=….")
     if options.output is not None:
-        split_folder(options.output, "output")  # which raises
+        split_folder(options.output, "output")
     for name in ("success_topic", "error_topic"):
         value = getattr(options, name)
         if value is not None:

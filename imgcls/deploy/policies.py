@@ -1,7 +1,7 @@
-"""What an endpoint, its Lambda function, and the person who deploys them must be allowed: IAM policies.
+"""IAM policies of an endpoint, its Lambda function, and the person who deploys them.
 
-A `*` stands only for resources that AWS does not let a policy name (each is explained where it is); actions are all
-named. https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html
+A `*` is used only for resources that AWS does not let a policy name, with the reason beside it; actions are all named.
+ https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Names(Account):
         images: ARNs of the container repositories that may be pulled.
         kms_key: ARN of the key, if one is used.
         vpc: whether the endpoint is in a VPC.
-        output: s3://… of an asynchronous endpoint's answers; None: it is none.
-        topics: ARNs of the SNS topics that hear of them.
-        capture: whether requests are kept.
-        default_bucket: whether the bucket may have to be made.
+        output: S3 URI of an asynchronous endpoint's answers; None for other endpoints.
+        topics: ARNs of the SNS topics that are notified of answers.
+        capture: whether requests are captured.
+        default_bucket: whether the bucket may have to be created.
     """
 
     endpoint: str
@@ -59,7 +59,7 @@ class Names(Account):
 
     @property
     def bucket_arn(self) -> str:
-        """Of the bucket itself."""
+        """ARN of the bucket."""
         return f"arn:{self.partition}:s3:::{self.bucket}"
 
     def objects(self, *folder: str) -> str:
@@ -79,22 +79,22 @@ class Names(Account):
         return arn, f"{arn}/{prefix}/*" if prefix else f"{arn}/*"
 
     def iam(self, resource: str) -> str:
-        """ARN of something of IAM, which knows no regions."""
+        """ARN of an IAM resource, which has no region."""
         return f"arn:{self.partition}:iam::{self.account}:{resource}"
 
 
 def trust_policy() -> dict[str, Any]:
-    """Who may take the endpoint's role on: SageMaker."""
+    """The trust policy of the endpoint's role: SageMaker may assume it."""
     return trust("sagemaker.amazonaws.com")
 
 
 def lambda_trust() -> dict[str, Any]:
-    """Who may take the function's role on: Lambda."""
+    """The trust policy of the function's role: Lambda may assume it."""
     return trust("lambda.amazonaws.com")
 
 
 def role_policy(names: Names) -> dict[str, Any]:
-    """What an endpoint needs: its model, its image, its log and metrics, and where it writes."""
+    """What an endpoint needs: its model, image, log, metrics and output folders."""
     group = names.arn("logs", f"log-group:{ENDPOINT_LOGS}/{names.endpoint}")
     statements = [
         allow("ReadModel", ["s3:GetObject"], [names.archives]),
@@ -104,10 +104,10 @@ def role_policy(names: Names) -> dict[str, Any]:
             ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
             [group, f"{group}:log-stream:*"],
         ),
-        # PutMetricData knows no resources, but its namespaces can be named.
+        # PutMetricData does not support resources, but a condition on its namespaces.
         allow("SendMetrics", ["cloudwatch:PutMetricData"], UNNAMED)
         | {"Condition": {"StringLike": {"cloudwatch:namespace": ["AWS/SageMaker", f"{ENDPOINT_LOGS}*"]}}},
-        allow("SignInToImages", ["ecr:GetAuthorizationToken"], UNNAMED),  # knows no resources
+        allow("SignInToRegistry", ["ecr:GetAuthorizationToken"], UNNAMED),  # without resources
     ]
     if names.images:
         pull = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
@@ -120,7 +120,7 @@ def role_policy(names: Names) -> dict[str, Any]:
             allow("ListAnswers", ["s3:ListBucket"], [bucket]),
         ]
     if names.topics:
-        statements.append(allow("TellOfAnswers", ["sns:Publish"], list(names.topics)))
+        statements.append(allow("NotifyOfAnswers", ["sns:Publish"], list(names.topics)))
     if names.capture:
         place = names.objects("captured", names.endpoint)
         statements.append(allow("Capture", ["s3:AbortMultipartUpload", "s3:PutObject"], [place]))
@@ -132,12 +132,14 @@ def role_policy(names: Names) -> dict[str, Any]:
 
 
 def lambda_policy(names: Names) -> dict[str, Any]:
-    """What the function needs: the endpoint, and its log."""
+    """What the function needs: the endpoint and its log."""
     group = names.arn("logs", f"log-group:/aws/lambda/{names.function}")
     return policy(
         [
-            allow("AskEndpoint", ["sagemaker:InvokeEndpoint"], [names.arn("sagemaker", f"endpoint/{names.endpoint}")]),
-            allow("MakeLog", ["logs:CreateLogGroup"], [group]),
+            allow(
+                "InvokeEndpoint", ["sagemaker:InvokeEndpoint"], [names.arn("sagemaker", f"endpoint/{names.endpoint}")]
+            ),
+            allow("CreateLog", ["logs:CreateLogGroup"], [group]),
             allow("WriteLog", ["logs:CreateLogStream", "logs:PutLogEvents"], [f"{group}:log-stream:*"]),
         ]
     )
@@ -149,7 +151,8 @@ def person_policy(names: Names) -> dict[str, Any]:
 
 
 def _endpoints(names: Names) -> list[Statement]:
-    own = {kind: names.arn("sagemaker", f"{kind}/{NAME_PREFIX}*") for kind in ("endpoint", "endpoint-config", "model")}
+    arns = {kind: names.arn("sagemaker", f"{kind}/{NAME_PREFIX}*") for kind in ("endpoint", "endpoint-config", "model")}
+    invoke = ["InvokeEndpoint", *(["InvokeEndpointAsync"] if names.output is not None else [])]
     return [
         allow(
             "Endpoints",
@@ -160,11 +163,9 @@ def _endpoints(names: Names) -> list[Statement]:
             ]
             + ["sagemaker:AddTags", "sagemaker:ListTags", "sagemaker:UpdateEndpoint"]
             + ["sagemaker:UpdateEndpointWeightsAndCapacities"],  # which scaling does on your behalf
-            list(own.values()),
+            list(arns.values()),
         ),
-        allow("Ask", ["sagemaker:InvokeEndpoint", "sagemaker:InvokeEndpointAsync"], [own["endpoint"]])
-        if names.output is not None
-        else allow("Ask", ["sagemaker:InvokeEndpoint"], [own["endpoint"]]),
+        allow("Invoke", [f"sagemaker:{action}" for action in invoke], [arns["endpoint"]]),
         allow(
             "List",
             [
@@ -174,7 +175,7 @@ def _endpoints(names: Names) -> list[Statement]:
                 "sagemaker:ListModels",
                 "sagemaker:ListTrainingJobs",
             ],
-            UNNAMED,  # they know no resources
+            UNNAMED,  # these have no resources
         ),
         allow("PassRole", ["iam:PassRole"], [names.iam(f"role/{names.role}")])
         | {"Condition": {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}},
@@ -193,14 +194,14 @@ def _storage(names: Names) -> list[Statement]:
     if names.output is not None:
         bucket, objects = names.answers
         statements += [
-            allow("AskLater", ["s3:PutObject"], [names.objects("async")]),
+            allow("WriteQuestions", ["s3:PutObject"], [names.objects("async")]),
             allow("ReadAnswers", ["s3:GetObject"], [objects]),
         ]
         if bucket != names.bucket_arn:
-            # without it S3 says of an answer that is not there yet that it is forbidden
+            # without it S3 answers 403 instead of 404 while there is no answer yet
             statements.append(allow("ListAnswers", ["s3:ListBucket"], [bucket]))
     if names.default_bucket:
-        statements.append(allow("MakeBucket", ["s3:CreateBucket"], [names.bucket_arn]))
+        statements.append(allow("CreateBucket", ["s3:CreateBucket"], [names.bucket_arn]))
     if names.kms_key:
         statements.append(allow("UseKey", ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey"], [names.kms_key]))
     return statements
@@ -218,10 +219,10 @@ def _around(names: Names) -> list[Statement]:
                 "application-autoscaling:PutScalingPolicy",
                 "application-autoscaling:RegisterScalableTarget",
             ],
-            [names.arn("application-autoscaling", "scalable-target/*")],  # AWS gives targets names of its own
+            [names.arn("application-autoscaling", "scalable-target/*")],  # AWS chooses the names of targets
         )
         | of_sagemaker,
-        allow("ListScaling", ["application-autoscaling:DescribeScalableTargets"], UNNAMED),  # knows no resources
+        allow("ListScaling", ["application-autoscaling:DescribeScalableTargets"], UNNAMED),  # without resources
         allow("ScalingRole", ["iam:CreateServiceLinkedRole"], [names.iam(f"role/{SCALING_ROLE}")])
         | {"Condition": {"StringEquals": {"iam:AWSServiceName": "sagemaker.application-autoscaling.amazonaws.com"}}},
         allow(
@@ -229,10 +230,10 @@ def _around(names: Names) -> list[Statement]:
             [f"cloudwatch:{what}" for what in ("DeleteAlarms", "ListTagsForResource", "PutMetricAlarm", "TagResource")],
             [names.arn("cloudwatch", f"alarm:{NAME_PREFIX}*")],
         ),
-        # A list by the start of the names is a list of all alarms.
+        # Listing alarms by a name prefix needs permission for all alarms.
         allow("ListAlarms", ["cloudwatch:DescribeAlarms"], [names.arn("cloudwatch", "alarm:*")]),
         allow("ReadLog", ["logs:DescribeLogStreams", "logs:GetLogEvents"], [group, f"{group}:log-stream:*"]),
-        allow("AskPrices", ["pricing:GetProducts"], UNNAMED),  # knows no resources
+        allow("ReadPrices", ["pricing:GetProducts"], UNNAMED),  # without resources
     ]
 
 
@@ -251,14 +252,14 @@ def _function(names: Names) -> list[Statement]:
     role = names.iam(f"role{ROLE_PATH}{NAME_PREFIX}*")
     return [
         allow("Functions", [*actions, "lambda:ListTags", "lambda:PublishVersion", "lambda:TagResource"], [own]),
-        allow("ListFunctions", ["lambda:ListFunctions"], UNNAMED),  # knows no resources
+        allow("ListFunctions", ["lambda:ListFunctions"], UNNAMED),  # without resources
         allow(
             "FunctionRoles",
             [f"iam:{verb}Role" for verb in ("Delete", "Get", "Tag")]
             + [f"iam:{what}" for what in ("DeleteRolePolicy", "ListRolePolicies", "ListRoleTags", "PutRolePolicy")],
             [role],
         ),
-        allow("MakeFunctionRoles", ["iam:CreateRole"], [role])
+        allow("CreateFunctionRoles", ["iam:CreateRole"], [role])
         | {"Condition": {"StringEquals": {f"aws:RequestTag/{REGION_TAG}": names.region}}},
         allow("ListRoles", ["iam:ListRoles"], [names.iam(f"role{ROLE_PATH}")]),
         allow("PassFunctionRoles", ["iam:PassRole"], [role])

@@ -1,4 +1,4 @@
-"""What a run's folder knows of its endpoint, so that the same command finds it again."""
+"""The record of a run's endpoint in its folder, by which later commands find it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from imgcls.runs.records import FolderRecord
 
 @dataclass
 class EndpointRecord(FolderRecord):
-    """The endpoint that was made of a run."""
+    """The endpoint of a run."""
 
     FILE: ClassVar[str] = "deploy.json"
 

@@ -1,4 +1,4 @@
-"""Deployments that need no account: `target=local` and `target=rehearsal`."""
+"""Deployments without an AWS account: `target=local` and `target=rehearsal`."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from imgcls.aws.account import Account
 from imgcls.aws.refusals import explain_refusals
-from imgcls.deploy import probe
-from imgcls.deploy.deployment import deploy_to, pictures_for
-from imgcls.deploy.options import SERVERLESS, Options
-from imgcls.deploy.source import REQUEST_LIMIT, Source, describe_source
+from imgcls.deploy import endpoint, probe
+from imgcls.deploy.deployment import deploy_to, load_samples, run_test
+from imgcls.deploy.function import FunctionOptions, ask, deploy_function
+from imgcls.deploy.inventory import list_resources
+from imgcls.deploy.options import ASYNCHRONOUS, SERVERLESS, Options
+from imgcls.deploy.removal import remove
+from imgcls.deploy.source import REQUEST_LIMIT, SERVERLESS_LIMIT, Source, describe_source
 from imgcls.errors import UserError
-
-if TYPE_CHECKING:
-    from imgcls.aws.account import Account
+from imgcls.launch.rehearsal.aws import ROLE, LocalAws
+from imgcls.launch.rehearsal.endpoints import Endpoints
+from imgcls.serve.archive import write_archive
+from imgcls.serve.client import Client
+from imgcls.serve.local import serve_archive
 
 log = logging.getLogger("imgcls.deploy")
 
-ROLE = "arn:aws:iam::123456789012:role/rehearsal"
-POLL = 0.3  # seconds
+POLL_SECONDS = 0.3
 
 
 def serve_here(options: Options, source: Source) -> None:
-    """`target=local`: pack the model, unpack it, serve it, ask it; go on serving unless `wait=false`."""
-    from imgcls.serve.archive import write_archive
-    from imgcls.serve.local import serve_archive
-
-    samples = pictures_for(replace(options, wait=True), source, REQUEST_LIMIT)
+    """`target=local`: pack the model, serve the archive, test it; continue serving unless `wait=false`."""
+    samples = load_samples(replace(options, wait=True), source, REQUEST_LIMIT)
     with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
         archive = write_archive(source.folder, Path(work) / "model.tar.gz")
-        size = archive.stat().st_size / 1e6
-        log.info("%s: model.tar.gz has %.1f MB.", describe_source(source), size)
+        log.info("%s: model.tar.gz has %.1f MB.", describe_source(source), archive.stat().st_size / 1e6)
         with serve_archive(archive, options.environment, options.port if options.wait else 0) as container:
-            log.info("Serving what is in it, through %s, on %s", container.caller, container.url)
+            log.info("Serving it with %s on %s", container.caller, container.url)
             if samples is not None:
-                log.info("Asking with %d pictures of %s.", len(samples.pictures), samples.where)
-
-                def ask(content: bytes, accept: str) -> bytes:
-                    from imgcls.serve.client import Client
-
-                    return Client(container.url).invoke(content, probe.KIND, accept)
-
-                print(f"test: {probe.compare(ask, source.model, samples.pictures, options.tolerance)}")
+                client = Client(container.url)
+                run_test(
+                    lambda content, accept: client.invoke(content, probe.KIND, accept),
+                    source.model,
+                    samples,
+                    options.tolerance,
+                )
             if not options.wait:
                 return
             print(f"{container.url}/invocations answers until Ctrl-C.", flush=True)
@@ -59,61 +59,50 @@ def serve_here(options: Options, source: Source) -> None:
 
 
 def rehearse(options: Options, source: Source, then: Callable[[Account], None] | None = None) -> None:
-    """`target=rehearsal`: the whole way of an endpoint, in an account of AWS that is this process.
+    """`target=rehearsal`: the full life of an endpoint, in a simulated AWS account in this process.
 
-    Args:
-        options: of the deployment.
-        source: what is deployed.
-        then: called with the account at the end, before it is gone.
+    `then` is called with the account at the end, before it is closed.
     """
-    from imgcls.aws.account import Account
-    from imgcls.deploy import endpoint, inventory, removal
-    from imgcls.launch.rehearsal.aws import LocalAws
-    from imgcls.launch.rehearsal.endpoints import Endpoints
-
-    here = replace(options, poll=POLL, wait=True, role=options.role or ROLE, bucket=None)
+    here = replace(options, poll=POLL_SECONDS, wait=True, role=options.role or ROLE, bucket=None)
     with LocalAws(_no_jobs, lambda name: None) as aws:
         endpoints = Endpoints(aws)
         try:
             account = Account(aws.session(), role=here.role, prefix=here.prefix)
             _step("Deploy")
             deploy_to(account, here, source, remember=False)
-            _step("Update: the same model with another setting, without downtime")
-            deploy_to(account, changed(here), source, remember=False)
+            _step("Update: the same model with different settings, without downtime")
+            deploy_to(account, change_size(here), source, remember=False)
             _step("Roll back")
-            print(f"{source.name} has {endpoint.roll_back(account, source.name, poll=POLL)} again.")
-            _put_in_front(account, here, source)
-            _step("What there is, and away with it")
-            found = inventory.inventory(account)
-            removal.remove(account, found, poll=POLL, say=print)
-            left = inventory.inventory(account)
+            print(f"Rolled {source.name} back to {endpoint.roll_back(account, source.name, poll=POLL_SECONDS)}.")
+            _rehearse_function(account, here, source)
+            _step("List and delete all resources")
+            remove(account, list_resources(account), poll=POLL_SECONDS, report=print)
+            left = list_resources(account)
             if left:
-                raise UserError(f"The rehearsal left behind: {', '.join(one.name for one in left)}")
-            print(f"{len(aws.calls)} requests were sent, all to this machine. Nothing is left.")
+                raise UserError(f"The rehearsal did not remove: {', '.join(resource.name for resource in left)}")
+            print(f"{len(aws.calls)} requests were sent, all to this machine. All resources are deleted.")
             if then is not None:
                 then(account)
         finally:
             endpoints.close()
 
 
-def changed(options: Options) -> Options:
-    """The options of an update that is small, and that each kind of endpoint knows."""
+def change_size(options: Options) -> Options:
+    """The options of a small update that every mode supports."""
     if options.mode == SERVERLESS:
         return replace(options, concurrency=(options.concurrency or 5) + 1)
     return replace(options, instance_count=(options.instance_count or 1) + 1)
 
 
-def _put_in_front(account: Account, options: Options, source: Source) -> None:
-    """A Lambda function, asked with a picture; asynchronous endpoints have no answer for it."""
-    from imgcls.deploy.function import FunctionOptions, ask, deploy_function
-
-    samples = pictures_for(options, source, 4 << 20)
-    if options.mode == "asynchronous" or samples is None:
+def _rehearse_function(account: Account, options: Options, source: Source) -> None:
+    """Test a Lambda function with an image, except for asynchronous endpoints."""
+    samples = load_samples(options, source, SERVERLESS_LIMIT)
+    if options.mode == ASYNCHRONOUS or samples is None:
         return
-    _step("A Lambda function in front")
-    wanted = FunctionOptions(source.name, source.name, make_role=True, provisioned=1, url="iam", poll=POLL)
-    made = deploy_function(account, wanted)
-    with explain_refusals(f"ask the function {made.name}"):
+    _step("Put a Lambda function in front")
+    function = FunctionOptions(source.name, source.name, make_role=True, provisioned=1, url="iam", poll=POLL_SECONDS)
+    made = deploy_function(account, function)
+    with explain_refusals(f"invoke the function {made.name}"):
         best: dict[str, Any] = ask(account, made.name, samples.pictures[0].content)["predictions"][0]["classes"][0]
     print(f"{made.name}, version {made.version}: {samples.pictures[0].name} is {best['class']}.")
 
@@ -123,4 +112,4 @@ def _step(text: str) -> None:
 
 
 def _no_jobs(request: dict[str, Any]) -> None:
-    raise UserError("This rehearsal has no training jobs.")
+    raise UserError("A rehearsal of an endpoint cannot run training jobs.")

@@ -1,9 +1,8 @@
-"""Autoscaling of an endpoint's machines, and the alarms that imgcls makes for it and for updates."""
+"""Autoscaling of an endpoint's instances, and the alarms for scaling and updates."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,43 +10,43 @@ from imgcls.aws.account import Account
 from imgcls.aws.refusals import explain_refusals
 from imgcls.deploy.names import SCALING_TAG, VARIANT, as_list, tags_of
 from imgcls.deploy.options import ASYNCHRONOUS, Options
+from imgcls.deploy.state import EndpointState, read_tags_of
 
 log = logging.getLogger(__name__)
 
 NAMESPACE, DIMENSION = "sagemaker", "sagemaker:variant:DesiredInstanceCount"
-INVOCATIONS, BACKLOG = 100.0, 5.0  # a machine: requests a minute, requests that wait
-SCALE_OUT, SCALE_IN = 60, 300  # seconds
-FAILING = 0.01  # share of requests with a fault of the server at which an update is taken back
+INVOCATIONS, BACKLOG = 100.0, 5.0  # per instance: requests per minute, waiting requests
+SCALE_OUT_SECONDS, SCALE_IN_SECONDS = 60, 300
+ERROR_RATE = 0.01  # share of failing requests above which an update is rolled back
 
 
 def resource_of(endpoint: str) -> str:
-    """How Application Auto Scaling names the machines of an endpoint."""
+    """The ID of an endpoint's instances in Application Auto Scaling."""
     return f"endpoint/{endpoint}/variant/{VARIANT}"
 
 
 def alarm_names(endpoint: str) -> dict[str, str]:
-    """The alarms of an endpoint that imgcls makes."""
+    """Names of an endpoint's alarms."""
     return {"errors": f"{endpoint}-errors", "waiting": f"{endpoint}-waiting"}
 
 
 def target_of(account: Account, endpoint: str) -> dict[str, Any]:
-    """The endpoint's scalable target; empty where it is not scaled."""
-    with explain_refusals(f"look at the autoscaling of {endpoint}"):
-        found = account.client("application-autoscaling").describe_scalable_targets(
+    """The endpoint's scalable target; empty if it is not scaled."""
+    with explain_refusals(f"read the autoscaling of {endpoint}"):
+        targets = account.client("application-autoscaling").describe_scalable_targets(
             ServiceNamespace=NAMESPACE, ResourceIds=[resource_of(endpoint)], ScalableDimension=DIMENSION
-        )
-    targets = found["ScalableTargets"]
+        )["ScalableTargets"]
     return dict(targets[0]) if targets else {}
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How the number of machines follows the work.
+    """How the number of instances follows the load.
 
     Attributes:
-        low, high: machines.
-        load: what one machine is to have to do: requests a minute, or requests that wait.
-        out, back: seconds between two steps up, two steps down.
+        low, high: minimum and maximum number of instances.
+        load: target per instance: requests per minute, or waiting requests of asynchronous endpoints.
+        out, back: cooldown in seconds after scaling out and in.
     """
 
     low: int
@@ -57,25 +56,25 @@ class Scaling:
     back: int
 
     def __str__(self) -> str:
-        return " ".join(f"{one.name}={getattr(self, one.name):g}" for one in fields(self))
+        return " ".join(f"{part.name}={getattr(self, part.name):g}" for part in fields(self))
 
     @classmethod
     def read(cls, text: str) -> Scaling | None:
-        """What `str` of it says; None for another text.
+        """The inverse of `str`; None for an invalid text.
 
         >>> Scaling.read(str(Scaling(1, 3, 10.0, 30, 120)))
         Scaling(low=1, high=3, load=10.0, out=30, back=120)
         """
         try:
-            found = dict(word.split("=", 1) for word in text.split())
-            whole = {name: int(found[name]) for name in ("low", "high", "out", "back")}
-            return cls(load=float(found["load"]), **whole)
+            values = dict(part.split("=", 1) for part in text.split())
+            whole = {name: int(values[name]) for name in ("low", "high", "out", "back")}
+            return cls(load=float(values["load"]), **whole)
         except (KeyError, ValueError):
             return None
 
 
-def wanted(options: Options, mode: str, before: Scaling | None) -> Scaling | None:
-    """The scaling that the options ask for; what they do not say is as it was `before`. None: none at all."""
+def select_scaling(options: Options, mode: str, before: Scaling | None) -> Scaling | None:
+    """The requested scaling, with values from `before` where the options give none. None: no scaling."""
     if options.max_instances is None:
         return before
     if options.max_instances == 0:
@@ -83,7 +82,8 @@ def wanted(options: Options, mode: str, before: Scaling | None) -> Scaling | Non
     queued = mode == ASYNCHRONOUS
     load = options.backlog_per_instance if queued else options.invocations_per_instance
     low, out, back = options.min_instances, options.scale_out_cooldown, options.scale_in_cooldown
-    kept = before or Scaling(1, options.max_instances, BACKLOG if queued else INVOCATIONS, SCALE_OUT, SCALE_IN)
+    default_load = BACKLOG if queued else INVOCATIONS
+    kept = before or Scaling(1, options.max_instances, default_load, SCALE_OUT_SECONDS, SCALE_IN_SECONDS)
     return Scaling(
         min(kept.low, options.max_instances) if low is None else low,
         options.max_instances,
@@ -93,35 +93,31 @@ def wanted(options: Options, mode: str, before: Scaling | None) -> Scaling | Non
     )
 
 
-def noted(tags: Mapping[str, str]) -> Scaling | None:
-    """The scaling that an endpoint's tags name."""
-    return Scaling.read(tags.get(SCALING_TAG, ""))
+def recorded_scaling(account: Account, state: EndpointState) -> Scaling | None:
+    """The scaling recorded in the endpoint's tags."""
+    return Scaling.read(read_tags_of(account, state.arn).get(SCALING_TAG, ""))
 
 
 def scale(account: Account, endpoint: str, scaling: Scaling, mode: str) -> None:
-    """Let AWS choose the number of machines."""
+    """Set up autoscaling."""
     client = account.client("application-autoscaling")
-    place = {
-        "ServiceNamespace": NAMESPACE,
-        "ResourceId": resource_of(endpoint),
-        "ScalableDimension": DIMENSION,
-    }
+    target = {"ServiceNamespace": NAMESPACE, "ResourceId": resource_of(endpoint), "ScalableDimension": DIMENSION}
     with explain_refusals(f"set up the autoscaling of {endpoint}"):
-        client.register_scalable_target(**place, MinCapacity=scaling.low, MaxCapacity=scaling.high)
+        client.register_scalable_target(**target, MinCapacity=scaling.low, MaxCapacity=scaling.high)
         client.put_scaling_policy(
-            **place,
+            **target,
             PolicyName=f"{endpoint}-load",
             PolicyType="TargetTrackingScaling",
             TargetTrackingScalingPolicyConfiguration=load_policy(endpoint, scaling, mode),
         )
         if scaling.low == 0:
-            _wake(account, endpoint, place)
-    what = "requests that wait" if mode == ASYNCHRONOUS else "requests a minute"
-    log.info("%s: %d to %d machines, about %g %s each.", endpoint, scaling.low, scaling.high, scaling.load, what)
+            _scale_from_zero(account, endpoint, target)
+    what = "waiting requests" if mode == ASYNCHRONOUS else "requests per minute"
+    log.info("%s: %d to %d instances, about %g %s each.", endpoint, scaling.low, scaling.high, scaling.load, what)
 
 
 def load_policy(endpoint: str, scaling: Scaling, mode: str) -> dict[str, Any]:
-    """A target-tracking policy: of the requests a minute, or, of an asynchronous endpoint, of those that wait."""
+    """The target-tracking policy: by requests per minute or, of an asynchronous endpoint, by waiting requests."""
     policy: dict[str, Any] = {
         "TargetValue": scaling.load,
         "ScaleOutCooldown": scaling.out,
@@ -130,49 +126,57 @@ def load_policy(endpoint: str, scaling: Scaling, mode: str) -> dict[str, Any]:
     if mode != ASYNCHRONOUS:
         metric = {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
         return {**policy, "PredefinedMetricSpecification": metric}
-    metric_of = {
+    backlog = {
         "MetricName": "ApproximateBacklogSizePerInstance",
         "Namespace": "AWS/SageMaker",
         "Dimensions": [{"Name": "EndpointName", "Value": endpoint}],
         "Statistic": "Average",
     }
-    return {**policy, "CustomizedMetricSpecification": metric_of}
+    return {**policy, "CustomizedMetricSpecification": backlog}
 
 
-def _wake(account: Account, endpoint: str, place: dict[str, str]) -> None:
-    """Start a machine where there is none and something waits: the backlog a machine is not known without machines.
+def _scale_from_zero(account: Account, endpoint: str, target: dict[str, str]) -> None:
+    """Start an instance when requests wait and there is none: the backlog per instance is undefined then.
 
     https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference-autoscale.html
     """
     steps = {
         "AdjustmentType": "ChangeInCapacity",
         "MetricAggregationType": "Average",
-        "Cooldown": SCALE_IN,
+        "Cooldown": SCALE_IN_SECONDS,
         "StepAdjustments": [{"MetricIntervalLowerBound": 0.0, "ScalingAdjustment": 1}],
     }
     made = account.client("application-autoscaling").put_scaling_policy(
-        **place, PolicyName=f"{endpoint}-wake", PolicyType="StepScaling", StepScalingPolicyConfiguration=steps
+        **target, PolicyName=f"{endpoint}-wake", PolicyType="StepScaling", StepScalingPolicyConfiguration=steps
     )
-    account.client("cloudwatch").put_metric_alarm(
+    _put_alarm(
+        account,
+        endpoint,
         AlarmName=alarm_names(endpoint)["waiting"],
-        AlarmDescription="Requests wait, and the endpoint has no machine.",
-        Namespace="AWS/SageMaker",
+        AlarmDescription="Requests wait, and the endpoint has no instance.",
         MetricName="HasBacklogWithoutCapacity",
         Dimensions=[{"Name": "EndpointName", "Value": endpoint}],
-        Statistic="Average",
-        Period=60,
-        EvaluationPeriods=1,
         DatapointsToAlarm=1,
         Threshold=1,
         ComparisonOperator="GreaterThanOrEqualToThreshold",
         TreatMissingData="missing",
         AlarmActions=[made["PolicyARN"]],
+    )
+
+
+def _put_alarm(account: Account, endpoint: str, **fields: Any) -> None:
+    account.client("cloudwatch").put_metric_alarm(
+        Namespace="AWS/SageMaker",
+        Statistic="Average",
+        Period=60,
+        EvaluationPeriods=1,
         Tags=as_list(tags_of("alarm", endpoint)),
+        **fields,
     )
 
 
 def unscale(account: Account, endpoint: str) -> bool:
-    """Leave the number of machines as it is from now on; whether AWS had chosen it. Its policies go with it."""
+    """Switch autoscaling off, with its policies. Returns whether it was on."""
     if not target_of(account, endpoint):
         return False
     with explain_refusals(f"end the autoscaling of {endpoint}"):
@@ -184,30 +188,27 @@ def unscale(account: Account, endpoint: str) -> bool:
 
 
 def watch_errors(account: Account, endpoint: str) -> str:
-    """The alarm that takes an update back; made where it is missing."""
+    """Create or update the alarm that rolls an update back. Returns its name."""
     name = alarm_names(endpoint)["errors"]
-    with explain_refusals(f"make the alarm {name}"):
-        account.client("cloudwatch").put_metric_alarm(
+    with explain_refusals(f"create the alarm {name}"):
+        _put_alarm(
+            account,
+            endpoint,
             AlarmName=name,
-            AlarmDescription="Requests fail by a fault of the endpoint.",
-            Namespace="AWS/SageMaker",
+            AlarmDescription="Requests fail with errors of the endpoint.",
             MetricName="Invocation5XXErrors",
             Dimensions=[{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": VARIANT}],
-            Statistic="Average",
-            Period=60,
-            EvaluationPeriods=1,
-            Threshold=FAILING,
+            Threshold=ERROR_RATE,
             ComparisonOperator="GreaterThanThreshold",
             TreatMissingData="notBreaching",
-            Tags=as_list(tags_of("alarm", endpoint)),
         )
     return name
 
 
 def delete_alarms(account: Account, names: list[str]) -> None:
-    """Delete those of the alarms that are there: AWS deletes none where one is not."""
+    """Delete the alarms that exist: AWS would delete none if one of them does not."""
     client = account.client("cloudwatch")
     with explain_refusals(f"delete the alarms {', '.join(names)}"):
-        there = [one["AlarmName"] for one in client.describe_alarms(AlarmNames=names)["MetricAlarms"]]
-        if there:
-            client.delete_alarms(AlarmNames=there)
+        existing = [alarm["AlarmName"] for alarm in client.describe_alarms(AlarmNames=names)["MetricAlarms"]]
+        if existing:
+            client.delete_alarms(AlarmNames=existing)

@@ -1,4 +1,4 @@
-"""What is there: an endpoint with its configuration and model, as AWS describes them; and waiting for it to settle."""
+"""Existing endpoints with their configurations and models, as AWS describes them, and waiting for their changes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 
 from imgcls.aws.account import Account
 from imgcls.aws.naming import TAG
-from imgcls.aws.refusals import explain_refusals
+from imgcls.aws.refusals import error_code, explain_refusals
 from imgcls.deploy.names import as_mapping
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.progress import PATIENCE, passes
+from imgcls.launch.sagemaker.progress import PATIENCE_SECONDS, is_transient
 
 log = logging.getLogger(__name__)
 
 LOG_GROUP = "/aws/sagemaker/Endpoints"
 BUSY = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
-SAYS = {
-    "Creating": "starting machines, fetching the image and the model",
-    "Updating": "starting the new machines beside the old ones",
-    "SystemUpdating": "AWS maintains it",
-    "RollingBack": "the update failed; going back to what was there",
+STATUS_TEXTS = {
+    "Creating": "starting instances, downloading the container image and the model",
+    "Updating": "starting the new instances beside the old ones",
+    "SystemUpdating": "maintenance by AWS",
+    "RollingBack": "the update failed; rolling back",
     "Deleting": "being deleted",
 }
 NOT_FOUND = (
@@ -33,19 +33,13 @@ NOT_FOUND = (
     "ObjectNotFoundException",
     "ProvisionedConcurrencyConfigNotFoundException",
 )
-SPOKEN_EVERY = 60.0  # seconds, also where nothing changes
+LOG_INTERVAL_SECONDS = 60.0  # if nothing changes
 LAST_LINES = 15
 
 
 @dataclass(frozen=True)
-class Deployed:
-    """An endpoint.
-
-    Attributes:
-        endpoint: what DescribeEndpoint answers.
-        config: what DescribeEndpointConfig answers; empty where the configuration is gone.
-        model: what DescribeModel answers; empty where the model is gone.
-    """
+class EndpointState:
+    """The responses of DescribeEndpoint, DescribeEndpointConfig and DescribeModel; empty for what was deleted."""
 
     endpoint: dict[str, Any]
     config: dict[str, Any]
@@ -53,12 +47,12 @@ class Deployed:
 
     @property
     def name(self) -> str:
-        """Of the endpoint."""
+        """Name of the endpoint."""
         return str(self.endpoint["EndpointName"])
 
     @property
     def arn(self) -> str:
-        """Of the endpoint."""
+        """ARN of the endpoint."""
         return str(self.endpoint["EndpointArn"])
 
     @property
@@ -68,14 +62,13 @@ class Deployed:
 
     @property
     def config_name(self) -> str:
-        """Of the configuration that it has."""
+        """Name of the endpoint's configuration."""
         return str(self.endpoint["EndpointConfigName"])
 
     @property
     def variant(self) -> dict[str, Any]:
         """The production variant of the configuration."""
-        variants = self.config.get("ProductionVariants") or [{}]
-        return dict(variants[0])
+        return dict((self.config.get("ProductionVariants") or [{}])[0])
 
     @property
     def container(self) -> dict[str, Any]:
@@ -83,126 +76,118 @@ class Deployed:
         return dict(self.model.get("PrimaryContainer") or {})
 
 
-def gone(error: Exception) -> bool:
-    """Whether AWS says that there is no such thing."""
-    answer = (getattr(error, "response", None) or {}).get("Error", {})
-    code, message = str(answer.get("Code", "")), str(answer.get("Message", "")).lower()
+def is_missing(error: Exception) -> bool:
+    """Whether AWS reports that a resource does not exist."""
+    code, message = error_code(error), str(error).lower()
     return code in NOT_FOUND or (
         code == "ValidationException" and ("could not find" in message or "does not exist" in message)
     )
 
 
-def described(account: Account, what: str, name: str) -> dict[str, Any]:
-    """What AWS knows of an Endpoint, EndpointConfig or Model (`what`); empty where there is none. Raises UserError."""
-    operation = {"Endpoint": "describe_endpoint", "EndpointConfig": "describe_endpoint_config"}.get(
-        what, "describe_model"
-    )
-    with explain_refusals(f"look at {name}"):
-        try:
-            answer = dict(getattr(account.client("sagemaker"), operation)(**{f"{what}Name": name}))
-        except Exception as error:
-            if gone(error):
-                return {}
+def call_existing(call: Callable[..., Any], **request: Any) -> Any:
+    """The response of `call`; None if AWS reports that the resource does not exist."""
+    try:
+        return call(**request)
+    except Exception as error:
+        if not is_missing(error):
             raise
-    answer.pop("ResponseMetadata", None)
-    return answer
+        return None
 
 
-def deployed(account: Account, name: str) -> Deployed | None:
-    """The endpoint `name`; None where there is none. Raises UserError where imgcls has not made it."""
-    endpoint = described(account, "Endpoint", name)
+def describe_resource(account: Account, what: str, name: str) -> dict[str, Any]:
+    """AWS's description of an Endpoint, EndpointConfig or Model; empty if it does not exist. Raises UserError."""
+    client = account.client("sagemaker")
+    operations = {"EndpointConfig": client.describe_endpoint_config, "Model": client.describe_model}
+    with explain_refusals(f"describe {name}"):
+        answer = call_existing(operations.get(what, client.describe_endpoint), **{f"{what}Name": name}) or {}
+    return {key: value for key, value in answer.items() if key != "ResponseMetadata"}
+
+
+def find_endpoint(account: Account, name: str) -> EndpointState | None:
+    """The endpoint `name`; None if it does not exist. Raises UserError if imgcls did not create it."""
+    endpoint = describe_resource(account, "Endpoint", name)
     if not endpoint:
         return None
-    if TAG not in tags_at(account, str(endpoint["EndpointArn"])):
-        raise UserError(f"The endpoint {name} was not made by imgcls (it has no tag {TAG}). Give another name=….")
-    config = described(account, "EndpointConfig", endpoint["EndpointConfigName"])
-    variants = config.get("ProductionVariants") or [{}]
-    model = described(account, "Model", variants[0]["ModelName"]) if "ModelName" in variants[0] else {}
-    return Deployed(endpoint, config, model)
+    if TAG not in read_tags_of(account, str(endpoint["EndpointArn"])):
+        raise UserError(f"The endpoint {name} was not created by imgcls (it has no tag {TAG}). Give another name=….")
+    config = describe_resource(account, "EndpointConfig", endpoint["EndpointConfigName"])
+    state = EndpointState(endpoint, config, {})
+    model = describe_resource(account, "Model", state.variant["ModelName"]) if "ModelName" in state.variant else {}
+    return EndpointState(endpoint, config, model)
 
 
-def needed(account: Account, name: str) -> Deployed:
-    """The endpoint `name`. Raises UserError where there is none."""
-    found = deployed(account, name)
-    if found is None:
+def get_endpoint(account: Account, name: str) -> EndpointState:
+    """The endpoint `name`. Raises UserError if it does not exist."""
+    state = find_endpoint(account, name)
+    if state is None:
         raise UserError(f"There is no endpoint {name} in {account.region}. `python -m imgcls.deploy list` shows them.")
-    return found
+    return state
 
 
-def tags_at(account: Account, arn: str) -> dict[str, str]:
-    """The tags of something of SageMaker; none where it is gone."""
+def read_tags_of(account: Account, arn: str) -> dict[str, str]:
+    """The tags of a SageMaker resource; empty if it does not exist."""
     with explain_refusals(f"read the tags of {arn.rpartition('/')[2]}"):
-        try:
-            answer = account.client("sagemaker").list_tags(ResourceArn=arn)
-        except Exception as error:
-            if gone(error):
-                return {}
-            raise
-    return as_mapping(answer["Tags"])
+        answer = call_existing(account.client("sagemaker").list_tags, ResourceArn=arn)
+    return as_mapping(answer["Tags"]) if answer else {}
 
 
-def settle(
+def wait_until_settled(
     account: Account, name: str, *, poll: float, wait: Callable[[float], None] = time.sleep, whole: bool = True
-) -> Deployed | None:
-    """Wait until the endpoint is no longer being changed, and say what it does meanwhile.
-
-    Passing faults of the network are waited out.
+) -> EndpointState | None:
+    """Wait until no change of the endpoint is in progress, and log its status; ride out network errors.
 
     Args:
-        account: what is asked.
-        name: of the endpoint.
-        poll: seconds between two looks.
+        poll: seconds between two requests.
         wait: called with `poll`.
-        whole: also describe its configuration and model.
+        whole: also describe the endpoint's configuration and model.
 
     Returns:
-        The endpoint; None where there is none (any more).
+        The endpoint; None if it does not exist (any more).
     """
-    began = spoken = answered = time.monotonic()
+    began = logged = answered = time.monotonic()
     status = ""
     while True:
         try:
-            endpoint = described(account, "Endpoint", name)
+            endpoint = describe_resource(account, "Endpoint", name)
             answered = time.monotonic()
         except UserError as error:
-            if not passes(error) or time.monotonic() - answered > PATIENCE:
+            if not is_transient(error) or time.monotonic() - answered > PATIENCE_SECONDS:
                 raise
-            log.warning("%s The endpoint goes on; trying again.", error)
+            log.warning("%s Trying again; the endpoint is not affected.", error)
             wait(poll)
             continue
         if not endpoint:
             return None
-        now = str(endpoint["EndpointStatus"])
-        passed = time.monotonic()
-        if now not in BUSY:
-            if status:
-                log.info("%s: %s after %s.", name, now, clock(passed - began))
-            return deployed(account, name) if whole else Deployed(endpoint, {}, {})
-        if now != status or passed - spoken >= SPOKEN_EVERY:
-            status, spoken = now, passed
-            log.info("%s: %s, %s (%s).", name, now, SAYS[now], clock(passed - began))
+        previous, status = status, str(endpoint["EndpointStatus"])
+        now = time.monotonic()
+        if status not in BUSY:
+            if previous:
+                log.info("%s: %s after %s.", name, status, format_duration(now - began))
+            return find_endpoint(account, name) if whole else EndpointState(endpoint, {}, {})
+        if status != previous or now - logged >= LOG_INTERVAL_SECONDS:
+            logged = now
+            log.info("%s: %s, %s (%s).", name, status, STATUS_TEXTS[status], format_duration(now - began))
         wait(poll)
 
 
-def clock(seconds: float) -> str:
-    """Minutes and seconds.
+def format_duration(seconds: float) -> str:
+    """Duration as minutes:seconds.
 
-    >>> clock(75.3)
+    >>> format_duration(75.3)
     '1:15'
     """
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
-def why(account: Account, found: Deployed) -> str:
-    """What AWS gives as the reason of a failure, and the last lines of the endpoint's log."""
-    reason = " ".join(str(found.endpoint.get("FailureReason") or "AWS gives no reason").split())
-    lines = last_lines(account, found.name)
-    log_text = "".join(f"\n  {line}" for line in lines)
-    return f"{reason.rstrip('.')}.{log_text}\nIts log: CloudWatch, {LOG_GROUP}/{found.name}"
+def explain_failure(account: Account, state: EndpointState) -> str:
+    """AWS's reason of a failure, and the last lines of the endpoint's log."""
+    reason = " ".join(str(state.endpoint.get("FailureReason") or "AWS gives no reason").split())
+    log_text = "".join(f"\n  {line}" for line in last_lines(account, state.name))
+    return f"{reason.rstrip('.')}.{log_text}\nIts log: CloudWatch, {LOG_GROUP}/{state.name}"
 
 
 def last_lines(account: Account, name: str) -> list[str]:
-    """The end of the endpoint's log; nothing where it has none, or may not be read."""
+    """The last lines of the endpoint's log; none if it cannot be read."""
     group = f"{LOG_GROUP}/{name}"
     try:
         client = account.client("logs")
@@ -210,5 +195,5 @@ def last_lines(account: Account, name: str) -> list[str]:
         stream = streams["logStreams"][0]["logStreamName"]
         events = client.get_log_events(logGroupName=group, logStreamName=stream, limit=LAST_LINES, startFromHead=False)
         return [str(event["message"]).rstrip()[:300] for event in events["events"]]
-    except Exception:  # a hint beside the reason, which is known already
+    except Exception:  # only a hint: AWS's reason is known
         return []

@@ -94,16 +94,16 @@ def test_the_last_checkpoint_never_goes_before_the_best_one(s3: Any) -> None:
     folder = mirror.folder / "checkpoints"
     folder.mkdir(parents=True)
     order: list[str] = []
-    upload, link = s3.upload_file, mirror._take
+    upload, link = s3.upload_file, mirror._link
 
-    def take(place: str, file: Path, taken: Any) -> None:
-        link(place, file, taken)
-        if place.endswith("last.ckpt"):  # training goes on while the folder is looked at
+    def link_and_train(path: str, file: Path, links: Any) -> None:
+        link(path, file, links)
+        if path.endswith("last.ckpt"):  # training continues while the folder is scanned
             (folder / "best.ckpt").write_text("best 2")
             (folder / "last.new").write_text("last 2")
             (folder / "last.new").replace(folder / "last.ckpt")
 
-    mirror._take = take  # type: ignore[method-assign]
+    mirror._link = link_and_train  # type: ignore[method-assign]
     s3.upload_file = lambda file, bucket, key: (order.append(key.rpartition("/")[2]), upload(file, bucket, key))
     (folder / "best.ckpt").write_text("best 1")
     (folder / "last.ckpt").write_text("last 1")
@@ -114,7 +114,7 @@ def test_the_last_checkpoint_never_goes_before_the_best_one(s3: Any) -> None:
     assert there(s3)["checkpoints/last.ckpt"] == b"last 1"
 
 
-def test_faults_are_said_and_the_run_is_not_lost(s3: Any) -> None:
+def test_errors_are_reported_and_the_run_is_not_lost(s3: Any) -> None:
     with pytest.raises(UserError, match="expected s3://bucket/folder"):
         local_folder("s3://bucket")
     with (
@@ -132,7 +132,10 @@ def test_faults_are_said_and_the_run_is_not_lost(s3: Any) -> None:
         (folder / "metrics.csv").write_text("x")
         s3.upload_file = broken
 
-    with pytest.raises(UserError, match=r"the run is in .*runs/one\)"), mirror_folder(ADDRESS, client=s3) as folder:
+    with (
+        pytest.raises(UserError, match=r"the whole run is in .*runs/one\)"),
+        mirror_folder(ADDRESS, client=s3) as folder,
+    ):
         write(folder)
     s3.upload_file = upload
     with mirror_folder(ADDRESS, client=s3):

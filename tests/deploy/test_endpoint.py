@@ -30,7 +30,7 @@ def test_a_run_becomes_an_endpoint_that_answers_as_it_does(
 ) -> None:
     deploy("environment.IMGCLS_URLS=true", "tags.team=vision", "startup_timeout=600", "instance_count=2")
     said = capsys.readouterr()
-    assert "test: 8 of 8 pictures with the same likeliest class as here" in said.out
+    assert "test: 8 of 8 images with the same top class as the local model" in said.out
     assert f"python -m imgcls.deploy delete name={DOGS}" in said.out
     assert "2 x ml.m5.large, for as long as it is there" in said.err
     assert said.err.index("2 x ml.m5.large") < said.err.index("Made the endpoint")
@@ -112,7 +112,7 @@ def test_update_and_back(account: Account, run: Path, capsys: pytest.CaptureFixt
     for expected in (first, second, first):
         command(["rollback", "run=runs/dogs", "poll=0.01"])
         assert account.endpoint(DOGS)["EndpointConfigName"] == expected
-        assert f"{DOGS} has {expected} again" in capsys.readouterr().out
+        assert f"Rolled {DOGS} back to {expected}." in capsys.readouterr().out
 
 
 def test_rollback_without_a_note_goes_to_the_configuration_before(account: Account, run: Path) -> None:
@@ -148,7 +148,7 @@ def test_an_endpoint_that_fails_says_why(account: Account, run: Path) -> None:
 
 def test_an_endpoint_that_fails_is_removed_where_that_is_asked(account: Account, run: Path) -> None:
     account.broken = "no"
-    with pytest.raises(UserError, match=r"(?s)failed: no\..*It was removed again"):
+    with pytest.raises(UserError, match=r"(?s)failed: no\..*The endpoint was removed"):
         deploy("on_failure=undo")
     assert not account.endpoints
     assert not account.cloud().client("sagemaker").list_models()["Models"]
@@ -158,7 +158,7 @@ def test_a_failed_update_leaves_what_was_there(account: Account, run: Path) -> N
     deploy()
     first = account.endpoint(DOGS)["EndpointConfigName"]
     account.broken = "One or more configured alarm(s) went into ALARM state"
-    with pytest.raises(UserError, match=r"The update of imgcls-dogs failed, and AWS went back .* ALARM state"):
+    with pytest.raises(UserError, match=r"The update of imgcls-dogs failed, and AWS rolled it back: .* ALARM state"):
         deploy("instance_count=2")
     assert account.endpoint(DOGS)["EndpointConfigName"] == first
     account.broken = None
@@ -170,17 +170,17 @@ def test_a_failed_update_leaves_what_was_there(account: Account, run: Path) -> N
 @pytest.mark.parametrize("after", ["keep", "undo"])
 def test_wrong_answers_are_found(account: Account, run: Path, after: str) -> None:
     account.lies = True
-    with pytest.raises(UserError, match=r"answers otherwise than the model here: 0 of 3 pictures") as raised:
+    with pytest.raises(UserError, match=r"answers differ from the local model's: 0 of 3 images") as raised:
         deploy("samples=3", f"on_failure={after}")
     assert account.endpoints == ([DOGS] if after == "keep" else [])
-    assert ("It was removed again" if after == "undo" else f"delete name={DOGS}") in str(raised.value)
+    assert ("The endpoint was removed" if after == "undo" else f"delete name={DOGS}") in str(raised.value)
 
 
 def test_an_update_that_answers_wrongly_is_rolled_back(account: Account, run: Path) -> None:
     deploy()
     first = account.endpoint(DOGS)["EndpointConfigName"]
     account.lies = True
-    with pytest.raises(UserError, match=f"The endpoint is back at {first}"):
+    with pytest.raises(UserError, match=f"Rolled back to {first}"):
         deploy("instance_count=2", "on_failure=undo")
     assert account.endpoint(DOGS)["EndpointConfigName"] == first
 
@@ -201,7 +201,7 @@ def test_serverless(account: Account, run: Path, capsys: pytest.CaptureFixture[s
     assert variant(account)["ServerlessConfig"] == served
     assert "InstanceType" not in variant(account)
     assert account.starts[0]["SAGEMAKER_MODEL_SERVER_WORKERS"] == "1"
-    assert "It costs by the request, and by the hour for what is kept warm" in capsys.readouterr().err
+    assert "Requests are billed, and provisioned concurrency per hour" in capsys.readouterr().err
     deploy("concurrency=9")
     assert variant(account)["ServerlessConfig"] == {**served, "MaxConcurrency": 9}
     assert "DeploymentConfig" not in account.sent("UpdateEndpoint")[0], "AWS knows none for serverless endpoints"
@@ -215,13 +215,13 @@ def test_serverless_limits_are_looked_at_before_anything_is_made(
     pictures = sorted((run.parent.parent / "pictures").iterdir())
     pictures[0].write_bytes(bytes((4 << 20) + 1))
     deploy("mode=serverless", "wait=true", "test=true", "memory=3072")
-    assert "1 of the 12 pictures in the test set" in capsys.readouterr().err
+    assert "1 of the 12 images in the test set" in capsys.readouterr().err
     command(["delete", "name=dogs", "yes=true", "poll=0.01"])
     made = len(account.sent("CreateModel"))
 
     for picture in pictures:
         picture.write_bytes(bytes((4 << 20) + 1))
-    with pytest.raises(UserError, match=r"Each of the 12 pictures in .* has more than 4 MB"):
+    with pytest.raises(UserError, match=r"All 12 images in .* are larger than 4 MB"):
         deploy("mode=serverless")
     (run / "model").unlink()
     (run / "model").mkdir()
@@ -229,7 +229,7 @@ def test_serverless_limits_are_looked_at_before_anything_is_made(
         (run / "model" / file.name).write_bytes(file.read_bytes())
     with (run / "model" / "model.safetensors").open("r+b") as weights:
         weights.truncate(1200 << 20)  # sparse: it takes no room
-    with pytest.raises(UserError, match=r"memory=3072: the model has 1200 MB of weights .* Say memory=4096\."):
+    with pytest.raises(UserError, match=r"memory=3072: the model has 1200 MB of weights .* Use memory=4096\."):
         deploy("mode=serverless", "test=false")
     assert len(account.sent("CreateModel")) == made
 
@@ -247,7 +247,7 @@ def test_asynchronous(account: Account, run: Path) -> None:
     }
     assert len(account.sent("InvokeEndpointAsync")) == 8
     account.asked_fails = True
-    with pytest.raises(UserError, match=r"could not answer: .*out of memory"):
+    with pytest.raises(UserError, match=r"imgcls-dogs failed: .*out of memory"):
         command(["test", "run=runs/dogs", "poll=0.01"])
 
 
@@ -303,20 +303,22 @@ def test_somebody_elses_endpoint_is_left_alone(account: Account, run: Path) -> N
     client.create_endpoint_config(EndpointConfigName="c", ProductionVariants=[made])
     account.broken = "not ours"
     client.create_endpoint(EndpointName=DOGS, EndpointConfigName="c")
-    with pytest.raises(UserError, match="was not made by imgcls"):
+    with pytest.raises(UserError, match="was not created by imgcls"):
         deploy()
-    with pytest.raises(UserError, match="was not made by imgcls"):
+    with pytest.raises(UserError, match="was not created by imgcls"):
         command(["rollback", "name=dogs"])
 
 
 def test_ctrl_c_leaves_the_endpoint_and_says_so(
     account: Account, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("imgcls.deploy.endpoint.settle", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        "imgcls.deploy.endpoint.wait_until_settled", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         deploy()
     said = capsys.readouterr().err
-    assert "goes on being made, and costs" in said
+    assert "AWS continues to create imgcls-dogs, which is billed" in said
     assert f"python -m imgcls.deploy delete name={DOGS}" in said
     monkeypatch.undo()
 
@@ -340,7 +342,7 @@ def test_no_role_and_no_pictures(account: Account, run: Path) -> None:
     with pytest.raises(UserError, match=r"no role for the endpoint\. Give role=NAME.*imgcls\.deploy policies"):
         command(["run=runs/dogs", "poll=0.01"])
     (run / "predictions.csv").unlink()
-    with pytest.raises(UserError, match=r"keeps no pictures to test the endpoint with\. Give pictures=FOLDER"):
+    with pytest.raises(UserError, match=r"has no images to test the endpoint with\. Give pictures=FOLDER"):
         deploy()
     deploy("test=false")
     assert account.endpoints == [DOGS]
@@ -364,7 +366,7 @@ def test_quota(account: Account, run: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return made
 
     monkeypatch.setattr(account.aws, "session", limited)
-    with pytest.raises(UserError, match=r"Could not make the endpoint imgcls-dogs: .* usage is 0\. Ask for a higher"):
+    with pytest.raises(UserError, match=r"Could not create the endpoint imgcls-dogs: .* usage is 0\. Ask for a higher"):
         deploy()
 
 

@@ -27,7 +27,7 @@ def test_a_function_asks_the_endpoint(account: Account, run: Path, capsys: pytes
     deploy("test=false")
     command([*FRONT, "make_role=true", "provisioned=2", "url=iam", "tags.team=vision", "pictures=pictures"])
     said = capsys.readouterr()
-    assert f"{DOGS}, version 1, alias live: asks {DOGS}." in said.out
+    assert f"{DOGS}, version 1, alias live: invokes {DOGS}." in said.out
     assert "with AWS signatures" in said.out
     assert "test: 00.jpg is " in said.out, "the function's code has really asked the endpoint"
     assert "2 are kept warm, and cost by the hour" in said.err
@@ -99,7 +99,7 @@ def test_a_role_that_lambda_does_not_know_yet_is_waited_for(
 def test_somebody_elses_role_is_left_alone(account: Account, run: Path) -> None:
     deploy("test=false")
     account.cloud().client("iam").create_role(RoleName=f"{DOGS}-us-east-1", AssumeRolePolicyDocument="{}")
-    with pytest.raises(UserError, match=r"The role imgcls-dogs-us-east-1 was not made by imgcls"):
+    with pytest.raises(UserError, match=r"The role imgcls-dogs-us-east-1 was not created by imgcls"):
         command([*FRONT, "make_role=true"])
     assert len(role_name("x" * 64, "eu-central-1")) == 64
 
@@ -117,5 +117,5 @@ def test_somebody_elses_function_is_left_alone(account: Account, run: Path) -> N
     client.create_function(
         FunctionName=DOGS, Runtime="python3.13", Role=role, Handler="a.b", Code={"ZipFile": zipped()}
     )
-    with pytest.raises(UserError, match="was not made by imgcls"):
+    with pytest.raises(UserError, match="was not created by imgcls"):
         command([*FRONT, "role=front"])

@@ -174,9 +174,9 @@ def test_the_policies_hold_what_the_calls_need_and_no_more(account: Account, run
 
 def test_the_function_may_ask_its_endpoint_and_nothing_else() -> None:
     statements = {one["Sid"]: one for one in policies.lambda_policy(names())["Statement"]}
-    assert statements["AskEndpoint"]["Resource"] == [f"arn:aws:sagemaker:{HERE}:endpoint/imgcls-dogs"]
-    assert statements["AskEndpoint"]["Action"] == ["sagemaker:InvokeEndpoint"]
-    written = [resource for name in ("MakeLog", "WriteLog") for resource in statements[name]["Resource"]]
+    assert statements["InvokeEndpoint"]["Resource"] == [f"arn:aws:sagemaker:{HERE}:endpoint/imgcls-dogs"]
+    assert statements["InvokeEndpoint"]["Action"] == ["sagemaker:InvokeEndpoint"]
+    written = [resource for name in ("CreateLog", "WriteLog") for resource in statements[name]["Resource"]]
     assert all(resource.startswith(f"arn:aws:logs:{HERE}:log-group:/aws/lambda/imgcls-dogs") for resource in written)
     assert len(statements) == 3
 
@@ -188,15 +188,15 @@ def test_what_is_not_used_is_not_allowed() -> None:
     most = policies.role_policy(names(kms_key=key, vpc=True, topics=[topic], capture=True, output=ANSWERS))
     added = {one["Sid"]: one for one in most["Statement"] if one["Sid"] not in least}
     assert set(added) == {
-        *("ReadQuestions", "WriteAnswers", "ListAnswers", "TellOfAnswers", "Capture", "UseKey"),
-        *("LookAtNetwork", "NetworkInterfaces"),
+        *("ReadQuestions", "WriteAnswers", "ListAnswers", "NotifyOfAnswers", "Capture", "UseKey"),
+        *("DescribeNetwork", "NetworkInterfaces"),
     }
-    assert added["TellOfAnswers"]["Resource"] == [topic]
+    assert added["NotifyOfAnswers"]["Resource"] == [topic]
     assert added["UseKey"]["Resource"] == [key]
     assert added["Capture"]["Resource"] == [f"arn:aws:s3:::{BUCKET}/imgcls/captured/imgcls-dogs/*"]
     assert added["WriteAnswers"]["Resource"] == ["arn:aws:s3:::answers/of-dogs/*"]
     person = {one["Sid"] for one in policies.person_policy(names())["Statement"]}
-    assert not person & {"AskLater", "ReadAnswers", "ListAnswers", "UseKey"}
+    assert not person & {"WriteQuestions", "ReadAnswers", "ListAnswers", "UseKey"}
 
 
 def test_policies_are_printed_for_the_account(account: Account, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from imgcls.deploy.__main__ import command
-from imgcls.deploy.inventory import inventory
+from imgcls.deploy.inventory import list_resources
 from imgcls.errors import UserError
 from tests.aws_account import needs_moto
 from tests.deploy.conftest import QUICK, Account, deploy
@@ -46,7 +46,7 @@ def busy(account: Account, run: Path) -> Account:
 
 
 def kinds(account: Account, endpoint: str | None = None) -> list[str]:
-    return sorted(one.kind for one in inventory(account.cloud(), endpoint))
+    return sorted(resource.kind for resource in list_resources(account.cloud(), endpoint))
 
 
 ONE = ["alarm", "endpoint", "endpoint-config", "endpoint-config", "function", "model", "role", "scaling"]
@@ -72,14 +72,14 @@ def test_list_delete_and_delete_all(
     printed = capsys.readouterr().out
     assert "InService, 2 x ml.m5.large" in printed
     assert "InService, serverless, 3072 MB" in printed
-    assert "1 to 2 machines" in printed
-    assert "imgcls-dogs costs by the hour" in printed
-    assert "end it with: python -m imgcls.deploy delete name=imgcls-dogs" in printed
-    assert "1 training or tuning jobs run, and cost: python -m imgcls.jobs" in printed
+    assert "1 to 2 instances" in printed
+    assert "imgcls-dogs is billed per hour" in printed
+    assert "delete it with: python -m imgcls.deploy delete name=imgcls-dogs" in printed
+    assert "1 training or tuning jobs are running and billed: python -m imgcls.jobs" in printed
     assert "theirs" not in printed
     assert "elsewhere" not in printed
 
-    with pytest.raises(UserError, match="say yes=true, because there is no terminal"):
+    with pytest.raises(UserError, match=r"there is no terminal for the confirmation\. Give yes=true"):
         command(["delete", "name=dogs"])
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda text: "n")
@@ -98,9 +98,9 @@ def test_list_delete_and_delete_all(
     assert busy.endpoints == ["imgcls-theirs"], "what has no tag of ours stays"
     capsys.readouterr()
     command(["delete", "--all", "yes=true"])
-    assert "There is nothing of imgcls in us-east-1." in capsys.readouterr().out
+    assert "There are no resources of imgcls in us-east-1." in capsys.readouterr().out
     command(["list"])
-    assert "imgcls has nothing in us-east-1." in capsys.readouterr().out
+    assert "There are no resources of imgcls in us-east-1." in capsys.readouterr().out
 
 
 def archives(account: Account) -> list[str]:
@@ -112,7 +112,7 @@ def archives(account: Account) -> list[str]:
     return sorted({one["Key"].split("/")[2] for one in found.get("Contents", [])})
 
 
-def test_a_killed_removal_is_gone_on_with(busy: Account) -> None:
+def test_a_killed_removal_is_resumed(busy: Account) -> None:
     """Removing fails at each thing in turn; the list still has what is left, until nothing is."""
     from botocore.exceptions import ClientError
 

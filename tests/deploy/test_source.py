@@ -65,7 +65,7 @@ def test_a_finished_job_becomes_an_endpoint(account: Account, job: str, capsys: 
         command([f"job={job}", *QUICK])
     account.aws.job(job).training_job_status = account.aws.job(job).secondary_status = "Completed"
     command([f"job={job}", *QUICK])
-    assert "test: 8 of 8 pictures" in capsys.readouterr().out
+    assert "test: 8 of 8 images" in capsys.readouterr().out
     assert account.endpoints == [job]
     assert (Path("runs") / job / "model" / "model.json").is_file()
 

@@ -20,6 +20,7 @@ from imgcls.system.extras import need
 log = logging.getLogger(__name__)
 
 REGION = "us-east-1"
+ROLE = "arn:aws:iam::123456789012:role/rehearsal"
 PARAMS = "imgcls-params"
 TARGET = "HTTP_X_AMZ_TARGET"
 TUNING_JOB = "HyperParameterTuningJobName"

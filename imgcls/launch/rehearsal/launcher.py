@@ -16,7 +16,7 @@ from imgcls.aws.account import Account
 from imgcls.aws.s3 import is_remote
 from imgcls.aws.upload import upload_name
 from imgcls.errors import UserError
-from imgcls.launch.rehearsal.aws import LocalAws
+from imgcls.launch.rehearsal.aws import ROLE, LocalAws
 from imgcls.launch.rehearsal.image import check_toolkit
 from imgcls.launch.rehearsal.job import RehearsedJob
 from imgcls.launch.rehearsal.namespaces import check_namespaces
@@ -28,7 +28,6 @@ from imgcls.system.interrupts import Interrupted
 
 log = logging.getLogger(__name__)
 
-ROLE = "arn:aws:iam::123456789012:role/rehearsal"
 UPLOADED_AT_MOST = 64 << 20  # bytes; a larger data set is read where it is
 FILES_AT_MOST = 1000  # which the stand-in for S3 takes in a few seconds
 START = "imgcls-rehearsal-"

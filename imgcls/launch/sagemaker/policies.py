@@ -81,11 +81,11 @@ def role_policy(names: Names) -> dict[str, Any]:
             ["logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"],
             [names.arn("logs", f"log-group:{LOG_GROUP}"), names.log_streams],
         ),
-        allow("MakeLogGroup", ["logs:CreateLogGroup"], [names.arn("logs", f"log-group:{LOG_GROUP}")]),
-        # PutMetricData knows no resources, but its namespace can be named.
+        allow("CreateLogGroup", ["logs:CreateLogGroup"], [names.arn("logs", f"log-group:{LOG_GROUP}")]),
+        # PutMetricData does not support resources, but its namespace can be named.
         allow("SendMetrics", ["cloudwatch:PutMetricData"], UNNAMED)
         | {"Condition": {"StringEquals": {"cloudwatch:namespace": LOG_GROUP}}},
-        allow("SignInToImages", ["ecr:GetAuthorizationToken"], UNNAMED),  # knows no resources
+        allow("SignInToRegistry", ["ecr:GetAuthorizationToken"], UNNAMED),  # does not support resources
     ]
     if names.images:
         pull = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
@@ -139,16 +139,16 @@ def person_policy(names: Names) -> dict[str, Any]:
             ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"],
             [names.objects(folder) for folder in ("data", "weights", "jobs")],
         ),
-        allow("RemoveOldPictures", ["s3:DeleteObject"], [names.objects("data")]),
+        allow("RemoveOldImages", ["s3:DeleteObject"], [names.objects("data")]),
         allow(
             "ReadLog",
             ["logs:DescribeLogStreams", "logs:GetLogEvents"],
             [names.arn("logs", f"log-group:{LOG_GROUP}"), names.log_streams],
         ),
-        allow("AskPrices", ["pricing:GetProducts"], UNNAMED),  # knows no resources
+        allow("ReadPrices", ["pricing:GetProducts"], UNNAMED),  # does not support resources
     ]
     if names.default_bucket:
-        statements.append(allow("MakeBucket", ["s3:CreateBucket"], [names.bucket_arn]))
+        statements.append(allow("CreateBucket", ["s3:CreateBucket"], [names.bucket_arn]))
     if names.kms_key:
         statements.append(allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey"], [names.kms_key]))
     return policy(statements)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 BEGINS = "Starting training script"  # the first line of the SDK's own script; what follows is about itself
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
-PATIENCE = 1800.0  # seconds without an answer of AWS after which following ends; the job goes on
+PATIENCE_SECONDS = 1800.0  # without a response of AWS until following ends; the job continues
 LAST_LINES = 20
 RUNNING = ("InProgress", "Stopping")
 STEPS = {
@@ -157,7 +157,7 @@ class Patient(Generic[T]):
         try:
             found = self._look()
         except UserError as error:
-            if not passes(error) or time.monotonic() - self._answered > PATIENCE:
+            if not is_transient(error) or time.monotonic() - self._answered > PATIENCE_SECONDS:
                 raise
             log.warning("%s The job goes on; trying again.", error)
             return None
@@ -165,7 +165,7 @@ class Patient(Generic[T]):
         return found
 
 
-def passes(error: UserError) -> bool:
+def is_transient(error: UserError) -> bool:
     """Whether the cause of `error` may be gone at another try."""
     cause = error.__cause__
     return type(cause).__name__ in (

@@ -10,7 +10,7 @@ FINE = ["data=digits", "launch=sagemaker"]
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["launch.instance_type=g4dn.xlarge"], "look like ml.g4dn.xlarge"),
+        (["launch.instance_type=g4dn.xlarge"], "such as ml.g4dn.xlarge"),
         (["launch.instance_type=ml.trn1.2xlarge"], "CPUs and NVIDIA GPUs"),
         (["launch.instance_count=0"], "from 1 to 100"),
         (["launch.instance_count=two"], "from 1 to 100"),
@@ -18,9 +18,9 @@ FINE = ["data=digits", "launch=sagemaker"]
         (["launch.spot=maybe"], "must be true or false"),
         (["launch.poll=0"], "above 0"),
         (["launch.framework_version=latest"], "a version such as 2.10.0"),
-        (["launch.bucket=s3://mine/x"], "no bucket's name"),
+        (["launch.bucket=s3://mine/x"], "not a valid bucket name"),
         (["launch.role='arn:aws:iam::12:role/x'"], "must be a role name or an ARN"),
-        (["+launch.tags.imgcls=x"], "are taken"),
+        (["+launch.tags.imgcls=x"], "are reserved"),
         (["+launch.environment.SM_MODEL_DIR=x"], "does not begin with SM_"),
         (["launch.wheels=/nowhere"], "no wheels in this folder"),
         (["trainer.accelerator=gpu", "launch.instance_type=ml.m5.xlarge"], "has no GPU"),
