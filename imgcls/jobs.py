@@ -129,13 +129,13 @@ def _handle_job(action: str, options: dict[str, Any]) -> None:
         print(f"{job} is asked to stop. The command that made it resumes it from its checkpoints.")
     else:
         from imgcls.launch.sagemaker.progress import describe
-        from imgcls.launch.sagemaker.results import bring_home
+        from imgcls.launch.sagemaker.results import fetch_job
         from imgcls.runs.run import load, print_summary
         from imgcls.sweeps.sagemaker.trial import read_configuration
 
         if action == "fetch" and describe(account, job)["TrainingJobStatus"] == "InProgress":
             raise UserError(f"The job {job} still runs. Follow it: python -m imgcls.jobs attach job={job}")
-        bring_home(account, job, folder, poll=poll, read=read_configuration)
+        fetch_job(account, job, folder, poll=poll, read=read_configuration)
         print_summary(load(folder))
 
 

@@ -1,10 +1,12 @@
-"""The parts that IAM policies are made of."""
+"""Parts of IAM policies."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from imgcls.aws.s3 import split_folder
 
 Statement = dict[str, Any]
 UNNAMED = "*"  # for actions that do not support resources
@@ -12,21 +14,52 @@ UNNAMED = "*"  # for actions that do not support resources
 
 @dataclass(frozen=True)
 class Account:
-    """Whose resources the policies name.
+    """The account and the names that policies refer to.
 
     Args:
         partition: aws, aws-cn, …
-        region: where the resources are.
         account: its number.
+        prefix: the folder in the bucket.
+        role: name of the role of jobs or endpoints.
+        images: ARNs of the container repositories that may be pulled.
+        kms_key: ARN of the key, if one is used.
+        vpc: whether jobs or endpoints are in a VPC.
+        default_bucket: whether the bucket may have to be created.
     """
 
     partition: str
     region: str
     account: str
+    bucket: str = field(default="", kw_only=True)
+    prefix: str = field(default="imgcls", kw_only=True)
+    role: str = field(default="", kw_only=True)
+    images: Sequence[str] = field(default=(), kw_only=True)
+    kms_key: str | None = field(default=None, kw_only=True)
+    vpc: bool = field(default=False, kw_only=True)
+    default_bucket: bool = field(default=False, kw_only=True)
 
     def arn(self, service: str, resource: str) -> str:
-        """The ARN of a resource of this account and region."""
+        """ARN of a resource of this account and region."""
         return f"arn:{self.partition}:{service}:{self.region}:{self.account}:{resource}"
+
+    def iam(self, resource: str) -> str:
+        """ARN of an IAM resource, which has no region."""
+        return f"arn:{self.partition}:iam::{self.account}:{resource}"
+
+    @property
+    def bucket_arn(self) -> str:
+        """ARN of the bucket."""
+        return f"arn:{self.partition}:s3:::{self.bucket}"
+
+    def objects(self, *folder: str) -> str:
+        """ARN of all objects of a folder below the prefix."""
+        return f"{self.bucket_arn}/{'/'.join(part for part in (self.prefix, *folder) if part)}/*"
+
+    def folder_arns(self, uri: str) -> tuple[str, str]:
+        """ARNs of the bucket, and of the objects, of a folder in S3."""
+        bucket, prefix = split_folder(uri)
+        arn = f"arn:{self.partition}:s3:::{bucket}"
+        return arn, f"{arn}/{prefix}/*" if prefix else f"{arn}/*"
 
 
 def allow(name: str, actions: Sequence[str], resources: Any) -> Statement:
@@ -42,6 +75,18 @@ def policy(statements: list[Statement]) -> dict[str, Any]:
 def trust(service: str) -> dict[str, Any]:
     """The trust policy of a role that `service` may assume."""
     return policy([{"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}])
+
+
+def container(account: Account) -> list[Statement]:
+    """The image, key and network of a container that SageMaker runs."""
+    statements = [allow("SignInToRegistry", ["ecr:GetAuthorizationToken"], UNNAMED)]  # without resources
+    if account.images:
+        pull = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+        statements.append(allow("PullImage", pull, list(account.images)))
+    if account.kms_key:
+        key = ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey"]
+        statements.append(allow("UseKey", key, [account.kms_key]))
+    return statements + (network(account) if account.vpc else [])
 
 
 def network(account: Account) -> list[Statement]:

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imgcls.aws.iam import UNNAMED, Account, Statement, allow, network, policy, trust
+from imgcls.aws.iam import UNNAMED, Account, Statement, allow, container, policy, trust
 from imgcls.aws.naming import NAME_PREFIX
-from imgcls.aws.s3 import split_folder
 from imgcls.deploy.names import REGION_TAG, ROLE_PATH
 
 ENDPOINT_LOGS = "/aws/sagemaker/Endpoints"
@@ -27,44 +26,18 @@ class Names(Account):
     """The names that the policies are for.
 
     Args:
-        partition: aws, aws-cn, …
-        region: where the endpoint is.
-        account: its number.
         endpoint: its name.
-        bucket: of the archives.
-        prefix: the folder of the bucket.
-        role: of the endpoint, by name.
-        function: the Lambda function in front.
-        images: ARNs of the container repositories that may be pulled.
-        kms_key: ARN of the key, if one is used.
-        vpc: whether the endpoint is in a VPC.
+        function: name of the Lambda function in front.
         output: S3 URI of an asynchronous endpoint's answers; None for other endpoints.
         topics: ARNs of the SNS topics that are notified of answers.
         capture: whether requests are captured.
-        default_bucket: whether the bucket may have to be created.
     """
 
     endpoint: str
-    bucket: str = ""
-    prefix: str = "imgcls"
-    role: str = ""
     function: str = ""
-    images: Sequence[str] = ()
-    kms_key: str | None = None
-    vpc: bool = False
     output: str | None = None
     topics: Sequence[str] = ()
     capture: bool = False
-    default_bucket: bool = False
-
-    @property
-    def bucket_arn(self) -> str:
-        """ARN of the bucket."""
-        return f"arn:{self.partition}:s3:::{self.bucket}"
-
-    def objects(self, *folder: str) -> str:
-        """ARN of all objects of a folder below the prefix."""
-        return f"{self.bucket_arn}/{'/'.join(part for part in (self.prefix, *folder) if part)}/*"
 
     @property
     def archives(self) -> str:
@@ -74,13 +47,7 @@ class Names(Account):
     @property
     def answers(self) -> tuple[str, str]:
         """ARNs of the bucket and the objects of an asynchronous endpoint's answers."""
-        bucket, prefix = split_folder(str(self.output))
-        arn = f"arn:{self.partition}:s3:::{bucket}"
-        return arn, f"{arn}/{prefix}/*" if prefix else f"{arn}/*"
-
-    def iam(self, resource: str) -> str:
-        """ARN of an IAM resource, which has no region."""
-        return f"arn:{self.partition}:iam::{self.account}:{resource}"
+        return self.folder_arns(str(self.output))
 
 
 def trust_policy() -> dict[str, Any]:
@@ -107,11 +74,8 @@ def role_policy(names: Names) -> dict[str, Any]:
         # PutMetricData does not support resources, but a condition on its namespaces.
         allow("SendMetrics", ["cloudwatch:PutMetricData"], UNNAMED)
         | {"Condition": {"StringLike": {"cloudwatch:namespace": ["AWS/SageMaker", f"{ENDPOINT_LOGS}*"]}}},
-        allow("SignInToRegistry", ["ecr:GetAuthorizationToken"], UNNAMED),  # without resources
+        *container(names),
     ]
-    if names.images:
-        pull = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
-        statements.append(allow("PullImage", pull, list(names.images)))
     if names.output is not None:
         bucket, objects = names.answers
         statements += [
@@ -124,10 +88,6 @@ def role_policy(names: Names) -> dict[str, Any]:
     if names.capture:
         place = names.objects("captured", names.endpoint)
         statements.append(allow("Capture", ["s3:AbortMultipartUpload", "s3:PutObject"], [place]))
-    if names.kms_key:
-        statements.append(allow("UseKey", ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey"], [names.kms_key]))
-    if names.vpc:
-        statements += network(names)
     return policy(statements)
 
 

@@ -15,7 +15,7 @@ from imgcls.deploy.requests import MEMORY_MB
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.progress import describe
 from imgcls.launch.sagemaker.record import JobRecord
-from imgcls.launch.sagemaker.results import bring_home
+from imgcls.launch.sagemaker.results import fetch_job
 from imgcls.portable import DESCRIPTION, WEIGHTS
 from imgcls.runs.reading import read_status
 from imgcls.serve.predictor import model_folder
@@ -69,7 +69,7 @@ def source_of_job(account: Account, options: Options) -> Source:
         status = describe(account, job)["TrainingJobStatus"]
         if status != "Completed":
             raise UserError(f"The job {job} has not finished ({status}): python -m imgcls.jobs attach job={job}")
-        bring_home(account, job, folder, poll=options.poll, read=read_configuration)
+        fetch_job(account, job, folder, poll=options.poll, read=read_configuration)
     return Source(folder, model_folder(folder), endpoint_name(options.name) if options.name else name_of_job(job))
 
 

@@ -1,6 +1,6 @@
-"""Where a run is computed: here, or wherever `launch=…` says.
+"""Where a run is computed: on this machine, or as `launch=…` selects.
 
-May be imported by `sweeps`, `deploy` and the commands; imports `training`, `aws` and what is below.
+May be imported by `sweeps`, `deploy` and the commands; imports `training`, `aws` and the layers below.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def launch(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
-    """Train what `cfg` describes where `cfg.launch` says, and return the finished run.
+    """Train as `cfg` describes, where `cfg.launch` selects, and return the finished run.
 
     Args:
         cfg: a composed configuration, see `imgcls.compose`.
-        overrides: the words it was composed from, kept in the run folder.
+        overrides: the overrides it was composed from, kept in the run folder.
     """
     from hydra.utils import instantiate
 

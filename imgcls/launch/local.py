@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Local:
-    """Trains in this process, or in one process for each of several devices.
+    """Trains in this process, or in one process per device.
 
-    A `run_dir` in S3 is a folder of the cache that is kept there as it grows.
+    A `run_dir` in S3 is a folder in the cache that is copied to S3 as it grows.
     """
 
     def __call__(self, cfg: DictConfig, overrides: list[str] | None = None) -> Run:
@@ -29,7 +29,7 @@ class Local:
 
         address, cfg = cfg.run_dir, cfg.copy()
         cfg.run_dir = str(local_folder(address))
-        if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0:  # the first process keeps the folder
+        if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0:  # the first process copies the folder
             return fit(cfg, overrides)
         with mirror_folder(address):
             return fit(cfg, overrides)

@@ -135,7 +135,7 @@ def matches(resource: str, patterns: Any) -> bool:
 
 def names(**more: Any) -> Names:
     given = {"role": "endpoints", "function": "imgcls-dogs", "default_bucket": True, **more}
-    return Names("aws", "us-east-1", "123456789012", "imgcls-dogs", BUCKET, **given)
+    return Names("aws", "us-east-1", "123456789012", "imgcls-dogs", bucket=BUCKET, **given)
 
 
 def test_the_policies_hold_what_the_calls_need_and_no_more(account: Account, run: Path) -> None:

@@ -61,11 +61,11 @@ def test_local_serves_until_it_is_ended_and_leaves_nothing(run: Path, tmp_path: 
     for how, expected in ((signal.SIGTERM, 0), (signal.SIGKILL, -9)):  # a shell may have SIGINT ignored
         with subprocess.Popen(started, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            assert "2 of 2 pictures with the same likeliest class" in process.stdout.readline()
-            url = process.stdout.readline().partition("/invocations answers until Ctrl-C")[0]
-            assert Client(url).predict([tmp_path / "pictures" / "00.jpg"])
-            process.send_signal(how)
             try:
+                assert "2 of 2 images with the same top class" in process.stdout.readline()
+                url = process.stdout.readline().partition("/invocations answers until Ctrl-C")[0]
+                assert Client(url).predict([tmp_path / "pictures" / "00.jpg"])
+                process.send_signal(how)
                 assert process.wait(60) == expected
             finally:
                 process.kill()

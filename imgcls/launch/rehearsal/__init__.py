@@ -1,4 +1,4 @@
-"""`launch=rehearsal`: the same job, in an account of AWS that is this process and containers that are its children.
+"""`launch=rehearsal`: the same job on this machine, in a simulated AWS account and containers.
 
-May be imported by `sweeps`, `deploy` and the commands; imports `launch.sagemaker`, `serve`, `aws` and what is below.
+May be imported by `sweeps`, `deploy` and the commands; imports `launch.sagemaker`, `serve`, `aws` and the layers below.
 """

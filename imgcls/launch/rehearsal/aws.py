@@ -1,4 +1,4 @@
-"""AWS on loopback: moto answers the very requests that the SDK sends, and training jobs are really run."""
+"""A simulated AWS account: moto answers the requests of the SDK, and training jobs run for real."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ PARAMS = "imgcls-params"
 TARGET = "HTTP_X_AMZ_TARGET"
 TUNING_JOB = "HyperParameterTuningJobName"
 MODULES = {"lambda": "awslambda", "application-autoscaling": "applicationautoscaling"}  # of moto, by service
-USED = ("s3", "sagemaker", "logs", "lambda", "iam", "cloudwatch", "application-autoscaling")
+SERVICES = ("s3", "sagemaker", "logs", "lambda", "iam", "cloudwatch", "application-autoscaling")
 
 Answerer = Callable[[re.Match[str], dict[str, Any], bytes], tuple[str, list[tuple[str, str]], bytes]]
-"""Gives status, headers and body for (the path's match, WSGI's environment, the request's body)."""
+"""Returns status, headers and body for (match of the path, WSGI environment, body of the request)."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of AWS's interface."""
+    """A call of AWS's API."""
 
     who: str
     service: str
@@ -43,7 +43,7 @@ class Call:
 
 @functools.cache
 def _loader() -> Any:
-    """botocore's descriptions of the services, which take long to read, once for all sessions."""
+    """botocore's descriptions of the services; they take long to read, so all sessions share them."""
     return import_module("botocore.loaders").create_loader()
 
 
@@ -60,11 +60,11 @@ def _keep_params(params: dict[str, Any], context: dict[str, Any], **_: Any) -> N
 
 
 class LocalAws:
-    """An AWS account of this process, with S3, SageMaker, CloudWatch Logs, IAM and STS.
+    """A simulated AWS account in this process, with S3, SageMaker, CloudWatch Logs, IAM and STS.
 
     Args:
-        run_job: gets the request of each CreateTrainingJob that moto has taken, the trials of tuning jobs among them.
-        stop_job: gets the name of each job that StopTrainingJob asks to stop.
+        run_job: receives the request of each CreateTrainingJob that moto has accepted, including tuning trials.
+        stop_job: receives the name of each job that StopTrainingJob stops.
     """
 
     def __init__(self, run_job: Callable[[dict[str, Any]], None], stop_job: Callable[[str], None]) -> None:
@@ -72,18 +72,18 @@ class LocalAws:
         self.calls: list[Call] = []
         """All calls of the sessions, in order."""
         self.paths: list[tuple[re.Pattern[str], Answerer]] = []
-        """Paths of requests that somebody else than moto answers."""
+        """Handlers of paths that moto does not answer."""
         self.operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "StopTrainingJob": self._stop,
             "StopHyperParameterTuningJob": self._stop_tuning,
             "ListTrainingJobsForHyperParameterTuningJob": self._trials,
         }
-        """SageMaker's operations that somebody else than moto answers."""
+        """Handlers of SageMaker operations that moto does not answer."""
         self.after: dict[str, Callable[[dict[str, Any]], None]] = {
             "CreateTrainingJob": lambda request: self.run_job(request),
             "CreateHyperParameterTuningJob": self._tune,
         }
-        """SageMaker's operations after which, once moto has taken them, something is done with their request."""
+        """Handlers of requests that are called after moto has accepted them, by SageMaker operation."""
         self._tuner = Tuner(self._make_trial, lambda name: self.stop_job(name), self.job)
         self._server: Any = None
         self._thread: threading.Thread | None = None
@@ -104,24 +104,20 @@ class LocalAws:
         self._server.shutdown()
         self._server.server_close()
         backends = import_module("moto.backends")
-        for service in USED:
+        for service in SERVICES:
             if f"moto.{MODULES.get(service, service)}" not in sys.modules:
-                continue  # nobody has asked it, and to load it takes a while
+                continue  # it was not used, and takes long to load
             for account in backends.get_backend(service).values():
                 for backend in account.values():
                     backend.reset()
 
     @property
     def address(self) -> str:
-        """http://127.0.0.1:port"""
+        """URL of the account: http://127.0.0.1:port."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def session(self, who: str = "person") -> Any:
-        """A boto3 session that knows this account alone, and none of the user's settings.
-
-        Args:
-            who: who its calls are noted to be from, `person` or `role`.
-        """
+        """A boto3 session of this account without the user's settings; `who` marks its calls: person or role."""
         botocore = import_module("botocore.session").Session()
         for name in ("config_file", "credentials_file"):
             botocore.set_config_variable(name, "/dev/null")
@@ -131,28 +127,28 @@ class LocalAws:
         boto3 = import_module("boto3")
 
         class Session(boto3.Session):  # type: ignore[name-defined]
-            """Its clients and resources ask this machine."""
+            """Its clients and resources use this machine."""
 
-            def client(self, *words: Any, **options: Any) -> Any:
-                return super().client(*words, **{**options, "endpoint_url": address})
+            def client(self, *args: Any, **options: Any) -> Any:
+                return super().client(*args, **{**options, "endpoint_url": address})
 
-            def resource(self, *words: Any, **options: Any) -> Any:
-                return super().resource(*words, **{**options, "endpoint_url": address})
+            def resource(self, *args: Any, **options: Any) -> Any:
+                return super().resource(*args, **{**options, "endpoint_url": address})
 
         session = Session("rehearsal", "rehearsal", region_name=REGION, botocore_session=botocore)
         session.events.register("before-parameter-build", _keep_params)
-        session.events.register("before-call", functools.partial(self._note, who))  # not called for what is not sent
+        session.events.register("before-call", functools.partial(self._record_call, who))  # not for unsent requests
         return session
 
-    def _note(self, who: str, model: Any, context: dict[str, Any], **_: Any) -> None:
+    def _record_call(self, who: str, model: Any, context: dict[str, Any], **_: Any) -> None:
         self.calls.append(Call(who, model.service_model.service_name, model.name, context[PARAMS]))
 
     def job(self, name: str) -> Any:
-        """moto's record of a job, whose attributes DescribeTrainingJob answers with."""
+        """moto's record of a job, the source of DescribeTrainingJob."""
         return _record("training_jobs", name)
 
     def tuning_job(self, name: str) -> Any:
-        """moto's record of a tuning job, whose attributes DescribeHyperParameterTuningJob answers with."""
+        """moto's record of a tuning job, the source of DescribeHyperParameterTuningJob."""
         return _record("hyper_parameter_tuning_jobs", name)
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -164,7 +160,7 @@ class LocalAws:
                 start_response(code, headers)
                 return [content]
         operation = str(environ.get(TARGET, ""))
-        if operation == "AWSPriceListService.GetProducts":  # which moto does not know
+        if operation == "AWSPriceListService.GetProducts":  # moto does not support it
             start_response("200 OK", [("Content-Type", "application/x-amz-json-1.1")])
             return [b'{"PriceList": []}']
         if not operation.startswith("SageMaker."):
@@ -174,16 +170,16 @@ class LocalAws:
         environ["wsgi.input"] = BytesIO(body)
         operation, content = operation.partition(".")[2], json.loads(body or b"{}")
         if operation in self.operations:
-            said = json.dumps(self.operations[operation](content)).encode()
+            response = json.dumps(self.operations[operation](content)).encode()
             start_response("200 OK", [("Content-Type", "application/x-amz-json-1.1")])
-            return [said]
+            return [response]
         status: list[str] = []
 
-        def started(code: str, *rest: Any, **more: Any) -> Any:
+        def start(code: str, *rest: Any, **more: Any) -> Any:
             status.append(code)
             return start_response(code, *rest, **more)
 
-        answer = self._moto(environ, started)
+        answer = self._moto(environ, start)
         if operation in self.after and status and status[0].startswith("200"):
             self.after[operation](content)
         return answer

@@ -1,7 +1,7 @@
-"""Endpoints and functions of the rehearsal: what moto only writes down is really run here.
+"""Endpoints and functions of a rehearsal: what moto only records runs for real.
 
-An endpoint serves the `model.tar.gz` that was uploaded, in a process of its own; UpdateEndpoint takes effect when the
-new one answers; a Lambda function runs its code. Everything ends with the account.
+An endpoint serves the uploaded `model.tar.gz` in a separate process; UpdateEndpoint takes effect when the new process
+answers; a Lambda function runs its code. Everything ends with the account.
 """
 
 from __future__ import annotations
@@ -37,32 +37,28 @@ print(json.dumps(lambda_function.lambda_handler(json.load(sys.stdin))))
 
 
 class Endpoints:
-    """The endpoints of one account.
-
-    Args:
-        aws: the account; from now on it runs its endpoints.
-    """
+    """The endpoints and functions of the account `aws`, which runs them from now on."""
 
     def __init__(self, aws: LocalAws) -> None:
         self.aws = aws
         self.s3 = aws.session("role").client("s3")
         self.running: dict[str, tuple[contextlib.ExitStack, Container]] = {}
-        """Configuration to what serves it."""
+        """Name of a configuration to the process that serves it."""
         self.warm: dict[str, int] = {}
-        """Provisioned concurrency of functions."""
+        """Provisioned concurrency by function."""
         self._threads: list[threading.Thread] = []
         self._lock, self._closed = threading.Lock(), False
         aws.after["CreateEndpoint"] = lambda request: self._begin(request, "Creating")
         aws.operations["UpdateEndpoint"] = self._update
         aws.paths += [
             (re.compile(r"/endpoints/([^/]+)/invocations"), self._invoke),
-            (re.compile(r"/endpoints/([^/]+)/async-invocations"), self._invoke_later),
+            (re.compile(r"/endpoints/([^/]+)/async-invocations"), self._invoke_async),
             (re.compile(r"/2019-09-30/functions/([^/]+)/provisioned-concurrency"), self._provision),
-            (re.compile(r"/2015-03-31/functions/([^/]+)/invocations"), self._call),
+            (re.compile(r"/2015-03-31/functions/([^/]+)/invocations"), self._invoke_function),
         ]
 
     def close(self) -> None:
-        """End all that runs."""
+        """End all processes."""
         with self._lock:
             self._closed = True
         for thread in self._threads:
@@ -85,7 +81,7 @@ class Endpoints:
         thread.start()
 
     def _start(self, record: Any, config: str, status: str) -> None:
-        """Serve the configuration's model; then it is the endpoint's, or the endpoint stays what it was."""
+        """Serve the model of `config` and switch the endpoint to it; if that fails, the endpoint stays as it was."""
         reason = None
         try:
             if config not in self.running:
@@ -118,7 +114,7 @@ class Endpoints:
         return {"EndpointArn": self._sagemaker.endpoints[request["EndpointName"]].arn}
 
     def _container(self, endpoint: str) -> tuple[Any, Container] | None:
-        """The endpoint's configuration and what serves it; None where it does not answer."""
+        """The endpoint's configuration and container; None if it does not answer."""
         record = self._sagemaker.endpoints.get(endpoint)
         if record is None or record.endpoint_config_name not in self.running:
             return None
@@ -143,23 +139,23 @@ class Endpoints:
             OriginalMessage=answer.decode("utf-8", "replace"),
         )
 
-    def _invoke_later(self, match: re.Match[str], environ: Mapping[str, Any], body: bytes) -> Response:
+    def _invoke_async(self, match: re.Match[str], environ: Mapping[str, Any], body: bytes) -> Response:
         found = self._container(match[1])
         if found is None:
             return _error("400 Bad Request", "ValidationError", f"Endpoint {match[1]} not found.")
-        place = found[0].async_inference_config["OutputConfig"]
+        output = found[0].async_inference_config["OutputConfig"]
         bucket, key = split_uri(environ["HTTP_X_AMZN_SAGEMAKER_INPUTLOCATION"])
-        question = self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        content = self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
         kind, accept = environ.get("HTTP_X_AMZN_SAGEMAKER_CONTENT_TYPE", ""), "HTTP_X_AMZN_SAGEMAKER_ACCEPT"
-        status, _, answer = found[1].ask(question, kind, environ.get(accept, ""))
+        status, _, answer = found[1].ask(content, kind, environ.get(accept, ""))
         number = os.urandom(8).hex()
-        places = {
-            "OutputLocation": f"{place['S3OutputPath']}/{number}.out",
-            "FailureLocation": f"{place.get('S3FailurePath', place['S3OutputPath'])}/{number}-error.out",
+        locations = {
+            "OutputLocation": f"{output['S3OutputPath']}/{number}.out",
+            "FailureLocation": f"{output.get('S3FailurePath', output['S3OutputPath'])}/{number}-error.out",
         }
-        bucket, key = split_uri(places["OutputLocation" if status == 200 else "FailureLocation"])
+        bucket, key = split_uri(locations["OutputLocation" if status == 200 else "FailureLocation"])
         self.s3.put_object(Bucket=bucket, Key=key, Body=answer)
-        headers = [(f"X-Amzn-SageMaker-{name}", where) for name, where in places.items()]
+        headers = [(f"X-Amzn-SageMaker-{name}", uri) for name, uri in locations.items()]
         return "202 Accepted", [JSON, *headers], json.dumps({"InferenceId": number}).encode()
 
     def _provision(self, match: re.Match[str], environ: Mapping[str, Any], body: bytes) -> Response:
@@ -170,15 +166,16 @@ class Endpoints:
             self.warm.pop(name, None)
             return "204 No Content", [], b""
         if name not in self.warm:
-            return _error("404 Not Found", "ProvisionedConcurrencyConfigNotFoundException", "There is none.")
+            return _error("404 Not Found", "ProvisionedConcurrencyConfigNotFoundException", "Not found.")
         content = {"RequestedProvisionedConcurrentExecutions": self.warm[name], "Status": "READY"}
         return "202 Accepted" if method == "PUT" else "200 OK", [JSON], json.dumps(content).encode()
 
-    def _call(self, match: re.Match[str], environ: Mapping[str, Any], body: bytes) -> Response:
-        """The function's code, in a process of its own, with the variables that Lambda gives it."""
+    def _invoke_function(self, match: re.Match[str], environ: Mapping[str, Any], body: bytes) -> Response:
+        """Run the function's code in a separate process, with the variables that Lambda sets."""
         (account,) = import_module("moto.backends").get_backend("lambda").values()
         function = account[REGION].get_function(match[1])
         variables = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
             **function.environment_vars,
             "AWS_ENDPOINT_URL": self.aws.address,
             "AWS_ACCESS_KEY_ID": "rehearsal",
@@ -187,25 +184,16 @@ class Endpoints:
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
             with zipfile.ZipFile(io.BytesIO(function.code_bytes)) as code:
                 code.extractall(work)
             done = subprocess.run(
-                [sys.executable, "-c", CALL],
-                cwd=work,
-                env={**kept, **variables},
-                input=body,
-                capture_output=True,
-                timeout=60,
+                [sys.executable, "-c", CALL], cwd=work, env=variables, input=body, capture_output=True, timeout=60
             )
         if done.returncode:
             lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason"]
-            return (
-                "200 OK",
-                [JSON, ("X-Amz-Function-Error", "Unhandled")],
-                json.dumps({"errorMessage": lines[-1]}).encode(),
-            )
+            content = json.dumps({"errorMessage": lines[-1]}).encode()
+            return "200 OK", [JSON, ("X-Amz-Function-Error", "Unhandled")], content
         return "200 OK", [JSON], done.stdout
 
 

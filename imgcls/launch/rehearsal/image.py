@@ -1,4 +1,4 @@
-"""What the containers of a rehearsal have of AWS's PyTorch image: Python under its names, and its older toolkit."""
+"""What a rehearsal's containers have of AWS's PyTorch image: Python with its command names, and its older toolkit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from imgcls.system.extras import check_installed
 
 PROGRAMS = {"python3": "", "python": "", "pip3": " -m pip", "train": " -m sagemaker_training.cli.train"}
-# As the images' own does it, besides setting the host's name:
+# As in the image, except that it does not set the host's name:
 # https://github.com/aws/sagemaker-pytorch-training-toolkit, docker/build_artifacts/start_with_right_hostname.sh
 START = """\
 #!/usr/bin/env bash
@@ -25,23 +25,23 @@ ENVIRONMENT = {"SAGEMAKER_TRAINING_MODULE": "sagemaker_pytorch_container.trainin
 
 
 def check_toolkit() -> None:
-    """Raise UserError where the toolkit of the images is not installed, which runs the trials of tuning jobs."""
+    """Raise UserError if the toolkit of the images, which runs the trials of tuning jobs, is not installed."""
     check_installed(TOOLKIT, "tuning", "The rehearsal of a tuning job")
 
 
 def write_programs(folder: Path) -> Path:
-    """Write the programs of the image into a new folder below `folder`, and return it."""
+    """Write the programs of the image to the folder `bin` in `folder`, and return that folder."""
     programs = folder / "bin"
     programs.mkdir(exist_ok=True)
-    for name, words in PROGRAMS.items():
-        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n')
+    for name, arguments in PROGRAMS.items():
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{arguments} "$@"\n')
         (programs / name).chmod(0o755)
     (programs / "start_with_right_hostname.sh").write_text(START)
     return programs
 
 
 def container_command(specification: Mapping[str, Any], programs: Path) -> list[str]:
-    """The first process of a container: what the job says, or else what the image says."""
+    """The command of a container: the job's, or else the image's."""
     if "ContainerEntrypoint" in specification:
         return [*specification["ContainerEntrypoint"], *specification.get("ContainerArguments", ())]
     return ["bash", "-m", str(programs / "start_with_right_hostname.sh"), "train"]

@@ -1,4 +1,4 @@
-"""One training job as SageMaker would run it: channels in, containers, archives out."""
+"""Runs one training job like SageMaker: downloads its channels, runs its containers, uploads its archives."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from imgcls.system.machine import threads_of_each
 
 log = logging.getLogger(__name__)
 
-TICK = 0.1  # seconds
-GRACE = 120.0  # seconds from SIGTERM to SIGKILL, as in SageMaker
+TICK_SECONDS = 0.1
+GRACE_SECONDS = 120.0  # from SIGTERM to SIGKILL, as in SageMaker
 EPOCH = "imgcls epoch="
-PASSED_ON = ("LANG", "LC_ALL", "HF_HOME", "HF_HUB_OFFLINE", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES")
+INHERITED_VARIABLES = ("LANG", "LC_ALL", "HF_HOME", "HF_HUB_OFFLINE", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES")
 
 
 @dataclass
 class RehearsedJob:
-    """A job that runs in a thread of its own.
+    """A job that runs in a separate thread.
 
     Args:
         request: of CreateTrainingJob.
-        record: moto's record of the job, which is kept up to date.
+        record: moto's record of the job, which is updated.
         session: boto3 session of the account.
-        work: a new folder for everything of the job; removed by the supervisor.
-        links: s3:// address of a channel to the folder that it is read from in place.
-        interrupt_after: epochs after which the hosts are taken away, as from a spot job; None: never.
+        work: a new folder for the job, which the supervisor removes.
+        links: S3 URIs of channels to the local folders that they read in place.
+        interrupt_after: epochs after which the job is interrupted like a spot job; None: never.
     """
 
     request: dict[str, Any]
@@ -60,16 +60,16 @@ class RehearsedJob:
         self.metrics: dict[str, float] = {}
         self._s3, self._logs = self.session.client("s3"), self.session.client("logs")
         self._regexes = {
-            one["Name"]: re.compile(one["Regex"])
-            for one in self.request["AlgorithmSpecification"].get("MetricDefinitions", ())
+            metric["Name"]: re.compile(metric["Regex"])
+            for metric in self.request["AlgorithmSpecification"].get("MetricDefinitions", ())
         }
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._epochs = 0
         self.record.training_job_status = "InProgress"
-        self._state("Starting")
+        self._set_state("Starting")
         self.thread = threading.Thread(target=self._run, name=f"imgcls-{self.name}", daemon=True)
 
-    def _state(self, secondary: str, status: str = "InProgress") -> None:
+    def _set_state(self, secondary: str, status: str = "InProgress") -> None:
         self.record.secondary_status = secondary
         if status != "InProgress":
             self.record.training_end_time = datetime.now(UTC)
@@ -77,52 +77,50 @@ class RehearsedJob:
 
     def _run(self) -> None:
         try:
-            self._attempts()
+            self._run_attempts()
         except Exception as error:
             log.debug("The rehearsal failed.", exc_info=True)
             self.record.failure_reason = f"InternalServerError: {type(error).__name__}: {error}"
-            self._state("Failed", "Failed")
+            self._set_state("Failed", "Failed")
 
-    def _attempts(self) -> None:
+    def _run_attempts(self) -> None:
         hosts = [f"algo-{number + 1}" for number in range(self.request["ResourceConfig"]["InstanceCount"])]
         with contextlib.suppress(self._logs.exceptions.ResourceAlreadyExistsException):
             self._logs.create_log_group(logGroupName=LOG_GROUP)
         began = time.time()
         while True:
-            self._state("Downloading")
-            folders = {host: self._furnish(host, hosts) for host in hosts}
-            self._state("Training")
+            self._set_state("Downloading")
+            folders = {host: self._create_folder(host, hosts) for host in hosts}
+            self._set_state("Training")
             self._start(folders, hosts)
-            why, codes = self._watch(folders, began)
-            self._state("Uploading" if why != "interrupted" else "Interrupted")
-            self._keep_checkpoints(folders[hosts[0]])
-            if why != "interrupted":
+            end, codes = self._watch(folders, began)
+            self._set_state("Uploading" if end != "interrupted" else "Interrupted")
+            self._upload_checkpoints(folders[hosts[0]])
+            if end != "interrupted":
                 break
             for folder in folders.values():
                 shutil.rmtree(folder, ignore_errors=True)
-        self._upload(folders[hosts[0]])
+        self._upload_archives(folders[hosts[0]])
         self.record.final_metric_data_list = [
             {"MetricName": name, "Value": value, "Timestamp": int(time.time())} for name, value in self.metrics.items()
         ]
-        self._conclude(why, codes, folders)
+        self._conclude(end, codes, folders)
 
-    def _conclude(self, why: str, codes: Mapping[str, int], folders: Mapping[str, Path]) -> None:
-        if why in ("stopped", "timeout"):
-            self._state("MaxRuntimeExceeded" if why == "timeout" else "Stopped", "Stopped")
+    def _conclude(self, end: str, codes: Mapping[str, int], folders: Mapping[str, Path]) -> None:
+        if end in ("stopped", "timeout"):
+            self._set_state("MaxRuntimeExceeded" if end == "timeout" else "Stopped", "Stopped")
         elif all(code == 0 for code in codes.values()):
-            self._state("Completed", "Completed")
+            self._set_state("Completed", "Completed")
         else:
             failures = [folder / "ml" / "output" / "failure" for folder in folders.values()]
-            said = [file.read_text(encoding="utf-8") for file in failures if file.is_file()]
+            reasons = [file.read_text(encoding="utf-8") for file in failures if file.is_file()]
             code = next(code for code in codes.values() if code)
-            reason = said[0] if said else "the container gave no reason"
+            reason = reasons[0] if reasons else "the container gave no reason"
             self.record.failure_reason = f"AlgorithmError: {reason}, exit code: {code}"
-            self._state("Failed", "Failed")
+            self._set_state("Failed", "Failed")
 
-    # ---- before
-
-    def _furnish(self, host: str, hosts: list[str]) -> Path:
-        """/opt/ml of a host, as SageMaker lays it out."""
+    def _create_folder(self, host: str, hosts: list[str]) -> Path:
+        """Create the folder of a host, with /opt/ml in SageMaker's layout."""
         folder = self.work / host
         for place in ("input/config", "input/data", "model", "output/data", "checkpoints"):
             (folder / "ml" / place).mkdir(parents=True, exist_ok=True)
@@ -131,10 +129,10 @@ class RehearsedJob:
         modes = {"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated", "RecordWrapperType": "None"}
         contents = {
             "hyperparameters.json": self.request.get("HyperParameters") or {},
-            "inputdataconfig.json": {one["ChannelName"]: modes for one in channels},
+            "inputdataconfig.json": {channel["ChannelName"]: modes for channel in channels},
             "resourceconfig.json": {
                 "current_host": host,
-                "current_instance_type": "local",  # what it is: the entrypoint expects no GPU here
+                "current_instance_type": "local",  # the entrypoint expects no GPU then
                 "current_group_name": "homogeneousCluster",
                 "hosts": hosts,
                 "network_interface_name": "lo",
@@ -144,16 +142,16 @@ class RehearsedJob:
             contents["debughookconfig.json"] = self.request["DebugHookConfig"]
         for name, content in contents.items():
             (config / name).write_text(json.dumps(content))
-        for one in channels:
-            uri = one["DataSource"]["S3DataSource"]["S3Uri"]
+        for channel in channels:
+            uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
             if uri not in self.links:
-                self._download(uri, folder / "ml" / "input" / "data" / one["ChannelName"])
+                self._download(uri, folder / "ml" / "input" / "data" / channel["ChannelName"])
         if "CheckpointConfig" in self.request:
             self._download(f"{self.request['CheckpointConfig']['S3Uri'].rstrip('/')}/", folder / "ml" / "checkpoints")
         return folder
 
     def _download(self, uri: str, target: Path) -> None:
-        """A folder's files, or the one file at `uri`."""
+        """Download the files of the folder `uri`, or the single file."""
         files = list(list_objects(self._s3, uri))
         for stored in files:
             fetch_file(self._s3, stored, target / stored.path)
@@ -162,13 +160,11 @@ class RehearsedJob:
             target.mkdir(parents=True, exist_ok=True)
             self._s3.download_file(bucket, key, str(target / key.rpartition("/")[2]))
 
-    # ---- the hosts
-
     def _start(self, folders: Mapping[str, Path], hosts: list[str]) -> None:
         specification = self.request["AlgorithmSpecification"]
         channels = {
-            one["ChannelName"]: one["DataSource"]["S3DataSource"]["S3Uri"]
-            for one in self.request.get("InputDataConfig", [])
+            channel["ChannelName"]: channel["DataSource"]["S3DataSource"]["S3Uri"]
+            for channel in self.request.get("InputDataConfig", [])
         }
         links = {name: self.links[uri] for name, uri in channels.items() if uri in self.links}
         spec = [
@@ -185,17 +181,17 @@ class RehearsedJob:
         file.write_text(json.dumps(spec))
         if self._supervisor is None:
             isolated = bool(self.request.get("EnableNetworkIsolation"))
-            words = [sys.executable, "-I", str(Path(__file__).with_name("supervisor.py")), str(file)]
+            command = [sys.executable, "-I", str(Path(__file__).with_name("supervisor.py")), str(file)]
             self._supervisor = subprocess.Popen(
-                [*unshare(network=True), *words, "isolated"] if isolated else words,
+                [*unshare(network=True), *command, "isolated"] if isolated else command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 process_group=0,
             )
-        self._tell("start")
+        self._command("start")
 
     def _environment(self, folder: Path, programs: Path) -> dict[str, str]:
-        """The container's environment: this Python under the names that the SDK looks for, and nothing of imgcls."""
+        """The container's environment: this Python under the names that the SDK uses, but nothing of imgcls."""
         (folder / "tmp").mkdir(exist_ok=True)
         return {
             "PATH": f"{programs}:{os.environ.get('PATH', os.defpath)}",
@@ -204,14 +200,14 @@ class RehearsedJob:
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": threads_of_each(self.request["ResourceConfig"]["InstanceCount"]),
             **ENVIRONMENT,
-            **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
+            **{name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ},
             "TRAINING_JOB_NAME": self.name,
             "AWS_REGION": self.session.region_name,
             **(self.request.get("Environment") or {}),
         }
 
     def _watch(self, folders: Mapping[str, Path], began: float) -> tuple[str, dict[str, int]]:
-        """Why the hosts ended (finished, interrupted, stopped or timeout), and their exit codes."""
+        """Wait for the hosts. Returns finished, interrupted, stopped, timeout or failed, and their exit codes."""
         assert self._supervisor is not None
         assert self._supervisor.stdout is not None
         answers = self._supervisor.stdout
@@ -219,31 +215,31 @@ class RehearsedJob:
         limits = self.request["StoppingCondition"]
         logs = {host: _Tail(folder / "log") for host, folder in folders.items()}
         codes: dict[str, int] = {}
-        why, told_at, waiting = "finished", 0.0, b""
+        end, signalled_at, unread = "finished", 0.0, b""
         while len(codes) < len(folders):
-            self._pass_on(logs)
-            waiting += answers.read() or b""
-            *lines, waiting = waiting.split(b"\n")
+            self._forward_logs(logs)
+            unread += answers.read() or b""
+            *lines, unread = unread.split(b"\n")
             for line in lines:
-                ended = json.loads(line)
-                codes[ended["host"]] = int(ended["code"])
+                report = json.loads(line)
+                codes[report["host"]] = int(report["code"])
             if self._supervisor.poll() is not None and len(codes) < len(folders):
                 raise RuntimeError("the supervisor of the hosts ended")
-            if why == "finished":
-                why = self._reason_to_stop(time.time() - began > limits["MaxRuntimeInSeconds"])
-                if why != "finished":
-                    told_at = time.monotonic()
-                    self._tell("term")
-            elif time.monotonic() - told_at > GRACE:
-                self._tell("kill")
-            if any(codes.values()) and len(codes) < len(folders) and why == "finished":
-                told_at, why = time.monotonic(), "failed"  # the other hosts wait for one that is gone
-                self._tell("term")
-            time.sleep(TICK)
-        self._pass_on(logs)
-        if why == "interrupted" and not any(codes.values()):
-            why = "finished"  # it was quicker than the signal
-        return why, codes
+            if end == "finished":
+                end = self._reason_to_stop(time.time() - began > limits["MaxRuntimeInSeconds"])
+                if end != "finished":
+                    signalled_at = time.monotonic()
+                    self._command("term")
+            elif time.monotonic() - signalled_at > GRACE_SECONDS:
+                self._command("kill")
+            if any(codes.values()) and len(codes) < len(folders) and end == "finished":
+                signalled_at, end = time.monotonic(), "failed"  # the other hosts wait for the failed one
+                self._command("term")
+            time.sleep(TICK_SECONDS)
+        self._forward_logs(logs)
+        if end == "interrupted" and not any(codes.values()):
+            end = "finished"  # before the signal
+        return end, codes
 
     def _reason_to_stop(self, too_long: bool) -> str:
         if self.stop.is_set():
@@ -255,15 +251,15 @@ class RehearsedJob:
             return "interrupted"
         return "finished"
 
-    def _tell(self, word: str) -> None:
+    def _command(self, command: str) -> None:
         assert self._supervisor is not None
         assert self._supervisor.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._supervisor.stdin.write(word.encode() + b"\n")
+            self._supervisor.stdin.write(command.encode() + b"\n")
             self._supervisor.stdin.flush()
 
     def close(self) -> None:
-        """End the job and remove all of it. The supervisor does that too when this process is killed."""
+        """End the job and remove its folder. The supervisor does that too if this process is killed."""
         self.stop.set()
         supervisor = self._supervisor
         if supervisor is not None and supervisor.stdin is not None:
@@ -273,8 +269,8 @@ class RehearsedJob:
         self.thread.join(5)
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def _pass_on(self, logs: Mapping[str, _Tail]) -> None:
-        """New lines of the hosts to CloudWatch, and the metrics in them to the job."""
+    def _forward_logs(self, logs: Mapping[str, _Tail]) -> None:
+        """Send new lines of the hosts to CloudWatch, and record their metrics."""
         for host, tail in logs.items():
             lines = tail.lines()
             if not lines:
@@ -291,9 +287,7 @@ class RehearsedJob:
                     if match := regex.search(line):
                         self.metrics[name] = float(match[1])
 
-    # ---- after
-
-    def _keep_checkpoints(self, first: Path) -> None:
+    def _upload_checkpoints(self, first: Path) -> None:
         if "CheckpointConfig" not in self.request:
             return
         bucket, prefix = split_folder(self.request["CheckpointConfig"]["S3Uri"])
@@ -301,11 +295,11 @@ class RehearsedJob:
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             self._s3.upload_file(str(file), bucket, f"{prefix}/{file.relative_to(folder).as_posix()}")
 
-    def _upload(self, first: Path) -> None:
+    def _upload_archives(self, first: Path) -> None:
         bucket, prefix = split_uri(f"{self.request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{self.name}/output")
         for name, folder in {"model": first / "ml" / "model", "output": first / "ml" / "output" / "data"}.items():
             archive = self.work / f"{name}.tar.gz"
-            # stored, not compressed: weights hardly shrink, and this is this machine's time
+            # not compressed: weights hardly shrink, and it takes time
             with gzip.open(archive, "wb", compresslevel=0) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
                 tar.add(folder, arcname=".")
             self._s3.upload_file(str(archive), bucket, f"{prefix}/{name}.tar.gz")
@@ -313,7 +307,7 @@ class RehearsedJob:
 
 
 class _Tail:
-    """The whole lines that a growing file has got."""
+    """Reads new complete lines of a growing file."""
 
     def __init__(self, file: Path) -> None:
         self._file: IO[bytes] | None = None
@@ -324,5 +318,5 @@ class _Tail:
             if not self._path.is_file():
                 return []
             self._file = self._path.open("rb")
-        *whole, self._rest = (self._rest + self._file.read()).split(b"\n")
-        return [line.decode(errors="replace").rstrip("\r") for line in whole]
+        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
+        return [line.decode(errors="replace").rstrip("\r") for line in lines]

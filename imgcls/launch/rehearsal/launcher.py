@@ -1,4 +1,4 @@
-"""`launch=rehearsal`: the same job, here, without an AWS account and without Docker."""
+"""`launch=rehearsal`: the same job on this machine, without AWS account and Docker."""
 
 from __future__ import annotations
 
@@ -21,25 +21,24 @@ from imgcls.launch.rehearsal.image import check_toolkit
 from imgcls.launch.rehearsal.job import RehearsedJob
 from imgcls.launch.rehearsal.namespaces import check_namespaces
 from imgcls.launch.rehearsal.supervisor import LOCK
-from imgcls.launch.sagemaker.channels import pictures_of
+from imgcls.launch.sagemaker.channels import data_set_folder
 from imgcls.launch.sagemaker.launcher import SageMaker
 from imgcls.system.cache import alone, cache_folder
 from imgcls.system.interrupts import Interrupted
 
 log = logging.getLogger(__name__)
 
-UPLOADED_AT_MOST = 64 << 20  # bytes; a larger data set is read where it is
-FILES_AT_MOST = 1000  # which the stand-in for S3 takes in a few seconds
+MAX_UPLOAD_BYTES = 64 << 20  # a larger data set is read in place
+MAX_UPLOAD_FILES = 1000  # which take a few seconds
 START = "imgcls-rehearsal-"
 
 
 @dataclass(frozen=True)
 class Rehearsal(SageMaker):
-    """Runs the job on this machine: moto takes the requests, namespaces are the containers.
+    """Runs the job on this machine: moto is the AWS account, Linux namespaces are the containers.
 
     Args:
-        interrupt: take the machine away in the middle of the training, as from a spot job, and start again from the
-            checkpoints.
+        interrupt: interrupt the job in the middle of the training like a spot job, and restart it from its checkpoints.
     """
 
     where: ClassVar[str] = "rehearsal"
@@ -48,13 +47,13 @@ class Rehearsal(SageMaker):
 
     @contextlib.contextmanager
     def account(self, config: dict[str, Any]) -> Iterator[Account]:
-        """An account of AWS that is this process."""
+        """A simulated AWS account in this process."""
         check_namespaces()
         if is_remote(config["data"].get("root")):
-            raise UserError("launch=rehearsal has no network to S3. Give a folder of this machine with data.root=DIR.")
+            raise UserError("launch=rehearsal cannot read S3. Give a local folder with data.root=DIR.")
         remove_left_over()
         stage = Stage(config, max(1, config["trainer"]["max_epochs"] // 2) if self.interrupt else None)
-        with _one_with_several_hosts(self.instance_count), LocalAws(stage.begin, stage.stop) as aws:
+        with _lock_multi_host(self.instance_count), LocalAws(stage.begin, stage.stop) as aws:
             stage.aws = aws
             try:
                 yield stage.account(self.role or ROLE, self.prefix)
@@ -62,22 +61,22 @@ class Rehearsal(SageMaker):
                 stage.close()
 
     def at_once(self, jobs: int) -> int:
-        """One job with several hosts, which meet at one port of this machine."""
+        """One job with several hosts at a time: the hosts meet at a fixed port of this machine."""
         return jobs if self.instance_count == 1 else 1
 
     def current_job(self, account: Account, folder: Path) -> str | None:
-        """None: the account that knew the last one is gone."""
+        """None: earlier jobs ended with their accounts."""
         return None
 
     def current_tuning(self, account: Account, folder: Path, is_there: Callable[[Account, str], bool]) -> str | None:
-        """None: the account that knew the last one is gone."""
+        """None: earlier jobs ended with their accounts."""
         check_toolkit()
         return None
 
     def left_running(self, job: str, error: BaseException) -> None:
-        """Nothing is left: the job ends with the account."""
+        """Tell the user that the job has ended with the account."""
         if isinstance(error, Interrupted):
-            error.advice = "The job ended with the rehearsal; the same command rehearses it anew."
+            error.advice = "The job ended with the rehearsal. Run the same command again to restart it."
 
 
 class Stage:
@@ -85,7 +84,7 @@ class Stage:
 
     Args:
         config: the composed configuration.
-        interrupt_after: epochs after which a job loses its machine; None: never.
+        interrupt_after: epochs after which jobs are interrupted; None: never.
     """
 
     aws: LocalAws
@@ -96,18 +95,18 @@ class Stage:
         self.links: dict[str, Path] = {}
 
     def account(self, role: str, prefix: str) -> Account:
-        """The account, with its bucket; a large data set is linked instead of uploaded."""
+        """The account; a large data set is linked instead of uploaded."""
         account = Account(self.aws.session(), role=role, prefix=prefix)
-        folder = pictures_of(self.config)
+        folder = data_set_folder(self.config)
         if folder is not None and _is_large(folder):
             uri = account.places.uri("data", upload_name(folder))
             self.links[f"{uri}/"] = folder
             account.in_place.add(uri)
-            log.info("%s is large: the job reads it in place, and cannot write to it.", folder)
+            log.info("%s is large: the job reads it in place, without write access.", folder)
         return account
 
     def begin(self, request: dict[str, Any]) -> None:
-        """Run the job of a request."""
+        """Run the job of a CreateTrainingJob request."""
         name = request["TrainingJobName"]
         work = Path(tempfile.mkdtemp(prefix=START))
         job = RehearsedJob(
@@ -117,18 +116,18 @@ class Stage:
         job.thread.start()
 
     def stop(self, name: str) -> None:
-        """Stop a job as AWS would."""
+        """Stop a job."""
         if name in self.jobs:
             self.jobs[name].stop.set()
 
     def close(self) -> None:
-        """End and remove everything."""
+        """End and remove all jobs."""
         for job in self.jobs.values():
             job.close()
 
 
 def remove_left_over() -> None:
-    """Remove folders whose rehearsal and supervisor were both killed: nobody holds their lock."""
+    """Remove the folders of killed rehearsals, whose locks are free."""
     for work in Path(tempfile.gettempdir()).glob(f"{START}*"):
         try:
             with (work / LOCK).open("r") as lock:
@@ -139,8 +138,8 @@ def remove_left_over() -> None:
 
 
 @contextlib.contextmanager
-def _one_with_several_hosts(count: int) -> Iterator[None]:
-    """The hosts of a job meet at a port that the SDK has chosen: one such job at a time."""
+def _lock_multi_host(count: int) -> Iterator[None]:
+    """Allow one job with several hosts at a time: the SDK has chosen the port at which they meet."""
     if count == 1:
         yield
     else:
@@ -149,11 +148,11 @@ def _one_with_several_hosts(count: int) -> Iterator[None]:
 
 
 def _is_large(folder: Path) -> bool:
-    """Whether `folder` has more bytes, or more files, than a rehearsal uploads."""
+    """Whether `folder` has too many bytes or files to upload."""
     size = count = 0
     for path in folder.rglob("*"):
         if path.is_file():
             size, count = size + path.stat().st_size, count + 1
-            if size > UPLOADED_AT_MOST or count > FILES_AT_MOST:
+            if size > MAX_UPLOAD_BYTES or count > MAX_UPLOAD_FILES:
                 return True
     return False

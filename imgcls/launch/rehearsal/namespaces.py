@@ -1,4 +1,4 @@
-"""A host of a job as a private place of this machine: its own /opt/ml, process numbers and host names."""
+"""Linux namespaces as the hosts of a job, with separate /opt/ml, process IDs and host names."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from pathlib import Path
 
 from imgcls.errors import UserError
 
-WITHOUT = (
-    "launch=rehearsal needs namespaces of Linux (the program `unshare`, allowed to this user), which are not here: {}. "
-    "Run it on Linux, or in a container that is started with --privileged."
+UNAVAILABLE = (
+    "launch=rehearsal needs Linux namespaces (the program `unshare`, with permission to use it): {}. "
+    "Run it on Linux, or in a container that was started with --privileged."
 )
 
 
 @cache
 def check_namespaces() -> None:
-    """Raise UserError where a private place cannot be made."""
+    """Raise UserError if namespaces cannot be created."""
     if not sys.platform.startswith("linux"):
-        raise UserError(WITHOUT.format(f"this is {sys.platform}"))
+        raise UserError(UNAVAILABLE.format(f"this system is {sys.platform}"))
     if shutil.which("unshare") is None:
-        raise UserError(WITHOUT.format("there is no program `unshare`"))
+        raise UserError(UNAVAILABLE.format("`unshare` is not installed"))
     if not Path("/opt").is_dir():
-        raise UserError(WITHOUT.format("there is no folder /opt"))
+        raise UserError(UNAVAILABLE.format("the folder /opt does not exist"))
     probe = [*unshare(), "sh", "-c", "mount --bind /opt /opt"]
     done = subprocess.run(probe, capture_output=True, text=True, timeout=60)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(WITHOUT.format(reason))
+        raise UserError(UNAVAILABLE.format(reason))
 
 
 def unshare(*, network: bool = False) -> list[str]:
-    """The words that start a command in new namespaces, or only with a new network."""
+    """Command prefix that runs a command in new namespaces, or only in a new network."""
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
     if network:
         return ["unshare", *user, "--net"]
@@ -44,13 +44,13 @@ def unshare(*, network: bool = False) -> list[str]:
 
 
 def host_command(folder: Path, command: Sequence[str], hosts: Sequence[str], links: Mapping[str, Path]) -> list[str]:
-    """The words that run `command` as a host of a job would.
+    """The command that runs `command` as a host of a job.
 
     Args:
-        folder: of the host; its `ml` becomes /opt/ml.
+        folder: of the host; its subfolder `ml` becomes /opt/ml.
         command: entrypoint and arguments of the container.
-        hosts: all names, which mean this machine.
-        links: channel to a folder of this machine that it is read from in place, and cannot be written to.
+        hosts: names of all hosts, which refer to this machine.
+        links: channels to the local folders that they read in place, without write access.
     """
     root, ml = folder / "opt", folder / "ml"
     lines = ["set -e", f"mkdir -p {_q(root)}"]
@@ -62,10 +62,10 @@ def host_command(folder: Path, command: Sequence[str], hosts: Sequence[str], lin
         target = _q(f"/opt/ml/input/data/{channel}")
         lines += [f"mkdir -p {target}", f"mount --bind {_q(source)} {target}", f"mount -o remount,bind,ro {target}"]
     names = folder / "hosts"
-    known = Path("/etc/hosts").read_text() if Path("/etc/hosts").is_file() else ""
-    names.write_text(f"{known.rstrip()}\n127.0.0.1 {' '.join(hosts)}\n")
+    existing = Path("/etc/hosts").read_text() if Path("/etc/hosts").is_file() else ""
+    names.write_text(f"{existing.rstrip()}\n127.0.0.1 {' '.join(hosts)}\n")
     lines += [f"mount --bind {_q(names)} /etc/hosts", "mount -t proc proc /proc 2>/dev/null || true", "cd /"]
-    lines += ["exec " + " ".join(shlex.quote(word) for word in command)]
+    lines += ["exec " + shlex.join(command)]
     return [*unshare(), "sh", "-c", "\n".join(lines)]
 
 

@@ -1,9 +1,9 @@
-"""The hosts of one rehearsed job: started, told to stop, and cleaned up after, whatever happens to the rehearsal.
+"""Starts and stops the hosts of a rehearsed job, and cleans up after them even if the rehearsal is killed.
 
-Run as `python supervisor.py SPEC` with a pipe as its standard input. It needs nothing but Python, and does what the
-lines say that come in: `start` starts the hosts of SPEC, `term` sends SIGTERM to the first process of each, `kill`
-kills them. When the pipe closes, which it does also when the rehearsal is killed, all are killed and the folder is
-removed. The ends of hosts are lines of JSON on standard output.
+Run as `python supervisor.py SPEC` with a pipe as its standard input. It needs nothing but Python, and reads commands
+from the pipe: `start` starts the hosts of SPEC, `term` sends SIGTERM to the first process of each, `kill` kills them.
+When the pipe closes, also because the rehearsal was killed, it kills all hosts and removes the folder. It reports
+hosts that end as lines of JSON on standard output.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ LOCK = ".lock"  # held while the folder is in use
 
 
 def main() -> None:
-    """Obey until the pipe closes."""
+    """Execute commands until the pipe closes."""
     spec = Path(sys.argv[1])
     work = spec.parent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the rehearsal, which then says what to do
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rehearsal handles Ctrl-C
     lock = (work / LOCK).open("a")
     fcntl.flock(lock, fcntl.LOCK_EX)
     if "isolated" in sys.argv[2:]:
@@ -60,26 +60,26 @@ def _start(host: dict[str, Any]) -> subprocess.Popen[bytes]:
 
 
 def _serve(spec: Path, hosts: dict[str, subprocess.Popen[bytes]]) -> None:
-    """Report hosts that end, and obey, until the pipe closes."""
+    """Execute commands and report hosts that end, until the pipe closes."""
     while True:
         for name in [name for name, process in hosts.items() if process.poll() is not None]:
             print(json.dumps({"host": name, "code": hosts.pop(name).returncode}), flush=True)
         if not select.select([sys.stdin], [], [], TICK)[0]:
             continue
-        words = os.read(0, 1024).split()
-        if not words:
+        commands = os.read(0, 1024).split()
+        if not commands:
             return
-        for word in words:
-            if word == b"start":
+        for command in commands:
+            if command == b"start":
                 for host in json.loads(spec.read_text()):
                     hosts[host["name"]] = _start(host)
             else:
                 for process in hosts.values():
-                    _first_process(process, signal.SIGTERM if word == b"term" else signal.SIGKILL)
+                    _signal_first_process(process, signal.SIGTERM if command == b"term" else signal.SIGKILL)
 
 
-def _first_process(process: subprocess.Popen[bytes], signum: int) -> None:
-    """Signal the first process in the namespace, the only child of `unshare`; it hears what it has a handler for."""
+def _signal_first_process(process: subprocess.Popen[bytes], signum: int) -> None:
+    """Signal the first process in the namespace, the only child of `unshare`."""
     if process.poll() is not None:
         return
     try:
@@ -90,7 +90,7 @@ def _first_process(process: subprocess.Popen[bytes], signum: int) -> None:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    _first_process(process, signal.SIGKILL)  # with the first process of a namespace all others of it end
+    _signal_first_process(process, signal.SIGKILL)  # all other processes of the namespace end with the first one
     if process.poll() is None:
         try:
             process.wait(5)
@@ -104,9 +104,9 @@ def _die_with_parent() -> None:
 
 
 def _raise_loopback() -> None:
-    """A new network namespace has a loopback that is down."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        fcntl.ioctl(one, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP | IFF_RUNNING))
+    """Bring up the loopback interface of a new network namespace."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as device:
+        fcntl.ioctl(device, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP | IFF_RUNNING))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A stand-in for AWS's tuner: it chooses values at random or all of a grid, and makes a training job for each trial.
+"""A stand-in for AWS's tuner: it creates a training job for each trial, with random values or all of a grid.
 
-It does not learn from the trials, ends none early, and has no criteria of completion: what is rehearsed is that every
-trial works. Jobs, names and values have the form that AWS gives them.
+It does not learn from the trials, ends none early, and has no completion criteria: a rehearsal shows that every trial
+works. Jobs, names and values have AWS's format.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-TICK = 0.1  # seconds
+TICK_SECONDS = 0.1
 ENDED = ("Completed", "Failed", "Stopped")
 COPIED = (
     "AlgorithmSpecification",
@@ -39,9 +39,9 @@ class Tuner:
     """The tuning jobs of an account.
 
     Args:
-        create: makes a training job of a request.
-        stop: stops a training job by its name.
-        job: gives moto's record of a training job by its name.
+        create: creates a training job from a request.
+        stop: stops a training job by name.
+        job: returns moto's record of a training job by name.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Tuner:
         self._threads: list[threading.Thread] = []
 
     def begin(self, request: dict[str, Any], record: Any) -> None:
-        """Run the tuning job of a request of CreateHyperParameterTuningJob; `record` is moto's of it."""
+        """Run the tuning job of a CreateHyperParameterTuningJob request; `record` is moto's."""
         name = request["HyperParameterTuningJobName"]
         self._trials[name] = {}
         self._objectives[name] = request["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]
@@ -68,24 +68,24 @@ class Tuner:
         thread.start()
 
     def stop(self, name: str) -> None:
-        """Make no more trials, and stop those that run."""
+        """Create no more trials, and stop the running ones."""
         self._stopped.add(name)
         for trial in self._running(name):
             self._stop(trial)
 
     def close(self) -> None:
-        """Make no more trials."""
+        """Create no more trials."""
         self._closed.set()
         for thread in self._threads:
             thread.join(5)
 
     def summaries(self, name: str) -> list[dict[str, Any]]:
-        """What ListTrainingJobsForHyperParameterTuningJob answers, latest first."""
-        found = []
+        """The summaries of ListTrainingJobsForHyperParameterTuningJob, latest first."""
+        summaries = []
         for trial, values in reversed(list(self._trials[name].items())):
             job = self._job(trial)
-            found.append({**_summary(trial, job), "TunedHyperParameters": values, **self._objective(name, trial)})
-        return found
+            summaries.append({**_summary(trial, job), "TunedHyperParameters": values, **self._objective(name, trial)})
+        return summaries
 
     # ----
 
@@ -100,22 +100,22 @@ class Tuner:
     def _search(self, name: str, request: dict[str, Any], record: Any) -> None:
         config, definition = request["HyperParameterTuningJobConfig"], request["TrainingJobDefinition"]
         limits = config["ResourceLimits"]
-        several = definition["ResourceConfig"]["InstanceCount"] > 1  # they meet at one port of this machine
-        most = 1 if several else int(limits["MaxParallelTrainingJobs"])
+        multi_host = definition["ResourceConfig"]["InstanceCount"] > 1  # its hosts meet at a fixed port
+        parallel = 1 if multi_host else int(limits["MaxParallelTrainingJobs"])
         values, made = suggestions(config), 0
         while not self._closed.is_set():
             over = name in self._stopped or made >= int(limits["MaxNumberOfTrainingJobs"])
             running = self._running(name)
             if over and not running:
                 break
-            if not over and len(running) < most:
+            if not over and len(running) < parallel:
                 chosen = next(values, None)
                 if chosen is None:
                     break
                 made += 1
                 self._make(name, made, chosen, definition)
             self._count(name, record)
-            time.sleep(TICK)
+            time.sleep(TICK_SECONDS)
         self._count(name, record)
         failed = made > 0 and all(self._job(trial).training_job_status == "Failed" for trial in self._trials[name])
         if failed:
@@ -137,7 +137,7 @@ class Tuner:
                 "CheckpointConfig": {**place, "S3Uri": f"{place['S3Uri'].rstrip('/')}/{trial}"},
             }
         )
-        self._trials[name][trial] = values  # not before it runs: moto's jobs begin as completed
+        self._trials[name][trial] = values  # not before it runs: moto creates jobs as completed
         if name in self._stopped:
             self._stop(trial)
 
@@ -161,7 +161,7 @@ class Tuner:
         objective, job = self._objectives[name], self._job(trial)
         if self._status(trial) not in ENDED:
             return {"ObjectiveStatus": "Pending"}
-        measured = {one["MetricName"]: one["Value"] for one in job.final_metric_data_list}
+        measured = {metric["MetricName"]: metric["Value"] for metric in job.final_metric_data_list}
         if objective["MetricName"] not in measured:
             return {"ObjectiveStatus": "Failed"}
         value = {**objective, "Value": measured[objective["MetricName"]]}
@@ -169,27 +169,27 @@ class Tuner:
 
 
 def suggestions(config: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    """Values by key, as AWS writes them: all of a grid, or at random from the request's seed."""
+    """Values by key in AWS's format: all of a grid, or random ones with the request's seed."""
     ranges = config["ParameterRanges"]
-    choices = {one["Name"]: list(one["Values"]) for one in ranges["CategoricalParameterRanges"]}
+    choices = {entry["Name"]: list(entry["Values"]) for entry in ranges["CategoricalParameterRanges"]}
     if config["Strategy"] == "Grid":
         for combination in itertools.product(*choices.values()):
             yield dict(zip(choices, combination, strict=True))
         return
-    chance = random.Random(config.get("RandomSeed"))
+    generator = random.Random(config.get("RandomSeed"))
     while True:
-        values = {name: chance.choice(given) for name, given in choices.items()}
-        for one in ranges["ContinuousParameterRanges"]:
-            values[one["Name"]] = repr(_between(one, chance.random()))
-        for one in ranges["IntegerParameterRanges"]:
-            wider = {**one, "MaxValue": int(one["MaxValue"]) + 1}
-            values[one["Name"]] = str(min(int(_between(wider, chance.random())), int(one["MaxValue"])))
+        values = {name: generator.choice(options) for name, options in choices.items()}
+        for entry in ranges["ContinuousParameterRanges"]:
+            values[entry["Name"]] = repr(_interpolate(entry, generator.random()))
+        for entry in ranges["IntegerParameterRanges"]:
+            wider = {**entry, "MaxValue": int(entry["MaxValue"]) + 1}
+            values[entry["Name"]] = str(min(int(_interpolate(wider, generator.random())), int(entry["MaxValue"])))
         yield values
 
 
-def _between(one: Mapping[str, Any], share: float) -> float:
-    low, high = float(one["MinValue"]), float(one["MaxValue"])
-    if one.get("ScalingType") == "Logarithmic":
+def _interpolate(entry: Mapping[str, Any], share: float) -> float:
+    low, high = float(entry["MinValue"]), float(entry["MaxValue"])
+    if entry.get("ScalingType") == "Logarithmic":
         return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
     return low + share * (high - low)
 

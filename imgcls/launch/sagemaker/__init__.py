@@ -1,4 +1,4 @@
-"""`launch=sagemaker`: a run as a training job, followed and brought back into its run folder.
+"""`launch=sagemaker`: a run as a training job, whose results are downloaded into the run folder.
 
-May be imported by `sweeps`, `deploy` and the commands; imports `training`, `aws` and what is below.
+May be imported by `sweeps`, `deploy` and the commands; imports `training`, `aws` and the layers below.
 """

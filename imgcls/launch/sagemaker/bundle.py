@@ -1,4 +1,4 @@
-"""What goes into the container: imgcls, the user's own modules, what they need, and the job as a file."""
+"""The source bundle for the container: imgcls, the user's modules, their requirements, and the job file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import site
 import sys
 import sysconfig
 import tarfile
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ JOB_FILE = "job.json"
 REQUIREMENTS = "requirements.txt"
 WHEELS = "wheels"
 SOURCE = "source"
-LEFT_OUT = {"__pycache__", ".git", ".ipynb_checkpoints", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
-MOST_BYTES = 200 << 20  # a source folder that is larger holds something else than source
-OF_THE_IMAGE = {"torch", "torchvision"}  # built for the image's CUDA
+EXCLUDED_NAMES = {"__pycache__", ".git", ".ipynb_checkpoints", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+MAX_SOURCE_BYTES = 200 << 20  # a larger folder holds more than source code
+IMAGE_PACKAGES = {"torch", "torchvision"}  # built for the image's CUDA
 
 
 def write_bundle(
@@ -38,14 +39,13 @@ def write_bundle(
     wheels: Path | None,
     script: tuple[str, str] | None = None,
 ) -> None:
-    """Write `target`, a .tar.gz whose bytes depend on its content alone.
+    """Write `target`, a .tar.gz with reproducible bytes.
 
     Args:
-        target: the file.
-        job: what the container is told, see `container.py`.
-        code: modules and packages of the user's own.
-        requirements: the content of requirements.txt.
-        wheels: a folder of wheels to install from, instead of the network.
+        job: content of the job file, see `container.py`.
+        code: the user's modules and packages.
+        requirements: content of requirements.txt.
+        wheels: a folder of wheels to install from instead of the network.
         script: name and content of a file at the top; all others are then in the folder SOURCE.
     """
     package, below = Path(__file__).parents[2], "" if script is None else f"{SOURCE}/"
@@ -54,11 +54,11 @@ def write_bundle(
         _add_folder(tar, package, f"{below}imgcls")
         if not (package / "conf").is_dir():
             _add_folder(tar, config_dir(), f"{below}imgcls/conf")
-        for one in code:
-            if one.is_dir():
-                _add_folder(tar, one, f"{below}{one.name}")
+        for path in code:
+            if path.is_dir():
+                _add_folder(tar, path, f"{below}{path.name}")
             else:
-                _add_bytes(tar, f"{below}{one.name}", one.read_bytes())
+                _add_bytes(tar, f"{below}{path.name}", path.read_bytes())
         if wheels is not None:
             for wheel in sorted(wheels.glob("*.whl")):
                 _add_bytes(tar, f"{below}{WHEELS}/{wheel.name}", wheel.read_bytes())
@@ -70,42 +70,40 @@ def write_bundle(
         packed.write(raw.getbuffer())
 
 
-def own_modules(config: Any, more: Iterable[str] = ()) -> list[Path]:
-    """The user's own code: modules that a `_target_` of `config` names and that no package installed, and `more`.
+def find_user_modules(config: Any, more: Iterable[str] = ()) -> list[Path]:
+    """The user's code: modules of `_target_`s in `config` that are not installed packages, and the paths `more`.
 
-    Raises UserError where one is not there, or too large to be source.
+    Raises UserError if a path does not exist, or is too large for source code.
     """
-    found: dict[str, Path] = {}
+    modules: dict[str, Path] = {}
     for name in sorted({target.split(".")[0] for target in _targets(config)}):
-        path = _own_source(name)
+        path = _find_source(name)
         if path is not None:
-            found[path.name] = path
+            modules[path.name] = path
     for text in more:
         path = Path(text).expanduser()
         if not path.exists():
-            raise UserError(f"launch.code: there is no {text}.")
-        found[path.name] = path.resolve()
-    for path in found.values():
+            raise UserError(f"launch.code: {text} does not exist.")
+        modules[path.name] = path.resolve()
+    for path in modules.values():
         size = path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in _files_in(path))
-        if size > MOST_BYTES:
+        if size > MAX_SOURCE_BYTES:
             raise UserError(f"launch.code: {path} holds {size >> 20} MB, which is more than source code.")
         if path.name == "imgcls":
             raise UserError(f"launch.code: {path} has the name of this library. Choose another.")
-    return list(found.values())
+    return list(modules.values())
 
 
 def requirements_text(own: str | None, *, also: Iterable[str] = ()) -> str:
-    """What pip installs in the container: what imgcls needs beside the image's torch, and the user's own file `own`.
+    """What pip installs in the container: imgcls's requirements except the image's torch, and the user's file `own`.
 
-    The lines `also` take the place of those for the same packages.
-
-    Versions are those of this machine, so that the job computes what was tried here.
+    The lines `also` replace those for the same packages. Versions are those of this machine, which were tried.
     """
     lines = list(also)
-    other = OF_THE_IMAGE | {_name(line).lower() for line in lines}
+    excluded = IMAGE_PACKAGES | {_name(line).lower() for line in lines}
     for requirement in _dependencies():
         name = _name(requirement)
-        if name.lower() in other:
+        if name.lower() in excluded:
             continue
         try:
             lines.append(f"{name}=={metadata.version(name)}")
@@ -124,18 +122,16 @@ def _name(requirement: str) -> str:
 
 
 def _dependencies() -> list[str]:
-    """The requirements of imgcls without its extras, from its installation or its checkout."""
+    """The requirements of imgcls without its extras, from its checkout or installation."""
     project = Path(__file__).parents[3] / "pyproject.toml"
     if project.is_file():
-        import tomllib
-
         content = tomllib.loads(project.read_text())
         if content.get("project", {}).get("name") == "imgcls":
-            return [str(one) for one in content["project"]["dependencies"]]
+            return [str(requirement) for requirement in content["project"]["dependencies"]]
     try:
-        return [one for one in metadata.requires("imgcls") or [] if "extra ==" not in one]
+        return [requirement for requirement in metadata.requires("imgcls") or [] if "extra ==" not in requirement]
     except metadata.PackageNotFoundError as error:
-        raise UserError("imgcls is neither installed nor a checkout: its requirements are not known.") from error
+        raise UserError("imgcls is neither installed nor a checkout, so its requirements are unknown.") from error
 
 
 def _targets(config: Any) -> Iterator[str]:
@@ -150,8 +146,8 @@ def _targets(config: Any) -> Iterator[str]:
             yield from _targets(value)
 
 
-def _own_source(name: str) -> Path | None:
-    """The file or folder of the top-level module `name`, if it is the user's own."""
+def _find_source(name: str) -> Path | None:
+    """The file or folder of the top-level module `name`; None for installed packages."""
     if name in sys.stdlib_module_names or name == "imgcls":
         return None
     try:
@@ -159,27 +155,21 @@ def _own_source(name: str) -> Path | None:
     except (ImportError, ValueError):
         spec = None
     if spec is None:
-        raise UserError(
-            f"The configuration names the module {name!r}, which is not here. Run where it can be imported."
-        )
+        raise UserError(f"The configuration names the module {name!r}, which cannot be imported here.")
     if spec.origin in (None, "built-in", "frozen") and not spec.submodule_search_locations:
         return None
-    path = (
-        Path(spec.origin).resolve()
-        if spec.origin
-        else Path(next(iter(spec.submodule_search_locations or ()))).resolve()
-    )
+    path = Path(spec.origin or next(iter(spec.submodule_search_locations or ()))).resolve()
     if path.name == "__init__.py":
         path = path.parent
     installed = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
-    if any(path.is_relative_to(Path(place).resolve()) for place in installed) or "site-packages" in path.parts:
+    if any(path.is_relative_to(Path(folder).resolve()) for folder in installed) or "site-packages" in path.parts:
         return None
     return path
 
 
 def _files_in(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not LEFT_OUT & set(path.relative_to(folder).parts) and path.suffix != ".pyc":
+        if path.is_file() and not EXCLUDED_NAMES & set(path.relative_to(folder).parts) and path.suffix != ".pyc":
             yield path
 
 

@@ -1,9 +1,8 @@
-"""What a job reads: its pictures and weights, in S3."""
+"""Uploads what a job reads to S3: its images and weights."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,18 @@ from imgcls.aws.upload import upload_file, upload_folder, upload_name
 from imgcls.errors import UserError
 from imgcls.system.cache import data_folder
 
-log = logging.getLogger(__name__)
-
-WEIGHTS = ("model/model.safetensors", "checkpoints/best.ckpt")  # of a run folder, the better one first
+WEIGHTS = ("model/model.safetensors", "checkpoints/best.ckpt")  # of a run folder, in order of preference
 
 
 def upload_channels(account: Account, config: Mapping[str, Any]) -> dict[str, str]:
-    """Channel name to s3:// address of everything that the job of `config` reads; what changed is uploaded.
+    """Upload what the job of `config` reads and S3 does not have yet. Returns S3 URIs by channel name.
 
-    Raises UserError where a folder is empty or S3 refuses.
+    Raises UserError if a folder is empty or S3 refuses.
     """
     channels = {}
     if is_remote(config["data"].get("root")):
         channels["data"] = str(config["data"]["root"]).rstrip("/") + "/"
-    elif (folder := pictures_of(config)) is not None:
+    elif (folder := data_set_folder(config)) is not None:
         uri = account.places.uri("data", upload_name(folder))
         if uri not in account.in_place:
             upload_folder(folder, uri, account.client("s3"), extra=account.encryption, title="the data set")
@@ -44,13 +41,13 @@ def upload_channels(account: Account, config: Mapping[str, Any]) -> dict[str, st
     return channels
 
 
-def pictures_of(config: Mapping[str, Any]) -> Path | None:
-    """The folder of the data set of `config`, downloaded where it is missing; None where it needs none."""
+def data_set_folder(config: Mapping[str, Any]) -> Path | None:
+    """The folder of the data set of `config`, downloaded if it is missing; None if the data set has no folder."""
     data = config["data"]
     if data.get("root") is not None:
         return Path(str(data["root"])).expanduser()
     if "url" not in data:
-        return None  # it comes with a package, or from wherever the user's own class takes it
+        return None  # it comes with a package, or from the user's own class
     folder = data_folder(str(data["_target_"]).rpartition(".")[2])
     if not folder.is_dir():
         from hydra.utils import instantiate
@@ -61,10 +58,10 @@ def pictures_of(config: Mapping[str, Any]) -> Path | None:
 
 
 def weights_file(path: Path) -> Path:
-    """The file of weights that `model.weights` names: itself, or that of a run folder."""
+    """The weights file of `model.weights`: itself, or the one in a run folder."""
     if path.is_file():
         return path
     for name in WEIGHTS:
         if (path / name).is_file():
             return path / name
-    raise UserError(f"model.weights={path}: this folder holds no run with weights.")
+    raise UserError(f"model.weights={path}: this folder is no run with weights.")

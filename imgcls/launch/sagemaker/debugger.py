@@ -1,31 +1,29 @@
-"""SageMaker Debugger's fields of a training job: hook, rules and profiler, which ModelTrainer does not know.
+"""SageMaker Debugger's fields of a training job: hook, rules and profiler, which ModelTrainer lacks.
 
-AWS closed Debugger to new customers on 2026-07-30; for those who had it, it goes on. It has no place in tuning jobs.
+AWS closed Debugger to new customers on 2026-07-30; it continues for existing ones. Tuning jobs do not support it.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
 from imgcls.errors import UserError, nearest
 from imgcls.system.checks import check_value, choice
 from imgcls.system.extras import need
 
-log = logging.getLogger(__name__)
-
 CLOSED = (
-    "SageMaker Debugger is closed to new customers since July 2026: AWS refuses it in accounts that did not have it. "
+    "SageMaker Debugger has been closed to new customers since July 2026: AWS refuses it in other accounts. "
     "imgcls's own rules watch every run without it (launch.debugger=false)."
 )
-REQUIREMENTS = ["smdebug==1.0.34", "numpy<2.3", "requests", "pandas"]  # what the tensor rules need in the container
-NEWEST_PYTHON = (3, 12)  # that smdebug can be imported by
+REQUIREMENTS = ["smdebug==1.0.34", "numpy<2.3", "requests", "pandas"]  # of the tensor rules in the container
+NEWEST_PYTHON = (3, 12)  # that can import smdebug
 INTERVALS = (100, 200, 500, 1000, 5000, 60000)  # ms, of system metrics
 DEFAULT_IMAGE = "DEFAULT_RULE_EVALUATOR_IMAGE"
-OTHER_NAMES = {"StalledTraining": "stalled_training_rule", "NLPSequenceRatio": "nlp_sequence_ratio"}
-NOT_FOR_PICTURES = {"confusion", "tree_depth", "feature_importance_overweight", "create_xgboost_report"}
+FUNCTIONS = {"StalledTraining": "stalled_training_rule", "NLPSequenceRatio": "nlp_sequence_ratio"}
+NOT_FOR_IMAGES = {"confusion", "tree_depth", "feature_importance_overweight", "create_xgboost_report"}
 
 
 def debugger_fields(options: Mapping[str, Any], *, job: str, output: str, region: str) -> dict[str, Any]:
@@ -34,12 +32,12 @@ def debugger_fields(options: Mapping[str, Any], *, job: str, output: str, region
     Args:
         options: `launch.debugger_options`: rules (name to parameters), actions, save_interval (mode to steps),
             collections, system_interval (ms).
-        job: the job's name, which the action `stop` needs.
-        output: s3:// folder of the tensors and profiles.
-        region: where the job runs.
+        job: name of the job, which the action `stop` needs.
+        output: S3 URI of the folder for tensors and profiles.
+        region: region of the job.
 
     Raises:
-        UserError: an unknown rule or action, a wrong interval, or a region without Debugger.
+        UserError: unknown rule or action, invalid interval, or region without Debugger.
     """
     sdk = need("sagemaker.core.debugger")
     rules, profiler_rules = _rules(sdk, options, job)
@@ -64,29 +62,26 @@ def debugger_fields(options: Mapping[str, Any], *, job: str, output: str, region
 
 
 def has_tensor_rules(options: Mapping[str, Any]) -> bool:
-    """Whether smdebug must save tensors in the container; profiler rules need only what SageMaker measures."""
+    """Whether smdebug must save tensors in the container; profiler rules need only SageMaker's measurements."""
     return any(not _is_profiler_rule(need("sagemaker.core.debugger"), str(name)) for name in options["rules"])
 
 
 def check_python(image: str) -> None:
-    """Raise UserError where smdebug cannot be imported by the Python of AWS's `image`."""
+    """Raise UserError if the Python of AWS's `image` cannot import smdebug."""
     match = re.search(r"-py(\d)(\d+)", image)
     if match and (int(match[1]), int(match[2])) > NEWEST_PYTHON:
         raise UserError(
-            f"launch.debugger=true: smdebug cannot be imported by Python {match[1]}.{match[2]} of AWS's image. "
-            "Use launch.framework_version=2.9.0, or only rules of the profiler."
+            f"launch.debugger=true: smdebug does not support Python {match[1]}.{match[2]} of AWS's image. "
+            "Use launch.framework_version=2.9.0, or only profiler rules."
         )
 
 
 def rule_statuses(description: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(rule, status, details) of a job that is described."""
-    found = [
-        *description.get("DebugRuleEvaluationStatuses", ()),
-        *description.get("ProfilerRuleEvaluationStatuses", ()),
-    ]
+    """(rule, status, details) of a job with this `description`."""
     return [
-        (one["RuleConfigurationName"], one["RuleEvaluationStatus"], " ".join(one.get("StatusDetails", "").split()))
-        for one in found
+        (rule["RuleConfigurationName"], rule["RuleEvaluationStatus"], " ".join(rule.get("StatusDetails", "").split()))
+        for kind in ("Debug", "Profiler")
+        for rule in description.get(f"{kind}RuleEvaluationStatuses", ())
     ]
 
 
@@ -102,10 +97,10 @@ def _rules(sdk: Any, options: Mapping[str, Any], job: str) -> tuple[list[Any], l
                 raise UserError(f"launch.debugger_options.rules.{name}: {error}.") from error
             profiler_rules.append(sdk.ProfilerRule.sagemaker(base))
             continue
-        function = OTHER_NAMES.get(name) or re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+        function = FUNCTIONS.get(name) or re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
         if function not in _tensor_rules(sdk):
             raise UserError(
-                f"launch.debugger_options.rules.{name}: there is no such rule. {nearest(name, _known(sdk))}"
+                f"launch.debugger_options.rules.{name}: there is no such rule. {nearest(name, _rule_names(sdk))}"
             )
         rule = sdk.Rule.sagemaker(getattr(sdk.rule_configs, function)(), rule_parameters=parameters, actions=actions)
         rule.prepare_actions(job)
@@ -114,44 +109,43 @@ def _rules(sdk: Any, options: Mapping[str, Any], job: str) -> tuple[list[Any], l
 
 
 def _is_profiler_rule(sdk: Any, name: str) -> bool:
-    found = getattr(sdk.rule_configs, name, None)
-    return isinstance(found, type) and hasattr(found, "__init__") and "profiler_rules" in found.__module__
+    rule = getattr(sdk.rule_configs, name, None)
+    return isinstance(rule, type) and "profiler_rules" in rule.__module__
 
 
 def _tensor_rules(sdk: Any) -> set[str]:
-    from types import FunctionType
-
-    names = {name for name, value in vars(sdk.rule_configs).items() if isinstance(value, FunctionType)}
     return {
-        name for name in names if "debugger_rules.builtin" in getattr(sdk.rule_configs, name).__module__
-    } - NOT_FOR_PICTURES
+        name
+        for name, value in vars(sdk.rule_configs).items()
+        if isinstance(value, FunctionType) and "debugger_rules.builtin" in value.__module__
+    } - NOT_FOR_IMAGES
 
 
-def _known(sdk: Any) -> list[str]:
+def _rule_names(sdk: Any) -> list[str]:
     camel = ["".join(part.capitalize() for part in name.split("_")) for name in _tensor_rules(sdk)]
     return [*camel, *(name for name in dir(sdk.rule_configs) if _is_profiler_rule(sdk, name))]
 
 
-def _actions(sdk: Any, words: Any, job: str) -> Any:
-    """None, or what is done when a rule fires: stop, email:ADDRESS, sms:NUMBER."""
-    made = []
-    for word in words:
-        kind, _, to = str(word).partition(":")
+def _actions(sdk: Any, options: Any, job: str) -> Any:
+    """The actions when a rule fires (stop, email:ADDRESS, sms:NUMBER), or None."""
+    actions = []
+    for option in options:
+        kind, _, recipient = str(option).partition(":")
         if kind == "stop":
-            made.append(sdk.rule_configs.StopTraining(job))
-        elif kind in ("email", "sms") and to:
+            actions.append(sdk.rule_configs.StopTraining(job))
+        elif kind in ("email", "sms") and recipient:
             action = sdk.rule_configs.Email if kind == "email" else sdk.rule_configs.SMS
             try:
-                made.append(action(to))
+                actions.append(action(recipient))
             except (ValueError, AssertionError) as error:
-                raise UserError(f"launch.debugger_options.actions: {word}: {error}.") from error
+                raise UserError(f"launch.debugger_options.actions: {option}: {error}.") from error
         else:
-            raise UserError(f"launch.debugger_options.actions: {word}: expected stop, email:ADDRESS or sms:NUMBER.")
-    return sdk.rule_configs.ActionList(*made) if made else None
+            raise UserError(f"launch.debugger_options.actions: {option}: expected stop, email:ADDRESS or sms:NUMBER.")
+    return sdk.rule_configs.ActionList(*actions) if actions else None
 
 
 def _intervals(given: Mapping[str, Any]) -> dict[str, str]:
-    """smdebug's names of the steps between two saved ones, by mode."""
+    """smdebug's names of the save intervals, in steps."""
     for mode, steps in given.items():
         if mode not in ("train", "eval", "predict", "global") or not isinstance(steps, int) or steps < 1:
             raise UserError(
@@ -162,12 +156,12 @@ def _intervals(given: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _collections(sdk: Any, names: Any, rules: list[Any]) -> list[Any]:
-    """The tensors to save: those asked for, and those that the rules look at, each once."""
+    """The tensors to save: those requested, and those that the rules read, each once."""
     merged: dict[str, dict[str, str]] = {str(name): {} for name in names}
     for rule in rules:
-        for one in rule.collection_configs:
-            parameters = {key: value for key, value in (one.parameters or {}).items() if "save_interval" not in key}
-            merged.setdefault(one.name, {}).update(parameters)
+        for collection in rule.collection_configs:
+            parameters = {k: v for k, v in (collection.parameters or {}).items() if "save_interval" not in k}
+            merged.setdefault(collection.name, {}).update(parameters)
     return [sdk.CollectionConfig(name=name, parameters=parameters or None) for name, parameters in merged.items()]
 
 
@@ -176,7 +170,7 @@ def _image(sdk: Any, name: str, region: str) -> str:
         return str(sdk.get_rule_container_image_uri(name, region))
     except ValueError as error:
         raise UserError(
-            f"launch.debugger=true: SageMaker Debugger is not in {region}. imgcls's own rules need nothing of it."
+            f"launch.debugger=true: SageMaker Debugger is not available in {region}. imgcls's own rules do not need it."
         ) from error
 
 

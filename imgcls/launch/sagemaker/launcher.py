@@ -1,4 +1,4 @@
-"""`launch=sagemaker`: the run becomes a training job, and its results come back to the run folder."""
+"""`launch=sagemaker`: trains in a SageMaker job, and downloads its results to the run folder."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from imgcls.aws.account import Account
 from imgcls.aws.naming import base_name
 from imgcls.errors import UserError
+from imgcls.launch.sagemaker import debugger
 from imgcls.launch.sagemaker.channels import upload_channels
 from imgcls.launch.sagemaker.options import JobOptions, check_job
-from imgcls.launch.sagemaker.progress import describe, ended, is_running, say
+from imgcls.launch.sagemaker.progress import describe, is_running, outcome, say
 from imgcls.launch.sagemaker.record import JobRecord
 from imgcls.launch.sagemaker.results import await_results
-from imgcls.launch.sagemaker.training_job import JobPlan, create_job
+from imgcls.launch.sagemaker.training_job import JobPlan, create_job, image_uri
 from imgcls.runs.recording import Recording
 from imgcls.system.interrupts import Interrupted, StopSignals
 from imgcls.system.logs import logging_to
@@ -34,11 +35,10 @@ log = logging.getLogger(__name__)
 class SageMaker(JobOptions):
     """Trains in a job of Amazon SageMaker, and waits for it.
 
-    The same command with the same run_dir attaches to a job that still runs, goes on with one that was stopped, and
-    returns a finished run.
+    The same command with the same run_dir attaches to a running job, resumes a stopped one, and returns a finished run.
 
     Attributes:
-        where: what the record of a job says of its place.
+        where: name of this launcher in the record of a job.
     """
 
     where: ClassVar[str] = "sagemaker"
@@ -53,67 +53,63 @@ class SageMaker(JobOptions):
         folder = Path(cfg.run_dir).expanduser()
         with Recording(folder, config, overrides or [], cfg.resume) as recording:
             if recording.finished:
-                log.info("%s holds this run, finished. resume=auto leaves it as it is.", folder)
+                log.info("The run in %s has finished already; resume=auto leaves it unchanged.", folder)
                 return load(folder)
-            told = logging_to(folder / "launch.log", terminal=not cfg.quiet)
-            with told, StopSignals(), self.account(config) as account:
+            logs = logging_to(folder / "launch.log", terminal=not cfg.quiet)
+            with logs, StopSignals(), self.account(config) as account:
                 self.run(account, config, overrides or [], folder, recording)
             return load(folder)
 
     @contextlib.contextmanager
     def account(self, config: dict[str, Any]) -> Iterator[Account]:
         """The account that the job runs in."""
-        yield Account.connect(
-            self.region,
-            self.profile,
-            bucket=self.bucket,
-            prefix=self.prefix,
-            role=self.role,
-            kms_key=self.kms_key,
-        )
+        options = {name: getattr(self, name) for name in ("bucket", "prefix", "role", "kms_key")}
+        yield Account.connect(self.region, self.profile, **options)
 
     def run(
         self, account: Account, config: dict[str, Any], overrides: list[str], folder: Path, recording: Recording
     ) -> None:
-        """Make the job, or find the one that runs; wait for it; fetch its results."""
+        """Create the job or find the running one, wait for it, and download its results."""
         job = self.current_job(account, folder)
         if job is None:
             job = self.new_job(account, config, overrides, folder)
-            log.info("Made the job %s: %d x %s.", job, self.instance_count, self.instance_type)
+            log.info("Created the job %s: %d x %s.", job, self.instance_count, self.instance_type)
         recording.update(job=job)
         if not self.wait:
-            log.info("It goes on by itself: python -m imgcls.jobs attach run=%s", folder)
+            log.info("The job continues by itself. To wait for it: python -m imgcls.jobs attach run=%s", folder)
             return
         self.finish(account, job, folder, recording, quiet=config["quiet"])
 
     def at_once(self, jobs: int) -> int:
-        """How many of `jobs` such jobs can run at the same time."""
+        """How many of `jobs` can run at the same time."""
         return jobs
 
     def current_job(self, account: Account, folder: Path) -> str | None:
-        """The job of this run folder that runs, or has finished and is not fetched; None where a new one is needed."""
+        """The run folder's job that is running or has results to download; None if a new one is needed."""
         record = JobRecord.read(folder)
         if record is None:
             return None
-        job = record.job or _lost(account, record.base)
+        job = record.job or _find_unrecorded_job(account, record.base)
         if job is None:
             return None
         description = describe(account, job)
         if is_running(description):
-            log.info("Attached to %s, which runs already.", job)
+            log.info("Attached to the running job %s.", job)
             return job
         if description["TrainingJobStatus"] == "Completed":
             return job
-        log.info("%s ended (%s); a new job goes on from its checkpoints.", job, ended(description).reason or "stopped")
+        log.info(
+            "%s ended (%s); a new job resumes from its checkpoints.", job, outcome(description).reason or "stopped"
+        )
         return None
 
     def current_tuning(self, account: Account, folder: Path, is_there: Callable[[Account, str], bool]) -> str | None:
-        """The tuning job of this sweep's folder; None where a new one is needed."""
+        """The tuning job of this sweep's folder; None if a new one is needed."""
         record = JobRecord.read(folder)
         return record.job if record is not None and record.job is not None and is_there(account, record.job) else None
 
     def new_job(self, account: Account, config: dict[str, Any], overrides: list[str], folder: Path) -> str:
-        """Upload what is needed and make the job; its name. The record of it is written before and after."""
+        """Upload what the job needs and create it; its record is written before and after. Returns its name."""
         record = JobRecord.read(folder) or JobRecord(
             base_name(self.name or config["model"]["name"]),
             self.where,
@@ -123,7 +119,7 @@ class SageMaker(JobOptions):
             profile=self.profile,
         )
         role = account.role_arn  # before anything is uploaded
-        log.debug("The job runs as %s.", role)
+        log.debug("The role of the job is %s.", role)
         channels = upload_channels(account, config)
         record.job = None
         record.write(folder)
@@ -133,14 +129,11 @@ class SageMaker(JobOptions):
         return record.job
 
     def with_debugger(self, plan: JobPlan, account: Account) -> JobPlan:
-        """The plan of a job that SageMaker Debugger watches. Raises UserError where it cannot."""
-        from imgcls.launch.sagemaker import debugger
-        from imgcls.launch.sagemaker.training_job import image_uri
-
+        """The plan of a job with SageMaker Debugger. Raises UserError if its options are invalid."""
         log.warning(debugger.CLOSED)
-        place = {"output": account.places.uri("jobs", plan.base, "debugger"), "region": account.region}
+        target = {"output": account.places.uri("jobs", plan.base, "debugger"), "region": account.region}
         options, config = self.debugger_options, dict(plan.config)
-        debugger.debugger_fields(options, job=plan.base, **place)  # what is wrong is said before the upload
+        debugger.debugger_fields(options, job=plan.base, **target)  # errors are reported before the upload
         requirements: list[str] = []
         if debugger.has_tensor_rules(options):
             debugger.check_python(self.image or image_uri(self, account.region))
@@ -152,27 +145,26 @@ class SageMaker(JobOptions):
             plan,
             config=config,
             requirements=requirements,
-            more=lambda job: debugger.debugger_fields(options, job=job, **place),
+            more=lambda job: debugger.debugger_fields(options, job=job, **target),
         )
 
     def finish(self, account: Account, job: str, folder: Path, recording: Recording, *, quiet: bool = False) -> None:
-        """Wait for the job and bring its results here. Raises UserError where it failed."""
-        shown: Callable[[str], None] = (lambda line: None) if quiet else say
+        """Wait for the job and download its results. Raises UserError if it failed."""
+        report: Callable[[str], None] = (lambda line: None) if quiet else say
         try:
-            recording.update(**await_results(account, job, folder, poll=self.poll, say=shown))
+            recording.update(**await_results(account, job, folder, poll=self.poll, say=report))
         except (Interrupted, KeyboardInterrupt) as error:
             self.left_running(job, error)
             raise
 
     def left_running(self, job: str, error: BaseException) -> None:
-        """What is to be said when the user leaves with `error` before the job, or tuning job, ends."""
-        log.warning("The job goes on, and costs. To stop it: python -m imgcls.jobs stop job=%s", job)
+        """Warn the user who interrupts with `error` that the job, or tuning job, continues."""
+        log.warning("The job continues and is billed. To stop it: python -m imgcls.jobs stop job=%s", job)
 
 
-def _lost(account: Account, base: str) -> str | None:
-    """A job that was made while this program was killed, before it could write the name down."""
-    found = account.client("sagemaker").list_training_jobs(
+def _find_unrecorded_job(account: Account, base: str) -> str | None:
+    """A job that was created, but not recorded because this program was killed."""
+    jobs = account.client("sagemaker").list_training_jobs(
         NameContains=base, SortBy="CreationTime", SortOrder="Descending"
     )
-    names = [one["TrainingJobName"] for one in found["TrainingJobSummaries"]]
-    return str(names[0]) if names else None
+    return next((str(job["TrainingJobName"]) for job in jobs["TrainingJobSummaries"]), None)

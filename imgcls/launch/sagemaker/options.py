@@ -1,4 +1,4 @@
-"""The options of a job, and what can be wrong with them; checked before anything is imported or uploaded."""
+"""The options of a job and their checks, which run before anything is imported or uploaded."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from imgcls.aws.s3 import is_remote
 from imgcls.errors import UserError
 from imgcls.system.checks import check_value, flag, number, whole
 
-LONGEST_RUNTIME = 28 * 86400  # seconds, of a training job
-LONGEST_KEEP_ALIVE = 3600
+MAX_RUNTIME_SECONDS = 28 * 86400  # of a training job
+MAX_KEEP_ALIVE_SECONDS = 3600
 RESERVED_VARIABLES = ("SM_", "AWS_", "SAGEMAKER_")
 CHECKS = {
     "instance_count": whole(1, 100),
     "volume_size": whole(1, 16384),
-    "max_runtime": whole(60, LONGEST_RUNTIME),
-    "keep_alive": whole(0, LONGEST_KEEP_ALIVE),
-    "max_wait": whole(60, 2 * LONGEST_RUNTIME, none=True),
+    "max_runtime": whole(60, MAX_RUNTIME_SECONDS),
+    "keep_alive": whole(0, MAX_KEEP_ALIVE_SECONDS),
+    "max_wait": whole(60, 2 * MAX_RUNTIME_SECONDS, none=True),
     **dict.fromkeys(("spot", "debugger", "network_isolation", "encrypt_traffic", "wait"), flag),
     "poll": number(0, open_low=True),
 }
@@ -30,7 +30,7 @@ CHECKS = {
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What `conf/launch/_base.yaml` explains, option by option."""
+    """The options that `conf/launch/_base.yaml` explains."""
 
     role: str | None = None
     region: str | None = None
@@ -64,22 +64,22 @@ class JobOptions:
 
     @property
     def longest_wait(self) -> int:
-        """Seconds that a spot job may wait and train."""
+        """Seconds that a spot job may wait and train together."""
         return self.max_wait if self.max_wait is not None else 2 * self.max_runtime
 
     @property
     def wheels_folder(self) -> Path | None:
-        """The folder of wheels to install from, if one was given."""
+        """The folder of wheels to install from; None: from the network."""
         return Path(self.wheels).expanduser() if self.wheels is not None else None
 
 
 def check_job(config: Mapping[str, Any]) -> None:
-    """Raise UserError for the first option of `config["launch"]` that cannot be right, or does not fit the run."""
+    """Raise UserError for the first option of `config["launch"]` that is invalid, or conflicts with the run."""
     launch, trainer, model = config["launch"], config["trainer"], config["model"]
     if is_remote(config["run_dir"]):
-        raise UserError("run_dir=s3://…: the job keeps its run in S3 by itself. Give a folder of this machine.")
+        raise UserError("run_dir=s3://…: the job stores its run in S3 by itself. Give a local folder.")
     _check_values(launch)
-    _check_machine(launch, trainer)
+    _check_instance(launch, trainer)
     if launch["network_isolation"]:
         if model["pretrained"] and model["weights"] is None:
             raise UserError(
@@ -89,12 +89,12 @@ def check_job(config: Mapping[str, Any]) -> None:
         if launch["image"] is None and launch["wheels"] is None:
             raise UserError(
                 "launch.network_isolation=true: AWS's image lacks packages that the job cannot download. "
-                "Give them with launch.wheels=FOLDER, or an image of your own with launch.image=URI."
+                "Give them with launch.wheels=FOLDER, or a custom image with launch.image=URI."
             )
     if bool(launch["subnets"]) != bool(launch["security_groups"]):
         raise UserError("launch.subnets and launch.security_groups belong together: give both or neither.")
     if launch["spot"] and launch["keep_alive"]:
-        raise UserError("launch.keep_alive: a spot machine cannot be kept. Choose launch.spot or launch.keep_alive.")
+        raise UserError("launch.keep_alive: a spot instance cannot be kept alive. Use only one of both.")
     if launch["spot"] and launch["max_wait"] is not None and launch["max_wait"] < launch["max_runtime"]:
         raise UserError(
             f"launch.max_wait={launch['max_wait']}: it includes the training, so it must be at least "
@@ -116,10 +116,10 @@ def _check_values(launch: Mapping[str, Any]) -> None:
     check_variables("launch.environment", launch["environment"], RESERVED_VARIABLES)
     wheels = launch["wheels"]
     if wheels is not None and not list(Path(str(wheels)).expanduser().glob("*.whl")):
-        raise UserError(f"launch.wheels={wheels}: there are no wheels in this folder (pip download -d FOLDER …).")
+        raise UserError(f"launch.wheels={wheels}: this folder holds no wheels (pip download -d FOLDER …).")
 
 
-def _check_machine(launch: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
+def _check_instance(launch: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
     kind, accelerator = str(launch["instance_type"]), trainer["accelerator"]
     if accelerator in ("gpu", "cuda") and not has_gpu(kind):
         raise UserError(
@@ -134,5 +134,5 @@ def _check_machine(launch: Mapping[str, Any], trainer: Mapping[str, Any]) -> Non
         raise UserError("trainer.accelerator=mps: SageMaker has no Apple GPUs. Use trainer.accelerator=auto.")
     if trainer["num_nodes"] not in (1, launch["instance_count"]):
         raise UserError(
-            f"trainer.num_nodes={trainer['num_nodes']}: launch.instance_count={launch['instance_count']} decides."
+            f"trainer.num_nodes={trainer['num_nodes']}: must be 1 or launch.instance_count={launch['instance_count']}."
         )

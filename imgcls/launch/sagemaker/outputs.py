@@ -1,4 +1,4 @@
-"""The results of a job brought here: the run folder as a local run would have left it."""
+"""Downloads the results of a job: the run folder as a local run would have left it."""
 
 from __future__ import annotations
 
@@ -19,25 +19,20 @@ from imgcls.system.files import explain_os_errors
 
 log = logging.getLogger(__name__)
 
-OURS = {"status.json", "config.yaml", "overrides.yaml", JOB_FILE, ".lock"}
-"""Files of the run folder that are about the run here, not about the container."""
+LOCAL_FILES = {"status.json", "config.yaml", "overrides.yaml", JOB_FILE, ".lock"}
+"""Files of the run folder that describe the local run, not the container."""
 TRACES = ("log.txt", "metrics.csv")
-FROM_STATUS = ("micro_batch_size", "stopped_by", "reason", "resumed")
+STATUS_FIELDS = ("micro_batch_size", "stopped_by", "reason", "resumed")
 
 
 def fetch_results(account: Account, description: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Fill `folder` with what the finished job left.
-
-    Args:
-        account: what is asked.
-        description: of the job, see `progress.describe`.
-        folder: the run folder; its files that are about the run here stay.
+    """Download the results of the finished job with this `description` into the run folder.
 
     Returns:
-        What the job's own status adds to the one here.
+        The job's own STATUS_FIELDS.
 
     Raises:
-        UserError: nothing can be read from S3, or the disk is full.
+        UserError: S3 cannot be read, or the disk is full.
     """
     name = description["TrainingJobName"]
     model = description["ModelArtifacts"]["S3ModelArtifacts"]
@@ -51,28 +46,28 @@ def fetch_results(account: Account, description: dict[str, Any], folder: Path) -
             status = _status(unpacked)
             _move(unpacked, folder)
     log.info("The results of %s are in %s.", name, folder)
-    return {key: status[key] for key in FROM_STATUS if status.get(key) is not None}
+    return {key: status[key] for key in STATUS_FIELDS if status.get(key) is not None}
 
 
 def fetch_traces(account: Account, checkpoints: str, folder: Path) -> None:
-    """What an unfinished job has left in S3 so far: its log, its metrics; not its checkpoints, which stay there."""
-    _fetch_some(account, checkpoints, folder, lambda place: place in TRACES or place.startswith("debug/rules"))
+    """Download the log and metrics of an unfinished job; its checkpoints stay in S3."""
+    _fetch_matching(account, checkpoints, folder, lambda path: path in TRACES or path.startswith("debug/rules"))
 
 
 def fetch_reports(account: Account, description: dict[str, Any], folder: Path) -> None:
-    """What the rules of SageMaker Debugger wrote: the profiler's page, and its findings as JSON."""
+    """Download the reports of SageMaker Debugger's rules: the profiler's page, and its findings as JSON."""
     output, name = description["OutputDataConfig"]["S3OutputPath"].rstrip("/"), description["TrainingJobName"]
     reports = f"{output}/{name}/rule-output"
-    for file in _fetch_some(account, reports, folder, lambda place: place.endswith((".html", ".json"))):
+    for file in _fetch_matching(account, reports, folder, lambda path: path.endswith((".html", ".json"))):
         if file.suffix == ".html":
             log.info("The profiler's report: %s", file)
 
 
-def _fetch_some(account: Account, uri: str, folder: Path, wanted: Callable[[str], bool]) -> list[Path]:
-    """Fetch the files of `uri` whose places are wanted to `folder`."""
+def _fetch_matching(account: Account, uri: str, folder: Path, matches: Callable[[str], bool]) -> list[Path]:
+    """Download the files below `uri` whose relative paths match."""
     client = account.client("s3")
     with explain_refusals(f"read {uri}"), explain_os_errors(folder):
-        stored = [stored for stored in list_objects(client, uri) if wanted(stored.path)]
+        stored = [stored for stored in list_objects(client, uri) if matches(stored.path)]
         for file in stored:
             fetch_file(client, file, folder / file.path)
     return [folder / file.path for file in stored]
@@ -99,7 +94,7 @@ def _status(unpacked: Path) -> dict[str, Any]:
 
 def _move(source: Path, folder: Path) -> None:
     for path in sorted(source.iterdir()):
-        if path.name in OURS:
+        if path.name in LOCAL_FILES:
             continue
         target = folder / path.name
         if target.is_dir() and not target.is_symlink():

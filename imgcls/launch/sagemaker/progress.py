@@ -1,4 +1,4 @@
-"""A job while it runs: its states, its log, and how it ended."""
+"""Follows a job: its status, its log, and its outcome."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from imgcls.aws.account import Account
-from imgcls.aws.refusals import explain, explain_refusals
+from imgcls.aws.refusals import error_code, explain, explain_refusals
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.container import STARTED
+from imgcls.launch.sagemaker.container import START_LINE
 from imgcls.system.interrupts import raise_if_requested
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-BEGINS = "Starting training script"  # the first line of the SDK's own script; what follows is about itself
+SCRIPT_LINE = "Starting training script"  # the first line of the SDK's script, before its own output
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 PATIENCE_SECONDS = 1800.0  # without a response of AWS until following ends; the job continues
 LAST_LINES = 20
 RUNNING = ("InProgress", "Stopping")
 STEPS = {
-    "Starting": "waiting for a machine",
-    "Pending": "waiting for a machine",
-    "LaunchingMLInstances": "waiting for a machine",
-    "PreparingTrainingStack": "preparing the machine",
-    "Downloading": "fetching the data",
-    "DownloadingTrainingImage": "fetching the image",
+    "Starting": "waiting for an instance",
+    "Pending": "waiting for an instance",
+    "LaunchingMLInstances": "waiting for an instance",
+    "PreparingTrainingStack": "preparing the instance",
+    "Downloading": "downloading the data",
+    "DownloadingTrainingImage": "downloading the container image",
     "Training": "training",
-    "Interrupted": "interrupted; waiting for another machine",
-    "Uploading": "keeping the results",
+    "Interrupted": "interrupted; waiting for another instance",
+    "Uploading": "uploading the results",
     "Stopping": "stopping",
 }
 
 
 @dataclass(frozen=True)
-class Ended:
+class Outcome:
     """How a job ended."""
 
     state: str
@@ -50,30 +50,30 @@ class Ended:
 
 
 def describe(account: Account, job: str) -> dict[str, Any]:
-    """What AWS knows of the training job. Raises UserError."""
-    with explain_refusals(f"look at the job {job}"):
+    """AWS's description of the training job. Raises UserError."""
+    with explain_refusals(f"describe the job {job}"):
         answer: dict[str, Any] = account.client("sagemaker").describe_training_job(TrainingJobName=job)
     return answer
 
 
 def is_running(description: dict[str, Any]) -> bool:
-    """Whether the job goes on, and costs."""
+    """Whether the job is running, and billed."""
     return description["TrainingJobStatus"] in RUNNING
 
 
-def ended(description: dict[str, Any]) -> Ended:
-    """How the job of `description` ended."""
+def outcome(description: dict[str, Any]) -> Outcome:
+    """How the job with this `description` ended."""
     state, detail = description["TrainingJobStatus"], description.get("SecondaryStatus", "")
     reason = str(description.get("FailureReason") or "")
     if detail == "MaxRuntimeExceeded":
         reason = "it reached launch.max_runtime"
     elif detail == "MaxWaitTimeExceeded":
-        reason = "no spare machine was found within launch.max_wait"
-    return Ended(state, clean_reason(reason), description)
+        reason = "no spot instance was available within launch.max_wait"
+    return Outcome(state, clean_reason(reason), description)
 
 
 def clean_reason(reason: str) -> str:
-    """AWS's words without its wrapping: AlgorithmError: …, exit code: 2."""
+    """AWS's reason without its wrapping: AlgorithmError: …, exit code: 2."""
     match = re.fullmatch(r"(?s)(?:Algorithm|Client)Error: (.*?)(?:, exit code: \d+)?", reason.strip())
     return (match[1] if match else reason).strip()
 
@@ -84,13 +84,11 @@ def say(line: str) -> None:
 
 
 class Follower:
-    """Says what a job does.
+    """Reports the status and log of a job.
 
     Args:
-        account: what is asked.
-        job: its name.
-        log_file: gets all lines.
-        say: gets those of imgcls.
+        log_file: receives all lines of the log.
+        say: receives the lines of imgcls.
     """
 
     def __init__(self, account: Account, job: str, log_file: Path, say: Callable[[str], None]) -> None:
@@ -98,12 +96,12 @@ class Follower:
         self._reader: LogReader | None = None
         self._step = ""
 
-    def look(self) -> Ended | None:
-        """Say what is new; how the job ended, or None while it runs. Raises UserError where AWS does not answer."""
+    def poll(self) -> Outcome | None:
+        """Report what is new. Returns None while the job runs. Raises UserError if AWS does not respond."""
         description = describe(self.account, self.job)
         if self._reader is None:
-            several = description["ResourceConfig"]["InstanceCount"] > 1
-            self._reader = LogReader(self.account, self.job, self.log_file, several, self.say)
+            multi_host = description["ResourceConfig"]["InstanceCount"] > 1
+            self._reader = LogReader(self.account, self.job, self.log_file, multi_host, self.say)
         self._reader.read()
         now = STEPS.get(description.get("SecondaryStatus", ""), "")
         if now and now != self._step:
@@ -112,7 +110,7 @@ class Follower:
         if is_running(description):
             return None
         self._reader.read()
-        end = ended(description)
+        end = outcome(description)
         if end.state != "Completed" and not self._reader.started:
             for line in self._reader.last:
                 self.say(line)
@@ -127,46 +125,38 @@ def follow(
     poll: float,
     wait: Callable[[float], None] = time.sleep,
     say: Callable[[str], None] = say,
-) -> Ended:
-    """Say what the job does until it has ended.
+) -> Outcome:
+    """Report what the job does until it ends, as `Follower`; `wait` is called with `poll`, in seconds.
 
-    Args:
-        account: what is asked.
-        job: its name.
-        log_file: gets all lines.
-        poll: seconds between two looks.
-        wait: called with `poll`.
-        say: gets the lines of imgcls.
-
-    Raises UserError where AWS does not answer for half an hour; passing faults of the network are waited out.
+    Rides out network errors. Raises UserError if AWS does not respond for half an hour.
     """
-    look = Patient(Follower(account, job, log_file, say).look)
-    while (end := look()) is None:
+    follower = RetryingPoll(Follower(account, job, log_file, say).poll)
+    while (end := follower()) is None:
         wait(poll)
     return end
 
 
-class Patient(Generic[T]):
-    """Asks AWS `look` when called; None where a fault of the network passes by, for at most half an hour in a row."""
+class RetryingPoll(Generic[T]):
+    """Calls `poll`, which asks AWS; returns None on network errors, for up to half an hour in a row."""
 
-    def __init__(self, look: Callable[[], T | None]) -> None:
-        self._look, self._answered = look, time.monotonic()
+    def __init__(self, poll: Callable[[], T | None]) -> None:
+        self._poll, self._answered = poll, time.monotonic()
 
     def __call__(self) -> T | None:
         raise_if_requested()
         try:
-            found = self._look()
+            answer = self._poll()
         except UserError as error:
             if not is_transient(error) or time.monotonic() - self._answered > PATIENCE_SECONDS:
                 raise
-            log.warning("%s The job goes on; trying again.", error)
+            log.warning("%s Trying again; the job is not affected.", error)
             return None
         self._answered = time.monotonic()
-        return found
+        return answer
 
 
 def is_transient(error: UserError) -> bool:
-    """Whether the cause of `error` may be gone at another try."""
+    """Whether another attempt may succeed after `error`."""
     cause = error.__cause__
     return type(cause).__name__ in (
         "EndpointConnectionError",
@@ -174,46 +164,43 @@ def is_transient(error: UserError) -> bool:
         "ReadTimeoutError",
         "ConnectionClosedError",
         "HTTPClientError",
-    ) or (getattr(cause, "response", None) or {}).get("Error", {}).get("Code") in (
-        "ThrottlingException",
-        "Throttling",
-        "InternalFailure",
-        "ServiceUnavailable",
-    )
+    ) or error_code(cause) in ("ThrottlingException", "Throttling", "InternalFailure", "ServiceUnavailable")
 
 
 class LogReader:
-    """The lines of a job's log streams, each once; those of several hosts begin with its name."""
+    """Reads new lines of a job's log streams; with several hosts they begin with the host's name."""
 
-    def __init__(self, account: Account, job: str, file: Path, several: bool, say: Callable[[str], None] = say) -> None:
-        self.account, self.job, self.file, self.several, self.say = account, job, file, several, say
+    def __init__(
+        self, account: Account, job: str, file: Path, multi_host: bool, say: Callable[[str], None] = say
+    ) -> None:
+        self.account, self.job, self.file, self.multi_host, self.say = account, job, file, multi_host, say
         self.tokens: dict[str, str] = {}
         self.started: set[str] = set()
         self.last: deque[str] = deque(maxlen=LAST_LINES)
         self.file.write_text("")
 
     def read(self) -> None:
-        """Take what is new; hosts that have not written yet are left for the next time. Raises UserError."""
+        """Read what is new, from the hosts that have written already. Raises UserError."""
         client = self.account.client("logs")
         try:
             streams = client.describe_log_streams(logGroupName=LOG_GROUP, logStreamNamePrefix=f"{self.job}/")
         except Exception as error:
-            if _code(error) == "ResourceNotFoundException":
-                return  # no job of this account has written a line yet
+            if error_code(error) == "ResourceNotFoundException":
+                return  # no job of this account has written a log yet
             raise explain(error, f"read the log of {self.job}") or error from error
         with explain_refusals(f"read the log of {self.job}"), self.file.open("a", encoding="utf-8") as file:
-            names = sorted(one["logStreamName"] for one in streams["logStreams"])
+            names = sorted(stream["logStreamName"] for stream in streams["logStreams"])
             for name in names:
                 for line in self._new(client, name):
-                    shown = f"{_host(name)} | {line}" if self.several else line
-                    file.write(shown + "\n")
-                    self.last.append(shown)
-                    if line.startswith(BEGINS):  # also again, where a spot machine was taken away
+                    labelled = f"{_host(name)} | {line}" if self.multi_host else line
+                    file.write(labelled + "\n")
+                    self.last.append(labelled)
+                    if line.startswith(SCRIPT_LINE):  # once more after each interruption of a spot job
                         self.started.discard(name)
-                    elif line.startswith(STARTED):
+                    elif line.startswith(START_LINE):
                         self.started.add(name)
                     elif name in self.started:
-                        self.say(shown)
+                        self.say(labelled)
 
     def _new(self, client: Any, stream: str) -> list[str]:
         lines: list[str] = []
@@ -230,7 +217,3 @@ class LogReader:
 def _host(stream: str) -> str:
     """algo-1 of <job>/algo-1-1723456789."""
     return "-".join(stream.rpartition("/")[2].split("-")[:2])
-
-
-def _code(error: Exception) -> str:
-    return str((getattr(error, "response", None) or {}).get("Error", {}).get("Code", ""))

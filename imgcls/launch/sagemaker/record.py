@@ -1,4 +1,4 @@
-"""What the run folder knows of its job, so that the same command finds it again."""
+"""The record of a run's job in its folder, by which later commands find it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class JobRecord(FolderRecord):
     FILE: ClassVar[str] = "job.json"
 
     base: str
-    """The start of the names of all jobs of this run; the whole name of a tuning job."""
+    """Prefix of the names of all jobs of this run; the full name of a tuning job."""
     where: str
     """sagemaker or rehearsal."""
     region: str
     bucket: str
     prefix: str
     job: str | None = None
-    """The latest job; None until AWS has said that it is made."""
+    """Name of the latest job; None until AWS has confirmed its creation."""
     profile: str | None = None
     finished: bool = False
-    """Of a tuning job: its results are all here."""
+    """Whether all results of a tuning job have been downloaded."""

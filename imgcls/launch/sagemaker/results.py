@@ -1,19 +1,26 @@
-"""A job followed to its end, and its run folder here."""
+"""Follows a job to its end, and downloads its run folder."""
 
 from __future__ import annotations
 
+import json
 import logging
+import tarfile
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from imgcls.aws.account import Account
+from imgcls.aws.refusals import explain_refusals
+from imgcls.aws.s3 import split_uri
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.debugger import rule_statuses
 from imgcls.launch.sagemaker.outputs import fetch_reports, fetch_results, fetch_traces
-from imgcls.launch.sagemaker.progress import Ended, follow, say
-
-if TYPE_CHECKING:
-    from imgcls.aws.account import Account
+from imgcls.launch.sagemaker.progress import Outcome, describe, follow, say
+from imgcls.runs.provenance import stored_configuration, stored_overrides, write_configuration
+from imgcls.runs.recording import Recording
+from imgcls.system.files import explain_os_errors
+from imgcls.system.logs import logging_to
 
 log = logging.getLogger(__name__)
 
@@ -24,19 +31,19 @@ Configuration = tuple[dict[str, Any], list[str]]
 def await_results(
     account: Account, job: str, folder: Path, *, poll: float, say: Callable[[str], None] = say
 ) -> dict[str, Any]:
-    """Say what `job` does until it ends, and fill `folder` with what it leaves.
+    """Follow `job` until it ends, and download its results into `folder`.
 
     Returns:
-        What the job's own status says, and `state`.
+        The fields of the job's own status, and `state`.
 
     Raises:
-        UserError: the job failed or was stopped, and why.
+        UserError: the job failed or was stopped, with the reason.
     """
-    return settle(account, follow(account, job, folder / "job.log", poll=poll, say=say), folder)
+    return conclude(account, follow(account, job, folder / "job.log", poll=poll, say=say), folder)
 
 
-def settle(account: Account, end: Ended, folder: Path) -> dict[str, Any]:
-    """Fill `folder` with what a job left that has ended. Returns and raises as `await_results`."""
+def conclude(account: Account, end: Outcome, folder: Path) -> dict[str, Any]:
+    """Download the results of a job that has ended. Returns and raises as `await_results`."""
     job = end.description["TrainingJobName"]
     for rule, outcome, details in rule_statuses(end.description):
         log.info("SageMaker Debugger, %s: %s. %s", rule, outcome, details)
@@ -51,7 +58,7 @@ def settle(account: Account, end: Ended, folder: Path) -> dict[str, Any]:
     if end.state == "Stopped":
         raise UserError(
             f"The job {job} was stopped{f': {end.reason}' if end.reason else ''}. "
-            "The same command goes on with it from its checkpoints."
+            "Run the same command again to resume it from its checkpoints."
         )
     lines = [line for line in end.reason.splitlines() if line.strip()]
     reason = lines[0] if lines else "AWS gives no reason"
@@ -59,11 +66,11 @@ def settle(account: Account, end: Ended, folder: Path) -> dict[str, Any]:
 
 
 def job_configuration(job: Mapping[str, Any], description: Mapping[str, Any]) -> Configuration:
-    """The configuration and the overrides of a training job, from the content of its file."""
+    """The configuration and overrides of a training job, from the content of its job file."""
     return job["config"], job["overrides"]
 
 
-def bring_home(
+def fetch_job(
     account: Account,
     job: str,
     folder: Path,
@@ -72,61 +79,37 @@ def bring_home(
     say: Callable[[str], None] = say,
     read: Callable[[Mapping[str, Any], Mapping[str, Any]], Configuration] = job_configuration,
 ) -> None:
-    """`await_results` into a folder that may be new, with its status written.
+    """`await_results` into a folder that may be new, and write its status.
 
     Args:
-        account: what is asked.
-        job: its name.
-        folder: the run folder.
-        poll: seconds between two questions for its state.
-        say: what is done with each line of its log.
-        read: makes the configuration of the content of the job's file and of the job's description.
+        poll: seconds between two requests.
+        say: receives the lines of the job's log.
+        read: returns the configuration, from the contents of the job file and the job's description.
 
     Raises:
-        UserError: the job failed or was stopped, or was not made by imgcls.
+        UserError: the job failed, was stopped, or was not created by imgcls.
     """
-    from imgcls.runs.provenance import stored_configuration, stored_overrides
-    from imgcls.runs.recording import Recording
-    from imgcls.system.files import explain_os_errors
-    from imgcls.system.logs import logging_to
-
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.yaml").is_file():
-        _bring_configuration(account, job, folder, read)
-    config, words = stored_configuration(folder), stored_overrides(folder)
-    with Recording(folder, config, words) as recording, logging_to(folder / "launch.log"):
+        description = describe(account, job)
+        write_configuration(folder, *read(job_file(account, job, description), description))
+    config, overrides = stored_configuration(folder), stored_overrides(folder)
+    with Recording(folder, config, overrides) as recording, logging_to(folder / "launch.log"):
         if not recording.finished:
             recording.update(job=job)
             recording.update(**await_results(account, job, folder, poll=poll, say=say))
 
 
-def _bring_configuration(
-    account: Account, job: str, folder: Path, read: Callable[[Mapping[str, Any], Mapping[str, Any]], Configuration]
-) -> None:
-    """The configuration of a job that was made elsewhere, from the source that was uploaded for it."""
-    from imgcls.launch.sagemaker.progress import describe
-    from imgcls.runs.provenance import write_configuration
-
-    description = describe(account, job)
-    write_configuration(folder, *read(job_file(account, job, description), description))
-
-
 def job_file(account: Account, job: str, description: Mapping[str, Any]) -> dict[str, Any]:
-    """What the container is told, from the source that was uploaded for `job`. Raises UserError."""
-    import json
-    import tarfile
-    import tempfile
-
-    from imgcls.aws.refusals import explain_refusals
-    from imgcls.aws.s3 import split_uri
+    """The content of the job file in the source that was uploaded for `job`. Raises UserError."""
     from imgcls.launch.sagemaker.bundle import BUNDLE, JOB_FILE, SOURCE
 
-    channels = {one["ChannelName"]: one for one in description.get("InputDataConfig", [])}
+    channels = {channel["ChannelName"]: channel for channel in description.get("InputDataConfig", [])}
     if "code" not in channels:
-        raise UserError(f"The job {job} was not made by imgcls.")
+        raise UserError(f"The job {job} was not created by imgcls.")
     bucket, key = split_uri(channels["code"]["DataSource"]["S3DataSource"]["S3Uri"])
-    with tempfile.TemporaryDirectory() as work, explain_refusals(f"fetch the source of {job}"):
+    with tempfile.TemporaryDirectory() as work, explain_refusals(f"download the source of {job}"):
         archive = Path(work) / BUNDLE
         account.client("s3").download_file(bucket, f"{key}{BUNDLE}" if key.endswith("/") else key, str(archive))
         with tarfile.open(archive) as tar:

@@ -1,4 +1,4 @@
-"""The training job as the SDK's ModelTrainer makes it."""
+"""Creates training jobs with the SDK's ModelTrainer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imgcls.aws.account import Account, configure_sdk
 from imgcls.aws.naming import tags
 from imgcls.aws.refusals import explain_refusals
 from imgcls.errors import UserError, nearest
-from imgcls.launch.sagemaker.bundle import BUNDLE, own_modules, requirements_text, write_bundle
+from imgcls.launch.sagemaker.bundle import BUNDLE, find_user_modules, requirements_text, write_bundle
 from imgcls.launch.sagemaker.options import JobOptions
 from imgcls.models.choices import VALIDATION_METRICS
 from imgcls.system.extras import need
@@ -24,24 +24,27 @@ log = logging.getLogger(__name__)
 
 COMMAND = "exec python3 -m imgcls.launch.sagemaker.container"
 SCRIPT = "/opt/ml/input/data/sm_drivers/sm_train.sh"
-# With `exec` the shells hand their process over to Python, which then hears SIGTERM.
+# With `exec` Python replaces the shells, so that it receives SIGTERM.
 ARGUMENTS = ["-c", f"chmod +x {SCRIPT} && exec {SCRIPT}"]
 METRICS = ("lr", "train/loss", "train/accuracy", *VALIDATION_METRICS, "seconds")
 IMAGE_FAMILIES = ("pytorch", "pytorch-amzn2023")
+NUMBER = r"[-+]?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?"  # as `metric_line` prints it, without nan and inf
+MAX_REGEX_LENGTH = 500  # of CreateTrainingJob
+MAX_DEFINITIONS = 40  # per job
 
 
 @dataclass(frozen=True)
 class JobPlan:
-    """A job that is to be made.
+    """A job to create.
 
     Args:
-        base: the start of its name, see `naming.base_name`.
-        config: the composed configuration, plain.
-        overrides: the words it was composed from.
+        base: prefix of its name, see `naming.base_name`.
+        config: the composed configuration as plain dictionaries.
+        overrides: the overrides it was composed from.
         options: `config["launch"]`.
-        channels: channel name to s3:// address, of what is uploaded already.
-        requirements: lines for pip beyond what imgcls needs; they replace its pins of the same packages.
-        more: gives the fields of the request that ModelTrainer does not know, for the job's name.
+        channels: S3 URIs of uploaded inputs by channel name.
+        requirements: further lines for pip; they replace imgcls's pins of the same packages.
+        more: returns the request fields that ModelTrainer lacks, given the job's name.
     """
 
     base: str
@@ -54,7 +57,7 @@ class JobPlan:
 
 
 def create_job(account: Account, plan: JobPlan) -> str:
-    """Upload the source, make the training job, and return its name. Raises UserError for what AWS refuses."""
+    """Upload the source, create the training job, and return its name. Raises UserError if AWS refuses."""
     options, places = plan.options, account.places
     configure_sdk()
     log.info("Loading the SageMaker SDK.")
@@ -68,7 +71,7 @@ def create_job(account: Account, plan: JobPlan) -> str:
         write_bundle(
             bundle,
             job,
-            code=own_modules(plan.config, options.code),
+            code=find_user_modules(plan.config, options.code),
             requirements=requirements_text(options.requirements, also=plan.requirements),
             wheels=options.wheels_folder,
         )
@@ -105,28 +108,24 @@ def create_job(account: Account, plan: JobPlan) -> str:
             ),
             environment={name: str(value) for name, value in options.environment.items()},
             tags=[
-                configs.Tag(key=one["Key"], value=one["Value"])
-                for one in tags("training-job", {name: str(value) for name, value in options.tags.items()})
+                configs.Tag(key=tag["Key"], value=tag["Value"])
+                for tag in tags("training-job", {name: str(value) for name, value in options.tags.items()})
             ],
         )
-        definitions = [
-            configs.MetricDefinition(name=one["Name"], regex=one["Regex"]) for one in metric_definitions(METRICS)
-        ]
-        trainer.with_metric_definitions(definitions)
+        trainer.with_metric_definitions(
+            [configs.MetricDefinition(name=d["Name"], regex=d["Regex"]) for d in metric_definitions(METRICS)]
+        )
         channels = [
             configs.InputData(channel_name=name, data_source=uri) for name, uri in sorted(plan.channels.items())
         ]
-        with _added(account, plan):
+        with _extra_fields(account, plan):
             trainer.train(input_data_config=channels, wait=False, logs=False)
     made: Any = trainer._latest_training_job
     return str(made.training_job_name)
 
 
 def image_uri(options: JobOptions, region: str) -> str:
-    """AWS's PyTorch training image of `framework_version` for the instance type.
-
-    Raises UserError where there is none.
-    """
+    """URI of AWS's PyTorch training image for the version and instance type. Raises UserError if there is none."""
     from sagemaker.core import image_uris
 
     version = str(options.framework_version)
@@ -140,18 +139,17 @@ def image_uri(options: JobOptions, region: str) -> str:
             )
         except ValueError as error:
             reasons.append(" ".join(str(error).split()))
+    if any("unsupported region" in reason.lower() for reason in reasons):
+        raise UserError(f"launch.region={region}: AWS has no PyTorch images in this region. Give launch.image=URI.")
     known = sorted({word.rstrip(".,") for reason in reasons for word in reason.split() if word[:2] in ("2.", "1.")})
-    region_is_wrong = any("unsupported region" in reason.lower() for reason in reasons)
-    if region_is_wrong:
-        raise UserError(f"launch.region={region}: AWS has no PyTorch images there. Give launch.image=URI.")
     raise UserError(
         f"launch.framework_version={version}: AWS has no such PyTorch training image. {nearest(version, known)}"
     )
 
 
 @contextlib.contextmanager
-def _added(account: Account, plan: JobPlan) -> Any:
-    """While active, the request of this job gets what ModelTrainer has no field for."""
+def _extra_fields(account: Account, plan: JobPlan) -> Any:
+    """Add the fields that ModelTrainer lacks to the request of this job."""
     account.additions[plan.base] = lambda job: {"ContainerArguments": ARGUMENTS, **plan.more(job)}
     try:
         yield
@@ -159,30 +157,21 @@ def _added(account: Account, plan: JobPlan) -> Any:
         del account.additions[plan.base]
 
 
-NUMBER = r"[-+]?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?"  # what `metric_line` writes, without nan and inf
-
-
-LONGEST_REGEX = 500  # CreateTrainingJob refuses longer ones
-
-
-MOST_DEFINITIONS = 40  # of a job
-
-
 def metric_definitions(names: Iterable[str]) -> list[dict[str, str]]:
     """The metric definitions of CreateTrainingJob for `names`, which `imgcls.runs.tables.metric_line` prints.
 
-    An epoch in which a metric is not finite has no value of it.
+    A metric that is not finite in an epoch has no value for it.
 
     >>> metric_definitions(["val/loss"])[0]["Name"]
     'val/loss'
 
-    Raises ValueError for more metrics, or longer names, than SageMaker takes.
+    Raises ValueError for more metrics, or longer names, than SageMaker accepts.
     """
     definitions = [{"Name": name, "Regex": _regex(name)} for name in dict.fromkeys(names)]
-    if len(definitions) > MOST_DEFINITIONS:
-        raise ValueError(f"{len(definitions)} metrics, but a job has at most {MOST_DEFINITIONS}")
+    if len(definitions) > MAX_DEFINITIONS:
+        raise ValueError(f"{len(definitions)} metrics, but a job can have at most {MAX_DEFINITIONS}")
     for definition in definitions:
-        if len(definition["Regex"]) > LONGEST_REGEX:
+        if len(definition["Regex"]) > MAX_REGEX_LENGTH:
             raise ValueError(f"the name of the metric {definition['Name']!r} is too long for SageMaker")
     return definitions
 

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from imgcls.launch.sagemaker.container import say_why
+from imgcls.launch.sagemaker.container import report_failure
 
 
 def main() -> int:
-    """Train this process's share; say why where that fails."""
+    """Train as one of the processes; report a failure."""
     work = json.loads(Path(sys.argv[1]).read_text())
     from omegaconf import OmegaConf
 
@@ -23,11 +23,11 @@ def main() -> int:
 
     cfg: Any = OmegaConf.create(work["config"])
     if os.environ["RANK"] != "0" and os.environ["LOCAL_RANK"] == "0":
-        write_configuration(Path(work["folder"]), work["config"])  # this host has a run folder of its own
+        write_configuration(Path(work["folder"]), work["config"])  # every host has its own run folder
     try:
         fit(cfg, work["overrides"])
     except UserError as error:
-        say_why(str(error))
+        report_failure(str(error))
         return error.exit_code
     except Interrupted as error:
         return error.exit_code
@@ -35,7 +35,7 @@ def main() -> int:
         import traceback
 
         traceback.print_exc()
-        say_why(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+        report_failure(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
         return 1
     return 0
 
@@ -44,4 +44,4 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # a process group with a dead member would hang in its own clean-up
+    os._exit(code)  # the clean-up of a process group with a dead member would hang

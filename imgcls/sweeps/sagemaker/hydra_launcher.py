@@ -24,8 +24,8 @@ from imgcls.config.composition import check, plain
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.launcher import SageMaker
 from imgcls.launch.sagemaker.options import check_job
-from imgcls.launch.sagemaker.progress import Follower, Patient
-from imgcls.launch.sagemaker.results import settle
+from imgcls.launch.sagemaker.progress import Follower, RetryingPoll
+from imgcls.launch.sagemaker.results import conclude
 from imgcls.runs.recording import Recording
 from imgcls.system.checks import check_value, whole
 from imgcls.system.interrupts import Interrupted, StopSignals, raise_if_requested
@@ -89,7 +89,7 @@ class _Run:
     words: list[str]
     title: str
     _open: ExitStack = field(default_factory=ExitStack)
-    _look: Patient[Any] | None = None
+    _look: RetryingPoll[Any] | None = None
     _recording: Recording | None = None
     job: str | None = None
 
@@ -117,7 +117,7 @@ class _Run:
         if not self.launcher.wait:
             self._open.close()
             return False
-        self._look = Patient(Follower(account, self.job, self.folder / "job.log", lambda line: None).look)
+        self._look = RetryingPoll(Follower(account, self.job, self.folder / "job.log", lambda line: None).poll)
         return True
 
     def has_ended(self, account: Account) -> bool:
@@ -127,7 +127,7 @@ class _Run:
         end = self._look()
         if end is None:
             return False
-        self._recording.update(**settle(account, end, self.folder))
+        self._recording.update(**conclude(account, end, self.folder))
         self._end()
         return True
 

@@ -19,7 +19,7 @@ from imgcls.aws.naming import tags
 from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.s3 import split_uri
 from imgcls.config.choices import TUNING_STRATEGIES, WARM_STARTS
-from imgcls.launch.sagemaker.bundle import BUNDLE, own_modules, requirements_text, write_bundle
+from imgcls.launch.sagemaker.bundle import BUNDLE, find_user_modules, requirements_text, write_bundle
 from imgcls.launch.sagemaker.options import JobOptions
 from imgcls.launch.sagemaker.training_job import METRICS, image_uri, metric_definitions
 from imgcls.sweeps.options import SearchOptions
@@ -186,7 +186,7 @@ def _upload_source(account: Account, plan: TuningPlan, uri: str) -> None:
         write_bundle(
             bundle,
             job,
-            code=own_modules(list(plan.configs.values()), options.code),
+            code=find_user_modules(list(plan.configs.values()), options.code),
             requirements=requirements_text(options.requirements),
             wheels=options.wheels_folder,
             script=(SCRIPT, SCRIPT_TEXT),

@@ -11,9 +11,9 @@ from typing import Any
 
 from imgcls.aws.account import Account
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.progress import Patient
+from imgcls.launch.sagemaker.progress import RetryingPoll
 from imgcls.launch.sagemaker.record import JobRecord
-from imgcls.launch.sagemaker.results import bring_home, job_file
+from imgcls.launch.sagemaker.results import fetch_job, job_file
 from imgcls.runs.reading import read_metrics
 from imgcls.sweeps import outcome
 from imgcls.sweeps.hydra import finish
@@ -40,7 +40,7 @@ def bring_search_home(account: Account, job: str, found: RemoteSearch, words: Se
         UserError: the tuning job failed, or no trial is complete.
     """
     announce = outcome.Announcer(found, words, lambda line: print(line, flush=True))
-    look = Patient(Watcher(account, found, job, Ranges(found.space), announce).look)
+    look = RetryingPoll(Watcher(account, found, job, Ranges(found.space), announce).look)
     while (end := look()) is None:
         time.sleep(poll)
     status, reason = end["HyperParameterTuningJobStatus"], str(end.get("FailureReason") or "AWS gives no reason")
@@ -81,7 +81,7 @@ def _fetch(account: Account, found: RemoteSearch, number: int, poll: float) -> N
     """The run folder of a complete trial."""
     folder = found.folder / str(number)
     trial = next(one for one in found.trials if one.number == number)
-    bring_home(account, trial.user_attrs["job"], folder, poll=poll, say=lambda line: None, read=read_configuration)
+    fetch_job(account, trial.user_attrs["job"], folder, poll=poll, say=lambda line: None, read=read_configuration)
     metrics = read_metrics(folder)
     facts: dict[str, Any] = {name: metrics[name] for name in ("epochs", "best_epoch") if name in metrics}
     kept = replace(trial, user_attrs={**trial.user_attrs, **facts, "folder": str(folder)})

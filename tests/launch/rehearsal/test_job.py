@@ -288,14 +288,13 @@ def test_what_a_killed_supervisor_left_is_removed_by_the_next(tmp_path: Path, mo
 def test_without_namespaces_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     check_namespaces.cache_clear()
     monkeypatch.setattr("imgcls.launch.rehearsal.namespaces.shutil.which", lambda name: None)
-    with pytest.raises(UserError, match="needs namespaces of Linux"):
+    with pytest.raises(UserError, match="needs Linux namespaces"):
         check_namespaces()
     check_namespaces.cache_clear()
 
 
 def test_the_policy_of_the_role_holds_what_a_job_needs_and_no_more(place: Place) -> None:
     place.run("echo hello; echo state > /opt/ml/checkpoints/last.ckpt; echo x > /opt/ml/model/x")
-    names = Names(
-        "aws", "us-east-1", "123456789012", BUCKET, "imgcls", "r", images=["arn:aws:ecr:us-east-1:1:repository/x"]
-    )
+    images = ["arn:aws:ecr:us-east-1:1:repository/x"]
+    names = Names("aws", "us-east-1", "123456789012", bucket=BUCKET, role="r", images=images)
     compare(role_policy(names), [call for call in place.aws.calls if call.who == "role"])

@@ -7,7 +7,7 @@ import pytest
 
 from imgcls.config.composition import compose, plain
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.bundle import own_modules, requirements_text, write_bundle
+from imgcls.launch.sagemaker.bundle import find_user_modules, requirements_text, write_bundle
 
 
 def test_the_bundle_holds_what_the_container_needs(tmp_path: Path) -> None:
@@ -39,13 +39,13 @@ def test_the_users_own_modules_come_along(tmp_path: Path, monkeypatch: pytest.Mo
         "trainer": {"_target_": "lightning.Trainer"},
         "other": {"_target_": "collections.OrderedDict"},
     }
-    found = own_modules(config, ["extra"])
+    found = find_user_modules(config, ["extra"])
     assert [path.name for path in found] == ["own_flowers.py", "own_package", "extra"]
-    assert own_modules(plain(compose(["data=digits"]))) == []
+    assert find_user_modules(plain(compose(["data=digits"]))) == []
     with pytest.raises(UserError, match="names the module 'nowhere_at_all'"):
-        own_modules({"_target_": "nowhere_at_all.X"})
+        find_user_modules({"_target_": "nowhere_at_all.X"})
     with pytest.raises(UserError, match=r"launch\.code: there is no missing"):
-        own_modules({}, ["missing"])
+        find_user_modules({}, ["missing"])
     for name in ("own_flowers", "own_package"):
         sys.modules.pop(name, None)
 

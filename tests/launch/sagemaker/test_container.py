@@ -9,7 +9,7 @@ import pytest
 
 from imgcls.config.composition import compose, plain
 from imgcls.launch.sagemaker import container
-from imgcls.launch.sagemaker.container import Failed, Host, configuration, hand_over, install, say_why
+from imgcls.launch.sagemaker.container import Host, JobError, configuration, export_results, install, report_failure
 
 
 def host(**changes) -> Host:
@@ -37,7 +37,7 @@ def test_channels_become_the_paths_of_the_run(config: dict, tmp_path: Path) -> N
 
 
 def test_a_gpu_that_was_asked_for_must_be_there(config: dict, tmp_path: Path) -> None:
-    with pytest.raises(Failed, match=r"ml\.g4dn\.xlarge was asked for its GPU, but the container sees none"):
+    with pytest.raises(JobError, match=r"ml\.g4dn\.xlarge has a GPU, but the container sees none"):
         configuration(config, host(instance_type="ml.g4dn.xlarge"), tmp_path)
     seen = configuration(config, host(instance_type="ml.g4dn.xlarge", gpus=1), tmp_path)
     assert seen["trainer"]["accelerator"] == "gpu", "which ends the run where torch finds none"
@@ -61,15 +61,15 @@ def test_only_what_is_missing_is_installed(tmp_path: Path, monkeypatch: pytest.M
     assert ran == []
     requirements.write_text("timm==0.0.1\n")
     (tmp_path / "wheels").mkdir()
-    with pytest.raises(Failed, match=r"(?s)launch\.wheels=FOLDER.*No matching distribution"):
+    with pytest.raises(JobError, match=r"(?s)launch\.wheels=FOLDER.*No matching distribution"):
         install(requirements, tmp_path / "wheels")
     assert "--no-index" in ran[0]
 
 
 def test_the_first_reason_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SM_OUTPUT_FAILURE", str(tmp_path / "output" / "failure"))
-    say_why("the disk is full" + "x" * 5000)
-    say_why("a consequence of it")
+    report_failure("the disk is full" + "x" * 5000)
+    report_failure("a consequence of it")
     text = (tmp_path / "output" / "failure").read_text()
     assert text.startswith("the disk is full")
     assert len(text) <= 1024
@@ -81,7 +81,7 @@ def test_the_run_folder_is_handed_over(tmp_path: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     for _ in range(2):  # a job that is killed in the middle does it again
-        hand_over(folder, tmp_path / "model", tmp_path / "output")
+        export_results(folder, tmp_path / "model", tmp_path / "output")
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["model.safetensors"]
     there = sorted(path.relative_to(tmp_path / "output").as_posix() for path in (tmp_path / "output").rglob("*.*"))
     assert there == ["checkpoints/best.ckpt", "metrics.json"]
@@ -97,7 +97,7 @@ def test_sigterm_before_the_training_ends_the_container(tmp_path: Path) -> None:
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=Path.cwd(), text=True)
     assert process.stdout is not None
-    assert process.stdout.readline().strip() == container.STARTED
+    assert process.stdout.readline().strip() == container.START_LINE
     assert process.stdout.readline().strip() == "waiting"
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 128 + signal.SIGTERM

@@ -81,7 +81,7 @@ def test_what_is_wrong_is_refused(word: str, said: str) -> None:
 
 
 def test_regions_without_debugger_are_refused() -> None:
-    with pytest.raises(UserError, match="SageMaker Debugger is not in mx-central-1"):
+    with pytest.raises(UserError, match="SageMaker Debugger is not available in mx-central-1"):
         fields(region="mx-central-1")
 
 

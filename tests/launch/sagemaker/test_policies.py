@@ -79,9 +79,8 @@ def names(account: Jobs) -> Names:
         "aws",
         "us-east-1",
         "123456789012",
-        "sagemaker-us-east-1-123456789012",
-        "imgcls",
-        "trainer",
+        bucket="sagemaker-us-east-1-123456789012",
+        role="trainer",
         images=["arn:aws:ecr:us-east-1:763104351884:repository/pytorch-training"],
         default_bucket=True,
     )

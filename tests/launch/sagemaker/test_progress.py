@@ -11,8 +11,8 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.container import STARTED
-from imgcls.launch.sagemaker.progress import BEGINS, clean_reason, follow
+from imgcls.launch.sagemaker.container import START_LINE
+from imgcls.launch.sagemaker.progress import SCRIPT_LINE, clean_reason, follow
 from imgcls.system.interrupts import Interrupted, StopSignals
 
 JOB = "imgcls-x-1"
@@ -57,7 +57,7 @@ RUNS, DONE = ("InProgress", "Training", ""), ("Completed", "Completed", "")
 
 def test_states_and_lines_are_said_once(tmp_path: Path, capsys: Any, caplog: Any) -> None:
     caplog.set_level("INFO", logger="imgcls")
-    lines = ["+ python3 --version", STARTED, "imgcls epoch=0 val/loss=1", "imgcls epoch=1 val/loss=0.5", "done"]
+    lines = ["+ python3 --version", START_LINE, "imgcls epoch=0 val/loss=1", "imgcls epoch=1 val/loss=0.5", "done"]
     waits: list[float] = []
     end = follow(Account([RUNS, RUNS, DONE], {"algo-1": lines}), JOB, tmp_path / "log", poll=3, wait=waits.append)
     assert end.state == "Completed"
@@ -68,7 +68,7 @@ def test_states_and_lines_are_said_once(tmp_path: Path, capsys: Any, caplog: Any
 
 
 def test_what_a_machine_says_of_itself_is_hidden_again_when_another_takes_over(tmp_path: Path, capsys: Any) -> None:
-    lines = [BEGINS, "+ env", STARTED, "one", BEGINS, "+ env", STARTED, "two"]
+    lines = [SCRIPT_LINE, "+ env", START_LINE, "one", SCRIPT_LINE, "+ env", START_LINE, "two"]
     follow(
         Account([RUNS, RUNS, RUNS, DONE], {"algo-1": lines}), JOB, tmp_path / "log", poll=3, wait=lambda seconds: None
     )
@@ -77,7 +77,7 @@ def test_what_a_machine_says_of_itself_is_hidden_again_when_another_takes_over(t
 
 
 def test_several_hosts_are_told_apart(tmp_path: Path, capsys: Any) -> None:
-    lines = {"algo-1": [STARTED, "first"], "algo-2": [STARTED, "second"]}
+    lines = {"algo-1": [START_LINE, "first"], "algo-2": [START_LINE, "second"]}
     follow(Account([RUNS, DONE], lines), JOB, tmp_path / "log", poll=1, wait=lambda _: None)
     assert capsys.readouterr().out.splitlines() == ["algo-1 | first", "algo-2 | second"]
 
