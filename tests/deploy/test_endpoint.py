@@ -32,7 +32,7 @@ def test_a_run_becomes_an_endpoint_that_answers_as_it_does(
     said = capsys.readouterr()
     assert "test: 8 of 8 images with the same top class as the local model" in said.out
     assert f"python -m imgcls.deploy delete name={DOGS}" in said.out
-    assert "2 x ml.m5.large, for as long as it is there" in said.err
+    assert "2 x ml.m5.large, billed as long as the endpoint exists" in said.err
     assert said.err.index("2 x ml.m5.large") < said.err.index("Made the endpoint")
     assert account.endpoint(DOGS)["EndpointStatus"] == "InService"
 
@@ -388,4 +388,4 @@ def test_a_fault_of_the_network_is_waited_out(account: Account, run: Path, capsy
     account.aws.session = shaky
     deploy("samples=1")
     assert not faults
-    assert capsys.readouterr().err.count("The endpoint goes on; trying again.") == 2
+    assert capsys.readouterr().err.count("Trying again; the endpoint is not affected.") == 2

@@ -30,7 +30,7 @@ def test_a_function_asks_the_endpoint(account: Account, run: Path, capsys: pytes
     assert f"{DOGS}, version 1, alias live: invokes {DOGS}." in said.out
     assert "with AWS signatures" in said.out
     assert "test: 00.jpg is " in said.out, "the function's code has really asked the endpoint"
-    assert "2 are kept warm, and cost by the hour" in said.err
+    assert "provisioned concurrency 2, billed per hour" in said.err
     [made] = account.sent("CreateFunction")
     assert made["Environment"]["Variables"] == {"ENDPOINT_NAME": DOGS, "TIMEOUT": "25"}
     assert made["Tags"] == {"team": "vision", "imgcls": "function", "imgcls:endpoint": DOGS}
@@ -59,7 +59,7 @@ def test_everybody_comes_in_only_when_that_is_said(
     account.cloud().client("iam").create_role(RoleName="front", AssumeRolePolicyDocument="{}")
     command([*FRONT, "role=front", "url=public"])
     said = capsys.readouterr()
-    assert "anybody who knows the address can use" in said.err
+    assert "anyone who knows the URL can use" in said.err
     assert account.sent("CreateFunctionUrlConfig")[0]["AuthType"] == "NONE"
     allowed = account.sent("AddPermission")
     assert [one["Action"] for one in allowed] == ["lambda:InvokeFunctionUrl", "lambda:InvokeFunction"]

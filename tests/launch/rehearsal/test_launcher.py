@@ -45,7 +45,7 @@ def test_an_interrupted_job_has_the_results_of_a_local_run(tmp_path: Path, own_t
     assert results(job) == results(local)
     assert job.status["state"] == "finished"
     assert job.status["resumed"] == 1, "the second container went on from the checkpoints of the first"
-    assert (job.folder / "job.log").read_text().count("the checkpoint is written") == 1
+    assert (job.folder / "job.log").read_text().count("the checkpoint has been written") == 1
     assert job.report_file.is_file()
     assert job.config == cfg, "with the paths and the launcher of this machine"
     assert [row["epoch"] for row in job.history] == [0, 1, 2, 3, 4, 5]
