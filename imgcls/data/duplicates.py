@@ -40,9 +40,7 @@ class Duplicate(NamedTuple):
 def find_duplicates(source: Source, findings: Mapping[str, Findings]) -> list[Duplicate]:
     """The images of val that are in train, and those of test that are in train or val, each with its nearest copy.
 
-    Args:
-        source: the data set.
-        findings: the findings of `checks.inspect` for each split.
+    `findings` are those of `checks.inspect` for each split.
     """
     return [
         Duplicate(kind, name, new.names[i], other, old.names[j], bool(new.labels[i] == old.labels[j]))

@@ -22,13 +22,13 @@ class Architecture:
     num_classes: int
     """Number of classes, C."""
     stem: str = "standard"
-    """'standard', or 'small': without the early downsampling."""
+    """'standard', or 'small': without the early downsampling, which leaves too little of small images."""
     head: Mapping[str, Any] = field(default_factory=lambda: {"kind": "linear"})
     """The values that `imgcls.models.heads.head_from_dict` rebuilds the head from."""
     drop_rate: float = 0.0
     """Dropout rate before the head."""
     drop_path_rate: float = 0.0
-    """Rate of stochastic depth."""
+    """Rate of stochastic depth, where the backbone supports it."""
     image_size: int | None = None
     """Side of the images, px; for backbones that are built for one size."""
     options: Mapping[str, Any] = field(default_factory=dict)

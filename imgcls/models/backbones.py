@@ -11,6 +11,8 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import constants
+from huggingface_hub.utils import get_session
 from torch import nn
 
 import imgcls.models.cifarnet  # noqa: F401 - registers its networks with timm
@@ -46,13 +48,8 @@ def create_network(
         num_classes: number of classes, C.
         pretrained: download timm's weights of the backbone.
         weights: read weights from this file or run folder instead, see `imgcls.models.weights`.
-        stem: 'standard', or 'small': without the early downsampling, which leaves too little of small images.
         head: maps features to logits; a linear layer by default.
-        drop_rate: dropout rate before the head.
-        drop_path_rate: rate of stochastic depth, where the backbone supports it.
-        image_size: side of the images, px; for backbones that are built for one size.
-        options: further arguments of the timm model.
-        views: views of each image that evaluation averages over, see `imgcls.models.views`.
+        stem, drop_rate, drop_path_rate, image_size, options, views: see `imgcls.models.architecture.Architecture`.
 
     Raises:
         UserError: unknown model, weights that cannot be loaded or do not fit, a stem that cannot be made small.
@@ -83,12 +80,9 @@ def create_network(
 def network_from_architecture(
     architecture: Architecture, *, name: str | None = None, pretrained: bool = False
 ) -> Network:
-    """The network that `architecture` describes, untrained unless `pretrained`.
+    """The network that `architecture` describes, with timm's weights of the backbone if `pretrained`.
 
-    Args:
-        architecture: the description stored by `create_network`.
-        name: the timm model, with the tag of its weights.
-        pretrained: download timm's weights of the backbone.
+    `name` is that of the timm model with the tag of its weights; None: without a tag.
     """
     name = name or architecture.name
     options: dict[str, Any] = {**architecture.options, "num_classes": 0}
@@ -149,9 +143,6 @@ def _build(name: str, options: dict[str, Any]) -> nn.Module:
 @contextmanager
 def _single_hub_attempt() -> Iterator[None]:
     """Try once whether the hub can be reached; if not, use its cache alone, without a minute of retries."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
     unreachable: Exception | None = None
     offline, timeout = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)  # some weights come from other servers, for which torch would wait forever

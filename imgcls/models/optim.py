@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from timm.models import group_parameters
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -102,8 +103,6 @@ class Optim:
         backbone: Any = network.backbone
         depths: dict[str, int] = {}
         if self.layer_decay < 1:
-            from timm.models import group_parameters
-
             if not hasattr(backbone, "group_matcher"):
                 raise UserError("optim.layer_decay: timm does not define the layers of this model. Use layer_decay=1.")
             depths = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
@@ -141,7 +140,7 @@ class SGD(Optim):
     """Stochastic gradient descent with momentum.
 
     Args:
-        momentum: factor of the previous step's momentum.
+        momentum: decay of the running mean of the gradients.
         nesterov: use Nesterov momentum.
         decoupled: make `lr` the length of a step along a constant gradient for any momentum, and `weight_decay` the
             share by which a step shrinks the weights for any learning rate, both at the peak of the schedule, so that

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from imgcls.errors import UserError, first_line
@@ -59,8 +60,6 @@ def read_state(file: Path) -> dict[str, Tensor]:
     """Read the state dictionary in `file`, on the CPU. Raises UserError if it cannot be read."""
     try:
         if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(file)
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -93,12 +92,9 @@ def _find_file(source: Path) -> Path:
 
 
 def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    changed = True
-    while changed:
-        changed = False
-        for prefix in PREFIXES:
-            if state and all(name.startswith(prefix) for name in state):
-                state, changed = {name.removeprefix(prefix): value for name, value in state.items()}, True
+    """`state`, which is not empty, without the prefixes that all of its names have."""
+    while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 

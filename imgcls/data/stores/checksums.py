@@ -21,12 +21,7 @@ def checksums(file: Path) -> list[int]:
 
 
 class Checker:
-    """Compares a file with its checksums, some chunks at a time.
-
-    Args:
-        file: the file to check.
-        sums: the result of `checksums` when it was written.
-    """
+    """Compares a file with the `checksums` of when it was written, some chunks at a time."""
 
     def __init__(self, file: Path, sums: Sequence[int]) -> None:
         self.file, self.sums = file, tuple(sums)

@@ -24,11 +24,7 @@ FEATURES, DESCRIPTION = "features.npy", "features.json"
 
 
 class FeatureStore:
-    """Features of the images of one split.
-
-    Args:
-        features: float32 (V, N, F), of V views of each image.
-    """
+    """Features of the images of one split, float32 (V, N, F), of V views of each image."""
 
     def __init__(self, features: np.ndarray) -> None:
         self.features = features
