@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 Source = Path | str | bytes | Image.Image | np.ndarray
 MAX_PIXELS = 89_478_485
@@ -27,6 +27,9 @@ PICTURE_SUFFIXES: frozenset[str] = frozenset(
 # start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO", "AVIF", "HEIF", "JPEG2000", "PPM", "DIB", "ICO", "QOI")
 ORIENTATION = 0x0112
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
+PngImagePlugin.MAX_TEXT_CHUNK = 1 << 24  # bytes; sound files have comments and colour profiles of several MB
 
 # The checks report these files in one list; Pillow's warnings would land in the middle of a progress bar.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -84,8 +87,7 @@ def decode(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, s
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise HugePicture(f"more than {max_pixels:,} pixels") from error
     except UnidentifiedImageError as error:
-        empty = isinstance(file, str) and not Path(file).stat().st_size
-        raise BadPicture("empty" if empty else "not a picture") from error
+        raise BadPicture(_unidentified(file)) from error
     except FileNotFoundError as error:
         raise BadPicture("no such file") from error
     except IsADirectoryError as error:
@@ -96,6 +98,18 @@ def decode(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, s
         raise
     except Exception as error:  # Pillow raises ValueError, SyntaxError, struct.error and others, not only OSError
         raise BadPicture(_phrase(error)) from error
+
+
+def _unidentified(file: io.BytesIO | str) -> str:
+    """Why Pillow does not know the format of `file`."""
+    opened = file if isinstance(file, io.BytesIO) else Path(file).open("rb")  # noqa: SIM115 - closed by the next line
+    with opened:
+        opened.seek(0)
+        head = opened.read(12)
+    if not head:
+        return "empty"
+    is_heic = head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS
+    return "HEIC, which needs pillow-heif: pip install pillow-heif" if is_heic else "not a picture"
 
 
 def is_upright_rgb(image: Image.Image) -> bool:
@@ -111,6 +125,9 @@ def _load(image: Image.Image, max_pixels: int) -> Image.Image:
         raise BadPicture("no pixels")
     try:
         image.load()
+        if image.mode.startswith("I;16"):
+            eight_bits = Image.fromarray(_grey_of(image))
+            return _upright(eight_bits, image.getexif()).convert("RGB")
         return _to_rgb(_upright(image))
     except MemoryError:
         raise
@@ -118,17 +135,35 @@ def _load(image: Image.Image, max_pixels: int) -> Image.Image:
         raise BadPicture(_phrase(error)) from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, exif: Image.Exif | None = None) -> Image.Image:
     try:
-        return image if image.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
+        exif = exif or image.getexif()
+        if exif.get(ORIENTATION, 1) == 1:
+            return image
+        image.getexif()[ORIENTATION] = exif[ORIENTATION]
+        return ImageOps.exif_transpose(image)
     except Exception:  # broken metadata in an intact image
         return image
+
+
+def _grey_of(image: Image.Image) -> np.ndarray:
+    """The uint8 grey values of an image of 9 to 16 bits, by what its file says of depth, meaning and transparency."""
+    values = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
+    bits = int(np.max(tags.get(BITS_PER_SAMPLE, 16)))
+    grey = (values >> (bits - 8)).clip(0, 255).astype(np.uint8)
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        grey = 255 - grey
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return grey
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+    if image.mode in ("I", "F"):
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         coloured = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")

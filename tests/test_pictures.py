@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image, PngImagePlugin, features
 
 from imgcls.pictures import ORIENTATION, BadPicture, decode, open_picture
 
@@ -142,15 +142,73 @@ def test_sixteen_bits() -> None:
     assert np.asarray(open_picture(Image.fromarray(np.ones((1, 1), dtype=np.int32)))).max() == 1
 
 
+def grey_tiff(data: bytes, bits: int, photometric: int = 1, order: str = "<") -> bytes:
+    """An uncompressed grey TIFF of 4x4 px."""
+    tags = [
+        (256, 4),
+        (257, 4),
+        (258, bits),
+        (259, 1),
+        (262, photometric),
+        (273, 8),
+        (277, 1),
+        (278, 4),
+        (279, len(data)),
+    ]
+    content = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(data)) + data
+    content += struct.pack(f"{order}H", len(tags))
+    return content + b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags) + bytes(4)
+
+
 @pytest.mark.parametrize("order", "<>")
 def test_dark_sixteen_bits_stay_dark(order: str) -> None:
     """A TIFF in either byte order whose values would all fit in eight bits."""
-    tags = [(256, 4), (257, 4), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, 4), (279, 32)]
-    content = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 40)
-    content += np.full((4, 4), 200, dtype=f"{order}u2").tobytes() + struct.pack(f"{order}H", len(tags))
-    content += b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags) + bytes(4)
+    content = grey_tiff(np.full((4, 4), 200, dtype=f"{order}u2").tobytes(), 16, order=order)
     assert Image.open(io.BytesIO(content)).getpixel((0, 0)) == 200
     assert not np.asarray(open_picture(content)).any()
+
+
+def test_twelve_bits_have_their_own_range() -> None:
+    values = np.linspace(0, 4095, 16).astype(int)
+    packed = b"".join(
+        bytes([first >> 4, (first & 15) << 4 | second >> 8, second & 255])
+        for first, second in zip(values[::2].tolist(), values[1::2].tolist(), strict=True)
+    )
+    pixels = np.asarray(open_picture(grey_tiff(packed, 12)))[..., 0]
+    assert pixels.ravel().tolist() == (values >> 4).tolist()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_white_may_be_zero(bits: int) -> None:
+    values = np.arange(16, dtype=np.uint16) * 17
+    data = (values * 257).astype("<u2").tobytes() if bits == 16 else values.astype(np.uint8).tobytes()
+    pixels = np.asarray(open_picture(grey_tiff(data, bits, photometric=0)))[..., 0]
+    assert pixels.ravel().tolist() == (255 - values).tolist()
+
+
+def test_the_transparent_grey_of_sixteen_bits_is_white() -> None:
+    grey = np.array([[768, 30_000]], dtype=np.uint16)
+    content = encoded(Image.fromarray(grey), "PNG", transparency=768)
+    assert np.asarray(open_picture(content))[..., 0].tolist() == [[255, 117]]
+
+
+def test_sixteen_bits_are_upright() -> None:
+    grey = np.array([[0, 65_535]], dtype=np.uint16)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert np.asarray(open_picture(encoded(Image.fromarray(grey), "PNG", exif=exif)))[..., 0].tolist() == [[0], [255]]
+
+
+def test_a_large_comment_is_no_fault_of_the_image() -> None:
+    comment = PngImagePlugin.PngInfo()
+    comment.add_itxt("comment", "x" * 3_000_000, zip=True)
+    assert open_picture(encoded(noise(), "PNG", pnginfo=comment)).size == (24, 16)
+
+
+def test_an_image_of_a_phone_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgcls.pictures._formats", lambda: ["PNG"])
+    with pytest.raises(BadPicture, match="pip install pillow-heif"):
+        open_picture(b"\0\0\0\x18ftypheic" + bytes(100))
 
 
 def test_first_frame() -> None:
