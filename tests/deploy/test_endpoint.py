@@ -33,7 +33,7 @@ def test_a_run_becomes_an_endpoint_that_answers_as_it_does(
     assert "test: 8 of 8 images with the same top class as the local model" in said.out
     assert f"python -m imgcls.deploy delete name={DOGS}" in said.out
     assert "2 x ml.m5.large, billed as long as the endpoint exists" in said.err
-    assert said.err.index("2 x ml.m5.large") < said.err.index("Made the endpoint")
+    assert said.err.index("2 x ml.m5.large") < said.err.index("Created the endpoint")
     assert account.endpoint(DOGS)["EndpointStatus"] == "InService"
 
     [model] = account.sent("CreateModel")
