@@ -8,10 +8,11 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -22,41 +23,37 @@ from imgcls.errors import UserError
 from imgcls.sweeps import outcome
 from imgcls.sweeps.options import SearchOptions, search_options
 from imgcls.sweeps.remote_search import Search
-from imgcls.sweeps.space import Choice, Numbers, Space, parse_space, space_words, value_text
+from imgcls.sweeps.space import Choice, Numbers, Space, parse_space, space_overrides, value_text
 from imgcls.sweeps.study import Claim, Study
-from imgcls.sweeps.supervisor import HELPER, leaving_with_parent, supervise
-from imgcls.sweeps.trials import command_words, refit_words, reports_of, trial_words
-from imgcls.sweeps.worker import Launch, work
+from imgcls.sweeps.supervisor import HELPER, stop_with_parent, supervise
+from imgcls.sweeps.trials import command_overrides, refit_overrides, reports_of, trial_overrides
+from imgcls.sweeps.worker import work
 
 log = logging.getLogger(__name__)
 
-# Words of a command that change how a search is run, not what is found.
-HOW = ("search.trials", "search.workers", "search.refit", "search.max_failures", "search.attempts", "search.dead_after")
+# Overrides that change how a search is run, not what it finds.
+RUN_OPTIONS = tuple(
+    f"search.{name}" for name in ("trials", "workers", "refit", "max_failures", "attempts", "dead_after")
+)
 
 
 def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, arguments: Sequence[str]) -> Study:
-    """Run the search that `arguments` describe; return its study.
+    """Run the search that `arguments` describe and return its study.
 
     Args:
-        context: Hydra's.
-        task: what a trial runs.
-        config: the composed configuration, without what is swept over.
+        context, task: Hydra's, and what a trial runs.
+        config: the composed configuration, without what is searched over.
         arguments: the overrides of the command, sweeps among them.
 
     Raises:
-        UserError: for what the user can mend, too many failed trials among it.
+        UserError: for what the user can fix, such as too many failed trials.
     """
     plain: Any = OmegaConf.to_container(config.search, resolve=True)
-    space, fixed = parse_space([*space_words(plain.pop("space")), *arguments], context.config_loader)
-    if not space.dimensions:
-        raise UserError("There is nothing to search: give a space, such as 'optim.lr=tag(log,interval(1e-3,1e-1))'.")
+    space, fixed, options = read_search(plain, int(config.seed), arguments, context.config_loader)
     if importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is not None:
-        log.warning("hydra-optuna-sweeper is installed too; imgcls uses its own sweeper. pip uninstall the other one.")
-    options = search_options(plain, int(config.seed))
-    elsewhere = _runs_elsewhere(config, options)
-    data = OmegaConf.select(config, "hydra.runtime.choices.data") or "search"
-    name = options.study or study_name(data, fixed, space)
-    folder = sweep_folder(config, name)
+        log.warning("hydra-optuna-sweeper is installed too, but imgcls uses its own sweeper. pip uninstall the other.")
+    in_jobs = _runs_in_jobs(config, options)
+    name, folder = name_and_folder(config, options, fixed, space)
     check_space(context, config, fixed, space)
 
     is_helper = HELPER in os.environ
@@ -64,12 +61,21 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     try:
         launcher = hydra_launcher(context, task, config)
         here = type(launcher).__name__ == "BasicLauncher"
-        launch = _launch(launcher, study, fixed, reports_of(space, config.trainer.max_epochs), elsewhere=elsewhere)
+        reports = reports_of(space, config.trainer.max_epochs)
+
+        def launch(claims: Sequence[Claim]) -> list[BaseException | None]:
+            overrides = [[*fixed, *trial_overrides(study, claim, reports, in_job=in_jobs)] for claim in claims]
+            try:
+                jobs = launcher.launch(overrides, initial_job_idx=claims[0].number)
+            except Exception as error:  # the launcher lost its jobs; the run folders record what became of them
+                return [error] * len(claims)
+            return [_error_of(job) for job in jobs]
+
         if is_helper:
-            with leaving_with_parent():
+            with stop_with_parent():
                 work(study, launch, wait=False)
             return study
-        announce = outcome.Announcer(study, command_words(fixed), lambda line: print(line, flush=True))
+        announce = outcome.Announcer(study, command_overrides(fixed))
         if here and options.workers > 1:
             share = config.trainer.devices == "auto"
             supervise(study, ["-m", "imgcls.train", *sys.argv[1:]], announce, share_gpus=share)
@@ -83,104 +89,116 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     return study
 
 
+def read_search(
+    search: Mapping[str, Any], seed: int, arguments: Sequence[str] = (), config_loader: Any = None
+) -> tuple[Space, list[str], SearchOptions]:
+    """The space, the overrides that all trials share, and the options, from the plain `search.*` and a command.
+
+    Raises UserError where an option cannot be right, or nothing is searched over.
+    """
+    space, fixed = parse_space([*space_overrides(search["space"]), *arguments], config_loader)
+    if not space.dimensions:
+        raise UserError(
+            "There is nothing to search over: give a space, such as 'optim.lr=tag(log,interval(1e-3,1e-1))', "
+            "or in Python {'optim.lr': 'tag(log,interval(1e-3,1e-1))'}."
+        )
+    return space, fixed, search_options(search, seed)
+
+
 def finish(study: Search) -> None:
-    """The page, and the last lines on the terminal. Raises UserError where no trial is complete."""
-    from imgcls.sweeps.page import write_page
+    """Write the page and print the summary. Raises UserError where no trial is complete."""
+    from imgcls.sweeps.page import write_page  # which loads matplotlib
 
     write_page(study)
     print(outcome.summary(study), flush=True)
     if not outcome.best_trials(study):
-        raise UserError(f"The search {study.name} has found nothing; {study.folder / 'sweep.csv'} says why.")
+        raise UserError(f"No trial of the search {study.name} is complete; see {study.folder / 'sweep.csv'}.")
 
 
-def study_name(data: str, told: Sequence[str], space: Space, how: tuple[str, ...] = HOW) -> str:
-    """A name that the same search gives again: its data set, and a hash of what it searches.
-
-    Args:
-        data: the name of the data set.
-        told: what else decides what is found, as overrides.
-        space: what is searched over.
-        how: the beginnings of words that decide nothing.
-    """
-    content = json.dumps([sorted(word for word in told if not word.startswith(how)), space.describe()], sort_keys=True)
+def study_name(data: str, overrides: Sequence[str], space: Space, ignored: Sequence[str] = RUN_OPTIONS) -> str:
+    """A name that the same search gets again, from `data`, `space` and those `overrides` that are not `ignored`."""
+    deciding = sorted(override for override in overrides if not override.startswith(tuple(ignored)))
+    content = json.dumps([deciding, space.describe()], sort_keys=True)
     return f"{data}-{hashlib.blake2b(content.encode(), digest_size=4).hexdigest()}"
 
 
-def check_space(context: HydraContext, config: DictConfig, fixed: Sequence[str], space: Space) -> None:
-    """Raise for the first value of the space that cannot be right, before anything is trained."""
-    usual = {one.name: one.values[0] if isinstance(one, Choice) else one.low for one in space.dimensions}
-    attempts = [usual]
-    for one in space.dimensions:
-        if isinstance(one, Choice) and "." not in one.name:  # groups: each of them composes another configuration
-            attempts += [{**usual, one.name: value} for value in one.values[1:]]
-        elif complaint_of := OPTIONS.get(one.name):
-            ends = one.values if isinstance(one, Choice) else (one.checked(one.low), one.checked(one.high))
-            for value in ends:
-                if (complaint := complaint_of(one.typed(value))) is not None:
-                    hint = ""
-                    if isinstance(one, Numbers) and not one.whole and "whole" in complaint:
-                        hint = " Whole numbers are range(…) or int(interval(…))."
-                    raise UserError(f"{one.name}={value}: {complaint}{hint}")
-    for values in attempts:
-        composed = context.config_loader.load_sweep_config(config, [*fixed, *space.words(values)])
-        with open_dict(composed):
-            composed.run_dir = "."
-            del composed["hydra"]
-        check(composed)
+def name_and_folder(
+    config: DictConfig, options: SearchOptions, fixed: Sequence[str], space: Space, ignored: Sequence[str] = RUN_OPTIONS
+) -> tuple[str, Path]:
+    """The study's name, and the sweep's folder: `hydra.sweep.dir` if given, else one that the same command gets again.
 
-
-def sweep_folder(config: DictConfig, name: str) -> Path:
-    """The sweep's folder: `hydra.sweep.dir` if it was given, else one that the same command finds again."""
-    given = [word for word in config.hydra.overrides.hydra if word.startswith("hydra.sweep.dir=")]
-    folder = (Path(config.hydra.sweep.dir).expanduser() if given else Path("sweeps") / name).absolute()
+    The folder is written to `config` for Hydra's launcher.
+    """
+    data = OmegaConf.select(config, "hydra.runtime.choices.data") or "search"
+    name = options.study or study_name(data, fixed, space, ignored)
+    is_given = any(override.startswith("hydra.sweep.dir=") for override in config.hydra.overrides.hydra)
+    folder = (Path(config.hydra.sweep.dir).expanduser() if is_given else Path("sweeps") / name).absolute()
     with open_dict(config):
         config.hydra.sweep.dir = str(folder)
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={value_text(str(folder))}")
-    return folder
+    return name, folder
+
+
+def check_space(context: HydraContext, config: DictConfig, fixed: Sequence[str], space: Space) -> None:
+    """Raise UserError for the first value of the space that cannot be right, before anything is trained."""
+    attempts = [sample_values(space)]
+    for dimension in space:
+        if isinstance(dimension, Choice) and "." not in dimension.name:  # each group composes another configuration
+            attempts += [{**attempts[0], dimension.name: value} for value in dimension.values[1:]]
+        elif check_option := OPTIONS.get(dimension.name):
+            ends = dimension.values if isinstance(dimension, Choice) else (dimension.low, dimension.high)
+            for value in map(dimension.typed, ends):
+                if (complaint := check_option(value)) is not None:
+                    hint = ""
+                    if isinstance(dimension, Numbers) and not dimension.whole and "whole" in complaint:
+                        hint = " Whole numbers are range(…) or int(interval(…))."
+                    raise UserError(f"{dimension.name}={value}: {complaint}{hint}")
+    for values in attempts:
+        compose_trial(context, config, [*fixed, *space.overrides(values)])
+
+
+def sample_values(space: Space) -> dict[str, Any]:
+    """One value of each option, to compose a configuration with where any will do."""
+    return {item.name: item.values[0] if isinstance(item, Choice) else item.low for item in space}
+
+
+def compose_trial(context: HydraContext, config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The checked configuration of a trial, without Hydra's part and a run folder."""
+    composed = context.config_loader.load_sweep_config(config, list(overrides))
+    with open_dict(composed):
+        composed.run_dir = "."
+        del composed["hydra"]
+    check(composed)
+    return composed
 
 
 def hydra_launcher(context: HydraContext, task: TaskFunction, config: DictConfig) -> Any:
     """The launcher that `hydra/launcher` names."""
-    from hydra.core.plugins import Plugins
-
     silence_basic_launcher()
     return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
 
 
-def _runs_elsewhere(config: DictConfig, options: SearchOptions) -> bool:
+def refit(launcher: Any, study: Search, fixed: Sequence[str]) -> None:
+    """Train the best configuration of `study` again and test it. Raises the error that ends the run."""
+    best = outcome.best_trials(study)[0]
+    print(f"\nTraining the best configuration (trial {best.number}) again, to test it.", flush=True)
+    overrides = [*command_overrides(fixed), *refit_overrides(study, best.params), "hydra.sweep.subdir=refit"]
+    (job,) = launcher.launch([overrides], initial_job_idx=study.total)
+    if (error := _error_of(job)) is not None:
+        raise error
+
+
+def _runs_in_jobs(config: DictConfig, options: SearchOptions) -> bool:
     """Whether the trials are jobs of SageMaker. Raises UserError for what these cannot do."""
     if str(config.launch._target_).endswith(".Local"):
         return False
     if options.prunes:
-        raise UserError("search/pruner: trials in jobs of SageMaker do not reach the study. Use search/pruner=none.")
+        raise UserError("search/pruner: trials in jobs of SageMaker cannot reach the study. Use search/pruner=none.")
     if config.launch.get("wait") is False:
         raise UserError("launch.wait=false: a search needs the results of its trials. Leave it out.")
     return True
 
 
-def _launch(launcher: Any, study: Study, fixed: Sequence[str], reports: int | None, *, elsewhere: bool) -> Launch:
-    def launch(claims: Sequence[Claim]) -> list[BaseException | None]:
-        words = [[*fixed, *trial_words(study, claim, reports, elsewhere=elsewhere)] for claim in claims]
-        try:
-            returned = launcher.launch(words, initial_job_idx=claims[0].number)
-        except Exception as error:  # a launcher that lost its jobs; their folders say what became of them
-            return [error] * len(claims)
-        return [_error(one) for one in returned]
-
-    return launch
-
-
-def _error(returned: Any) -> BaseException | None:
-    value = result_of(returned)
+def _error_of(job: Any) -> BaseException | None:
+    value = result_of(job)
     return value if isinstance(value, BaseException) else None
-
-
-def refit(launcher: Any, study: Search, fixed: Sequence[str]) -> None:
-    """Train the best configuration of `study` once more, and test it. Raises what ends that."""
-    best = outcome.best_trials(study)[0]
-    print(f"\nTraining the best configuration (trial {best.number}) once more, to test it.", flush=True)
-    words = [*command_words(fixed), *refit_words(study, best.params), "hydra.sweep.subdir=refit"]
-    (returned,) = launcher.launch([words], initial_job_idx=study.total)
-    error = _error(returned)
-    if error is not None:
-        raise error

@@ -1,4 +1,4 @@
-"""Whether the worker of a trial is still there."""
+"""Whether the worker of a trial is still alive."""
 
 from __future__ import annotations
 
@@ -18,28 +18,25 @@ ACTIVE: set[str] = set()  # the tokens of the workers in this process
 
 @functools.cache
 def _host() -> str:
-    """This machine, or the container on it, as long as it is up: where process numbers mean something."""
-    words = [socket.gethostname()]
-    for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:13], _namespace):
-        with contextlib.suppress(OSError):
-            words.append(read())
-    return ":".join(words)
-
-
-def _namespace() -> str:
-    return str(Path("/proc/self/ns/pid").stat().st_ino)
+    """An id of this machine, or of the container on it, until it restarts: the scope of process ids."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:13])
+    with contextlib.suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    return ":".join(parts)
 
 
 def me() -> dict[str, Any]:
-    """This process, so that it can be told from all others."""
+    """What identifies this process among all others."""
     return {"host": _host(), "pid": os.getpid(), "born": born(os.getpid())}
 
 
 def born(pid: int) -> float | None:
-    """When process `pid` began, on a clock of this machine; None where there is no such process."""
+    """When process `pid` started, on a clock of this machine; None where there is no such process."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else float(fields[19])  # ticks since boot, which no change of the clock moves
+        return None if fields[0] in "ZX" else float(fields[19])  # ticks since boot, whatever the clock says
     import psutil
 
     try:
@@ -49,7 +46,7 @@ def born(pid: int) -> float | None:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is writing to this run folder."""
+    """Whether a process has locked this run folder to write to it."""
     try:
         with (folder / ".lock").open("r+") as lock:
             return not take_lock(lock, wait=False)
@@ -58,10 +55,10 @@ def is_locked(folder: Path) -> bool:
 
 
 class Watch:
-    """Tells whether the worker of a trial is alive: on this machine at once, on others by its signs of life.
+    """Tells whether the worker of a trial is alive: on this machine by its process, on others by its heartbeat.
 
     Args:
-        dead_after: seconds without a sign after which a worker on another machine counts as dead.
+        dead_after: seconds without a heartbeat after which a worker on another machine counts as dead.
     """
 
     def __init__(self, dead_after: float) -> None:
@@ -69,7 +66,7 @@ class Watch:
         self._seen: dict[int, tuple[Any, float]] = {}
 
     def is_alive(self, worker: Mapping[str, Any] | None, number: int) -> bool:
-        """Whether `worker`, which last said that it runs trial `number`, is alive; None: it has never said so."""
+        """Whether `worker`, the last to sign for trial `number`, is alive; None: nobody has signed for it."""
         if worker is not None and worker["host"] == me()["host"]:
             return is_here(worker)
         sign = worker and (worker["token"], worker["beat"])
@@ -81,7 +78,7 @@ class Watch:
 
 
 def is_here(worker: Mapping[str, Any]) -> bool:
-    """Whether `worker`, of this machine, is one of this process that works, or another process that lives."""
+    """Whether `worker`, of this machine, is an active one of this process, or another process that is alive."""
     if worker["pid"] == os.getpid() and worker["born"] == born(os.getpid()):
         return worker["token"] in ACTIVE
     return born(worker["pid"]) == worker["born"]

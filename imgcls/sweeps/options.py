@@ -1,4 +1,4 @@
-"""The options `search.*`: what is sought, how, for how long, and where it is kept."""
+"""The options `search.*`: what is optimised, how, for how long, and where the study is stored."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from imgcls.system.checks import check_value, choice
 
 COSTS = {"seconds": "min", "training_seconds": "min", "parameters": "min", "images_per_second": "max"}
 METRICS = {**VALIDATION_METRICS, **COSTS}
-PRUNED = "pruning"  # what `status.json` names as the rule that ended a trial early
+PRUNED = "pruning"  # the rule in `status.json` that ended a trial early
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """The options of one search, checked. Knows nothing of Optuna but the names of its classes.
+    """The checked options of one search, without Optuna's classes.
 
     Args:
         objectives: the metrics that are compared, each with `max` or `min`.
-        trials: how many trials the study has in the end, pruned and failed ones among them; a grid has its own number.
+        trials: the study's number of trials in the end, with pruned and failed ones; a grid has its own number.
         workers: how many of them run at the same time on this machine.
         study: the name of the study; None: made from the command.
         storage: None or 'sqlite': a file in the sweep's folder; 'journal': another kind of file there; or an address.
-        max_failures: after so many failed trials the search stops.
+        max_failures: the number of failed trials at which the search stops.
         attempts: how often a worker may die at the same point of a trial before the trial counts as failed.
-        dead_after: seconds without a sign of life after which a worker on another machine counts as dead.
-        refit: train the best configuration once more at the end, and test it.
-        first: known good values, tried before all others.
+        dead_after: seconds without a heartbeat after which a worker on another machine counts as dead.
+        refit: whether to train the best configuration again at the end, and test it.
+        first: good values to try before all others.
         sampler: the configuration of an Optuna sampler; its `_target_` may be 'grid'.
         pruner: the configuration of an Optuna pruner.
         seed: decides what the sampler suggests.
@@ -56,7 +56,7 @@ class SearchOptions:
 
     @property
     def prunes(self) -> bool:
-        """Whether a trial can be ended early."""
+        """Whether a trial may be ended early."""
         return not str(self.pruner.get("_target_")).endswith(".NopPruner")
 
 
@@ -68,12 +68,12 @@ def search_options(search: Mapping[str, Any], seed: int) -> SearchOptions:
     >>> search_options(plain(compose(["search.objective=val/loss"]))["search"], seed=0).objectives
     {'val/loss': 'min'}
     """
-    names = _listed(search["objective"])
-    ways = _listed(search["direction"]) if search["direction"] is not None else [None] * len(names)
+    names = _as_list(search["objective"])
+    ways = _as_list(search["direction"]) if search["direction"] is not None else [None] * len(names)
     if len(names) != len(ways):
         raise UserError(
             f"search.objective has {len(names)} metrics and search.direction {len(ways)} directions. "
-            "Give each its own, as in search.direction=[max,min], or none."
+            "Give one for each, as in search.direction=[max,min], or none."
         )
     for name in names:
         if str(name).startswith("test/"):
@@ -96,5 +96,5 @@ def search_options(search: Mapping[str, Any], seed: int) -> SearchOptions:
     return options
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]

@@ -10,17 +10,17 @@ if TYPE_CHECKING:
 
 
 def id_of(trial: FrozenTrial) -> int:
-    """The name of `trial` in its storage, which is not its number."""
+    """The id of `trial` in its storage, which is not its number."""
     return trial._trial_id
 
 
 def id_of_number(study: Study, number: int) -> int:
-    """The name of trial `number` in the storage, which is asked for it."""
+    """The id of trial `number`, read from the storage."""
     return study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
 
 
 def open_trial(study: Study, trial_id: int) -> Trial:
-    """The trial, to suggest values for and to report to; the study reads the others anew."""
+    """The trial, to suggest values for and to report to; the study rereads the others."""
     from optuna.trial import Trial
 
     study._thread_local.cached_all_trials = None

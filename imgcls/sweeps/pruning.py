@@ -1,4 +1,4 @@
-"""Tells the study how a trial does after each epoch, and ends it where the pruner says so."""
+"""Reports a trial to the study after each epoch, and stops it where the pruner says so."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ log = logging.getLogger(__name__)
 
 
 class Pruning(L.Callback):
-    """Reports the validation metric after each epoch to the running trial, and stops the training that is not worth it.
+    """Reports the validation metric of a trial after each epoch, and stops a training that is not promising.
 
-    What is compared is to say something about the end of the training:
+    So that the comparison predicts the end of the training:
 
-    - The learning-rate schedule is that of a whole training, whatever the pruner thinks of the trial.
+    - The learning-rate schedule is that of a whole training.
     - Trials are compared at the same point of it. Where they differ in their number of epochs, they report at the same
-      shares of it: with 5 epochs after each, with 20 after each fourth.
-    - No trial is ended while its learning rate still grows, nor after its last epoch, where nothing would be saved.
+      fractions: with 5 epochs after each, with 20 after every fourth.
+    - No trial is stopped while its learning rate still rises, nor after its last epoch, where it would save nothing.
 
     Args:
-        folder: the run folder; why the training was ended is written to `debug/stopped.json` there.
+        folder: the run folder; the reason for stopping is written to `debug/stopped.json` there.
         storage: the address of the study's storage.
         study: its name.
-        number: the trial's.
+        number: of the trial.
         monitor: the metric that is compared, such as `val/accuracy`.
         pruner: Optuna's pruner.
         reports: how often a trial reports in the whole training; None: after each epoch.
@@ -53,12 +53,12 @@ class Pruning(L.Callback):
         self._trial: Any = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stay ended after a kill between the decision and the end of the run."""
+        """Stop again after a kill between the decision and the end of the run."""
         if self.file.is_file() and json.loads(self.file.read_text(encoding="utf-8"))["rule"] == PRUNED:
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report, and ask."""
+        """Report, and stop if the pruner says so."""
         if trainer.sanity_checking or self.monitor not in trainer.callback_metrics:
             return
         end = False
@@ -72,21 +72,20 @@ class Pruning(L.Callback):
             trainer.should_stop = True
 
     def is_hopeless(self, epoch: int, epochs: int, value: float, optim: Any) -> bool:
-        """Report `value` after `epoch` (from 1) of `epochs` (-1: endless); whether the pruner gives the trial up."""
+        """Report `value` after `epoch` (from 1) of `epochs` (-1: endless); whether the pruner gives it up."""
         step = report_step(epoch, epochs, self.reports)
         try:
             trial = self._open()
-            known = trial.study.get_trials(deepcopy=False)[self.number].intermediate_values
-            last = max(known, default=0)
+            last = max(trial.study.get_trials(deepcopy=False)[self.number].intermediate_values, default=0)
             if step > last:
                 trial.report(value, step)
             hopeless = 0 < step >= last and _can_be_judged(epoch, epochs, optim) and trial.should_prune()
-        except Exception as error:  # a storage that is away for a moment is no reason to lose the training
-            log.warning("The study could not be told of epoch %d: %s", epoch, error)
+        except Exception as error:  # an unreachable storage is no reason to lose the training
+            log.warning("Epoch %d could not be reported to the study: %s", epoch, error)
             return False
         if hopeless:
             name = type(self.pruner).__name__.removesuffix("Pruner")
-            sentence = f"{self.monitor} is {value:.4g} after {epoch} of {epochs} epochs, too little for {name}"
+            sentence = f"{self.monitor} is {value:.4g} after {epoch} of {epochs} epochs, which {name} prunes"
             atomic_write_text(self.file, json.dumps({"rule": PRUNED, "sentence": sentence}) + "\n")
             log.info("This trial is pruned: %s.", sentence)
         return bool(hopeless)
@@ -107,7 +106,7 @@ class Pruning(L.Callback):
 
 
 def report_step(epoch: int, epochs: int, reports: int | None) -> int:
-    """Which report is due after `epoch` (from 1) of `epochs`: 1 is the first one, 0 means none yet.
+    """The number of the report after `epoch` (from 1) of `epochs`, from 1; 0 where none is due yet.
 
     >>> [report_step(epoch, 20, 5) for epoch in (3, 4, 7, 8, 20)]
     [0, 1, 1, 2, 5]

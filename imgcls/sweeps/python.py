@@ -11,12 +11,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from imgcls import config
 from imgcls.errors import UserError
+from imgcls.launch import launch
 from imgcls.sweeps import outcome
-from imgcls.sweeps.hydra import finish, study_name
-from imgcls.sweeps.options import SearchOptions, search_options
-from imgcls.sweeps.space import Space, parse_space, space_words, value_text
+from imgcls.sweeps.hydra import finish, read_search, study_name
+from imgcls.sweeps.options import SearchOptions
+from imgcls.sweeps.space import Space, value_text
 from imgcls.sweeps.study import Claim, Study
-from imgcls.sweeps.trials import command_words, put_in, refit_words, reports_of, trial_words
+from imgcls.sweeps.supervisor import supervise
+from imgcls.sweeps.trials import (
+    apply_overrides,
+    command_overrides,
+    is_option,
+    refit_overrides,
+    reports_of,
+    trial_overrides,
+)
 from imgcls.sweeps.worker import work
 
 if TYPE_CHECKING:
@@ -31,10 +40,10 @@ class Search:
 
     Args:
         study: Optuna's study.
-        trials: one dictionary a trial, as in `sweep.csv`.
+        trials: one dictionary per trial, as in `sweep.csv`.
         best: the best value of each option that was searched over, each of its own type.
         folder: the sweep's folder.
-        refit: the best configuration, trained once more and tested; None without `search.refit`.
+        refit: the best configuration, trained again and tested; None without `search.refit`.
     """
 
     study: optuna.study.Study
@@ -62,16 +71,16 @@ def search(
         cfg: a composed configuration, or the overrides to compose it from, which a search over groups, or with several
             workers, needs.
         space: of each option either its space in Hydra's sweep syntax or a list of values; None: `search.space`.
-        folder: the sweep's folder; the same folder goes on with what it holds. None: `sweeps/<name of the study>`.
+        folder: the sweep's folder; the search in an existing one is resumed. None: `sweeps/<name of the study>`.
         **options: of `search.*`, such as trials=50, workers=2, sampler="gp", pruner="median", refit=True.
 
     Raises:
-        UserError: for what the user can mend, too many failed trials among it.
+        UserError: for what the user can fix, such as too many failed trials.
     """
-    job = _Job.of(cfg, space, options)
+    job = _Job.compose(cfg, space, options)
     name = job.options.study or (Path(folder).name if folder is not None else job.name())
     study = Study(name, job.options, job.space, Path(folder) if folder is not None else Path("sweeps") / name)
-    announce = outcome.Announcer(study, command_words(job.words or []), lambda line: print(line, flush=True))
+    announce = outcome.Announcer(study, command_overrides(job.overrides or []))
     try:
         if job.options.workers > 1:
             job.run_with_helpers(study, announce)
@@ -87,69 +96,65 @@ def search(
 
 @dataclass(frozen=True)
 class _Job:
-    """What is searched, and how a trial of it is run.
+    """What is searched, and how its trials are run.
 
     Args:
         base: the configuration without what is searched over.
-        words: the overrides that it was composed from, where they are known.
+        overrides: those it was composed from; None where it was given composed.
         space: what is searched over.
-        options: how.
-        asked: the options `search.*` that were given in Python, as overrides.
+        options: of the search.
+        search_overrides: the options `search.*` that were given in Python, as overrides.
     """
 
     base: DictConfig
-    words: list[str] | None
+    overrides: list[str] | None
     space: Space
     options: SearchOptions
-    asked: list[str]
+    search_overrides: list[str]
 
     @classmethod
-    def of(cls, cfg: DictConfig | Sequence[str], space: Mapping[str, Any] | None, given: Mapping[str, Any]) -> _Job:
-        asked = [word for name, value in given.items() for word in _option_words(name, value)]
+    def compose(
+        cls, cfg: DictConfig | Sequence[str], space: Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> _Job:
+        search_overrides = [text for name, value in options.items() for text in _option_overrides(name, value)]
         if isinstance(cfg, DictConfig):
-            words, base = None, cfg.copy()
-            changed = config.plain(config.compose(asked))["search"]
-            for name in given:
+            overrides, base = None, cfg.copy()
+            changed = config.plain(config.compose(search_overrides))["search"]
+            for name in options:
                 OmegaConf.update(base, f"search.{name}", changed[name], merge=False)
         else:
-            words = list(cfg)
-            base = config.compose([*words, *asked])
+            overrides = list(cfg)
+            base = config.compose([*overrides, *search_overrides])
         searched = config.plain(base)["search"]
-        swept, _ = parse_space(space_words(space if space is not None else searched["space"]))
-        if not swept.dimensions:
-            raise UserError("There is nothing to search: give a space, such as {'optim.lr': 'interval(0.001,0.1)'}.")
-        if words is None and (named := next((name for name in swept.names if not _is_option(base, name)), None)):
+        swept, _, checked = read_search(searched if space is None else {**searched, "space": space}, int(base.seed))
+        if overrides is None and (group := next((name for name in swept.names if not is_option(base, name)), None)):
             raise UserError(
-                f"{named} is a group, or not in the configuration. "
+                f"{group} is a group, or not in the configuration. "
                 "Give imgcls.search the overrides instead of a composed configuration."
             )
-        return cls(base, words, swept, search_options(searched, int(base.seed)), asked)
+        return cls(base, overrides, swept, checked, search_overrides)
 
     def name(self) -> str:
-        """A name that the same search gives again."""
-        if self.words is not None:
-            told = [*self.words, *self.asked]
+        """A name that the same search gets again."""
+        if self.overrides is not None:
+            deciding = [*self.overrides, *self.search_overrides]
         else:
-            told = [
-                f"{name}={value}"
-                for name, value in config.plain(self.base).items()
-                if name not in ("run_dir", "search")
-            ]
-        return study_name(str(self.base.data._target_).rpartition(".")[2].lower(), told, self.space)
+            values = config.plain(self.base).items()
+            deciding = [f"{name}={value}" for name, value in values if name not in ("run_dir", "search")]
+        return study_name(str(self.base.data._target_).rpartition(".")[2].lower(), deciding, self.space)
 
     def run_here(self, study: Study, announce: outcome.Announcer) -> None:
-        """Run the trials in this process: all that is imported and opened serves the next trial too."""
+        """Run the trials in this process, so that what one has imported and opened serves the next."""
         from imgcls.data.stores.sharing import shared_data
-        from imgcls.launch import launch
 
         reports = reports_of(self.space, self.base.trainer.max_epochs)
 
         def run(claims: Sequence[Claim]) -> list[BaseException | None]:
             errors: list[BaseException | None] = []
             for claim in claims:
-                words = trial_words(study, claim, reports)
+                overrides = trial_overrides(study, claim, reports)
                 try:
-                    launch(self.composed(words), [*(self.words or []), *words])
+                    launch(self.composed(overrides), [*(self.overrides or []), *overrides])
                     errors.append(None)
                 except Exception as error:
                     errors.append(error)
@@ -159,43 +164,33 @@ class _Job:
             work(study, run, announce=announce)
 
     def run_with_helpers(self, study: Study, announce: outcome.Announcer) -> None:
-        """Run the trials in processes of their own."""
-        from imgcls.sweeps.supervisor import supervise
-
-        if self.words is None:
+        """Run the trials in separate processes."""
+        if self.overrides is None:
             raise UserError("workers > 1 needs the overrides instead of a composed configuration.")
         where = [f"hydra.sweep.dir={value_text(str(study.folder))}", f"search.study={value_text(study.name)}"]
         space = [f"{name}={text}" for name, text in self.space.describe().items()]
-        words = ["-m", "hydra/sweeper=optuna", *self.words, *self.asked, *where, *space]
-        supervise(study, ["-m", "imgcls.train", *words], announce, share_gpus=self.base.trainer.devices == "auto")
+        command = ["-m", "imgcls.train", "-m", "hydra/sweeper=optuna", *self.overrides, *self.search_overrides]
+        supervise(study, [*command, *where, *space], announce, share_gpus=self.base.trainer.devices == "auto")
 
     def refit(self, study: Study, best: Mapping[str, Any]) -> Run:
-        """Train the best configuration once more, and test it."""
-        from imgcls.launch import launch
-
-        words = refit_words(study, best)
-        return launch(self.composed(words), [*command_words(self.words or []), *words])
+        """Train the best configuration again, and test it."""
+        overrides = refit_overrides(study, best)
+        return launch(self.composed(overrides), [*command_overrides(self.overrides or []), *overrides])
 
     def composed(self, more: Sequence[str]) -> DictConfig:
-        """The configuration with `more` overrides: composed anew, or put in."""
-        if self.words is not None:
-            return config.compose([*self.words, *self.asked, *more])
+        """The configuration with `more` overrides: composed again, or set in the given one."""
+        if self.overrides is not None:
+            return config.compose([*self.overrides, *self.search_overrides, *more])
         cfg = self.base.copy()
-        put_in(cfg, more)
+        apply_overrides(cfg, more)
         return cfg
 
 
-def _is_option(cfg: DictConfig, name: str) -> bool:
-    missing = object()
-    found = OmegaConf.select(cfg, name, default=missing)
-    return found is not missing and not isinstance(found, DictConfig)
-
-
-def _option_words(name: str, value: Any) -> list[str]:
-    """`value` of the option `search.<name>` as overrides; samplers and pruners by name, or by class and options."""
+def _option_overrides(name: str, value: Any) -> list[str]:
+    """The option `search.<name>` as overrides; samplers and pruners by name, or by class and options."""
     if name not in ("sampler", "pruner"):
         return [f"search.{name}={value_text(value)}"]
     if isinstance(value, str):
         return [f"search/{name}={value}"]
-    bare = {"sampler": "random", "pruner": "none"}[name]  # has no options of its own
-    return [f"search/{name}={bare}", *(f"++search.{name}.{key}={value_text(one)}" for key, one in value.items())]
+    bare = {"sampler": "random", "pruner": "none"}[name]  # has no options to keep
+    return [f"search/{name}={bare}", *(f"++search.{name}.{key}={value_text(item)}" for key, item in value.items())]

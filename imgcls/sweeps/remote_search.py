@@ -1,4 +1,4 @@
-"""A search that was run elsewhere: its trials, in the form in which those of a study here are shown."""
+"""A search that AWS runs, with the interface that pages and tables need: Optuna's names, without Optuna."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from imgcls.sweeps.options import SearchOptions
-from imgcls.sweeps.space import Choice, Space
+from imgcls.sweeps.space import Choice, Dimension, Space
 
 
 class State(Enum):
-    """How far a trial is; Optuna's names."""
+    """The state of a trial; Optuna's names."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -23,33 +23,12 @@ class State(Enum):
     FAIL = "fail"
 
     def is_finished(self) -> bool:
-        """Whether nothing of the trial will change."""
+        """Whether the trial has ended."""
         return self not in (State.WAITING, State.RUNNING)
 
 
-class Trial(Protocol):
-    """What is shown of a trial: the part of Optuna's FrozenTrial that `RemoteTrial` has too."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def state(self) -> Any: ...
-    @property
-    def params(self) -> Any: ...
-    @property
-    def values(self) -> Any: ...
-    @property
-    def user_attrs(self) -> Any: ...
-    @property
-    def intermediate_values(self) -> Any: ...
-    @property
-    def datetime_complete(self) -> datetime | None: ...
-    @property
-    def duration(self) -> timedelta | None: ...
-
-
 class Search(Protocol):
-    """What is shown of a search: a `Study`, or a `RemoteSearch`."""
+    """What pages and tables show: a `Study`, or a `RemoteSearch`."""
 
     name: str
     options: SearchOptions
@@ -66,15 +45,16 @@ class Search(Protocol):
 
 @dataclass(frozen=True)
 class RemoteTrial:
-    """A trial; the names are Optuna's.
+    """The part of Optuna's FrozenTrial that is shown.
 
     Args:
         number: from 0.
-        state: how far it is.
-        params: its values, by option, each of its own type.
-        values: of the objectives, where it is complete.
-        user_attrs: reason (why it failed or was ended), folder, epochs, best_epoch.
+        state: of the trial.
+        params: the typed value of each option.
+        values: of the objectives, where the trial is complete.
+        user_attrs: reason (why it failed or was ended), job, folder, epochs, best_epoch.
         datetime_start, datetime_complete: of its training.
+        intermediate_values: none, since AWS does not keep them.
     """
 
     number: int
@@ -88,7 +68,7 @@ class RemoteTrial:
 
     @property
     def duration(self) -> timedelta | None:
-        """Of its training."""
+        """Of the training; None until it has ended."""
         if self.datetime_start is None or self.datetime_complete is None:
             return None
         return self.datetime_complete - self.datetime_start
@@ -96,15 +76,13 @@ class RemoteTrial:
 
 @dataclass
 class RemoteSearch:
-    """A search as far as it is known here.
+    """What is known here of a search that AWS runs.
 
     Args:
-        name: of the search.
-        options: the options `search.*`.
-        space: what is searched over.
+        name, options, space: of the search.
         folder: the sweep's folder here.
-        total: trials in the end.
-        trials: those that have begun.
+        total: the number of trials in the end.
+        trials: those that have started.
     """
 
     name: str
@@ -122,17 +100,15 @@ class RemoteSearch:
         optuna = need_optuna()
         ((_, way),) = self.options.objectives.items()
         study = optuna.create_study(direction="maximize" if way == "max" else "minimize")
-        kinds = {one.name: _distribution(optuna.distributions, one) for one in self.space}
+        distributions = {dimension.name: _distribution(optuna.distributions, dimension) for dimension in self.space}
         for trial in self.trials:
             if trial.state is State.COMPLETE:
-                params = {name: self.space[name].checked(value) for name, value in trial.params.items()}
-                study.add_trial(
-                    optuna.create_trial(params=params, distributions=kinds, values=list(trial.values or ()))
-                )
+                params, values = self.space.checked(trial.params, "trial"), list(trial.values or ())
+                study.add_trial(optuna.create_trial(params=params, distributions=distributions, values=values))
         return study
 
 
-def _distribution(kinds: Any, dimension: Any) -> Any:
+def _distribution(kinds: Any, dimension: Dimension) -> Any:
     if isinstance(dimension, Choice):
         return kinds.CategoricalDistribution(dimension.values)
     if dimension.whole:

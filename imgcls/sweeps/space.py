@@ -1,13 +1,13 @@
 """A search space, read from Hydra's own sweep syntax: one description for a grid, for Optuna and for tuning jobs.
 
-Nothing here knows who searches. A searcher reads `space.dimensions` (each a Choice or Numbers), suggests a value for
-each by its name, and gets the overrides of a trial from `space.words(values)`:
+A searcher reads `space.dimensions` (each a Choice or Numbers), suggests a value for each by its name, and gets the
+overrides of a trial from `space.overrides(values)`:
 
 >>> space, fixed = parse_space(["data=digits", "optim.lr=tag(log,interval(1e-3,1e-1))", "data.batch_size=32,64"])
 >>> rate, batch = space.dimensions
 >>> (rate.low, rate.high, rate.log, rate.whole, rate.step), batch.values
 ((0.001, 0.1, True, False, None), (32, 64))
->>> [*fixed, *space.words({"optim.lr": 0.02, "data.batch_size": 64})]
+>>> [*fixed, *space.overrides({"optim.lr": 0.02, "data.batch_size": 64})]
 ['data=digits', 'optim.lr=0.02', 'data.batch_size=64']
 """
 
@@ -21,14 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import (
-    IntervalSweep,
-    Override,
-    QuotedString,
-    RangeSweep,
-    Transformer,
-    ValueType,
-)
+from hydra.core.override_parser.types import IntervalSweep, Override, QuotedString, RangeSweep, Transformer, ValueType
 from hydra.errors import HydraException
 
 from imgcls.errors import UserError, nearest
@@ -38,11 +31,11 @@ Value = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several values, of which neither need be near another: `choice(32,64)` or `32,64`.
+    """One of several unordered values: `choice(32,64)` or `32,64`.
 
     Args:
         name: the option, or the group (`model`).
-        values: what is chosen from; a value that is no single word (a list) stands here as its text.
+        values: to choose from; a list or mapping is held as its text.
         texts: each value as it is written in an override.
     """
 
@@ -51,7 +44,7 @@ class Choice:
     texts: tuple[str, ...]
 
     def checked(self, value: Any) -> Value:
-        """`value` as it stands in `values`. Raises UserError if it is none of them."""
+        """`value` as it is in `values`. Raises UserError if it is not one of them."""
         plain = value_text(value) if isinstance(value, list | tuple | Mapping) else value
         for known in self.values:
             if known == plain and isinstance(known, bool) == isinstance(plain, bool):
@@ -59,17 +52,17 @@ class Choice:
         raise UserError(f"{self.name}={value}: not in its search space, which is {', '.join(self.texts)}.")
 
     def text(self, value: Any) -> str:
-        """`value` as it is written in an override. Raises UserError if it is none of the values."""
+        """`value` as it is written in an override. Raises UserError if it is not one of the values."""
         return self.texts[self.values.index(self.checked(value))]
 
     def typed(self, value: Any) -> Any:
-        """`value` as a value of its own type, a list as a list."""
+        """`value` with its own type, a list as a list."""
         known = self.checked(value)
         text = self.texts[self.values.index(known)]
         return _parsed(text) if isinstance(known, str) and text[:1] in "[{" else known
 
     def read(self, text: str) -> Any:
-        """The typed value of a text that may be quoted, as a tuning job gives it back: `"32"`."""
+        """The typed value of a text that may be quoted, as a tuning job returns it: `"32"`."""
         bare = text.strip().strip('"')
         for known, written in zip(self.values, self.texts, strict=True):
             if bare in (written, written.strip("'"), str(known)):
@@ -87,18 +80,18 @@ class Choice:
 
     def describe(self) -> str:
         """The dimension in Hydra's syntax."""
-        values = ",".join(self.texts)  # Hydra's choice(…) knows no null, `a,null` does
+        values = ",".join(self.texts)  # null is valid in `a,null`, not in choice(…)
         return values if len(self.texts) > 1 else f"choice({values})"
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """Numbers from `low` to `high`, both among them: `interval(…)` without a `step`, `range(…)` with one.
+    """Numbers from `low` to `high`, both included: `interval(…)` without a `step`, `range(…)` with one.
 
     Args:
         name: the option.
-        low, high: the ends.
-        step: the distance of neighbours; None: any number between the ends.
+        low, high: the bounds, both included.
+        step: the distance of neighbours; None: any number within the bounds.
         log: whether equal ratios count as equal distances.
         whole: whether the numbers are integers.
     """
@@ -114,12 +107,12 @@ class Numbers:
         if not (math.isfinite(self.low) and math.isfinite(self.high)) or self.low > self.high:
             raise UserError(f"{self.name}: a space from {self.low:g} to {self.high:g} is empty.")
         if self.log and self.low <= 0:
-            raise UserError(f"{self.name}: tag(log, …) needs a lower end above 0, not {self.low:g}.")
+            raise UserError(f"{self.name}: tag(log, …) needs a lower bound above 0, not {self.low:g}.")
         if self.log and self.step is not None and not (self.whole and self.step == 1):
-            raise UserError(f"{self.name}: tag(log, range(…)) is only known for whole numbers in steps of 1.")
+            raise UserError(f"{self.name}: tag(log, range(…)) is only supported for whole numbers in steps of 1.")
 
     def checked(self, value: Any) -> Value:
-        """`value` as a number of the space's type. Raises UserError if it is outside of the ends."""
+        """`value` as a number of the space's type. Raises UserError if it is out of bounds."""
         number = not isinstance(value, bool) and isinstance(value, int | float)
         if not number or not self.low <= value <= self.high or (self.whole and value != int(value)):
             kind = "whole numbers " if self.whole else ""
@@ -127,19 +120,17 @@ class Numbers:
         return int(value) if self.whole else float(value)
 
     def text(self, value: Any) -> str:
-        """`value` as it is written in an override. Raises UserError if it is outside of the ends."""
+        """`value` as it is written in an override. Raises UserError if it is out of bounds."""
         return repr(self.checked(value))
 
-    def typed(self, value: Any) -> Any:
-        """`value` as an int or a float."""
-        return self.checked(value)
+    typed = checked
 
     def read(self, text: str) -> Any:
-        """The number of a text that may be quoted, as a tuning job gives it back: an end may be off by a rounding."""
+        """The number of a text that may be quoted, as a tuning job returns it: an end may be off by a rounding."""
         try:
             number = float(text.strip().strip('"'))
         except ValueError:
-            raise UserError(f"{self.name}={text}: is no number.") from None
+            raise UserError(f"{self.name}={text}: is not a number.") from None
         for end in (self.low, self.high):
             if math.isclose(number, end, rel_tol=1e-9):
                 number = end
@@ -147,7 +138,7 @@ class Numbers:
 
     @property
     def count(self) -> int:
-        """How many numbers there are. Raises UserError for an interval, which has no end of them."""
+        """How many numbers there are. Raises UserError for an interval, which has infinitely many."""
         if self.step is None:
             raise UserError(f"{self.name}: a grid needs single values. Use choice(…) or range(…), not interval(…).")
         return math.floor((self.high - self.low) / self.step + 1e-9) + 1
@@ -163,7 +154,7 @@ class Numbers:
             text = f"interval({self.low!r},{self.high!r})"
         else:
             end = self.high + (1 if self.whole else self.step / 2)
-            low, end, step = (int(one) if self.whole else round(one, 12) for one in (self.low, end, self.step))
+            low, end, step = (int(value) if self.whole else round(value, 12) for value in (self.low, end, self.step))
             text = f"range({low},{end})" if step == 1 else f"range({low},{end},{step})"
         return f"tag(log,{text})" if self.log else text
 
@@ -179,13 +170,13 @@ class Space:
 
     @property
     def names(self) -> list[str]:
-        """The options that are searched over."""
+        """The names of the options that are searched over."""
         return [dimension.name for dimension in self.dimensions]
 
     @property
     def combinations(self) -> int:
-        """How many there are. Raises UserError where an interval is among the dimensions."""
-        return math.prod(dimension.count for dimension in self.dimensions)
+        """How many combinations there are. Raises UserError where a dimension is an interval."""
+        return math.prod(dimension.count for dimension in self)
 
     def __iter__(self) -> Iterator[Dimension]:
         return iter(self.dimensions)
@@ -199,20 +190,16 @@ class Space:
     def __contains__(self, name: object) -> bool:
         return name in self.names
 
-    def words(self, values: Mapping[str, Any]) -> list[str]:
+    def overrides(self, values: Mapping[str, Any]) -> list[str]:
         """`values` as overrides. Raises UserError for a value that is not in the space."""
-        return [f"{one.name}={one.text(values[one.name])}" for one in self.dimensions]
+        return [f"{dimension.name}={dimension.text(values[dimension.name])}" for dimension in self]
 
     def typed(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """`values`, each of its own type."""
-        return {one.name: one.typed(values[one.name]) for one in self.dimensions}
-
-    def read(self, texts: Mapping[str, str]) -> dict[str, Any]:
-        """The typed values of `texts`, as a tuning job gives them back."""
-        return {one.name: one.read(texts[one.name]) for one in self.dimensions}
+        return {dimension.name: dimension.typed(values[dimension.name]) for dimension in self}
 
     def checked(self, values: Mapping[str, Any], where: str) -> dict[str, Value]:
-        """Some or all of the dimensions' `values`, typed. Raises UserError that says `where` they are from."""
+        """Typed `values` of some or all dimensions. Raises UserError, which says `where` they are from."""
         for name in values:
             if name not in self:
                 raise UserError(f"{where}: {name} is not searched over. {nearest(name, self.names)}")
@@ -220,79 +207,79 @@ class Space:
 
     def grid(self) -> Iterator[dict[str, Value]]:
         """Every combination; the last dimension changes fastest, as in Hydra's basic sweep."""
-        for values in itertools.product(*(dimension.grid() for dimension in self.dimensions)):
+        for values in itertools.product(*(dimension.grid() for dimension in self)):
             yield dict(zip(self.names, values, strict=True))
 
     def describe(self) -> dict[str, str]:
-        """Each dimension in Hydra's syntax, to compare two spaces, to show one, and to hand it on."""
-        return {dimension.name: dimension.describe() for dimension in self.dimensions}
+        """Each dimension in Hydra's syntax, to compare, show and pass on."""
+        return {dimension.name: dimension.describe() for dimension in self}
 
 
-def parse_space(words: Iterable[str], config_loader: Any = None) -> tuple[Space, list[str]]:
-    """Split overrides into the space of those that sweep, and the others as they are.
+def parse_space(overrides: Iterable[str], config_loader: Any = None) -> tuple[Space, list[str]]:
+    """Split overrides into the space of those that sweep, and the others.
 
-    A later word about the same option takes the place of an earlier one.
+    A later override of the same option replaces an earlier one.
 
     >>> space, fixed = parse_space(["data=digits", "optim.lr=tag(log,interval(1e-3,1e-1))", "seed=range(2,5)"])
     >>> space.names, fixed, space["seed"].grid()
     (['optim.lr', 'seed'], ['data=digits'], [2, 3, 4])
 
     Args:
-        words: overrides in Hydra's syntax.
+        overrides: in Hydra's syntax.
         config_loader: Hydra's, for `model=glob(*)`.
     """
     parser = OverridesParser.create(config_loader=config_loader)
     dimensions: dict[str, Dimension] = {}
     fixed: dict[str, str] = {}
-    for word in words:
+    for text in overrides:
         try:
-            override = parser.parse_override(word)
+            override = parser.parse_override(text)
             name = override.get_key_element()
             fixed.pop(name, None)
             dimensions.pop(name, None)
             if override.is_sweep_override():
                 dimensions[name] = _dimension(name, override)
             else:
-                fixed[name] = word
+                fixed[name] = text
         except HydraException as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"{word}: this cannot be read ({reason}). Write a space as in 'optim.lr=tag(log,interval(1e-3,1e-1))', "
+                f"{text}: this cannot be read ({reason}). Write a space as in 'optim.lr=tag(log,interval(1e-3,1e-1))', "
                 "'data.batch_size=choice(32,64)' or 'trainer.max_epochs=range(2,5)'."
             ) from error
     return Space(tuple(dimensions.values())), list(fixed.values())
 
 
-def space_words(space: Mapping[str, Any]) -> list[str]:
-    """A space that is given as a mapping (in a file, or from Python) as overrides.
+def space_overrides(space: Mapping[str, Any]) -> list[str]:
+    """The overrides of a space that is given as a mapping (in a file, or from Python).
 
-    >>> space_words({"optim.lr": "interval(1e-3,1e-1)", "data.batch_size": [32, 64], "model": ["resnet18", "resnet50"]})
-    ['optim.lr=interval(1e-3,1e-1)', 'data.batch_size=32,64', 'model=resnet18,resnet50']
+    >>> space_overrides({"optim.lr": "interval(1e-3,1e-1)", "model": ["resnet18", "resnet50"]})
+    ['optim.lr=interval(1e-3,1e-1)', 'model=resnet18,resnet50']
 
-    Raises UserError for an entry that describes no space.
+    Raises UserError for an entry that is not a space.
     """
-    words = []
+    overrides = []
     for name, described in space.items():
         if isinstance(described, str):
-            words.append(f"{name}={described}")
+            overrides.append(f"{name}={described}")
         elif isinstance(described, Sequence) and described:
-            texts = ",".join(value_text(value) for value in described)  # Hydra's choice(…) knows no null, `a,null` does
-            words.append(f"{name}={texts}" if len(described) > 1 else f"{name}=choice({texts})")
+            texts = ",".join(value_text(value) for value in described)  # `a,null` is valid, choice(…) takes no null
+            overrides.append(f"{name}={texts}" if len(described) > 1 else f"{name}=choice({texts})")
         else:
             raise UserError(f"search.space.{name}={described}: must be choice(…), range(…), interval(…), or a list.")
-    sweeping = {one.name for one in parse_space(words)[0].dimensions}
-    for name, word in zip(space, words, strict=True):
-        if name not in sweeping:
-            raise UserError(f"search.space: {word} is one value, not a space. Give it as an option of its own.")
-    return words
+    swept, _ = parse_space(overrides)
+    for name, override in zip(space, overrides, strict=True):
+        if name not in swept:
+            raise UserError(f"search.space: {override} is one value, not a space. Give it as a separate option.")
+    return overrides
 
 
 def value_text(value: Any) -> str:
     """`value` as it is written in an override."""
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{value_text(one)}" for key, one in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{value_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return f"[{','.join(value_text(one) for one in value)}]"
+        return f"[{','.join(value_text(item) for item in value)}]"
     if isinstance(value, str):
         plain = value.replace("_", "").replace("-", "").replace(".", "").replace("/", "").isalnum()
         unmistakable = value[:1].isalpha() and value.lower() not in ("true", "false", "null", "nan", "inf")

@@ -1,9 +1,10 @@
-"""Where a study is kept, and the objects of Optuna that a configuration names."""
+"""A study's storage, and the Optuna objects that a configuration names."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import re
 import time
 import warnings
@@ -18,7 +19,7 @@ from imgcls.system.files import take_lock
 
 
 def need_optuna() -> Any:
-    """The module optuna, quiet. Raises UserError where it is not installed."""
+    """The module optuna, with its log silenced. Raises UserError where it is not installed."""
     optuna = need("optuna", "search", "A search")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
@@ -26,16 +27,14 @@ def need_optuna() -> Any:
 
 @contextlib.contextmanager
 def without_experimental_warnings() -> Iterator[None]:
-    """Optuna calls half of its samplers and options experimental for years."""
+    """Silence the warnings about samplers and options that Optuna has called experimental for years."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", need_optuna().exceptions.ExperimentalWarning)
         yield
 
 
 def build(config: Mapping[str, Any], **more: Any) -> Any:
-    """An Optuna sampler or pruner from its configuration; `more` where its class knows it. Raises UserError."""
-    import inspect
-
+    """An Optuna sampler or pruner from its configuration, with what its class takes of `more`. Raises UserError."""
     from hydra.errors import InstantiationException
     from hydra.utils import get_class, instantiate
 
@@ -50,39 +49,39 @@ def build(config: Mapping[str, Any], **more: Any) -> Any:
 
 
 def need_sampler(config: Mapping[str, Any]) -> None:
-    """Raise UserError where a package is missing that the sampler imports when it first samples."""
+    """Raise UserError where a package is missing that the sampler imports only when it first samples."""
     if str(config["_target_"]).endswith(".CmaEsSampler"):
         check_installed(["cmaes"], "search", "search/sampler=cmaes")
 
 
-def storage_address(wanted: str | None, folder: Path) -> str:
+def storage_address(storage: str | None, folder: Path) -> str:
     """The address of the storage that `search.storage` means."""
-    if wanted in (None, "sqlite"):
+    if storage in (None, "sqlite"):
         return f"sqlite:///{folder.absolute() / 'study.db'}"
-    if wanted == "journal":
+    if storage == "journal":
         return f"journal:///{folder.absolute() / 'study.journal'}"
-    assert wanted is not None
-    if "://" not in wanted:
-        raise UserError(f"search.storage={wanted}: must be sqlite, journal, or an address such as sqlite:///study.db")
-    return wanted
+    assert storage is not None
+    if "://" not in storage:
+        raise UserError(f"search.storage={storage}: must be sqlite, journal, or an address such as sqlite:///study.db")
+    return storage
 
 
 def storage_file(address: str) -> Path | None:
-    """The file that the storage at `address` is; None for a server."""
+    """The file of the storage at `address`; None for a server."""
     match = re.fullmatch(r"(?:sqlite(?:\+\w+)?|journal):///([^?]+).*", address)
     return Path(match[1]).absolute() if match else None
 
 
 @contextlib.contextmanager
 def alone(file: Path) -> Iterator[None]:
-    """One process at a time, of all that use the storage in `file`."""
+    """Let one process at a time work on the storage in `file`."""
     with file.with_name(f".{file.name}.lock").open("a") as lock:
         take_lock(lock, wait=True)
         yield
 
 
 def _create_whole(file: Path) -> None:
-    """Let there be an SQLite database with Optuna's tables; a kill leaves none with half of them."""
+    """Create an SQLite database with Optuna's tables, whole or not at all."""
     import optuna
 
     with alone(file):
@@ -95,7 +94,7 @@ def _create_whole(file: Path) -> None:
 
 
 def _open_server(address: str) -> Any:
-    """The storage of a database server, where another machine may be making Optuna's tables at this moment."""
+    """The storage of a database server, where another machine may be creating Optuna's tables at the same time."""
     import optuna
 
     connect = functools.partial(optuna.storages.RDBStorage, address, engine_kwargs={"pool_pre_ping": True})
@@ -103,7 +102,7 @@ def _open_server(address: str) -> Any:
         try:
             return connect()
         except Exception as error:
-            if "already exists" not in str(error):  # each database has its own kind of error for this
+            if "already exists" not in str(error):  # each database has its own class of error
                 raise
         time.sleep(seconds)
     return connect()
@@ -111,7 +110,7 @@ def _open_server(address: str) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def open_storage(address: str) -> Any:
-    """The storage at `address`; one object a process. Raises UserError where there is none."""
+    """The storage at `address`; one object per process. Raises UserError where it cannot be opened."""
     optuna = need_optuna()
     file = storage_file(address)
     try:
@@ -126,7 +125,7 @@ def open_storage(address: str) -> Any:
         if address.startswith("sqlite"):
             return optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
         return _open_server(address)
-    except Exception as error:  # SQLAlchemy's and the drivers' many errors
+    except Exception as error:  # of SQLAlchemy and the drivers
         reason = without_passwords(str(error).splitlines()[0])
         if isinstance(error.__cause__, ModuleNotFoundError):
             reason = f"the driver of this database is not installed, the module {error.__cause__.name}."

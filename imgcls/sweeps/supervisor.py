@@ -1,4 +1,4 @@
-"""`search.workers=N`: N processes that run the same command as helpers, and the one that looks after them."""
+"""`search.workers=N`: N helper processes that run the same command, and the supervisor that keeps them running."""
 
 from __future__ import annotations
 
@@ -18,25 +18,24 @@ from imgcls.system.background import repeat
 from imgcls.system.interrupts import Interrupted, StopSignals
 from imgcls.system.machine import threads_of_each
 
-HELPER = "IMGCLS_SEARCH_HELPER"  # in a helper's environment: the process that started it
-GRACE = 30.0  # seconds that helpers have to write a checkpoint
-PAUSE = 0.5  # seconds between two looks at the study
+HELPER = "IMGCLS_SEARCH_HELPER"  # in a helper's environment: the id of the process that started it
+GRACE_SECONDS = 30.0  # that helpers have to write a checkpoint
+POLL_SECONDS = 0.5  # between two looks at the study
 
 
 def supervise(study: Study, arguments: Sequence[str], announce: Callable[[], None], *, share_gpus: bool = True) -> None:
     """Keep `study.options.workers` helpers running until the study is finished.
 
-    Each imports and opens its data once and writes what it says to `worker-N.log` in the sweep's folder.
+    Each imports and opens its data once and logs to `worker-N.log` in the sweep's folder.
 
     Args:
-        study: the study.
         arguments: of the Python interpreter, for a helper.
-        announce: called again and again, to tell what is new.
-        share_gpus: whether each helper sees its share of the GPUs alone.
+        announce: called repeatedly, to print what is new.
+        share_gpus: whether each helper sees only its share of the GPUs.
 
     Raises:
         UserError: too many trials have failed, or the helpers end before they finish any.
-        Interrupted: a signal came; the running trials are given back.
+        Interrupted: by a signal; the running trials are released.
     """
     with StopSignals() as stop:
         stop.deferred = True
@@ -50,7 +49,7 @@ def supervise(study: Study, arguments: Sequence[str], announce: Callable[[], Non
                     helpers.fill()
                 elif not helpers.running and (stopped or study.finished):
                     break
-                time.sleep(PAUSE)
+                time.sleep(POLL_SECONDS)
         finally:
             helpers.end()
         announce()
@@ -63,7 +62,7 @@ class _Helpers:
     def __init__(self, study: Study, arguments: Sequence[str], share_gpus: bool) -> None:
         self.study, self.arguments, self.share_gpus = study, arguments, share_gpus
         self.processes: list[subprocess.Popen[bytes] | None] = [None] * study.options.workers
-        self.useless = 0  # helpers that ended with an error since the last trial that finished
+        self.failures = 0  # helpers that failed since the last finished trial
         self.done = 0
 
     @property
@@ -71,25 +70,24 @@ class _Helpers:
         return sum(process is not None and process.poll() is None for process in self.processes)
 
     def fill(self) -> None:
-        """Start helpers in the places where none is running."""
+        """Start a helper in each place where none is running."""
         done = sum(trial.state.is_finished() for trial in self.study.trials)
         if done > self.done:
-            self.done, self.useless = done, 0
+            self.done, self.failures = done, 0
         left = self.study.total - done
         for number, process in enumerate(self.processes):
             if process is not None and process.poll() is None:
                 continue
             if self.running >= left:
                 return
-            self.useless += process is not None and process.returncode != 0
-            if self.useless > 2 * len(self.processes):
-                raise UserError(f"The workers end before they finish a trial; {self._log(number)} says why.")
+            self.failures += process is not None and process.returncode != 0
+            if self.failures > 2 * len(self.processes):
+                raise UserError(f"The workers fail before they finish a trial; see {self._log(number)}.")
             self.processes[number] = self._start(number)
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         count = len(self.processes)
-        threads = threads_of_each(count)
-        environment = {**os.environ, HELPER: str(os.getpid()), "OMP_NUM_THREADS": threads}
+        environment = {**os.environ, HELPER: str(os.getpid()), "OMP_NUM_THREADS": threads_of_each(count)}
         if self.share_gpus and (gpus := gpus_of(number, count, visible_gpus())):
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         with self._log(number).open("ab") as log:
@@ -100,30 +98,29 @@ class _Helpers:
         return self.study.folder / f"worker-{number + 1}.log"
 
     def end(self) -> None:
-        """Ask all to stop, and see that they do."""
+        """Stop all helpers, by force after the grace period."""
         left = [process for process in self.processes if process is not None and process.poll() is None]
         for process in left:
             process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + GRACE
+        deadline = time.monotonic() + GRACE_SECONDS
         for process in left:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 process.wait(max(0.1, deadline - time.monotonic()))
-            if process.poll() is None:
+            except subprocess.TimeoutExpired:
                 process.kill()
-            process.wait()
+                process.wait()
 
 
 def visible_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> list[str]:
-    """The NVIDIA GPUs that a process may use, as CUDA_VISIBLE_DEVICES names them; without loading torch."""
-    told = environment.get("CUDA_VISIBLE_DEVICES")
-    if told is not None:
-        return [name.strip() for name in told.split(",") if name.strip()]
+    """The NVIDIA GPUs that a process may use, by their names in CUDA_VISIBLE_DEVICES; without loading torch."""
+    if (visible := environment.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()]
     numbers = (file.name.removeprefix("nvidia") for file in devices.glob("nvidia[0-9]*"))
     return [str(place) for place, _ in enumerate(sorted(number for number in numbers if number.isdigit()))]
 
 
 def gpus_of(worker: int, workers: int, gpus: Sequence[str]) -> list[str]:
-    """The GPUs of one of several workers: an equal share, or one that others use too; none: there are none to share.
+    """The GPUs of a worker: an equal share, or one that is shared; none where there are fewer than two.
 
     >>> gpus_of(1, 2, ["0", "1", "2", "3"]), gpus_of(2, 3, ["0", "1"]), gpus_of(0, 2, ["0"])
     (['2', '3'], ['0'], [])
@@ -136,15 +133,15 @@ def gpus_of(worker: int, workers: int, gpus: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def leaving_with_parent() -> Iterator[None]:
-    """In a helper: end as a signal would end it where the process that started it is gone."""
+def stop_with_parent() -> Iterator[None]:
+    """In a helper: send itself SIGTERM when the process that started it is gone."""
     parent = int(os.environ[HELPER])
 
-    def look() -> bool:
+    def stop_orphan() -> bool:
         orphaned = os.getppid() != parent
         if orphaned:
             os.kill(os.getpid(), signal.SIGTERM)
         return orphaned
 
-    with repeat(look, 1.0, "search parent"):
+    with repeat(stop_orphan, 1.0, "search parent"):
         yield

@@ -1,4 +1,4 @@
-"""What makes a run a trial of a study, and what a trained best configuration has in common with it."""
+"""What makes a run a trial of a study, and of the best configuration the run that is tested."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from imgcls.sweeps.remote_search import Search
 from imgcls.sweeps.space import Choice, Space, value_text
 from imgcls.sweeps.study import Claim, Study
 
-REST = 15  # seconds of a trial that a kill may cost, for not writing whole models after epochs that take a moment
+REST_SECONDS = 15  # of training that a kill may lose; whole models are not written after each of many short epochs
 
 
-def trial_words(study: Study, claim: Claim, reports: int | None, *, elsewhere: bool = False) -> list[str]:
-    """The overrides of a trial: its values, its folder, no look at the test pictures, reports to the study.
+def trial_overrides(study: Study, claim: Claim, reports: int | None, *, in_job: bool = False) -> list[str]:
+    """The overrides of a trial: its values, its folder, no test, reports to the study.
 
     Args:
-        study: the study.
-        claim: the trial.
+        study, claim: the trial and its study.
         reports: how often a trial reports to the pruner, see `imgcls.sweeps.pruning`.
-        elsewhere: whether it runs in a job that does not reach the study; then it does not report.
+        in_job: whether it runs in a job, which cannot reach the study and so does not report.
     """
-    words = [*claim.words, f"run_dir={value_text(str(claim.folder))}", "resume=auto"]
-    words += ["test=false", "quiet=true", "export.onnx=false", f"checkpoint.rest_seconds={REST}"]
-    if len(study.options.objectives) == 1 and not elsewhere:
+    overrides = [*claim.overrides, f"run_dir={value_text(str(claim.folder))}", "resume=auto"]
+    overrides += ["test=false", "quiet=true", "export.onnx=false", f"checkpoint.rest_seconds={REST_SECONDS}"]
+    if len(study.options.objectives) == 1 and not in_job:
         callback = {
             "_target_": "imgcls.sweeps.pruning.Pruning",
             "folder": str(claim.folder),
@@ -37,29 +36,36 @@ def trial_words(study: Study, claim: Claim, reports: int | None, *, elsewhere: b
             "pruner": pruner_config(study.options.pruner, reports),
             "reports": reports,
         }
-        words.append(f"+callbacks.search={value_text(callback)}")
-    return words
+        overrides.append(f"+callbacks.search={value_text(callback)}")
+    return overrides
 
 
-def put_in(cfg: DictConfig, words: Sequence[str]) -> None:
-    """Set in `cfg` what the overrides `words` say of single options."""
+def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Set single options of `cfg` to the values that `overrides` give them."""
     with open_dict(cfg):
-        for override in OverridesParser.create().parse_overrides(list(words)):
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
             OmegaConf.update(cfg, override.key_or_group, override.value(), merge=False)
 
 
-def refit_words(study: Search, values: Mapping[str, Any]) -> list[str]:
-    """The overrides of the run that trains the best `values` once more."""
-    return [*study.space.words(values), f"run_dir={value_text(str(study.folder / 'refit'))}"]
+def is_option(cfg: DictConfig, name: str) -> bool:
+    """Whether `name` is a single option of `cfg`, and no group."""
+    missing = object()
+    value = OmegaConf.select(cfg, name, default=missing)
+    return value is not missing and not isinstance(value, DictConfig)
 
 
-def command_words(fixed: Sequence[str]) -> list[str]:
-    """Of the words that all trials share those that say what is trained, without how it was searched."""
-    return [word for word in fixed if not word.lstrip("+~").startswith(("search", "run_dir=", "resume="))]
+def refit_overrides(study: Search, values: Mapping[str, Any]) -> list[str]:
+    """The overrides of the run that trains the best `values` again."""
+    return [*study.space.overrides(values), f"run_dir={value_text(str(study.folder / 'refit'))}"]
+
+
+def command_overrides(fixed: Sequence[str]) -> list[str]:
+    """Those of the overrides `fixed`, which all trials share, that describe the training and not the search."""
+    return [override for override in fixed if not override.lstrip("+~").startswith(("search", "run_dir=", "resume="))]
 
 
 def pruner_config(pruner: Mapping[str, Any], reports: int | None) -> dict[str, Any]:
-    """The configuration of a pruner whose `max_resource`, where it is not given, is what a whole trial reports."""
+    """The configuration of a pruner, with the reports of a whole trial as `max_resource` where it has none."""
     config = dict(pruner)
     if "max_resource" in config and config["max_resource"] is None:
         config["max_resource"] = reports if reports is not None else "auto"
@@ -67,11 +73,11 @@ def pruner_config(pruner: Mapping[str, Any], reports: int | None) -> dict[str, A
 
 
 def reports_of(space: Space, epochs: int | None) -> int | None:
-    """How often each trial reports: once an epoch, or as often as the one with the fewest epochs has them.
+    """How often each trial reports: once per epoch of the shortest trial; None: after each epoch, without an end.
 
     Args:
-        space: where `trainer.max_epochs` may be searched over.
-        epochs: of a trial, where it is not; -1 or None: it trains without an end.
+        space: in which `trainer.max_epochs` may be searched over.
+        epochs: of a trial, where it is not; -1 or None: endless.
     """
     if "trainer.max_epochs" in space:
         dimension = space["trainer.max_epochs"]

@@ -1,4 +1,4 @@
-"""The loop of a worker: claim a trial, run it, tell the study how it went; until nothing is left."""
+"""The loop of a worker: claim a trial, run it, report its end to the study, until none is left."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imgcls.system.files import atomic_write_text
 from imgcls.system.interrupts import Interrupted
 
 Launch = Callable[[Sequence[Claim]], Sequence[BaseException | None]]
-PAUSE = 0.5  # seconds between two looks at what other workers do
+POLL_SECONDS = 0.5  # between two looks at what other workers do
 
 
 def work(
@@ -24,15 +24,14 @@ def work(
     """Run trials of `study` until it is finished.
 
     Args:
-        study: the study.
-        launch: runs trials in their folders; returns the error of each, None where there was none.
-        together: how many trials `launch` gets at a time.
-        wait: whether to stay while others run the last trials, to take over those of workers that die.
+        launch: runs trials in their folders and returns the error, or None, of each.
+        together: how many trials `launch` is given at a time.
+        wait: whether to stay while other workers run the last trials, to take over from those that die.
         announce: called after each trial.
 
     Raises:
         UserError: too many trials have failed.
-        Interrupted: a signal came; the running trials are given back.
+        Interrupted: by a signal; the running trials are released.
     """
     with study.alive():
         while True:
@@ -45,13 +44,13 @@ def work(
             elif study.finished or not wait:
                 return
             else:
-                time.sleep(PAUSE)
+                time.sleep(POLL_SECONDS)
 
 
 def raise_if_stopped(study: Study) -> None:
     """Raise UserError where too many trials have failed."""
     if (why := study.stopped()) is not None:
-        raise UserError(f"The search {study.name} stops: {why}. Mend it, then raise search.max_failures.")
+        raise UserError(f"The search {study.name} stops: {why}. Fix it, then raise search.max_failures.")
 
 
 def _run(study: Study, launch: Launch, claims: list[Claim]) -> None:
@@ -70,7 +69,7 @@ def _run(study: Study, launch: Launch, claims: list[Claim]) -> None:
 
 
 def conclude(study: Study, claim: Claim, error: BaseException | None) -> None:
-    """Tell `study` what the run folder says of the trial, and `error` where it says nothing."""
+    """Report the trial to `study` as its run folder records it, with `error` where that has no result."""
     status, metrics = read_status(claim.folder), read_metrics(claim.folder)
     facts = {name: metrics[name] for name in ("epochs", "best_epoch", "seconds") if name in metrics}
     study.note(claim, folder=str(claim.folder), **facts)
@@ -84,14 +83,14 @@ def conclude(study: Study, claim: Claim, error: BaseException | None) -> None:
         else:
             study.complete(claim, values)
     else:
-        reason = _reason(error) or status.get("reason") or "its process ended without a word"
+        reason = _first_line(error) or status.get("reason") or "its process ended without recording a reason"
         if error is not None and not isinstance(error, UserError):
             atomic_write_text(claim.folder / "error.txt", "".join(traceback.format_exception(error)))
         study.fail(claim, str(reason))
 
 
-def _reason(error: BaseException | None) -> str | None:
+def _first_line(error: BaseException | None) -> str | None:
     if error is None:
         return None
-    said = str(error).strip().splitlines()
-    return said[0] if isinstance(error, UserError) and said else ": ".join([type(error).__name__, *said[:1]])
+    first = str(error).strip().splitlines()[:1]
+    return first[0] if isinstance(error, UserError) and first else ": ".join([type(error).__name__, *first])

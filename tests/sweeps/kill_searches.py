@@ -1,9 +1,9 @@
-"""Begins a search again and again and kills it at random moments; a program, because torch does not survive a fork.
+"""Repeatedly starts a search and kills it at random moments; a program, because torch does not survive a fork.
 
     python -m tests.sweeps.kill_searches JOB
 
-Imports once and forks before torch has started a thread. Prints how often the search was killed, and how it ended when
-it was not.
+Imports once and forks before torch has started a thread. Prints how often the search was killed, and its exit
+status when it was not.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import imgcls.training.pipeline
 
 
 def start(job: dict[str, Any]) -> int:
-    """The search in a child; its process id."""
+    """Start the search in a child; return its process id."""
     child = os.fork()
     if child == 0:
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            imgcls.search(job["words"], job["space"], folder=Path(job["folder"]), trials=job["trials"])
+            imgcls.search(job["overrides"], job["space"], folder=Path(job["folder"]), trials=job["trials"])
             os._exit(0)
         finally:
             os._exit(1)
@@ -36,7 +36,7 @@ def start(job: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    """Kill until it has ended by itself, or often enough."""
+    """Kill the search until it ends by itself, or often enough."""
     job = json.loads(sys.argv[1])
     dice = random.Random(1)
     kills, status = 0, -1

@@ -1,4 +1,4 @@
-"""Sweeps through Hydra's other launchers, and with workers: processes that import imgcls anew."""
+"""Sweeps through Hydra's other launchers, and with workers: processes that import imgcls again."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ TWO_EPOCHS = [*SMALL, "trainer.max_epochs=2", "debug=off"]
 ROOT = Path(__file__).parents[2]
 
 
-def search(folder: Path, pictures: Path, *words: str) -> tuple[list[dict[str, str]], str]:
-    """The rows of `sweep.csv` of a search in `folder`, and what it said."""
+def search(folder: Path, pictures: Path, *overrides: str) -> tuple[list[dict[str, str]], str]:
+    """The rows of `sweep.csv` of a search in `folder`, and what it printed."""
     command = [sys.executable, "-m", "imgcls.train", "-m", "hydra/sweeper=optuna", *TWO_EPOCHS, f"data.root={pictures}"]
-    command += ["hydra.sweep.dir=sweep", "optim.lr=tag(log,interval(1e-4,1e-1))", *words]
+    command += ["hydra.sweep.dir=sweep", "optim.lr=tag(log,interval(1e-4,1e-1))", *overrides]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -39,23 +39,23 @@ def check(folder: Path, rows: list[dict[str, str]], trials: int) -> None:
 
 def test_joblib(tmp_path: Path, pictures: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "search.workers=2", "search.trials=2"]
-    rows, said = search(tmp_path, pictures, *words, "search/pruner=median")
+    overrides = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "search.workers=2", "search.trials=2"]
+    rows, printed = search(tmp_path, pictures, *overrides, "search/pruner=median")
     check(tmp_path, rows, 2)
-    assert "2/2 trial" in said
+    assert "2/2 trial" in printed
 
 
 def test_submitit(tmp_path: Path, pictures: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    words = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10", "search.trials=1"]
-    rows, _ = search(tmp_path, pictures, *words)
+    overrides = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10", "search.trials=1"]
+    rows, _ = search(tmp_path, pictures, *overrides)
     check(tmp_path, rows, 1)
     assert (tmp_path / "sweep" / ".submitit").is_dir(), "it ran there"
 
 
 def test_workers(tmp_path: Path, pictures: Path) -> None:
-    rows, said = search(tmp_path, pictures, "search.workers=2", "search.trials=4")
+    rows, printed = search(tmp_path, pictures, "search.workers=2", "search.trials=4")
     check(tmp_path, rows, 4)
-    assert said.count(" trial ") >= 4
+    assert printed.count(" trial ") >= 4
     for number in (1, 2):
         assert (tmp_path / "sweep" / f"worker-{number}.log").is_file()

@@ -9,15 +9,15 @@ import pytest
 from imgcls.config.composition import compose, plain
 from imgcls.errors import UserError
 from imgcls.sweeps.options import SearchOptions, search_options
-from imgcls.sweeps.space import parse_space, space_words
+from imgcls.sweeps.space import parse_space, space_overrides
 
 SPACES = sorted(
     file.stem for file in (Path(__file__).parents[2] / "conf" / "search").glob("*.yaml") if file.stem != "default"
 )
 
 
-def options(*words: str) -> SearchOptions:
-    return search_options(plain(compose(words))["search"], seed=0)
+def options(*overrides: str) -> SearchOptions:
+    return search_options(plain(compose(overrides))["search"], seed=0)
 
 
 def test_the_metric_decides_which_way_is_better() -> None:
@@ -29,7 +29,7 @@ def test_the_metric_decides_which_way_is_better() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("overrides", "complaint"),
     [
         (["search.objective=test/accuracy"], "the test set is never searched on"),
         (["search.objective=val/acuracy"], "Did you mean val/accuracy"),
@@ -44,9 +44,9 @@ def test_the_metric_decides_which_way_is_better() -> None:
         (["search=cifar"], "there is no search called 'cifar'"),
     ],
 )
-def test_what_cannot_be_right_is_explained(words: list[str], complaint: str) -> None:
+def test_what_cannot_be_right_is_explained(overrides: list[str], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        options(*words)
+        options(*overrides)
 
 
 @pytest.mark.parametrize("name", ["tpe", "random", "grid", "gp", "cmaes", "nsga2"])
@@ -63,7 +63,7 @@ def test_samplers_are_chosen_by_one_word(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["none", "median", "successive_halving", "hyperband"])
-def test_pruners_are_chosen_by_one_word(name: str) -> None:
+def test_pruners_are_chosen_by_name(name: str) -> None:
     from imgcls.sweeps.storage import build
     from imgcls.sweeps.trials import pruner_config
 
@@ -87,7 +87,7 @@ def test_an_impossible_sampler_is_explained() -> None:
 @pytest.mark.parametrize("name", SPACES)
 def test_the_spaces_that_come_with_imgcls(name: str) -> None:
     search = plain(compose([f"search={name}"]))["search"]
-    space, fixed = parse_space(space_words(search["space"]))
+    space, fixed = parse_space(space_overrides(search["space"]))
     assert not fixed
     assert {"optim.lr"} < set(space.names)
     assert search_options(search, 0).trials >= 2

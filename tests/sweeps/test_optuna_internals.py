@@ -1,4 +1,4 @@
-"""The private doors of Optuna are still there, and lead to what their names say."""
+"""The private interfaces of Optuna still exist and do what their names say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trials that are ended early: at the right moment, compared at the right one, and never the promising ones."""
+"""Trials that are ended early: compared and ended at the right moment, and never the promising ones."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Curve = Callable[[int], float]
 
 
 def run(tmp_path: Path, pruner: Any, curves: Sequence[Curve], optim: Any = CONSTANT, **options: Any) -> list[int]:
-    """How many epochs each trial trains whose metric goes along its curve."""
+    """The number of epochs that each trial trains, with the metric of its curve."""
     space = parse_space([f"trial=range({len(curves)})"])[0]
-    given = SearchOptions(objectives={"val/accuracy": "max"}, trials=len(curves), storage="journal")
-    study = Study("one", given, space, tmp_path / "sweep")
+    search_options = SearchOptions(objectives={"val/accuracy": "max"}, trials=len(curves), storage="journal")
+    study = Study("one", search_options, space, tmp_path / "sweep")
     lengths = []
     for curve in curves:
         claim = study.claim()
@@ -72,7 +72,7 @@ def test_successive_halving_ends_trials_at_its_rungs(tmp_path: Path) -> None:
     ("schedule", "warmup", "first"),
     [("cosine", 2.0, 3), ("onecycle", 0.0, 3), ("onecycle", 4.0, 5), ("constant", 0.0, 1)],
 )
-def test_no_trial_is_ended_while_its_learning_rate_grows(
+def test_no_trial_is_ended_while_its_learning_rate_rises(
     tmp_path: Path, schedule: str, warmup: float, first: int
 ) -> None:
     optim = SimpleNamespace(schedule=schedule, warmup_epochs=warmup)
@@ -96,7 +96,7 @@ def test_trials_of_other_lengths_are_compared_at_the_same_share_of_their_schedul
     assert reports_of(parse_space(["optim.lr=0.1,0.2"])[0], -1) is None
 
 
-def test_a_storage_that_is_away_does_not_end_a_training(tmp_path: Path) -> None:
+def test_an_unreachable_storage_does_not_end_a_training(tmp_path: Path) -> None:
     (tmp_path / "file").touch()  # no folder, so that no database can be there
     callback = Pruning(tmp_path, f"sqlite:///{tmp_path}/file/study.db", "one", 0, "val/accuracy", median())
     assert callback.is_hopeless(1, 3, 0.5, CONSTANT) is False
@@ -104,11 +104,11 @@ def test_a_storage_that_is_away_does_not_end_a_training(tmp_path: Path) -> None:
 
 
 def test_a_pruned_training_ends_as_one_and_counts_as_one(tmp_path: Path, pictures: Path) -> None:
-    words = [*SMALL, f"data.root={pictures}", "trainer.max_epochs=4", "debug=off"]
-    words += ["optim.warmup_epochs=0", "optim=sgd"]
+    overrides = [*SMALL, f"data.root={pictures}", "trainer.max_epochs=4", "debug=off"]
+    overrides += ["optim.warmup_epochs=0", "optim=sgd"]
     space = {"optim.lr": [0.02, 0.021, 1e-9]}
     found = imgcls.search(
-        words,
+        overrides,
         space,
         folder=tmp_path / "search",
         sampler="grid",
@@ -119,7 +119,7 @@ def test_a_pruned_training_ends_as_one_and_counts_as_one(tmp_path: Path, picture
     assert (whole["state"], whole["epochs"]) == ("complete", 4)
     assert (hopeless["state"], hopeless["val/loss"]) == ("pruned", "")
     assert hopeless["epochs"] < 4
-    assert "too little for Median" in hopeless["reason"]
+    assert "which Median prunes" in hopeless["reason"]
     run = imgcls.load(tmp_path / "search" / "2")
     assert run.status["state"] == "finished"
     assert run.status["stopped_by"] == "pruning"

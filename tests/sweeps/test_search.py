@@ -20,11 +20,11 @@ from tests.trainings import SMALL
 
 TWO_EPOCHS = [*SMALL, "trainer.max_epochs=2", "debug=off"]
 SPACE = {"optim.lr": "tag(log,interval(1e-4,1e-1))", "model.head.dropout": [0.0, 0.5]}
-Words = list[str]
+Overrides = list[str]
 
 
 @pytest.fixture
-def words(pictures: Path) -> Words:
+def overrides(pictures: Path) -> Overrides:
     return [*TWO_EPOCHS, f"data.root={pictures}"]
 
 
@@ -35,10 +35,10 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., in
 
     from imgcls.train import main
 
-    def run(*words: str) -> int:
+    def run(*overrides: str) -> int:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # for the processes of several devices
-        monkeypatch.setattr(sys, "argv", ["imgcls.train", "-m", *words])
+        monkeypatch.setattr(sys, "argv", ["imgcls.train", "-m", *overrides])
         GlobalHydra.instance().clear()
         with pytest.raises(SystemExit) as ended:
             main()
@@ -52,9 +52,9 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_search_from_python(words: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_from_python(overrides: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "search"
-    found = imgcls.search([*words, "report=true"], SPACE, folder=folder, trials=4, refit=True, pruner="median")
+    found = imgcls.search([*overrides, "report=true"], SPACE, folder=folder, trials=4, refit=True, pruner="median")
     assert isinstance(found, Search)
     assert [trial["state"] for trial in found.trials] == ["complete"] * 4
     best = max(found.trials, key=lambda trial: (trial["val/accuracy"], -trial["trial"]))
@@ -64,15 +64,15 @@ def test_a_search_from_python(words: Words, tmp_path: Path, capsys: pytest.Captu
 
     run = imgcls.load(folder / str(best["trial"]))
     assert run.metrics["val/accuracy"] == best["val/accuracy"]
-    assert not any(name.startswith("test/") for name in run.metrics), "no trial looks at the test pictures"
+    assert not any(name.startswith("test/") for name in run.metrics), "no trial uses the test images"
     assert not (run.folder / "predictions.csv").exists()
     assert found.refit is not None
-    assert found.refit.metrics["val/accuracy"] == best["val/accuracy"], "the same training once more"
+    assert found.refit.metrics["val/accuracy"] == best["val/accuracy"], "the same training again"
     assert "test/accuracy" in found.refit.metrics
 
-    said = capsys.readouterr().out
-    assert "4/4 trial 3: val/accuracy=" in said
-    assert "imgcls epoch=" not in said.split("report  ")[0], "trials are quiet"
+    printed = capsys.readouterr().out
+    assert "4/4 trial 3: val/accuracy=" in printed
+    assert "imgcls epoch=" not in printed.split("report  ")[0], "trials are quiet"
     page = (folder / "sweep.html").read_text()
     for part in ("History", "Importance", "Slices", "Parallel coordinates", 'href="0/report.html"', "optim.lr"):
         assert part in page, part
@@ -84,18 +84,18 @@ def test_a_search_from_python(words: Words, tmp_path: Path, capsys: pytest.Captu
     assert dict(again.callbacks) == {}
 
 
-def test_the_same_call_goes_on_and_ends_at_once(words: Words, tmp_path: Path) -> None:
-    first = imgcls.search(words, SPACE, folder=tmp_path / "search", trials=1)
+def test_the_same_call_resumes_and_ends_at_once(overrides: Overrides, tmp_path: Path) -> None:
+    first = imgcls.search(overrides, SPACE, folder=tmp_path / "search", trials=1)
     began = (tmp_path / "search" / "0" / "metrics.json").stat().st_mtime_ns
-    second = imgcls.search(words, SPACE, folder=tmp_path / "search", trials=2)
+    second = imgcls.search(overrides, SPACE, folder=tmp_path / "search", trials=2)
     assert second.trials[0] == first.trials[0]
     assert (tmp_path / "search" / "0" / "metrics.json").stat().st_mtime_ns == began
-    with pytest.raises(UserError, match="another space"):
-        imgcls.search(words, {"optim.lr": [0.1, 0.2]}, folder=tmp_path / "search")
+    with pytest.raises(UserError, match="started with space="):
+        imgcls.search(overrides, {"optim.lr": [0.1, 0.2]}, folder=tmp_path / "search")
 
 
 def test_the_trials_of_a_process_open_the_pictures_once(
-    words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
     original = ImageFolder.find
@@ -105,7 +105,7 @@ def test_the_trials_of_a_process_open_the_pictures_once(
         return original(self)
 
     monkeypatch.setattr(ImageFolder, "find", find)
-    cfg = imgcls.compose([*words, "trainer.max_epochs=1"])
+    cfg = imgcls.compose([*overrides, "trainer.max_epochs=1"])
     space = {"optim.lr": [0.1, 0.01], "data.batch_size": [8, 16]}
     found = imgcls.search(cfg, space, folder=tmp_path / "search", sampler="grid")
     assert [(trial["optim.lr"], trial["data.batch_size"]) for trial in found.trials] == [
@@ -115,16 +115,16 @@ def test_the_trials_of_a_process_open_the_pictures_once(
         (0.01, 16),
     ]
     assert len(opened) == 1
-    imgcls.fit(imgcls.compose([*words, "trainer.max_epochs=1", f"run_dir={tmp_path / 'alone'}"]))
+    imgcls.fit(imgcls.compose([*overrides, "trainer.max_epochs=1", f"run_dir={tmp_path / 'alone'}"]))
     assert len(opened) == 2, "nothing is kept after the search"
 
 
-def test_a_group_needs_the_words(words: Words, tmp_path: Path) -> None:
+def test_a_group_needs_the_words(overrides: Overrides, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="optim is a group"):
-        imgcls.search(imgcls.compose(words), {"optim": ["sgd", "adam"]}, folder=tmp_path / "search")
+        imgcls.search(imgcls.compose(overrides), {"optim": ["sgd", "adam"]}, folder=tmp_path / "search")
 
 
-def test_trials_that_fail(words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_that_fail(overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from imgcls.training import pipeline
 
     original = pipeline.build_classifier
@@ -136,27 +136,27 @@ def test_trials_that_fail(words: Words, tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(pipeline, "build_classifier", build)
     space = {"optim.lr": [0.1, 0.01], "seed": [0, 1]}
-    words = [*words, "trainer.max_epochs=1"]
-    found = imgcls.search(words, space, folder=tmp_path / "some", sampler="grid")
+    overrides = [*overrides, "trainer.max_epochs=1"]
+    found = imgcls.search(overrides, space, folder=tmp_path / "some", sampler="grid")
     assert [trial["state"] for trial in found.trials] == ["failed", "failed", "complete", "complete"]
     assert found.trials[0]["reason"] == "RuntimeError: a large rate"
     with pytest.raises(UserError, match=r"2 trials failed .*a large rate"):
-        imgcls.search(words, space, folder=tmp_path / "many", sampler="grid", max_failures=2)
+        imgcls.search(overrides, space, folder=tmp_path / "many", sampler="grid", max_failures=2)
 
 
 def test_a_search_by_command(
-    command: Callable[..., int], words: Words, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    command: Callable[..., int], overrides: Overrides, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     space = ["optim.lr=tag(log,interval(1e-4,1e-1))", "optim=sgd,adam"]
-    options = ["hydra/sweeper=optuna", *words, *space, "search.trials=2", "search.refit=true"]
+    options = ["hydra/sweeper=optuna", *overrides, *space, "search.trials=2", "search.refit=true"]
     assert command(*options) == 0
     (folder,) = (tmp_path / "sweeps").iterdir()
     assert [row["state"] for row in table(folder)] == ["complete"] * 2
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {"0", "1", "refit"}
     assert "test/accuracy" in json.loads((folder / "refit" / "metrics.json").read_text())
-    said = capfd.readouterr()
-    assert "2/2 trial 1" in said.out
-    assert "Error executing" not in said.err
+    printed = capfd.readouterr()
+    assert "2/2 trial 1" in printed.out
+    assert "Error executing" not in printed.err
     assert command(*options, "search.trials=3") == 0
     assert len(list((tmp_path / "sweeps").iterdir())) == 1, "more trials are the same search"
     assert "2 of 3 trials are finished" in capfd.readouterr().out
@@ -176,22 +176,22 @@ def test_a_search_by_command(
         (["optim.lr=interval(0.1,1)", "search.storage=mysql"], "must be sqlite, journal"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_trained(
+def test_mistakes_are_reported_before_anything_is_trained(
     command: Callable[..., int],
-    words: Words,
+    overrides: Overrides,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     space: list[str],
     complaint: str,
 ) -> None:
-    assert command("hydra/sweeper=optuna", *words, *space) == 2
-    said = capfd.readouterr().err
-    assert complaint in said
-    assert "Traceback" not in said
+    assert command("hydra/sweeper=optuna", *overrides, *space) == 2
+    printed = capfd.readouterr().err
+    assert complaint in printed
+    assert "Traceback" not in printed
     assert not list(tmp_path.glob("sweeps/*/0"))
 
 
-def test_the_other_optuna_sweeper_does_not_take_its_place(words: Words, tmp_path: Path) -> None:
+def test_the_other_optuna_sweeper_does_not_take_its_place(overrides: Overrides, tmp_path: Path) -> None:
     """hydra-optuna-sweeper stores a configuration of the same name; ours is in the configuration's own folder."""
     from hydra.core.config_store import ConfigStore
 
@@ -210,17 +210,17 @@ def test_the_other_optuna_sweeper_does_not_take_its_place(words: Words, tmp_path
         del ConfigStore.instance().repo["hydra"]["sweeper"]["optuna.yaml"]
 
 
-def test_a_basic_sweep(command: Callable[..., int], words: Words, tmp_path: Path) -> None:
-    assert command(*words, "trainer.max_epochs=1", "export.onnx=false", "optim.lr=1e-3,1e-2") == 0
+def test_a_basic_sweep(command: Callable[..., int], overrides: Overrides, tmp_path: Path) -> None:
+    assert command(*overrides, "trainer.max_epochs=1", "export.onnx=false", "optim.lr=1e-3,1e-2") == 0
     runs = sorted((tmp_path / "sweeps").glob("*/*/*/metrics.json"))
     assert [run.parent.name for run in runs] == ["0", "1"]
 
 
 def test_several_devices_keep_all_files_in_the_folder_of_the_trial(
-    command: Callable[..., int], words: Words, tmp_path: Path
+    command: Callable[..., int], overrides: Overrides, tmp_path: Path
 ) -> None:
     options = ["trainer.devices=2", "trainer.max_epochs=2", "search/pruner=median", "search.trials=1"]
-    assert command("hydra/sweeper=optuna", *words, *options, "optim.lr=interval(0.001,0.01)") == 0
+    assert command("hydra/sweeper=optuna", *overrides, *options, "optim.lr=interval(0.001,0.01)") == 0
     (folder,) = (tmp_path / "sweeps").iterdir()
     assert {path.name for path in tmp_path.iterdir()} == {"sweeps", "pictures"}
     inside = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
@@ -232,21 +232,21 @@ def test_several_devices_keep_all_files_in_the_folder_of_the_trial(
     assert not list(run.folder.glob(".processes.json"))
 
 
-def test_a_search_that_is_killed_goes_on(words: Words, tmp_path: Path) -> None:
+def test_a_killed_search_is_resumed(overrides: Overrides, tmp_path: Path) -> None:
     """kill -9 at random moments of real trainings."""
-    folder, trials, words = tmp_path / "search", 4, [*words, "trainer.max_epochs=3"]
-    job = json.dumps({"words": words, "space": SPACE, "folder": str(folder), "trials": trials, "kills": 6})
+    folder, trials, overrides = tmp_path / "search", 4, [*overrides, "trainer.max_epochs=3"]
+    job = json.dumps({"overrides": overrides, "space": SPACE, "folder": str(folder), "trials": trials, "kills": 6})
     done = subprocess.run(
         [sys.executable, "-m", "tests.sweeps.kill_searches", job], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     kills, status = json.loads(done.stdout.splitlines()[-1])
-    found = imgcls.search(words, SPACE, folder=folder, trials=trials)
+    found = imgcls.search(overrides, SPACE, folder=folder, trials=trials)
     assert kills >= 1
     assert status in (-1, 0)
     assert [trial["state"] for trial in found.trials] == ["complete"] * trials
     assert len(found.study.get_trials()) == trials
-    untouched = imgcls.search(words, SPACE, folder=tmp_path / "whole", trials=trials)
+    untouched = imgcls.search(overrides, SPACE, folder=tmp_path / "whole", trials=trials)
     for killed, whole in zip(found.trials, untouched.trials, strict=True):
         for name in ("val/accuracy", "optim.lr", "model.head.dropout", "epochs", "best_epoch"):
             assert killed[name] == whole[name], (killed["trial"], name)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from imgcls.errors import UserError
-from imgcls.sweeps.space import Choice, Numbers, Space, parse_space, space_words, value_text
+from imgcls.sweeps.space import Choice, Numbers, Space, parse_space, space_overrides, value_text
 
 
-def parsed(*words: str) -> Space:
-    return parse_space(words)[0]
+def parsed(*overrides: str) -> Space:
+    return parse_space(overrides)[0]
 
 
 def test_all_of_hydras_words_are_read() -> None:
@@ -44,8 +44,8 @@ def test_all_of_hydras_words_are_read() -> None:
 
 def test_the_words_of_a_trial_say_its_values() -> None:
     space = parsed("optim.lr=interval(0.1,1)", "model.head.hidden=[1000,100],[512]", "loss.class_weights=null,balanced")
-    words = space.words({"optim.lr": 0.5, "model.head.hidden": [512], "loss.class_weights": None})
-    assert words == ["optim.lr=0.5", "model.head.hidden=[512]", "loss.class_weights=null"]
+    overrides = space.overrides({"optim.lr": 0.5, "model.head.hidden": [512], "loss.class_weights": None})
+    assert overrides == ["optim.lr=0.5", "model.head.hidden=[512]", "loss.class_weights=null"]
 
 
 def test_values_come_back_with_their_own_types() -> None:
@@ -57,13 +57,13 @@ def test_values_come_back_with_their_own_types() -> None:
     assert typed == {"data.batch_size": 64, "optim.lr": 0.5, "model.head.hidden": [1000, 100], "seed": 3}
     assert [type(value) for value in typed.values()] == [int, float, list, int]
     quoted = {"data.batch_size": '"64"', "optim.lr": "0.5", "model.head.hidden": '"[1000,100]"', "seed": "3.0"}
-    assert space.read(quoted) == typed, "as a tuning job gives them back"
+    assert {name: space[name].read(text) for name, text in quoted.items()} == typed, "as a tuning job gives them back"
 
 
 def test_a_grid_is_every_combination_in_hydras_order() -> None:
     space = parsed("model=resnet18,resnet50", "optim.momentum=range(0.5,0.75,0.1)")
     assert space.combinations == 6
-    assert [list(one.values()) for one in space.grid()] == [
+    assert [list(values.values()) for values in space.grid()] == [
         [model, momentum] for model in ("resnet18", "resnet50") for momentum in (0.5, 0.6, 0.7)
     ]
     with pytest.raises(UserError, match=r"optim\.lr: a grid needs single values"):
@@ -71,8 +71,13 @@ def test_a_grid_is_every_combination_in_hydras_order() -> None:
 
 
 def test_what_describes_a_space_is_read_as_the_same_space() -> None:
-    words = ["optim.lr=tag(log,interval(1e-5,1))", "a.b=range(0.1,0.75,0.2)", "c=range(8,65,8)", "d=null,'x y',[1,2]"]
-    space = parsed(*words, "e=tag(log,range(1,9))", "f=choice(3)")
+    overrides = [
+        "optim.lr=tag(log,interval(1e-5,1))",
+        "a.b=range(0.1,0.75,0.2)",
+        "c=range(8,65,8)",
+        "d=null,'x y',[1,2]",
+    ]
+    space = parsed(*overrides, "e=tag(log,range(1,9))", "f=choice(3)")
     again = parsed(*(f"{name}={text}" for name, text in space.describe().items()))
     assert again == space
 
@@ -83,18 +88,18 @@ def test_later_words_win() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "complaint"),
+    ("override", "complaint"),
     [
         ("optim.lr=interval(1,0.1)", "from 1 to 0.1 is empty"),
-        ("optim.lr=tag(log,interval(0,1))", "lower end above 0"),
+        ("optim.lr=tag(log,interval(0,1))", "lower bound above 0"),
         ("seed=range(5,5)", "empty"),
         ("optim.lr=tag(log,range(0.1,1,0.1))", "steps of 1"),
         ("optim.lr=interval(1,", "cannot be read"),
     ],
 )
-def test_an_impossible_space_is_explained(word: str, complaint: str) -> None:
+def test_an_impossible_space_is_explained(override: str, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        parsed(word)
+        parsed(override)
 
 
 def test_values_outside_are_refused() -> None:
@@ -107,13 +112,17 @@ def test_values_outside_are_refused() -> None:
 
 
 def test_a_space_in_a_file() -> None:
-    words = space_words(
+    overrides = space_overrides(
         {"optim.lr": "tag(log,interval(0.1,1))", "data.batch_size": [32], "model.head.hidden": [[1, 2], [3]]}
     )
-    assert words == ["optim.lr=tag(log,interval(0.1,1))", "data.batch_size=choice(32)", "model.head.hidden=[1,2],[3]"]
+    assert overrides == [
+        "optim.lr=tag(log,interval(0.1,1))",
+        "data.batch_size=choice(32)",
+        "model.head.hidden=[1,2],[3]",
+    ]
     for wrong in ({"optim.lr": 0.1}, {"optim.lr": "0.1"}, {"optim.lr": []}):
         with pytest.raises(UserError, match=r"search\.space"):
-            space_words(wrong)
+            space_overrides(wrong)
 
 
 @pytest.mark.parametrize(

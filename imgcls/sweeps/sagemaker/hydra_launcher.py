@@ -1,13 +1,13 @@
 """`hydra/launcher=sagemaker`: each run of a sweep as a training job, several at a time.
 
-One process makes and follows all of them: AWS is asked in turn, so that one loop serves any number of jobs.
+One process creates and follows all of them: one loop polls any number of jobs in turn.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,46 +29,53 @@ from imgcls.launch.sagemaker.results import conclude
 from imgcls.runs.recording import Recording
 from imgcls.system.checks import check_value, whole
 from imgcls.system.interrupts import Interrupted, StopSignals, raise_if_requested
-from imgcls.system.logs import logging_to
+from imgcls.system.logs import log_to_file
 
 log = logging.getLogger(__name__)
 
-ACCOUNT = ("region", "profile", "bucket", "prefix", "role", "kms_key")  # one for all jobs of a sweep
+SHARED = ("region", "profile", "bucket", "prefix", "role", "kms_key")  # by all jobs of a sweep
 
 
 def launch(
     context: HydraContext, config: DictConfig, jobs: int, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[JobReturn]:
-    """Train each of `job_overrides` in a job of its own, and return what Hydra's launchers return.
+    """Train each of `job_overrides` in a separate job, and return what Hydra's launchers return.
 
     Args:
-        context: Hydra's.
-        config: the composed configuration.
-        jobs: training jobs at a time.
+        context, config: Hydra's, and the composed configuration.
+        jobs: the number of training jobs at a time.
         job_overrides: the overrides of each run.
         first: the number of the first run.
 
     Raises:
-        UserError: for what is wrong before a job is made. A run that fails has its error in its JobReturn.
+        UserError: before a job is created. A run that fails has its error in its JobReturn.
     """
     check_value("hydra.launcher.jobs", jobs, whole(1))
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     shared = set.intersection(*map(set, job_overrides)) if len(job_overrides) > 1 else set[str]()
     runs = []
-    for place, words in enumerate(job_overrides):
-        own = [word for word in words if word not in shared and not word.startswith("run_dir=")]
-        runs.append(_composed(context, config, words, first + place, " ".join(own)))
+    for number, overrides in enumerate(job_overrides, first):
+        differing = [text for text in overrides if text not in shared and not text.startswith("run_dir=")]
+        runs.append(_compose_run(context, config, overrides, number, " ".join(differing)))
     launcher = runs[0].launcher
     for run in runs:
-        for name in ACCOUNT:
+        for name in SHARED:
             if getattr(run.launcher, name) != getattr(launcher, name):
-                raise UserError(f"launch.{name}: the jobs of a sweep share it. Make a sweep for each.")
+                raise UserError(f"launch.{name}: the jobs of a sweep share it. Start a sweep for each.")
     folder = Path(str(config.hydra.sweep.dir))
     folder.mkdir(parents=True, exist_ok=True)
-    with logging_to(folder / "launch.log"), StopSignals(), launcher.account(runs[0].config) as account:
+    with log_to_file(folder / "launch.log"), StopSignals(), launcher.account(runs[0].config) as account:
         _run_all(account, runs, launcher.at_once(jobs), launcher.poll)
     return [run.returned for run in runs]
+
+
+def create_launcher(config: DictConfig, wish: str) -> SageMaker:
+    """The launcher of `config.launch`. Raises UserError where it is not SageMaker's, which the option `wish` needs."""
+    launcher = instantiate(config.launch, _convert_="all")
+    if not isinstance(launcher, SageMaker):
+        raise UserError(f"{wish} needs launch=sagemaker, or launch=rehearsal to try it here.")
+    return launcher
 
 
 @dataclass
@@ -77,16 +84,16 @@ class _Run:
 
     Args:
         number: of the run.
-        returned: what Hydra gets.
+        returned: what Hydra is given.
         cfg: its configuration.
-        words: its overrides.
-        title: those of them that are its own.
+        overrides: of the run.
+        title: those that not all runs share.
     """
 
     number: int
     returned: JobReturn
     cfg: DictConfig
-    words: list[str]
+    overrides: list[str]
     title: str
     _open: ExitStack = field(default_factory=ExitStack)
     _look: RetryingPoll[Any] | None = None
@@ -96,22 +103,19 @@ class _Run:
     def __post_init__(self) -> None:
         self.config = plain(self.cfg)
         self.folder = Path(str(self.cfg.run_dir)).expanduser()
-        launcher = instantiate(self.cfg.launch, _convert_="all")
-        if not isinstance(launcher, SageMaker):
-            raise UserError("hydra/launcher=sagemaker needs launch=sagemaker, or launch=rehearsal to try it here.")
+        self.launcher = create_launcher(self.cfg, "hydra/launcher=sagemaker")
         check_job(self.config)
-        self.launcher = launcher
 
     def begin(self, account: Account) -> bool:
-        """Make the job, or find it; whether there is something to wait for. Raises UserError."""
-        recording = Recording(self.folder, self.config, self.words, self.cfg.resume)
+        """Create or find the job; return whether it must be waited for. Raises UserError."""
+        recording = Recording(self.folder, self.config, self.overrides, self.cfg.resume)
         self._recording = self._open.enter_context(recording)
         if recording.finished:
             self._end()
             return False
         self.job = self.launcher.current_job(account, self.folder)
         if self.job is None:
-            self.job = self.launcher.new_job(account, self.config, self.words, self.folder)
+            self.job = self.launcher.new_job(account, self.config, self.overrides, self.folder)
         recording.update(job=self.job)
         log.info("#%d: %s (%s)", self.number, self.job, self.title)
         if not self.launcher.wait:
@@ -121,18 +125,17 @@ class _Run:
         return True
 
     def has_ended(self, account: Account) -> bool:
-        """Whether the job has ended; its results are then here. Raises UserError where it failed."""
+        """Whether the job has ended, with its results fetched. Raises UserError where it failed."""
         assert self._look is not None
         assert self._recording is not None
-        end = self._look()
-        if end is None:
+        if (end := self._look()) is None:
             return False
         self._recording.update(**conclude(account, end, self.folder))
         self._end()
         return True
 
     def fail(self, error: BaseException) -> None:
-        """Write down what ended the run."""
+        """Record the error that ended the run."""
         if self._recording is not None:
             self._recording.record_failure(error)
         self._open.close()
@@ -143,33 +146,29 @@ class _Run:
 
         self._open.close()
         monitor = self.config["checkpoint"]["monitor"]
-        value = load(self.folder).metrics.get(monitor)
-        self.returned.return_value = value
-        shown = f"{monitor}={value:.6g}" if value is not None else "finished"
-        log.info("#%d: %s (%s)", self.number, shown, self.title)
+        self.returned.return_value = value = load(self.folder).metrics.get(monitor)
+        result = f"{monitor}={value:.6g}" if value is not None else "finished"
+        log.info("#%d: %s (%s)", self.number, result, self.title)
 
 
-def _composed(context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int, title: str) -> _Run:
-    """The run of `overrides`; Hydra makes its folder and its JobReturn. Raises UserError for what cannot be right."""
+def _compose_run(context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int, title: str) -> _Run:
+    """The run of `overrides`, with the folder and the JobReturn of Hydra. Raises UserError for what cannot be right."""
     composed = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number
-    found: list[_Run] = []
 
-    def take(cfg: DictConfig) -> None:
+    def create(cfg: DictConfig) -> _Run:
         check(cfg)
-        words = overrides_of(cfg)
-        found.append(_Run(number, JobReturn(), cfg, words, title))
+        return _Run(number, JobReturn(), cfg, overrides_of(cfg), title)
 
     returned = run_job(
         hydra_context=context,
-        task_function=take,
+        task_function=create,
         config=composed,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
-    _ = returned.return_value  # which raises what `take` has raised
-    run = found[0]
+    run: _Run = returned.return_value  # which raises the error of `create`
     run.returned = returned
     return run
 
@@ -181,10 +180,10 @@ def _run_all(account: Account, runs: Sequence[_Run], at_once: int, poll: float) 
             while waiting and len(running) < at_once:
                 run = waiting.pop(0)
                 running.append(run)
-                if not _without_failing(run, run.begin, account):
+                if not _contain_errors(run, run.begin, account):
                     running.remove(run)
             for run in list(running):
-                if _without_failing(run, run.has_ended, account) is not False:
+                if _contain_errors(run, run.has_ended, account) is not False:
                     running.remove(run)
             if running:
                 time.sleep(poll)
@@ -196,11 +195,11 @@ def _run_all(account: Account, runs: Sequence[_Run], at_once: int, poll: float) 
         raise
 
 
-def _without_failing(run: _Run, do: Any, account: Account) -> bool | None:
-    """What `do` returns; None where the run has failed, which the others do not suffer from."""
+def _contain_errors(run: _Run, step: Callable[[Account], bool], account: Account) -> bool | None:
+    """The result of `step`; None where the run has failed, so that the others continue."""
     try:
-        return bool(do(account))
-    except (Interrupted, KeyboardInterrupt):
+        return step(account)
+    except Interrupted:
         raise
     except Exception as error:
         raise_if_requested()

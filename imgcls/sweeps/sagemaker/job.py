@@ -1,7 +1,7 @@
-"""The tuning job as boto3 makes it.
+"""The request that creates a tuning job.
 
-The SDK's HyperparameterTuner is not used: it ships no source for our command, ignores the trainer's metric
-definitions, names jobs by the minute, and turns values into text with `str`; the request itself is plain.
+The SDK's HyperparameterTuner is not used: it does not ship the source of our command, ignores the trainer's metric
+definitions, names jobs by the minute, and converts values to text with `str`; the request itself is plain.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from imgcls.sweeps.space import Space
 log = logging.getLogger(__name__)
 
 CODE = "/opt/ml/input/data/code"
-# Of AWS's toolkit; each value is JSON. As a channel, the code needs no network. With its native launcher the toolkit
-# leaves our lines as they are, where it would read them through a pipe and may cut one in two.
+# Hyperparameters of AWS's toolkit, as JSON. As a channel, the code needs no network. The native launcher leaves our
+# lines as they are; otherwise the toolkit reads them through a pipe and may cut one in two.
 TOOLKIT = {
     "sagemaker_program": SCRIPT,
     "sagemaker_submit_directory": f"{CODE}/{BUNDLE}",
@@ -42,18 +42,18 @@ TOOLKIT = {
 
 @dataclass(frozen=True)
 class TuningPlan:
-    """A tuning job that is to be made.
+    """What a new tuning job is created from.
 
     Args:
-        name: of the job, see `naming.tuning_name`.
+        name: of the job.
         space: what is searched over.
-        groups: those of its names that are groups of the configuration.
+        groups: the names in it that are configuration groups.
         configs: the unresolved configuration for each choice of groups, by `trial.group_key`.
-        epochs: of the longest trial, where they are not searched over.
-        overrides: the words that all trials share.
+        epochs: of the longest trial; ignored where they are searched over.
+        overrides: those that all trials share.
         options: the options `launch.*`.
         search, tuning: the options `search.*` and `search.tuning.*`.
-        channels: channel name to s3:// address, of what is uploaded already.
+        channels: channel name to s3:// address of the uploads.
     """
 
     name: str
@@ -69,7 +69,7 @@ class TuningPlan:
 
 
 def create_tuning_job(account: Account, plan: TuningPlan) -> None:
-    """Upload the source and make the tuning job. Raises UserError for what AWS refuses."""
+    """Upload the source and create the tuning job. Raises UserError for what AWS refuses."""
     options = plan.options
     configure_sdk()
     image = options.image or image_uri(options, account.region)
@@ -90,35 +90,35 @@ def search_request(plan: TuningPlan) -> dict[str, Any]:
     """The field HyperParameterTuningJobConfig."""
     tuning, search = plan.tuning, plan.search
     ((metric, way),) = search.objectives.items()
-    limits = {
-        "MaxNumberOfTrainingJobs": total_trials(tuning, search, plan.space),
-        "MaxParallelTrainingJobs": search.workers,
-        "MaxRuntimeInSeconds": tuning.max_runtime,
-    }
-    criteria = {
-        "TargetObjectiveMetricValue": tuning.target,
-        "BestObjectiveNotImproving": tuning.patience and {"MaxNumberOfTrainingJobsNotImproving": tuning.patience},
-        "ConvergenceDetected": {"CompleteOnConvergence": "Enabled"} if tuning.converge else None,
-    }
+    limits = _without_none(
+        MaxNumberOfTrainingJobs=total_trials(tuning, search, plan.space),
+        MaxParallelTrainingJobs=search.workers,
+        MaxRuntimeInSeconds=tuning.max_runtime,
+    )
+    criteria = _without_none(
+        TargetObjectiveMetricValue=tuning.target,
+        BestObjectiveNotImproving=tuning.patience and {"MaxNumberOfTrainingJobsNotImproving": tuning.patience},
+        ConvergenceDetected={"CompleteOnConvergence": "Enabled"} if tuning.converge else None,
+    )
     request = {
         "Strategy": TUNING_STRATEGIES[tuning.strategy],
         "HyperParameterTuningJobObjective": {"Type": "Maximize" if way == "max" else "Minimize", "MetricName": metric},
-        "ResourceLimits": _given(limits),
+        "ResourceLimits": limits,
         "ParameterRanges": Ranges(plan.space, every_value=tuning.strategy == "grid").request,
         "TrainingJobEarlyStoppingType": "Auto" if tuning.stop_early else "Off",
         "RandomSeed": search.seed,
-        "TuningJobCompletionCriteria": _given(criteria) or None,
+        "TuningJobCompletionCriteria": criteria or None,
     }
     if tuning.strategy == "hyperband":
-        # an epoch for each metric line, and one more for the last line, which repeats the kept epoch
+        # one unit per metric line, and one more for the last line, which repeats the kept epoch
         longest = most_epochs(plan.space, plan.epochs) or 1
         resource = {"MinResource": tuning.min_epochs, "MaxResource": longest + 1}
         request["StrategyConfig"] = {"HyperbandStrategyConfig": resource}
-    return _given(request)
+    return _without_none(**request)
 
 
 def warm_start_request(tuning: TuningOptions) -> dict[str, Any]:
-    """The field WarmStartConfig, if there are earlier jobs to learn from."""
+    """The field WarmStartConfig; empty where there are no earlier jobs to learn from."""
     if not tuning.warm_start:
         return {}
     parents = [{"HyperParameterTuningJobName": name} for name in tuning.warm_start]
@@ -138,21 +138,17 @@ def trial_request(account: Account, plan: TuningPlan, image: str, channels: Mapp
         },
         "RoleArn": account.role_arn,
         "InputDataConfig": [_channel(name, uri) for name, uri in sorted(channels.items())],
-        "OutputDataConfig": _given({"S3OutputPath": account.places.uri("jobs"), "KmsKeyId": options.kms_key}),
-        "ResourceConfig": _given(
-            {
-                "InstanceType": options.instance_type,
-                "InstanceCount": options.instance_count,
-                "VolumeSizeInGB": options.volume_size,
-                "VolumeKmsKeyId": options.kms_key,
-                "KeepAlivePeriodInSeconds": options.keep_alive or None,
-            }
+        "OutputDataConfig": _without_none(S3OutputPath=account.places.uri("jobs"), KmsKeyId=options.kms_key),
+        "ResourceConfig": _without_none(
+            InstanceType=options.instance_type,
+            InstanceCount=options.instance_count,
+            VolumeSizeInGB=options.volume_size,
+            VolumeKmsKeyId=options.kms_key,
+            KeepAlivePeriodInSeconds=options.keep_alive or None,
         ),
-        "StoppingCondition": _given(
-            {
-                "MaxRuntimeInSeconds": options.max_runtime,
-                "MaxWaitTimeInSeconds": options.longest_wait if options.spot else None,
-            }
+        "StoppingCondition": _without_none(
+            MaxRuntimeInSeconds=options.max_runtime,
+            MaxWaitTimeInSeconds=options.longest_wait if options.spot else None,
         ),
         "VpcConfig": {"SecurityGroupIds": options.security_groups, "Subnets": options.subnets}
         if options.subnets
@@ -166,7 +162,7 @@ def trial_request(account: Account, plan: TuningPlan, image: str, channels: Mapp
             **{name: str(value) for name, value in options.environment.items()},
         },
     }
-    return _given(request)
+    return _without_none(**request)
 
 
 def _upload_source(account: Account, plan: TuningPlan, uri: str) -> None:
@@ -200,6 +196,5 @@ def _channel(name: str, uri: str) -> dict[str, Any]:
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}}
 
 
-def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Without those that are None."""
+def _without_none(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}

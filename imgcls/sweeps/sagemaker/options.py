@@ -1,4 +1,4 @@
-"""The options `search.tuning.*`, and all that CreateHyperParameterTuningJob refuses, checked before it is asked.
+"""The options `search.tuning.*`, and checks of everything that CreateHyperParameterTuningJob would refuse.
 
 Limits: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateHyperParameterTuningJob.html and the pages
 about its strategies and about warm start.
@@ -18,15 +18,15 @@ from imgcls.sweeps.sagemaker.ranges import Ranges
 from imgcls.sweeps.space import Choice, Space
 from imgcls.sweeps.trials import reports_of
 
-MOST_PARENTS = 5
-MOST_RESOURCE = 20000  # epochs, of Hyperband
-# Uploaded, or asked for, once for all trials.
+MAX_PARENTS = 5
+MAX_EPOCHS = 20000  # of Hyperband, exclusive
+# Uploaded or set once for all trials.
 SHARED = ("data", "data.root", "model.weights", "launch", "search", "experiment", "run_dir", "resume", "test", "quiet")
 
 
 @dataclass(frozen=True)
 class TuningOptions:
-    """What `conf/hydra/sweeper/sagemaker.yaml` explains, option by option."""
+    """The options that `conf/hydra/sweeper/sagemaker.yaml` explains."""
 
     strategy: str = "bayesian"
     stop_early: bool = False
@@ -39,32 +39,22 @@ class TuningOptions:
     max_runtime: int | None = None
 
 
-def check_tuning(
-    tuning: TuningOptions, search: SearchOptions, space: Space, config: Mapping[str, Any], total: int | None = None
-) -> None:
-    """Raise UserError for what a tuning job cannot do.
-
-    Args:
-        tuning: the options `search.tuning.*`.
-        search: the other options of the search.
-        space: what is searched over.
-        config: a composed configuration, plain.
-        total: trials in the end; None: `total_trials`.
-    """
+def check_tuning(tuning: TuningOptions, search: SearchOptions, space: Space, config: Mapping[str, Any]) -> None:
+    """Raise UserError for what a tuning job cannot do, with the plain, composed `config`."""
     if config["launch"].get("debugger"):
         raise UserError(
             "launch.debugger=true: tuning jobs have no field for SageMaker Debugger. "
-            "Leave it off: imgcls's own rules watch every trial."
+            "Leave it out: imgcls's own rules watch every trial."
         )
     _check_search(search)
     for name in space.names:
         bare = name.lstrip("+")
         if bare.split(".")[0] in ("launch", "search") or bare.split("/")[0] in SHARED or bare in SHARED:
             raise UserError(f"{name}: a tuning job has one for all its trials, so it cannot be searched over.")
-    total = total_trials(tuning, search, space) if total is None else total
+    total = total_trials(tuning, search, space)
     if search.workers > total:
         raise UserError(f"search.workers={search.workers}: the tuning job has only {total} trials.")
-    Ranges(space, every_value=tuning.strategy == "grid")  # which raises
+    Ranges(space, every_value=tuning.strategy == "grid")  # which raises UserError
     if tuning.strategy == "hyperband":
         _check_hyperband(tuning, space, config["trainer"]["max_epochs"])
     elif tuning.min_epochs != TuningOptions.min_epochs:
@@ -75,12 +65,12 @@ def check_tuning(
 
 
 def total_trials(tuning: TuningOptions, search: SearchOptions, space: Space) -> int:
-    """How many trials the job has in the end. Raises UserError for a grid of intervals."""
+    """The number of trials that the job has in the end. Raises UserError for a grid of intervals."""
     return space.combinations if tuning.strategy == "grid" else search.trials
 
 
 def most_epochs(space: Space, epochs: int | None) -> int | None:
-    """The epochs of the longest trial; None where there is no end."""
+    """The epochs of the longest trial; None where it is endless."""
     if "trainer.max_epochs" not in space:
         return epochs if epochs is not None and epochs > 0 else None
     dimension = space["trainer.max_epochs"]
@@ -97,9 +87,9 @@ def _check_search(search: SearchOptions) -> None:
     if not str(search.sampler.get("_target_")).endswith(".TPESampler"):
         raise UserError("search/sampler is Optuna's. A tuning job has search.tuning.strategy=random, grid, … instead.")
     if search.first:
-        raise UserError("search.first: a tuning job takes no values to begin with. Leave it out.")
+        raise UserError("search.first: a tuning job cannot be given first values. Leave it out.")
     if search.storage is not None:
-        raise UserError("search.storage is Optuna's: a tuning job is kept by AWS. Leave it out.")
+        raise UserError("search.storage is Optuna's: AWS stores a tuning job. Leave it out.")
 
 
 def _check_hyperband(tuning: TuningOptions, space: Space, epochs: int | None) -> None:
@@ -108,10 +98,10 @@ def _check_hyperband(tuning: TuningOptions, space: Space, epochs: int | None) ->
     longest, shortest = most_epochs(space, epochs), reports_of(space, epochs)
     if longest is None or shortest is None:
         raise UserError("search.tuning.strategy=hyperband needs trials with an end: give trainer.max_epochs.")
-    if not tuning.min_epochs <= shortest or longest >= MOST_RESOURCE:
+    if not tuning.min_epochs <= shortest or longest >= MAX_EPOCHS:
         raise UserError(
             f"search.tuning.strategy=hyperband: trials of {shortest} to {longest} epochs do not fit "
-            f"search.tuning.min_epochs={tuning.min_epochs} and AWS's limit of {MOST_RESOURCE - 1}."
+            f"search.tuning.min_epochs={tuning.min_epochs} and AWS's limit of {MAX_EPOCHS - 1}."
         )
 
 
@@ -126,10 +116,10 @@ def _check_warm_start(tuning: TuningOptions) -> None:
             f"search.tuning.warm_start: {tuning.strategy} cannot learn from earlier jobs. "
             "Use search.tuning.strategy=bayesian or random."
         )
-    if len(parents) > MOST_PARENTS or len(set(parents)) < len(parents):
-        raise UserError(f"search.tuning.warm_start: give at most {MOST_PARENTS} jobs, each once.")
+    if len(parents) > MAX_PARENTS or len(set(parents)) < len(parents):
+        raise UserError(f"search.tuning.warm_start: give up to {MAX_PARENTS} jobs, each once.")
     for name in parents:
         if not is_name(name, MAX_TUNING_NAME_LENGTH):
             raise UserError(
-                f"search.tuning.warm_start={name}: no name of a tuning job; `python -m imgcls.jobs` has them."
+                f"search.tuning.warm_start={name}: not the name of a tuning job; `python -m imgcls.jobs` lists them."
             )

@@ -1,10 +1,10 @@
-"""A tuning job followed to its end: a line for each trial, the table, and the best model's run folder."""
+"""Follow a tuning job to its end: a line for each trial, the table, and the run folder of the best trial."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,20 +26,19 @@ from imgcls.sweeps.sagemaker.trial import read_configuration, space_of
 log = logging.getLogger(__name__)
 
 
-def bring_search_home(account: Account, job: str, found: RemoteSearch, words: Sequence[str], *, poll: float) -> None:
+def bring_search_home(account: Account, job: str, found: RemoteSearch, overrides: Sequence[str], poll: float) -> None:
     """Follow the tuning job `job` to its end, and fill the folder of `found` with its results.
 
     Args:
-        account: what is asked.
-        job: the tuning job's name.
+        account: of the tuning job.
+        job: its name.
         found: the search, whose trials are kept up to date.
-        words: the overrides that all trials share.
-        poll: seconds between two looks.
+        overrides: those that all trials share.
+        poll: seconds between two requests.
 
-    Raises:
-        UserError: the tuning job failed, or no trial is complete.
+    Raises UserError where the tuning job failed, or no trial is complete.
     """
-    announce = outcome.Announcer(found, words, lambda line: print(line, flush=True))
+    announce = outcome.Announcer(found, overrides)
     look = RetryingPoll(Watcher(account, found, job, Ranges(found.space), announce).look)
     while (end := look()) is None:
         time.sleep(poll)
@@ -48,11 +47,10 @@ def bring_search_home(account: Account, job: str, found: RemoteSearch, words: Se
         raise UserError(f"The tuning job {job} has no trials ({status.lower()}): {reason.splitlines()[0]}")
     if status != "Completed":
         log.warning("%s: %s%s", job, status.lower(), f": {reason}" if status == "Failed" else "")
-    outcome.write(found, words)
-    best = outcome.best_trials(found)
-    if best:
-        _fetch(account, found, best[0].number, poll)
-        outcome.write(found, words)
+    outcome.write(found, overrides)
+    for best in outcome.best_trials(found)[:1]:
+        _fetch(account, found, best.number, poll)
+        outcome.write(found, overrides)
     finish(found)
     record = JobRecord.read(found.folder)
     if record is not None:
@@ -61,28 +59,25 @@ def bring_search_home(account: Account, job: str, found: RemoteSearch, words: Se
 
 
 def attach(account: Account, job: str, folder: Path, *, poll: float) -> None:
-    """`bring_search_home` of a tuning job that may have been made elsewhere. Raises UserError."""
+    """`bring_search_home` of a tuning job that may have been created on another machine. Raises UserError."""
     description = describe_tuning(account, job)
     if description is None:
         raise UserError(f"There is no tuning job {job} in {account.region}. `python -m imgcls.jobs` lists them.")
-    made = job_file(account, job, description["TrainingJobDefinition"])
+    content = job_file(account, job, description["TrainingJobDefinition"])
     folder.mkdir(parents=True, exist_ok=True)
-    bring_search_home(account, job, _remote_search(description, made, folder), made["overrides"], poll=poll)
-
-
-def _remote_search(description: Mapping[str, Any], made: Mapping[str, Any], folder: Path) -> RemoteSearch:
     limits = description["HyperParameterTuningJobConfig"]["ResourceLimits"]
     total = int(limits["MaxNumberOfTrainingJobs"])
-    options = SearchOptions(made["objectives"], trials=total, workers=int(limits["MaxParallelTrainingJobs"]))
-    return RemoteSearch(folder.name, options, space_of(made), folder, total)
+    options = SearchOptions(content["objectives"], trials=total, workers=int(limits["MaxParallelTrainingJobs"]))
+    found = RemoteSearch(folder.name, options, space_of(content), folder, total)
+    bring_search_home(account, job, found, content["overrides"], poll)
 
 
 def _fetch(account: Account, found: RemoteSearch, number: int, poll: float) -> None:
-    """The run folder of a complete trial."""
+    """Fetch the run folder of a complete trial, and note it with the trial."""
     folder = found.folder / str(number)
-    trial = next(one for one in found.trials if one.number == number)
+    trial = next(trial for trial in found.trials if trial.number == number)
     fetch_job(account, trial.user_attrs["job"], folder, poll=poll, say=lambda line: None, read=read_configuration)
     metrics = read_metrics(folder)
     facts: dict[str, Any] = {name: metrics[name] for name in ("epochs", "best_epoch") if name in metrics}
-    kept = replace(trial, user_attrs={**trial.user_attrs, **facts, "folder": str(folder)})
-    found.trials = [kept if one.number == number else one for one in found.trials]
+    fetched = replace(trial, user_attrs={**trial.user_attrs, **facts, "folder": str(folder)})
+    found.trials = [fetched if trial.number == number else trial for trial in found.trials]

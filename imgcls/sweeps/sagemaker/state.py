@@ -1,4 +1,4 @@
-"""A tuning job while it runs: its state, and its trials in the form in which those of a search here are shown."""
+"""The state of a tuning job, and its trials as `RemoteTrial`s."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imgcls.sweeps.sagemaker.ranges import Ranges
 
 
 def describe_tuning(account: Account, name: str) -> dict[str, Any] | None:
-    """What AWS knows of the tuning job; None where there is none of this name. Raises UserError."""
+    """AWS's description of the tuning job; None where there is none of this name. Raises UserError."""
     client = account.client("sagemaker")
     with explain_refusals(f"look at the tuning job {name}"):
         try:
@@ -25,19 +25,19 @@ def describe_tuning(account: Account, name: str) -> dict[str, Any] | None:
 
 
 def is_running(description: Mapping[str, Any]) -> bool:
-    """Whether the tuning job goes on, and costs."""
+    """Whether the tuning job is running, and billed."""
     return description["HyperParameterTuningJobStatus"] in RUNNING
 
 
 def trials_of(account: Account, name: str, ranges: Ranges) -> list[RemoteTrial]:
-    """The trials of a tuning job that have begun, in the order in which they were made. Raises UserError."""
+    """The trials of a tuning job that have started, in the order of their creation. Raises UserError."""
     pages = account.client("sagemaker").get_paginator("list_training_jobs_for_hyper_parameter_tuning_job")
     with explain_refusals(f"look at the trials of {name}"):
-        found = [
-            one for page in pages.paginate(HyperParameterTuningJobName=name) for one in page["TrainingJobSummaries"]
+        jobs = [
+            job for page in pages.paginate(HyperParameterTuningJobName=name) for job in page["TrainingJobSummaries"]
         ]
-    found.sort(key=lambda one: (one["CreationTime"], one["TrainingJobName"]))
-    return [_trial(number, one, ranges) for number, one in enumerate(found)]
+    jobs.sort(key=lambda job: (job["CreationTime"], job["TrainingJobName"]))
+    return [_trial(number, job, ranges) for number, job in enumerate(jobs)]
 
 
 def _trial(number: int, summary: Mapping[str, Any], ranges: Ranges) -> RemoteTrial:
@@ -58,7 +58,7 @@ def _trial(number: int, summary: Mapping[str, Any], ranges: Ranges) -> RemoteTri
     if status == "Stopped":
         value = f" at {measured['MetricName']}={measured['Value']:.6g}" if measured is not None else ""
         return _with(trial, State.PRUNED, f"ended by AWS{value}")
-    missing = "it has printed no value of the objective" if status == "Completed" else "AWS gives no reason"
+    missing = "it printed no value of the objective" if status == "Completed" else "AWS gives no reason"
     return _with(trial, State.FAIL, next((line for line in reason if line.strip()), missing))
 
 
@@ -67,15 +67,7 @@ def _with(trial: RemoteTrial, state: State, reason: str) -> RemoteTrial:
 
 
 class Watcher:
-    """Keeps `found` as the tuning job is.
-
-    Args:
-        account: what is asked.
-        found: the search; its name is the tuning job's here.
-        job: the tuning job's name.
-        ranges: of its space.
-        announce: called when the trials have been looked at.
-    """
+    """Keeps the trials of `found` up to date with the tuning job `job`; `announce` is called after each update."""
 
     def __init__(
         self, account: Account, found: RemoteSearch, job: str, ranges: Ranges, announce: Callable[[], None]
@@ -83,7 +75,7 @@ class Watcher:
         self.account, self.found, self.job, self.ranges, self.announce = account, found, job, ranges, announce
 
     def look(self) -> dict[str, Any] | None:
-        """The tuning job's description where it has ended, None while it runs. Raises UserError."""
+        """Update the trials; return the tuning job's description once it has ended. Raises UserError."""
         description = describe_tuning(self.account, self.job) or {"HyperParameterTuningJobStatus": "Deleted"}
         self.found.trials = trials_of(self.account, self.job, self.ranges)
         self.announce()

@@ -1,7 +1,7 @@
 """What runs in the container of a trial, started by AWS's older toolkit as `python train.py --key value …`.
 
-The toolkit starts it on every host, once, and reads its requirements.txt only in the folder of `train.py`: so the rest
-of the bundle is in a folder below, and `container.py` goes on as in any other job.
+The toolkit starts it once on every host, and would install a requirements.txt in the folder of `train.py`: so the rest
+of the bundle is in a folder below, where `container.py` continues as in any other job.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from imgcls.launch.sagemaker import container
 from imgcls.launch.sagemaker.results import job_configuration
 
 SCRIPT = "train.py"
-# The content of the script, which needs nothing but Python.
+# The content of the script, which needs only Python.
 SCRIPT_TEXT = '''\
-"""Hands over to imgcls, which is in the folder `source` beside this file."""
+"""Runs imgcls, which is in the folder `source` beside this file."""
 import os
 import sys
 
@@ -33,8 +33,8 @@ sys.exit(main(sys.argv[1:]))
 '''
 PROCESS = container.ML / "imgcls.pid"
 SIGNALS = "signals.sh"
-# The first process of AWS's images is `bash start_with_right_hostname.sh train`. Bash, as first process, hears no
-# SIGTERM, and neither does the toolkit that it starts (its issues 125 and 173). But it reads the file BASH_ENV first.
+# The first process of AWS's images is `bash start_with_right_hostname.sh train`. As the first process, bash
+# ignores SIGTERM, and so does the toolkit that it starts (its issues 125 and 173). But it reads the file BASH_ENV.
 SIGNALS_TEXT = f"""\
 # Read by the first process of the container, bash, before it starts `train`: passes SIGTERM on to the training.
 unset BASH_ENV
@@ -51,68 +51,54 @@ fi
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train the trial that `arguments` (`--key value …`) describe; the exit code."""
+    """Train the trial that `arguments` (`--key value …`) describe; return the exit code."""
     PROCESS.write_text(str(os.getpid()))
     os.environ.setdefault("SM_MASTER_ADDR", os.environ.get("MASTER_ADDR", "algo-1"))
-    kept = container.CHECKPOINTS / os.environ["TRAINING_JOB_NAME"]  # trials may have one place in S3 between them
+    checkpoints = container.CHECKPOINTS / os.environ["TRAINING_JOB_NAME"]  # trials may share one place in S3
     texts = {key.lstrip("-"): value for key, value in zip(arguments[::2], arguments[1::2], strict=True)}
-    return container.run(lambda job: chosen(job, texts), kept, _say_the_kept_epoch)
-
-
-def chosen(job: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """The configuration and the words of the trial whose hyperparameters are `texts`."""
-    from imgcls.sweeps.sagemaker.ranges import Ranges
-
-    return configuration(job, Ranges(space_of(job)).values(texts))
+    return container.run(lambda job: trial_configuration(job, texts), checkpoints, _print_best_epoch)
 
 
 def read_configuration(job: Mapping[str, Any], description: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The configuration and the overrides of a job of SageMaker that may be a trial, from its file and description."""
+    """The configuration and the overrides of a job of SageMaker, a trial or not, from its file and description."""
     if "configs" in job:
-        return chosen(job, description["HyperParameters"])
+        return trial_configuration(job, description["HyperParameters"])
     return job_configuration(job, description)
 
 
 def space_of(job: Mapping[str, Any]) -> Any:
-    """The space of the content of a tuning job's file."""
+    """The space that is searched over, from a tuning job's file."""
     from imgcls.sweeps.space import parse_space
 
     return parse_space([f"{name}={text}" for name, text in job["space"].items()])[0]
 
 
-def configuration(
-    job: Mapping[str, Any], values: Mapping[str, Any], run_dir: str = "."
-) -> tuple[dict[str, Any], list[str]]:
-    """The configuration and the words of a trial.
-
-    Args:
-        job: the content of the tuning job's file.
-        values: of what is searched over, by option.
-        run_dir: of the trial.
-    """
+def trial_configuration(job: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """The configuration and the overrides of a trial, from the tuning job's file and the hyperparameters by key."""
     from omegaconf import OmegaConf
 
     from imgcls.config.composition import plain
-    from imgcls.sweeps.trials import put_in
+    from imgcls.sweeps.sagemaker.ranges import Ranges
+    from imgcls.sweeps.trials import apply_overrides
 
     space = space_of(job)
-    words = dict(zip(space.names, space.words(values), strict=True))
-    cfg: Any = OmegaConf.create(job["configs"][group_key([words[name] for name in job["groups"]])])
-    put_in(cfg, [word for name, word in words.items() if name not in job["groups"]])
-    cfg.run_dir = run_dir
-    return plain(cfg), [*job["overrides"], *words.values()]
+    overrides = dict(zip(space.names, space.overrides(Ranges(space).values(texts)), strict=True))
+    cfg: Any = OmegaConf.create(job["configs"][group_key([overrides[name] for name in job["groups"]])])
+    apply_overrides(cfg, [override for name, override in overrides.items() if name not in job["groups"]])
+    cfg.run_dir = "."
+    return plain(cfg), [*job["overrides"], *overrides.values()]
 
 
-def group_key(words: Sequence[str]) -> str:
-    """The key of the configuration that was composed with the groups of `words`."""
-    return json.dumps(list(words))
+def group_key(overrides: Sequence[str]) -> str:
+    """The key of the configuration that was composed with the groups of `overrides`."""
+    return json.dumps(list(overrides))
 
 
-def _say_the_kept_epoch(folder: Path) -> None:
-    """Repeat the metrics of the epoch whose weights are kept: a tuning job compares what was printed last."""
+def _print_best_epoch(folder: Path) -> None:
+    """Repeat the metrics of the epoch whose weights are kept: a tuning job compares the last line."""
     from imgcls.runs.reading import read_metrics
     from imgcls.runs.tables import metric_line
 
     metrics = read_metrics(folder)
-    shown = {name: value for name, value in metrics.items() if name.startswith("val/")}
-    print(metric_line({"epoch": metrics["best_epoch"], **shown}), flush=True)
+    validation = {name: value for name, value in metrics.items() if name.startswith("val/")}
+    print(metric_line({"epoch": metrics["best_epoch"], **validation}), flush=True)

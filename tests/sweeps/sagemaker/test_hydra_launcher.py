@@ -15,12 +15,12 @@ from tests.aws_account import Jobs, Search, needs_sdk
 
 pytestmark = needs_sdk
 
-WORDS = ["hydra/launcher=sagemaker", "launch=sagemaker", "launch.image=own/image:1", "launch.role=trainer"]
-WORDS += ["launch.poll=0.05", "data=digits", "hydra.sweep.dir=sweep"]
+OVERRIDES = ["hydra/launcher=sagemaker", "launch=sagemaker", "launch.image=own/image:1", "launch.role=trainer"]
+OVERRIDES += ["launch.poll=0.05", "data=digits", "hydra.sweep.dir=sweep"]
 
 
 def end_jobs(account: Jobs, failing: int | None = None) -> None:
-    """From now on a job ends soon after it was made; the one of the number `failing` fails."""
+    """From now on a job ends soon after its creation; the one with the number `failing` fails."""
 
     def end(request: dict[str, Any], number: int) -> None:
         if number == failing:
@@ -40,11 +40,11 @@ def test_a_failed_run_takes_no_other_down(
     signed_in: Jobs, search: Search, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     end_jobs(signed_in, failing=1)
-    words = [*WORDS, "hydra.launcher.jobs=2", "optim.lr=0.1,0.01,0.001"]
-    assert search(*words) == 2
-    said = capsys.readouterr().err
-    assert "failed: out of luck" in said.splitlines()[-2]
-    assert "#1 failed (optim.lr=0.01)" in said
+    overrides = [*OVERRIDES, "hydra.launcher.jobs=2", "optim.lr=0.1,0.01,0.001"]
+    assert search(*overrides) == 2
+    printed = capsys.readouterr().err
+    assert "failed: out of luck" in printed.splitlines()[-2]
+    assert "#1 failed (optim.lr=0.01)" in printed
     folder = tmp_path / "sweep"
     states = [read_status(folder / str(number))["state"] for number in range(3)]
     assert states == ["finished", "failed", "finished"]
@@ -53,7 +53,7 @@ def test_a_failed_run_takes_no_other_down(
     assert len({request["TrainingJobName"] for request in signed_in.requests}) == 3
 
     end_jobs(signed_in)
-    assert search(*words) == 0
+    assert search(*overrides) == 0
     assert len(signed_in.requests) == 4, "what had finished was not done again"
 
 
@@ -61,7 +61,7 @@ def test_optuna_chooses_the_values_of_jobs(signed_in: Jobs, search: Search, tmp_
     pytest.importorskip("optuna")
     end_jobs(signed_in)
     space = ["optim.lr=tag(log,interval(1e-3,1e-1))", "search.trials=2", "search.workers=2"]
-    assert search("hydra/sweeper=optuna", *WORDS, *space) == 0
+    assert search("hydra/sweeper=optuna", *OVERRIDES, *space) == 0
     with (tmp_path / "sweep" / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["state"], row["val/accuracy"]) for row in rows] == [("complete", "0.5"), ("complete", "0.6")]
@@ -70,19 +70,19 @@ def test_optuna_chooses_the_values_of_jobs(signed_in: Jobs, search: Search, tmp_
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("overrides", "complaint"),
     [
-        (["hydra.launcher.jobs=0", *WORDS], "hydra.launcher.jobs=0: must be a whole number of at least 1"),
+        (["hydra.launcher.jobs=0", *OVERRIDES], "hydra.launcher.jobs=0: must be a whole number of at least 1"),
         (["hydra/launcher=sagemaker", "data=digits"], "needs launch=sagemaker, or launch=rehearsal"),
-        ([*WORDS, "launch.region=us-east-1,eu-west-1"], "the jobs of a sweep share it"),
-        (["hydra/sweeper=optuna", *WORDS, "search/pruner=median"], "do not reach the study"),
-        (["hydra/sweeper=optuna", *WORDS, "launch.wait=false"], "needs the results of its trials"),
+        ([*OVERRIDES, "launch.region=us-east-1,eu-west-1"], "the jobs of a sweep share it"),
+        (["hydra/sweeper=optuna", *OVERRIDES, "search/pruner=median"], "cannot reach the study"),
+        (["hydra/sweeper=optuna", *OVERRIDES, "launch.wait=false"], "needs the results of its trials"),
     ],
 )
-def test_what_cannot_be_is_said_before_a_job_is_made(
-    signed_in: Jobs, search: Search, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+def test_what_cannot_be_is_reported_before_a_job_is_created(
+    signed_in: Jobs, search: Search, capsys: pytest.CaptureFixture[str], overrides: list[str], complaint: str
 ) -> None:
-    space = "optim.lr=interval(0.01,0.1)" if "hydra/sweeper=optuna" in words else "optim.lr=0.1,0.01"
-    assert search(*words, space) == 2
-    assert said in capsys.readouterr().err
+    space = "optim.lr=interval(0.01,0.1)" if "hydra/sweeper=optuna" in overrides else "optim.lr=0.1,0.01"
+    assert search(*overrides, space) == 2
+    assert complaint in capsys.readouterr().err
     assert not signed_in.aws.calls

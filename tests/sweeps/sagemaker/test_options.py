@@ -1,4 +1,4 @@
-"""What a tuning job is asked for, and what it cannot do: said before anything heavy is imported."""
+"""The request for a tuning job, and what it cannot do: reported before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_it_learns_from_earlier_jobs(composed: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "space", "said"),
+    ("options", "space", "complaint"),
     [
         ({"launch.debugger": True}, RATE, "tuning jobs have no field for SageMaker Debugger"),
         ({"search.tuning.strategy": "grid"}, RATE, "a grid needs single values"),
@@ -122,30 +122,32 @@ def test_it_learns_from_earlier_jobs(composed: dict[str, Any]) -> None:
         ({"search.tuning.strategy": "hyperbnd"}, RATE, "Did you mean hyperband"),
         ({"search.tuning.min_epochs": 2}, RATE, "is for search.tuning.strategy=hyperband"),
         ({"search.tuning.patience": 2}, RATE, "must be a whole number of at least 3"),
-        ({"search.tuning.warm_start": ["a_b"]}, RATE, "no name of a tuning job"),
+        ({"search.tuning.warm_start": ["a_b"]}, RATE, "not the name of a tuning job"),
         (
             {"search.tuning.warm_start": ["a"], "search.tuning.strategy": "hyperband"},
             RATE,
             "cannot learn from earlier jobs",
         ),
-        ({"search.tuning.warm_start": list("abcdef")}, RATE, "at most 5 jobs"),
+        ({"search.tuning.warm_start": list("abcdef")}, RATE, "up to 5 jobs"),
         ({"search.tuning.warm_start_type": "transfer"}, RATE, "needs earlier jobs"),
         ({"search.workers": 21}, RATE, "only 20 trials"),
         ({"search.objective": ["val/loss", "parameters"]}, RATE, "has one objective"),
         ({"search.sampler": {"_target_": "grid"}}, RATE, "search.tuning.strategy="),
         ({"search.pruner": {"_target_": "optuna.pruners.MedianPruner"}}, RATE, "search.tuning.stop_early=true"),
-        ({"search.first": [{"optim.lr": 0.01}]}, RATE, "takes no values to begin with"),
-        ({"search.storage": "journal"}, RATE, "is kept by AWS"),
+        ({"search.first": [{"optim.lr": 0.01}]}, RATE, "cannot be given first values"),
+        ({"search.storage": "journal"}, RATE, "AWS stores a tuning job"),
         ({}, "launch.instance_type=ml.g5.xlarge,ml.g4dn.xlarge", "cannot be searched over"),
         ({}, "data=digits,cifar10", "cannot be searched over"),
         ({}, "model.weights=a,b", "cannot be searched over"),
         ({}, f"data.batch_size={','.join(map(str, range(8, 40)))}", "has 32 values"),
         ({}, "data.batch_size=range(8,128,2)", "has 60 values"),
-        ({}, f"model.name={'x' * 300},b", "at most 256 characters"),
+        ({}, f"model.name={'x' * 300},b", "up to 256 characters"),
     ],
 )
-def test_what_it_cannot_do_is_said(composed: dict[str, Any], options: dict[str, Any], space: str, said: str) -> None:
-    with pytest.raises(UserError, match=said) as raised:
+def test_what_it_cannot_do_is_reported(
+    composed: dict[str, Any], options: dict[str, Any], space: str, complaint: str
+) -> None:
+    with pytest.raises(UserError, match=complaint) as raised:
         plan(composed, options, space)
     assert "\n" not in str(raised.value)
 
@@ -158,11 +160,11 @@ def test_a_job_has_at_most_thirty_ranges(composed: dict[str, Any]) -> None:
 
 def test_values_come_back_as_they_were(composed: dict[str, Any]) -> None:
     """What AWS and its toolkit make of the values: JSON, decoded, as text."""
-    words = ["a.b=true,false,null", "c.d='it\\'s \"so\" $(x)',y", "e.f=[1000,100],[512]", "g.h=1,2"]
-    words += ["i.j=interval(0.1,1)", "k=range(2,9)"]
-    ranges = Ranges(parse_space(words)[0])
+    overrides = ["a.b=true,false,null", "c.d='it\\'s \"so\" $(x)',y", "e.f=[1000,100],[512]", "g.h=1,2"]
+    overrides += ["i.j=interval(0.1,1)", "k=range(2,9)"]
+    ranges = Ranges(parse_space(overrides)[0])
     choices = ranges.request["CategoricalParameterRanges"]
-    texts = {one["Name"]: str(json.loads(one["Values"][0])) for one in choices}
+    texts = {choice["Name"]: str(json.loads(choice["Values"][0])) for choice in choices}
     texts |= {"i_j": "0.09999999999999999", "k": "8"}
     texts = {key if key != "k" else ranges.keys["k"]: text for key, text in texts.items()}
     expected = {"a.b": True, "c.d": 'it\'s "so" $(x)', "e.f": [1000, 100], "g.h": 1, "i.j": 0.1, "k": 8}

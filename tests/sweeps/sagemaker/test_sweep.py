@@ -23,8 +23,8 @@ from tests.aws_account import Jobs, Search, needs_moto
 
 pytestmark = needs_moto
 
-WORDS = ["hydra/sweeper=sagemaker", "launch=sagemaker", "launch.image=own/image:1", "launch.role=trainer"]
-WORDS += ["launch.poll=0.05", "data=digits"]
+OVERRIDES = ["hydra/sweeper=sagemaker", "launch=sagemaker", "launch.image=own/image:1", "launch.role=trainer"]
+OVERRIDES += ["launch.poll=0.05", "data=digits"]
 SPACE = ["optim.lr=tag(log,interval(1e-3,1e-1))", "head=linear,mlp", "trainer.max_epochs=range(2,5)"]
 
 
@@ -75,8 +75,8 @@ def test_a_search_becomes_a_tuning_job_and_comes_back(
         "search.tuning.patience=5",
         "seed=1",
     ]
-    words = [*WORDS, *SPACE, *options, "search.study=s", "+launch.tags.team=vision"]
-    assert search(*words) == 0
+    overrides = [*OVERRIDES, *SPACE, *options, "search.study=s", "+launch.tags.team=vision"]
+    assert search(*overrides) == 0
     (request,) = made(signed_in)
     name = request["HyperParameterTuningJobName"]
     assert name.startswith("imgcls-tune-resnet18-")
@@ -121,7 +121,7 @@ def test_a_search_becomes_a_tuning_job_and_comes_back(
     assert f"optim.lr={rate!r}" in yaml.safe_load((run.folder / "overrides.yaml").read_text())
     assert "8/8 trial" in capsys.readouterr().out
 
-    assert search(*words) == 0
+    assert search(*overrides) == 0
     assert "finished" in capsys.readouterr().out
     assert len(made(signed_in)) == 1
 
@@ -129,7 +129,7 @@ def test_a_search_becomes_a_tuning_job_and_comes_back(
     listed = capsys.readouterr().out
     assert f"{name} " in listed
     assert f"{name}-001" not in listed, "its trials are its own business"
-    jobs(["fetch", f"job={name}"])  # on another machine
+    jobs(["fetch", f"job={name}"])  # as on another machine
     assert table(tmp_path / "sweeps" / name) == rows
     assert imgcls.load(tmp_path / "sweeps" / name / str(best["trial"])).config.optim.lr == rate
     jobs(["fetch", f"job={signed_in.requests[0]['TrainingJobName']}", "to=one"])
@@ -140,12 +140,12 @@ def test_the_toolkit_gets_a_trial_through_its_arguments(signed_in: Jobs, search:
     """The bundle's own files, read as the container reads them."""
     normalization = "[[0.5,0.5,0.5],[0.2,0.2,0.2]]"
     space = ["optim.lr=choice(0.1,0.01)", "model=resnet18,resnet50", f"data.normalization=dataset,{normalization}"]
-    assert search(*WORDS, *space, "model.pretrained=false,true", "launch.wait=false") == 0
+    assert search(*OVERRIDES, *space, "model.pretrained=false,true", "launch.wait=false") == 0
     until(lambda: bool(signed_in.requests))
     request = signed_in.requests[0]
     static = {name: json.loads(value) for name, value in request["HyperParameters"].items() if name.startswith("sage")}
     assert static["sagemaker_program"] == "train.py"
-    code = next(one for one in request["InputDataConfig"] if one["ChannelName"] == "code")
+    code = next(channel for channel in request["InputDataConfig"] if channel["ChannelName"] == "code")
     uri = code["DataSource"]["S3DataSource"]["S3Uri"]
     assert static["sagemaker_submit_directory"] == "/opt/ml/input/data/code/source.tar.gz"
     assert request["Environment"]["BASH_ENV"] == "/opt/ml/input/data/code/signals.sh"
@@ -159,22 +159,22 @@ def test_the_toolkit_gets_a_trial_through_its_arguments(signed_in: Jobs, search:
     assert [name for name in names if "/" not in name] == ["train.py"], "a requirements.txt there would be installed"
     assert "source/imgcls/conf/train.yaml" in names
     texts = {"optim_lr": "0.01", "model": "resnet50", "data_normalization": normalization, "model_pretrained": "True"}
-    config, words = trial.chosen(job, texts)
+    config, overrides = trial.trial_configuration(job, texts)
     expected = imgcls.compose(["data=digits", "model=resnet50", "model.pretrained=true"])
     assert (config["optim"]["lr"], config["model"]["name"]) == (0.01, expected.model.name)
     assert config["trainer"]["max_epochs"] == expected.trainer.max_epochs, "which pretrained weights decide"
     assert config["data"]["normalization"] == [[0.5] * 3, [0.2] * 3]
     assert (config["test"], config["quiet"]) == (False, False)
     chosen = ["optim.lr=0.01", "model=resnet50", f"data.normalization={normalization}", "model.pretrained=True"]
-    assert words[-4:] == chosen
+    assert overrides[-4:] == chosen
 
 
 def test_a_job_that_runs_is_found_again_and_stopped(
     signed_in: Jobs, search: Search, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*WORDS, "optim.lr=interval(0.001,0.1)", "search.trials=3", "search.study=s", "launch.wait=false"]
-    assert search(*words) == 0
-    assert search(*words) == 0
+    overrides = [*OVERRIDES, "optim.lr=interval(0.001,0.1)", "search.trials=3", "search.study=s", "launch.wait=false"]
+    assert search(*overrides) == 0
+    assert search(*overrides) == 0
     (request,) = made(signed_in)
     name = request["HyperParameterTuningJobName"]
     assert "Attached" in capsys.readouterr().err
@@ -182,13 +182,13 @@ def test_a_job_that_runs_is_found_again_and_stopped(
     printed = capsys.readouterr().out
     assert f"{name} runs: up to 72.0 more hours of ml.g4dn.xlarge" in printed
     assert f"stop it with: python -m imgcls.jobs stop job={name}" in printed
-    with pytest.raises(UserError, match="still runs"):
+    with pytest.raises(UserError, match="still running"):
         jobs(["fetch", "run=sweeps/s"])
     until(lambda: bool(signed_in.requests))
     jobs(["stop", "run=sweeps/s"])
     assert signed_in.stopped == [signed_in.requests[0]["TrainingJobName"]]
     signed_in.finish(signed_in.requests[0], {"val/accuracy": 0.7}, "Stopped")
-    with pytest.raises(UserError, match="has found nothing"):
+    with pytest.raises(UserError, match="No trial of the search"):
         jobs(["attach", "run=sweeps/s", "poll=0.1"])
     assert table(Path("sweeps/s"))[0]["reason"] == "ended by AWS at val/accuracy=0.7"
 
@@ -197,13 +197,13 @@ def test_a_job_without_a_complete_trial_says_so(
     signed_in: Jobs, search: Search, capsys: pytest.CaptureFixture[str]
 ) -> None:
     end_trials(signed_in, failing=lambda values: True)
-    assert search(*WORDS, "optim.lr=interval(0.001,0.1)", "search.trials=2") == 2
-    said = capsys.readouterr()
-    assert "All training jobs failed" in said.err
-    assert "has found nothing" in said.err
-    assert "failed (out of luck)" in said.out
+    assert search(*OVERRIDES, "optim.lr=interval(0.001,0.1)", "search.trials=2") == 2
+    printed = capsys.readouterr()
+    assert "All training jobs failed" in printed.err
+    assert "No trial of the search" in printed.err
+    assert "failed (out of luck)" in printed.out
 
 
 def test_on_this_machine_it_is_refused(search: Search, capsys: pytest.CaptureFixture[str]) -> None:
-    assert search(WORDS[0], "optim.lr=interval(0.001,0.1)", "launch=local") == 2
+    assert search(OVERRIDES[0], "optim.lr=interval(0.001,0.1)", "launch=local") == 2
     assert "needs launch=sagemaker, or launch=rehearsal to try it here" in capsys.readouterr().err
