@@ -47,9 +47,9 @@ class Option:
     """An option of a command.
 
     Args:
-        default: its value where it is left out, or given an empty text.
-        check: says what the value must be; see `imgcls.system.checks`.
-        parse: makes the value from a text. What it cannot parse (ValueError) is checked as text, and so refused.
+        default: the value where it is left out or empty.
+        check: of the value; see `imgcls.system.checks`.
+        parse: converts the text. What it cannot parse (ValueError) is checked as text, and so rejected.
     """
 
     default: Any = None
@@ -57,7 +57,7 @@ class Option:
     parse: Callable[[str], Any] = str
 
     def read(self, name: str, text: str) -> Any:
-        """The value that `name=text` gives. Raises UserError where it cannot be right."""
+        """The value of `name=text`. Raises UserError where it cannot be right."""
         if not text:
             return self.default
         try:
@@ -70,7 +70,7 @@ class Option:
 
 
 def boolean(text: str) -> bool | str:
-    """True or False of `true` or `false`; another text as it is."""
+    """True or False for `true` or `false`; other texts unchanged."""
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
@@ -91,16 +91,16 @@ def read_options(
 
     Args:
         arguments: the command line.
-        options: the options that the command has, by name.
+        options: of the command, by name.
         usage: what `--help` prints.
-        overrides: what begins with one of these is an override of the configuration, as in `data.root=DIR`.
-        others: how many arguments may be no options, such as pictures; None: any number.
+        overrides: the beginnings of configuration overrides, as in `data.root=DIR`.
+        others: how many other arguments are allowed, such as images; None: any number.
 
     Returns:
         The value of each option, the overrides, the other arguments.
 
     Raises:
-        UserError: an unknown option, a value that cannot be right, an argument too many.
+        UserError: an unknown option, a value that cannot be right, or an unexpected argument.
     """
     if any(argument in ("-h", "--help") for argument in arguments):
         print(usage.strip())

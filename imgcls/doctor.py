@@ -1,9 +1,9 @@
-"""`python -m imgcls.doctor`: what this machine has, and what is missing for which feature.
+"""`python -m imgcls.doctor`: what this machine has, and what is missing for each feature.
 
 usage: python -m imgcls.doctor
 
-Prints one table: versions, devices, memory, disk, the cache, the extras that are installed, whether pretrained weights
-and AWS can be reached. Nothing is changed and nothing fails because it is missing. Paste it into the report of a bug.
+Prints a table of versions, devices, memory, disk, the cache, the installed extras, and whether pretrained weights and
+AWS can be reached. It changes nothing, and missing things are not errors. Paste it into bug reports.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from imgcls.cli import guarded, read_options
 from imgcls.system.extras import CORE, Extra, find_extras
 from imgcls.system.machine import available_cores, free_memory, total_memory
 
-PATIENCE = 3.0  # seconds that an address may take to answer
+TIMEOUT_SECONDS = 3.0  # of each address
 GIB = 2**30
 
 FEATURES = {
@@ -31,7 +31,7 @@ FEATURES = {
     "onnx": "model/model.onnx in each run folder",
     "search": "searches with Optuna: -m hydra/sweeper=optuna",
     "serve": "python -m imgcls.serve, and predict without torch",
-    "s3": "pictures in S3: data.root=s3://bucket/prefix",
+    "s3": "images in S3: data.root=s3://bucket/prefix",
     "tensorboard": "logger=tensorboard",
     "mlflow": "logger=mlflow",
     "wandb": "logger=wandb",
@@ -44,7 +44,7 @@ FEATURES = {
     "docs": "this documentation as pages: sphinx-build",
     "dev": "the tests and linters",
 }
-"""What each extra is for; others are listed by their name alone."""
+"""What each extra is for; others are listed by name only."""
 
 PACKAGES = ("torch", "torchvision", "lightning", "timm", "torchmetrics", "hydra-core", "numpy", "pillow")
 
@@ -55,52 +55,52 @@ class Row(NamedTuple):
     name: str
     text: str
     mark: str = ""
-    """`ok`, `missing`, or nothing where there is no right and wrong."""
+    """`ok`, `missing`, or empty where neither applies."""
 
 
 Probe = Callable[[], Iterable[Row]]
 
 
 def examine() -> dict[str, list[Row]]:
-    """The sections of the table. What cannot be looked at is a row that says so, never an error."""
+    """The sections of the table. A failed probe is a row that says so, never an error."""
     probes: dict[str, Sequence[tuple[str, Probe]]] = {
         "machine": [("system", system), ("memory", memory), ("devices", devices), ("disk", disk), ("cache", cache)],
         "packages": [("versions", versions)],
         "features": [("extras", features)],
         "access": [("weights", weights), ("AWS", aws)],
     }
-    with ThreadPoolExecutor() as pool:  # most of the time goes into waiting for answers and for torch
+    with ThreadPoolExecutor() as pool:  # most of the time is spent waiting for responses and for torch
         running = {
             section: [pool.submit(_guarded, name, probe) for name, probe in members]
             for section, members in probes.items()
         }
-        return {section: [row for one in members for row in one.result()] for section, members in running.items()}
+        return {section: [row for probe in members for row in probe.result()] for section, members in running.items()}
 
 
 def _guarded(name: str, probe: Probe) -> list[Row]:
     try:
         return list(probe())
-    except Exception as error:  # whatever a broken installation raises: it is the answer
-        said = next(iter(str(error).splitlines()), "")
-        return [Row(name, f"cannot be looked at: {type(error).__name__}: {said}", "missing")]
+    except Exception as error:  # whatever a broken installation raises
+        first = next(iter(str(error).splitlines()), "")
+        return [Row(name, f"cannot be examined: {type(error).__name__}: {first}", "missing")]
 
 
 def system() -> Iterator[Row]:
     """Python, the operating system, the processors."""
     yield Row("python", f"{platform.python_version()} in {sys.prefix}")
     yield Row("system", platform.platform())
-    usable, there = available_cores(), os.cpu_count()
-    text = f"{there} cores" if usable == there else f"{usable} of {there} cores may be used"
+    usable, total = available_cores(), os.cpu_count()
+    text = f"{total} cores" if usable == total else f"{usable} of {total} cores may be used"
     yield Row("processors", f"{platform.processor() or platform.machine()}, {text}")
 
 
 def memory() -> Iterator[Row]:
-    """Free and total, of the machine or of the container that this runs in."""
+    """Free and total memory, of the machine or of the container."""
     yield Row("memory", f"{free_memory() / GIB:.1f} of {total_memory() / GIB:.1f} GiB free")
 
 
 def devices() -> Iterator[Row]:
-    """What torch computes on."""
+    """The devices that torch computes on."""
     import torch
 
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -113,20 +113,20 @@ def devices() -> Iterator[Row]:
     if torch.backends.mps.is_available():
         yield Row("mps", "Apple GPU", "ok")
     elif torch.version.cuda or torch.version.hip:
-        yield Row("devices", f"the CPU; no GPU answers to torch {torch.__version__}")
+        yield Row("devices", f"the CPU; no GPU is available to torch {torch.__version__}")
     elif shutil.which("nvidia-smi"):
-        yield Row("devices", f"the CPU: here is a GPU, but torch {torch.__version__} is built without CUDA", "missing")
+        yield Row("devices", f"the CPU: there is a GPU, but torch {torch.__version__} is built without CUDA", "missing")
     else:
         yield Row("devices", f"the CPU; torch {torch.__version__} is built for no other device")
 
 
 def disk() -> Iterator[Row]:
-    """Room for run folders."""
+    """Free disk space for run folders."""
     yield Row("disk", f"{_room(Path.cwd())} in {Path.cwd()}, where runs/ is written")
 
 
 def cache() -> Iterator[Row]:
-    """What is kept in the cache folder, and the room that is left."""
+    """The content of the cache folder, and the free disk space."""
     from imgcls.system.cache import cache_folder
 
     folder = cache_folder()
@@ -135,7 +135,7 @@ def cache() -> Iterator[Row]:
 
 
 def versions() -> Iterator[Row]:
-    """The packages whose versions matter for a number."""
+    """The packages whose versions affect results."""
     for name in PACKAGES:
         try:
             yield Row(name, metadata.version(name))
@@ -160,35 +160,34 @@ def _how_to_complete(extra: Extra, what: str) -> str:
 
 
 def weights() -> Iterator[Row]:
-    """Where timm's pretrained weights come from: the hub, or what was fetched before."""
+    """Whether the hub of timm's pretrained weights can be reached, and how many are cached."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
-    fetched = len(list(Path(constants.HF_HUB_CACHE).glob("models--timm--*")))
-    kept = f"{fetched} models of timm are in its cache"
+    cached = f"{len(list(Path(constants.HF_HUB_CACHE).glob('models--timm--*')))} models of timm are in its cache"
     if constants.HF_HUB_OFFLINE:
-        yield Row("weights", f"HF_HUB_OFFLINE is set, so only what was fetched before: {kept}")
+        yield Row("weights", f"HF_HUB_OFFLINE is set, so only cached weights can be used: {cached}")
         return
     try:
-        get_session().head(constants.ENDPOINT, timeout=PATIENCE)
-        yield Row("weights", f"{constants.ENDPOINT} answers; {kept}", "ok")
+        get_session().head(constants.ENDPOINT, timeout=TIMEOUT_SECONDS)
+        yield Row("weights", f"{constants.ENDPOINT} answers; {cached}", "ok")
     except Exception as error:  # of whichever HTTP library the hub uses
         silence = f"{constants.ENDPOINT} does not answer ({type(error).__name__})"
         advice = "use model.weights=FILE or model.pretrained=false"
-        yield Row("weights", f"{silence}; {kept}. Without it {advice}", "missing")
+        yield Row("weights", f"{silence}; {cached}. Without it {advice}", "missing")
 
 
 def aws() -> Iterator[Row]:
-    """Who AWS takes this user for."""
+    """The identity that AWS sees."""
     try:
         import boto3
         from botocore.config import Config
     except ImportError:
-        yield Row("AWS", "not looked at: boto3 is not installed, see s3")
+        yield Row("AWS", "not examined: boto3 is not installed, see s3")
         return
     from imgcls.aws.refusals import explain
 
-    quick = Config(connect_timeout=PATIENCE, read_timeout=PATIENCE, retries={"total_max_attempts": 1})
+    quick = Config(connect_timeout=TIMEOUT_SECONDS, read_timeout=TIMEOUT_SECONDS, retries={"total_max_attempts": 1})
     try:
         session: Any = boto3.Session()
         client = session.client("sts", config=quick, region_name=session.region_name or "us-east-1")
@@ -228,7 +227,7 @@ def table(sections: dict[str, list[Row]]) -> str:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     sys.exit(guarded(lambda: _command(sys.argv[1:])))
 
 

@@ -1,12 +1,12 @@
-"""`python -m imgcls.evaluate run=DIR`: measure a run's model on any pictures.
+"""`python -m imgcls.evaluate run=DIR`: measure a run's model on any images.
 
 usage: python -m imgcls.evaluate run=DIR [split=test|val|train|all] [checkpoint=best|last|FILE]
                                  [views=one|flip|flip_shift] [output=FILE] [data=GROUP] [data.option=value …]
 
-Without `data…` the run's own data set is measured again. With another one, its classes are matched to the model's by
-name; every class that it has must be known to the model. One folder of classes is cut as for a training, so that `test`
-is a fifth of it; `all` are all of its pictures. `views` says what the scores are the mean of, see model.views.
-`output=FILE` keeps the metrics as JSON.
+Without `data…` the run's data set is measured again. Another one's classes are matched to the model's by name, and the
+model must have all of them. A single folder of classes is split as for training, so that `test` is a fifth of it; `all`
+is all of its images. `views` selects the views whose logits are averaged, see model.views. `output=FILE` writes the
+metrics as JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from imgcls.models.choices import VIEWS
 from imgcls.runs.run import checkpoint_file, override_data
 from imgcls.system.checks import check_value, choice
 from imgcls.system.files import atomic_write_text
-from imgcls.system.logs import talking
+from imgcls.system.logs import log_to_terminal
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -45,14 +45,14 @@ OPTIONS = {
 def evaluate(
     run: Run, split: str = "test", checkpoint: str = "best", overrides: Sequence[str] = (), views: str | None = None
 ) -> dict[str, float]:
-    """Loss and metrics of `run` on a split of its own or another data set, as means over pictures.
+    """Loss and metrics of `run` on a split of its own or another data set, as means over images.
 
     Args:
         run: a run with a checkpoint.
-        split: 'test', 'val', 'train' (the training pictures without augmentation), or 'all' pictures of these three.
+        split: 'test', 'val', 'train' (the training images without augmentation), or 'all' images of these three.
         checkpoint: 'best', 'last', or the path of a checkpoint of this run.
         overrides: `data=…` and `data.…=…`, for another data set.
-        views: what is averaged over when a picture is looked at, see `imgcls.models.views`; None: as the run does.
+        views: of each image that are averaged, see `imgcls.models.views`; None: those of the run.
 
     Returns:
         Metrics named `loss`, `accuracy`, `accuracy_top5`, `macro_f1`, `ece`, and `images`.
@@ -61,13 +61,9 @@ def evaluate(
 
 
 def measure(
-    run: Run,
-    split: str = "test",
-    checkpoint: str = "best",
-    overrides: Sequence[str] = (),
-    views: str | None = None,
+    run: Run, split: str = "test", checkpoint: str = "best", overrides: Sequence[str] = (), views: str | None = None
 ) -> tuple[dict[str, float], Outputs]:
-    """What `evaluate` gives, and what the model said of each picture, in the order of the split."""
+    """What `evaluate` returns, and the model's outputs for each image, in the order of the split."""
     check_value("split", split, choice(*SPLITS))
     cfg = _configuration(run, split, overrides)
     if views is not None:
@@ -96,12 +92,12 @@ def _configuration(run: Run, split: str, overrides: Sequence[str]) -> DictConfig
     from imgcls.config.composition import check, compose
 
     cfg = run.config
-    if any(word.startswith("data=") for word in overrides):
+    if any(override.startswith("data=") for override in overrides):
         cfg.data = compose(list(overrides)).data
         cfg.data.val_fraction = cfg.data.val_fraction if split == "val" else 0.0
     else:
         override_data(cfg, overrides)
-    preprocessing = run.model.preprocessing  # the model sees pictures as it was trained to
+    preprocessing = run.model.preprocessing  # the model must see images as in training
     cfg.data.image_size, cfg.data.resize = preprocessing.image_size, preprocessing.resize
     cfg.data.interpolation = preprocessing.interpolation
     cfg.data.normalization = [list(preprocessing.mean), list(preprocessing.std)]
@@ -111,7 +107,7 @@ def _configuration(run: Run, split: str, overrides: Sequence[str]) -> DictConfig
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     sys.exit(guarded(lambda: _command(sys.argv[1:])))
 
 
@@ -119,11 +115,11 @@ def _command(arguments: Sequence[str]) -> None:
     options, overrides, _ = read_options(arguments, OPTIONS, usage=__doc__ or "", overrides=("data",))
     if options["run"] is None:
         raise UserError("Give the run folder: run=DIR")
-    import lightning  # noqa: F401 - which sets up its loggers, so that they can be silenced below
+    import lightning  # noqa: F401 - sets up its loggers, which are silenced below
 
     from imgcls.runs.run import load
 
-    with talking():
+    with log_to_terminal():
         run = load(options["run"])
         measured = evaluate(run, options["split"], options["checkpoint"], overrides, options["views"])
     for name, value in measured.items():

@@ -1,11 +1,11 @@
-"""`python -m imgcls.export run=DIR`: a run's model, for use elsewhere.
+"""`python -m imgcls.export run=DIR`: export a run's model.
 
 usage: python -m imgcls.export run=DIR [format=portable|sagemaker] [checkpoint=best|last|FILE] [onnx=auto|true|false]
                                [output=FILE] [data.root=DIR …]
 
-format=portable writes `model/` in the run's folder again, as the end of the run does, and compares it with the
-checkpoint on validation pictures (`data.…` says where they are now). format=sagemaker packs the `model/` that is
-there as `model.tar.gz`, or `output=FILE`, with the code that SageMaker's PyTorch inference container needs to serve it.
+format=portable writes `model/` in the run folder again, as at the end of the run, and compares it with the checkpoint
+on validation images (`data.…` gives their current place). format=sagemaker packs the existing `model/` as
+`model.tar.gz`, or `output=FILE`, with the code that SageMaker's PyTorch inference container needs to serve it.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def export(
         run: a run with a checkpoint.
         checkpoint: 'best', 'last', or the path of a checkpoint of this run.
         onnx: also write `model.onnx`, where the extra `onnx` is installed.
-        overrides: `data.…=…`, where the data set is somewhere else than it was.
+        overrides: `data.…=…`, where the data set has moved.
 
     Returns:
         How well the files agree with the checkpoint; see `imgcls.portable.export`.
 
     Raises:
-        UserError: no checkpoint, no pictures to check the export with, or a failed check.
+        UserError: no checkpoint, no images to check the export with, or a failed check.
     """
     from imgcls.config.composition import check
     from imgcls.runs.run import checkpoint_file, override_data
@@ -83,7 +83,7 @@ def _command(arguments: Sequence[str]) -> None:
         print(f"{file}  {file.stat().st_size / 1e6:.1f} MB, for SageMaker's PyTorch inference container")
         return
     if options["output"]:
-        raise UserError("output= is for format=sagemaker; the portable model is in model/ of the run's folder.")
+        raise UserError("output= is for format=sagemaker; the portable model is in model/ of the run folder.")
     if options["onnx"] is True:
         check_onnx("onnx=true")
     from imgcls.runs.run import load
@@ -96,7 +96,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     sys.exit(guarded(lambda: _command(sys.argv[1:])))
 
 

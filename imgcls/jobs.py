@@ -1,14 +1,14 @@
-"""`python -m imgcls.jobs`: the training jobs and tuning jobs that imgcls has made in SageMaker.
+"""`python -m imgcls.jobs`: the training jobs and tuning jobs that imgcls has created in SageMaker.
 
-usage: python -m imgcls.jobs [list]                        the latest jobs, and what those that run may still cost
+usage: python -m imgcls.jobs [list]                        the latest jobs, and what running ones may still be billed
        python -m imgcls.jobs attach run=DIR | job=NAME     follow a job to its end, and fetch its results
        python -m imgcls.jobs fetch  run=DIR | job=NAME     fetch the results of a job that has finished
-       python -m imgcls.jobs stop   run=DIR | job=NAME     end a job; the command that made it resumes it
-       python -m imgcls.jobs policies role=NAME            what the role and you must be allowed, as IAM policies
+       python -m imgcls.jobs stop   run=DIR | job=NAME     end a job; the command that created it resumes it
+       python -m imgcls.jobs policies role=NAME            the permissions that the role and you need, as IAM policies
 
-A tuning job is named in the same way: its sweep's folder is run=DIR, and a trial of it is a job too.
+A tuning job is given in the same way, with its sweep's folder as run=DIR; each of its trials is a job too.
 
-options: region=… profile=… most=20 (jobs listed), poll=10 (seconds), to=DIR (where job=NAME is fetched to),
+options: region=… profile=… most=20 (jobs listed), poll=10 (seconds), to=DIR (the folder for job=NAME),
          bucket=… prefix=imgcls kms_key=… (for policies)
 """
 
@@ -42,7 +42,7 @@ ACTIONS = ("list", "attach", "fetch", "stop", "policies")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     sys.exit(guarded(lambda: _main(list(sys.argv[1:] if arguments is None else arguments))))
 
 
@@ -88,8 +88,8 @@ def _list(account: Any, most: int) -> None:
     costs: list[str] = []
     for job in [describe(account, name) for name in jobs]:
         resources = job["ResourceConfig"]
-        machines = f"{resources['InstanceCount']} x {resources['InstanceType']}"
-        rows.append((job["TrainingJobName"], job["TrainingJobStatus"], machines, job["CreationTime"]))
+        instances = f"{resources['InstanceCount']} x {resources['InstanceType']}"
+        rows.append((job["TrainingJobName"], job["TrainingJobStatus"], instances, job["CreationTime"]))
         if is_running(job):
             costs.append(_cost(job["TrainingJobName"], describe_cost(account, job, remaining_hours(job, time.time()))))
     for summary in searches["HyperParameterTuningJobSummaries"]:
@@ -102,12 +102,12 @@ def _list(account: Any, most: int) -> None:
                 _cost(name, describe_cost(account, search["TrainingJobDefinition"], remaining_tuning_hours(search)))
             )
     if not rows:
-        print(f"There are no jobs of imgcls in {account.region}.")
+        print(f"imgcls has no jobs in {account.region}.")
         return
-    print(f"{'job':<50} {'state':<11} {'machines':<22} made")
-    for name, state, machines, made in sorted(rows, key=lambda row: row[3], reverse=True)[:most]:
-        print(f"{name:<50} {state:<11} {machines:<22} {made:%Y-%m-%d %H:%M}")
-    print("\n".join(costs) if costs else "\nNone of them runs.")
+    print(f"{'job':<50} {'state':<11} {'instances':<22} created")
+    for name, state, instances, created in sorted(rows, key=lambda row: row[3], reverse=True)[:most]:
+        print(f"{name:<50} {state:<11} {instances:<22} {created:%Y-%m-%d %H:%M}")
+    print("\n".join(costs) if costs else "\nNone of them is running.")
 
 
 def _cost(name: str, text: str) -> str:
@@ -126,7 +126,7 @@ def _handle_job(action: str, options: dict[str, Any]) -> None:
 
         with explain_refusals(f"stop the job {job}"):
             account.client("sagemaker").stop_training_job(TrainingJobName=job)
-        print(f"{job} is asked to stop. The command that made it resumes it from its checkpoints.")
+        print(f"{job} is stopping. The command that created it resumes it from its checkpoints.")
     else:
         from imgcls.launch.sagemaker.progress import describe
         from imgcls.launch.sagemaker.results import fetch_job
@@ -134,7 +134,7 @@ def _handle_job(action: str, options: dict[str, Any]) -> None:
         from imgcls.sweeps.sagemaker.trial import read_configuration
 
         if action == "fetch" and describe(account, job)["TrainingJobStatus"] == "InProgress":
-            raise UserError(f"The job {job} still runs. Follow it: python -m imgcls.jobs attach job={job}")
+            raise UserError(f"The job {job} is still running. Follow it: python -m imgcls.jobs attach job={job}")
         fetch_job(account, job, folder, poll=poll, read=read_configuration)
         print_summary(load(folder))
 
@@ -147,26 +147,26 @@ def _handle_tuning_job(action: str, account: Any, folder: Path, job: str, poll: 
     if action == "stop":
         with explain_refusals(f"stop the tuning job {job}"):
             account.client("sagemaker").stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=job)
-        print(f"{job} is asked to stop, and its trials too. It cannot be resumed; its results can be fetched.")
+        print(f"{job} and its trials are stopping. It cannot be resumed, but its results can be fetched.")
         return
     if action == "fetch" and is_running(describe_tuning(account, job) or {"HyperParameterTuningJobStatus": ""}):
-        raise UserError(f"The tuning job {job} still runs. Follow it: python -m imgcls.jobs attach job={job}")
+        raise UserError(f"The tuning job {job} is still running. Follow it: python -m imgcls.jobs attach job={job}")
     attach(account, job, folder, poll=poll)
 
 
 def _find_job(options: dict[str, Any]) -> tuple[Path, str]:
-    """The run folder and the job that the options name; the folder's own region where none is given."""
+    """The run folder and the job in `options`, which get the folder's region where they have none."""
     from imgcls.aws.naming import is_tuning_name
     from imgcls.launch.sagemaker.record import JobRecord
 
     if bool(options["run"]) == bool(options["job"]):
-        raise UserError("Which job? Give run=DIR or job=NAME; `python -m imgcls.jobs` lists them.")
+        raise UserError("Give run=DIR or job=NAME; `python -m imgcls.jobs` lists them.")
     if job := options["job"]:
         return Path(options["to"] or f"{'sweeps' if is_tuning_name(job) else 'runs'}/{job}").expanduser(), job
     folder = Path(options["run"]).expanduser()
     record = JobRecord.read(folder)
     if record is None or record.job is None:
-        raise UserError(f"run={folder}: this folder knows of no job. `python -m imgcls.jobs` lists them.")
+        raise UserError(f"run={folder}: this folder records no job. `python -m imgcls.jobs` lists them.")
     if record.where == "rehearsal":
         raise UserError(f"run={folder}: its job was a rehearsal, which ended with its command.")
     options["region"] = options["region"] or record.region

@@ -1,11 +1,11 @@
-"""`python -m imgcls.predict run=DIR PICTURES…`: what a finished run sees in pictures.
+"""`python -m imgcls.predict run=DIR PICTURES…`: classify images with a finished run.
 
 usage: python -m imgcls.predict run=DIR [top_k=5] [format=table|jsonl] [engine=auto|onnx|torch] PICTURES…
        python -m imgcls.predict endpoint=URL-or-SageMaker-name [top_k=5] [format=table|jsonl] PICTURES…
 
-PICTURES are files or folders (all pictures in them). A picture that cannot be read is named on stderr, the others are
-answered, and the exit code is 1. `endpoint=` asks a server of `imgcls.serve`, or a SageMaker endpoint. `engine=auto` is
-ONNX Runtime where it is installed and the run has a `model.onnx`, torch elsewhere.
+PICTURES are files or folders (all images in them). An image that cannot be read is named on stderr, the others are
+classified, and the exit code is 1. `endpoint=` uses a server of `imgcls.serve`, or a SageMaker endpoint. `engine=auto`
+is ONNX Runtime where it is installed and the run has a `model.onnx`, else torch.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ OPTIONS = {
 
 Classes = list[tuple[str, float]]
 Answers = Iterator[tuple[Path, Classes | str]]
-"""Files with their likeliest classes, or why there are none."""
+"""Files with their likeliest classes, or the reason why there are none."""
 
 
 def predict(arguments: Sequence[str]) -> None:
-    """Print the likeliest classes of each picture."""
-    options, _, named = read_options(arguments, OPTIONS, usage=__doc__ or "", others=None)
+    """Print the likeliest classes of each image."""
+    options, _, paths = read_options(arguments, OPTIONS, usage=__doc__ or "", others=None)
     if (options["run"] is None) == (options["endpoint"] is None):
         raise UserError(
             "Give the run folder: python -m imgcls.predict run=DIR PICTURES… "
             "Or ask a server: python -m imgcls.predict endpoint=URL PICTURES…"
         )
-    if not named:
-        raise UserError("Which pictures? Name files or folders: python -m imgcls.predict run=DIR PICTURES…")
-    files = list(picture_files(named))
+    if not paths:
+        raise UserError("Give image files or folders: python -m imgcls.predict run=DIR PICTURES…")
+    files = list(picture_files(paths))
     if options["endpoint"] is not None:
         from imgcls.serve.client import Client
 
-        answers = _asked(Client(options["endpoint"]), files, options["top_k"])
+        answers = _ask(Client(options["endpoint"]), files, options["top_k"])
     else:
-        answers = _computed(options["run"], options["engine"], files, options["top_k"])
+        answers = _compute(options["run"], options["engine"], files, options["top_k"])
     show = _as_json if options["format"] == "jsonl" else _as_row(max((len(str(file)) for file in files), default=0))
     unreadable = 0
     for file, answer in answers:
@@ -64,17 +64,17 @@ def predict(arguments: Sequence[str]) -> None:
         else:
             print(show(file, answer))
     if unreadable:
-        raise UnreadableError(f"{unreadable} of {len(files)} pictures could not be read.")
+        raise UnreadableError(f"{unreadable} of {len(files)} images could not be read.")
 
 
 class UnreadableError(UserError):
-    """Some pictures were no pictures; the others were answered."""
+    """Some images could not be read; the others were classified."""
 
     exit_code = 1
 
 
-def _computed(run: str, engine: str, files: Sequence[Path], top_k: int) -> Answers:
-    """What the run's model says here, a batch at a time."""
+def _compute(run: str, engine: str, files: Sequence[Path], top_k: int) -> Answers:
+    """Classify with the run's model here, a batch at a time."""
     from imgcls import portable
     from imgcls.pictures import BadPicture, open_picture
     from imgcls.runs.run import load
@@ -92,13 +92,13 @@ def _computed(run: str, engine: str, files: Sequence[Path], top_k: int) -> Answe
         yield from ((file, answers[file]) for file in files[start : start + BATCH])
 
 
-def _asked(client: Client, files: Sequence[Path], top_k: int) -> Answers:
-    """What the endpoint says; what it refuses is a picture's fault only where it says so."""
+def _ask(client: Client, files: Sequence[Path], top_k: int) -> Answers:
+    """Classify with the endpoint; an error that is not about an image ends the command."""
     from concurrent.futures import ThreadPoolExecutor
 
     from imgcls.serve.client import EndpointError
 
-    def ask(file: Path) -> Classes | str:
+    def predict_one(file: Path) -> Classes | str:
         try:
             return client.predict_one(file, top_k)
         except EndpointError as error:
@@ -107,7 +107,7 @@ def _asked(client: Client, files: Sequence[Path], top_k: int) -> Answers:
             return str(error)
 
     with ThreadPoolExecutor(client.parallel) as pool:
-        yield from zip(files, pool.map(ask, files), strict=True)
+        yield from zip(files, pool.map(predict_one, files), strict=True)
 
 
 def _as_json(file: Path, answer: Classes) -> str:
@@ -119,25 +119,25 @@ def _as_row(width: int) -> Callable[[Path, Classes], str]:
     return lambda file, answer: f"{file!s:{width}}  " + "  ".join(f"{name} {value:.1%}" for name, value in answer)
 
 
-def picture_files(words: Iterable[str]) -> Iterator[Path]:
-    """The files that `words` name: files as they are, folders as all pictures in them, sorted."""
+def picture_files(paths: Iterable[str]) -> Iterator[Path]:
+    """The files in `paths`, with folders replaced by all images in them, sorted."""
     from imgcls.pictures import PICTURE_SUFFIXES
 
-    for word in words:
-        path = Path(word).expanduser()
+    for name in paths:
+        path = Path(name).expanduser()
         if path.is_dir():
             inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
             if not inside:
-                raise UserError(f"{word}: there is no picture in this folder.")
+                raise UserError(f"{name}: no images in this folder.")
             yield from inside
         elif path.exists():
             yield path
         else:
-            raise UserError(f"{word}: no such file.")
+            raise UserError(f"{name}: no such file.")
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     sys.exit(guarded(lambda: predict(sys.argv[1:])))
 
 

@@ -1,16 +1,14 @@
-"""`python -m imgcls.prepare data=…`: get a data set ready, and see what is in it before training.
+"""`python -m imgcls.prepare data=…`: prepare a data set for training, and print what is in it.
 
 usage: python -m imgcls.prepare data=NAME [data.option=value …] [duplicates=true|false] [output=FOLDER]
 
-Downloads what is missing, looks at every picture, builds the store of decoded pixels that training takes them from
-(give the same options as to train), and prints a table: pictures per class and split, sizes, formats, files that cannot
-be used, and pictures that are in two splits. `output=FOLDER` also keeps bad_files.csv and duplicates.csv there.
+Downloads what is missing, checks every image, builds the store of decoded pixels that training reads (give the same
+options as to train), and prints a table: images per class and split, sizes, formats, files that cannot be used, and
+images that are in two splits. `output=FOLDER` also writes bad_files.csv and duplicates.csv there.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,42 +29,42 @@ if TYPE_CHECKING:
 
 OPTIONS = {"duplicates": Option(True, flag, boolean), "output": Option()}
 OVERRIDES = ("data", "model", "augment", "seed", "experiment", "trainer")
-SHOWN = 10  # files of each kind in the printed table
+MAX_FILES = 10  # of each kind in the printed table
 
 
 @dataclass(frozen=True, eq=False)
 class Preparation:
-    """What was found in a data set that is now ready for training."""
+    """A data set that is ready for training, and what was found in it."""
 
     class_names: tuple[str, ...]
     counts: dict[str, np.ndarray]
-    """Split to int64 (C,): usable pictures of each class."""
+    """Split to int64 (C,): usable images of each class."""
     sizes: np.ndarray
-    """int64 (N, 2): width and height of all usable pictures, px."""
+    """int64 (N, 2): width and height of all usable images, px."""
     formats: dict[str, int]
-    """Pictures of each format, by their content; the most frequent first."""
+    """Images per format, by content; the most frequent first."""
     bad: tuple[BadFile, ...]
     mislabelled: list[tuple[Path, str]]
-    """Files whose ending says another format than they have; they are read all the same."""
+    """Files with the extension of another format; they are used nevertheless."""
     duplicates: list[Duplicate] | None
-    """None where nobody asked."""
+    """None where they were not searched for."""
     mean: tuple[float, float, float]
     """Of the training pixels' red, green and blue in 0..1."""
     std: tuple[float, float, float]
     stores: dict[str, Path | None]
-    """Split to the folder of its decoded pixels; None where they are held in memory or not at all."""
+    """Split to the folder of its decoded pixels; None where they are held in memory, or not stored."""
     notes: tuple[str, ...] = ()
 
     @property
     def pictures(self) -> int:
-        """Usable ones, of all splits."""
+        """Number of usable images in all splits."""
         return int(sum(counts.sum() for counts in self.counts.values()))
 
 
 def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparation:
     """Download, check, count and decode the data set of `datamodule`, which is then set up for all stages.
 
-    Raises UserError where the pictures are not as expected, and for bad files where `on_bad` is 'error'.
+    Raises UserError where the images are not as expected, and for bad files where `on_bad` is 'error'.
     """
     from imgcls.data.checks import BadFile, find_mislabelled, inspect
     from imgcls.data.duplicates import find_duplicates
@@ -84,7 +82,6 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
         for file, reason in zip(split.files, findings[name].reasons, strict=bool(split.files))
         if reason
     ]
-    twins = find_duplicates(source, findings) if duplicates else None
     wrong_endings = [
         pair
         for name, split in source.splits().items()
@@ -103,7 +100,7 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
         formats=dict(formats.most_common()),
         bad=tuple(bad),
         mislabelled=wrong_endings,
-        duplicates=twins,
+        duplicates=find_duplicates(source, findings) if duplicates else None,
         mean=(mean[0], mean[1], mean[2]),
         std=(std[0], std[1], std[2]),
         stores={name: datamodule.store_of(name).folder for name in usable.splits()},
@@ -118,11 +115,11 @@ def table(preparation: Preparation) -> str:
 
 def _counts(preparation: Preparation) -> Iterator[str]:
     names = [*preparation.class_names, f"all {len(preparation.class_names)} classes"]
-    wide = max(map(len, names))
+    width = max(map(len, names))
     columns = [np.append(counts, counts.sum()) for counts in preparation.counts.values()]
-    yield f"{'class':{wide}}" + "".join(f"{name:>9}" for name in preparation.counts)
+    yield f"{'class':{width}}" + "".join(f"{name:>9}" for name in preparation.counts)
     for row, name in enumerate(names):
-        yield f"{name:{wide}}" + "".join(f"{column[row]:>9,}" for column in columns)
+        yield f"{name:{width}}" + "".join(f"{column[row]:>9,}" for column in columns)
 
 
 def _properties(preparation: Preparation) -> Iterator[str]:
@@ -142,21 +139,21 @@ def _lists(preparation: Preparation) -> Iterator[str]:
     yield f"bad files   {len(preparation.bad):,}{', left out:' if preparation.bad else ''}"
     yield from _some(f"{file.path}: {file.reason}" for file in preparation.bad)
     if preparation.mislabelled:
-        yield f"endings     {len(preparation.mislabelled):,} files are of another format than their ending says:"
+        yield f"endings     {len(preparation.mislabelled):,} files have the extension of another format:"
         yield from _some(f"{file}: {kind}" for file, kind in preparation.mislabelled)
     if preparation.duplicates is not None:
         yield f"duplicates  {_duplicates(preparation.duplicates)}"
         yield from _some(
-            f"{one.split} {one.name} = {one.other_split} {one.other_name}"
-            f" ({one.kind}{'' if one.same_class else ', another class'})"
-            for one in sorted(preparation.duplicates, key=lambda one: (one.same_class, one.kind))
+            f"{pair.split} {pair.name} = {pair.other_split} {pair.other_name}"
+            f" ({pair.kind}{'' if pair.same_class else ', another class'})"
+            for pair in sorted(preparation.duplicates, key=lambda pair: (pair.same_class, pair.kind))
         )
 
 
 def _duplicates(found: Sequence[Duplicate]) -> str:
     if not found:
-        return "no picture is in two splits"
-    kinds = Counter((one.kind, one.split, one.other_split) for one in found)
+        return "no image is in two splits"
+    kinds = Counter((pair.kind, pair.split, pair.other_split) for pair in found)
     return ", ".join(f"{count:,} {kind} in {split} and {other}" for (kind, split, other), count in kinds.items()) + ":"
 
 
@@ -170,25 +167,14 @@ def _sizes(sizes: np.ndarray) -> str:
 
 
 def _some(lines: Iterable[str]) -> Iterator[str]:
-    every = list(lines)
-    yield from (f"  {line}" for line in every[:SHOWN])
-    if every[SHOWN:]:
-        yield f"  … and {len(every) - SHOWN:,} more"
-
-
-def duplicates_as_csv(duplicates: Sequence[Duplicate]) -> str:
-    """A table with one row a duplicate."""
-    from imgcls.data.duplicates import Duplicate
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Duplicate._fields)
-    writer.writerows(duplicates)
-    return text.getvalue()
+    texts = list(lines)
+    yield from (f"  {text}" for text in texts[:MAX_FILES])
+    if texts[MAX_FILES:]:
+        yield f"  … and {len(texts) - MAX_FILES:,} more"
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     sys.exit(guarded(lambda: _command(sys.argv[1:])))
 
 
@@ -203,10 +189,13 @@ def _command(arguments: Sequence[str]) -> None:
     print(table(preparation))
     if options["output"]:
         from imgcls.data.checks import bad_as_csv
+        from imgcls.data.duplicates import Duplicate
+        from imgcls.runs.tables import as_csv
 
         folder = Path(options["output"]).expanduser()
         atomic_write_text(folder / "bad_files.csv", bad_as_csv(preparation.bad))
-        atomic_write_text(folder / "duplicates.csv", duplicates_as_csv(preparation.duplicates or []))
+        duplicates = [pair._asdict() for pair in preparation.duplicates or []]
+        atomic_write_text(folder / "duplicates.csv", as_csv(duplicates, Duplicate._fields))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ def train(cfg: DictConfig) -> float | None:
 
     overrides = overrides_of(cfg)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        _keep_data()
+        from imgcls.data.stores.sharing import keep_data
+
+        keep_data()  # for the next run in this process
     run = launch(cfg, overrides)
     if not cfg.quiet:
         print_summary(run)
@@ -29,15 +31,8 @@ def train(cfg: DictConfig) -> float | None:
     return value
 
 
-def _keep_data() -> None:
-    """Let the next job in this process find the pictures open."""
-    from imgcls.data.stores.sharing import keep_data
-
-    keep_data()
-
-
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     sys.exit(guarded(lambda: run_hydra(train)))
 
 

@@ -16,7 +16,7 @@ from imgcls.cli import Option, boolean, guarded, read_options, texts
 from imgcls.errors import UserError
 from imgcls.system.checks import choice, flag, number, whole
 from imgcls.system.interrupts import Interrupted
-from imgcls.system.logs import talking
+from imgcls.system.logs import log_to_terminal
 from imgcls.train import main as train_main
 
 
@@ -181,7 +181,7 @@ def test_a_command_says_its_own_words_only(capsys: pytest.CaptureFixture[str]) -
     level = theirs.level
     theirs.setLevel(logging.INFO)
     try:
-        with talking():
+        with log_to_terminal():
             logging.getLogger("imgcls.data").info("decoding")
             logging.getLogger("lightning.pytorch.utilities").warning("a tip")
             warnings.warn("deprecated", stacklevel=1)

@@ -24,7 +24,7 @@ def test_jobs_are_listed_followed_fetched_and_stopped(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     _main([])
-    assert "There are no jobs of imgcls in us-east-1." in capsys.readouterr().out
+    assert "imgcls has no jobs in us-east-1." in capsys.readouterr().out
     folder = tmp_path / "runs" / "dogs"
     launch(signed_in, folder, WORDS)
     name = signed_in.requests[0]["TrainingJobName"]
@@ -37,7 +37,7 @@ def test_jobs_are_listed_followed_fetched_and_stopped(
     printed = capsys.readouterr().out
     assert f"{name} runs: up to 24.0 more hours of ml.g4dn.xlarge" in printed
     assert f"stop it with: python -m imgcls.jobs stop job={name}" in printed
-    with pytest.raises(UserError, match="still runs"):
+    with pytest.raises(UserError, match="still running"):
         _main(["fetch", f"job={name}"])
 
     _main(["stop", "run=runs/dogs"])
@@ -77,9 +77,9 @@ def test_a_failed_and_a_stopped_job_say_why(signed_in: Jobs, tmp_path: Path) -> 
 def test_what_is_asked_wrongly(tmp_path: Path) -> None:
     for words, said in [
         (["lst"], "Did you mean list"),
-        (["stop"], "Which job"),
-        (["stop", "job=a", "run=b"], "Which job"),
-        (["fetch", f"run={tmp_path}"], "knows of no job"),
+        (["stop"], "Give run=DIR or job=NAME"),
+        (["stop", "job=a", "run=b"], "Give run=DIR or job=NAME"),
+        (["fetch", f"run={tmp_path}"], "records no job"),
         (["list", "most=many"], "most=many: must be a whole number of at least 1"),
         (["list", "poll=0"], "poll=0.0: must be a number above 0"),
         (["list", "stop"], "Unexpected argument 'stop'"),

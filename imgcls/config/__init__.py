@@ -1,7 +1,7 @@
-"""From overrides to one checked configuration: Hydra's composition, what values may be, errors in one line.
+"""From overrides to one checked configuration: Hydra's composition, checks of values, errors in one line.
 
 May be imported by everything above; imports `aws`, `system`, `preprocessing` and what needs no torch of `models`: a
-misspelt option is answered at once. Hydra is imported when a configuration is composed.
+misspelt option is reported at once. Hydra is imported when a configuration is composed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["check", "compose", "config_dir", "plain"]
 
 
 def __getattr__(name: str) -> Any:
-    """Hand a name on when it is first used: `imgcls.data` shares the choices, and needs no Hydra."""
+    """Import a name when it is first used: `imgcls.data` shares the choices, and needs no Hydra."""
     if name not in __all__:
         raise AttributeError(f"module 'imgcls.config' has no attribute {name!r}")
     from importlib import import_module

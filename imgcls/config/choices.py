@@ -1,4 +1,4 @@
-"""The values that options of data sets and searches can have, for who implements and who checks them; without Hydra."""
+"""The values of data and search options, shared by their implementations and their checks; without Hydra."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ STORE_KINDS = ("auto", "memory", "disk", "device", "none")
 NORMALIZATIONS = ("pretrained", "imagenet", "dataset")
 ON_BAD = ("skip", "error")
 TUNING_STRATEGIES = {"bayesian": "Bayesian", "random": "Random", "hyperband": "Hyperband", "grid": "Grid"}
-"""Of a tuning job; what SageMaker calls them."""
+"""The strategies of a tuning job, with SageMaker's names."""
 WARM_STARTS = {"identical": "IdenticalDataAndAlgorithm", "transfer": "TransferLearning"}
-"""What a tuning job shares with the earlier ones that it learns from; what SageMaker calls it."""
+"""What a tuning job shares with the earlier ones it learns from, with SageMaker's names."""

@@ -1,4 +1,4 @@
-"""Hydra's command line: composed, checked, run, and its errors explained in one line."""
+"""Hydra's command line: compose, check and run a configuration, with errors in one line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str = "train") -> 
     sys.argv[1:] = expand(sys.argv[1:])
     _check_flags(sys.argv[1:])
     register_resolvers()
-    quiet = logging.getLogger("hydra")  # what it would say about its own failures is said by `explain`
+    quiet = logging.getLogger("hydra")  # `explain` reports its failures instead
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting
 
@@ -50,7 +50,7 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str = "train") -> 
         except (UserError, Interrupted) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
-            raised.append(error)  # Hydra would print a line of its own about it
+            raised.append(error)  # Hydra would print another line about it
             return None
 
     try:
@@ -69,15 +69,15 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str = "train") -> 
 
 
 def _check_flags(arguments: list[str]) -> None:
-    """Refuse in one line what Hydra would answer with its usage."""
+    """Raise UserError, in one line, where Hydra would print its usage."""
     from hydra.main import get_args_parser
 
     parser = get_args_parser()
     flags = flags_of(parser)
 
     def refuse(message: str) -> None:
-        unknown = [word for word in arguments if word.startswith("-") and word.partition("=")[0] not in flags]
-        advice = nearest(unknown[0], flags) if unknown else "--help lists what there is."
+        unknown = [text for text in arguments if text.startswith("-") and text.partition("=")[0] not in flags]
+        advice = nearest(unknown[0], flags) if unknown else "--help shows the usage."
         raise UserError(f"{message}. {advice}")
 
     parser.error = refuse  # type: ignore[method-assign,assignment]
@@ -85,13 +85,13 @@ def _check_flags(arguments: list[str]) -> None:
 
 
 def _run_folder() -> Path:
-    """The folder that Hydra makes before the task starts."""
-    named = [text.partition("=")[2] for text in sys.argv[1:] if text.startswith("run_dir=")]
-    return Path(named[-1] if named else "runs")
+    """The folder that Hydra creates before the task starts."""
+    folders = [text.partition("=")[2] for text in sys.argv[1:] if text.startswith("run_dir=")]
+    return Path(folders[-1] if folders else "runs")
 
 
 def overrides_of(cfg: DictConfig) -> list[str]:
-    """The overrides of the run that Hydra has begun; a run of a sweep gets the folder that Hydra made for it."""
+    """The overrides of Hydra's current run; in a sweep, its `run_dir` is set to the folder that Hydra created."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 

@@ -10,8 +10,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from imgcls.config.explain import explain, unknown_option
-from imgcls.config.groups import VERSION_BASE, config_dir, unknown_options
+from imgcls.config.explain import compose_unchecked, explain, unknown_option
+from imgcls.config.groups import config_dir, unknown_options
 from imgcls.config.options import check_options
 from imgcls.config.overrides import expand
 
@@ -23,13 +23,16 @@ def compose(overrides: Sequence[str] = (), config_name: str = "train") -> DictCo
     >>> cfg.model.name, cfg.optim.lr
     ('resnet50', 0.001)
 
-    A file of overrides (a run's `overrides.yaml`, a search's `best.yaml`) stands for its words.
+    A file of overrides (a run's `overrides.yaml`, a search's `best.yaml`) is replaced by its content.
 
     Raises UserError for an unknown group, option or value, with the nearest valid names.
     """
     register_resolvers()
     overrides = expand(overrides)
-    cfg = _compose(overrides, config_name)
+    try:
+        cfg = compose_unchecked(overrides, config_name)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides, config_name) from error
     check_composed(cfg, overrides, config_name)
     return cfg
 
@@ -58,10 +61,10 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def register_resolvers() -> None:
-    """Make the resolvers of `conf/` known.
+    """Register the resolvers of `conf/`.
 
     `${by_start:frozen,finetuned,scratch}` is a default that depends on where the weights start; `${own_conf:}` is the
-    folder `conf` where a command runs, if there is one; `${on_disk:ADDRESS}` is where a run_dir in S3 is kept here.
+    folder `conf` where a command runs, if it exists; `${on_disk:ADDRESS}` is the local folder of a run_dir in S3.
     """
     OmegaConf.register_new_resolver("by_start", _by_start, replace=True)
     OmegaConf.register_new_resolver("own_conf", _own_conf, replace=True)
@@ -77,7 +80,7 @@ def _on_disk(address: str) -> str:
 
 
 def _own_conf() -> list[str]:
-    """Hydra's search path for the user's own groups: the folder `conf` of the folder that a command runs in."""
+    """Hydra's search path for the user's groups: the folder `conf` in the working directory."""
     own = Path.cwd() / "conf"
     return [f"file://{own}"] if own.is_dir() and own != config_dir() else []
 
@@ -89,14 +92,4 @@ def _by_start(frozen: Any, finetuned: Any, scratch: Any, *, _root_: DictConfig) 
     return finetuned if model.pretrained or model.weights is not None else scratch
 
 
-def _compose(overrides: list[str], config_name: str) -> DictConfig:
-    import hydra
-
-    try:
-        with hydra.initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):
-            return hydra.compose(config_name, overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error, overrides, config_name) from error
-
-
-register_resolvers()  # also where Hydra's launchers compose in a process of their own
+register_resolvers()  # also where Hydra's launchers compose in another process

@@ -16,15 +16,15 @@ from imgcls.config.groups import VERSION_BASE, choices_with, config_dir
 from imgcls.config.hydra_internals import node_of
 from imgcls.errors import UserError, nearest
 
-OTHERWISE_CALLED = {
-    "accumulate_grad_batches": "data.batch_size is the effective batch; data.micro_batch_size says how it is cut.",
+OTHER_NAMES = {
+    "accumulate_grad_batches": "data.batch_size is the effective batch; data.micro_batch_size splits it.",
     "learning_rate": "The learning rate is optim.lr.",
 }
-"""What options are called elsewhere, and what to say to those who use that name."""
+"""Names that options have in other libraries, with the advice for those who use them."""
 
 
 def explain(error: Exception, overrides: list[str], config_name: str) -> UserError:
-    """Hydra's and OmegaConf's many-line errors as one line with the nearest valid names."""
+    """An error of Hydra or OmegaConf, in one line with the nearest valid names."""
     text = str(error)
     if isinstance(error, OverrideParseException):
         return UserError(f"{error.override}: this cannot be read. Write name=value; quote special characters.")
@@ -46,44 +46,40 @@ def explain(error: Exception, overrides: list[str], config_name: str) -> UserErr
 
 
 def unknown_option(option: str, overrides: list[str], config_name: str = "train") -> UserError:
-    """What to say of an option that does not exist."""
+    """The error for an option that does not exist."""
     return UserError(f"Unknown option {option!r}. {_nearest_option(option, overrides, config_name)}")
 
 
 def _nearest_option(option: str, overrides: list[str], config_name: str) -> str:
     last = option.rpartition(".")[2]
-    if last in OTHERWISE_CALLED:
-        return OTHERWISE_CALLED[last]
+    if last in OTHER_NAMES:
+        return OTHER_NAMES[last]
     if chosen := choices_with(option, [config_dir(), Path.cwd() / "conf"]):
         return f"It is an option of {' or '.join(chosen[:3])}."
     return _similar(option, _known_names(overrides, config_name))
 
 
 def _similar(option: str, known: list[str]) -> str:
-    """The names of `known` that are nearest to `option`: beside it, of the same end anywhere, of a similar end."""
+    """Advice with the names in `known` nearest to `option`: in its group, or with the same or a similar last part."""
     *above, last = option.split(".")
     place = ""
     for part in above:
-        place += f"{_closest(part, _directly_in(place, known)) or part}."
-    beside = _directly_in(place, known)
+        place += f"{next(iter(difflib.get_close_matches(part, _names_in(place, known), n=1)), part)}."
+    beside = _names_in(place, known)
     if close := difflib.get_close_matches(last, beside, n=3):
         return f"Did you mean {' or '.join(f'{place}{name}' for name in close)}?"
     if above and not beside and place[:-1] in known:
-        return f"{place[:-1]} is null. Say first what it is, with its _target_; {last!r} then goes with it."
+        return f"{place[:-1]} is null. Set its _target_ first, then {last!r}."
     ends = {name: name.rpartition(".")[2] for name in known}
     alike = [last] if last in ends.values() else difflib.get_close_matches(last, set(ends.values()), n=3, cutoff=0.7)
     if alike:
         found = sorted((name for name in known if ends[name] in alike), key=lambda name: name.count("."))
         return f"Did you mean {' or '.join(found[:3])}?"
-    return nearest(option, [f"{place}{name}" for name in beside] or _directly_in("", known))
+    return nearest(option, [f"{place}{name}" for name in beside] or _names_in("", known))
 
 
-def _directly_in(place: str, known: list[str]) -> list[str]:
+def _names_in(place: str, known: list[str]) -> list[str]:
     return sorted({name.removeprefix(place).partition(".")[0] for name in known if name.startswith(place)})
-
-
-def _closest(part: str, names: list[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(part, names, n=1)), None)
 
 
 def _known_names(overrides: list[str], config_name: str) -> list[str]:
@@ -94,13 +90,14 @@ def _known_names(overrides: list[str], config_name: str) -> list[str]:
     choices = [text for text, name in chosen.items() if name in groups or name.startswith("hydra/")]
     for attempt in (choices, []):
         try:
-            return [*groups, *_option_names(_compose_quietly(attempt, config_name))]
+            return [*groups, *_option_names(compose_unchecked(attempt, config_name))]
         except (HydraException, OmegaConfBaseException):
             continue
     return groups
 
 
-def _compose_quietly(overrides: list[str], config_name: str) -> DictConfig:
+def compose_unchecked(overrides: list[str], config_name: str) -> DictConfig:
+    """Compose with Hydra. Raises the errors of Hydra and OmegaConf."""
     import hydra
 
     with hydra.initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):

@@ -1,4 +1,4 @@
-"""The folder of the configuration groups, and which of its files have an option."""
+"""The folder of the configuration groups, and the options in its files."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-NOT_CHOSEN_FOR_AN_OPTION = ("hydra/help", "experiment")
+NEVER_SUGGESTED = ("hydra/help", "experiment")
 
 
 def choices_with(option: str, folders: Sequence[Path]) -> list[str]:
-    """The words `group=name` that choose a file with `option`, of the groups in `folders`, sorted.
+    """The choices `group=name` of files with `option`, from the groups in `folders`, sorted.
 
     >>> from imgcls.config import config_dir
     >>> choices_with("early_stopping.patience", [config_dir()])
     ['early_stopping=patience']
     """
-    return sorted({word for folder in folders for word, file in _files(folder) if option in _options_of(file, word)})
+    files = [entry for folder in folders for entry in _files(folder)]
+    return sorted({choice for choice, file in files if option in _options_of(file, choice)})
 
 
 def unknown_options(values: Mapping[str, Any]) -> Iterator[str]:
-    """The dotted names in a configuration that no file of the groups has, and that nothing else would refuse.
+    """The dotted names in a configuration that are in no file of the groups, and that nothing else would reject.
 
-    Below a `_target_` the class itself knows its arguments, and a mapping that is empty in `conf/` is open.
+    Below a `_target_` the class checks its arguments, and a mapping that is empty in `conf/` takes any names.
     """
     known = _all_options(config_dir()) | _all_options(Path.cwd() / "conf")
 
@@ -44,7 +45,7 @@ def unknown_options(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _all_options(folder: Path) -> frozenset[str]:
-    """The names of all options in the files of `folder`, and of the places that they are in."""
+    """The dotted names of all options in the files of `folder`, and of the mappings they are in."""
     stamps = tuple((file, file.stat().st_mtime_ns) for file in sorted(folder.rglob("*.yaml")))
     return _options_of_all(folder, stamps)
 
@@ -59,27 +60,27 @@ def _options_of_all(folder: Path, stamps: tuple[tuple[Path, int], ...]) -> froze
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     for file in sorted(folder.rglob("*.yaml")):
         group = file.parent.relative_to(folder).as_posix()
-        if group != "." and not group.startswith(NOT_CHOSEN_FOR_AN_OPTION) and not file.stem.startswith("_"):
+        if group != "." and not group.startswith(NEVER_SUGGESTED) and not file.stem.startswith("_"):
             yield f"{group}={file.stem}", file
 
 
-def _options_of(file: Path, word: str) -> set[str]:
-    """The dotted names of the options in `file` and in the files of its group that it begins with."""
+def _options_of(file: Path, choice: str) -> set[str]:
+    """The dotted names of the options in `file` and in the files that its defaults list names."""
     import yaml
 
     try:
         text = file.read_text(encoding="utf-8")
         content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, ValueError, yaml.YAMLError):
-        return set()  # one's own file, which is not what was asked for
+        return set()  # a broken file of the user, which is not what was asked about
     if not isinstance(content, dict):
         return set()
     package = re.search(r"^# @package (\S+)", text, re.MULTILINE)
-    place = package[1] if package else word.partition("=")[0].replace("/", ".") or "_global_"
+    place = package[1] if package else choice.partition("=")[0].replace("/", ".") or "_global_"
     found = set(_names(content, "" if place == "_global_" else f"{place}."))
     for other in content.get("defaults") or []:
         if isinstance(other, str) and (beside := file.parent / f"{other}.yaml").is_file():
-            found |= _options_of(beside, word)
+            found |= _options_of(beside, choice)
     return found
 
 

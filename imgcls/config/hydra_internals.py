@@ -17,12 +17,12 @@ def flags_of(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def node_of(cfg: DictConfig, key: Any) -> Any:
-    """What stands under `key`, with no interpolation resolved."""
+    """The node of `key`, with its interpolations unresolved."""
     return cfg._get_node(key)
 
 
 def result_of(job: JobReturn) -> Any:
-    """What a job returned, or the error that ended it: the property would print all overrides, and raise."""
+    """What a job returned, or the error that ended it, which the property would print and raise."""
     return job._return_value
 
 

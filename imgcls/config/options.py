@@ -1,4 +1,4 @@
-"""What the values of the options can be: checked before anything heavy is imported."""
+"""The checks of the option values, which run before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from imgcls.system.checks import (
     existing_file,
     existing_folder,
     flag,
+    is_whole,
+    list_of,
     mapping,
     mappings,
     names,
@@ -27,7 +29,7 @@ from imgcls.system.checks import (
 )
 from imgcls.system.extras import check_logger, check_onnx, check_smdebug
 
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's own
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
 
 WITHOUT_FILES = ("imgcls.data.digits.Digits", "imgcls.data.synthetic.Synthetic")
 
@@ -54,7 +56,7 @@ def _check_together(config: Mapping[str, Any]) -> None:
     if model.get("freeze") == "backbone" and not model.get("pretrained") and model.get("weights") is None:
         raise UserError(
             "model.freeze=backbone freezes random weights. "
-            "Give others with model.pretrained=true or model.weights=FILE."
+            "Load trained ones with model.pretrained=true or model.weights=FILE."
         )
     if config.get("export", {}).get("onnx") is True:
         check_onnx("export.onnx=true")
@@ -93,13 +95,13 @@ def _check_together(config: Mapping[str, Any]) -> None:
     endless = config.get("trainer", {}).get("max_epochs") in (-1, None)
     if endless and config.get("optim", {}).get("schedule") != "constant":
         raise UserError(
-            "trainer.max_epochs=-1 trains without an end, which a schedule cannot anneal to. "
+            "trainer.max_epochs=-1 trains endlessly, so a schedule has no end to anneal to. "
             "Use optim.schedule=constant or give a number of epochs."
         )
 
 
 def _check_sharded(config: Mapping[str, Any]) -> None:
-    """What needs the whole of the weights in each process."""
+    """Raise UserError for options that need all weights in each process."""
     optim, model, debug = (config.get(name) or {} for name in ("optim", "model", "debug"))
     unfit = {
         "optim.ema": optim.get("ema") is not None,
@@ -121,22 +123,14 @@ def spaces(value: Any) -> str | None:
     return None if isinstance(value, Mapping) else "must be options with their spaces: {optim.lr: 'interval(0.1,1)'}."
 
 
-def widths(value: Any) -> str | None:
-    """A list of layer widths."""
-    right = isinstance(value, list) and all(
-        isinstance(one, int) and not isinstance(one, bool) and one > 0 for one in value
-    )
-    return None if right else "must be a list of layer widths, such as [1000,100]."
-
-
 def mean_and_std(value: Any) -> str | None:
     """Means and standard deviations of the three channels."""
-    right = isinstance(value, list) and len(value) == 2 and all(not numbers(one) and len(one) == 3 for one in value)
+    right = isinstance(value, list) and len(value) == 2 and all(not numbers(item) and len(item) == 3 for item in value)
     return None if right else "must be [[mean, mean, mean], [std, std, std]]."
 
 
 def timm_model(value: Any) -> str | None:
-    """The name of an architecture that the installed timm can build."""
+    """An architecture that the installed timm can build."""
     from imgcls.models.names import all_model_names, is_model
 
     if isinstance(value, str) and is_model(value):
@@ -148,7 +142,7 @@ def devices(value: Any) -> str | None:
     """auto, a number of devices, or a list of device indices."""
     if value == "auto" or not whole(1)(value) or value == -1 or (isinstance(value, str) and value.isdigit()):
         return None
-    if isinstance(value, list) and value and not any(whole(0)(one) for one in value):
+    if isinstance(value, list) and value and not any(whole(0)(index) for index in value):
         return None
     return "must be auto, a number of devices of at least 1, or a list of their indices."
 
@@ -173,7 +167,7 @@ OPTIONS: dict[str, Check] = {
     "model.compile": choice("auto", True, False, *COMPILE_MODES),
     "model.options": mapping,
     "model.views": choice(*VIEWS),
-    "model.head.hidden": widths,
+    "model.head.hidden": list_of("layer widths, such as [1000,100]", lambda item: is_whole(item) and item > 0),
     "model.head.dropout": number(0, 1),
     "model.head.activation": choice(*ACTIVATIONS),
     "model.head.norm": choice(*NORMS),

@@ -1,4 +1,4 @@
-"""Overrides as Hydra takes them: those of a file, the user's own data set, and values that need quotes."""
+"""Make overrides that Hydra can read: from a file, from `data=DIR`, and with quotes where needed."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from hydra.errors import HydraException
 from imgcls.config.groups import config_dir
 from imgcls.errors import UserError
 
-ENDINGS = (".yaml", ".yml")
-BEFORE_A_NAME = ("-cn", "--config-name", "-cp", "--config-path", "-cd", "--config-dir", "-p", "--package")
+SUFFIXES = (".yaml", ".yml")
+FLAGS_WITH_VALUE = ("-cn", "--config-name", "-cp", "--config-path", "-cd", "--config-dir", "-p", "--package")
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
-    """The arguments that Hydra understands in the same sense as these.
+    """The equivalent arguments that Hydra understands.
 
-    - A file of overrides (a run's `overrides.yaml`, a search's `best.yaml`, a list) stands for its content; later
+    - A file of overrides (a run's `overrides.yaml`, a search's `best.yaml`, a list) is replaced by its content; later
       arguments win over it.
     - `data=DIR`, or `data.root=DIR` without a data set, is a folder of the user's own images: `data=imagefolder`.
-    - A value that Hydra's grammar refuses, such as `data.root=~/data` or `run_dir=runs/größe (1)`, is quoted.
+    - A value that Hydra's grammar rejects, such as `data.root=~/data` or `run_dir=runs/größe (1)`, is quoted.
     """
     expanded: list[str] = []
     for place, argument in enumerate(arguments):
-        is_name = place > 0 and arguments[place - 1] in BEFORE_A_NAME
-        if argument.endswith(ENDINGS) and not argument.startswith("-") and not is_name and _is_file(argument):
+        is_name = place > 0 and arguments[place - 1] in FLAGS_WITH_VALUE
+        if argument.endswith(SUFFIXES) and not argument.startswith("-") and not is_name and _is_file(argument):
             expanded += read_overrides(Path(argument).expanduser())
         else:
             expanded.append(argument)
@@ -46,19 +46,19 @@ def read_overrides(file: Path) -> list[str]:
     overrides = content.get("overrides") if isinstance(content, dict) else content
     if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
         raise UserError(
-            f"{file} holds no overrides. Give a run's overrides.yaml, a search's best.yaml, "
+            f"{file} contains no overrides. Give a run's overrides.yaml, a search's best.yaml, "
             "or a list such as [optim.lr=0.1]."
         )
     return overrides
 
 
 def _is_file(argument: str) -> bool:
-    """Whether an argument that ends like a file of overrides is one, and no override whose value ends so."""
+    """Whether an argument with the suffix of a file of overrides is one, and not an override with such a value."""
     return "=" not in argument or Path(argument).expanduser().is_file()
 
 
 def _with_own_data(arguments: list[str]) -> list[str]:
-    """`data=DIR` and a `data.root` without a data set name the user's own images."""
+    """Choose `data=imagefolder` for `data=DIR`, and for a `data.root` without a data set."""
     changed = []
     for argument in arguments:
         name, _, value = argument.partition("=")
@@ -73,7 +73,7 @@ def _with_own_data(arguments: list[str]) -> list[str]:
 
 
 def _is_place(value: str) -> bool:
-    """Whether a `data=` is a folder, an archive or an address, and no data set of a configuration group."""
+    """Whether the `value` of `data=` is a folder, an archive or an address, and not a data set of a group."""
     if value.startswith("s3://"):
         return True
     if any((folder / "data" / f"{value}.yaml").is_file() for folder in (config_dir(), Path.cwd() / "conf")):
@@ -83,14 +83,14 @@ def _is_place(value: str) -> bool:
 
 def _quoted(argument: str) -> str:
     name, equals, value = argument.partition("=")
-    if not equals or argument.startswith("-") or _is_read(argument):
+    if not equals or argument.startswith("-") or _is_readable(argument):
         return argument
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     quoted = f'{name}="{escaped}"'
-    return quoted if _is_read(quoted) else argument
+    return quoted if _is_readable(quoted) else argument
 
 
-def _is_read(argument: str) -> bool:
+def _is_readable(argument: str) -> bool:
     try:
         OverridesParser.create().parse_override(argument)
     except HydraException:

@@ -14,7 +14,7 @@ from imgcls.deploy.options import Options, create_options
 from imgcls.deploy.rehearsal import rehearse, serve_here
 from imgcls.deploy.source import source_of_job, source_of_run
 from imgcls.errors import UserError
-from imgcls.system.logs import talking
+from imgcls.system.logs import log_to_terminal
 
 ACTIONS: dict[str, Callable[[Values, list[str]], None]] = {
     "deploy": lambda values, more: deploy(create_options(values, more)),
@@ -29,7 +29,7 @@ ACTIONS: dict[str, Callable[[Values, list[str]], None]] = {
 
 def perform(action: str, values: Values, more: list[str]) -> None:
     """Run one of ACTIONS. Raises UserError."""
-    with talking(), exit_on_sigterm():
+    with log_to_terminal(), exit_on_sigterm():
         ACTIONS[action](values, more)
 
 

@@ -20,9 +20,9 @@ def metric_line(row: Mapping[str, float | int]) -> str:
     return "imgcls " + " ".join(f"{name}={value:.6g}" for name, value in shown.items())
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """`rows` as CSV text; its header has the keys of all rows."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
+def as_csv(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> str:
+    """`rows` as CSV text whose header is `names` and every other key that any row has."""
+    names = list(dict.fromkeys([*names, *(name for row in rows for name in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()

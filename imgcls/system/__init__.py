@@ -1,4 +1,4 @@
-"""The machine below everything: files written whole, locks, signals, logs, bars, caches, optional packages.
+"""Access to the machine: atomic files, locks, signals, logs, progress bars, caches, optional packages.
 
-May be imported from anywhere; imports `errors` alone, and neither torch nor Hydra.
+May be imported from anywhere; imports only `errors`, and neither torch nor Hydra.
 """

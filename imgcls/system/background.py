@@ -1,4 +1,4 @@
-"""Something that is done again and again in a thread, while a block runs."""
+"""Something that a thread repeats while a block runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def repeat(do: Callable[[], bool | None], seconds: float, name: str) -> Iterator[None]:
-    """Call `do` every `seconds` while the block runs, the first time after the first of them.
+    """Call `do` every `seconds` while the block runs, the first time after the first interval.
 
     Args:
-        do: must not raise; True ends it.
-        seconds: between the end of one call and the beginning of the next.
+        do: must not raise; the thread ends when it returns True.
+        seconds: between the end of one call and the start of the next.
         name: of the thread.
     """
     ended = threading.Event()

@@ -1,4 +1,4 @@
-"""Progress bars, drawn where stderr is a terminal, and lines that go above them."""
+"""Progress bars, drawn where stderr is a terminal, and lines that are printed above them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def on_terminal() -> bool:
 
 
 def with_bar(items: Iterable[T], total: int | None, title: str) -> Iterable[T]:
-    """`items` with a progress bar on a terminal; as they are elsewhere."""
+    """`items`, on a terminal with a progress bar."""
     if not on_terminal():
         return items
     bar: Iterable[T] = tqdm(items, total=total, desc=title, unit="", leave=False)
@@ -25,7 +25,7 @@ def with_bar(items: Iterable[T], total: int | None, title: str) -> Iterable[T]:
 
 
 def byte_bar(title: str, total: int | None, done: int = 0) -> tqdm:
-    """A bar to update with the bytes of a transfer: `total`, if known, of which `done` were transferred before."""
+    """A bar to update with the bytes of a transfer of `total` bytes, if known, which resumes after `done`."""
     return tqdm(initial=done, total=total, unit="B", unit_scale=True, desc=title, disable=not on_terminal())
 
 

@@ -1,4 +1,4 @@
-"""The folder for what can be made or fetched again."""
+"""The folder for what can be computed or downloaded again."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def cache_folder() -> Path:
 
     A user without a home (a service, some containers) has it in the folder for temporary files.
     """
-    if own := os.environ.get("IMGCLS_CACHE"):
-        return Path(own).expanduser()
+    if folder := os.environ.get("IMGCLS_CACHE"):
+        return Path(folder).expanduser()
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "imgcls"
     except RuntimeError:
@@ -32,20 +32,20 @@ def cache_folder() -> Path:
 
 
 def data_folder(class_name: str) -> Path:
-    """Where a data set is kept that was downloaded by the data module `class_name`."""
+    """The folder of a data set that was downloaded by the data module `class_name`."""
     return cache_folder() / "data" / class_name.lower()
 
 
 @contextmanager
 def alone(target: Path) -> Iterator[None]:
-    """Wait until no other process is making `target`; a process that is killed holds up nobody."""
+    """Wait until no other process is creating `target`; a process that is killed releases it."""
     lock = target.with_name(f".{target.name}.lock")
     with explain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("a")
     with file:
         if not take_lock(file, wait=False):
-            log.info("Another process is making %s; waiting for it.", target)
+            log.info("Another process is creating %s; waiting for it.", target)
             take_lock(file, wait=True)
         yield
 
@@ -53,13 +53,13 @@ def alone(target: Path) -> Iterator[None]:
 def find_or_build(folder: Path, find: Callable[[], T | None], build: Callable[[Path], None]) -> T:
     """What `find` reads from `folder`, built first where it finds nothing.
 
-    Of several processes one builds and the others wait. It is written beside its place and renamed when complete, so a
-    kill leaves nothing that is taken for whole.
+    Of several processes one builds and the others wait. It is written to another folder and renamed when complete, so
+    that a kill leaves nothing that looks complete.
 
     Args:
-        folder: named after all that its content depends on.
-        find: reads the content of `folder`; None where there is none, or it is not whole.
-        build: writes the content into the empty folder that it is given.
+        folder: named after everything that its content depends on.
+        find: reads the content of `folder`; None where there is none, or it is incomplete.
+        build: writes the content into the empty folder it is given.
 
     Raises:
         OSError: what was built cannot be written or read back.
@@ -75,7 +75,7 @@ def find_or_build(folder: Path, find: Callable[[], T | None], build: Callable[[P
                 for file in partial.iterdir():
                     with file.open("rb") as written:
                         os.fsync(written.fileno())
-                shutil.rmtree(folder, ignore_errors=True)  # one that is not whole
+                shutil.rmtree(folder, ignore_errors=True)  # an incomplete one
                 partial.replace(folder)
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)

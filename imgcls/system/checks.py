@@ -1,4 +1,4 @@
-"""What the value of an option can be: the checks that Hydra's options and those of the commands share."""
+"""Checks of option values, shared by Hydra's options and those of the commands."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ from typing import Any
 from imgcls.errors import UserError, nearest
 
 Check = Callable[[Any], str | None]
-"""Takes a value; None: it is right, else what it must be."""
+"""Takes a value and returns None, or what is wrong with it."""
 
 
 def check_value(name: str, value: Any, check: Check) -> None:
-    """Raise UserError, which names the option and its value, where `check` complains."""
+    """Raise UserError, with the option and its value, where `check` complains."""
     if complaint := check(value):
         raise UserError(f"{name}={_shown(value)}: {complaint}")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether `value` is an integer, and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is an integer or a float, and no bool."""
+    return isinstance(value, float) or is_whole(value)
 
 
 def whole(low: int, high: int | None = None, *, none: bool = False) -> Check:
@@ -25,9 +35,7 @@ def whole(low: int, high: int | None = None, *, none: bool = False) -> Check:
     def check(value: Any) -> str | None:
         if none and value is None:
             return None
-        right = (
-            isinstance(value, int) and not isinstance(value, bool) and value >= low and (high is None or value <= high)
-        )
+        right = is_whole(value) and value >= low and (high is None or value <= high)
         span = f"of at least {low}" if high is None else f"from {low} to {high}"
         return None if right else f"must be a whole number {span}{', or null' if none else ''}."
 
@@ -47,8 +55,7 @@ def number(
     def check(value: Any) -> str | None:
         if (none and value is None) or (isinstance(value, str) and value in words):
             return None
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-        if is_number and (value > low if open_low else value >= low) and value <= high and not math.isinf(value):
+        if is_number(value) and (value > low if open_low else value >= low) and value <= high and math.isfinite(value):
             return None
         left = "" if low == -math.inf else f" above {low:g}" if open_low else f" of at least {low:g}"
         right = "" if high == math.inf else f"{' and' if left else ''} of at most {high:g}"
@@ -74,10 +81,10 @@ def choice(*names: str | int | bool | None) -> Check:
 
 
 def either(*checks: Check) -> Check:
-    """Right where one of `checks` says so; the complaint is the first one's."""
+    """Passes where one of `checks` does; else the complaint is that of the first."""
 
     def check(value: Any) -> str | None:
-        complaints = [complaint for check_one in checks if (complaint := check_one(value))]
+        complaints = [complaint for alternative in checks if (complaint := alternative(value))]
         return complaints[0] if len(complaints) == len(checks) else None
 
     return check
@@ -90,31 +97,18 @@ def flag(value: Any) -> str | None:
 
 def mapping(value: Any) -> str | None:
     """Names and values, or null."""
-    return (
-        None
-        if value is None or isinstance(value, Mapping)
-        else "must be names and values, such as {width: 64}, or null."
-    )
+    right = value is None or isinstance(value, Mapping)
+    return None if right else "must be names and values, such as {width: 64}, or null."
 
 
-def numbers(value: Any) -> str | None:
-    """A list of numbers."""
-    right = isinstance(value, list) and all(
-        isinstance(item, int | float) and not isinstance(item, bool) for item in value
-    )
-    return None if right else "must be a list of numbers."
+def list_of(what: str, is_item: Callable[[Any], bool]) -> Check:
+    """A list of `what`, of which each item passes `is_item`."""
+    return lambda value: None if isinstance(value, list) and all(map(is_item, value)) else f"must be a list of {what}."
 
 
-def names(value: Any) -> str | None:
-    """A list of names."""
-    right = isinstance(value, list) and all(isinstance(name, str) and name for name in value)
-    return None if right else "must be a list of names, such as [first,second]."
-
-
-def mappings(value: Any) -> str | None:
-    """A list of options with their values."""
-    right = isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
-    return None if right else "must be a list of options with their values: [{optim.lr: 0.1}]."
+numbers = list_of("numbers", is_number)
+names = list_of("names, such as [first,second]", lambda item: isinstance(item, str) and item != "")
+mappings = list_of("options with their values: [{optim.lr: 0.1}]", lambda item: isinstance(item, Mapping))
 
 
 def existing_file(value: Any) -> str | None:
@@ -132,7 +126,7 @@ def existing_folder(value: Any) -> str | None:
 
 
 def local_folder(value: Any) -> str | None:
-    """An existing folder of this machine."""
+    """An existing folder on this machine."""
     path = Path(str(value)).expanduser()
     if path.is_dir():
         return None

@@ -1,4 +1,4 @@
-"""The optional packages: which extra brings them, and what each extra still needs here."""
+"""The optional packages: the extra of each, and what each extra still needs here."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 CORE = ""
-"""The name under which the requirements that everyone needs are listed."""
+"""The name of the requirements that imgcls always needs."""
 
 
 @dataclass(frozen=True)
 class Extra:
-    """One group of requirements, compared with what is installed."""
+    """A group of requirements, compared with what is installed."""
 
     name: str
     missing: tuple[str, ...]
-    """What has to be installed, as `package>=version`, with the version that is there where it does not fit."""
+    """What must be installed, as `package>=version`, with the installed version where that does not match."""
     offered: bool = True
-    """False where all of it is for other versions of Python."""
+    """False where all requirements are for other versions of Python."""
 
     @property
     def complete(self) -> bool:
@@ -38,13 +38,13 @@ class Extra:
 
 
 def find_extras() -> dict[str, Extra]:
-    """Every extra by its name, and under CORE what imgcls itself needs."""
+    """Every extra by its name, and the requirements of imgcls itself under CORE."""
     declared = requirements()
     return {name: _compare(name, declared) for name in declared}
 
 
 def requirements() -> dict[str, list[Requirement]]:
-    """What is declared: of a checkout in its pyproject.toml, of an installed imgcls in its metadata."""
+    """The declared requirements: of a checkout from its pyproject.toml, of an installed imgcls from its metadata."""
     from packaging.requirements import Requirement
 
     project = Path(__file__).parents[2] / "pyproject.toml"
@@ -57,45 +57,36 @@ def requirements() -> dict[str, list[Requirement]]:
     except metadata.PackageNotFoundError:
         return {}
     lines = [Requirement(line) for line in installed.requires or []]
-    found = {CORE: [line for line in lines if not _only_in_an_extra(line)]}
+    found = {CORE: [line for line in lines if "extra ==" not in str(line.marker)]}
     for extra in installed.metadata.get_all("Provides-Extra") or []:
-        chosen = [line for line in lines if _only_in_an_extra(line) and _names_extra(line, extra)]
-        found[extra] = chosen
+        found[extra] = [line for line in lines if f'extra == "{extra}"' in str(line.marker)]
     return found
 
 
-def _only_in_an_extra(line: Requirement) -> bool:
-    return line.marker is not None and "extra ==" in str(line.marker)
-
-
-def _names_extra(line: Requirement, extra: str) -> bool:
-    return f'extra == "{extra}"' in str(line.marker)
-
-
 def _compare(name: str, declared: dict[str, list[Requirement]]) -> Extra:
-    here = _wanted_here(name, declared)
+    here = _requirements_here(name, declared)
     missing = dict.fromkeys(lack for line in here if (lack := _lack(line)))
     return Extra(name, tuple(missing), offered=bool(here) or not declared[name])
 
 
-def _wanted_here(name: str, declared: dict[str, list[Requirement]]) -> list[Requirement]:
+def _requirements_here(name: str, declared: dict[str, list[Requirement]]) -> list[Requirement]:
     """The requirements of an extra, and of the extras that it consists of, that hold for this Python."""
     found = []
     for line in declared.get(name, []):
         if line.marker is None or line.marker.evaluate({"extra": name}):
             parts = sorted(line.extras) if line.name == "imgcls" else []
-            found += [one for part in parts for one in _wanted_here(part, declared)] if parts else [line]
+            found += [item for part in parts for item in _requirements_here(part, declared)] if parts else [line]
     return found
 
 
 def _lack(line: Requirement) -> str | None:
-    """What of `line` is not installed."""
-    wanted = f"{line.name}{line.specifier}"
+    """`line` where it is not installed, or not in a version that matches."""
+    required = f"{line.name}{line.specifier}"
     try:
         version = metadata.version(line.name)
     except metadata.PackageNotFoundError:
-        return wanted
-    return None if line.specifier.contains(version, prereleases=True) else f"{wanted} (here is {version})"
+        return required
+    return None if line.specifier.contains(version, prereleases=True) else f"{required} (here is {version})"
 
 
 PACKAGES = {
@@ -103,9 +94,9 @@ PACKAGES = {
     "sagemaker_training": "sagemaker-training",
     "sagemaker_pytorch_container": "sagemaker-pytorch-training",
 }
-"""Modules whose package is called differently."""
+"""The packages of modules with another name."""
 LOGGERS = {"TensorBoard": "tensorboard", "MLflow": "mlflow", "WeightsAndBiases": "wandb"}
-"""Of each logger: its package, which is the name of the extra as well."""
+"""The package of each logger, which is also the name of the extra."""
 
 
 def need(module: str, extra: str = "sagemaker", wish: str = "SageMaker") -> Any:
@@ -113,7 +104,7 @@ def need(module: str, extra: str = "sagemaker", wish: str = "SageMaker") -> Any:
 
     Args:
         module: its dotted name.
-        extra: what brings its package.
+        extra: the extra with its package.
         wish: the option or feature that needs it.
 
     Raises:
@@ -126,7 +117,7 @@ def need(module: str, extra: str = "sagemaker", wish: str = "SageMaker") -> Any:
 
 
 def check_installed(modules: Iterable[str], extra: str, wish: str) -> None:
-    """Raise UserError where one of `modules`, which `extra` brings and `wish` needs, is not installed."""
+    """Raise UserError where one of `modules`, which are in `extra` and needed for `wish`, is not installed."""
     if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
         raise _missing(missing, extra, wish)
 
@@ -145,12 +136,12 @@ def check_logger(logger: Mapping[str, Any]) -> None:
 
 
 def check_onnx(wish: str) -> None:
-    """Raise UserError where what writes ONNX is not installed; `wish` is the option that needs it."""
+    """Raise UserError where the packages that write ONNX are missing; `wish` is the option that needs them."""
     check_installed(["onnx", "onnxscript"], "onnx", wish)
 
 
 def check_smdebug(wish: str = "debug.smdebug=true") -> None:
-    """Raise UserError where smdebug, which the option `wish` needs, is missing, or Python or numpy too new for it."""
+    """Raise UserError where smdebug, needed for the option `wish`, is missing, or Python or numpy is too new for it."""
     if sys.version_info >= (3, 13):
         raise UserError(f"{wish} needs Python 3.11 or 3.12: smdebug cannot be imported by a newer one.")
     check_installed(["smdebug"], "debugger", wish)
@@ -158,5 +149,5 @@ def check_smdebug(wish: str = "debug.smdebug=true") -> None:
     if tuple(int(part) for part in numpy.split(".")[:2]) >= (2, 3):
         raise UserError(
             f"{wish}: smdebug cannot save with numpy {numpy}, only below 2.3. "
-            "pip install 'imgcls[debugger]' in an environment of its own."
+            "pip install 'imgcls[debugger]' in a separate environment."
         )

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their target, synchronised, renamed."""
+"""Files that are whole or absent: written beside their target, flushed to disk, renamed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` to write to; it replaces `target` when the block ends without an error.
 
     A kill at any moment leaves the old file or the new one. Raises UserError where the disk is full or the
-    folder cannot be written.
+    folder cannot be written to.
     """
     target = Path(target)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
@@ -110,5 +110,5 @@ def explain_os_errors(path: Path) -> Iterator[None]:
                 f"No space left on the disk of {path}. Free some, then run the same command again."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
-            raise UserError(f"Cannot write {path}: {error.strerror}. Choose a folder that can be written.") from error
+            raise UserError(f"Cannot write {path}: {error.strerror}. Choose a writable folder.") from error
         raise

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a run at a good moment: after the current step, with a checkpoint."""
+"""SIGTERM and Ctrl-C end a run after its current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from types import FrameType, TracebackType
 from typing import Any
 
 
-class Interrupted(Exception):  # noqa: N818 - the field says "interrupted", and it is no error of the program
-    """The run was asked to stop by a signal; the same command goes on with it."""
+class Interrupted(Exception):  # noqa: N818 - the field says "interrupted", and it is not an error of the program
+    """A signal asked the run to stop; the same command resumes it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum, self.exit_code = signum, 128 + signum
-        self.advice = "The same command goes on with it."
+        self.advice = "Run the same command again to resume."
 
     def __reduce__(self) -> tuple[type[Interrupted], tuple[int]]:
-        return type(self), (self.signum,)  # from a job in another process
+        return type(self), (self.signum,)  # for a job in another process
 
 
 class StopSignals:
-    """While active, SIGTERM and SIGINT raise Interrupted: at once, or when asked for while `deferred`.
+    """While active, SIGTERM and SIGINT raise Interrupted: at once, or while `deferred` at the next check.
 
-    Training sets `deferred` and asks at the end of each step, so that it can write a checkpoint first. A second
+    Training sets `deferred` and checks at the end of each step, so that it can write a checkpoint first. A second
     signal is never deferred. Only the main thread can install signal handlers; elsewhere nothing is changed.
     """
 
@@ -38,14 +38,14 @@ class StopSignals:
         return self
 
     def install(self) -> None:
-        """Take the signals over (again, where Lightning has put its own handlers in place)."""
+        """Install the handlers, again where Lightning has replaced them."""
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGTERM, signal.SIGINT):
                 current = signal.signal(signum, self._handle)
                 self._previous.setdefault(signum, current)
 
     def raise_if_requested(self) -> None:
-        """Raise Interrupted if a signal has come."""
+        """Raise Interrupted if a signal was received."""
         if self.requested is not None:
             raise Interrupted(self.requested)
 
@@ -67,6 +67,6 @@ ACTIVE: list[StopSignals] = []
 
 
 def raise_if_requested() -> None:
-    """Raise Interrupted if a signal has come whose exception was lost: botocore takes it for one of the network."""
+    """Raise Interrupted if the exception of a signal was lost: botocore mistakes it for a network error."""
     for signals in ACTIVE:
         signals.raise_if_requested()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def is_within_step(trainer: L.Trainer) -> bool:
-    """Whether the optimiser waits for more gradients: the last batch has not ended a step."""
+    """Whether gradients are still being accumulated: the last batch has not ended a step."""
     return trainer.fit_loop._should_accumulate()
 
 
@@ -22,7 +22,7 @@ def is_last_batch(trainer: L.Trainer) -> bool:
 
 
 def batches_begun(trainer: L.Trainer) -> int:
-    """The training batches of this epoch that have begun, with those before a resume."""
+    """The training batches of this epoch that have started, with those before a resume."""
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
@@ -32,12 +32,12 @@ def batch_number(trainer: L.Trainer) -> int:
 
 
 def checkpoint_of_weights(trainer: L.Trainer) -> dict[str, Any]:
-    """What `trainer.save_checkpoint(…, weights_only=True)` would write, in tensors that training goes on changing."""
+    """What `trainer.save_checkpoint(…, weights_only=True)` would write, in tensors that training keeps changing."""
     return trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
 
 
 def set_up_loader_again(trainer: L.Trainer) -> None:
-    """Let the training loader be set up anew at the start of training, where its position in a checkpoint is read."""
+    """Let the start of training set up the training loader again, which reads its position from a checkpoint."""
     trainer.fit_loop._combined_loader = None
 
 

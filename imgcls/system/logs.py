@@ -1,4 +1,4 @@
-"""Who hears what imgcls, Lightning and Python's warnings say: the terminal, a log file, nobody."""
+"""Where the messages of imgcls, Lightning and Python's warnings go: the terminal, a log file, nowhere."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from imgcls.system.files import explain_os_errors
 
 
 @contextlib.contextmanager
-def talking() -> Iterator[None]:
-    """What imgcls says while it works goes to stderr, a line each; Lightning and Python's warnings are not heard."""
+def log_to_terminal() -> Iterator[None]:
+    """Send imgcls's messages to stderr, a line each, and silence Lightning and Python's warnings."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     handlers: dict[str, list[logging.Handler]] = {"imgcls": [handler]}
     handlers |= {name: [logging.NullHandler()] for name in ("lightning.pytorch", "lightning.fabric", "py.warnings")}
-    with handled_by(handlers):
+    with replace_handlers(handlers):
         yield
 
 
 @contextlib.contextmanager
-def handled_by(handlers: Mapping[str, list[logging.Handler]], onward: Sequence[str] = ()) -> Iterator[None]:
-    """Each logger that is named has these handlers alone, warnings are logged too; those of `onward` also propagate."""
+def replace_handlers(handlers: Mapping[str, list[logging.Handler]], onward: Sequence[str] = ()) -> Iterator[None]:
+    """Give each named logger only these `handlers`, and log warnings; the loggers in `onward` also propagate."""
     loggers = {name: logging.getLogger(name) for name in handlers}
-    before = {name: (one.handlers, one.level, one.propagate) for name, one in loggers.items()}
-    for name, one in loggers.items():
-        one.handlers, one.propagate = handlers[name], name in onward
-        one.setLevel(logging.INFO)
+    before = {name: (logger.handlers, logger.level, logger.propagate) for name, logger in loggers.items()}
+    for name, logger in loggers.items():
+        logger.handlers, logger.propagate = handlers[name], name in onward
+        logger.setLevel(logging.INFO)
     logging.captureWarnings(True)
     try:
         yield
     finally:
         logging.captureWarnings(False)
-        for name, one in loggers.items():
-            one.handlers, one.level, one.propagate = before[name]
+        for name, logger in loggers.items():
+            logger.handlers, logger.level, logger.propagate = before[name]
 
 
 class _QuietFileHandler(logging.FileHandler):
-    """A log that cannot be written (a full disk) must not bury the message that says so."""
+    """Ignores its own errors: on a full disk they would bury the message that says so."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         pass
 
 
 @contextlib.contextmanager
-def logging_to(file: Path, *, terminal: bool = True) -> Iterator[None]:
-    """Send what imgcls and Lightning say to `file`, and imgcls's own messages also to stderr."""
+def log_to_file(file: Path, *, terminal: bool = True) -> Iterator[None]:
+    """Send the messages of imgcls and Lightning to `file`, and imgcls's also to stderr if `terminal`."""
     with explain_os_errors(file):
         to_file = _QuietFileHandler(file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -62,7 +62,7 @@ def logging_to(file: Path, *, terminal: bool = True) -> Iterator[None]:
         "py.warnings": [to_file],
     }
     try:
-        with handled_by(handlers, onward=("lightning.pytorch", "lightning.fabric")):
+        with replace_handlers(handlers, onward=("lightning.pytorch", "lightning.fabric")):
             yield
     finally:
         to_file.close()

@@ -1,4 +1,4 @@
-"""What this process may use of its machine: processors, memory, disk."""
+"""The processors, memory and disk that this process may use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 def available_cores() -> int:
-    """The processors that this process may use, also where a container has only a part of the machine's."""
+    """The number of processors that this process may use, within the limit of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         match _limits(*files):
@@ -22,9 +22,9 @@ def available_cores() -> int:
 
 
 def threads_of_each(processes: int) -> str:
-    """OMP_NUM_THREADS of each of several processes that share this one's processors; the user's own, where it is set.
+    """OMP_NUM_THREADS of each of several `processes` that share this one's processors; the user's value if set.
 
-    More threads than processors wait for each other in every small operation.
+    More threads than processors would wait for each other in every small operation.
     """
     return os.environ.get("OMP_NUM_THREADS") or str(max(1, available_cores() // processes))
 
@@ -37,17 +37,17 @@ def free_disk(folder: Path) -> int:
 
 
 def free_memory() -> int:
-    """Bytes that can be taken without swapping, within the limit of the container this may run in."""
+    """Bytes that can be allocated without swapping, within the limit of the container if there is one."""
     return max(0, min([_available(), *(limit - used for limit, used in _memory_limits())]))
 
 
 def total_memory() -> int:
-    """Bytes of the machine, or of the container that this may run in. Needs psutil."""
+    """Bytes of the machine, or of the container if there is one. Needs psutil."""
     return min([int(import_module("psutil").virtual_memory().total), *(limit for limit, _ in _memory_limits())])
 
 
 def _memory_limits() -> Iterator[tuple[int, int]]:
-    """Bytes that the container may use, and those that it uses."""
+    """The bytes that the container may use, and those it uses."""
     for files in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
         match _limits(*files):
             case [limit, used]:
@@ -55,7 +55,7 @@ def _memory_limits() -> Iterator[tuple[int, int]]:
 
 
 def _limits(*files: str) -> list[int]:
-    """The numbers in `files` of the container's control groups (version 2 or 1); none where there is no limit."""
+    """The numbers in `files` of the container's control groups (version 2 or 1); empty where there is no limit."""
     try:
         return [int(number) for file in files for number in (CONTROL_GROUPS / file).read_text().split()]
     except (OSError, ValueError):  # not in a container, or 'max'
@@ -75,4 +75,4 @@ def _available() -> int:
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
-        return 4 << 30  # unknown: enough for small data sets, and no more
+        return 4 << 30  # unknown: enough for small data sets only

@@ -18,7 +18,7 @@ from imgcls.runs.reading import read_json
 from imgcls.runs.recording import Recording
 from imgcls.runs.run import Run, load
 from imgcls.system.interrupts import StopSignals
-from imgcls.system.logs import logging_to
+from imgcls.system.logs import log_to_file
 from imgcls.training.devices import OutOfMemory, choose_devices, is_out_of_memory
 from imgcls.training.processes import started_from_outside, train_in_processes
 
@@ -43,7 +43,7 @@ def fit(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
             return load(folder)
         import imgcls.training.pipeline  # noqa: F401 - Lightning sets up its loggers when it is imported
 
-        with logging_to(folder / "log.txt", terminal=not cfg.quiet), _report_failure(recording, cfg.report):
+        with log_to_file(folder / "log.txt", terminal=not cfg.quiet), _report_failure(recording, cfg.report):
             _fit_with_enough_memory(cfg, folder, recording)
         recording.update(state="finished", **_stop_reason(folder))
         return load(folder)

@@ -23,14 +23,14 @@ def main() -> int:
     folder = Path(job["folder"])
     from omegaconf import OmegaConf
 
-    from imgcls.system.logs import logging_to
+    from imgcls.system.logs import log_to_file
     from imgcls.training.devices import OutOfMemory
     from imgcls.training.fit import train_here
 
     cfg: Any = OmegaConf.create(job["config"])
     first = os.environ["RANK"] == "0"
     try:
-        with logging_to(folder / "log.txt", terminal=not cfg.quiet) if first else contextlib.nullcontext():
+        with log_to_file(folder / "log.txt", terminal=not cfg.quiet) if first else contextlib.nullcontext():
             train_here(cfg, folder, job["micro_batch_size"])
     except UserError as error:
         return _write_outcome(folder, {"kind": "user", "message": str(error)}, error.exit_code)

@@ -29,8 +29,8 @@ def test_names_of_hydras_own_options_are_no_files() -> None:
     ("content", "complaint"),
     [
         (None, "no such file"),
-        ("optim: {lr: 0.1}", "holds no overrides"),
-        ("[1, 2]", "holds no overrides"),
+        ("optim: {lr: 0.1}", "contains no overrides"),
+        ("[1, 2]", "contains no overrides"),
         ("[", "read"),
     ],
 )

@@ -21,7 +21,7 @@ from imgcls.launch.sagemaker.results import await_results
 from imgcls.launch.sagemaker.training_job import JobPlan, create_job, image_uri
 from imgcls.runs.recording import Recording
 from imgcls.system.interrupts import Interrupted, StopSignals
-from imgcls.system.logs import logging_to
+from imgcls.system.logs import log_to_file
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -55,7 +55,7 @@ class SageMaker(JobOptions):
             if recording.finished:
                 log.info("The run in %s has finished already; resume=auto leaves it unchanged.", folder)
                 return load(folder)
-            logs = logging_to(folder / "launch.log", terminal=not cfg.quiet)
+            logs = log_to_file(folder / "launch.log", terminal=not cfg.quiet)
             with logs, StopSignals(), self.account(config) as account:
                 self.run(account, config, overrides or [], folder, recording)
             return load(folder)

@@ -20,7 +20,7 @@ from imgcls.launch.sagemaker.progress import Outcome, describe, follow, say
 from imgcls.runs.provenance import stored_configuration, stored_overrides, write_configuration
 from imgcls.runs.recording import Recording
 from imgcls.system.files import explain_os_errors
-from imgcls.system.logs import logging_to
+from imgcls.system.logs import log_to_file
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def fetch_job(
         description = describe(account, job)
         write_configuration(folder, *read(job_file(account, job, description), description))
     config, overrides = stored_configuration(folder), stored_overrides(folder)
-    with Recording(folder, config, overrides) as recording, logging_to(folder / "launch.log"):
+    with Recording(folder, config, overrides) as recording, log_to_file(folder / "launch.log"):
         if not recording.finished:
             recording.update(job=job)
             recording.update(**await_results(account, job, folder, poll=poll, say=say))
