@@ -130,7 +130,8 @@ def cache() -> Iterator[Row]:
     from imgcls.system.cache import cache_folder
 
     folder = cache_folder()
-    parts = [f"{part.name} {size / GIB:.1f} GiB" for part in _folders(folder) if (size := _size(part)) > GIB / 20]
+    sizes = {part.name: _size(part) for part in sorted(folder.glob("*/"))}
+    parts = [f"{name} {size / GIB:.1f} GiB" for name, size in sizes.items() if size > GIB / 20]
     yield Row("cache", f"{_room(folder)} in {folder} (IMGCLS_CACHE){': ' if parts else ''}{', '.join(parts)}")
 
 
@@ -206,10 +207,6 @@ def _room(folder: Path) -> str:
         folder = folder.parent
     usage = shutil.disk_usage(folder)
     return f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free"
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
 def _size(folder: Path) -> int:

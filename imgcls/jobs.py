@@ -119,14 +119,15 @@ def _handle_job(action: str, options: dict[str, Any]) -> None:
 
     folder, job = _find_job(options)
     account, poll = _account(options), options["poll"]
-    if is_tuning_name(job):
-        _handle_tuning_job(action, account, folder, job, poll)
-    elif action == "stop":
-        from imgcls.aws.refusals import explain_refusals
+    if action == "stop":
+        _stop(account.client("sagemaker"), job)
+    elif is_tuning_name(job):
+        from imgcls.sweeps.sagemaker.results import attach
+        from imgcls.sweeps.sagemaker.state import describe_tuning, is_running
 
-        with explain_refusals(f"stop the job {job}"):
-            account.client("sagemaker").stop_training_job(TrainingJobName=job)
-        print(f"{job} is stopping. The command that created it resumes it from its checkpoints.")
+        if action == "fetch" and is_running(describe_tuning(account, job) or {"HyperParameterTuningJobStatus": ""}):
+            raise UserError(f"The tuning job {job} is still running. Follow it: python -m imgcls.jobs attach job={job}")
+        attach(account, job, folder, poll=poll)
     else:
         from imgcls.launch.sagemaker.progress import describe
         from imgcls.launch.sagemaker.results import fetch_job
@@ -139,19 +140,17 @@ def _handle_job(action: str, options: dict[str, Any]) -> None:
         print_summary(load(folder))
 
 
-def _handle_tuning_job(action: str, account: Any, folder: Path, job: str, poll: float) -> None:
+def _stop(client: Any, job: str) -> None:
+    from imgcls.aws.naming import is_tuning_name
     from imgcls.aws.refusals import explain_refusals
-    from imgcls.sweeps.sagemaker.results import attach
-    from imgcls.sweeps.sagemaker.state import describe_tuning, is_running
 
-    if action == "stop":
-        with explain_refusals(f"stop the tuning job {job}"):
-            account.client("sagemaker").stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=job)
-        print(f"{job} and its trials are stopping. It cannot be resumed, but its results can be fetched.")
-        return
-    if action == "fetch" and is_running(describe_tuning(account, job) or {"HyperParameterTuningJobStatus": ""}):
-        raise UserError(f"The tuning job {job} is still running. Follow it: python -m imgcls.jobs attach job={job}")
-    attach(account, job, folder, poll=poll)
+    with explain_refusals(f"stop the job {job}"):
+        if is_tuning_name(job):
+            client.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=job)
+            print(f"{job} and its trials are stopping. It cannot be resumed, but its results can be fetched.")
+        else:
+            client.stop_training_job(TrainingJobName=job)
+            print(f"{job} is stopping. The command that created it resumes it from its checkpoints.")
 
 
 def _find_job(options: dict[str, Any]) -> tuple[Path, str]:

@@ -16,7 +16,7 @@ Check = Callable[[Any], str | None]
 def check_value(name: str, value: Any, check: Check) -> None:
     """Raise UserError, with the option and its value, where `check` complains."""
     if complaint := check(value):
-        raise UserError(f"{name}={_shown(value)}: {complaint}")
+        raise UserError(f"{name}={_text(value)}: {complaint}")
 
 
 def is_whole(value: Any) -> bool:
@@ -72,10 +72,7 @@ def choice(*names: str | int | bool | None) -> Check:
     def check(value: Any) -> str | None:
         if any(value == name and type(value) is type(name) for name in names):
             return None
-        texts = [
-            "null" if name is None else str(name).lower() if isinstance(name, bool) else str(name) for name in names
-        ]
-        return f"is not known. {nearest(str(value), texts)}"
+        return f"is not known. {nearest(str(value), list(map(_text, names)))}"
 
     return check
 
@@ -133,5 +130,5 @@ def local_folder(value: Any) -> str | None:
     return "is a file, not a folder." if path.exists() else "no such folder."
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
