@@ -109,7 +109,7 @@ def _unidentified(file: io.BytesIO | str) -> str:
     if not head:
         return "empty"
     is_heic = head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS
-    return "HEIC, which needs pillow-heif: pip install pillow-heif" if is_heic else "not a picture"
+    return "HEIC, which needs pillow-heif: pip install pillow-heif" if is_heic else "not an image"
 
 
 def is_upright_rgb(image: Image.Image) -> bool:

@@ -1,4 +1,4 @@
-"""Shared pieces: no network, small thread pools, and pictures that are made on the spot."""
+"""Shared pieces: no network, small thread pools, and images that are made on the spot."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture(autouse=True)
 def own_seed() -> None:
-    """Random weights and pictures do not depend on which tests ran before."""
+    """Random weights and images do not depend on which tests ran before."""
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
 
@@ -66,5 +66,5 @@ def write_pictures(
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """24 training, 8 test pictures of each of three classes, 24 px."""
+    """24 training, 8 test images of each of three classes, 24 px."""
     return write_pictures(tmp_path / "pictures", {"train": 24, "test": 8})

@@ -125,7 +125,7 @@ def test_predict_answers_for_every_picture_that_is_one(tmp_path: Path, capsys: p
     from imgcls.predict import predict
 
     run = run_folder(tmp_path / "run")
-    pictures = tmp_path / "pictures with spaces"
+    pictures = tmp_path / "images with spaces"
     pictures.mkdir()
     Image.fromarray(np.zeros((30, 20), dtype=np.uint8)).save(pictures / "grey.PNG")
     Image.new("RGBA", (10, 40)).save(pictures / "alpha.png")

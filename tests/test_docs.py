@@ -45,7 +45,7 @@ QUICK += ["export.onnx=false", "debug.profile=false", "report=false"]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with all that the pages speak of: pictures, configuration files, modules, and runs that were trained."""
+    """A folder with all that the pages speak of: images, configuration files, modules, and runs that were trained."""
     folder = tmp_path_factory.mktemp("world")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IMGCLS_CACHE", str(folder / "cache"))

@@ -25,7 +25,7 @@ MODULES = ("named", "cosine", "guessing", "elsewhere")
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the page's files, and pictures named as its data set wants them."""
+    """A folder with the page's files, and images named as its data set wants them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     for block in blocks():

@@ -233,8 +233,8 @@ def test_bad_files(tmp_path: Path) -> None:
         ("empty.jpg", b"", "empty"),
         ("cut.jpg", photo[:-150], "truncated"),
         ("cut.png", encoded(noise(), "PNG")[:-200], "truncated"),
-        ("text.jpg", b"<html>not found</html>", "not a picture"),
-        ("head.jpg", photo[:2], "not a picture"),
+        ("text.jpg", b"<html>not found</html>", "not an image"),
+        ("head.jpg", photo[:2], "not an image"),
     ]:
         (tmp_path / name).write_bytes(content)
         for source in (tmp_path / name, str(tmp_path / name), content):
@@ -258,7 +258,7 @@ def test_decompression_bomb() -> None:
 
 
 def test_postscript_starts_no_program() -> None:
-    with pytest.raises(BadPicture, match="not a picture"):
+    with pytest.raises(BadPicture, match="not an image"):
         open_picture(encoded(noise(), "EPS"))
 
 

@@ -17,7 +17,7 @@ from tests.conftest import write_pictures
 
 @pytest.fixture
 def odd_folder(tmp_path: Path) -> Path:
-    """Pictures among which one is broken, one mislabelled and one in two splits."""
+    """Images among which one is broken, one mislabelled and one in two splits."""
     root = write_pictures(tmp_path / "set", {"train": 10, "val": 2, "test": 3})
     (root / "train" / "cat" / "000.png").write_bytes(b"")
     shutil.copy(root / "train" / "dog" / "001.png", root / "test" / "dog" / "twin.png")

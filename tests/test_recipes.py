@@ -1,4 +1,4 @@
-"""The recipes for CIFAR-10 from random weights, in small: whole runs on generated pictures in CIFAR-10's own files."""
+"""The recipes for CIFAR-10 from random weights, in small: whole runs on generated images in CIFAR-10's own files."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SMALL = [
     "export.onnx=false",
     "debug.profile=false",
 ]
-ROWS = 60  # pictures of a batch file
+ROWS = 60  # images of a batch file
 
 Fit = Callable[..., Run]
 
 
 def write_cifar10(root: Path) -> Path:
-    """Pictures of 32 px, ten classes that differ in where they are bright and in colour."""
+    """Images of 32 px, ten classes that differ in where they are bright and in colour."""
     rng = np.random.default_rng(0)
     folder = root / BINARY
     folder.mkdir(parents=True)
@@ -64,7 +64,7 @@ def test_a_recipe_trains_from_its_name_to_a_report(fit: Fit, recipe: str) -> Non
     assert (run.folder / "report.html").is_file()
     assert run.metrics["test/accuracy"] > 0.5  # chance is 0.1
     assert len(run.predictions) == ROWS
-    assert [row["step"] for row in run.history] == list(range(4, 33, 4))  # all pictures train, none validate
+    assert [row["step"] for row in run.history] == list(range(4, 33, 4))  # all images train, none validate
     assert not any(name.startswith("val/") for name in run.metrics)
     description = run.model.description["architecture"]
     assert (description["views"], description["options"]) == ("flip_shift", {"widths": [8, 16, 16]})

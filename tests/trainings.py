@@ -23,10 +23,10 @@ SMALL = [
     "export.onnx=false",
     "report=false",
 ]
-"""The overrides of a training of a second, on a folder of pictures: `data.root` is left to the test."""
+"""The overrides of a training of a second, on a folder of images: `data.root` is left to the test."""
 
 DIGITS = ["data=digits", "model.name=test_resnet", "export.onnx=false", "debug=off", "trainer.accelerator=cpu"]
-"""The same on pictures that every machine has."""
+"""The same on images that every machine has."""
 
 Fit = Callable[..., "Run"]
 

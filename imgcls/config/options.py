@@ -76,7 +76,7 @@ def _check_together(config: Mapping[str, Any]) -> None:
     mixes = mixing.get("mixup") or mixing.get("cutmix")
     if mixes and model.get("freeze") == "backbone" and model.get("feature_views") is not None:
         raise UserError(
-            "Mixing works on pictures, not on the features of a frozen backbone. "
+            "Mixing works on images, not on the features of a frozen backbone. "
             "Use model.feature_views=null, which runs the frozen backbone in every epoch, or no mixup and cutmix."
         )
     optim = config.get("optim", {})

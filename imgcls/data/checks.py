@@ -150,7 +150,7 @@ def _fill_rows(
         findings.fill(row, pictures[row])
         return row
 
-    return map_with_bar(fill, rows, workers or available_cores(), f"Checking {len(rows):,} pictures")
+    return map_with_bar(fill, rows, workers or available_cores(), f"Checking {len(rows):,} images")
 
 
 def _stamps(paths: Sequence[Path]) -> np.ndarray:

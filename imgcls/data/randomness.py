@@ -51,7 +51,7 @@ class Draws:
 
     def __init__(self, keys: Tensor, origin: tuple[int, int, Tensor] | None = None) -> None:
         self.keys = keys  # int64 (N,)
-        self._origin = origin  # (seed, epoch, pictures); None for a stream
+        self._origin = origin  # (seed, epoch, images); None for a stream
 
     @classmethod
     def of(cls, seed: int, epoch: int, pictures: Tensor) -> Draws:

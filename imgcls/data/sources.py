@@ -39,7 +39,7 @@ class Split:
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int64))
         if not len(self.names) == len(self.labels) == len(self.pictures):
-            raise ValueError(f"{len(self.names)} names, {len(self.labels)} labels, {len(self.pictures)} pictures")
+            raise ValueError(f"{len(self.names)} names, {len(self.labels)} labels, {len(self.pictures)} images")
 
     def __len__(self) -> int:
         return len(self.names)

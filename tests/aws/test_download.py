@@ -1,4 +1,4 @@
-"""Pictures in S3: against a stand-in for the client, and against moto's server where that is installed."""
+"""Images in S3: against a stand-in for the client, and against moto's server where that is installed."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_bad_files_and_reasons(odd_files: dict[str, Path]) -> None:
         "png.jpg": "",
         "cut.jpg": "truncated",
         "empty.jpg": "empty",
-        "page.jpg": "not a picture",
+        "page.jpg": "not an image",
         "dead.jpg": "no such file",
     }
 

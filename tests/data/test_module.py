@@ -232,7 +232,7 @@ def test_unreadable_images_are_left_out_before_training(
     batch = next(iter(datamodule.val_dataloader()))
     expected = datamodule.preprocessing.pixels(datamodule.source.val.open(5))
     assert np.array_equal(batch.images[5].numpy(), datamodule.preprocessing.normalise(expected[None])[0])
-    with pytest.raises(UserError, match="1 of 64 pictures cannot be read"):
+    with pytest.raises(UserError, match="1 of 64 images cannot be read"):
         Folder(pictures, on_bad="error").setup("fit")
 
 

@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run's folder, `runs/dogs` of the current one, with its test pictures."""
+    """A run's folder, `runs/dogs` of the current one, with its test images."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "dogs"
     folder.mkdir(parents=True)

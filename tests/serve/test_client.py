@@ -87,7 +87,7 @@ def test_what_is_not_an_image_is_one_line(source: Any, model: PortableModel) -> 
 
 
 def test_refusals_carry_the_servers_message(server: Server) -> None:
-    with pytest.raises(EndpointError, match=r"refused \(400\): The image cannot be used: not a picture") as error:
+    with pytest.raises(EndpointError, match=r"refused \(400\): The image cannot be used: not an image") as error:
         Client(server.url).predict(b"hello")
     assert error.value.status == 400
     with pytest.raises(EndpointError, match="bytes"):
@@ -219,8 +219,8 @@ def test_a_sagemaker_endpoint(pauses: list[float]) -> None:
         "Accept": "application/json;top_k=5",
     }
     assert client.predict(PNG) == [[("cat", 0.5)]]
-    refusal = model_error("ModelError", 424, OriginalStatusCode=400, OriginalMessage='{"error": "not a picture"}')
-    with pytest.raises(EndpointError, match=r"refused \(400\): not a picture"):
+    refusal = model_error("ModelError", 424, OriginalStatusCode=400, OriginalMessage='{"error": "not an image"}')
+    with pytest.raises(EndpointError, match=r"refused \(400\): not an image"):
         Client("dog-breeds", runtime=Runtime(refusal)).predict(PNG)
     with pytest.raises(EndpointError, match="no"):
         Client("dog-breeds", runtime=Runtime(model_error("ValidationError", 400))).predict(PNG)
@@ -262,6 +262,6 @@ def test_predict_sends_to_an_endpoint(
     assert [Path(row["file"]).name for row in rows] == ["0.png", "1.png", "2.png"]
     for seed, row in enumerate(rows):
         assert [entry["class"] for entry in row["classes"]] == [name for name, _ in model.top([picture(seed)], 2)[0]]
-    assert "not a picture" in output.err
+    assert "not an image" in output.err
     with pytest.raises(UserError, match="endpoint"):
         predict([f"endpoint={server.url}", "run=x", "a.png"])

@@ -121,7 +121,7 @@ def client_error(code: str, **more: Any) -> Exception:
     ("error", "status", "message"),
     [
         (
-            client_error("ModelError", OriginalStatusCode=400, OriginalMessage='{"error": "not a picture"}'),
+            client_error("ModelError", OriginalStatusCode=400, OriginalMessage='{"error": "not an image"}'),
             400,
             "not a pic",
         ),

@@ -71,7 +71,7 @@ def test_a_file_that_is_not_an_image_is_reported(page: chromium.Page, server: Se
     page.open(f"{server.url}/")
     page.choose_file("#file", tmp_path / "a.jpg")
     assert displayed_classes(page) == []
-    assert "not a picture" in page.value("document.getElementById('message').textContent")
+    assert "not an image" in page.value("document.getElementById('message').textContent")
 
 
 def test_an_image_larger_than_a_request_is_scaled_down(page: chromium.Page, server: Server, tmp_path: Path) -> None:

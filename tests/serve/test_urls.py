@@ -316,7 +316,7 @@ def test_the_server_fetches_if_configured(model: PortableModel) -> None:
         assert two.json["error"].startswith("Image 2: ")
         web.answers["/text"] = head(Content_Type="image/png", Content_Length="5") + b"hello"
         text = server.post(b'{"url": "http://pictures.example/text"}', "application/json")
-        assert (text.status, "not a picture" in text.json["error"]) == (400, True)
+        assert (text.status, "not an image" in text.json["error"]) == (400, True)
 
 
 def test_the_environment_configures_the_fetcher() -> None:

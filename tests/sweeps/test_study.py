@@ -154,10 +154,10 @@ def test_a_failing_trial_is_recorded_and_the_search_continues(open_study: Open) 
 
 def test_too_many_failures_stop_the_search(open_study: Open) -> None:
     def run(claims: Sequence[Claim]) -> list[BaseException | None]:
-        return [UserError("no pictures here")]
+        return [UserError("no images here")]
 
     study = open_study(max_failures=2)
-    with pytest.raises(UserError, match=r"2 trials failed.*no pictures here"):
+    with pytest.raises(UserError, match=r"2 trials failed.*no images here"):
         work(study, run)
     assert states(study).count("FAIL") == 2
     fixed = open_study(max_failures=3)

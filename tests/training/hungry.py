@@ -25,4 +25,4 @@ class Refusing:
     """Refuses all images, like a custom check of the user."""
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        raise UserError("These pictures are refused")
+        raise UserError("These images are refused")

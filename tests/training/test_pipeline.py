@@ -59,7 +59,7 @@ def test_a_run_leaves_a_complete_run_folder(fit: Fit) -> None:
 
 def test_bad_images_of_all_splits_are_listed_before_training(fit: Fit, pictures: Path) -> None:
     (pictures / "train" / "cat" / "empty.png").touch()
-    (pictures / "test" / "dog" / "text.jpg").write_text("no picture")
+    (pictures / "test" / "dog" / "text.jpg").write_text("no image")
     run = fit("trainer.max_epochs=1")
     rows = (run.folder / "bad_files.csv").read_text().splitlines()
     assert rows[0] == "path,reason"

@@ -17,7 +17,7 @@ REFUSING = "data.augment.policy={_target_: tests.training.hungry.Refusing}"
 
 
 def test_an_error_of_the_user_is_one_line(fit: Fit, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"^These pictures are refused$"):
+    with pytest.raises(UserError, match=r"^These images are refused$"):
         fit(REFUSING, "trainer.devices=2", "debug=off")
     assert "elastic" not in capfd.readouterr().err
     assert not list((tmp_path / "run").glob(".*.json"))

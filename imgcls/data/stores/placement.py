@@ -69,7 +69,7 @@ def open_store(
             )
             continue
         where = "in memory" if place == "memory" else f"on disk, in {folder}"
-        log.info("%s: decoding %s pictures once, %s %s.", title, f"{len(split):,}", _bytes(size), where)
+        log.info("%s: decoding %s images once, %s %s.", title, f"{len(split):,}", _bytes(size), where)
         if place == "memory":
             pixels, aspects = np.empty(recipe.shape(len(split)), dtype=np.uint8), np.ones(len(split), dtype=np.float32)
             return ArrayStore(pixels, aspects, decode_all(split, recipe, pixels, aspects, workers))
@@ -77,7 +77,7 @@ def open_store(
             return build_on_disk(folder, split, recipe, workers)
         except (OSError, UserError) as error:
             log.warning("%s: no store on disk. %s", title, error)
-    log.info("%s: no store; each picture is decoded in every epoch.", title)
+    log.info("%s: no store; each image is decoded in every epoch.", title)
     return DecodingStore(split, recipe, workers, cache)
 
 

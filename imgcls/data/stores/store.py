@@ -233,5 +233,5 @@ def decode_all(
         out[position] = recipe.pixels(picture)
         return None
 
-    reasons = map_with_bar(decode, range(len(split)), workers, f"Decoding {len(split):,} pictures")
+    reasons = map_with_bar(decode, range(len(split)), workers, f"Decoding {len(split):,} images")
     return [(position, reason) for position, reason in enumerate(reasons) if reason is not None]
