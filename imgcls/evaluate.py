@@ -1,12 +1,13 @@
 """`python -m imgcls.evaluate run=DIR`: measure a run's model on any images.
 
 usage: python -m imgcls.evaluate run=DIR [split=test|val|train|all] [checkpoint=best|last|FILE]
-                                 [views=one|flip|flip_shift] [output=FILE] [data=GROUP] [data.option=value …]
+                                 [views=one|flip|flip_shift] [output=FILE] [trust=true] [data=GROUP]
+                                 [data.option=value …]
 
 Without `data…` the run's data set is measured again. Another one's classes are matched to the model's by name, and the
 model must have all of them. A single folder of classes is split as for training, so that `test` is a fifth of it; `all`
 is all of its images. `views` selects the views whose logits are averaged, see model.views. `output=FILE` writes the
-metrics as JSON.
+metrics as JSON. `trust=true` runs classes that are not imgcls's own, see docs/run-folder.md.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, guarded, read_options
+from imgcls.cli import Option, boolean, guarded, read_options
 from imgcls.errors import UserError
 from imgcls.models.choices import VIEWS
-from imgcls.runs.run import checkpoint_file, override_data
-from imgcls.system.checks import check_value, choice
+from imgcls.runs.provenance import stored_configuration
+from imgcls.runs.run import checkpoint_file
+from imgcls.system.checks import check_value, choice, flag
 from imgcls.system.files import atomic_write_text
 from imgcls.system.logs import log_to_terminal
 
@@ -39,11 +41,18 @@ OPTIONS = {
     "checkpoint": Option("best"),
     "output": Option(),
     "views": Option(None, choice(*VIEWS)),
+    "trust": Option(False, flag, boolean),
 }
 
 
 def evaluate(
-    run: Run, split: str = "test", checkpoint: str = "best", overrides: Sequence[str] = (), views: str | None = None
+    run: Run,
+    split: str = "test",
+    checkpoint: str = "best",
+    overrides: Sequence[str] = (),
+    views: str | None = None,
+    *,
+    trust: bool = False,
 ) -> dict[str, float]:
     """Loss and metrics of `run` on a split of its own or another data set, as means over images.
 
@@ -53,19 +62,26 @@ def evaluate(
         checkpoint: 'best', 'last', or the path of a checkpoint of this run.
         overrides: `data=…` and `data.…=…`, for another data set.
         views: of each image that are averaged, see `imgcls.models.views`; None: those of the run.
+        trust: instantiate classes that are not imgcls's own, and fetch from the addresses in the run's `config.yaml`.
 
     Returns:
         Metrics named `loss`, `accuracy`, `accuracy_top5`, `macro_f1`, `ece`, and `images`.
     """
-    return measure(run, split, checkpoint, overrides, views)[0]
+    return measure(run, split, checkpoint, overrides, views, trust=trust)[0]
 
 
 def measure(
-    run: Run, split: str = "test", checkpoint: str = "best", overrides: Sequence[str] = (), views: str | None = None
+    run: Run,
+    split: str = "test",
+    checkpoint: str = "best",
+    overrides: Sequence[str] = (),
+    views: str | None = None,
+    *,
+    trust: bool = False,
 ) -> tuple[dict[str, float], Outputs]:
     """What `evaluate` returns, and the model's outputs for each image, in the order of the split."""
     check_value("split", split, choice(*SPLITS))
-    cfg = _configuration(run, split, overrides)
+    cfg = _configuration(run, split, overrides, trust)
     if views is not None:
         check_value("views", views, choice(*VIEWS))
         cfg.model.views = views
@@ -88,21 +104,16 @@ def measure(
     return metrics, classifier.test_outputs
 
 
-def _configuration(run: Run, split: str, overrides: Sequence[str]) -> DictConfig:
-    from imgcls.config.composition import check, compose
+def _configuration(run: Run, split: str, overrides: Sequence[str], trust: bool) -> DictConfig:
+    from imgcls.config.trust import restore_configuration
 
-    cfg = run.config
-    if any(override.startswith("data=") for override in overrides):
-        cfg.data = compose(list(overrides)).data
-        cfg.data.val_fraction = cfg.data.val_fraction if split == "val" else 0.0
-    else:
-        override_data(cfg, overrides)
+    cfg = restore_configuration(stored_configuration(run.folder), overrides, trust=trust)
+    if split != "val" and any(override.startswith("data=") for override in overrides):
+        cfg.data.val_fraction = 0.0
     preprocessing = run.model.preprocessing  # the model must see images as in training
     cfg.data.image_size, cfg.data.resize = preprocessing.image_size, preprocessing.resize
     cfg.data.interpolation = preprocessing.interpolation
     cfg.data.normalization = [list(preprocessing.mean), list(preprocessing.std)]
-    cfg.loss.class_weights = None
-    check(cfg)
     return cfg
 
 
@@ -121,7 +132,9 @@ def _command(arguments: Sequence[str]) -> None:
 
     with log_to_terminal():
         run = load(options["run"])
-        measured = evaluate(run, options["split"], options["checkpoint"], overrides, options["views"])
+        measured = evaluate(
+            run, options["split"], options["checkpoint"], overrides, options["views"], trust=options["trust"]
+        )
     for name, value in measured.items():
         print(f"{name:15} {value:.6g}")
     if options["output"]:

@@ -1,11 +1,12 @@
 """`python -m imgcls.export run=DIR`: export a run's model.
 
 usage: python -m imgcls.export run=DIR [format=portable|sagemaker] [checkpoint=best|last|FILE] [onnx=auto|true|false]
-                               [output=FILE] [data.root=DIR …]
+                               [output=FILE] [trust=true] [data.root=DIR …]
 
 format=portable writes `model/` in the run folder again, as at the end of the run, and compares it with the checkpoint
 on validation images (`data.…` gives their current place). format=sagemaker packs the existing `model/` as
 `model.tar.gz`, or `output=FILE`, with the code that SageMaker's PyTorch inference container needs to serve it.
+`trust=true` runs classes that are not imgcls's own, see docs/run-folder.md.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from imgcls.cli import Option, boolean, guarded, read_options
 from imgcls.errors import UserError
-from imgcls.system.checks import choice
+from imgcls.system.checks import choice, flag
 from imgcls.system.extras import check_onnx
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ OPTIONS = {
     "checkpoint": Option("best"),
     "onnx": Option("auto", choice("auto", True, False), boolean),
     "output": Option(),
+    "trust": Option(False, flag, boolean),
 }
 
 
 def export(
-    run: Run, checkpoint: str = "best", *, onnx: bool = True, overrides: Sequence[str] = ()
+    run: Run, checkpoint: str = "best", *, onnx: bool = True, overrides: Sequence[str] = (), trust: bool = False
 ) -> dict[str, Parity]:
     """Write the portable model of `run` from a checkpoint.
 
@@ -44,6 +46,7 @@ def export(
         checkpoint: 'best', 'last', or the path of a checkpoint of this run.
         onnx: also write `model.onnx`, where the extra `onnx` is installed.
         overrides: `data.…=…`, where the data set has moved.
+        trust: instantiate classes that are not imgcls's own, and fetch from the addresses in the run's `config.yaml`.
 
     Returns:
         How well the files agree with the checkpoint; see `imgcls.portable.export`.
@@ -51,12 +54,13 @@ def export(
     Raises:
         UserError: no checkpoint, no images to check the export with, or a failed check.
     """
-    from imgcls.config.composition import check
-    from imgcls.runs.run import checkpoint_file, override_data
+    from imgcls.config.trust import restore_configuration
+    from imgcls.runs.provenance import stored_configuration
+    from imgcls.runs.run import checkpoint_file
 
-    cfg = run.config
-    override_data(cfg, overrides)
-    check(cfg)
+    if any(override.startswith("data=") for override in overrides):
+        raise UserError("An export is checked on the run's own data set. Use data.root=DIR where it has moved.")
+    cfg = restore_configuration(stored_configuration(run.folder), overrides, trust=trust)
 
     from imgcls.training.build import build_data, restore_classifier
     from imgcls.training.checkpoint_io import read_checkpoint
@@ -89,7 +93,9 @@ def _command(arguments: Sequence[str]) -> None:
     from imgcls.runs.run import load
 
     run = load(options["run"])
-    found = export(run, options["checkpoint"], onnx=options["onnx"] is not False, overrides=overrides)
+    found = export(
+        run, options["checkpoint"], onnx=options["onnx"] is not False, overrides=overrides, trust=options["trust"]
+    )
     for name, parity in found.items():
         print(f"{name:12} {parity}")
     print(run.folder / "model")

@@ -19,16 +19,20 @@ def expand(arguments: Sequence[str]) -> list[str]:
     """The equivalent arguments that Hydra understands.
 
     - A file of overrides (a run's `overrides.yaml`, a search's `best.yaml`, a list) is replaced by its content; later
-      arguments win over it.
+      arguments win over it. What could run code in it is refused without the argument `trust=true`.
     - `data=DIR`, or `data.root=DIR` without a data set, is a folder of the user's own images: `data=imagefolder`.
     - A value that Hydra's grammar rejects, such as `data.root=~/data` or `run_dir=runs/größe (1)`, is quoted.
     """
+    trust = "trust=true" in arguments
     expanded: list[str] = []
     for place, argument in enumerate(arguments):
         is_name = place > 0 and arguments[place - 1] in FLAGS_WITH_VALUE
         if argument.endswith(SUFFIXES) and not argument.startswith("-") and not is_name and _is_file(argument):
-            expanded += read_overrides(Path(argument).expanduser())
-        else:
+            for override in (listed := read_overrides(file := Path(argument).expanduser())):
+                if not trust:
+                    _check_harmless(override, file)
+            expanded += listed
+        elif argument != "trust=true":
             expanded.append(argument)
     return [_quoted(argument) for argument in _with_own_data(expanded)]
 
@@ -50,6 +54,26 @@ def read_overrides(file: Path) -> list[str]:
             "or a list such as [optim.lr=0.1]."
         )
     return overrides
+
+
+def _check_harmless(override: str, file: Path) -> None:
+    """Raise UserError if `override`, read from `file`, can do more than set a value."""
+    name, _, value = override.replace("\\", "").partition("=")  # Hydra removes backslashes later
+    group = name.lstrip("+~").partition("@")[0]
+    harmful = (
+        override.startswith("-")
+        or "_target_" in name + value
+        or "${" in name + value
+        or "://" in value
+        or group.startswith(("hydra", "launch."))
+        or group in ("data.url", "search.storage")
+        or ((config_dir() / group).is_dir() and "/" in value)
+    )
+    if harmful:
+        raise UserError(
+            f"{file} has {override!r}, which can run code or send data elsewhere. "
+            "If you trust the maker of the file, add trust=true."
+        )
 
 
 def _is_file(argument: str) -> bool:

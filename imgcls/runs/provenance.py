@@ -9,8 +9,9 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from imgcls.errors import UserError
 from imgcls.system.files import atomic_write_text
 
 MOVED = {
@@ -45,11 +46,20 @@ def write_configuration(folder: Path, config: Mapping[str, Any], overrides: list
 
 
 def stored_configuration(folder: Path) -> dict[str, Any]:
-    """The content of `config.yaml`, with the current names of classes that have moved."""
+    """The content of `config.yaml`, with the current names of classes that have moved.
+
+    Raises UserError if it is damaged.
+    """
     import yaml
 
-    content: dict[str, Any] = _rename_targets(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-    return content
+    file = folder / "config.yaml"
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{file} is damaged: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is damaged: it holds no options.")
+    return cast("dict[str, Any]", _rename_targets(content))
 
 
 def _rename_targets(value: Any) -> Any:

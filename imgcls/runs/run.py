@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls.aws.s3 import is_remote
-from imgcls.errors import UserError, nearest
+from imgcls.errors import UserError
 from imgcls.runs.provenance import stored_configuration
 from imgcls.runs.reading import read_history, read_metrics, read_predictions, read_status
 
@@ -61,10 +61,12 @@ class Run:
 
     @property
     def config(self) -> DictConfig:
-        """The resolved configuration of the run."""
+        """The resolved configuration of the run, in which `${…}` is plain text."""
         from omegaconf import OmegaConf
 
-        return OmegaConf.create(stored_configuration(self.folder))
+        from imgcls.config.trust import literal
+
+        return OmegaConf.create(literal(stored_configuration(self.folder)))
 
     @property
     def report_file(self) -> Path:
@@ -167,18 +169,6 @@ def print_summary(run: Run) -> None:
     print(f"run folder  {run.folder}")
     if run.report_file.is_file():
         print(f"report      {run.report_file}")
-
-
-def override_data(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Apply overrides `data.option=value` to the run's data set, in place."""
-    from omegaconf import OmegaConf
-
-    options = [str(name) for name in cfg.data]
-    for override in overrides:
-        name, _, value = override.removeprefix("data.").partition("=")
-        if name.split(".")[0] not in options:
-            raise UserError(f"Unknown option 'data.{name}'. {nearest(name, options)}")
-        OmegaConf.update(cfg, f"data.{name}", OmegaConf.create(f"value: {value}").value)
 
 
 def checkpoint_file(run: Run, checkpoint: str) -> Path:

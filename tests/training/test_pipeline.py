@@ -301,6 +301,27 @@ def test_what_this_machine_lacks_is_one_clear_line(fit: Fit, options: list[str],
     assert imgcls.load(tmp_path / "run").status["state"] == "failed"
 
 
+def test_evaluate_and_export_run_no_code_of_a_run_folder(fit: Fit, tmp_path: Path) -> None:
+    from imgcls.evaluate import evaluate
+    from imgcls.export import export
+
+    run = fit("trainer.max_epochs=1")
+    written = tmp_path / "written"
+    target = {"_target_": "pathlib.Path", "_args_": [str(written)]}
+    code = {"_target_": "imgcls.system.files.atomic_write_text", "target": target, "content": "x"}
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    config["trainer"]["profiler"] = config["optim"]["x"] = config["data"]["augment"]["x"] = code
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert evaluate(run)["accuracy"] == pytest.approx(run.metrics["test/accuracy"])
+    export(run, onnx=False)
+    config["data"]["root"] = code
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(config))
+    for command in (evaluate, export):
+        with pytest.raises(UserError, match="trust=true"):
+            command(run)
+    assert not written.exists()
+
+
 def test_evaluate_repeats_the_test_and_measures_other_data(fit: Fit, tmp_path: Path) -> None:
     from imgcls.evaluate import evaluate
 
