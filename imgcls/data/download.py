@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import shutil
 import socket
 import ssl
-import tarfile
 import time
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Callable
 from http.client import HTTPException, InvalidURL
 from pathlib import Path
 
 from imgcls.errors import UserError
-from imgcls.system.bars import byte_bar, with_bar
+from imgcls.system.bars import byte_bar
 from imgcls.system.files import explain_os_errors
+from imgcls.system.unpacking import extract
 
 CHUNK_BYTES = 1 << 20
 ATTEMPTS = 5  # in a row without progress
@@ -67,43 +65,16 @@ def download(
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack a tar or zip file into the new `folder`, which exists only when it is complete.
 
-    Raises UserError for a damaged archive, and for one with paths outside its folder.
+    Raises UserError for an archive that `imgcls.system.unpacking` refuses.
     """
     beside = folder.with_name(f".{folder.name}.unpacking")
     with explain_os_errors(folder):
         shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
         try:
-            if zipfile.is_zipfile(archive):
-                _unzip(archive, beside)
-            else:
-                _untar(archive, beside)
+            extract(archive, beside)
             beside.replace(folder)
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:  # the decompressors raise zlib.error, LZMAError, RuntimeError and others
-            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-                raise  # from the disk; damaged archives have invalid paths (EINVAL)
-            raise UserError(f"{archive} cannot be unpacked: {error}. Remove it and try again.") from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-
-
-def _untar(archive: Path, folder: Path) -> None:
-    if not hasattr(tarfile, "data_filter"):
-        raise UserError("Unpacking safely needs Python 3.11.4 or newer. Update Python, or unpack the archive yourself.")
-    with tarfile.open(archive) as packed:
-        # 'data' refuses devices, and paths and links that leave the folder
-        packed.extractall(folder, members=with_bar(packed, None, f"unpacking {archive.name}"), filter="data")
-
-
-def _unzip(archive: Path, folder: Path) -> None:
-    with zipfile.ZipFile(archive) as packed:
-        members = packed.infolist()
-        for member in with_bar(members, len(members), f"unpacking {archive.name}"):
-            if not (folder / member.filename).resolve().is_relative_to(folder.resolve()):
-                raise zipfile.BadZipFile(f"{member.filename} is outside of the archive's folder")
-            packed.extract(member, folder)  # a link in a zip file is written as a plain file
 
 
 def _fetch_with_retries(url: str, part: Path, wait: Callable[[float], None]) -> None:
@@ -125,7 +96,7 @@ def _fetch(url: str, part: Path) -> None:
     headers = {"User-Agent": "imgcls", "Accept-Encoding": "identity"}
     request = urllib.request.Request(url, headers=headers | ({"Range": f"bytes={start}-"} if start else {}))
     try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+        answer = _http().open(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code != 416 or not start:  # 416: there are no bytes after `start`
             raise
@@ -147,6 +118,22 @@ def _fetch(url: str, part: Path) -> None:
                 bar.update(len(chunk))
             if total is not None and file.tell() < total:
                 raise ConnectionError(f"the connection was lost after {file.tell():,} of {total:,} bytes")
+
+
+def _http() -> urllib.request.OpenerDirector:
+    """Opens http and https, also where a server redirects to; other schemes such as file: and data: are errors."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    return opener
 
 
 def _is_transient(error: Exception) -> bool:

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from imgcls.errors import UserError
 from imgcls.serve.container import FOLDER_PREFIX
+from imgcls.system.unpacking import extract
 
 
 @dataclass
@@ -64,8 +64,7 @@ def serve_archive(archive: Path, environment: Mapping[str, str], port: int = 0) 
     """
     with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True) as work:
         model = Path(work) / "model"
-        with tarfile.open(archive) as packed:
-            packed.extractall(model, filter="data")
+        extract(archive, model)
         with subprocess.Popen(
             [sys.executable, "-m", "imgcls.serve.container", str(model), str(port)],
             cwd=model / "code",  # the first place where Python looks for modules

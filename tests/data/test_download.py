@@ -20,6 +20,7 @@ from imgcls.data.archives import Archive, ArchivedDataModule
 from imgcls.data.cifar10 import Cifar10
 from imgcls.data.download import ATTEMPTS, download, unpack
 from imgcls.errors import UserError
+from imgcls.system import unpacking
 
 CONTENT = os.urandom(300_000)
 MD5, SHA256 = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest()
@@ -189,7 +190,18 @@ def test_no_server(tmp_path: Path, waits: list[float]) -> None:
     assert len(waits) == ATTEMPTS - 1, "an unknown host is not retried"
 
 
-@pytest.mark.parametrize("url", ["www.example.org/a.zip", "http://a b/c.zip", "http://[::1/x", "other://x/y"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "www.example.org/a.zip",
+        "http://a b/c.zip",
+        "http://[::1/x",
+        "other://x/y",
+        "file:///etc/passwd",
+        "data:,x",
+        "ftp://127.0.0.1/x",
+    ],
+)
 def test_invalid_addresses_are_refused(url: str, tmp_path: Path, waits: list[float]) -> None:
     with pytest.raises(UserError, match="cannot be reached"):
         download(url, tmp_path / "file", wait=waits.append)
@@ -211,9 +223,12 @@ def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarIn
 
 
 def test_unpack(tmp_path: Path) -> None:
-    tar = write_tar(tmp_path / "a.tgz", (tarfile.TarInfo("a/b.txt"), b"x"), (link("a/c.txt", "b.txt"), b""))
+    folder = tarfile.TarInfo("empty")
+    folder.type = tarfile.DIRTYPE
+    tar = write_tar(tmp_path / "a.tgz", (tarfile.TarInfo("./a/b.txt"), b"x"), (folder, b""))
     unpack(tar, tmp_path / "tar")
-    assert (tmp_path / "tar" / "a" / "c.txt").read_bytes() == b"x"
+    assert (tmp_path / "tar" / "a" / "b.txt").read_bytes() == b"x"
+    assert (tmp_path / "tar" / "empty").is_dir()
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
         packed.writestr("a/é.txt", "x")
     unpack(tmp_path / "a.zip", tmp_path / "zip")
@@ -227,6 +242,10 @@ def test_unpack(tmp_path: Path) -> None:
         tarfile.TarInfo("a/../../out.txt"),
         link("out", "/etc/passwd"),
         link("out", "../../x"),
+        link("inside", "a.txt"),
+        link("inside", "a.txt", tarfile.LNKTYPE),
+        tarfile.TarInfo("a" * 300),
+        tarfile.TarInfo("/out.txt"),
         link("out", "/etc/passwd", tarfile.LNKTYPE),
         link("device", "", tarfile.CHRTYPE),
         link("pipe", "", tarfile.FIFOTYPE),
@@ -248,6 +267,65 @@ def test_unzipping_stays_in_its_folder(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="outside"):
         unpack(tmp_path / "a.zip", tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_a_link_in_a_zip_file_is_refused(tmp_path: Path) -> None:
+    member = zipfile.ZipInfo("link")
+    member.create_system, member.external_attr = 3, 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr(member, "/etc/passwd")
+    with pytest.raises(UserError, match="no plain file"):
+        unpack(tmp_path / "a.zip", tmp_path / "new")
+
+
+def test_deep_links_write_nothing_outside(tmp_path: Path) -> None:
+    """CVE-2025-4517: links whose real path is longer than the system resolves pass tarfile's own filter."""
+    folder, members = tarfile.TarInfo("placeholder"), []
+    path, step = "", "d" * 240
+    for letter in "abcdefghijklmnop":
+        folder = tarfile.TarInfo(path + step)
+        folder.type = tarfile.DIRTYPE
+        members += [(folder, b""), (link(path + letter, step), b"")]
+        path += f"{step}/"
+    deep = "/".join("abcdefghijklmnop")
+    members += [(link(f"{deep}/l" + "l" * 240, "../" * 16), b""), (link("escape", f"{deep}/l{'l' * 240}/.."), b"")]
+    tar = write_tar(tmp_path / "a.tgz", *members, (tarfile.TarInfo("escape/out.txt"), b"x"))
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        unpack(tar, tmp_path / "in" / "new")
+    assert not list(tmp_path.rglob("out.txt"))
+
+
+@pytest.mark.parametrize("kind", ["zip", "w:gz", "w:xz"])
+def test_a_bomb_is_refused_before_it_fills_the_disk(kind: str, tmp_path: Path) -> None:
+    file, zeros = tmp_path / "bomb", bytes(30 << 20)
+    if kind == "zip":
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+            for number in range(4):
+                packed.writestr(f"{number}.bmp", zeros)
+    else:
+        with tarfile.open(file, kind) as packed:  # type: ignore[call-overload]
+            for number in range(4):
+                member = tarfile.TarInfo(f"{number}.bmp")
+                member.size = len(zeros)
+                packed.addfile(member, io.BytesIO(zeros))
+    with pytest.raises(UserError, match="100 times the archive"):
+        unpack(file, tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["bomb"]
+
+
+@pytest.mark.parametrize("limit", ["MAX_FILES", "MAX_BYTES"])
+def test_size_and_number_of_files_are_limited(limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacking, limit, 2)
+    tar = write_tar(tmp_path / "a.tgz", *((tarfile.TarInfo(name), b"x") for name in "abc"))
+    with pytest.raises(UserError, match="larger than"):
+        unpack(tar, tmp_path / "new")
+
+
+def test_archives_are_unpacked_in_one_place() -> None:
+    places = [
+        file.name for file in Path(unpacking.__file__).parents[1].rglob("*.py") if "extractall" in file.read_text()
+    ]
+    assert places == []
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-200], lambda content: b"<html>", lambda content: b""])

@@ -7,7 +7,6 @@ answers; a Lambda function runs its code. Everything ends with the account.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import re
@@ -15,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import zipfile
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +23,7 @@ from imgcls.aws.s3 import split_uri
 from imgcls.errors import UserError
 from imgcls.launch.rehearsal.aws import REGION, LocalAws
 from imgcls.serve.local import Container, serve_archive
+from imgcls.system.unpacking import extract
 
 Response = tuple[str, list[tuple[str, str]], bytes]
 
@@ -185,8 +184,9 @@ class Endpoints:
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
         with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
-            with zipfile.ZipFile(io.BytesIO(function.code_bytes)) as code:
-                code.extractall(work)
+            archive = Path(work) / "code.zip"
+            archive.write_bytes(function.code_bytes)
+            extract(archive, Path(work))
             done = subprocess.run(
                 [sys.executable, "-c", CALL], cwd=work, env=variables, input=body, capture_output=True, timeout=60
             )

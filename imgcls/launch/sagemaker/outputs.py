@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.s3 import fetch_file, list_objects, split_uri
 from imgcls.launch.sagemaker.container import JOB_FILE
 from imgcls.system.files import explain_os_errors
+from imgcls.system.unpacking import extract
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +78,7 @@ def _unpack(account: Account, uri: str, target: Path, work: Path) -> None:
     archive = work / "archive.tar.gz"
     with explain_refusals(f"fetch {uri}"):
         account.client("s3").download_file(bucket, key, str(archive))
-    target.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(archive) as tar:
-        tar.extractall(target, filter="data")
+    extract(archive, target)
     archive.unlink()
 
 
