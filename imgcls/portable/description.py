@@ -23,7 +23,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds no exported model (no {DESCRIPTION}).")
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged: {error}") from error
     version = description.get("format_version") if isinstance(description, dict) else None
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:

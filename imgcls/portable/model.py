@@ -108,11 +108,15 @@ def load(
     folder = Path(folder)
     description = read_description(folder)
     try:
+        names, architecture = description["class_names"], Architecture.from_dict(description["architecture"])
+        named = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not named or len(names) != architecture.num_classes:
+            raise ValueError(f"class_names are not {architecture.num_classes} names")
         return PortableModel(
             description=description,
-            class_names=tuple(description["class_names"]),
+            class_names=tuple(names),
             preprocessing=Preprocessing.from_dict(description["preprocessing"]),
-            engine=create_engine(folder, Architecture.from_dict(description["architecture"]), engine, device, threads),
+            engine=create_engine(folder, architecture, engine, device, threads),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / DESCRIPTION} is damaged: {error}.") from error

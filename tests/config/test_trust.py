@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import imgcls
-from imgcls.config import config_dir
+from imgcls.config import config_dir, plain
 from imgcls.config.trust import restore_configuration
 from imgcls.errors import UserError
 from imgcls.runs import Run
@@ -91,7 +91,7 @@ def test_every_own_data_set_and_head_needs_no_trust() -> None:
     groups = config_dir()
     for file in [*(groups / "data").glob("[!_]*.yaml"), *(groups / "head").glob("*.yaml")]:
         cfg = imgcls.compose([f"{file.parent.name}={file.stem}"])
-        restored = restore_configuration(imgcls.plain(cfg))
+        restored = restore_configuration(plain(cfg))
         assert restored.data._target_ == cfg.data._target_
         assert restored.model.head == cfg.model.head
 

@@ -40,3 +40,31 @@ def test_a_field_of_a_later_version_is_refused_by_name() -> None:
 def test_the_name_is_required() -> None:
     with pytest.raises(TypeError, match="name"):
         Architecture.from_dict({"num_classes": 3})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "checkpoint_path",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "cache_dir",
+        "pretrained",
+        "kwargs_filter",
+        "features_only",
+    ],
+)
+def test_options_that_name_files_or_weights_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=name):
+        Architecture.from_dict({**OLDEST, "options": {name: "evil.pth"}})
+
+
+@pytest.mark.parametrize("value", [{"file": "evil.pth"}, [[{}]], object()])
+def test_options_have_plain_values(value: object) -> None:
+    with pytest.raises(UserError, match=r"model.options.widths"):
+        Architecture.from_dict({**OLDEST, "options": {"widths": value}})
+
+
+def test_options_in_a_text_are_refused() -> None:
+    with pytest.raises(UserError, match="must be options"):
+        Architecture.from_dict({**OLDEST, "options": "checkpoint_path"})

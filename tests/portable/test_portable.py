@@ -143,3 +143,32 @@ def test_loads_without_lightning_and_hydra(exported: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code, str(exported)], check=True, capture_output=True, text=True)
     assert result.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"class_names": ["a", "b"]},
+        {"class_names": "abc"},
+        {"class_names": [1, 2, 3]},
+        {"class_names": 3},
+        {"architecture": []},
+        {"architecture": {"name": "test_resnet", "num_classes": 3, "head": "mlp"}},
+    ],
+)
+def test_a_description_with_other_values_is_damaged(exported: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="damaged"):
+        portable.load(copy_with(exported, tmp_path / "m", **changes))
+
+
+def test_a_description_can_name_no_checkpoint(exported: Path, tmp_path: Path) -> None:
+    description = json.loads((exported / "model.json").read_text())
+    architecture = description["architecture"] | {"options": {"checkpoint_path": str(tmp_path / "evil.pth")}}
+    with pytest.raises(UserError, match="checkpoint_path"):
+        portable.load(copy_with(exported, tmp_path / "m", architecture=architecture))
+
+
+def test_a_deeply_nested_description_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="damaged"):
+        portable.load(tmp_path)
