@@ -90,20 +90,19 @@ def create_service(options: Mapping[str, Any]) -> Service:
 def _run(service: Service, listener: socket.socket, host: str) -> None:
     import uvicorn
 
+    from imgcls.serve.connections import create_config
     from imgcls.serve.server import create_app
 
     address = "127.0.0.1" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
     model = service.predictor.model
     what = f"{model.description['architecture']['name']}, {len(model.class_names)} classes, with {model.engine.name}"
     print(f"Serving {what} on http://{address}:{listener.getsockname()[1]}", flush=True)
-    config = uvicorn.Config(
+    config = create_config(
         create_app(service),
         log_level="warning",
         access_log=False,
-        lifespan="on",
         timeout_keep_alive=65,  # longer than that of load balancers
         timeout_graceful_shutdown=60,
-        limit_concurrency=2048,
         server_header=False,
     )
     # uvicorn raises the signal again after draining; by then every accepted request is answered: exit with 0.

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 
 DRAIN_BYTES = 8 * payloads.MAX_BODY_BYTES
 """How much of a body that is too large is still read, so that the client gets to read the refusal."""
+
+GRACE_SECONDS = 5.0
+MIN_BYTES_PER_SECOND = 4096
+"""Of a body, on average after GRACE_SECONDS."""
 
 PAGE_POLICY = (
     "default-src 'none'; img-src 'self' blob: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -136,10 +140,11 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         began = time.monotonic()
         body = _Body(request)
         try:
-            with service.admission(body.declared):
-                content = await body.read(service.limits.body_seconds)
+            with service.arrival() as count:
+                content = await body.read(service.limits.body_seconds, count)
                 kind, accept = request.headers.get("content-type"), request.headers.get("accept")
-                answer, answer_kind = await service.answer(content, kind, accept, request.query_params.get("top_k"))
+                with service.admission():
+                    answer, answer_kind = await service.answer(content, kind, accept, request.query_params.get("top_k"))
                 response = Response(answer, headers={"content-type": answer_kind})
         except Refusal as refusal:
             await body.drain()
@@ -158,17 +163,22 @@ class _Body:
         self.declared = int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
         """Bytes according to Content-Length; None without it."""
 
-    async def read(self, seconds: float) -> bytes:
+    async def read(self, seconds: float, count: Callable[[int], None]) -> bytes:
+        """The whole body; `count` takes the size of each part. Raises Refusal, 408 if it takes more than `seconds`."""
+        if (self.declared or 0) > payloads.MAX_BODY_BYTES:
+            count(self.declared or 0)
         content = bytearray()
+        began = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(None) as timer:
                 while not self._ended:
-                    content += await self._part()
-                    if len(content) > payloads.MAX_BODY_BYTES:
-                        raise Refusal(413, f"The request has more than {payloads.MAX_BODY_BYTES:,} bytes.")
+                    timer.reschedule(began + min(seconds, GRACE_SECONDS + len(content) / MIN_BYTES_PER_SECOND))
+                    part = await self._part()
+                    count(len(part))
+                    content += part
         except TimeoutError as error:
             self._ended = True
-            raise Refusal(408, f"The body did not arrive within {seconds:g} s.") from error
+            raise Refusal(408, f"The body did not arrive within {seconds:g} s, or too slowly.") from error
         return bytes(content)
 
     async def drain(self) -> None:

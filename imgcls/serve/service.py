@@ -31,10 +31,10 @@ class Limits:
     """Bounds on memory and latency.
 
     Attributes:
-        requests: accepted at the same time; more are refused with 503.
-        bytes: total size of the bodies of all accepted requests.
+        requests: answered at the same time; more are refused with 503.
+        bytes: total size of all bodies, of those that arrive too.
         seconds: for a request; SageMaker's limit is 60.
-        body_seconds: for the client to send the body.
+        body_seconds: for the client to send the body; a slow one has less (`server.MIN_BYTES_PER_SECOND`).
         decoders: threads that decode images.
         fetches: threads that fetch images from URLs.
         max_batch: images that go through the model at once.
@@ -66,20 +66,45 @@ class Service:
         self._probe: Future[np.ndarray] | None = None
 
     @contextmanager
-    def admission(self, size: int | None) -> Iterator[None]:
-        """Admit a request with a body of `size` bytes. Raises Refusal: 413 if too large, 503 if busy."""
-        if size is not None and size > payloads.MAX_BODY_BYTES:
-            raise Refusal(413, f"The request has more than {payloads.MAX_BODY_BYTES:,} bytes.")
-        size = payloads.MAX_BODY_BYTES if size is None else size
+    def arrival(self) -> Iterator[Callable[[int], None]]:
+        """Count the bytes of a body that arrives; the function takes the size of each part, and raises Refusal.
+
+        413 if the body is too large, 503 if all bodies together are.
+        """
+        size = 0
+
+        def add(part: int) -> None:
+            nonlocal size
+            if size + part > payloads.MAX_BODY_BYTES:
+                raise Refusal(413, f"The request has more than {payloads.MAX_BODY_BYTES:,} bytes.")
+            if self._bytes + part > self.limits.bytes:
+                raise self._busy()
+            size, self._bytes = size + part, self._bytes + part
+
+        self.metrics.in_progress.inc()
+        try:
+            yield add
+        finally:
+            self.metrics.in_progress.dec()
+            self._bytes -= size
+
+    @contextmanager
+    def admission(self, size: int = 0) -> Iterator[None]:
+        """Admit a request whose body has arrived, so that slow clients take no place. Raises Refusal, 503 if busy.
+
+        `size` is what `arrival` has not counted.
+        """
         if self._requests >= self.limits.requests or self._bytes + size > self.limits.bytes:
-            raise Refusal(503, "The server is busy; try again in a second.", retry_after=1)
+            raise self._busy()
         self._requests, self._bytes = self._requests + 1, self._bytes + size
-        self.metrics.in_progress.set(self._requests)
         try:
             yield
         finally:
             self._requests, self._bytes = self._requests - 1, self._bytes - size
-            self.metrics.in_progress.set(self._requests)
+
+    @staticmethod
+    def _busy() -> Refusal:
+        return Refusal(503, "The server is busy; try again in a second.", retry_after=1)
 
     async def answer(
         self, body: bytes, content_type: str | None, accept: str | None, top_k: str | None = None

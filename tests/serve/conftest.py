@@ -102,14 +102,17 @@ class Server:
 
 
 @contextmanager
-def serving(model: portable.PortableModel, limits: Limits | None = None, fetcher: Any = None) -> Iterator[Server]:
+def serving(
+    model: portable.PortableModel, limits: Limits | None = None, fetcher: Any = None, **connections: Any
+) -> Iterator[Server]:
     import uvicorn
 
+    from imgcls.serve.connections import create_config
     from imgcls.serve.server import create_app
 
     predictor = Predictor(model, fetcher)
     service = Service(predictor, limits)
-    config = uvicorn.Config(create_app(service), port=0, log_level="error", lifespan="on", timeout_graceful_shutdown=5)
+    config = create_config(create_app(service), port=0, log_level="error", timeout_graceful_shutdown=5, **connections)
     server = uvicorn.Server(config)
     started = threading.Event()
     original = server.startup
