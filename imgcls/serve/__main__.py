@@ -2,12 +2,14 @@
 
 usage: python -m imgcls.serve run=DIR [port=8080] [host=127.0.0.1] [engine=auto|onnx|torch] [device=cpu|cuda]
                               [threads=N] [urls=true] [url_allow=HOST,*.HOST] [max_batch=16] [max_requests=64]
+                              [allowed_hosts=HOST,*.HOST]
        python -m imgcls.serve serve
 
 `run=` is the folder of a run or of a portable model. `host=0.0.0.0` lets other machines connect. `urls=true` fetches
-images from public http(s) URLs, `url_allow=` only from these hosts. The second form is for containers: it serves
-/opt/ml/model on all interfaces, on the port SAGEMAKER_BIND_TO_PORT or 8080, and reads IMGCLS_URLS and
-IMGCLS_URL_ALLOW from the environment.
+images from public http(s) URLs, `url_allow=` only from these hosts. `allowed_hosts=` answers only requests to these
+host names (but for /ping). The second form is for containers: it serves
+/opt/ml/model on all interfaces, on the port SAGEMAKER_BIND_TO_PORT or 8080, and reads IMGCLS_URLS,
+IMGCLS_URL_ALLOW and IMGCLS_ALLOWED_HOSTS from the environment.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ OPTIONS = {
     "threads": Option(None, whole(1), int),
     "urls": Option(False, flag, boolean),
     "url_allow": Option((), parse=texts),
+    "allowed_hosts": Option((), parse=texts),
     "max_batch": Option(16, whole(1), int),
     "max_requests": Option(64, whole(1), int),
 }
@@ -46,6 +49,7 @@ ENVIRONMENT = {
     "device": "IMGCLS_DEVICE",
     "urls": "IMGCLS_URLS",
     "url_allow": "IMGCLS_URL_ALLOW",
+    "allowed_hosts": "IMGCLS_ALLOWED_HOSTS",
 }
 """The options that a container takes from environment variables."""
 
@@ -59,7 +63,7 @@ def serve(arguments: Sequence[str]) -> None:
         raise UserError("Give the run folder: run=DIR")
     check_installed(["fastapi", "uvicorn", "prometheus_client"], "serve", "Serving")
     with _listen(options["host"], options["port"]) as listener:  # before loading the model, which takes longer
-        _run(create_service(options), listener, options["host"])
+        _run(create_service(options), listener, options["host"], options["allowed_hosts"])
 
 
 def container_arguments(arguments: Sequence[str]) -> list[str]:
@@ -87,7 +91,7 @@ def create_service(options: Mapping[str, Any]) -> Service:
     return Service(predictor, limits)
 
 
-def _run(service: Service, listener: socket.socket, host: str) -> None:
+def _run(service: Service, listener: socket.socket, host: str, allowed_hosts: Sequence[str]) -> None:
     import uvicorn
 
     from imgcls.serve.connections import create_config
@@ -98,7 +102,7 @@ def _run(service: Service, listener: socket.socket, host: str) -> None:
     what = f"{model.description['architecture']['name']}, {len(model.class_names)} classes, with {model.engine.name}"
     print(f"Serving {what} on http://{address}:{listener.getsockname()[1]}", flush=True)
     config = create_config(
-        create_app(service),
+        create_app(service, allowed_hosts),
         log_level="warning",
         access_log=False,
         timeout_keep_alive=65,  # longer than that of load balancers

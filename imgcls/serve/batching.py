@@ -12,10 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from imgcls.serve.refusals import Refusal
+
 log = logging.getLogger(__name__)
 
 MAX_BATCH = 16
 """Larger batches are no faster on a CPU, and each image waits longer."""
+NOT_FINITE = "The model's outputs are not finite."
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Batcher:
         self.last_success = 0.0
         """time.monotonic() of the last successful batch."""
         self.failing = False
-        """Whether the last batch raised."""
+        """Whether the last batch raised, or had logits that are not finite."""
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="imgcls-model", daemon=True)
         self._thread.start()
@@ -102,7 +105,16 @@ class Batcher:
             for job in batch:
                 job.scores.set_exception(error)
             return
-        self.failing, self.last_success = False, time.monotonic()
-        self.observe(len(batch), self.last_success - began)
-        for job, row in zip(batch, scores, strict=True):
-            job.scores.set_result(row)
+        ended = time.monotonic()
+        self.observe(len(batch), ended - began)
+        is_finite = np.isfinite(scores).all(axis=1)
+        self.failing = not is_finite.all()
+        if self.failing:
+            log.error("The model's outputs are not finite for %d of %d images.", (~is_finite).sum(), len(batch))
+        else:
+            self.last_success = ended
+        for job, row, good in zip(batch, scores, is_finite, strict=True):
+            if good:
+                job.scores.set_result(row)
+            else:
+                job.scores.set_exception(Refusal(500, NOT_FINITE))

@@ -12,6 +12,7 @@ from imgcls import portable
 from imgcls.errors import UserError
 from imgcls.pictures import BadPicture, HugePicture, open_picture
 from imgcls.portable import PortableModel
+from imgcls.serve.batching import NOT_FINITE
 from imgcls.serve.payloads import Array, Encoded, Item, Link
 from imgcls.serve.refusals import Refusal
 from imgcls.serve.urls import Fetcher
@@ -91,13 +92,18 @@ class Predictor:
     def scores(self, images: list[np.ndarray], batch_size: int = 32) -> np.ndarray:
         """float32 (N, C) logits for float32 (3, S, S) images."""
         batches = [np.stack(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
-        return np.concatenate([self.model.engine.scores(batch) for batch in batches])
+        scores = np.concatenate([self.model.engine.scores(batch) for batch in batches])
+        if not np.isfinite(scores).all():
+            raise Refusal(500, NOT_FINITE)
+        return scores
 
     def warm_up(self) -> None:
         """Run the model once, so that the first request is not slowed by its initialisation."""
         scores = self.model.engine.scores(np.zeros((1, *self.shape), dtype=np.float32))
         if scores.shape != (1, len(self.model.class_names)):
             raise UserError(f"The model has {scores.shape[1]} outputs for {len(self.model.class_names)} class names.")
+        if not np.isfinite(scores).all():
+            raise UserError(f"{NOT_FINITE} It cannot be served; train or export it again.")
 
 
 def model_folder(folder: str | Path) -> Path:

@@ -6,15 +6,20 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from fnmatch import fnmatchcase
+from html import escape
 from importlib import resources
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import imgcls
 from imgcls.serve import answers, payloads
@@ -34,6 +39,10 @@ PAGE_POLICY = (
     "default-src 'none'; img-src 'self' blob: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
 BINARY = {"type": "string", "format": "binary"}
 BODY: dict[str, Any] = {
     **{
@@ -74,8 +83,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(service: Service) -> FastAPI:
-    """The application around `service`, which it closes when the server stops."""
+def create_app(service: Service, allowed_hosts: Sequence[str] = ()) -> FastAPI:
+    """The application around `service`, which it closes when the server stops.
+
+    Args:
+        service: answers the requests.
+        allowed_hosts: of the Host header, `*.example.org` for all below one; empty: all.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -87,11 +101,65 @@ def create_app(service: Service) -> FastAPI:
         version=imgcls.__version__,
         description="An image classifier: images in, classes out.",
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's pages load scripts from a CDN
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would lead to whatever the Host header says
     )
+    app.add_middleware(Guard, allowed_hosts=tuple(host.lower() for host in allowed_hosts))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _server_error)
     _add_routes(app, service)
     return app
+
+
+class Guard:
+    """ASGI middleware: security headers on every answer, and a check of the Host header."""
+
+    def __init__(self, app: ASGIApp, allowed_hosts: Sequence[str]) -> None:
+        self._app, self._allowed_hosts = app, allowed_hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on if its host is allowed."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        app = self._app
+        if scope["type"] == "http" and not self._is_allowed(scope):
+            app = JSONResponse({"error": "This server does not answer to that host name."}, 421)
+        await app(scope, receive, send_with_headers)
+
+    def _is_allowed(self, scope: Scope) -> bool:
+        if not self._allowed_hosts or scope["path"] == "/ping":  # load balancers ask by address
+            return True
+        try:
+            host = urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
+        except ValueError:
+            return False
+        return any(fnmatchcase(host, pattern) for pattern in self._allowed_hosts)
+
+
+def _documentation(schema: dict[str, Any]) -> str:
+    """The routes of an OpenAPI schema as a page without scripts."""
+    rows = []
+    for path, methods in schema["paths"].items():
+        for method, route in methods.items():
+            bodies = ", ".join(route.get("requestBody", {}).get("content", {}))
+            answers = "".join(f"<li>{code}: {escape(str(a['description']))}" for code, a in route["responses"].items())
+            body = f"<p>Content-Type: {escape(bodies)}" if bodies else ""
+            rows.append(
+                f"<h2>{method.upper()} {escape(path)}</h2><p>{escape(route['summary'])}{body}<ul>{answers}</ul>"
+            )
+    title = f"{escape(schema['info']['title'])} {escape(schema['info']['version'])}"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><h1>{title}</h1>'
+        f'<p>{escape(schema["info"]["description"])} Schema: <a href="openapi.json">openapi.json</a>'
+        f"{''.join(rows)}</html>"
+    )
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
@@ -100,6 +168,10 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def index() -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
+
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(_documentation(app.openapi()))
 
     @app.get("/ping", responses={503: ERRORS[503]}, summary="Whether the model can answer")
     async def ping() -> Response:
@@ -213,4 +285,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _server_error(request: Request, error: Exception) -> Response:
     """The traceback goes to the server's log, not to the client."""
-    return JSONResponse({"error": "The server failed; see its log."}, 500)
+    return JSONResponse(
+        {"error": "The server failed; see its log."}, 500, SECURITY_HEADERS
+    )  # no middleware is around it

@@ -28,7 +28,18 @@ from imgcls.serve.refusals import Refusal
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 PORTS = {"http": 80, "https": 443}
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# What `ipaddress` of some Python versions calls global, but the IANA special-purpose registries or clouds do not.
+NOT_PUBLIC = [
+    ipaddress.ip_network(network)
+    for network in (
+        *("0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24"),
+        *("192.175.48.0/24", "198.18.0.0/15", "240.0.0.0/4"),
+        "168.63.129.16/32",  # Azure's wire server
+        *("64:ff9b:1::/48", "100::/64", "100:0:0:1::/64", "2001::/23", "2001:db8::/32", "2620:4f:8000::/48"),
+        *("3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8"),
+    )
+]
 CHUNK_BYTES = 65536
 HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "imgcls", "Connection": "close"}
 
@@ -52,6 +63,8 @@ def is_public(address: str) -> bool:
     inner = _embedded_ipv4(parsed) if isinstance(parsed, ipaddress.IPv6Address) else None
     if inner is not None:
         return is_public(str(inner))
+    if any(parsed in network for network in NOT_PUBLIC):
+        return False
     return parsed.is_global and not (parsed.is_multicast or parsed.is_reserved or parsed.is_unspecified)
 
 
@@ -63,7 +76,7 @@ def _embedded_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | No
         return address.sixtofour
     if address.teredo is not None:
         return address.teredo[1]
-    if any(address in network for network in NAT64) or int(address) >> 32 == 0:
+    if address in NAT64 or int(address) >> 32 == 0:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return None
 

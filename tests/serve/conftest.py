@@ -6,7 +6,7 @@ import http.client
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +103,11 @@ class Server:
 
 @contextmanager
 def serving(
-    model: portable.PortableModel, limits: Limits | None = None, fetcher: Any = None, **connections: Any
+    model: portable.PortableModel,
+    limits: Limits | None = None,
+    fetcher: Any = None,
+    allowed_hosts: Sequence[str] = (),
+    **connections: Any,
 ) -> Iterator[Server]:
     import uvicorn
 
@@ -112,7 +116,9 @@ def serving(
 
     predictor = Predictor(model, fetcher)
     service = Service(predictor, limits)
-    config = create_config(create_app(service), port=0, log_level="error", timeout_graceful_shutdown=5, **connections)
+    config = create_config(
+        create_app(service, allowed_hosts), port=0, log_level="error", timeout_graceful_shutdown=5, **connections
+    )
     server = uvicorn.Server(config)
     started = threading.Event()
     original = server.startup

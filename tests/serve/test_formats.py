@@ -6,13 +6,14 @@ import base64
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from imgcls.portable import PortableModel
-from tests.serve.conftest import NAMES, SIDE, Server, encoded, picture
+from tests.serve.conftest import NAMES, SIDE, Server, encoded, picture, serving
 
 PNG = encoded(picture())
 TEXT = base64.b64encode(PNG)
@@ -202,6 +203,47 @@ def test_the_other_routes(server: Server) -> None:
     assert {"/ping", "/invocations", "/models", "/metrics"} <= paths.keys()
     assert "image/jpeg" in paths["/invocations"]["post"]["requestBody"]["content"]
     assert server.ask("GET", "/docs").status == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/ping", "/models", "/metrics", "/openapi.json", "/nothing", "/redoc"])
+def test_every_answer_has_security_headers_and_loads_nothing_from_elsewhere(path: str, server: Server) -> None:
+    answer = server.ask("GET", path)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    if path in ("/", "/docs"):
+        assert answer.headers["content-type"].startswith("text/html")
+        assert not re.search(rb"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", answer.body)
+    refused = server.post(b"hello")
+    assert (refused.status, refused.headers["x-content-type-options"]) == (400, "nosniff")
+
+
+def test_the_documentation_names_every_route(server: Server) -> None:
+    text = server.ask("GET", "/docs").body.decode()
+    assert "<script" not in text
+    for part in ("POST /invocations", "GET /ping", "image/jpeg", "415: Unsupported Content-Type"):
+        assert part in text
+
+
+def test_allowed_hosts(model: PortableModel) -> None:
+    with serving(model, allowed_hosts=["Images.example.org", "*.example.com", "::1"]) as server:
+        for host in ("images.example.org", "IMAGES.EXAMPLE.ORG:8080", "a.b.example.com", "[::1]:80"):
+            assert server.ask("GET", "/models", Host=host).status == 200, host
+        for host in (
+            "evil.example",
+            "images.example.org.evil.example",
+            "127.0.0.1",
+            "[",
+            "example.com",
+            "a@evil.example",
+        ):
+            answer = server.ask("GET", "/models", Host=host)
+            assert (answer.status, list(answer.json)) == (421, ["error"]), host
+            assert server.ask("GET", "/ping", Host=host).status == 200
+
+
+def test_a_slash_too_many_leads_nowhere(server: Server) -> None:
+    answer = server.ask("POST", "/invocations/", b"", Host="evil.example")
+    assert (answer.status, "location" in answer.headers) == (404, False)
 
 
 def test_prometheus_counts(server: Server) -> None:

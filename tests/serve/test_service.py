@@ -14,8 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from imgcls.errors import UserError
 from imgcls.portable import PortableModel
 from imgcls.serve.batching import Batcher
+from imgcls.serve.predictor import Predictor
+from imgcls.serve.refusals import Refusal
 from imgcls.serve.service import Limits
 from tests.serve.conftest import Server, encoded, picture, serving
 
@@ -153,6 +156,45 @@ def test_a_failing_model_is_unhealthy_and_gives_500_without_details(
         assert server.post(PNG).status == 200
 
 
+class BrokenEngine:
+    """An engine whose outputs are not finite for images with a mean above `limit`."""
+
+    name = "broken"
+
+    def __init__(self, model: PortableModel, limit: float = -np.inf) -> None:
+        self.model, self.limit = model, limit
+
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        scores = self.model.engine.scores(images).copy()
+        scores[images.mean(axis=(1, 2, 3)) > self.limit, 0] = np.nan
+        return scores
+
+
+def test_a_model_without_finite_outputs_is_unhealthy_and_not_served(model: PortableModel) -> None:
+    broken = replace(model, engine=BrokenEngine(model))  # type: ignore[arg-type]
+    predictor = Predictor(broken)
+    with pytest.raises(UserError, match="not finite"):
+        predictor.warm_up()
+    with pytest.raises(Refusal, match="not finite"):
+        predictor.scores([np.zeros(predictor.shape, np.float32)])
+    pytest.importorskip("fastapi")
+    with serving(broken) as server:
+        for kind in ("application/json", "application/x-npy", "text/csv;format=scores"):
+            answer = server.post(PNG, Accept=kind)
+            assert (answer.status, answer.json) == (500, {"error": "The model's outputs are not finite."})
+        assert server.ask("GET", "/ping").status == 503
+
+
+def test_an_image_without_finite_outputs_harms_no_other(model: PortableModel) -> None:
+    batcher = Batcher(BrokenEngine(model, limit=0.5).scores)
+    side = model.preprocessing.image_size
+    bad, good = (batcher.submit(np.full((3, side, side), value, np.float32)) for value in (1.0, 0.0))
+    with pytest.raises(Refusal):
+        bad.result(20)
+    assert np.isfinite(good.result(20)).all()
+    batcher.close()
+
+
 def test_a_hanging_model_is_unhealthy_and_requests_time_out(model: PortableModel) -> None:
     with gated(model, seconds=0.2) as (server, engine):
         answer = server.post(PNG)
@@ -222,7 +264,6 @@ def test_a_batcher_drops_cancelled_images_and_ends() -> None:
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
-    from imgcls.errors import UserError
     from imgcls.serve.predictor import model_folder
 
     with pytest.raises(UserError, match=r"imgcls\.export"):

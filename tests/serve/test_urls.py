@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import socketserver
 import ssl
@@ -134,6 +135,45 @@ def test_spellings_of_loopback_are_resolved() -> None:
     """The tests above must not pass merely because nothing resolves."""
     for host in ("127.0.0.1", "127.1", "2130706433", "0x7f000001", "::1", "::ffff:127.0.0.1"):
         assert not any(is_public(address) for address in resolve(host, 80)), host
+
+
+# https://www.iana.org/assignments/iana-ipv4-special-registry and -ipv6-special-registry, multicast, site-local
+# addresses, and the metadata services of clouds.
+SPECIAL = """
+0.0.0.0/8 0.0.0.0/32 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.0.0/29
+192.0.0.8/32 192.0.0.9/32 192.0.0.10/32 192.0.0.170/32 192.0.0.171/32 192.0.2.0/24 192.31.196.0/24 192.52.193.0/24
+192.88.99.0/24 192.88.99.2/32 192.168.0.0/16 192.175.48.0/24 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4
+240.0.0.0/4 255.255.255.255/32 168.63.129.16/32 192.0.0.192/32 100.100.100.200/32
+::1/128 ::/128 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 2001::/32 2001:1::1/128 2001:1::2/128 2001:1::3/128
+2001:2::/48 2001:3::/32 2001:4:112::/48 2001:10::/28 2001:20::/28 2001:30::/28 2001:db8::/32 2620:4f:8000::/48
+3fff::/20 5f00::/16 fc00::/7 fe80::/10 fec0::/10 ff00::/8 fd00:ec2::254/128
+"""
+# Networks that embed IPv4 addresses: as public as these.
+EMBEDDING = ["::ffff:{}", "64:ff9b::{}", "2002:{hex}::1", "::{}"]
+
+
+def known_to_python() -> list[str]:
+    constants = [ipaddress.IPv4Address("0.0.0.0")._constants, ipaddress.IPv6Address("::")._constants]  # type: ignore[attr-defined]
+    return [str(network) for known in constants for network in known._private_networks]
+
+
+@pytest.mark.parametrize("network", sorted({*SPECIAL.split(), *known_to_python()}))
+def test_special_networks_are_not_public(network: str) -> None:
+    parsed = ipaddress.ip_network(network)
+    size = parsed.num_addresses
+    for address in {parsed[0], parsed[size // 2], parsed[-1]}:
+        if network == "::ffff:0:0/96" and is_public(str(address.ipv4_mapped)):  # type: ignore[union-attr]
+            continue
+        assert not is_public(str(address)), address
+        if parsed.version == 4:
+            digits = f"{int(address):08x}"
+            for form in EMBEDDING:
+                assert not is_public(form.format(address, hex=f"{digits[:4]}:{digits[4:]}")), (form, address)
+
+
+def test_ordinary_addresses_are_public() -> None:
+    for address in (PUBLIC, "1.1.1.1", "168.63.129.17", "2606:4700::1111", "2a00:1450::1", "2001:4860:4860::8888"):
+        assert is_public(address), address
 
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], [PUBLIC, "10.0.0.1"], ["::ffff:192.168.0.1"], ["fe80::1%lo"], []])
