@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 Source = Path | str | bytes | Image.Image | np.ndarray
 MAX_PIXELS = 89_478_485
@@ -27,6 +27,17 @@ PICTURE_SUFFIXES: frozenset[str] = frozenset(
 # start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO", "AVIF", "HEIF", "JPEG2000", "PPM", "DIB", "ICO", "QOI")
 ORIENTATION = 0x0112
+TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation, what turns the image upright."""
+STRIP_PIXELS = 1 << 20
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
 PngImagePlugin.MAX_TEXT_CHUNK = 1 << 24  # bytes; sound files have comments and colour profiles of several MB
@@ -68,7 +79,7 @@ def open_picture(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def decode(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, str]:
     """`open_picture(source)` and the format of its content, such as 'JPEG' or 'PNG'; '' for an array."""
     if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source, max_pixels)), ""
+        return _load(_from_array(source, max_pixels), max_pixels, is_ours=True), ""
     if isinstance(source, Image.Image):
         return _load(source, max_pixels), source.format or ""
     if isinstance(source, bytes | bytearray | memoryview):
@@ -81,7 +92,7 @@ def decode(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, s
         raise BadPicture(f"a {type(source).__name__}, not a path, bytes, a Pillow image or an array")
     try:
         with Image.open(file, formats=_formats()) as image:
-            return _load(image, max_pixels), image.format or ""
+            return _load(image, max_pixels, is_ours=True), image.format or ""
     except BadPicture:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -114,36 +125,40 @@ def _unidentified(file: io.BytesIO | str) -> str:
 
 def is_upright_rgb(image: Image.Image) -> bool:
     """Whether `open_picture` would leave the pixels of `image` unchanged."""
-    return image.mode == "RGB" and "transparency" not in image.info and _upright(image) is image
+    return image.mode == "RGB" and "transparency" not in image.info and _orientation(image) == 1
 
 
-def _load(image: Image.Image, max_pixels: int) -> Image.Image:
+def _load(image: Image.Image, max_pixels: int, is_ours: bool = False) -> Image.Image:
+    """`image` as upright RGB; beside the result it takes up to one image more, which is freed if it `is_ours`."""
     width, height = image.size
+    if image.format == "JPEG2000" and max_pixels < MAX_PIXELS:
+        max_pixels //= 2  # where memory counts: its decoder takes twice as much
     if width * height > max_pixels:
         raise HugePicture(f"{width}x{height}, more than {max_pixels:,} pixels")
     if not width * height:
         raise BadPicture("no pixels")
     try:
         image.load()
-        if image.mode.startswith("I;16"):
-            eight_bits = Image.fromarray(_grey_of(image))
-            return _upright(eight_bits, image.getexif()).convert("RGB")
-        return _to_rgb(_upright(image))
+        orientation = _orientation(image)
+        rgb = _to_rgb(image)
+        if rgb is image:
+            rgb = image._new(image.im) if is_ours else image.copy()
+        rgb.info.clear()
+        if is_ours:
+            image.close()
+        return rgb if orientation == 1 else rgb.transpose(TRANSPOSES[orientation])
     except MemoryError:
         raise
     except Exception as error:
         raise BadPicture(_phrase(error)) from error
 
 
-def _upright(image: Image.Image, exif: Image.Exif | None = None) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
     try:
-        exif = exif or image.getexif()
-        if exif.get(ORIENTATION, 1) == 1:
-            return image
-        image.getexif()[ORIENTATION] = exif[ORIENTATION]
-        return ImageOps.exif_transpose(image)
+        orientation = image.getexif().get(ORIENTATION, 1)
     except Exception:  # broken metadata in an intact image
-        return image
+        return 1
+    return orientation if orientation in TRANSPOSES else 1
 
 
 def _grey_of(image: Image.Image) -> np.ndarray:
@@ -161,30 +176,41 @@ def _grey_of(image: Image.Image) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """`image` in mode RGB; itself if it is. Others are converted in strips: they need up to 24 bytes per pixel."""
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy()
+        return image
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(_grey_of(image)).convert("RGB")
+    rows = max(1, STRIP_PIXELS // image.width)
+    boxes = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
+    top_value = 0.0
     if image.mode in ("I", "F"):
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        coloured = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        top_value = max(float(_finite(image.crop(box)).max()) for box in boxes)
+    rgb = Image.new("RGB", image.size)
+    for box in boxes:
+        rgb.paste(_strip_to_rgb(image.crop(box), top_value), box)
+    return rgb
+
+
+def _strip_to_rgb(strip: Image.Image, top_value: float) -> Image.Image:
+    if strip.mode in ("I", "F"):
+        return Image.fromarray(_eight_bits(_finite(strip), strip.mode == "F", top_value)).convert("RGB")
+    if strip.has_transparency_data:
+        coloured = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
         white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, coloured).convert("RGB")
-    return image.convert("RGB")
+    return strip.convert("RGB")
 
 
-def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Grey values of more than 8 bits as uint8.
+def _finite(image: Image.Image) -> np.ndarray:
+    return np.nan_to_num(np.asarray(image).astype(np.float64))
 
-    uint16 is scaled from 0..65535; for other types the largest value decides between 0..1, 0..255 and 0..65535.
-    """
-    if values.dtype.kind == "u" and values.itemsize == 2:  # in either byte order
-        return (values >> 8).astype(np.uint8)
-    is_float = np.issubdtype(values.dtype, np.floating)
-    values = np.nan_to_num(values.astype(np.float64))
-    top = values.max(initial=0.0)
-    if is_float and top <= 1.0:
+
+def _eight_bits(values: np.ndarray, is_float: bool, top_value: float) -> np.ndarray:
+    """Grey values as uint8; the largest value of the image decides between 0..1, 0..255 and 0..65535."""
+    if is_float and top_value <= 1.0:
         values = values * 255.0
-    elif top > 255.0:
+    elif top_value > 255.0:
         values = values / 257.0
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
@@ -194,7 +220,7 @@ def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
     if array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
         raise BadPicture(f"an array of shape {array.shape}, not (height, width) or (height, width, 1, 3 or 4)")
     if array.dtype.kind == "u" and array.itemsize == 2:
-        array = _eight_bits(array)
+        array = (array >> 8).astype(np.uint8)  # in either byte order
     if array.dtype != np.uint8:
         raise BadPicture(f"an array of {array.dtype}, not of uint8 values 0 to 255")
     if array.shape[0] * array.shape[1] > max_pixels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,17 @@ from imgcls.serve.urls import Fetcher
 from imgcls.system.machine import available_cores
 
 MAX_PIXELS = 40_000_000
-"""Of a served image: an eighth of a gigabyte as RGB, in each decoding thread."""
+"""Of a served image."""
+LARGE_PIXELS = 4_000_000
+"""Images of more pixels are decoded one at a time: each takes up to MAX_LARGE_BYTES."""
+MAX_LARGE_BYTES = 700_000_000
+"""Peak memory of decoding an image of MAX_PIXELS in any format."""
+
+
+class LargeImage(Exception):  # noqa: N818 - it waits for its turn
+    """An image of more than LARGE_PIXELS."""
+
+
 MAX_NORMALISED = 50.0
 """Normalised pixels rarely exceed 3; values up to 255 were not normalised."""
 
@@ -37,6 +48,7 @@ class Predictor:
     model: PortableModel
     fetcher: Fetcher | None = None
     max_pixels: int = MAX_PIXELS
+    _large: threading.Lock = field(default_factory=threading.Lock)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(available_cores(), "imgcls-decode"))
 
     @property
@@ -44,18 +56,26 @@ class Predictor:
         """(3, S, S), the shape of the model's input."""
         return 3, self.model.preprocessing.image_size, self.model.preprocessing.image_size
 
-    def image(self, item: Item) -> np.ndarray:
-        """The model's input, float32 (3, S, S). Raises Refusal if `item` is not an image or not such a tensor."""
+    def image(self, item: Item, max_pixels: int | None = None) -> np.ndarray:
+        """The model's input, float32 (3, S, S).
+
+        Raises:
+            Refusal: `item` is not an image or not such a tensor.
+            LargeImage: it has more than `max_pixels`, and has not been decoded.
+        """
         if isinstance(item, Link):
             item = self.encoded(item)
         if isinstance(item, Array) and item.values.dtype == np.float32:
             return self._check(item.values)
         source = item.values if isinstance(item, Array) else item.content
         try:
-            picture = open_picture(source, self.max_pixels)
+            picture = open_picture(source, min(max_pixels or self.max_pixels, self.max_pixels))
+        except HugePicture as error:
+            if max_pixels is not None and max_pixels < self.max_pixels:
+                raise LargeImage from error
+            raise Refusal(413, f"The image cannot be used: {error.reason}.") from error
         except BadPicture as error:
-            status = 413 if isinstance(error, HugePicture) else 400
-            raise Refusal(status, f"The image cannot be used: {error.reason}.") from error
+            raise Refusal(400, f"The image cannot be used: {error.reason}.") from error
         except MemoryError as error:
             raise Refusal(413, "The image is too large.") from error
         preprocessing = self.model.preprocessing
@@ -87,7 +107,14 @@ class Predictor:
 
     def images(self, items: list[Item]) -> list[np.ndarray]:
         """`image` of each item, decoded in parallel. Raises the first Refusal."""
-        return list(self._pool.map(self.image, items))
+        return list(self._pool.map(self._image_in_turn, items))
+
+    def _image_in_turn(self, item: Item) -> np.ndarray:
+        try:
+            return self.image(item, LARGE_PIXELS)
+        except LargeImage:
+            with self._large:
+                return self.image(item)
 
     def scores(self, images: list[np.ndarray], batch_size: int = 32) -> np.ndarray:
         """float32 (N, C) logits for float32 (3, S, S) images."""

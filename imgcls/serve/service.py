@@ -16,7 +16,7 @@ import numpy as np
 from imgcls.serve import answers, payloads
 from imgcls.serve.batching import MAX_BATCH, Batcher
 from imgcls.serve.metrics import Metrics
-from imgcls.serve.predictor import Predictor
+from imgcls.serve.predictor import LARGE_PIXELS, LargeImage, Predictor
 from imgcls.serve.refusals import Refusal
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,8 @@ class Service:
         self._fetchers = ThreadPoolExecutor(self.limits.fetches, "imgcls-fetch")
         # Bounds the decoded images that wait for the model.
         self._slots = asyncio.Semaphore(max(4 * self.limits.max_batch, 2 * self.limits.decoders))
+        # Bounds the memory: images of many pixels are decoded one at a time.
+        self._large = asyncio.Semaphore(1)
         # Bounds the fetched images; a slow host must not block images that came with their requests.
         self._links = asyncio.Semaphore(2 * self.limits.fetches)
         self._requests = self._bytes = 0
@@ -154,10 +156,17 @@ class Service:
             raise Refusal(refusal.status, prefix + refusal.sentence, refusal.retry_after) from refusal
 
     async def _compute(self, item: payloads.Item) -> np.ndarray:
+        try:
+            return await self._compute_within(item, LARGE_PIXELS)
+        except LargeImage:  # it waits here, where it takes no slot and no thread from small images
+            async with self._large:
+                return await self._compute_within(item)
+
+    async def _compute_within(self, item: payloads.Item, max_pixels: int | None = None) -> np.ndarray:
         async with self._slots:
             if self.batcher.waiting > 8 * self.limits.max_batch:  # of requests that timed out
                 raise Refusal(503, "The model does not answer; try again later.", retry_after=10)
-            image = await self._in_thread(self.predictor.image, item)
+            image = await self._in_thread(self.predictor.image, item, max_pixels)
             return await asyncio.wrap_future(self.batcher.submit(image))
 
     async def _in_thread(

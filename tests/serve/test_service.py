@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ import pytest
 from imgcls.errors import UserError
 from imgcls.portable import PortableModel
 from imgcls.serve.batching import Batcher
-from imgcls.serve.predictor import Predictor
+from imgcls.serve.payloads import Encoded
+from imgcls.serve.predictor import LargeImage, Predictor
 from imgcls.serve.refusals import Refusal
 from imgcls.serve.service import Limits
 from tests.serve.conftest import Server, encoded, picture, serving
@@ -114,6 +116,39 @@ def test_decoded_images_that_wait_are_bounded(model: PortableModel) -> None:
         engine.gate.set()
         assert len(answer.result().json["predictions"]) == 300
     assert max(engine.batches) == 4
+
+
+def test_large_images_are_decoded_one_at_a_time_and_small_ones_do_not_wait(
+    model: PortableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fastapi")
+    monkeypatch.setattr("imgcls.serve.service.LARGE_PIXELS", 100)
+    gate, lock = threading.Event(), threading.Lock()
+    entered: list[bool] = []
+    with serving(model) as server, ThreadPoolExecutor(6) as clients:
+        decode = server.service.predictor.image
+
+        def image(item: Any, max_pixels: int | None = None) -> np.ndarray:
+            if max_pixels is not None:
+                return decode(item, max_pixels)
+            assert lock.acquire(blocking=False), "two large images at once"
+            entered.append(gate.wait(30))
+            lock.release()
+            return decode(item)
+
+        monkeypatch.setattr(server.service.predictor, "image", image)
+        large = [clients.submit(server.post, PNG) for _ in range(6)]
+        wait_until(lock.locked)
+        wait_until(lambda: server.service._requests == 6)
+        assert server.post(encoded(picture(0, 8, 8))).status == 200
+        assert not entered
+        gate.set()
+        assert [answer.result().status for answer in large] == [200] * 6
+    assert entered == [True] * 6
+    predictor = Predictor(model)
+    with pytest.raises(LargeImage):
+        predictor.image(Encoded(PNG), 100)
+    assert len(predictor.images([Encoded(encoded(picture(0, 2001, 2000)))] * 3)) == 3
 
 
 def test_concurrent_fetches_are_bounded(model: PortableModel) -> None:
