@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from imgcls.errors import UserError, nearest
@@ -114,6 +115,8 @@ def read_options(
             values[name] = options[name].read(name, text)
         elif equals and overrides and name.startswith(tuple(overrides)):
             passed_on.append(argument)
+        elif others != 0 and Path(argument).is_file():  # an image may be called epoch=3.jpg or -x.jpg
+            rest.append(argument)
         elif equals and name.isidentifier():
             raise UserError(f"Unknown option {name!r}. {nearest(name, [*options, *overrides])}")
         elif argument.startswith("-") and options:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgcls.cli import Option, guarded, read_options
+from imgcls.data.sources import picture_name
 from imgcls.errors import UserError
 from imgcls.portable.engines import ENGINES
 from imgcls.system.checks import choice, whole
@@ -60,7 +61,7 @@ def predict(arguments: Sequence[str]) -> None:
     for file, answer in answers:
         if isinstance(answer, str):
             unreadable += 1
-            print(f"{file}: {answer}", file=sys.stderr)
+            print(f"{picture_name(str(file))}: {answer}", file=sys.stderr)
         else:
             print(show(file, answer))
     if unreadable:
@@ -112,24 +113,27 @@ def _ask(client: Client, files: Sequence[Path], top_k: int) -> Answers:
 
 def _as_json(file: Path, answer: Classes) -> str:
     classes = [{"class": name, "probability": round(value, 6)} for name, value in answer]
-    return json.dumps({"file": str(file), "classes": classes}, ensure_ascii=False)
+    return json.dumps({"file": picture_name(str(file)), "classes": classes}, ensure_ascii=False)
 
 
 def _as_row(width: int) -> Callable[[Path, Classes], str]:
-    return lambda file, answer: f"{file!s:{width}}  " + "  ".join(f"{name} {value:.1%}" for name, value in answer)
+    def show(file: Path, answer: Classes) -> str:
+        return f"{picture_name(str(file)):{width}}  " + "  ".join(f"{name} {value:.1%}" for name, value in answer)
+
+    return show
 
 
 def picture_files(paths: Iterable[str]) -> Iterator[Path]:
-    """The files in `paths`, with folders replaced by all images in them, sorted."""
-    from imgcls.pictures import PICTURE_SUFFIXES
+    """The files in `paths`, with folders replaced by the images that a training finds in them, sorted."""
+    from imgcls.data.folders import pictures_in
 
     for name in paths:
         path = Path(name).expanduser()
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
+            inside = pictures_in(path)
             if not inside:
                 raise UserError(f"{name}: no images in this folder.")
-            yield from inside
+            yield from (path / place for place in inside)
         elif path.exists():
             yield path
         else:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -137,6 +138,30 @@ def test_predict_answers_for_every_picture_that_is_one(tmp_path: Path, capsys: p
     assert all(len(answer["classes"]) == 2 for answer in answers)
     assert "broken.jpg" in err
     assert "1 of 3" in err
+
+
+def test_predict_finds_the_images_that_training_finds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imgcls.predict import predict
+
+    run = run_folder(tmp_path / "run")
+    image = Image.new("RGB", (10, 10))
+    names = ["a.jpg", "sub/deep/c d,e.jpeg", "epoch=3.jpg", os.fsdecode(b"caf\xe9.jpg")]
+    names += ["._a.jpg", ".ipynb_checkpoints/a-checkpoint.jpg", "__MACOSX/a.jpg", "photos.jpg/b.jpg"]
+    for name in names:
+        file = tmp_path / "photos" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file, "JPEG")
+    (tmp_path / "elsewhere").mkdir()
+    image.save(tmp_path / "elsewhere" / "linked.jpg")
+    (tmp_path / "photos" / "link").symlink_to(tmp_path / "elsewhere")
+    assert guarded(lambda: predict([f"run={run}", "format=jsonl", str(tmp_path / "photos")])) == 0
+    found = [json.loads(line)["file"].partition("photos/")[2] for line in capsys.readouterr().out.splitlines()]
+    expected = ["a.jpg", "caf\\xe9.jpg", "epoch=3.jpg", "link/linked.jpg", "photos.jpg/b.jpg", "sub/deep/c d,e.jpeg"]
+    assert sorted(found) == expected
+    monkeypatch.chdir(tmp_path / "photos")
+    assert guarded(lambda: predict([f"run={run}", "epoch=3.jpg"])) == 0
 
 
 @pytest.mark.parametrize(
