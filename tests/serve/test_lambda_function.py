@@ -123,7 +123,7 @@ def client_error(code: str, **more: Any) -> Exception:
         (
             client_error("ModelError", OriginalStatusCode=400, OriginalMessage='{"error": "not an image"}'),
             400,
-            "not a pic",
+            "not an image",
         ),
         (client_error("ModelError", OriginalStatusCode=413, OriginalMessage="too large\nTraceback"), 413, "too large"),
         (client_error("ModelError", OriginalStatusCode=500, OriginalMessage="Traceback"), 502, "model failed"),
