@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from imgcls.data.download import download, unpack
+from imgcls.data.download import download, public_address, unpack
 from imgcls.data.folders import need_folder
 from imgcls.data.module import ImageDataModule
 from imgcls.errors import UserError
@@ -57,7 +57,7 @@ class ArchivedDataModule(ImageDataModule):
         with alone(folder):
             if folder.is_dir():
                 return
-            file = folder.with_name(f"{folder.name}-{archive.url.rpartition('/')[2]}")
+            file = folder.with_name(f"{folder.name}-{public_address(archive.url).rpartition('/')[2][-100:]}")
             try:
                 if not file.is_file():
                     download(archive.url, file, size=archive.size, md5=archive.md5)

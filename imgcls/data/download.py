@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import socket
 import ssl
@@ -14,6 +15,7 @@ from http.client import HTTPException, InvalidURL
 from pathlib import Path
 
 from imgcls.errors import UserError
+from imgcls.runs.provenance import without_passwords
 from imgcls.system.bars import byte_bar
 from imgcls.system.files import explain_os_errors
 from imgcls.system.unpacking import extract
@@ -59,7 +61,16 @@ def download(
                 part.replace(target)
                 return
             part.unlink()
-        raise UserError(f"{url} is not the expected file: it has {mismatch}. Try again.")
+        raise UserError(f"{public_address(url)} is not the expected file: it has {mismatch}. Try again.")
+
+
+def public_address(url: str) -> str:
+    """`url` without its query and its password, which may be secrets: for messages and names of files.
+
+    >>> public_address("https://user:secret@host/a.zip?X-Amz-Signature=0f3a")
+    'https://…@host/a.zip'
+    """
+    return without_passwords(re.split("[?#]", url)[0])
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -87,7 +98,7 @@ def _fetch_with_retries(url: str, part: Path, wait: Callable[[float], None]) -> 
         except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError, ValueError) as error:
             failures = 1 if _size(part) > size else failures + 1
             if failures == ATTEMPTS or not _is_transient(error):
-                raise UserError(f"{url} cannot be reached ({_reason(error)}).") from error
+                raise UserError(f"{public_address(url)} cannot be reached ({_reason(error)}).") from error
             wait(_pause_seconds(error, failures))
 
 
@@ -110,7 +121,7 @@ def _fetch(url: str, part: Path) -> None:
         start = start if resumed else 0
         total = int(length) + start if length else None
         with (
-            byte_bar(f"downloading {url.rpartition('/')[2]}", total, start) as bar,
+            byte_bar(f"downloading {public_address(url).rpartition('/')[2]}", total, start) as bar,
             part.open("ab" if resumed else "wb") as file,
         ):
             while chunk := answer.read(CHUNK_BYTES):
@@ -149,7 +160,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code}, {error.reason}"
     reason = getattr(error, "reason", None) or error
-    return str(getattr(reason, "strerror", None) or reason) or type(reason).__name__
+    return without_passwords(str(getattr(reason, "strerror", None) or reason)) or type(reason).__name__
 
 
 def _pause_seconds(error: Exception, failures: int) -> float:

@@ -26,23 +26,60 @@ MOVED = {
 PACKAGES = ("imgcls", "torch", "torchvision", "lightning", "timm", "torchmetrics", "hydra-core", "numpy", "pillow")
 
 
+_ADDRESS = re.compile(r"""(\w://)([^\s:/@?#"']*)(:[^\s"']*)?@""")
+_SECRET = (
+    r"pass(?:word|wd|phrase)|pwd|secret|token|api[_-]?key|(?:secret|access|account|private)[_-]?key(?:[_-]?id)?"
+    r"|signature|credentials?|authorization"
+)
+_NAMED = re.compile(
+    rf"""(?i)([\w-]*(?:{_SECRET})["']?\s*[=:]\s*|[?&](?:sig|key|code|auth)=)"""
+    r"""((?:bearer|basic)\s+)?("[^"]*"|'[^']*'|[^\s,;&"'}\])]+)"""
+)
+_NO_SECRET = re.compile(r"(?i)true|false|null|none|auto|\W*|[-+.\d]{1,6}")  # as in class_token: true
+
+
 def without_passwords(text: str) -> str:
-    """`text` with the passwords of addresses removed.
+    """`text` without the passwords, tokens, keys and signatures in it.
 
     >>> without_passwords("search.storage=postgresql://me:secret@host/db")
     'search.storage=postgresql://me:…@host/db'
+    >>> without_passwords("data.url=https://host/a.zip?X-Amz-Signature=0f3a&x=1 logger.api_key=abcdef")
+    'data.url=https://host/a.zip?X-Amz-Signature=…&x=1 logger.api_key=…'
     """
-    return re.sub(r"(\w://[^\s:/@]*:)[^\s@]+@", r"\1…@", text)
+    text = _ADDRESS.sub(_hide_password, text)
+    return _NAMED.sub(_hide_value, text)
+
+
+def _hide_password(found: re.Match[str]) -> str:
+    scheme, user, password = found.groups()
+    keeps_user = password and user and not found.string[: found.end(1)].endswith(("http://", "https://"))
+    return f"{scheme}{user}:…@" if keeps_user else f"{scheme}…@"  # https://TOKEN@host, https://TOKEN:x@host
+
+
+def _hide_value(found: re.Match[str]) -> str:
+    name, scheme, value = found.groups()
+    quote = value[0] if value[0] in "\"'" else ""
+    return found[0] if _NO_SECRET.fullmatch(value.strip(quote or None)) else f"{name}{scheme or ''}{quote}…{quote}"
+
+
+def redacted(value: Any, name: str = "") -> Any:
+    """`value`, of mappings, lists and texts, without the passwords in it; `name` is that of the option."""
+    if isinstance(value, Mapping):
+        return {key: redacted(item, str(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(item) for item in value]
+    if re.fullmatch(rf"(?i)[\w-]*(?:{_SECRET})", name) and not _NO_SECRET.fullmatch(str(value)):
+        return "…"
+    return without_passwords(value) if isinstance(value, str) else value
 
 
 def write_configuration(folder: Path, config: Mapping[str, Any], overrides: list[str] | None = None) -> None:
     """Write `config.yaml` and `overrides.yaml`, without passwords."""
     import yaml
 
-    content = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=1000)
-    stored_overrides = yaml.safe_dump(overrides or [], allow_unicode=True, width=1000)
-    atomic_write_text(folder / "config.yaml", without_passwords(content))
-    atomic_write_text(folder / "overrides.yaml", without_passwords(stored_overrides))
+    for name, content in (("config.yaml", dict(config)), ("overrides.yaml", overrides or [])):
+        text = yaml.safe_dump(redacted(content), sort_keys=False, allow_unicode=True, width=1000)
+        atomic_write_text(folder / name, text)
 
 
 def stored_configuration(folder: Path) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from imgcls.errors import UserError
 from imgcls.runs.provenance import (
     differences,
     environment,
+    redacted,
     stored_configuration,
-    without_passwords,
     write_configuration,
 )
 from imgcls.runs.reading import read_status
@@ -108,22 +108,21 @@ class Recording:
 
     def _write_configuration(self) -> None:
         write_configuration(self.folder, self.config, self.overrides)
-        text = without_passwords(json.dumps(environment(), indent=2))
-        atomic_write_text(self.folder / "environment.json", text + "\n")
+        atomic_write_text(self.folder / "environment.json", json.dumps(redacted(environment()), indent=2) + "\n")
 
     def _check_may_resume(self, state: str) -> None:
         if self.resume == "never":
             raise UserError(
                 f"{self.folder} already holds a run ({state}). Choose another run_dir, or resume it with resume=auto."
             )
-        stored = stored_configuration(self.folder)
-        roots = [(config.get("data") or {}).get("root") for config in (stored, self.config)]
+        stored, config = redacted(stored_configuration(self.folder)), redacted(self.config)
+        roots = [(values.get("data") or {}).get("root") for values in (stored, config)]
         if state == "finished" and roots[0] != roots[1]:
             raise UserError(
                 f"{self.folder} holds a finished run on data.root={roots[0]}, not on {roots[1]}. "
                 "Choose another run_dir; to test its model on other images, use python -m imgcls.evaluate."
             )
-        changed = [change for change in differences(stored, self.config) if not change[0].startswith(MOVABLE)]
+        changed = [change for change in differences(stored, config) if not change[0].startswith(MOVABLE)]
         if changed:
             name, before, now = changed[0]
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
