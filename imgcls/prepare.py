@@ -190,7 +190,7 @@ def _command(arguments: Sequence[str]) -> None:
     if options["output"]:
         from imgcls.data.checks import bad_as_csv
         from imgcls.data.duplicates import Duplicate
-        from imgcls.runs.tables import as_csv
+        from imgcls.system.tables import as_csv
 
         folder = Path(options["output"]).expanduser()
         atomic_write_text(folder / "bad_files.csv", bad_as_csv(preparation.bad))

@@ -9,8 +9,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from imgcls.runs.tables import Row, as_csv, metric_line
+from imgcls.runs.tables import Row, metric_line
 from imgcls.system.files import atomic_write_text
+from imgcls.system.tables import as_csv
 
 
 class History(Checkpoint):

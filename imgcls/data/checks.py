@@ -6,9 +6,7 @@ formats, sizes and duplicates. The findings for a file are cached until its size
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +27,7 @@ from imgcls.pictures import BadPicture, decode
 from imgcls.system.cache import cache_folder
 from imgcls.system.files import atomic_path
 from imgcls.system.machine import available_cores
+from imgcls.system.tables import table_as_csv
 
 THUMBNAIL = (8, 9)  # height, width: one column more than a difference hash has bits in a row
 _VERSION = f"2 {PIL.__version__}"  # another Pillow may read files that this one cannot
@@ -134,11 +133,8 @@ def find_mislabelled(paths: Sequence[Path], findings: Findings) -> list[tuple[Pa
 
 def bad_as_csv(bad: Iterable[BadFile]) -> str:
     """A CSV table of paths and reasons, for a file in the run folder."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(BadFile._fields)
-    writer.writerows((os.fsencode(file.path).decode("utf-8", "backslashreplace"), file.reason) for file in bad)
-    return table.getvalue()
+    rows = [(os.fsencode(file.path).decode("utf-8", "backslashreplace"), file.reason) for file in bad]
+    return table_as_csv([BadFile._fields, *rows])
 
 
 def _fill_rows(

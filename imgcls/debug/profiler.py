@@ -19,9 +19,9 @@ from imgcls.debug.device_use import device_use
 from imgcls.debug.profile import read_profile, write_profile, write_steps
 from imgcls.debug.rules import Rule
 from imgcls.debug.sampler import SystemSampler
-from imgcls.runs.tables import as_csv
 from imgcls.system.files import atomic_path, atomic_write_text
 from imgcls.system.machine import available_cores
+from imgcls.system.tables import as_csv
 
 
 class Profiler(L.Callback):

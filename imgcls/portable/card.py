@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +11,8 @@ from typing import Any
 def model_card(description: Mapping[str, Any]) -> str:
     """What the model is, how good it is and how to use it; `description` is the content of `model.json`."""
     names = description["class_names"]
-    class_list = ", ".join(names[:20]) + (f", … ({len(names) - 20} more)" if len(names) > 20 else "")
+    class_list = ", ".join(_literal(name) for name in names[:20])
+    class_list += f", … ({len(names) - 20} more)" if len(names) > 20 else ""
     preprocessing, architecture = description["preprocessing"], description["architecture"]
     metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in description["metrics"].items())
     return f"""# {architecture["name"]}, {len(names)} classes
@@ -35,6 +38,11 @@ model = portable.load("path/to/this/folder")
 model.top(["picture.jpg"])
 ```
 """
+
+
+def _literal(text: str) -> str:
+    """`text` such that Markdown shows it as it is, on one line and without HTML of its own."""
+    return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def _parity_section(parity: Mapping[str, Mapping[str, Any]]) -> str:

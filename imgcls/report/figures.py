@@ -6,6 +6,7 @@ dark mode; as a file a figure is one PNG with all of its panels.
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -110,7 +111,7 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], steps: St
                         continue
                     colour = (ORANGE if part == "val" else BLUE) if single else SERIES[number % len(SERIES)]
                     dashed = not single and part == "train"
-                    _line(axes, points, colour, label if single else None if dashed else run, dashed)
+                    _line(axes, points, colour, label if single else None if dashed else plain_text(run), dashed)
             finish(axes, name)
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(frameon=False, labelcolor=INK, fontsize=8)
@@ -151,7 +152,7 @@ def _over_steps(values: np.ndarray, title: str, colour: str = GREY) -> Callable[
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Chart:
     """The confusion matrix: rows are true classes, columns predicted ones, coloured by their share of the row."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    short = [name if len(name) <= 22 else name[:21] + "…" for name in names]
+    short = [plain_text(name if len(name) <= 22 else name[:21] + "…") for name in names]
 
     def draw(axes: Any) -> None:
         axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=0.5)
@@ -241,6 +242,11 @@ def profile_shares(profile: Mapping[str, Any]) -> Chart:
     return Chart("Where the time of the run and of a step went, and how busy the machine was", tuple(panels))
 
 
+def plain_text(text: str) -> str:
+    """`text` such that matplotlib draws its dollar signs, instead of reading formulas between them."""
+    return text.replace("$", r"\$")
+
+
 def _line(
     axes: Any, points: list[tuple[float, float]], colour: str, label: str | None = None, dash: bool = False
 ) -> None:
@@ -281,5 +287,5 @@ def _for_page(svg: str, alt: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r' id="(?:figure|axes|patch|line2d|text|matplotlib|xtick|ytick|legend|QuadMesh)[\w.]*"', "", svg)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href").replace(INK, "currentColor")
-    role = f'role="img" aria-label="{alt}"' if alt else 'aria-hidden="true"'
+    role = f'role="img" aria-label="{html.escape(alt)}"' if alt else 'aria-hidden="true"'
     return re.sub(r'<svg (?=.*?viewBox)[^>]*?(viewBox="[^"]*")[^>]*>', rf"<svg {role} \1>", svg, count=1).strip()

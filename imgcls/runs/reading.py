@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from imgcls.errors import UserError
+from imgcls.system.tables import cell_text
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -33,7 +34,8 @@ def read_table(file: Path) -> Rows:
     if not file.is_file():
         return []
     with file.open(encoding="utf-8", newline="") as text:
-        return list(csv.DictReader(text))
+        header, *rows = [[cell_text(cell) for cell in row] for row in csv.reader(text) if row] or [[]]
+        return [dict(zip(header, row, strict=False)) for row in rows]
 
 
 def class_names(folder: Path) -> list[str]:
@@ -42,7 +44,7 @@ def class_names(folder: Path) -> list[str]:
     if not file.is_file():
         return []
     with file.open(encoding="utf-8", newline="") as text:
-        return next(csv.reader(text), [])[1:]
+        return [cell_text(cell) for cell in next(csv.reader(text), [])[1:]]
 
 
 def read_confusion(folder: Path) -> np.ndarray:

@@ -1,11 +1,8 @@
-"""Metrics as text: the line of an epoch that other programs parse, and CSV tables."""
+"""The metrics of an epoch as text: the line that other programs parse."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 Row = dict[str, float | int]
 
@@ -18,13 +15,3 @@ def metric_line(row: Mapping[str, float | int]) -> str:
     """
     shown = {name: value for name, value in row.items() if name != "step"}
     return "imgcls " + " ".join(f"{name}={value:.6g}" for name, value in shown.items())
-
-
-def as_csv(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> str:
-    """`rows` as CSV text whose header is `names` and every other key that any row has."""
-    names = list(dict.fromkeys([*names, *(name for row in rows for name in row)]))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

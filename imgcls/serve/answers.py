@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy as np
 
 from imgcls.portable.model import softmax, top_classes
 from imgcls.serve.refusals import Refusal
+from imgcls.system.tables import table_as_csv
 
 JSON, LINES, CSV, NPY = "application/json", "application/jsonlines", "text/csv", "application/x-npy"
 ALIASES = {"application/x-jsonlines": LINES, "application/x-ndjson": LINES}
@@ -98,13 +98,11 @@ def _rows(rows: list[list[float]], kind: str) -> bytes:
 
 
 def _table(predictions: list[list[dict[str, Any]]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["picture", "rank", "class", "index", "probability"])
+    rows: list[list[Any]] = [["picture", "rank", "class", "index", "probability"]]
     for number, classes in enumerate(predictions):
         for rank, entry in enumerate(classes, start=1):
-            writer.writerow([number, rank, entry["class"], entry["index"], entry["probability"]])
-    return text.getvalue().encode()
+            rows.append([number, rank, entry["class"], entry["index"], entry["probability"]])
+    return table_as_csv(rows).encode()
 
 
 def _lines(values: Sequence[Any]) -> bytes:

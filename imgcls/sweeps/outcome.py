@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from imgcls.runs.tables import as_csv
 from imgcls.sweeps.remote_search import Search
 from imgcls.system.files import atomic_write_text
+from imgcls.system.tables import as_csv
 
 MAX_ROWS = 10  # of the table on the terminal
 STATES = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "running", "waiting": "waiting"}

@@ -20,8 +20,8 @@ from imgcls.data.sources import Split
 from imgcls.models.classifier import Classifier
 from imgcls.models.network import Network
 from imgcls.report.report_data import gather
-from imgcls.runs.tables import as_csv
 from imgcls.system.files import atomic_write_bytes, atomic_write_text
+from imgcls.system.tables import as_csv, table_as_csv
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +87,8 @@ def write_predictions(folder: Path, split: Split, classifier: Classifier) -> Non
     atomic_write_bytes(folder / "test_logits.npy", buffer.getvalue())
 
     confusion = classifier.test_confusion.cpu().tolist()
-    table = [{"label": name, **dict(zip(names, row, strict=True))} for name, row in zip(names, confusion, strict=True)]
-    atomic_write_text(folder / "confusion.csv", as_csv(table))
+    table = [["label", *names], *([name, *row] for name, row in zip(names, confusion, strict=True))]
+    atomic_write_text(folder / "confusion.csv", table_as_csv(table))
     accuracies = classifier.test_class_accuracy.cpu().tolist()
     per_class = [
         {"class": name, "pictures": sum(row), "accuracy": round(accuracy, 6) if sum(row) else ""}

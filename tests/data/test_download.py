@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from imgcls.data import archives
-from imgcls.data.archives import Archive, ArchivedDataModule, fetch
+from imgcls.data.archives import Archive, ArchivedDataModule
 from imgcls.data.cifar10 import Cifar10
 from imgcls.data.download import ATTEMPTS, download, unpack
 from imgcls.errors import UserError
@@ -406,13 +406,13 @@ def test_without_a_network_the_error_says_what_to_do(own_cache: Path, monkeypatc
 
 
 def test_the_query_of_an_address_is_in_no_file_name_and_no_message(
-    server: Server, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, own_cache: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imgcls.data.archives.unpack", lambda file, folder: names.append(file.name))
     names: list[str] = []
+    monkeypatch.setattr(archives, "unpack", lambda file, folder: names.append(file.name))
     query = f"X-Amz-Signature={'q7Zk' * 100}"
-    fetch(Archive(f"{server.url}?{query}"), tmp_path / "set", "A set", "folders")
-    assert names == [f"set-{server.url.rpartition('/')[2]}"]
+    Pictures(url=f"{server.url}?{query}").download()
+    assert names == ["pictures-archive.tar"]
     with pytest.raises(UserError) as refused:
         download(f"http://me:q7Zk@127.0.0.1:9/missing.zip?{query}", tmp_path / "x", wait=waits.append)
     assert "q7Zk" not in str(refused.value)

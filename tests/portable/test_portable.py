@@ -18,6 +18,7 @@ from imgcls.models.backbones import create_network
 from imgcls.models.heads import Mlp
 from imgcls.models.network import Network
 from imgcls.pictures import BadPicture
+from imgcls.portable.card import model_card
 from imgcls.preprocessing import Preprocessing
 
 NAMES = ("Äpfel", "Birnen", "Kirschen")
@@ -172,3 +173,17 @@ def test_a_deeply_nested_description_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="damaged"):
         portable.load(tmp_path)
+
+
+def test_class_names_are_no_html_and_no_markdown_in_the_card() -> None:
+    names = ['<img src=x onerror="alert(1)">', "[a](javascript:b)", "two\n\n# lines", "golden_retriever", "a|b", "&lt;"]
+    shape = SHAPE.as_dict()
+    card = model_card(
+        {"class_names": names, "architecture": {"name": "x"}, "preprocessing": shape, "metrics": {}, "parity": {}}
+        | {"versions": {"imgcls": "1"}}
+    )
+    (line,) = [line for line in card.splitlines() if line.startswith("Classes: ")]
+    assert line == (
+        r'Classes: &lt;img src=x onerror="alert(1)"&gt;, \[a\](javascript:b), two \# lines, golden\_retriever, a\|b, '
+        "&amp;lt;"
+    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls.report.figures import DPI, Chart, learning_curves
+from imgcls.report.figures import DPI, Chart, confusion_matrix, learning_curves
 
 
 @pytest.mark.parametrize(("first", "scale"), [(3.0, "linear"), (70.0, "log"), (float("nan"), "linear")])
@@ -32,3 +32,13 @@ def test_a_file_holds_all_panels_and_the_page_each_one() -> None:
     assert "Two lines" not in second
     assert chart.as_svgs() == [first, second], "drawing again changes nothing"
     assert (np.asarray(Image.open(io.BytesIO(chart.as_png()))) == pixels).all(), "nor does the page change the file"
+
+
+def test_dollar_signs_in_names_are_drawn_as_they_are() -> None:
+    names = ["US$ ^$", "a$b", "$x$_ \\frac"]
+    chart = confusion_matrix(np.eye(3, dtype=int), names)
+    assert chart.as_png()
+    assert all(chart.as_svgs()[0].count(f">{name}<") == 2 for name in names)
+    history = [{"epoch": 0, "lr": 0.1, "train/loss": 1.0, "val/loss": 1.0}]
+    curves = learning_curves({"run $^$": history, "$\\frac": history})
+    assert ">run $^$<" in curves.as_svgs()[0]

@@ -1,0 +1,40 @@
+"""Tables as CSV, in which names are data: no text is a formula, and all are read back as they were."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> str:
+    """`rows` as CSV text, see `table_as_csv`; its header has `names`, and every key that any row has."""
+    names = list(dict.fromkeys([*names, *(name for row in rows for name in row)]))
+    return table_as_csv([names, *([row.get(name, "") for name in names] for row in rows)])
+
+
+def table_as_csv(rows: Iterable[Iterable[Any]]) -> str:
+    """`rows`, the header first, as CSV text, in which no text is a formula for a spreadsheet.
+
+    A text that begins with one of = + - @ gets an apostrophe before it, which `cell_text` removes.
+    """
+    return "".join(",".join(_cell(value) for value in row) + "\n" for row in rows)
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else str(value)
+    if isinstance(value, str) and _FORMULA.match(value):
+        text = f"'{text}"
+    quoted = text.replace('"', '""')
+    return f'"{quoted}"' if re.search(r'[",\r\n]', text) else text  # csv.writer does not quote \r
+
+
+def cell_text(cell: str) -> str:
+    """The text that was written as `cell`.
+
+    >>> cell_text("'=SUM(A1)")
+    '=SUM(A1)'
+    """
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
