@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.report import figures
-from imgcls.report.page import METRICS, format_metric, render
+from imgcls.report.page import METRICS, Section, format_metric, write_page
 from imgcls.runs.provenance import differences, stored_configuration
 from imgcls.runs.reading import read_history, read_metrics
-from imgcls.system.files import atomic_write_text
 
 IGNORED = ("run_dir", "resume")  # where a run is stored says nothing about what it is
 
@@ -18,6 +17,7 @@ IGNORED = ("run_dir", "resume")  # where a run is stored says nothing about what
 def write_comparison(folders: Sequence[Path], output: Path) -> Path:
     """Write the page that compares the runs in `folders` to `output`; return its path."""
     names = _distinct_names(folders)
+    histories = {name: read_history(folder) for name, folder in zip(names, folders, strict=True)}
     configs = [stored_configuration(folder) for folder in folders]
     metrics = [read_metrics(folder) for folder in folders]
     changed = dict.fromkeys(name for config in configs[1:] for name, _, _ in differences(configs[0], config))
@@ -27,16 +27,15 @@ def write_comparison(folders: Sequence[Path], output: Path) -> Path:
         for name, label in METRICS.items()
         if any(name in row for row in metrics)
     ]
-    histories = {name: read_history(folder) for name, folder in zip(names, folders, strict=True)}
-    page = render(
-        "comparison.html.j2",
-        runs=names,
-        sentence=_name_best(names, metrics),
-        svgs=figures.learning_curves(histories).as_svgs(),
-        tables=[("Results", results), ("Configuration", options)],
-    )
-    atomic_write_text(output, page)
-    return output
+    svgs = figures.learning_curves(histories).as_svgs()
+    sections: dict[str, Section] = {
+        "Learning curves": {"text": "Solid lines are validation, dashed lines training.", "svgs": svgs},
+        "Results": {"table": {"head": ["metric", *names], "rows": results}},
+        "Configuration": {"table": {"head": ["option", *names], "rows": options}}
+        if options
+        else {"text": "The configurations do not differ."},
+    }
+    return write_page(output, f"{len(folders)} runs compared", sections, sentence=_name_best(names, metrics))
 
 
 def _name_best(names: Sequence[str], metrics: Sequence[dict[str, Any]]) -> str:

@@ -62,6 +62,16 @@ def write_report(folder: Path) -> Path:
     return write_page(folder / "report.html", folder.resolve().name, present, **_headline(folder))
 
 
+def try_report(folder: Path) -> None:
+    """Write the report at the end of a training, which must not fail because of it."""
+    try:
+        write_report(folder)
+    except Exception:
+        log.warning(
+            "The report could not be written. To try again: python -m imgcls.report run=%s", folder, exc_info=True
+        )
+
+
 def write_page(
     output: Path, title: str, sections: Mapping[str, Section], *, sentence: str, numbers: Sequence[tuple[str, str]] = ()
 ) -> Path:
@@ -70,19 +80,6 @@ def write_page(
         {**dict.fromkeys(PARTS), "id": name.lower().replace(" ", "-"), "title": name, **section}
         for name, section in sections.items()
     ]
-    page = render("report.html.j2", title=title, sections=complete, sentence=sentence, numbers=numbers)
-    atomic_write_text(output, page)
-    return output
-
-
-def draw_charts(section: Section) -> Section:
-    """`section` with its `charts` drawn as `svgs`."""
-    charts = section.get("charts", {})
-    return {**section, "svgs": [svg for chart in charts.values() for svg in chart.as_svgs()]}
-
-
-def render(template: str, **content: Any) -> str:
-    """The page made from one of this package's templates."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -90,7 +87,15 @@ def render(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(**content)
+    template = environment.get_template("report.html.j2")
+    atomic_write_text(output, template.render(title=title, sections=complete, sentence=sentence, numbers=numbers))
+    return output
+
+
+def draw_charts(section: Section) -> Section:
+    """`section` with its `charts` drawn as `svgs`."""
+    charts = section.get("charts", {})
+    return {**section, "svgs": [svg for chart in charts.values() for svg in chart.as_svgs()]}
 
 
 def format_metric(name: str, value: Any) -> str:

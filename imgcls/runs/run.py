@@ -76,7 +76,7 @@ class Run:
     def report(self) -> Page:
         """The report, created if it does not exist; a notebook shows it inline."""
         if not self.report_file.is_file():
-            from imgcls.report import write_report
+            from imgcls.report.page import write_report
 
             write_report(self.folder)
         return Page(self.report_file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -129,16 +128,6 @@ def class_weights(choice: Any, datamodule: ImageDataModule) -> torch.Tensor | No
     return weights
 
 
-@dataclass(frozen=True)
-class RunCallbacks:
-    """The callbacks of a run: those whose results are used afterwards, and all of them in order."""
-
-    timing: Timing
-    history: History
-    checkpoints: Checkpoints
-    in_order: list[L.Callback]
-
-
 def build_callbacks(
     cfg: DictConfig,
     folder: Path,
@@ -146,8 +135,8 @@ def build_callbacks(
     datamodule: ImageDataModule,
     classifier: Classifier,
     timing: Timing,
-) -> RunCallbacks:
-    """The callbacks of a training, in the order in which Lightning calls them.
+) -> tuple[History, Checkpoints, list[L.Callback]]:
+    """Two callbacks whose results are used afterwards, and all callbacks in the order in which Lightning calls them.
 
     Callbacks that change the weights come first, so that the others see the weights after a step. Timing comes before
     the slow ones. Lightning moves every Checkpoint to the end, in this order: History, whose row then has all metrics
@@ -157,7 +146,7 @@ def build_callbacks(
     history = History(folder / "metrics.csv", announce=None if cfg.quiet else say)
     checkpoints: Checkpoints = instantiate(cfg.checkpoint, folder=folder / "checkpoints", stop=stop)
     lookahead = classifier.optim.lookahead
-    in_order: list[L.Callback] = [
+    callbacks: list[L.Callback] = [
         *([lookahead] if lookahead is not None else []),
         *([WeightAveraging(decay=cfg.optim.ema)] if cfg.optim.ema is not None else []),
         timing,
@@ -168,7 +157,7 @@ def build_callbacks(
         *instantiate(cfg.callbacks, _convert_="all").values(),
         checkpoints,
     ]
-    return RunCallbacks(timing, history, checkpoints, in_order)
+    return history, checkpoints, callbacks
 
 
 def _build_debug_callbacks(cfg: DictConfig, folder: Path, datamodule: ImageDataModule) -> list[L.Callback]:

@@ -57,7 +57,7 @@ def _report_failure(recording: Recording, report: bool) -> Iterator[None]:
     except BaseException as error:
         recording.record_failure(error)
         if report and ((recording.folder / "metrics.csv").is_file() or (recording.folder / "debug").is_dir()):
-            from imgcls.report import try_report
+            from imgcls.report.page import try_report
 
             try_report(recording.folder)
         raise

@@ -23,7 +23,6 @@ from imgcls.data.module import ImageDataModule
 from imgcls.data.stores.sharing import remember
 from imgcls.models.classifier import Classifier
 from imgcls.models.network import Network
-from imgcls.report import try_report
 from imgcls.system.interrupts import StopSignals
 from imgcls.training import results
 from imgcls.training.build import build_callbacks, build_classifier, build_data, build_network, build_trainer
@@ -65,9 +64,9 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     classifier = build_classifier(
         cfg, network, data, devices, choose_learning_rate(cfg, network, data, devices, folder)
     )
-    callbacks = build_callbacks(cfg, folder, stop, data, classifier, timing)
+    history, checkpoints, callbacks = build_callbacks(cfg, folder, stop, data, classifier, timing)
     logger = instantiate(cfg.logger) if cfg.logger.get("_target_") else False
-    trainer = build_trainer(cfg, devices, data, classifier, callbacks.in_order, logger=logger)
+    trainer = build_trainer(cfg, devices, data, classifier, callbacks, logger=logger)
 
     if trainer.is_global_zero:
         results.write_data_notes(folder, images)
@@ -81,17 +80,19 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     if is_sharded(trainer.strategy):  # each process has a share of the weights; test and export need all
         classifier = build_classifier(cfg, build_network(cfg, images, pretrained=False), data, devices, 1.0)
         tester = build_trainer(cfg, devices, data, classifier, [], strategy="ddp")
-    _load_best(trainer, classifier, callbacks.checkpoints)
+    _load_best(trainer, classifier, checkpoints)
     metrics = {
-        **_best_row(callbacks.history, callbacks.checkpoints),
+        **_best_row(history, checkpoints),
         **(_test(tester, classifier, data) if cfg.test else {}),
         **timing.summary(),
         "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
-        "seconds": round(sum(row["seconds"] for row in callbacks.history.rows), 3),
+        "seconds": round(sum(row["seconds"] for row in history.rows), 3),
     }
     if trainer.is_global_zero:
         results.write(folder, cfg, images, classifier, metrics)
         if cfg.report:
+            from imgcls.report.page import try_report
+
             try_report(folder)
         log_figures(trainer.logger, folder)
     return metrics

@@ -113,7 +113,7 @@ def test_a_sagemaker_jobs_profile_has_a_page(tmp_path: Path, capsys: pytest.Capt
 
 def test_long_lists_and_many_classes_are_bounded(tmp_path: Path) -> None:
     from imgcls.callbacks.history import as_csv
-    from imgcls.report import write_report
+    from imgcls.report.page import write_report
 
     names = [f"class {n}" for n in range(600)]
     folder = run_folder(tmp_path / "run", names)

@@ -11,10 +11,10 @@ from torch import nn
 
 from imgcls.callbacks.history import as_csv
 from imgcls.models.backbones import create_network
-from imgcls.report import write_report
 from imgcls.report.calibration import calibrate
 from imgcls.report.comparison import write_comparison
 from imgcls.report.gradcam import heat_maps
+from imgcls.report.page import write_report
 
 
 def run_folder(folder: Path, names: list[str], tested: bool = True) -> Path:
