@@ -16,19 +16,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from imgcls.callbacks.history import History
+from imgcls.debug import storage
 from imgcls.debug.activations import ActivationProbe
 from imgcls.debug.observations import Observation, Record
 from imgcls.debug.parameters import ParameterProbe
 from imgcls.debug.rules import ISSUES, Outcome, Rule
 from imgcls.debug.stalls import StallWatch
-from imgcls.debug.storage import (
-    read_observations,
-    replace_observations,
-    write_observations,
-    write_outcomes,
-    write_rules,
-    write_steps,
-)
 from imgcls.debug.tensor_rules import SaturatedActivation
 from imgcls.debug.training_rules import StalledTraining
 from imgcls.errors import UserError, nearest
@@ -134,13 +127,13 @@ class Recorder(Checkpoint):
         self.pauses = [(int(step), float(seconds)) for step, seconds in state_dict["pauses"]]
         self._class_results = tuple((int(count), int(correct)) for count, correct in state_dict["recognised"])
         self.stopped_by = state_dict["stopped_by"]
-        stored = read_observations(self.folder)
+        stored = storage.read_observations(self.folder)
         self.observations = [observation for observation in stored if observation.step < len(self.losses)]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._began = self._step_began = self._last_check = time.monotonic()
         if trainer.is_global_zero:
-            replace_observations(self.folder, self.observations)
+            storage.replace_observations(self.folder, self.observations)
             self._written = len(self.observations)
             if self._stalled is not None:
                 self._watch = StallWatch(self._stalled.threshold, self._report_stall)
@@ -230,7 +223,7 @@ class Recorder(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._end_watch()
         if trainer.is_global_zero:
-            write_outcomes(self.folder, self.outcomes.values())
+            storage.write_outcomes(self.folder, self.outcomes.values())
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._end_watch()
@@ -242,7 +235,7 @@ class Recorder(Checkpoint):
         try:  # the last observations matter most when a run fails; but a failed device cannot be read
             self._check_rules(trainer)
             self._write()
-            write_outcomes(self.folder, self.outcomes.values())
+            storage.write_outcomes(self.folder, self.outcomes.values())
         except Exception as error:
             log.debug("The last observations are lost: %s", error)
 
@@ -271,7 +264,7 @@ class Recorder(Checkpoint):
         assert self._stalled is not None
         outcome = self._stalled.report_stall(step, seconds)
         self._warn(outcome)
-        write_rules(self.folder, {**self.outcomes, outcome.rule: outcome}.values())
+        storage.write_rules(self.folder, {**self.outcomes, outcome.rule: outcome}.values())
 
     def _warn(self, outcome: Outcome) -> None:
         if self.warn:
@@ -324,11 +317,11 @@ class Recorder(Checkpoint):
         if content == self._content:
             return
         self._content = content
-        write_observations(self.folder, self.observations[self._written :])
+        storage.write_observations(self.folder, self.observations[self._written :])
         self._written = len(self.observations)
-        write_steps(self.folder, self.record)
+        storage.write_steps(self.folder, self.record)
         if self.outcomes:
-            write_rules(self.folder, self.outcomes.values())
+            storage.write_rules(self.folder, self.outcomes.values())
 
 
 def _observation(values: dict[str, Any]) -> Observation:

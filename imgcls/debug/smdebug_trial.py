@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -76,18 +77,13 @@ def _history(trial: Any, modes: Any, observations: list[Observation], values: An
             loss = float(np.mean([value.mean() for value in losses.values()]))
             validated.append((trial.global_step(modes.EVAL, step), loss))
     rows: list[dict[str, float]] = []
-    position = 0
-    while position < len(validated):
-        start = validated[position][0]
-        end = next((at for at, _ in trained if at > start), float("inf"))
-        stretch = [loss for at, loss in validated if start <= at < end]
-        since = rows[-1]["until"] if rows else -1
-        training = [loss for at, loss in trained if since < at < start]
-        if training:
-            step = sum(at < start for at, _ in trained)
-            losses = {"train/loss": float(np.mean(training)), "val/loss": float(np.mean(stretch))}
-            rows.append({"epoch": len(rows), "step": observations[step - 1].step, "until": start, **losses})
-        position += len(stretch)
+    begin = 0
+    for end, stretch in groupby(validated, key=lambda pair: sum(at < pair[0] for at, _ in trained)):
+        if end > begin:
+            train, val = np.mean([loss for _, loss in trained[begin:end]]), np.mean([loss for _, loss in stretch])
+            step = observations[end - 1].step
+            rows.append({"epoch": len(rows), "step": step, "train/loss": float(train), "val/loss": float(val)})
+            begin = end
     return rows
 
 

@@ -25,7 +25,6 @@ MOVED = {
 
 PACKAGES = ("imgcls", "torch", "torchvision", "lightning", "timm", "torchmetrics", "hydra-core", "numpy", "pillow")
 
-
 _ADDRESS = re.compile(r"""(\w://)([^\s:/@?#"']*)(:[^\s"']*)?@""")
 _SECRET = (
     r"pass(?:word|wd|phrase)|pwd|secret|token|api[_-]?key|(?:secret|access|account|private)[_-]?key(?:[_-]?id)?"
@@ -111,7 +110,7 @@ def stored_overrides(folder: Path) -> list[str]:
     """The content of `overrides.yaml`."""
     import yaml
 
-    content: list[str] = yaml.safe_load((folder / "overrides.yaml").read_text())
+    content: list[str] = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8"))
     return content
 
 
