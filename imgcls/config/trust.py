@@ -22,7 +22,9 @@ USED = {
     "trainer": ("accelerator", "precision"),
 }
 """The options of a stored run that evaluation depends on, besides `seed` and `data`."""
-UNUSED_DATA = ("augment", "cache")
+UNUSED_DATA = ("cache",)
+AUGMENTATION = re.compile(r"imgcls\.data\.(augment|crops|mixing|policies)\.\w+")
+"""Its classes do nothing but compute; how it cuts decides what data.normalization=dataset has computed."""
 SPECIAL_KEY = re.compile(r"_\w+_")  # Hydra's: _target_, _args_, _partial_, …
 
 
@@ -62,6 +64,7 @@ def restore_configuration(
     if "data" not in changed:
         values["data"] = {name: value for name, value in _section(stored, "data").items() if name not in UNUSED_DATA}
     if not trust:
+        _drop_foreign_augmentation(values.get("data") or {})
         _check_classes(values)
         _check_addresses(values.get("data") or {}, changed)
     for section, content in values.items():
@@ -87,12 +90,28 @@ def _section(stored: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return content
 
 
+def _drop_foreign_augmentation(data: dict[str, Any]) -> None:
+    """Leave the augmentation out where it has classes of others: evaluation does not use it."""
+    pending = [data.get("augment")]
+    while pending:
+        content = pending.pop()
+        if isinstance(content, Mapping):
+            special = {key: value for key, value in content.items() if SPECIAL_KEY.fullmatch(str(key))}
+            if any(key != "_target_" or not AUGMENTATION.fullmatch(str(value)) for key, value in special.items()):
+                del data["augment"]
+                return
+            pending += content.values()
+        elif isinstance(content, list):
+            pending += content
+
+
 def _check_classes(values: Any, place: str = "") -> None:
     """Raise UserError for the first class that is not one of imgcls's own in its place."""
     items = values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list) else ()
     for key, value in items:
         name = f"{place}.{key}".strip(".")
-        if SPECIAL_KEY.fullmatch(str(key)) and value not in _own_classes().get(name, ()):
+        is_augmentation = name.startswith("data.augment.") and AUGMENTATION.fullmatch(str(value))
+        if SPECIAL_KEY.fullmatch(str(key)) and not is_augmentation and value not in _own_classes().get(name, ()):
             raise UserError(
                 f"The run's config.yaml has {name}={value}, which is not a class of imgcls: its code would run. "
                 "If you trust the maker of the run, add trust=true."
