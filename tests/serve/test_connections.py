@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,14 @@ def connections(server: Server, count: int, content: bytes) -> Iterator[list[soc
         yield opened
 
 
+def status_of(connection: socket.socket) -> int:
+    """Read a whole response, however many packets it comes in."""
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    response.read()
+    return response.status
+
+
 def is_closed(connection: socket.socket) -> bool:
     """Wait until the server closes the connection."""
     try:
@@ -54,7 +63,7 @@ def test_a_connection_without_a_whole_head_is_closed(content: bytes, model: Port
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_second_request_has_to_send_its_head_too(at_once: bool, model: PortableModel) -> None:
     with serving(model, head_seconds=0.2) as server, connections(server, 1, PING + b"GET /pi" * at_once) as [half]:
-        assert b"200 OK" in half.recv(1000)
+        assert status_of(half) == 200
         if not at_once:
             half.sendall(b"GET /pi")
         assert is_closed(half)
@@ -62,11 +71,11 @@ def test_a_second_request_has_to_send_its_head_too(at_once: bool, model: Portabl
 
 def test_an_idle_connection_is_kept(model: PortableModel) -> None:
     with serving(model, head_seconds=0.1) as server, connections(server, 1, PING) as [idle]:
-        assert b"200 OK" in idle.recv(1000)
+        assert status_of(idle) == 200
         with connections(server, 1, b"GET /pi") as [half]:
             assert is_closed(half), "more than head_seconds have gone by"
         idle.sendall(PING)
-        assert b"200 OK" in idle.recv(1000)
+        assert status_of(idle) == 200
 
 
 def test_more_connections_close_the_oldest_that_wait(model: PortableModel) -> None:

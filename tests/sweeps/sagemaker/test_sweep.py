@@ -113,7 +113,7 @@ def test_a_search_becomes_a_tuning_job_and_comes_back(
     assert rate == min(float(row["optim.lr"]) for row in rows if row["state"] == "complete")
     assert isinstance(best["values"]["trainer.max_epochs"], int)
     assert best["values"]["head"] == "linear"
-    assert imgcls.compose([str(folder / "best.yaml")]).optim.lr == rate
+    assert imgcls.compose([str(folder / "best.yaml"), "trust=true"]).optim.lr == rate, "it has launch.image"
     assert (folder / "sweep.html").is_file()
     run = imgcls.load(folder / str(best["trial"]))
     assert run.metrics["val/accuracy"] == pytest.approx(1 - rate)
