@@ -99,9 +99,14 @@ def _known_names(overrides: list[str], config_name: str) -> list[str]:
 def compose_unchecked(overrides: list[str], config_name: str) -> DictConfig:
     """Compose with Hydra. Raises the errors of Hydra and OmegaConf."""
     import hydra
+    from hydra.core.global_hydra import GlobalHydra
 
-    with hydra.initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):
-        return hydra.compose(config_name, overrides)
+    running, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # a command composes within Hydra's own
+    try:
+        with hydra.initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):
+            return hydra.compose(config_name, overrides)
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def _option_names(cfg: DictConfig | ListConfig, prefix: str = "") -> Iterator[str]:

@@ -88,6 +88,8 @@ def _with_own_data(arguments: list[str]) -> list[str]:
         name, _, value = argument.partition("=")
         if name == "data" and _is_place(value):
             changed += ["data=imagefolder", f"data.root={value}"]
+        elif name == "data" and value.startswith(("/", "./", "../", "~")):
+            raise UserError(f"{argument}: no such folder.")
         else:
             changed.append(argument)
     names = {argument.lstrip("+").partition("=")[0].partition("@")[0] for argument in changed}

@@ -123,7 +123,12 @@ def test_help_and_mistakes_answer_without_torch(tmp_path: Path) -> None:
         "except SystemExit as exit: print('code', exit.code)\n"
         "print('heavy', [name for name in ('torch', 'lightning', 'timm') if name in sys.modules])\n"
     )
-    for arguments, code in ((["--help"], "0"), (["optim.lrr=1"], "2"), (["model.name=resnet5O"], "2")):
+    for arguments, code in (
+        (["--help"], "0"),
+        (["optim.lrr=1"], "2"),
+        (["+loss.gama=2"], "2"),
+        (["model.name=resnet5O"], "2"),
+    ):
         ran = subprocess.run(
             [sys.executable, "-c", program, *arguments],
             capture_output=True,

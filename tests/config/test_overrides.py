@@ -50,6 +50,8 @@ def test_a_folder_given_as_data_is_the_users_own(tmp_path: Path, monkeypatch: py
     assert expand(["data=s3://bucket/photos"]) == ["data=imagefolder", "data.root=s3://bucket/photos"]
     assert expand(["data=caltech256", "data.root=photos"]) == ["data=caltech256", "data.root=photos"]
     assert expand(["experiment=bin_counts", "data.root=photos"]) == ["experiment=bin_counts", "data.root=photos"]
+    with pytest.raises(UserError, match=r"data=\./fotos: no such folder"):
+        expand(["data=./fotos"])
     (tmp_path / "digits").mkdir()
     assert expand(["data=digits"]) == ["data=digits"], "the name of a data set is not a folder"
 
