@@ -99,7 +99,7 @@ def _with_own_data(arguments: list[str]) -> list[str]:
 
 
 def _is_place(value: str) -> bool:
-    """Whether the `value` of `data=` is a folder, an archive or an address, and not a data set of a group."""
+    """Whether the `value` of `data=` is an existing path or an address, and not a data set of a group."""
     if value.startswith("s3://"):
         return True
     if any((folder / "data" / f"{value}.yaml").is_file() for folder in (config_dir(), Path.cwd() / "conf")):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from imgcls.system.files import explain_os_errors, take_lock
+from imgcls.system.files import explain_os_errors, flush_folder, take_lock
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +72,7 @@ def find_or_build(folder: Path, find: Callable[[], T | None], build: Callable[[P
             partial.mkdir()
             try:
                 build(partial)
-                for file in partial.iterdir():
-                    with file.open("rb") as written:
-                        os.fsync(written.fileno())
+                flush_folder(partial)
                 shutil.rmtree(folder, ignore_errors=True)  # an incomplete one
                 partial.replace(folder)
             except BaseException:

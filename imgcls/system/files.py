@@ -55,10 +55,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     try:
         with explain_os_errors(target):
             yield new
-            for file in new.rglob("*"):
-                if file.is_file():
-                    with file.open("rb") as written:
-                        os.fsync(written.fileno())
+            flush_folder(new)
             if target.exists():
                 target.replace(old)
             new.replace(target)
@@ -66,6 +63,14 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         for leftover in (old, new):
             if target.exists():
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush all files in `folder` to the disk, before it is renamed."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
 
 
 def take_lock(file: IO[str], *, wait: bool) -> bool:
