@@ -60,6 +60,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
     """Read the state dictionary in `file`, on the CPU. Raises UserError if it cannot be read."""
     try:
         if file.suffix == ".safetensors":
+            file.open("rb").close()  # safetensors calls a file that may not be read missing
             return load_file(file)
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -23,8 +23,11 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except ImportError:
         return read_safetensors(file)
     try:
+        file.open("rb").close()  # safetensors calls a file that may not be read missing
         return load_file(file)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or first_line(error)}.") from error
+    except SafetensorError as error:
         raise UserError(f"{file} cannot be read: {first_line(error)}") from error
 
 
@@ -47,6 +50,8 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
                 raise ValueError(f"the header is wrong about {name}")
             empty = torch.empty(shape, dtype=kind)
             tensors[name] = torch.frombuffer(body[first:last], dtype=kind).reshape(shape).clone() if count else empty
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or first_line(error)}.") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} cannot be read: {error or type(error).__name__}") from error
     return tensors

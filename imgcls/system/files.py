@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,15 +22,20 @@ log = logging.getLogger(__name__)
 def atomic_path(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` to write to; it replaces `target` when the block ends without an error.
 
-    A kill at any moment leaves the old file or the new one. Raises UserError where the disk is full or the
-    folder cannot be written to.
+    A kill at any moment leaves the old file or the new one. The file has the permissions of the umask, whatever writes
+    it: safetensors gives its files to their owner alone. Raises UserError where the disk is full or the folder cannot
+    be written to.
     """
     target = Path(target)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with explain_os_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()  # the only way to know the umask that does not change it for other threads
+            mode = stat.S_IMODE(temporary.stat().st_mode)
+            temporary.unlink()  # a block that writes nothing must not leave an empty file
             yield temporary
+            temporary.chmod(mode)
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
             temporary.replace(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from imgcls import portable
 from imgcls.errors import UserError
 from imgcls.models.backbones import create_network
+from imgcls.models.weights import read_state
 from imgcls.portable import exporter
 from imgcls.portable.parity import Parity, compare
-from imgcls.portable.weights import read_safetensors
+from imgcls.portable.weights import read_safetensors, read_weights
 from imgcls.preprocessing import Preprocessing
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
@@ -112,3 +114,19 @@ def test_safetensors_are_read_without_the_package(tmp_path: Path) -> None:
         (tmp_path / "b.safetensors").write_bytes(damaged)
         with pytest.raises(UserError, match="cannot be read"):
             read_safetensors(tmp_path / "b.safetensors")
+
+
+def test_weights_that_may_not_be_read_are_not_called_missing(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    save_file({"weight": torch.zeros(1)}, file)
+    read_weights(file)
+    file.chmod(0)
+    user = os.geteuid()
+    if user == 0:  # root may read everything
+        os.seteuid(65534)
+    try:
+        for read in (read_weights, read_safetensors, read_state):
+            with pytest.raises(UserError, match="Permission denied"):
+                read(file)
+    finally:
+        os.seteuid(user)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,26 @@ def test_nearest_names_or_all_of_a_short_list() -> None:
     assert nearest("resnet19", ["resnet18", "vit"]) == "Did you mean resnet18?"
     assert nearest("zebra", ["b", "a"]) == "Choose one of: a, b."
     assert "(8 more)" in nearest("zebra", [f"name{n:02}" for n in range(20)])
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_permissions_are_those_of_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_path(tmp_path / "private") as temporary:
+            os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))  # as safetensors does
+        atomic_write_text(tmp_path / "plain", "text")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("private", "plain"), 0o666 & ~umask)
+
+
+def test_a_block_that_writes_nothing_leaves_the_old_file(tmp_path: Path) -> None:
+    atomic_write_text(tmp_path / "file", "old")
+    with pytest.raises(UserError), atomic_path(tmp_path / "file"):
+        pass
+    assert (tmp_path / "file").read_text() == "old"
 
 
 def content(folder: Path) -> dict[str, str]:
