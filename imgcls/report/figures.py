@@ -133,6 +133,23 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], steps: St
     return Chart("Loss, accuracy and learning rate over the training", tuple(panels))
 
 
+def learning_rate_finder(rates: np.ndarray, losses: np.ndarray, chosen: float) -> Chart:
+    """The mean loss of short trainings by learning rate, both float (S,), with the `chosen` rate marked."""
+    rates, losses = rates[np.isfinite(losses)], losses[np.isfinite(losses)]
+
+    def draw(axes: Any) -> None:
+        axes.plot(rates, losses, color=BLUE, linewidth=1.2)
+        axes.axvline(chosen, color=ORANGE, linewidth=1, linestyle="--")
+        axes.plot(
+            [chosen], [np.interp(chosen, rates, losses)], "o", color=ORANGE, markersize=6, label=f"chosen: {chosen:.2g}"
+        )
+        axes.set_xscale("log")
+        axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+        finish(axes, "loss", "learning rate", whole=False)
+
+    return Chart(f"Loss by learning rate; the chosen rate is {chosen:.2g}", (draw,), (6.5, 2.9))
+
+
 def _over_steps(values: np.ndarray, title: str, colour: str = GREY) -> Callable[[Any], None]:
     """Each of up to 400 values; of more values, the mean and the range of each of 400 stretches."""
     values = np.where(np.isfinite(values), values, np.nan)

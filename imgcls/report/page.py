@@ -147,6 +147,19 @@ def _curves(folder: Path) -> Section | None:
     return {"charts": {"curves": figures.learning_curves({folder.name: history}, steps)}}
 
 
+def _learning_rate(folder: Path) -> Section | None:
+    """What `optim.lr=auto` found."""
+    found = read_json(folder / "learning_rate.json")
+    if not {"lr", "loss", "suggestion"} <= found.keys():
+        return None
+    chosen = found["suggestion"]
+    chart = figures.learning_rate_finder(np.array(found["lr"]), np.array(found["loss"]), chosen)
+    return {
+        "charts": {"learning_rate": chart},
+        "text": f"optim.lr=auto chose {chosen:.2g} from the mean, smoothed loss of short trainings with growing rates.",
+    }
+
+
 def _confusion(folder: Path) -> Section | None:
     names = class_names(folder)
     if not names:
@@ -335,6 +348,7 @@ def _log(folder: Path) -> Section | None:
 
 SECTIONS: Mapping[str, tuple[str, Callable[[Path], Section | None]]] = {
     "curves": ("Learning curves", _curves),
+    "learning_rate": ("Learning-rate finder", _learning_rate),
     "confusion": ("Confusion matrix", _confusion),
     "classes": ("Classes", _classes),
     "calibration": ("Calibration", _calibration),

@@ -122,6 +122,18 @@ def test_a_comparison_shows_what_differs(tmp_path: Path) -> None:
     assert "<td>seed</td><td>0</td><td>1</td>" in page
 
 
+def test_the_curve_of_the_learning_rate_finder_is_drawn_with_its_choice(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", ["a", "b"])
+    assert "Learning-rate finder" not in write_report(folder).read_text()
+    found = {"lr": [1e-4, 1e-3, 1e-2, 1e-1], "loss": [2.0, 1.5, 1.0, 3.0], "suggestion": 4.2e-3}
+    (folder / "learning_rate.json").write_text(json.dumps(found))
+    page = write_report(folder).read_text()
+    section = page.partition('id="learning-rate-finder"')[2].partition("<section>")[0]
+    assert "optim.lr=auto chose 0.0042" in section
+    assert "chosen: 0.0042" in section
+    assert (folder / "figures" / "learning_rate.png").is_file()
+
+
 def test_the_temperature_of_an_overconfident_model_is_found() -> None:
     rng = np.random.default_rng(0)
     calibrated = rng.normal(size=(4000, 5)) * 2
