@@ -138,7 +138,10 @@ class Study:
         try:
             self._optuna.sampler = self._sampler(taken.number)
             trial = open_trial(self._optuna, id_of(taken))
-            values = self._patiently(lambda: {item.name: _suggest(trial, item) for item in self.space})
+            values = {}
+            for position, item in enumerate(self.space, start=1):
+                self._optuna.sampler = self._sampler(taken.number, position)
+                values[item.name] = self._patiently(functools.partial(_suggest, trial, item))
         except BaseException:
             self._release(id_of(taken))
             raise
@@ -244,12 +247,16 @@ class Study:
                         return trial
         return None
 
-    def _sampler(self, number: int) -> Any:
-        """The sampler for trial `number`, which seeds it, so that a killed search resumes as if uninterrupted."""
+    def _sampler(self, number: int, position: int = 0) -> Any:
+        """The sampler for trial `number`: for what it samples jointly, or alone for the option at `position` from 1.
+
+        Each has a seed of its own, so that a search resumes as if uninterrupted even where it was killed after some of
+        a trial's values were stored.
+        """
         import numpy as np
 
-        seed = int(np.random.SeedSequence([self.options.seed, number]).generate_state(1)[0] >> 1)
-        if str(self.options.sampler["_target_"]).endswith("QMCSampler"):
+        seed = int(np.random.SeedSequence([self.options.seed, number, position]).generate_state(1)[0] >> 1)
+        if not position and str(self.options.sampler["_target_"]).endswith("QMCSampler"):
             seed = self.options.seed  # one sequence for all trials
         samplers = self._api.samplers
         sampler = samplers.RandomSampler(seed) if self.options.grid else build(self.options.sampler, seed=seed)

@@ -16,6 +16,7 @@ import pytest
 
 from imgcls.errors import UserError
 from imgcls.sweeps import outcome
+from imgcls.sweeps import study as study_module
 from imgcls.sweeps.options import SearchOptions
 from imgcls.sweeps.optuna_internals import id_of
 from imgcls.sweeps.space import parse_space
@@ -80,6 +81,30 @@ def test_the_seed_decides_what_is_tried(open_study: Open) -> None:
         work(study, good)
         tried.append([trial.params for trial in study.trials])
     assert tried[0] == tried[1] != tried[2]
+
+
+@pytest.mark.parametrize("sampler", ["RandomSampler", "TPESampler"])
+def test_a_trial_killed_between_two_values_gets_the_values_of_an_unkilled_one(
+    open_study: Open, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = {"_target_": f"optuna.samplers.{sampler}"}
+    expected = [claim.overrides for claim in iter(open_study("whole", sampler=target).claim, None)]
+    killed, suggest, suggested = open_study("killed", sampler=target), study_module._suggest, []
+
+    def die(trial: Any, dimension: Any) -> Any:
+        suggested.append(dimension.name)
+        if len(suggested) % 2 == 0:
+            raise KeyboardInterrupt
+        return suggest(trial, dimension)
+
+    found = []
+    for _ in expected:
+        with monkeypatch.context() as patch:
+            patch.setattr(study_module, "_suggest", die)
+            with pytest.raises(KeyboardInterrupt):
+                killed.claim()
+        found.append(killed.claim().overrides)  # type: ignore[union-attr]
+    assert found == expected
 
 
 def test_known_good_values_come_first(open_study: Open) -> None:
