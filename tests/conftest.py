@@ -31,6 +31,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture(autouse=True)
+def own_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A multirun keeps opened data sets until its process ends; here it ends with the test."""
+    if sharing := sys.modules.get("imgcls.data.stores.sharing"):
+        monkeypatch.setattr(sharing, "_shared", None)
+
+
+@pytest.fixture(autouse=True)
 def own_seed() -> None:
     """Random weights and images do not depend on which tests ran before."""
     if torch := sys.modules.get("torch"):

@@ -7,7 +7,7 @@ import json
 import re
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +133,9 @@ class Scripted(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def scripted() -> Any:
+    # threads, since one that waits for the next request of an open connection would never hear the shutdown
     handler = type("Handler", (Scripted,), {"script": [], "requests": 0, "connections": 0})
-    with HTTPServer(("127.0.0.1", 0), handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield handler, f"http://127.0.0.1:{server.server_address[1]}"
