@@ -1,4 +1,8 @@
-"""Evaluation metrics: means over images, exact for any batch size and number of processes."""
+"""Evaluation metrics: means over images, exact for any batch size and number of processes.
+
+A batch of N images costs O(N · C) time, for its probabilities, and O(N + C) memory beyond them, C being the number of
+classes: with thousands of classes, torchmetrics' own updates are quadratic in C, or hold several arrays of N · C.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,45 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 CALIBRATION_BINS = 15
 
 
+class MacroF1(MulticlassF1Score):
+    """Macro F1, counted in O(N + C): only the margins of torchmetrics' (C, C) matrix are needed."""
+
+    tp: Tensor
+    fp: Tensor
+    fn: Tensor
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add the predicted and the true classes of a batch, int64 (N,)."""
+        hits = (preds == target).long()
+        misses = 1 - hits
+        # index_add is exact on integers and, unlike bincount, does not wait for a GPU
+        self.tp = self.tp.index_add(0, target, hits)
+        self.fp = self.fp.index_add(0, preds, misses)
+        self.fn = self.fn.index_add(0, target, misses)
+
+
+class CalibrationError(MulticlassCalibrationError):
+    """Expected calibration error, of confidences that are known already."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add the confidences of a batch, float32 (N,), and whether its images are classified correctly, bool (N,)."""
+        self.confidences.append(preds.float())
+        self.accuracies.append(target.float())
+
+
 def evaluation_metrics(num_classes: int, prefix: str) -> MetricCollection:
     """Loss, accuracy, top-5 accuracy (more than five classes), macro F1 and expected calibration error.
 
-    The loss is updated with the losses of images, NaN included; the others with probabilities and labels.
+    `update_metrics` adds a batch to all of them.
     """
     metrics: dict[str, Any] = {
         "loss": MeanMetric(nan_strategy="disable"),  # the default would drop the NaNs of a training that diverged
         "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-        "macro_f1": MulticlassF1Score(num_classes, average="macro", validate_args=False),
-        "ece": MulticlassCalibrationError(num_classes, n_bins=CALIBRATION_BINS, validate_args=False),
+        "macro_f1": MacroF1(num_classes, average="macro", validate_args=False),
+        "ece": CalibrationError(num_classes, n_bins=CALIBRATION_BINS, validate_args=False),
     }
     if num_classes > 5:
-        metrics["accuracy_top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5, validate_args=False)
+        metrics["accuracy_top5"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
     return MetricCollection(metrics, prefix=prefix, compute_groups=False)
 
 
@@ -34,13 +64,20 @@ def update_metrics(metrics: MetricCollection, logits: Tensor, labels: Tensor, lo
     """Add a batch of float32 (N, C), int64 (N,) and float32 (N,); N is 0 in a process that has no images."""
     if not len(labels):  # torchmetrics cannot add an empty batch, and allows a process that added none
         return
-    # Probabilities, because torchmetrics mistakes logits that happen to be in 0..1 for them.
+    # The probabilities' order, not the logits': it is that of `Outputs` and of the portable model.
     probabilities = logits.softmax(dim=1)
+    confidence, predicted = probabilities.max(dim=1)
+    hits = predicted == labels
     for name, metric in metrics.items(keep_base=True):
         if name == "loss":
             metric.update(losses)
+        elif name == "ece":
+            metric.update(confidence, hits)
+        elif name == "accuracy_top5":
+            best = probabilities.topk(5, dim=1).indices
+            metric.update(torch.where((best == labels[:, None]).any(dim=1), labels, best[:, 0]), labels)
         else:
-            metric.update(probabilities, labels)
+            metric.update(predicted, labels)
 
 
 @dataclass

@@ -1,0 +1,196 @@
+"""How imgcls grows: seconds, CPU seconds, peak memory and bytes against N, and what follows for ImageNet-1k and -21k.
+
+    python benchmarks/scale.py [--parts metrics,…] [--sizes 100,1000] [--json FILE]
+
+Each part makes its own data, and is measured in a process of its own for every N. "peak" is the private memory above
+what the process had before the measured work, and "bytes" what the work left on disk. The exponent is the slope of CPU
+seconds over N on logarithmic scales, from the two largest sizes; ImageNet-1k (1.28 M images, 1,000 classes) and
+ImageNet-21k (14.2 M, 21,841) are extrapolated with it. Prints a table for each part, and one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+IMAGENET = {"images": {"1k": 1_281_167, "21k": 14_197_122}, "classes": {"1k": 1_000, "21k": 21_841}}
+PARTS: dict[str, Part] = {}
+
+Work = Callable[[], object]
+"""What is measured."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something whose growth is measured.
+
+    Args:
+        title: of the table.
+        unit: what N counts: images, classes, …
+        sizes: the values of N.
+        prepare: makes the data for N in a folder and returns the work to measure.
+    """
+
+    title: str
+    unit: str
+    sizes: tuple[int, ...]
+    prepare: Callable[[int, Path], Work]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one measurement found."""
+
+    n: int
+    seconds: float
+    cpu: float
+    """Seconds of all threads and child processes."""
+    peak: int
+    """Bytes of private memory above those before."""
+    bytes: int
+    """Bytes that were left on disk."""
+
+
+def part(title: str, unit: str, *sizes: int) -> Callable[[Callable[[int, Path], Work]], Callable[[int, Path], Work]]:
+    """Add the decorated function to PARTS, under its name."""
+
+    def add(prepare: Callable[[int, Path], Work]) -> Callable[[int, Path], Work]:
+        PARTS[prepare.__name__] = Part(title, unit, sizes, prepare)
+        return prepare
+
+    return add
+
+
+# ---- the parts
+
+
+@part("evaluation metrics, 10 batches of 64, trainer.deterministic=warn", "classes", 100, 1_000, 10_000, 21_841)
+def metrics(n: int, folder: Path) -> Work:
+    import torch
+
+    from imgcls.models.metrics import evaluation_metrics, update_metrics
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    logits, labels, losses = torch.randn(64, n), torch.randint(0, n, (64,)), torch.rand(64)
+    collection = evaluation_metrics(n, "val/")
+    update_metrics(collection, logits, labels, losses)
+
+    def work() -> None:
+        for _ in range(10):
+            update_metrics(collection, logits, labels, losses)
+
+    return work
+
+
+# ---- measuring
+
+
+def measure(name: str, n: int) -> Figures:
+    """Measure part `name` for N in this process."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        work = PARTS[name].prepare(n, folder)
+        size, memory, cpu = occupied(folder), _forget_peak(), _cpu_seconds()
+        began = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - began
+        return Figures(n, seconds, _cpu_seconds() - cpu, max(0, _peak() - memory), occupied(folder) - size)
+
+
+def occupied(folder: Path) -> int:
+    """Bytes on disk of the files in `folder`."""
+    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
+
+
+def _cpu_seconds() -> float:
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def _forget_peak() -> int:
+    """Reset the peak of this process's memory, and return its present memory in bytes."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _peak()
+
+
+def _peak() -> int:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def exponent(figures: Sequence[Figures]) -> float:
+    """The power of N with which CPU seconds grow, from the two largest sizes; NaN for one size."""
+    if len(figures) < 2:
+        return math.nan
+    first, last = sorted(figures, key=lambda figure: figure.n)[-2:]
+    return math.log(max(last.cpu, 1e-6) / max(first.cpu, 1e-6)) / math.log(last.n / first.n)
+
+
+def extrapolate(figures: Sequence[Figures], unit: str) -> dict[str, float]:
+    """CPU seconds for ImageNet-1k and -21k, where N counts images or classes."""
+    power, last = exponent(figures), max(figures, key=lambda figure: figure.n)
+    if math.isnan(power):
+        return {}
+    return {name: last.cpu * (n / last.n) ** power for name, n in IMAGENET.get(unit, {}).items()}
+
+
+def table(title: str, unit: str, figures: Sequence[Figures]) -> str:
+    """The figures of a part as text."""
+    lines = [f"\n{title}", f"  {unit:>12}{'seconds':>12}{'CPU s':>12}{'peak, MB':>12}{'disk, MB':>12}"]
+    for figure in figures:
+        sizes = f"{figure.peak / 1e6:12,.1f}{figure.bytes / 1e6:12,.1f}"
+        lines.append(f"  {figure.n:12,}{figure.seconds:12,.3f}{figure.cpu:12,.3f}{sizes}")
+    beyond = [f"ImageNet-{name}: {cpu:,.1f} CPU s" for name, cpu in extrapolate(figures, unit).items()]
+    return "\n".join([*lines, "  " + ", ".join([f"exponent {exponent(figures):.2f}", *beyond])])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--sizes", help="instead of each part's own")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.measure:
+        print(json.dumps(asdict(measure(options.measure, int(options.sizes)))))
+        return
+    found: dict[str, object] = {}
+    for name in options.parts.split(","):
+        if name not in PARTS:
+            parser.error(f"unknown part {name!r}: {', '.join(PARTS)}")
+        sizes = [int(size) for size in options.sizes.split(",")] if options.sizes else PARTS[name].sizes
+        figures = []
+        for size in sizes:
+            command = [sys.executable, __file__, "--measure", name, "--sizes", str(size)]
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=os.environ).stdout
+            figures.append(Figures(**json.loads(output.splitlines()[-1])))
+        print(table(PARTS[name].title, PARTS[name].unit, figures), flush=True)
+        found[name] = {
+            "figures": [asdict(figure) for figure in figures],
+            "exponent": exponent(figures),
+            "cpu": extrapolate(figures, PARTS[name].unit),
+        }
+    line = json.dumps({"benchmark": "scale", "cpus": os.cpu_count(), "parts": found})
+    print(line)
+    if options.json:
+        options.json.write_text(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

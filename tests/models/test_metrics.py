@@ -1,0 +1,68 @@
+"""The metrics of an evaluation are those of torchmetrics to the bit, and cost little with many classes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
+
+from imgcls.models.metrics import CALIBRATION_BINS, evaluation_metrics, update_metrics
+
+CLASSES = 23
+
+
+def batches(count: int = 3, size: int = 29, classes: int = CLASSES) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for _ in range(count):
+        labels = torch.randint(0, classes - 2, (size,), generator=generator)  # the last classes have no image
+        logits = torch.randn(size, classes, generator=generator) + 2 * torch.nn.functional.one_hot(labels, classes)
+        made.append((logits, labels))
+    return made
+
+
+def test_all_values_are_those_of_torchmetrics_to_the_bit() -> None:
+    reference = {
+        "accuracy": MulticlassAccuracy(CLASSES, average="micro"),
+        "accuracy_top5": MulticlassAccuracy(CLASSES, average="micro", top_k=5),
+        "macro_f1": MulticlassF1Score(CLASSES, average="macro"),
+        "ece": MulticlassCalibrationError(CLASSES, n_bins=CALIBRATION_BINS),
+    }
+    metrics = evaluation_metrics(CLASSES, "")
+    for logits, labels in batches():
+        update_metrics(metrics, logits, labels, torch.ones(len(labels)))
+        for metric in reference.values():
+            metric.update(logits.softmax(dim=1), labels)
+    values = metrics.compute()
+    assert 0.3 < float(values["macro_f1"]) < 0.9
+    for name, metric in reference.items():
+        assert torch.equal(values[name], metric.compute()), name
+    assert torch.equal(metrics["macro_f1"].tp, reference["macro_f1"].tp)
+    assert torch.equal(metrics["macro_f1"].fn, reference["macro_f1"].fn)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_ten_thousand_classes_need_no_matrix_of_classes(deterministic: bool) -> None:
+    """With deterministic algorithms torchmetrics would build a mesh of N · C² integers, 51 GB here."""
+    classes = 10_000
+    ((logits, labels),) = batches(1, 64, classes)
+    metrics = evaluation_metrics(classes, "")
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            for part in result if isinstance(result, tuple) else (result,):
+                if isinstance(part, torch.Tensor):
+                    largest = max(largest, part.nbytes)
+            return result
+
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    try:
+        with Watch():
+            update_metrics(metrics, logits, labels, torch.ones(64))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert largest == logits.nbytes, "the probabilities are the largest array"
+    assert metrics["macro_f1"].tp.sum() + metrics["macro_f1"].fn.sum() == 64
