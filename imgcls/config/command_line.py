@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -49,15 +50,25 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str = "train") -> 
             return task(cfg)
         except (UserError, Interrupted) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
+                if isinstance(error, Interrupted) and in_plain_sweep():
+                    raised.append(error)
+                    raise KeyboardInterrupt from None  # Hydra begins the next run after any other exception
                 raise
             raised.append(error)  # Hydra would print another line about it
             return None
+        finally:
+            if not any(text.startswith("run_dir=") for text in sys.argv[1:]):
+                _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
 
     try:
         with explain_os_errors(_run_folder()):
             hydra.main(version_base=VERSION_BASE, config_path=str(config_dir()), config_name=config_name)(checked)()
         if raised:
             raise raised[0]
+    except KeyboardInterrupt:
+        if raised:
+            raise raised[0] from None
+        raise
     except (HydraException, OmegaConfBaseException) as error:
         if before is not None:
             raise
@@ -88,6 +99,22 @@ def _run_folder() -> Path:
     """The folder that Hydra creates before the task starts."""
     folders = [text.partition("=")[2] for text in sys.argv[1:] if text.startswith("run_dir=")]
     return Path(folders[-1] if folders else "runs")
+
+
+def in_plain_sweep() -> bool:
+    """Whether Hydra's own sweeper runs this configuration with others, which is not a search of imgcls."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    return hydra.mode == RunMode.MULTIRUN and "imgcls" not in hydra.sweeper._target_
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove the folder that Hydra has created for a run that did not begin, or was resumed in another folder."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        folder.parent.rmdir()
 
 
 def overrides_of(cfg: DictConfig) -> list[str]:

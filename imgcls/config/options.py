@@ -149,7 +149,7 @@ def devices(value: Any) -> str | None:
 
 OPTIONS: dict[str, Check] = {
     "seed": whole(0, 2**32 - 1),
-    "resume": choice("auto", "never"),
+    "resume": choice("auto", "last", "never"),
     "test": flag,
     "report": flag,
     "quiet": flag,

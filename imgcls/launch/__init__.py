@@ -22,5 +22,9 @@ def launch(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
     """
     from hydra.utils import instantiate
 
+    if cfg.resume == "last":
+        from imgcls.runs.resuming import resume_last
+
+        cfg = resume_last(cfg)
     run: Run = instantiate(cfg.launch, _convert_="all")(cfg, overrides)
     return run

@@ -7,6 +7,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+RESUME_ADVICE = "Run the same command again to resume."
+
 
 class Interrupted(Exception):  # noqa: N818 - the field says "interrupted", and it is not an error of the program
     """A signal asked the run to stop; the same command resumes it."""
@@ -14,7 +16,7 @@ class Interrupted(Exception):  # noqa: N818 - the field says "interrupted", and 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum, self.exit_code = signum, 128 + signum
-        self.advice = "Run the same command again to resume."
+        self.advice = RESUME_ADVICE
 
     def __reduce__(self) -> tuple[type[Interrupted], tuple[int]]:
         return type(self), (self.signum,)  # for a job in another process
