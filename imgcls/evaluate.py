@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from imgcls.cli import Option, boolean, guarded, read_options
 from imgcls.errors import UserError
 from imgcls.models.choices import VIEWS
-from imgcls.runs.provenance import stored_configuration
+from imgcls.runs.provenance import read_configuration
 from imgcls.runs.run import checkpoint_file
 from imgcls.system.checks import check_value, choice, flag
 from imgcls.system.files import atomic_write_text
@@ -107,7 +107,7 @@ def measure(
 def _configuration(run: Run, split: str, overrides: Sequence[str], trust: bool) -> DictConfig:
     from imgcls.config.trust import restore_configuration
 
-    cfg = restore_configuration(stored_configuration(run.folder), overrides, trust=trust)
+    cfg = restore_configuration(read_configuration(run.folder), overrides, trust=trust)
     if split != "val" and any(override.startswith("data=") for override in overrides):
         cfg.data.val_fraction = 0.0
     preprocessing = run.model.preprocessing  # the model must see images as in training

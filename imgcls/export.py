@@ -55,12 +55,12 @@ def export(
         UserError: no checkpoint, no images to check the export with, or a failed check.
     """
     from imgcls.config.trust import restore_configuration
-    from imgcls.runs.provenance import stored_configuration
+    from imgcls.runs.provenance import read_configuration
     from imgcls.runs.run import checkpoint_file
 
     if any(override.startswith("data=") for override in overrides):
         raise UserError("An export is checked on the run's own data set. Use data.root=DIR where it has moved.")
-    cfg = restore_configuration(stored_configuration(run.folder), overrides, trust=trust)
+    cfg = restore_configuration(read_configuration(run.folder), overrides, trust=trust)
 
     from imgcls.training.build import build_data, restore_classifier
     from imgcls.training.checkpoint_io import read_checkpoint

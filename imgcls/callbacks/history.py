@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from imgcls.runs.tables import Row, metric_line
 from imgcls.system.files import atomic_write_text
 from imgcls.system.tables import as_csv
+
+Row = dict[str, float | int]
 
 
 class History(Checkpoint):
@@ -53,3 +55,12 @@ class History(Checkpoint):
             atomic_write_text(self.file, as_csv(self.rows))
             if self._announce is not None:
                 self._announce(metric_line(row))
+
+
+def metric_line(row: Mapping[str, float | int]) -> str:
+    """The line of an epoch: `imgcls epoch=3 train/loss=0.41 val/accuracy=0.9312 …`, for SageMaker's metric regexes.
+
+    >>> metric_line({"epoch": 3, "step": 120, "lr": 0.01, "val/accuracy": 0.93125, "seconds": 2.5})
+    'imgcls epoch=3 lr=0.01 val/accuracy=0.93125 seconds=2.5'
+    """
+    return "imgcls " + " ".join(f"{name}={value:.6g}" for name, value in row.items() if name != "step")

@@ -15,7 +15,7 @@ from http.client import HTTPException, InvalidURL
 from pathlib import Path
 
 from imgcls.errors import UserError
-from imgcls.runs.provenance import without_passwords
+from imgcls.runs.provenance import hide_secrets
 from imgcls.system.bars import byte_bar
 from imgcls.system.files import explain_os_errors
 from imgcls.system.unpacking import extract
@@ -70,7 +70,7 @@ def public_address(url: str) -> str:
     >>> public_address("https://user:secret@host/a.zip?X-Amz-Signature=0f3a")
     'https://…@host/a.zip'
     """
-    return without_passwords(re.split("[?#]", url)[0])
+    return hide_secrets(re.split("[?#]", url)[0])
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -160,7 +160,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code}, {error.reason}"
     reason = getattr(error, "reason", None) or error
-    return without_passwords(str(getattr(reason, "strerror", None) or reason)) or type(reason).__name__
+    return hide_secrets(str(getattr(reason, "strerror", None) or reason)) or type(reason).__name__
 
 
 def _pause_seconds(error: Exception, failures: int) -> float:

@@ -9,7 +9,7 @@ from imgcls.debug.profile import read_profile, write_profile
 from imgcls.debug.rules import Outcome, Rule
 from imgcls.debug.storage import read_record, write_outcomes
 from imgcls.errors import UserError
-from imgcls.runs.provenance import stored_configuration
+from imgcls.runs.provenance import read_configuration
 from imgcls.runs.reading import read_history
 
 THRESHOLDS = ("debug.rules.", "debug.profile_rules.")
@@ -53,7 +53,7 @@ def _stored_thresholds(folder: Path) -> list[str]:
     """The thresholds of the run that differ from the defaults, as overrides."""
     from imgcls.config.composition import compose, plain
 
-    stored = stored_configuration(folder).get("debug") or {}
+    stored = read_configuration(folder).get("debug") or {}
     overrides = []
     for group in ("rules", "profile_rules"):
         rules = stored.get(group) or {}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from imgcls.errors import UserError
 from imgcls.pictures import PICTURE_SUFFIXES
-from imgcls.runs.provenance import stored_configuration
+from imgcls.runs.provenance import read_configuration
 from imgcls.runs.reading import read_predictions
 
 
@@ -62,7 +62,7 @@ def find_samples(run: Path, pictures: str | None, most: int, limit: int) -> Samp
 
 def _test_images(run: Path, most: int, limit: int) -> Samples:
     """From the test images listed in `predictions.csv`, if the data set is an existing local folder."""
-    config = stored_configuration(run) if (run / "config.yaml").is_file() else {}
+    config = read_configuration(run) if (run / "config.yaml").is_file() else {}
     address, predictions = (config.get("data") or {}).get("root"), read_predictions(run)
     root = Path(str(address)).expanduser() if address is not None and "://" not in str(address) else None
     if root is None or not predictions:

@@ -8,7 +8,7 @@ from typing import Any
 
 from imgcls.report import figures
 from imgcls.report.page import METRICS, Section, format_metric, write_page
-from imgcls.runs.provenance import differences, stored_configuration
+from imgcls.runs.provenance import differences, read_configuration
 from imgcls.runs.reading import read_history, read_metrics
 
 IGNORED = ("run_dir", "resume")  # where a run is stored says nothing about what it is
@@ -18,7 +18,7 @@ def write_comparison(folders: Sequence[Path], output: Path) -> Path:
     """Write the page that compares the runs in `folders` to `output`; return its path."""
     names = _distinct_names(folders)
     histories = {name: read_history(folder) for name, folder in zip(names, folders, strict=True)}
-    configs = [stored_configuration(folder) for folder in folders]
+    configs = [read_configuration(folder) for folder in folders]
     metrics = [read_metrics(folder) for folder in folders]
     changed = dict.fromkeys(name for config in configs[1:] for name, _, _ in differences(configs[0], config))
     options = [[name, *(_option(config, name) for config in configs)] for name in changed if name not in IGNORED]

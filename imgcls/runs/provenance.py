@@ -37,39 +37,39 @@ _NAMED = re.compile(
 _NO_SECRET = re.compile(r"(?i)true|false|null|none|auto|\W*|[-+.\d]{1,6}")  # as in class_token: true
 
 
-def without_passwords(text: str) -> str:
+def hide_secrets(text: str) -> str:
     """`text` without the passwords, tokens, keys and signatures in it.
 
-    >>> without_passwords("search.storage=postgresql://me:secret@host/db")
+    >>> hide_secrets("search.storage=postgresql://me:secret@host/db")
     'search.storage=postgresql://me:…@host/db'
-    >>> without_passwords("data.url=https://host/a.zip?X-Amz-Signature=0f3a&x=1 logger.api_key=abcdef")
+    >>> hide_secrets("data.url=https://host/a.zip?X-Amz-Signature=0f3a&x=1 logger.api_key=abcdef")
     'data.url=https://host/a.zip?X-Amz-Signature=…&x=1 logger.api_key=…'
     """
     text = _ADDRESS.sub(_hide_password, text)
     return _NAMED.sub(_hide_value, text)
 
 
-def _hide_password(found: re.Match[str]) -> str:
-    scheme, user, password = found.groups()
-    keeps_user = password and user and not found.string[: found.end(1)].endswith(("http://", "https://"))
+def _hide_password(match: re.Match[str]) -> str:
+    scheme, user, password = match.groups()
+    keeps_user = password and user and not match.string[: match.end(1)].endswith(("http://", "https://"))
     return f"{scheme}{user}:…@" if keeps_user else f"{scheme}…@"  # https://TOKEN@host, https://TOKEN:x@host
 
 
-def _hide_value(found: re.Match[str]) -> str:
-    name, scheme, value = found.groups()
+def _hide_value(match: re.Match[str]) -> str:
+    name, scheme, value = match.groups()
     quote = value[0] if value[0] in "\"'" else ""
-    return found[0] if _NO_SECRET.fullmatch(value.strip(quote or None)) else f"{name}{scheme or ''}{quote}…{quote}"
+    return match[0] if _NO_SECRET.fullmatch(value.strip(quote or None)) else f"{name}{scheme or ''}{quote}…{quote}"
 
 
-def redacted(value: Any, name: str = "") -> Any:
+def redact(value: Any, name: str = "") -> Any:
     """`value`, of mappings, lists and texts, without the passwords in it; `name` is that of the option."""
     if isinstance(value, Mapping):
-        return {key: redacted(item, str(key)) for key, item in value.items()}
+        return {key: redact(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [redacted(item) for item in value]
+        return [redact(item) for item in value]
     if re.fullmatch(rf"(?i)[\w-]*(?:{_SECRET})", name) and not _NO_SECRET.fullmatch(str(value)):
         return "…"
-    return without_passwords(value) if isinstance(value, str) else value
+    return hide_secrets(value) if isinstance(value, str) else value
 
 
 def write_configuration(folder: Path, config: Mapping[str, Any], overrides: list[str] | None = None) -> None:
@@ -77,11 +77,11 @@ def write_configuration(folder: Path, config: Mapping[str, Any], overrides: list
     import yaml
 
     for name, content in (("config.yaml", dict(config)), ("overrides.yaml", overrides or [])):
-        text = yaml.safe_dump(redacted(content), sort_keys=False, allow_unicode=True, width=1000)
+        text = yaml.safe_dump(redact(content), sort_keys=False, allow_unicode=True, width=1000)
         atomic_write_text(folder / name, text)
 
 
-def stored_configuration(folder: Path) -> dict[str, Any]:
+def read_configuration(folder: Path) -> dict[str, Any]:
     """The content of `config.yaml`, with the current names of classes that have moved.
 
     Raises UserError if it is damaged.
@@ -106,7 +106,7 @@ def _rename_targets(value: Any) -> Any:
     return [_rename_targets(item) for item in value] if isinstance(value, list) else value
 
 
-def stored_overrides(folder: Path) -> list[str]:
+def read_overrides(folder: Path) -> list[str]:
     """The content of `overrides.yaml`."""
     import yaml
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from imgcls.errors import UserError
+from imgcls.errors import UserError, first_line
 from imgcls.runs.provenance import (
     differences,
     environment,
-    redacted,
-    stored_configuration,
+    read_configuration,
+    redact,
     write_configuration,
 )
 from imgcls.runs.reading import read_status
@@ -72,10 +72,9 @@ class Recording:
     def record_failure(self, error: BaseException) -> None:
         """Write to the status that `error` ended the run."""
         state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         # A full disk may be the reason; the run's own error must still be the one that is shown.
         with contextlib.suppress(OSError, UserError):
-            self.update(state=state, reason=reason)
+            self.update(state=state, reason=first_line(error))
 
     def __enter__(self) -> Recording:
         with explain_os_errors(self.folder):
@@ -107,14 +106,14 @@ class Recording:
 
     def _write_configuration(self) -> None:
         write_configuration(self.folder, self.config, self.overrides)
-        atomic_write_text(self.folder / "environment.json", json.dumps(redacted(environment()), indent=2) + "\n")
+        atomic_write_text(self.folder / "environment.json", json.dumps(redact(environment()), indent=2) + "\n")
 
     def _check_may_resume(self, state: str) -> None:
         if self.resume == "never":
             raise UserError(
                 f"{self.folder} already holds a run ({state}). Choose another run_dir, or resume it with resume=auto."
             )
-        stored, config = redacted(stored_configuration(self.folder)), redacted(self.config)
+        stored, config = redact(read_configuration(self.folder)), redact(self.config)
         roots = [(values.get("data") or {}).get("root") for values in (stored, config)]
         if state == "finished" and roots[0] != roots[1]:
             raise UserError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls.aws.s3 import is_remote
 from imgcls.errors import UserError
-from imgcls.runs.provenance import stored_configuration
+from imgcls.runs.provenance import read_configuration
 from imgcls.runs.reading import read_history, read_metrics, read_predictions, read_status
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Run:
 
         from imgcls.config.trust import literal
 
-        return OmegaConf.create(literal(stored_configuration(self.folder)))
+        return OmegaConf.create(literal(read_configuration(self.folder)))
 
     @property
     def report_file(self) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.errors import UserError
-from imgcls.runs.provenance import without_passwords
+from imgcls.runs.provenance import hide_secrets
 from imgcls.system.extras import check_installed, need
 from imgcls.system.files import take_lock
 
@@ -126,7 +126,7 @@ def open_storage(address: str) -> Any:
             return optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
         return _open_server(address)
     except Exception as error:  # of SQLAlchemy and the drivers
-        reason = without_passwords(str(error).splitlines()[0])
+        reason = hide_secrets(str(error).splitlines()[0])
         if isinstance(error.__cause__, ModuleNotFoundError):
             reason = f"the driver of this database is not installed, the module {error.__cause__.name}."
-        raise UserError(f"search.storage={without_passwords(address)}: cannot be opened: {reason}") from error
+        raise UserError(f"search.storage={hide_secrets(address)}: cannot be opened: {reason}") from error

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgcls.errors import UserError
-from imgcls.runs.provenance import without_passwords
+from imgcls.runs.provenance import hide_secrets
 from imgcls.runs.reading import read_history
 from imgcls.sweeps.liveness import ACTIVE, Watch, is_here, is_locked, me
 from imgcls.sweeps.options import SearchOptions
@@ -322,9 +322,9 @@ class Study:
                 return ask()
             except self._api.exceptions.StorageInternalError as error:
                 if time.monotonic() - began > PATIENCE_SECONDS:
-                    reason = without_passwords(str(error.__cause__ or error).splitlines()[0])
+                    reason = hide_secrets(str(error.__cause__ or error).splitlines()[0])
                     raise UserError(
-                        f"The study's storage {without_passwords(self.address)} does not answer: {reason}. "
+                        f"The study's storage {hide_secrets(self.address)} does not answer: {reason}. "
                         "Run the same command again to resume when it does."
                     ) from error
             time.sleep(pause)

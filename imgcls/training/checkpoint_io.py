@@ -15,7 +15,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
-from imgcls.errors import UserError
+from imgcls.errors import UserError, first_line
 from imgcls.system.files import atomic_path
 
 FULL_DISK_BYTES = 1 << 20  # with less free space after a failed write, the disk was full
@@ -52,8 +52,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
                 raise ValueError(f"its part {damaged} is damaged")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
+        raise UserError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
 
 
 class BackgroundCheckpointIO(AtomicCheckpointIO):

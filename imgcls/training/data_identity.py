@@ -1,4 +1,4 @@
-"""Which images a run was begun with, so that it is not resumed with others: `data.json` in the run folder."""
+"""The images a run began with, so that it is not resumed with others: `data.json` in the run folder."""
 
 from __future__ import annotations
 
@@ -16,27 +16,24 @@ ADVICE = "Restore them, or choose another run_dir."
 
 
 def record_data(folder: Path, images: ImageDataModule) -> None:
-    """Write the class names and the fingerprints of the splits, if they are not in the run folder yet."""
+    """Write the class names and the fingerprints of the splits, unless the run folder already holds them."""
     if not (folder / FILE).is_file():
         atomic_write_text(folder / FILE, json.dumps(_identity(images), indent=2) + "\n")
 
 
 def check_data(folder: Path, images: ImageDataModule) -> None:
-    """Raise UserError if the classes or the images differ from those that the run in `folder` was begun with."""
+    """Raise UserError if the classes or the images differ from those the run in `folder` began with."""
     try:
         before = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return  # a run of an earlier version
     now = _identity(images)
     if before["class_names"] != now["class_names"]:
-        gone = [name for name in before["class_names"] if name not in now["class_names"]]
-        new = [name for name in now["class_names"] if name not in before["class_names"]]
-        changes = [
-            f"{', '.join(map(repr, names[:3]))} {verb}" for names, verb in ((gone, "gone"), (new, "new")) if names
-        ]
-        raise UserError(
-            f"{folder} holds a run with other classes ({'; '.join(changes) or 'in another order'}). {ADVICE}"
-        )
+        removed = [name for name in before["class_names"] if name not in now["class_names"]]
+        added = [name for name in now["class_names"] if name not in before["class_names"]]
+        names = {"removed": removed, "new": added}
+        changes = "; ".join(f"{', '.join(map(repr, some[:3]))} {kind}" for kind, some in names.items() if some)
+        raise UserError(f"{folder} holds a run with other classes ({changes or 'in another order'}). {ADVICE}")
     for split, (count, digest) in before["splits"].items():
         if [count, digest] != now["splits"].get(split):
             now_count = now["splits"].get(split, [0])[0]

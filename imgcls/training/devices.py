@@ -66,25 +66,25 @@ def choose_devices(accelerator: str, devices: Any, num_nodes: int = 1) -> Device
     Raises UserError for a device that this machine does not have.
     """
     present = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    found = accelerator in ("auto", "cpu", present) or (accelerator == "gpu" and present != "cpu")
-    if not found and accelerator in KINDS:
+    available = accelerator in ("auto", "cpu", present) or (accelerator == "gpu" and present != "cpu")
+    if not available and accelerator in KINDS:
         raise UserError(
             f"trainer.accelerator={accelerator}: torch finds no {KINDS[accelerator]} on this machine. "
             "Use trainer.accelerator=auto for the available device, or install a torch build and driver for it."
         )
     chosen = present if accelerator in ("auto", "gpu") else accelerator
-    available = torch.cuda.device_count() if chosen == "cuda" else 1
+    count = torch.cuda.device_count() if chosen == "cuda" else 1
     if devices == "auto":
-        return Devices(chosen, available, num_nodes)
+        return Devices(chosen, count, num_nodes)
     indices = list(devices) if not isinstance(devices, str | int) else int(devices)
     if accelerator == "cpu" and isinstance(indices, int):
         return Devices(chosen, indices, num_nodes)  # any number of processes on the CPU
-    too_many = indices > available if isinstance(indices, int) else max(indices, default=0) >= available
+    too_many = indices > count if isinstance(indices, int) else max(indices, default=0) >= count
     if too_many:
         value = f"[{','.join(map(str, indices))}]" if isinstance(indices, list) else indices
-        kind = f"{KINDS[chosen]}{'s' if available > 1 else ''}" if chosen in KINDS else "device (the CPU)"
+        kind = f"{KINDS[chosen]}{'s' if count > 1 else ''}" if chosen in KINDS else "device (the CPU)"
         hint = " For several processes on the CPU add trainer.accelerator=cpu." if chosen == "cpu" else ""
-        raise UserError(f"trainer.devices={value}: this machine has {available} {kind}.{hint}")
+        raise UserError(f"trainer.devices={value}: this machine has {count} {kind}.{hint}")
     return Devices(chosen, indices, num_nodes)
 
 

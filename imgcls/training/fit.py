@@ -5,22 +5,20 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 
 from imgcls.config.composition import check, plain
-from imgcls.errors import UserError
+from imgcls.errors import UserError, first_line
 from imgcls.runs.reading import read_json
 from imgcls.runs.recording import Recording
 from imgcls.runs.run import Run, load
 from imgcls.system.interrupts import StopSignals
 from imgcls.system.logs import log_to_file
 from imgcls.training.devices import OutOfMemory, choose_devices, is_out_of_memory
-from imgcls.training.processes import started_from_outside, train_in_processes
+from imgcls.training.processes import is_worker, train_in_processes
 
 log = logging.getLogger(__name__)
 
@@ -43,24 +41,18 @@ def fit(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
             return load(folder)
         import imgcls.training.pipeline  # noqa: F401 - Lightning sets up its loggers when it is imported
 
-        with log_to_file(folder / "log.txt", terminal=not cfg.quiet), _report_failure(recording, cfg.report):
-            _fit_with_enough_memory(cfg, folder, recording)
+        with log_to_file(folder / "log.txt", terminal=not cfg.quiet):
+            try:
+                _fit_with_enough_memory(cfg, folder, recording)
+            except BaseException as error:
+                recording.record_failure(error)  # before the report of its progress, which shows why it ended
+                if cfg.report and ((folder / "metrics.csv").is_file() or (folder / "debug").is_dir()):
+                    from imgcls.report.page import try_report
+
+                    try_report(folder)
+                raise
         recording.update(state="finished", **_stop_reason(folder))
         return load(folder)
-
-
-@contextmanager
-def _report_failure(recording: Recording, report: bool) -> Iterator[None]:
-    """Record why a run failed or was interrupted, with a report of its progress if `report`."""
-    try:
-        yield
-    except BaseException as error:
-        recording.record_failure(error)
-        if report and ((recording.folder / "metrics.csv").is_file() or (recording.folder / "debug").is_dir()):
-            from imgcls.report.page import try_report
-
-            try_report(recording.folder)
-        raise
 
 
 def _stop_reason(folder: Path) -> dict[str, str]:
@@ -102,7 +94,7 @@ def _fit_with_enough_memory(cfg: DictConfig, folder: Path, recording: Recording 
 
 def _fit_once(cfg: DictConfig, folder: Path, micro: int | None) -> None:
     devices = choose_devices(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
-    if devices.total == 1 or started_from_outside():
+    if devices.total == 1 or is_worker():
         train_here(cfg, folder, micro)
     elif devices.num_nodes > 1:
         raise UserError(
@@ -130,7 +122,7 @@ def train_here(cfg: DictConfig, folder: Path, micro: int | None = None) -> None:
             if not is_out_of_memory(error):
                 raise
             devices = choose_devices(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
-            size, reason = micro or -(-cfg.data.batch_size // devices.total), str(error).splitlines()[0]
+            size, reason = micro or -(-cfg.data.batch_size // devices.total), first_line(error)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     raise OutOfMemory(size, reason)

@@ -1,4 +1,4 @@
-"""A learning rate from the loss of short trainings with a growing one: the range test of Smith (2015), made robust."""
+"""Finds a learning rate from the loss of short trainings with growing rates: the range test of Smith (2015)."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from imgcls.training.devices import Devices
 
 log = logging.getLogger(__name__)
 
-SMALLEST, LARGEST, STEPS, STARTS = 1e-6, 10.0, 120, 3
+MIN_RATE, MAX_RATE, STEPS, STARTS = 1e-6, 10.0, 120, 3
 SMOOTHING_DECADES = 0.15
 """Standard deviation of the kernel that smooths the mean curve, in powers of ten of the rate."""
-DIVERGED = 3.0
-"""A start ends where its loss is this many times its first one."""
-LEAST_STEPS = 10
+DIVERGENCE = 3.0
+"""A start ends when its loss exceeds its first one by this factor."""
+MIN_STEPS = 10
 NEVER_FELL = "optim.lr=auto: the loss never fell, so there is no rate to choose. Give optim.lr a number."
-BEGUN, ENOUGH = 0.1, 0.02
-"""The fall begins where a tenth of it is done; a fall of less than 2 % of the first loss is none."""
+FALL_BEGIN, MIN_FALL = 0.1, 0.02
+"""The fall begins after a tenth of it; less than 2 % of the first loss does not count as a fall."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The loss by learning rate, and what it suggests.
+    """The loss by learning rate, and the suggestions from it.
 
     Attributes:
-        lr: the rates, growing.
+        lr: the rates, ascending.
         loss: mean of the starts, smoothed.
-        steepest: where the loss falls fastest.
-        tenth: a tenth of the rate of the least loss.
-        valley: two thirds through the fall (as in fastai's `lr_find`).
-        suggestion: the largest of these three, within the fall: a schedule reaches it for a moment only.
+        steepest: the rate at which the loss falls fastest.
+        tenth: a tenth of the rate with the lowest loss.
+        valley: the rate two thirds through the fall (as in fastai's `lr_find`).
+        suggestion: the largest of these three within the fall, because a schedule reaches it only for a moment.
     """
 
     lr: list[float]
@@ -60,7 +60,7 @@ class Curve:
 def choose_learning_rate(
     cfg: DictConfig, network: Network, data: ImageDataModule, devices: Devices, folder: Path
 ) -> float:
-    """`optim.lr`, or with `auto` the rate that a search finds, which a resumed run reads from its folder."""
+    """`optim.lr`, or with `auto` the rate found by a search, which a resumed run reads from its folder."""
     if cfg.optim.lr != "auto":
         return float(cfg.optim.lr)
     file = folder / "learning_rate.json"
@@ -77,10 +77,10 @@ def choose_learning_rate(
 def find_learning_rate(cfg: DictConfig, network: Network, data: ImageDataModule, devices: Devices) -> Curve:
     """Train copies of `network` with growing rates, and read the curve of their mean loss.
 
-    Raises UserError where the loss never fell.
+    Raises UserError if the loss never fell.
     """
-    log.info("Searching for a learning rate: %d short trainings, from %g to %g.", STARTS, SMALLEST, LARGEST)
-    rates = np.geomspace(SMALLEST, LARGEST, STEPS)
+    log.info("Searching for a learning rate: %d short trainings, from %g to %g.", STARTS, MIN_RATE, MAX_RATE)
+    rates = np.geomspace(MIN_RATE, MAX_RATE, STEPS)
     losses = []
     for start in range(STARTS):
         L.seed_everything(cfg.seed + start, verbose=False)
@@ -96,26 +96,26 @@ def find_learning_rate(cfg: DictConfig, network: Network, data: ImageDataModule,
 
 
 def read_curve(rates: np.ndarray, losses: Sequence[Sequence[float]]) -> Curve:
-    """What the losses of several starts suggest.
+    """The curve of the losses of several starts.
 
     Args:
-        rates: float (S,), growing by a constant factor.
-        losses: of each start, at the first of the rates; up to S values.
+        rates: float (S,), each a constant factor above the previous one.
+        losses: up to S values per start, at the first of the rates.
 
     Raises:
         UserError: the loss never fell.
     """
     length = min(map(len, losses))
-    if length < LEAST_STEPS:
+    if length < MIN_STEPS:
         raise UserError(NEVER_FELL)
     rates = rates[:length]
     loss = _smooth(np.mean([values[:length] for values in losses], axis=0), float(np.log10(rates[1] / rates[0])))
     first = float(np.median(loss[: max(3, length // 8)]))
     lowest = int(np.argmin(loss))
     drop = first - float(loss[lowest])
-    if lowest < 2 or drop < ENOUGH * abs(first):
+    if lowest < 2 or drop < MIN_FALL * abs(first):
         raise UserError(NEVER_FELL)
-    before = np.flatnonzero(loss[:lowest] > first - BEGUN * drop)
+    before = np.flatnonzero(loss[:lowest] > first - FALL_BEGIN * drop)
     begin = int(before[-1]) if len(before) else 0
     slope = np.gradient(loss[begin : lowest + 1]) if lowest > begin else np.zeros(1)
     low, high = float(rates[begin]), float(rates[lowest])
@@ -127,16 +127,16 @@ def read_curve(rates: np.ndarray, losses: Sequence[Sequence[float]]) -> Curve:
 
 
 def _smooth(values: np.ndarray, decades_per_step: float) -> np.ndarray:
-    """A Gaussian kernel over the logarithm of the rate, normalised at the ends."""
-    reach = SMOOTHING_DECADES / decades_per_step
-    places = np.arange(len(values))
-    weights = np.exp(-0.5 * ((places[:, None] - places) / reach) ** 2)
+    """`values` smoothed by a Gaussian kernel over the logarithm of the rate, normalised at the ends."""
+    width = SMOOTHING_DECADES / decades_per_step
+    steps = np.arange(len(values))
+    weights = np.exp(-0.5 * ((steps[:, None] - steps) / width) ** 2)
     smoothed: np.ndarray = weights @ values / weights.sum(axis=1)
     return smoothed
 
 
 class _GrowingRate(L.Callback):
-    """Sets the rate of each optimiser step, keeps its loss, and stops where the loss explodes."""
+    """Sets the rate of each optimiser step, keeps its loss, and stops when the loss explodes."""
 
     def __init__(self, rates: np.ndarray) -> None:
         self.rates = rates
@@ -146,7 +146,7 @@ class _GrowingRate(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         groups = trainer.optimizers[0].param_groups
-        self._shares = [group.get("initial_lr", group["lr"]) for group in groups]  # of a rate of 1
+        self._shares = [group.get("initial_lr", group["lr"]) for group in groups]  # relative to a rate of 1
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -161,9 +161,9 @@ class _GrowingRate(L.Callback):
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         self._parts.append(float(loss))
         if trainer.global_step == len(self.losses):
-            return  # in the middle of an optimiser step
+            return  # within an optimiser step
         self.losses.append(sum(self._parts) / len(self._parts))
         self._parts = []
-        if not math.isfinite(self.losses[-1]) or self.losses[-1] > DIVERGED * max(self.losses[0], 1e-3):
+        if not math.isfinite(self.losses[-1]) or self.losses[-1] > DIVERGENCE * max(self.losses[0], 1e-3):
             self.losses.pop()
             trainer.should_stop = True

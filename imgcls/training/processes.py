@@ -21,8 +21,8 @@ from imgcls.system.machine import threads_of_each
 from imgcls.training.devices import OutOfMemory
 
 
-def started_from_outside() -> bool:
-    """Whether this is already one of several processes: ours, torchrun's, or Slurm's."""
+def is_worker() -> bool:
+    """Whether this is one of several processes, started by imgcls, torchrun or Slurm."""
     return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
 
 

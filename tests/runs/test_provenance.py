@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from imgcls.runs.provenance import redacted, without_passwords, write_configuration
+from imgcls.runs.provenance import hide_secrets, redact, write_configuration
 from imgcls.runs.recording import Recording
 
 SECRET = "q7Zk"
@@ -40,7 +40,7 @@ SECRET = "q7Zk"
     ],
 )
 def test_every_form_of_a_secret_is_hidden(text: str, tmp_path: Path) -> None:
-    assert SECRET not in without_passwords(text)
+    assert SECRET not in hide_secrets(text)
     write_configuration(tmp_path, {"a": [text], "b": {"c": text}}, [text])
     for file in tmp_path.iterdir():
         assert SECRET not in file.read_text()
@@ -59,13 +59,13 @@ def test_every_form_of_a_secret_is_hidden(text: str, tmp_path: Path) -> None:
     ],
 )
 def test_everything_else_stays(text: str) -> None:
-    assert without_passwords(text) == text
+    assert hide_secrets(text) == text
 
 
 def test_options_that_are_secrets_are_hidden_by_their_names() -> None:
     options = {"logger": {"api_key": "q7Zk", "offline": False}, "environment": {"HF_TOKEN": "q7Zk"}, "n": [1, None]}
     hidden = {"logger": {"api_key": "…", "offline": False}, "environment": {"HF_TOKEN": "…"}, "n": [1, None]}
-    assert redacted(options) == hidden
+    assert redact(options) == hidden
 
 
 def test_a_run_resumes_with_another_signature_of_the_same_address(tmp_path: Path) -> None:

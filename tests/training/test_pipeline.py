@@ -440,7 +440,7 @@ def test_a_run_is_not_resumed_with_other_classes(interrupted: Fit, pictures: Pat
     fit = interrupted()
     for split in ("train", "test"):
         (pictures / split / "cat").rename(pictures / split / "zebra")
-    with pytest.raises(UserError, match=r"other classes .*'cat' gone; 'zebra' new"):
+    with pytest.raises(UserError, match=r"other classes .*'cat' removed; 'zebra' new"):
         fit()
 
 

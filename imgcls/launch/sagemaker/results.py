@@ -17,7 +17,7 @@ from imgcls.errors import UserError
 from imgcls.launch.sagemaker.debugger import rule_statuses
 from imgcls.launch.sagemaker.outputs import fetch_reports, fetch_results, fetch_traces
 from imgcls.launch.sagemaker.progress import Outcome, describe, follow, say
-from imgcls.runs.provenance import stored_configuration, stored_overrides, write_configuration
+from imgcls.runs.provenance import read_configuration, read_overrides, write_configuration
 from imgcls.runs.recording import Recording
 from imgcls.system.files import explain_os_errors
 from imgcls.system.logs import log_to_file
@@ -94,7 +94,7 @@ def fetch_job(
     if not (folder / "config.yaml").is_file():
         description = describe(account, job)
         write_configuration(folder, *read(job_file(account, job, description), description))
-    config, overrides = stored_configuration(folder), stored_overrides(folder)
+    config, overrides = read_configuration(folder), read_overrides(folder)
     with Recording(folder, config, overrides) as recording, log_to_file(folder / "launch.log"):
         if not recording.finished:
             recording.update(job=job)
