@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import psutil
@@ -125,7 +126,7 @@ def _sample(timestamp: float, events: Sequence[dict[str, Any]]) -> Sample:
         return tuple(float(event["Value"]) for event in sorted(matching, key=_device_number))
 
     def mean(values: tuple[float, ...]) -> float:
-        return sum(values) / len(values) if values else 0.0
+        return fmean(values or (0.0,))
 
     return Sample(
         timestamp,

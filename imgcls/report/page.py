@@ -290,25 +290,19 @@ def _first_rows(title: str, rows: Sequence[Mapping[str, str]], file: str, count:
     return {"title": title, "head": list(rows[0]), "rows": cells, "note": note}
 
 
-def _rules(folder: Path) -> Section | None:
-    outcomes = read_json(folder / "debug" / "rules.json")
-    return outcome_section(outcomes) if outcomes else None
-
-
 def outcome_section(outcomes: Sequence[Mapping[str, Any]]) -> Section:
-    """The findings of rules, from outcomes as in `rules.json`."""
+    """The findings of rules, from outcomes as in `rules.json`; empty without any."""
+    if not outcomes:
+        return {}
     fired = [outcome for outcome in outcomes if outcome["status"] != NO_ISSUES]
     silent = ", ".join(outcome["rule"] for outcome in outcomes if outcome["status"] == NO_ISSUES)
     return {"text": f"{len(fired) or 'None'} of {len(outcomes)} rules fired.", "outcomes": fired, "silent": silent}
 
 
-def _profile(folder: Path) -> Section | None:
-    profile = read_json(folder / "debug" / "profile" / "profile.json")
-    return profile_section(profile) if profile else None
-
-
 def profile_section(profile: Mapping[str, Any]) -> Section:
-    """Where the time went, from the content of `profile.json`."""
+    """Where the time went, from the content of `profile.json`; empty without any."""
+    if not profile:
+        return {}
     section = outcome_section(profile.get("rules", []))
     section["charts"] = {"profile": figures.profile_shares(profile)}
     rows = [[f"{row['name']}, {row['unit']}", *(f"{row[name]:.4g}" for name in SPREAD)] for row in profile["system"]]
@@ -356,8 +350,8 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Path], Section | None]]] = {
     "samples": ("Samples", lambda folder: _thumbnails(folder, samples)),
     "gradcam": ("Grad-CAM", _gradcam),
     "data": ("Data", _data),
-    "rules": ("Rules", _rules),
-    "profile": ("Profile", _profile),
+    "rules": ("Rules", lambda folder: outcome_section(read_json(folder / "debug" / "rules.json"))),
+    "profile": ("Profile", lambda folder: profile_section(read_json(folder / "debug" / "profile" / "profile.json"))),
     "log": ("Log", _log),
     "configuration": ("Configuration", _configuration),
 }

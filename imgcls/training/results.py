@@ -70,17 +70,8 @@ def write_predictions(folder: Path, split: Split, classifier: Classifier) -> Non
     outputs, names = classifier.test_outputs, list(classifier.class_names)
     probabilities = outputs.logits.float().softmax(dim=1)
     best = probabilities.topk(min(5, len(names)), dim=1)
-    rows = [
-        prediction_row(split.names[index], names, label, loss, indices, values)
-        for index, label, loss, indices, values in zip(
-            outputs.index.tolist(),
-            outputs.labels.tolist(),
-            outputs.loss.tolist(),
-            best.indices.tolist(),
-            best.values.tolist(),
-            strict=True,
-        )
-    ]
+    columns = (tensor.tolist() for tensor in (outputs.index, outputs.labels, outputs.loss, best.indices, best.values))
+    rows = [_prediction_row(split.names[index], names, *values) for index, *values in zip(*columns, strict=True)]
     atomic_write_text(folder / "predictions.csv", as_csv(rows))
     buffer = io.BytesIO()
     np.save(buffer, outputs.logits.float().numpy())
@@ -97,7 +88,7 @@ def write_predictions(folder: Path, split: Split, classifier: Classifier) -> Non
     atomic_write_text(folder / "per_class.csv", as_csv(per_class))
 
 
-def prediction_row(
+def _prediction_row(
     file: str, names: list[str], label: int, loss: float, indices: list[int], values: list[float]
 ) -> dict[str, Any]:
     """The row of one image: file, label, predicted class, confidence, loss, and the five most likely classes."""
