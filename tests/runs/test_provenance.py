@@ -1,4 +1,4 @@
-"""What a run folder says of how it was made holds no passwords."""
+"""The configuration and environment stored in a run folder hold no passwords."""
 
 from __future__ import annotations
 

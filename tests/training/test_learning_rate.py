@@ -1,4 +1,4 @@
-"""The learning-rate finder: what it reads from curves."""
+"""The learning-rate finder: its suggestions from curves."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """No step of a training waits for the device.
 
-The device is torch's `meta` here, which holds no values: whatever wants to know one (`.item()`, `.cpu()`, `nonzero`, a
-mask as an index, `bincount`) raises, as it would make a CUDA device wait. Copies to it are counted if they would be
-waited for. So a training on `meta` that gets through its steps has no hidden synchronisation in them.
+The device here is torch's `meta`, which holds no values: what reads one (`.item()`, `.cpu()`, `nonzero`, a mask used
+as an index, `bincount`) raises, as it would wait for a CUDA device. Copies to it are listed if the host would wait for
+them. So a training on `meta` that completes its steps has no hidden synchronisation in them.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Copies(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.waited_for: list[str] = []
-        self.seen = 0
+        self.blocking: list[str] = []
+        self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -47,17 +47,17 @@ class Copies(TorchDispatchMode):
         name = func.name()
         source = args[1] if name == "aten::copy_" else args[0] if name == "aten::_to_copy" else None
         if isinstance(source, Tensor) and source.device.type == "cpu" and out.device == META:
-            self.seen += 1
+            self.count += 1
             waits = not (args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
             if waits:
-                self.waited_for.append(f"{name} of {tuple(source.shape)}")
+                self.blocking.append(f"{name} of {tuple(source.shape)}")
         return out
 
 
-def test_the_device_that_stands_for_others_refuses_to_tell_values() -> None:
-    """The premise of this file."""
+def test_the_meta_device_refuses_to_read_values() -> None:
+    """The premise of this module."""
     values = torch.ones(3, device=META)
-    for ask in (
+    for read in (
         lambda: values.sum().item(),
         lambda: values.cpu(),
         lambda: values.nonzero(),
@@ -66,13 +66,13 @@ def test_the_device_that_stands_for_others_refuses_to_tell_values() -> None:
         lambda: torch.bincount(values.long()),
     ):
         with pytest.raises((RuntimeError, NotImplementedError)):
-            ask()
+            read()
     with Copies() as copies:
         torch.ones(2).to(META)
         torch.ones(2).to(META, non_blocking=True)
         values.copy_(torch.ones(3))
-    assert copies.seen == 3
-    assert len(copies.waited_for) == 2
+    assert copies.count == 3
+    assert len(copies.blocking) == 2
 
 
 # ---- augmentation
@@ -99,27 +99,27 @@ def test_no_augmentation_waits(augment: Augment) -> None:
         pixels = augment.pixels(images, draws, 20, torch.ones(64)).float()
         done, _ = augment.finish(pixels, labels, draws, 5)
     assert done.shape == (64, 3, 20, 20)
-    assert not copies.waited_for
+    assert not copies.blocking
 
 
-def test_pictures_held_on_the_device_are_gathered_without_waiting() -> None:
-    held = ArrayStore(np.zeros((9, 4, 4, 3), dtype=np.uint8), np.ones(9, dtype=np.float32))
-    store = DeviceStore(held, META)
+def test_images_stored_on_the_device_are_gathered_without_waiting() -> None:
+    stored = ArrayStore(np.zeros((9, 4, 4, 3), dtype=np.uint8), np.ones(9, dtype=np.float32))
+    store = DeviceStore(stored, META)
     with Copies() as copies:
         assert store.gather(torch.tensor([1, 5])).device == META
-    assert copies.seen == 1
-    assert not copies.waited_for
+    assert copies.count == 1
+    assert not copies.blocking
 
 
 # ---- a whole training
 
 
 class Stop(Exception):  # noqa: N818 - it ends a test
-    """The steps that were asked for are done."""
+    """Raised when the requested steps are done."""
 
 
 class Watch(L.Callback):
-    """Watches from the start of the training to the last batch of its first epoch, and ends it there."""
+    """Records copies from the start of the training to the last batch of its first epoch, and ends it there."""
 
     copies: Copies | None = None
     steps = 0
@@ -140,14 +140,14 @@ class Watch(L.Callback):
 
 
 class NoDevice(CPUAccelerator):
-    """Lets a strategy have any device."""
+    """Accepts any device of a strategy."""
 
     def setup_device(self, device: torch.device) -> None:
         pass
 
 
 class OnMeta(SingleDeviceStrategy):
-    """Has `meta` as its device, and does not fetch the network from there at the end."""
+    """Uses `meta` as its device, and does not move the network back at the end."""
 
     def __init__(self) -> None:
         super().__init__(META)
@@ -158,8 +158,8 @@ class OnMeta(SingleDeviceStrategy):
 
 def trainer_on_meta(**options: Any) -> L.Trainer:
     """Lightning's Trainer with `meta` as its device."""
-    own = {"accelerator": NoDevice(), "devices": 1, "strategy": OnMeta()}
-    return L.Trainer(**{**options, **own, "callbacks": [*options["callbacks"], Watch()]})
+    fixed = {"accelerator": NoDevice(), "devices": 1, "strategy": OnMeta()}
+    return L.Trainer(**{**options, **fixed, "callbacks": [*options["callbacks"], Watch()]})
 
 
 @pytest.mark.parametrize(
@@ -204,5 +204,5 @@ def test_no_step_of_a_training_waits(
         train(cfg, tmp_path / "run", StopSignals())
     assert Watch.steps == 15
     assert Watch.copies is not None
-    assert Watch.copies.seen > 15
-    assert not Watch.copies.waited_for
+    assert Watch.copies.count > 15
+    assert not Watch.copies.blocking
