@@ -44,6 +44,7 @@ class Checkpoints(Checkpoint):
         stop: StopSignals | None = None,
     ) -> None:
         self.folder = Path(folder)
+        self.last, self.best = self.folder / LAST, self.folder / BEST
         self.monitor, self.mode, self.top_k, self.every_minutes = monitor, mode, top_k, every_minutes
         self.rest_seconds = rest_seconds
         self.stop = stop or StopSignals()
@@ -52,14 +53,6 @@ class Checkpoints(Checkpoint):
         self._unwritten: dict[str, Any] | None = None  # the best weights, if best.ckpt does not hold them yet
         self._validated = False
         self._written_at = time.monotonic()
-
-    @property
-    def last(self) -> Path:
-        return self.folder / LAST
-
-    @property
-    def best(self) -> Path:
-        return self.folder / BEST
 
     @property
     def best_epoch(self) -> int | None:

@@ -36,14 +36,13 @@ class EarlyStopping(LightningEarlyStopping):
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         self._peak = max(self._peak, trainer.optimizers[0].param_groups[-1]["lr"])
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         before = trainer.should_stop
         super().on_validation_end(trainer, pl_module)
         if before or not trainer.should_stop:
             return
-        classifier: Any = pl_module
         rate = trainer.optimizers[0].param_groups[-1]["lr"]
-        if self.cut_schedule or classifier.optim.schedule == "constant" or rate <= ANNEALED * self._peak:
+        if self.cut_schedule or pl_module.optim.schedule == "constant" or rate <= ANNEALED * self._peak:
             log.info("Early stopping: %s has not improved for %d validations.", self.monitor, self.patience)
             return
         trainer.should_stop = False

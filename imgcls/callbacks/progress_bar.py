@@ -37,9 +37,7 @@ class ProgressBar(L.Callback):
             desc="training",
         )
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:
         if self._bar is not None:
             self._bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
             self._bar.update(len(batch[0]) * trainer.world_size)

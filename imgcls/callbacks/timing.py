@@ -76,9 +76,7 @@ class Timing(L.Callback):
     def on_after_backward(self, *args: Any) -> None:
         self._times[2] = time.monotonic()
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:
         now = time.monotonic()
         self.seconds += now - self._mark
         self.images += len(batch[0]) * trainer.world_size

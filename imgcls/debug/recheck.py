@@ -29,8 +29,7 @@ def build_rules(overrides: Sequence[str] = (), group: str = "rules") -> Mapping[
             raise UserError(
                 f"{override}: only thresholds can be changed afterwards: {THRESHOLDS[0]}NAME.parameter=value."
             )
-    rules: Mapping[str, Rule] = instantiate(compose(list(overrides)).debug[group], _convert_="all")
-    return rules
+    return instantiate(compose(list(overrides)).debug[group], _convert_="all")
 
 
 def recheck(folder: Path, overrides: Sequence[str] = ()) -> list[Outcome]:

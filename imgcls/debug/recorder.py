@@ -144,30 +144,23 @@ class Recorder(Checkpoint):
         elif trainer.is_global_zero:
             (self.folder / STOPPED).unlink(missing_ok=True)
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._alive(trainer)
         step = trainer.global_step
         observed = step < FIRST_STEPS or step % self.every == 0
         if trainer.is_global_zero and observed and self._activations is None:
-            network: Any = pl_module.network
-            self._activations = ActivationProbe(network, batch[0], self._saturation)
+            self._activations = ActivationProbe(pl_module.network, batch[0], self._saturation)
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
         if self._activations is not None:
-            self._parameters = ParameterProbe(pl_module.network)  # type: ignore[arg-type]
+            self._parameters = ParameterProbe(pl_module.network)
         if trainer.is_global_zero:
             self.rates.append(max(float(group["lr"]) for group in optimizer.param_groups))
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:
         if not trainer.is_global_zero or is_within_step(trainer):
             return
-        loss: Tensor = pl_module.last_loss.detach()  # type: ignore[operator]
+        loss: Tensor = pl_module.last_loss.detach()
         self._losses.append(loss)
         step = trainer.global_step - 1
         self._alive(trainer)

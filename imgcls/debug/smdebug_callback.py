@@ -53,19 +53,18 @@ class SMDebug(L.Callback):
         if self._hook is not None and not self._losses:
             self._begin("TRAIN", pl_module)
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
         if self._hook is None or not self._hook._get_collections_to_save_for_step():
             return
-        network: Any = pl_module.network
+        network = pl_module.network
         for name, parameter in network.named_parameters():
             if parameter.grad is not None:
                 self._hook._save_for_tensor(f"gradient/{network._get_name()}_{name}", parameter.grad)
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
         if self._hook is None:
             return
-        loss: Any = pl_module.last_loss
-        self._losses.append(loss.detach())
+        self._losses.append(pl_module.last_loss.detach())
         if not is_within_step(trainer):
             self._hook.record_tensor_value("Loss", torch.stack(self._losses).mean())
             self._losses = []

@@ -49,19 +49,18 @@ def read_trial(path: Path | str) -> Record:
         return {name: np.asarray(trial.tensor(name).value(step, mode=mode), np.float64) for name in names}
 
     observations: list[Observation] = []
+    recorded_losses: list[float] = []
     before: dict[str, np.ndarray] = {}
     for step in trial.steps(mode=modes.TRAIN):
         losses, gradients, weights = (values(name, step, modes.TRAIN) for name in named)
         if observations and before:
             observations[-1] = _with_updates(observations[-1], before, weights)
         observations.append(_observation(step, losses, gradients, weights))
+        if losses:
+            recorded_losses.append(observations[-1].loss)
         before = weights
-    known = tuple(
-        observation.loss
-        for observation in observations
-        if not np.isnan(observation.loss) or "loss" in observation.infinite
-    )
-    return Record(tuple(observations), known, history=tuple(_history(trial, modes, observations, values)))
+    history = tuple(_history(trial, modes, observations, values))
+    return Record(tuple(observations), tuple(recorded_losses), history=history)
 
 
 def _history(trial: Any, modes: Any, observations: list[Observation], values: Any) -> list[dict[str, float]]:
@@ -115,6 +114,6 @@ def _with_updates(observation: Observation, before: Arrays, after: Arrays) -> Ob
         for name, value in before.items()
         if value.ndim >= WEIGHT_DIMENSIONS and name in after
     }
-    ratios = {name: float(np.abs(after[name] - before[name]).max()) / max(size, TINY) for name, size in sizes.items()}
-    ratios = {name: ratio for name, ratio in ratios.items() if sizes[name]}
+    changes = {name: float(np.abs(after[name] - before[name]).max()) for name in sizes}
+    ratios = {name: changes[name] / size for name, size in sizes.items() if size > TINY}
     return replace(observation, weight_size=sizes, update_ratio=ratios)

@@ -25,6 +25,7 @@ from PIL import Image
 from imgcls.report.calibration import BINS
 
 BLUE, ORANGE, GREEN, GREY, INK = "#2a78c8", "#d9772b", "#3a9a5b", "#8a8f98", "#1d2329"
+COLOURS = {"training": BLUE, "validation": ORANGE, "": GREY}  # of a single run
 SERIES = (BLUE, ORANGE, GREEN, "#9a5fc0", "#c24b5a", "#5b8f94", "#a07c3b", GREY)
 DPI = 130
 MAX_CLASSES = 30  # of a confusion matrix with readable labels
@@ -89,44 +90,34 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], steps: St
     """
     single = len(runs) == 1
 
-    def quantity(name: str) -> Callable[[Any], None]:
-        keys = {"train": f"train/{name}", "val": f"val/{name}"}
+    def panel(title: str, columns: Mapping[str, str]) -> Callable[[Any], None]:
+        """The `columns` of each history, by their labels."""
 
         def draw(axes: Any) -> None:
-            values = np.array(
-                [row[key] for rows in runs.values() for row in rows for key in keys.values() if key in row]
-            )
+            rows = [row for history in runs.values() for row in history]
+            values = np.array([row[column] for row in rows for column in columns.values() if column in row])
             values = values[np.isfinite(values)]
-            if (
-                name == "loss"
-                and len(values)
-                and values.min() > 0
-                and values.max() > LOG_SCALE_RATIO * np.median(values)
-            ):
+            positive = title == "loss" and len(values) and values.min() > 0
+            if positive and values.max() > LOG_SCALE_RATIO * np.median(values):
                 axes.set_yscale("log")  # one bad epoch would flatten the others
             for number, (run, history) in enumerate(runs.items()):
-                for part, label in (("train", "training"), ("val", "validation")):
-                    points = [(row["epoch"] + 1, row[keys[part]]) for row in history if keys[part] in row]
-                    if not points:
-                        continue
-                    colour = (ORANGE if part == "val" else BLUE) if single else SERIES[number % len(SERIES)]
-                    dashed = not single and part == "train"
-                    _line(axes, points, colour, label if single else None if dashed else plain_text(run), dashed)
-            finish(axes, name)
+                for label, column in columns.items():
+                    points = [(row["epoch"] + 1, row[column]) for row in history if column in row]
+                    if points:
+                        colour = COLOURS[label] if single else SERIES[number % len(SERIES)]
+                        dashed = not single and label == "training"
+                        name = label if single else plain_text(run)
+                        _line(axes, points, colour, name if label and not dashed else None, dashed)
+            finish(axes, title)
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(frameon=False, labelcolor=INK, fontsize=8)
 
         return draw
 
-    def rate(axes: Any) -> None:
-        for number, history in enumerate(runs.values()):
-            points = [(row["epoch"] + 1, row["lr"]) for row in history if "lr" in row]
-            if points:
-                _line(axes, points, GREY if single else SERIES[number % len(SERIES)])
-        finish(axes, "learning rate after the epoch")
-
-    metrics = {name.rpartition("/")[2] for rows in runs.values() for row in rows for name in row}
-    panels = [*(quantity(name) for name in ("loss", "accuracy") if name in metrics), rate]
+    metrics = {name.rpartition("/")[2] for history in runs.values() for row in history for name in row}
+    columns = {name: {"training": f"train/{name}", "validation": f"val/{name}"} for name in ("loss", "accuracy")}
+    panels = [panel(name, columns[name]) for name in columns if name in metrics]
+    panels.append(panel("learning rate after the epoch", {"": "lr"}))
     if steps is not None and len(steps.loss) > 1:
         panels[-1:] = [_over_steps(steps.loss, "training loss per step", BLUE)]
         panels += [_over_steps(steps.rate, "learning rate")] if len(steps.rate) else []

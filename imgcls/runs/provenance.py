@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from imgcls.errors import UserError
 from imgcls.system.files import atomic_write_text
@@ -95,7 +95,7 @@ def read_configuration(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file} is damaged: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} is damaged: it holds no options.")
-    return cast("dict[str, Any]", _rename_targets(content))
+    return _rename_targets(content)
 
 
 def _rename_targets(value: Any) -> Any:
@@ -110,8 +110,7 @@ def read_overrides(folder: Path) -> list[str]:
     """The content of `overrides.yaml`."""
     import yaml
 
-    content: list[str] = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8"))
-    return content
+    return yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8"))
 
 
 def differences(before: Any, now: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

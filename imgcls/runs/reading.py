@@ -69,8 +69,7 @@ def read_json(file: Path) -> Any:
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """The final metrics; empty before the run has finished."""
-    metrics: dict[str, Any] = read_json(folder / "metrics.json")
-    return metrics
+    return read_json(folder / "metrics.json")
 
 
 def read_predictions(folder: Path) -> Rows:

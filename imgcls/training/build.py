@@ -42,10 +42,7 @@ def build_data(
     if micro_batch_size is not None:
         options["micro_batch_size"] = micro_batch_size
     datamodule: ImageDataModule = instantiate(cfg.data, _convert_="all", _partial_=True)(
-        world_size=devices.total,
-        opened=opened,
-        pretrained_statistics=pretrained_statistics(cfg.model.name),
-        **options,
+        world_size=devices.total, opened=opened, pretrained_statistics=pretrained_statistics(cfg.model.name), **options
     )
     if opened is None:
         datamodule.prepare_data()
@@ -166,8 +163,7 @@ def _build_debug_callbacks(cfg: DictConfig, folder: Path, datamodule: ImageDataM
     counts: list[int] = datamodule.class_counts().tolist()
     if datamodule.sampler == "balanced" or cfg.loss.class_weights == "balanced":
         counts = [sum(counts) // len(counts)] * len(counts)  # sampled or weighted to count the same
-    callbacks: list[L.Callback] = instantiate(cfg.debug, folder=folder / "debug", class_counts=counts, _convert_="all")
-    return callbacks
+    return instantiate(cfg.debug, folder=folder / "debug", class_counts=counts, _convert_="all")
 
 
 def build_trainer(
@@ -185,7 +181,7 @@ def build_trainer(
         find_unused_parameters=classifier.needs_find_unused_parameters,
     )
     write_in_background = devices.write_in_background(cfg.checkpoint.get("in_background", False))
-    trainer: L.Trainer = instantiate(
+    return instantiate(
         cfg.trainer,
         _convert_="all",
         callbacks=callbacks,
@@ -203,4 +199,3 @@ def build_trainer(
         use_distributed_sampler=False,
         **options,
     )
-    return trainer

@@ -131,8 +131,7 @@ def _smooth(values: np.ndarray, decades_per_step: float) -> np.ndarray:
     width = SMOOTHING_DECADES / decades_per_step
     steps = np.arange(len(values))
     weights = np.exp(-0.5 * ((steps[:, None] - steps) / width) ** 2)
-    smoothed: np.ndarray = weights @ values / weights.sum(axis=1)
-    return smoothed
+    return weights @ values / weights.sum(axis=1)
 
 
 class _GrowingRate(L.Callback):
@@ -148,16 +147,12 @@ class _GrowingRate(L.Callback):
         groups = trainer.optimizers[0].param_groups
         self._shares = [group.get("initial_lr", group["lr"]) for group in groups]  # relative to a rate of 1
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         rate = float(self.rates[min(trainer.global_step, len(self.rates) - 1)])
         for group, share in zip(trainer.optimizers[0].param_groups, self._shares, strict=True):
             group["lr"] = rate * share
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         self._parts.append(float(loss))
         if trainer.global_step == len(self.losses):
