@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls.errors import UserError
-from imgcls.runs.provenance import differences, redacted, stored_configuration, without_passwords
+from imgcls.runs.provenance import differences, hide_secrets, read_configuration, redact
 from imgcls.runs.reading import read_status
 from imgcls.runs.recording import MOVABLE
 from imgcls.system.files import take_lock
@@ -38,7 +38,7 @@ def resume_command(arguments: Sequence[str], option: str, folder: str, program: 
     # Hydra reads a backslash as it is, except before a quote.
     escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), folder)
     place = f"{option}={folder}" if plain else f"{option}='{escaped}'"
-    return " ".join([program, *(shlex.quote(without_passwords(text)) for text in (*kept, place))])
+    return " ".join([program, *(shlex.quote(hide_secrets(text)) for text in (*kept, place))])
 
 
 def resume_last(cfg: DictConfig) -> DictConfig:
@@ -84,7 +84,7 @@ def _can_resume(folder: Path, config: dict[str, Any]) -> bool:
     try:
         if read_status(folder).get("state") == "finished":
             return False
-        changes = differences(redacted(stored_configuration(folder)), redacted(config))
+        changes = differences(redact(read_configuration(folder)), redact(config))
         with (folder / ".lock").open("a") as lock:
             return all(name.startswith(movable) for name, _, _ in changes) and take_lock(lock, wait=False)
     except (OSError, UserError):

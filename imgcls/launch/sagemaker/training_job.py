@@ -158,7 +158,7 @@ def _extra_fields(account: Account, plan: JobPlan) -> Any:
 
 
 def metric_definitions(names: Iterable[str]) -> list[dict[str, str]]:
-    """The metric definitions of CreateTrainingJob for `names`, which `imgcls.runs.tables.metric_line` prints.
+    """The metric definitions of CreateTrainingJob for `names`, which `imgcls.callbacks.history.metric_line` prints.
 
     A metric that is not finite in an epoch has no value for it.
 

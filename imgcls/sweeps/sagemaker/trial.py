@@ -96,8 +96,8 @@ def group_key(overrides: Sequence[str]) -> str:
 
 def _print_best_epoch(folder: Path) -> None:
     """Repeat the metrics of the epoch whose weights are kept: a tuning job compares the last line."""
+    from imgcls.callbacks.history import metric_line
     from imgcls.runs.reading import read_metrics
-    from imgcls.runs.tables import metric_line
 
     metrics = read_metrics(folder)
     validation = {name: value for name, value in metrics.items() if name.startswith("val/")}
