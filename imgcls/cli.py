@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgcls.errors import UserError, nearest
+from imgcls.errors import UserError, describe_users_error, nearest
 from imgcls.system.checks import Check, check_value
 from imgcls.system.interrupts import Interrupted
 
@@ -18,7 +18,10 @@ CRASHED = 1
 
 
 def guarded(task: Callable[[], Any]) -> int:
-    """Run `task`; return the exit code, with one line on stderr for every error that a user can fix."""
+    """Run `task`; return the exit code, with one line on stderr for every error that a user can fix.
+
+    An error in their own code (a data set, a loss) is shown with its traceback from their file on.
+    """
     try:
         task()
     except UserError as error:
@@ -32,7 +35,11 @@ def guarded(task: Callable[[], Any]) -> int:
     except BrokenPipeError:  # for example `| head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for the interpreter's last flush
         return 0
-    except Exception:
+    except Exception as error:
+        if own := describe_users_error(error):
+            print(own[0], file=sys.stderr, end="")
+            _print_error(own[1])
+            return UserError.exit_code
         traceback.print_exc()
         _print_error("this is a bug in imgcls; please report it with the lines above.")
         return CRASHED

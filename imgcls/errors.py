@@ -1,9 +1,15 @@
-"""The one exception for what a user can fix, and suggestions for misspelt names."""
+"""The one exception for what a user can fix, suggestions for misspelt names, and errors in the user's own code."""
 
 from __future__ import annotations
 
 import difflib
+import functools
+import site
+import sysconfig
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
 
 
 class UserError(Exception):
@@ -40,3 +46,45 @@ def first_line(error: BaseException) -> str:
     ('one', 'ValueError')
     """
     return str(error).strip().partition("\n")[0].strip()[:160] or type(error).__name__
+
+
+def users_frames(error: BaseException) -> TracebackType | None:
+    """The traceback of `error` from the user's own code on; None if no code of the user's was running.
+
+    Their code is in a file that belongs neither to imgcls nor to Python and its installed packages.
+    """
+    frame = error.__traceback__
+    while frame is not None:
+        file = frame.tb_frame.f_code.co_filename
+        if Path(file).is_file() and not Path(file).resolve().is_relative_to(_PACKAGE) and not _is_installed(file):
+            return frame
+        frame = frame.tb_next
+    return None
+
+
+def describe_users_error(error: BaseException) -> tuple[str, str] | None:
+    """The traceback of an error in the user's own code, from their file on, and a line about it; None for any other."""
+    frames = users_frames(error)
+    if frames is None:
+        return None
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    place = f"{frames.tb_frame.f_code.co_filename}, line {frames.tb_lineno}"
+    return text, f"{type(error).__name__} in your own code: {place}. The lines above start there."
+
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def _is_installed(file: str) -> bool:
+    path = Path(file).resolve()
+    return bool({"site-packages", "dist-packages"} & set(path.parts)) or any(
+        path.is_relative_to(folder) for folder in _library_folders()
+    )
+
+
+@functools.cache
+def _library_folders() -> tuple[Path, ...]:
+    """The folders of Python's library and of installed packages, and that of Hydra's plugins beside imgcls."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    folders = [*(sysconfig.get_path(name) for name in names), *site.getsitepackages(), site.getusersitepackages()]
+    return (*(Path(folder).resolve() for folder in folders), _PACKAGE.parent / "hydra_plugins")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import io
 import json
 import logging
@@ -44,12 +45,24 @@ def fail(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(UserError("wrong"), 2), (Interrupted(15), 143), (Interrupted(2), 130), (ValueError("bug"), 1)]
+    ("error", "code"), [(UserError("wrong"), 2), (Interrupted(15), 143), (Interrupted(2), 130), (ValueError("mine"), 2)]
 )
 def test_exit_codes_tell_what_happened(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert guarded(lambda: fail(error)) == code
     said = capsys.readouterr().err
-    assert ("Traceback" in said) == (code == 1)
+    assert ("Traceback" in said) == isinstance(error, ValueError)
+
+
+def test_an_error_in_the_users_code_is_theirs_and_another_one_a_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    guarded(lambda: fail(ValueError("mine")))
+    said = capsys.readouterr().err
+    assert f"ValueError in your own code: {__file__}, line" in said
+    assert "cli.py" not in said.replace("test_cli.py", "")
+    assert "bug in imgcls" not in said
+    assert guarded(functools.partial(json.loads, "{")) == 1
+    said = capsys.readouterr().err
+    assert "bug in imgcls" in said
+    assert "cli.py" in said
 
 
 OPTIONS = {

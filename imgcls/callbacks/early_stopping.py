@@ -8,6 +8,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 
+from imgcls.models.schedules import SCHEDULES
+
 log = logging.getLogger(__name__)
 
 ANNEALED = 0.05  # of the peak learning rate; below it a schedule gains little more
@@ -42,7 +44,8 @@ class EarlyStopping(LightningEarlyStopping):
         if before or not trainer.should_stop:
             return
         rate = trainer.optimizers[0].param_groups[-1]["lr"]
-        if self.cut_schedule or pl_module.optim.schedule == "constant" or rate <= ANNEALED * self._peak:
+        anneals = pl_module.optim.schedule in SCHEDULES and pl_module.optim.schedule != "constant"
+        if self.cut_schedule or not anneals or rate <= ANNEALED * self._peak:
             log.info("Early stopping: %s has not improved for %d validations.", self.monitor, self.patience)
             return
         trainer.should_stop = False

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from imgcls.config.hydra_internals import flags_of
-from imgcls.errors import UserError, nearest
+from imgcls.errors import UserError, nearest, users_frames
 from imgcls.system.interrupts import Interrupted
 
 
@@ -32,6 +32,8 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str = "train") -> 
     from imgcls.config.overrides import expand
     from imgcls.system.files import explain_os_errors
 
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # as with python -m: the user's own classes are beside their conf/
     sys.argv[1:] = expand(sys.argv[1:])
     _check_flags(sys.argv[1:])
     register_resolvers()
@@ -48,7 +50,9 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str = "train") -> 
         try:
             check_composed(cfg, [text for text in sys.argv[1:] if not text.startswith("-")], config_name)
             return task(cfg)
-        except (UserError, Interrupted) as error:
+        except Exception as error:
+            if not isinstance(error, UserError | Interrupted) and users_frames(error) is None:
+                raise
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 if isinstance(error, Interrupted) and in_plain_sweep():
                     raised.append(error)

@@ -40,6 +40,8 @@ def explain(error: Exception, overrides: list[str], config_name: str) -> UserErr
         return unknown_option(match[1], overrides, config_name)
     if match := re.search(r"(?:Key|Missing key|ConfigKeyError).*?'?([\w.]+)'? is not in struct", text):
         return unknown_option(match[1], overrides, config_name)
+    if match := re.search(r"Missing mandatory value: .*full_key: (\S+)", text, re.DOTALL):
+        return UserError(f"{match[1]} has no value: give {match[1]}=….")
     first, *rest = (line.strip() for line in text.splitlines() if line.strip())
     detail = next((line for line in rest if "HYDRA_FULL_ERROR" not in line), "")
     return UserError(f"{first} {detail}".strip())

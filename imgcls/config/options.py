@@ -40,6 +40,11 @@ def check_options(config: Mapping[str, Any]) -> None:
         value = _look_up(config, name)
         if value is not _ABSENT:
             check_value(name, value, check)
+    metrics = [*VALIDATION_METRICS, *(f"val/{name}" for name in config.get("metrics") or {})]
+    for name in ("checkpoint.monitor", "early_stopping.monitor"):
+        value = _look_up(config, name)
+        if value is not _ABSENT:
+            check_value(name, value, choice(*metrics))
     _check_together(config)
 
 
@@ -92,8 +97,12 @@ def _check_together(config: Mapping[str, Any]) -> None:
             raise UserError("optim.decoupled=true needs optim.lr above 0 and optim.momentum below 1.")
     if config.get("trainer", {}).get("strategy") == "fsdp":
         _check_sharded(config)
+    loss = config.get("loss") or {}
+    if loss.get("_target_") is not None and {"label_smoothing", "class_weights", "focal_gamma"} <= loss.keys():
+        raise UserError(f"loss._target_={loss['_target_']}: choose loss=custom, so that it gets its own options only.")
     endless = config.get("trainer", {}).get("max_epochs") in (-1, None)
-    if endless and config.get("optim", {}).get("schedule") != "constant":
+    schedule = config.get("optim", {}).get("schedule")
+    if endless and schedule != "constant" and not isinstance(schedule, Mapping):
         raise UserError(
             "trainer.max_epochs=-1 trains endlessly, so a schedule has no end to anneal to. "
             "Use optim.schedule=constant or give a number of epochs."
@@ -116,6 +125,11 @@ def _check_sharded(config: Mapping[str, Any]) -> None:
             f"trainer.strategy=fsdp gives each process a share of the weights, which {found[0]} needs whole. "
             f"Use {'debug=off' if found[0] == 'debug' else f'another {found[0]}'}, or trainer.strategy=ddp."
         )
+
+
+def custom(value: Any) -> str | None:
+    """A class or function of the user's with its arguments."""
+    return None if isinstance(value, Mapping) and value.get("_target_") else "must be {_target_: package.Class}."
 
 
 def spaces(value: Any) -> str | None:
@@ -175,7 +189,7 @@ OPTIONS: dict[str, Check] = {
     "optim.weight_decay": number(0),
     "optim.momentum": number(0, 1),
     "optim.other_lr": number(0),
-    "optim.schedule": choice(*SCHEDULES),
+    "optim.schedule": either(choice(*SCHEDULES), custom),
     "optim.warmup_epochs": number(0),
     "optim.layer_decay": number(0, 1, open_low=True),
     "optim.backbone_lr_scale": number(0),
@@ -231,13 +245,11 @@ OPTIONS: dict[str, Check] = {
     "debug.profile": choice(True, False, "kernels"),
     "debug.smdebug": flag,
     "debug.sample_seconds": number(0.01),
-    "checkpoint.monitor": choice(*VALIDATION_METRICS),
     "checkpoint.mode": choice(*MODES),
     "checkpoint.top_k": whole(1),
     "checkpoint.in_background": choice("auto", True, False),
     "checkpoint.every_minutes": number(0, open_low=True, none=True),
     "checkpoint.rest_seconds": number(0),
-    "early_stopping.monitor": choice(*VALIDATION_METRICS),
     "early_stopping.mode": choice(*MODES),
     "early_stopping.patience": whole(1),
     "early_stopping.min_delta": number(0),

@@ -49,7 +49,7 @@ def restore_configuration(
     Args:
         stored: the content of the run's `config.yaml`.
         overrides: `data.option=value` changes the run's data set, `data=GROUP` chooses another one.
-        trust: instantiate the user's own classes, and fetch from the stored addresses.
+        trust: instantiate the user's own classes, its metrics among them, and fetch from the stored addresses.
 
     Raises:
         UserError: an unknown option, or a class or an address that needs `trust`.
@@ -63,7 +63,9 @@ def restore_configuration(
     changed = [override.removeprefix("data.").partition("=")[0] for override in overrides]
     if "data" not in changed:
         values["data"] = {name: value for name, value in _section(stored, "data").items() if name not in UNUSED_DATA}
-    if not trust:
+    if trust:
+        cfg.metrics = literal(_section(stored, "metrics"))
+    else:
         _drop_foreign_augmentation(values.get("data") or {})
         _check_classes(values)
         _check_addresses(values.get("data") or {}, changed)

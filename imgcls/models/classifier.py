@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics import Metric
 
+from imgcls.errors import UserError
 from imgcls.models.choices import FREEZING
 from imgcls.models.ema import Average
 from imgcls.models.losses import picture_losses
-from imgcls.models.metrics import Collector, Outputs, evaluation_metrics, update_metrics
+from imgcls.models.metrics import Collector, Outputs, compute_metrics, evaluation_metrics, update_metrics
 from imgcls.models.network import Network
 from imgcls.models.optim import AdamW, Optim
 from imgcls.system.checks import check_value, choice
@@ -33,6 +35,9 @@ class Classifier(L.LightningModule):
         optim: optimiser and schedule.
         class_names: in the order of the logits.
         label_smoothing, class_weights, focal_gamma: see `imgcls.models.losses`.
+        loss: another training loss, called as loss(logits, labels) with float32 (N, C) and int64 (N,), or float (N, C)
+            for mixed images. Returns the loss of each image, (N,), or their mean, a scalar.
+        metrics: further metrics of validation and test by name, updated with probabilities (N, C) and labels (N,).
         freeze: 'none'; 'backbone' trains the head alone; 'head_first' does so for `unfreeze_epoch` epochs.
         unfreeze_epoch: the first epoch in which 'head_first' trains the backbone too.
         channels_last: store images and weights with the channels innermost.
@@ -50,6 +55,8 @@ class Classifier(L.LightningModule):
         label_smoothing: float = 0.0,
         class_weights: Tensor | None = None,
         focal_gamma: float = 0.0,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        metrics: Mapping[str, Metric] | None = None,
         freeze: str = "none",
         unfreeze_epoch: int = 1,
         channels_last: bool = False,
@@ -63,6 +70,12 @@ class Classifier(L.LightningModule):
         self.class_names = tuple(class_names or map(str, range(count)))
         self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
         self.register_buffer("class_weights", class_weights, persistent=False)
+        if isinstance(loss, nn.Module) and any(parameter.requires_grad for parameter in loss.parameters()):
+            raise UserError(
+                f"The loss {type(loss).__name__} has weights to train, but only those of the network are trained. "
+                "Make them buffers (register_buffer), or layers of a head."
+            )
+        self.loss = loss
         self.freeze_mode, self.unfreeze_epoch = freeze, unfreeze_epoch
         self.channels_last, self.seed = channels_last, seed
         if channels_last:
@@ -77,8 +90,8 @@ class Classifier(L.LightningModule):
         self.average: Average | None = None  # set by imgcls.models.ema.WeightAveraging
         self.last_loss = torch.zeros(())
         """Loss of the last micro-batch, a scalar on the device; reading its value waits for the device."""
-        self.val_metrics = evaluation_metrics(count, "val/")
-        self.test_metrics = evaluation_metrics(count, "test/")
+        self.val_metrics = evaluation_metrics(count, "val/", metrics)
+        self.test_metrics = evaluation_metrics(count, "test/", metrics)
         self.test_outputs = Outputs.empty(count)
         self._collector = Collector(count)
         # Sums over the epoch so far: losses, hits, images. Not a buffer, which DDP would overwrite with that of rank 0.
@@ -137,13 +150,7 @@ class Classifier(L.LightningModule):
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         images, labels = batch[0], batch[1]
         logits = self(images)
-        losses = picture_losses(
-            logits,
-            labels,
-            label_smoothing=self.label_smoothing,
-            class_weights=self.class_weights,  # type: ignore[arg-type]
-            focal_gamma=self.focal_gamma,
-        )
+        losses = self._training_losses(logits, labels)
         total = losses.sum()
         with torch.no_grad():
             hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
@@ -174,7 +181,7 @@ class Classifier(L.LightningModule):
         update_metrics(self.val_metrics, logits, batch[1], losses)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(self.val_metrics.compute(), sync_dist=self._distributed)
+        self.log_dict(compute_metrics(self.val_metrics), sync_dist=self._distributed)
         self.val_metrics.reset()
 
     def on_test_epoch_start(self) -> None:
@@ -188,7 +195,7 @@ class Classifier(L.LightningModule):
         self._collector.add(index, logits, batch[1], losses, self.global_rank, self.trainer.world_size)
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(self.test_metrics.compute(), sync_dist=self._distributed)
+        self.log_dict(compute_metrics(self.test_metrics), sync_dist=self._distributed)
         self.test_outputs = self._collector.gather(self.device, self.trainer.world_size)
         self.test_metrics.reset()
 
@@ -247,6 +254,25 @@ class Classifier(L.LightningModule):
         """Mean number of images in a micro-batch, by which a sum of losses is divided; `count` if that is unknown."""
         datamodule: Any = getattr(trainer_of(self), "datamodule", None)
         return float(getattr(datamodule, "expected_micro_batch", count))
+
+    def _training_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The training loss of each image, (N,); where a custom loss returns a mean, that for each."""
+        if self.loss is None:
+            return picture_losses(
+                logits,
+                labels,
+                label_smoothing=self.label_smoothing,
+                class_weights=self.class_weights,  # type: ignore[arg-type]
+                focal_gamma=self.focal_gamma,
+            )
+        losses = self.loss(logits.float(), labels)
+        shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        if shape not in ((), (len(labels),)):
+            raise UserError(
+                f"The loss returned {shape} for {len(labels)} images. "
+                f"Return a tensor with the loss of each image, ({len(labels)},), or their mean, a scalar."
+            )
+        return losses.expand(len(labels))
 
     def _evaluate(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits, float32 (N, C), and plain cross entropies, float32 (N,)."""

@@ -6,14 +6,17 @@ classes: with thousands of classes, torchmetrics' own updates are quadratic in C
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 from torchmetrics.utilities.distributed import gather_all_tensors
+
+from imgcls.errors import UserError
 
 CALIBRATION_BINS = 15
 
@@ -44,10 +47,10 @@ class CalibrationError(MulticlassCalibrationError):
         self.accuracies.append(target.float())
 
 
-def evaluation_metrics(num_classes: int, prefix: str) -> MetricCollection:
-    """Loss, accuracy, top-5 accuracy (more than five classes), macro F1 and expected calibration error.
+def evaluation_metrics(num_classes: int, prefix: str, more: Mapping[str, Metric] | None = None) -> MetricCollection:
+    """Loss, accuracy, top-5 accuracy (more than five classes), macro F1, expected calibration error, and `more`.
 
-    `update_metrics` adds a batch to all of them.
+    `update_metrics` adds a batch to all of them. Raises UserError for a name in `more` that is taken, or no metric.
     """
     metrics: dict[str, Any] = {
         "loss": MeanMetric(nan_strategy="disable"),  # the default would drop the NaNs of a training that diverged
@@ -57,11 +60,20 @@ def evaluation_metrics(num_classes: int, prefix: str) -> MetricCollection:
     }
     if num_classes > 5:
         metrics["accuracy_top5"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+    for name, metric in (more or {}).items():
+        if name in (*metrics, "accuracy_top5") or not name.isidentifier():
+            raise UserError(f"metrics.{name}: this name is taken, or no name. Choose one of letters, digits and _.")
+        if not isinstance(metric, Metric):
+            raise UserError(f"metrics.{name}: {type(metric).__name__} is not a metric of torchmetrics (a Metric).")
+        metrics[name] = metric.clone()
     return MetricCollection(metrics, prefix=prefix, compute_groups=False)
 
 
 def update_metrics(metrics: MetricCollection, logits: Tensor, labels: Tensor, losses: Tensor) -> None:
-    """Add a batch of float32 (N, C), int64 (N,) and float32 (N,); N is 0 in a process that has no images."""
+    """Add a batch of float32 (N, C), int64 (N,) and float32 (N,); N is 0 in a process that has no images.
+
+    Custom metrics are updated with the probabilities and the labels.
+    """
     if not len(labels):  # torchmetrics cannot add an empty batch, and allows a process that added none
         return
     # The probabilities' order, not the logits': it is that of `Outputs` and of the portable model.
@@ -76,8 +88,23 @@ def update_metrics(metrics: MetricCollection, logits: Tensor, labels: Tensor, lo
         elif name == "accuracy_top5":
             best = probabilities.topk(5, dim=1).indices
             metric.update(torch.where((best == labels[:, None]).any(dim=1), labels, best[:, 0]), labels)
-        else:
+        elif name in ("accuracy", "macro_f1"):
             metric.update(predicted, labels)
+        else:
+            metric.update(probabilities, labels)
+
+
+def compute_metrics(metrics: MetricCollection) -> dict[str, Tensor]:
+    """The value of each metric, a scalar. Raises UserError for a custom metric that returns more than one number."""
+    values: dict[str, Tensor] = metrics.compute()
+    for name, value in values.items():
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(
+                f"metrics.{name.rpartition('/')[2]} returns {shape}, but a metric must be one number. "
+                "Many metrics of torchmetrics are with average=macro."
+            )
+    return values
 
 
 @dataclass

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from timm.models import group_parameters
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from imgcls.errors import UserError
 from imgcls.models.lookahead import Lookahead
@@ -28,7 +29,9 @@ class Optim:
         lr: the largest learning rate, that of the head.
         weight_decay: for weights of two or more dimensions; norms, biases and what the timm model exempts (position
             embeddings of a transformer) are not decayed.
-        schedule, warmup_epochs, initial_lr_ratio, final_lr_ratio: see `imgcls.models.schedules`.
+        schedule, warmup_epochs, initial_lr_ratio, final_lr_ratio: see `imgcls.models.schedules`. A `schedule` that is
+            no name is called with the optimiser, and `steps` and `steps_per_epoch` if it takes them, and returns one of
+            torch's schedulers, which is stepped after each optimiser step; the other three then do nothing.
         layer_decay: factor of the learning rate from each layer to the one below it; 1: none.
         backbone_lr_scale: the backbone's learning rate as a share of the head's.
         norm_lr_scale: factor of the learning rate of the shifts and scales of norms.
@@ -39,7 +42,7 @@ class Optim:
 
     lr: float = 1e-3
     weight_decay: float = 0.0
-    schedule: str = "cosine"
+    schedule: str | Callable[..., LRScheduler] = "cosine"
     warmup_epochs: float = 0.0
     initial_lr_ratio: float = 0.0
     final_lr_ratio: float = 0.0
@@ -51,7 +54,8 @@ class Optim:
     lookahead: Lookahead | None = None
 
     def __post_init__(self) -> None:
-        check_value("optim.schedule", self.schedule, choice(*SCHEDULES))
+        if not callable(self.schedule):
+            check_value("optim.schedule", self.schedule, choice(*SCHEDULES))
 
     def optimizer(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
         """The torch optimiser of these parameter groups."""
@@ -59,7 +63,7 @@ class Optim:
 
     def build(
         self, network: Network, steps: float, steps_per_epoch: float, *, fused: bool = True
-    ) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    ) -> tuple[torch.optim.Optimizer, LRScheduler]:
         """The optimiser of `network` and its schedule, which is stepped after each optimiser step.
 
         Args:
@@ -70,6 +74,8 @@ class Optim:
                 gradients Lightning could then not clip.
         """
         optimizer = self.optimizer(self.parameter_groups(network), fused)
+        if not isinstance(self.schedule, str):
+            return optimizer, _custom_schedule(self.schedule, optimizer, steps, steps_per_epoch)
         warmup = self.warmup_epochs * steps_per_epoch if self.warmup_epochs else 0.0
         schedule = Schedule(self.schedule, steps, warmup, self.final_lr_ratio, self.initial_lr_ratio)
         return optimizer, LambdaLR(optimizer, schedule)
@@ -160,6 +166,21 @@ class SGD(Optim):
     def optimizer(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
         nesterov = self.nesterov and self.momentum > 0
         return torch.optim.SGD(groups, momentum=self.momentum, nesterov=nesterov, fused=_supports_fused(groups, fused))
+
+
+def _custom_schedule(
+    build: Callable[..., LRScheduler], optimizer: torch.optim.Optimizer, steps: float, steps_per_epoch: float
+) -> LRScheduler:
+    lengths = {"steps": steps, "steps_per_epoch": steps_per_epoch}
+    takes = set(inspect.signature(build).parameters) - set(getattr(build, "keywords", {}))
+    whole = {name: int(count) if float(count).is_integer() else count for name, count in lengths.items()}
+    schedule = build(optimizer, **{name: count for name, count in whole.items() if name in takes})
+    if not isinstance(schedule, LRScheduler) or isinstance(schedule, ReduceLROnPlateau):
+        raise UserError(
+            f"optim.schedule: {type(schedule).__name__} is not a scheduler that follows the optimiser's steps. "
+            "Use a class of torch.optim.lr_scheduler other than ReduceLROnPlateau, or a function that returns one."
+        )
+    return schedule
 
 
 def _supports_fused(groups: list[dict[str, Any]], fused: bool) -> bool | None:

@@ -136,6 +136,8 @@ def _headline(folder: Path) -> dict[str, Any]:
     if stopped:
         sentence += f" The rule {stopped['rule']} ended the training: {stopped['sentence']}"
     numbers = [(label, format_metric(name, metrics[name])) for name, label in METRICS.items() if name in metrics]
+    own = [name for name in metrics if name.startswith("test/") and name not in METRICS]
+    numbers += [(name, format_metric(name, metrics[name])) for name in own]
     return {"sentence": sentence, "numbers": numbers}
 
 

@@ -119,7 +119,9 @@ def differences(before: Any, now: Any, prefix: str = "") -> list[tuple[str, Any,
         names = dict.fromkeys([*before, *now])
         changes = [differences(before.get(name), now.get(name), f"{prefix}{name}.") for name in names]
         return [change for part in changes for change in part]
-    return [] if before == now else [(prefix.rstrip("."), before, now)]
+    nothing: tuple[Any, ...] = (None, {}, [])  # an option that came with a newer version, and is empty
+    same = before == now or (before in nothing and now in nothing)
+    return [] if same else [(prefix.rstrip("."), before, now)]
 
 
 def environment() -> dict[str, Any]:

@@ -117,5 +117,7 @@ def report_step(epoch: int, epochs: int, reports: int | None) -> int:
 
 
 def _can_be_judged(epoch: int, epochs: int, optim: Any) -> bool:
+    if not isinstance(optim.schedule, str):
+        return epoch != epochs
     rise = Schedule(optim.schedule, epochs if epochs > 0 else float("inf"), optim.warmup_epochs).rise
     return rise < epoch != epochs

@@ -30,6 +30,7 @@ from imgcls.system.bars import say
 from imgcls.system.interrupts import StopSignals
 from imgcls.training.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
 from imgcls.training.devices import Devices
+from imgcls.training.own_parts import make, make_loss, make_metrics, make_schedule
 from imgcls.training.strategies import choose_strategy
 
 
@@ -41,8 +42,11 @@ def build_data(
     options: dict[str, Any] = {"augment": Augment()} if plain else {}
     if micro_batch_size is not None:
         options["micro_batch_size"] = micro_batch_size
-    datamodule: ImageDataModule = instantiate(cfg.data, _convert_="all", _partial_=True)(
-        world_size=devices.total, opened=opened, pretrained_statistics=pretrained_statistics(cfg.model.name), **options
+    datamodule: ImageDataModule = make("data", cfg.data, _partial_=True)(
+        world_size=devices.total,
+        opened=opened,
+        pretrained_statistics=pretrained_statistics(cfg.model.name),
+        **options,
     )
     if opened is None:
         datamodule.prepare_data()
@@ -68,7 +72,7 @@ def build_network(cfg: DictConfig, datamodule: ImageDataModule, *, pretrained: b
         pretrained=pretrained and model.pretrained and model.weights is None,
         weights=Path(model.weights).expanduser() if pretrained and model.weights is not None else None,
         stem=model.stem,
-        head=instantiate(model.head),
+        head=make("model.head", model.head),
         drop_rate=model.drop_rate,
         drop_path_rate=model.drop_path_rate,
         image_size=cfg.data.image_size,
@@ -84,14 +88,17 @@ def build_classifier(
     cfg: DictConfig, network: Network, datamodule: ImageDataModule, devices: Devices, learning_rate: float
 ) -> Classifier:
     """The LightningModule of `cfg` that trains `network` on `datamodule`."""
-    model, loss = cfg.model, cfg.loss
+    model, loss, classes = cfg.model, cfg.loss, datamodule.num_classes
+    mixing = datamodule.augment.mixing
     return Classifier(
         network,
-        optim=instantiate(cfg.optim, lr=learning_rate),
+        optim=make("optim", cfg.optim, lr=learning_rate, schedule=make_schedule(cfg.optim.schedule)),
         class_names=datamodule.class_names,
-        label_smoothing=loss.label_smoothing,
-        class_weights=class_weights(loss.class_weights, datamodule),
-        focal_gamma=loss.focal_gamma,
+        label_smoothing=loss.get("label_smoothing", 0.0),
+        class_weights=class_weights(loss.get("class_weights"), datamodule),
+        focal_gamma=loss.get("focal_gamma", 0.0),
+        loss=make_loss(loss, soft=mixing is not None and mixing.active, num_classes=classes),
+        metrics=make_metrics(cfg.metrics, classes),
         freeze=model.freeze,
         unfreeze_epoch=model.unfreeze_epoch,
         channels_last=devices.channels_last(model.channels_last, cfg.data.image_size),
@@ -105,7 +112,9 @@ def restore_classifier(
 ) -> Classifier:
     """The classifier of `cfg` with the weights in `state`, from a checkpoint, to evaluate or export it."""
     classifier = build_classifier(cfg, build_network(cfg, datamodule, pretrained=False), datamodule, devices, 1.0)
-    classifier.load_state_dict(state)
+    classifier.network.load_state_dict(
+        {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
+    )  # a custom loss may have stored more
     return classifier
 
 
@@ -151,7 +160,7 @@ def build_callbacks(
         history,
         *_build_debug_callbacks(cfg, folder, datamodule),
         *([instantiate(cfg.early_stopping)] if cfg.early_stopping.get("_target_") else []),
-        *instantiate(cfg.callbacks, _convert_="all").values(),
+        *(make(f"callbacks.{name}", callback) for name, callback in cfg.callbacks.items()),
         checkpoints,
     ]
     return history, checkpoints, callbacks
@@ -161,7 +170,7 @@ def _build_debug_callbacks(cfg: DictConfig, folder: Path, datamodule: ImageDataM
     if not cfg.debug.get("_target_"):
         return []
     counts: list[int] = datamodule.class_counts().tolist()
-    if datamodule.sampler == "balanced" or cfg.loss.class_weights == "balanced":
+    if datamodule.sampler == "balanced" or cfg.loss.get("class_weights") == "balanced":
         counts = [sum(counts) // len(counts)] * len(counts)  # sampled or weighted to count the same
     return instantiate(cfg.debug, folder=folder / "debug", class_counts=counts, _convert_="all")
 

@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from imgcls.errors import UserError
+from imgcls.errors import UserError, describe_users_error
 from imgcls.system.interrupts import Interrupted
 
 
@@ -39,6 +39,9 @@ def main() -> int:
     except OutOfMemory as error:
         return _write_outcome(folder, {"kind": "memory", "message": str(error), "size": error.size}, 1)
     except Exception as error:
+        if own := describe_users_error(error):
+            print(own[0], file=sys.stderr, end="")
+            return _write_outcome(folder, {"kind": "user", "message": own[1]}, UserError.exit_code)
         traceback.print_exc()
         return _write_outcome(folder, {"kind": "crash", "message": f"{type(error).__name__}: {error}"}, 1)
     return 0

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from imgcls.config.choices import NORMALIZATIONS, ON_BAD, SAMPLERS, STORE_KINDS
-from imgcls.config.options import OPTIONS
+from imgcls.config.options import OPTIONS, check_options
 from imgcls.data.loader import TrainingPlan
 from imgcls.data.sources import Split
 from imgcls.data.stores.placement import open_store
@@ -92,7 +92,11 @@ def test_what_chooses_the_best_epoch_is_what_an_epoch_is_measured_by() -> None:
     assert set(evaluation_metrics(10, "val/")) == set(VALIDATION_METRICS)
     assert set(VALIDATION_METRICS.values()) == set(MODES)
     for option in ("checkpoint.monitor", "early_stopping.monitor"):
-        assert all(OPTIONS[option](metric) is None for metric in VALIDATION_METRICS)
+        section, name = option.split(".")
+        for metric in [*VALIDATION_METRICS, "val/mine"]:
+            check_options({section: {name: metric}, "metrics": {"mine": {}}, "trainer": {"max_epochs": 1}})
+        with pytest.raises(UserError, match=f"{option}=val/mine"):
+            check_options({section: {name: "val/mine"}, "trainer": {"max_epochs": 1}})
 
 
 def test_choices_are_read_without_torch_and_hydra() -> None:

@@ -151,13 +151,27 @@ def test_the_options_of_tuning_jobs_come_with_their_sweeper() -> None:
         ("+loss.gama=2", "loss.gama"),
         ("+nonsense.foo=2", "nonsense"),
         ("++model.naem=resnet50", "model.naem"),
-        ("+loss._target_=mine.MyLoss", "loss._target_"),
         ("+search.trails=3", "search.trails"),
     ],
 )
 def test_a_plus_does_not_hide_an_unknown_option(override: str, name: str) -> None:
     with pytest.raises(UserError, match=f"Unknown option '{name}'"):
         compose([override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "answer"),
+    [
+        (["+loss._target_=mine.MyLoss"], "choose loss=custom"),
+        (["loss._target_=mine.MyLoss"], "loss=custom"),
+        (["loss=custom"], "loss._target_ has no value"),
+        (["optim.schedule={factor: 2}"], "optim.schedule"),
+        (["checkpoint.monitor=val/kappa"], "checkpoint.monitor=val/kappa"),
+    ],
+)
+def test_parts_of_the_users_own_have_their_places(overrides: list[str], answer: str) -> None:
+    with pytest.raises(UserError, match=answer):
+        compose(overrides)
 
 
 def test_open_places_take_new_names(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, recall_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassRecall
 
 from imgcls.errors import UserError
 from imgcls.models.classifier import Classifier
@@ -149,6 +150,54 @@ def test_mixed_images_count_for_their_dominant_class() -> None:
     logits, _ = predict(module, 16)
     hits = (logits.argmax(1) == labels).float().mean()
     assert float(quiet.callback_metrics["train/accuracy"]) == pytest.approx(float(hits))
+
+
+# ---- a loss and metrics of the user's own
+
+
+def halved(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(logits, labels, reduction="none") / 2
+
+
+@pytest.mark.parametrize("loss", [halved, lambda logits, labels: F.cross_entropy(logits, labels) / 2])
+def test_a_custom_loss_is_trained_and_reported_and_evaluation_keeps_the_plain_one(loss: Any) -> None:
+    def trained(**options: Any) -> tuple[Classifier, dict[str, Any]]:
+        module = classifier("test_vit", **options)
+        quiet = trainer()
+        quiet.fit(module, Loader.of(24, 8), Loader.of(8, 8))
+        return module, quiet.callback_metrics
+
+    (custom, metrics), (plain, plain_metrics) = trained(loss=loss), trained()
+    assert not equal(statistics(custom), statistics(plain))
+    (same, _) = trained(loss=F.cross_entropy)
+    for expected, parameter in zip(plain.network.parameters(), same.network.parameters(), strict=True):
+        assert torch.allclose(parameter, expected, atol=1e-5)
+    assert float(metrics["train/loss"]) < 0.8 * float(plain_metrics["train/loss"])
+    assert float(metrics["val/loss"]) > 0.8 * float(plain_metrics["val/loss"])
+
+
+def test_a_loss_of_another_shape_or_with_weights_is_refused() -> None:
+    with pytest.raises(UserError, match=r"returned \(8, 7\) for 8 images"):
+        trainer().fit(classifier(loss=lambda logits, labels: logits), Loader.of(8, 8))
+    with pytest.raises(UserError, match="returned float"):
+        trainer().fit(classifier(loss=lambda logits, labels: 1.0), Loader.of(8, 8))
+    with pytest.raises(UserError, match="weights to train"):
+        classifier(loss=nn.Bilinear(2, 2, 1))
+
+
+def test_a_custom_metric_is_exact_and_has_one_number_and_a_name_of_its_own() -> None:
+    module = classifier(metrics={"recall": MulticlassRecall(CLASSES)})
+    found = validated(module, 5)
+    logits, labels = predict(module)
+    expected = recall_score(labels.numpy(), logits.argmax(1).numpy(), average="macro", zero_division=0)
+    assert found["val/recall"] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(UserError, match=r"metrics.recall returns \(7,\)"):
+        validated(classifier(metrics={"recall": MulticlassRecall(CLASSES, average=None)}), 5)
+    for name in ("loss", "a/b"):
+        with pytest.raises(UserError, match=f"metrics.{name}"):
+            classifier(metrics={name: MulticlassRecall(CLASSES)})
+    with pytest.raises(UserError, match="not a metric"):
+        classifier(metrics={"sum": torch.sum})
 
 
 # ---- evaluation in evaluation mode

@@ -1,10 +1,13 @@
 """Learning rate and weight decay of each parameter, and the schedules."""
 
+import functools
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from imgcls.errors import UserError
 from imgcls.models.optim import SGD, Adam, AdamW, Optim
@@ -162,3 +165,26 @@ def test_invalid_options_are_refused() -> None:
         Schedule("cosin", steps=1)
     with pytest.raises(UserError, match=r"optim\.schedule=cosine"):
         Schedule("cosine", steps=math.inf)
+
+
+def test_a_scheduler_of_torch_or_ones_own_follows_the_steps() -> None:
+    def own(optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int, low: float = 0.0) -> LambdaLR:
+        assert (steps, steps_per_epoch) == (20, 10)
+        return LambdaLR(optimizer, lambda step: low + step)
+
+    def rates_of(schedule: Any) -> list[float]:
+        optimizer, scheduler = SGD(lr=0.5, schedule=schedule).build(network(), 20.0, 10.0)
+        values = []
+        for _ in range(4):
+            values.append(optimizer.param_groups[-1]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return values
+
+    assert rates_of(functools.partial(own, low=2.0)) == [1.0, 1.5, 2.0, 2.5]
+    assert rates_of(functools.partial(StepLR, step_size=2, gamma=0.5)) == [0.5, 0.5, 0.25, 0.25]
+    # 20 steps of 2 epochs, of which OneCycleLR is told those per epoch
+    assert max(rates_of(functools.partial(OneCycleLR, max_lr=1.0, epochs=2))) < 1.0
+    for wrong in (ReduceLROnPlateau, lambda optimizer: None):
+        with pytest.raises(UserError, match="not a scheduler that follows"):
+            rates_of(wrong)

@@ -112,8 +112,9 @@ def create_job(account: Account, plan: JobPlan) -> str:
                 for tag in tags("training-job", {name: str(value) for name, value in options.tags.items()})
             ],
         )
+        names = [*METRICS, *(f"val/{name}" for name in plan.config.get("metrics") or {})]
         trainer.with_metric_definitions(
-            [configs.MetricDefinition(name=d["Name"], regex=d["Regex"]) for d in metric_definitions(METRICS)]
+            [configs.MetricDefinition(name=d["Name"], regex=d["Regex"]) for d in metric_definitions(names)]
         )
         channels = [
             configs.InputData(channel_name=name, data_source=uri) for name, uri in sorted(plan.channels.items())
