@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-SMALL = {"metrics": 20}
+SMALL = {"metrics": 20, "search": 12}
 
 
 @pytest.fixture

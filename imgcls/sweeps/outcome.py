@@ -29,7 +29,11 @@ def best_trials(study: Search) -> list[Any]:
     ordered = sorted(complete, key=lambda trial: (costs(trial), trial.number))
     if len(signs) == 1:
         return ordered[:1]
-    return [trial for trial in ordered if not any(_dominates(costs(other), costs(trial)) for other in ordered)]
+    front: list[Any] = []
+    for trial in ordered:  # what dominates a trial comes before it, and so does one of the front that dominates it
+        if not any(_dominates(costs(other), costs(trial)) for other in front):
+            front.append(trial)
+    return front
 
 
 def _dominates(costs: list[float], others: list[float]) -> bool:
@@ -41,6 +45,7 @@ class Announcer:
 
     def __init__(self, study: Search, fixed: Sequence[str]) -> None:
         self.study, self.fixed = study, fixed
+        self._lines: dict[int, tuple[Any, str]] = {}
         self._announced = {trial.number for trial in study.trials if trial.state.is_finished()}
         done = len(self._announced)
         begin = f"Resuming the search {study.name}: {done} of" if done else f"Search {study.name}:"
@@ -55,7 +60,7 @@ class Announcer:
             self._announced.add(trial.number)
             print(self._line(trial, trials), flush=True)
         if new:
-            write(self.study, self.fixed)
+            write(self.study, self.fixed, self._lines)
 
     def _line(self, trial: Any, trials: Sequence[Any]) -> str:
         values = zip(self.study.options.objectives, trial.values or [], strict=False)
@@ -103,25 +108,41 @@ def duration(seconds: float) -> str:
 
 
 def rows(study: Search) -> list[dict[str, Any]]:
-    """One row per trial, as in `sweep.csv`."""
-    table = []
+    """One row per trial that has been created, as in `sweep.csv`."""
+    return [_row(study, trial) for trial in study.trials]
+
+
+def _row(study: Search, trial: Any) -> dict[str, Any]:
+    facts = trial.user_attrs
+    values = trial.values if trial.state.name == "COMPLETE" else None
+    row: dict[str, Any] = {"trial": trial.number, "state": STATES[trial.state.name.lower()]}
+    row.update(dict(zip(study.options.objectives, values or [""] * len(study.options.objectives), strict=True)))
+    row.update({name: trial.params.get(name, "") for name in study.space.names})
+    row.update({name: facts.get(name, "") for name in ("epochs", "best_epoch")})
+    row["seconds"] = round(trial.duration.total_seconds(), 3) if trial.duration is not None else ""
+    row["reason"] = facts.get("reason", "")
+    row["folder"] = os.path.relpath(facts["folder"], study.folder) if "folder" in facts else ""
+    return row
+
+
+def write(study: Search, fixed: Sequence[str], lines: dict[int, tuple[Any, str]] | None = None) -> None:
+    """Write `sweep.csv` and, once a trial is complete, `best.yaml`.
+
+    Args:
+        study: the search.
+        fixed: the overrides that all trials share.
+        lines: of `sweep.csv`, with the finished trials that they describe; kept for the next call.
+    """
+    lines = {} if lines is None else lines
+    head, table = "", []
     for trial in study.trials:
-        facts = trial.user_attrs
-        values = trial.values if trial.state.name == "COMPLETE" else None
-        row: dict[str, Any] = {"trial": trial.number, "state": STATES[trial.state.name.lower()]}
-        row.update(dict(zip(study.options.objectives, values or [""] * len(study.options.objectives), strict=True)))
-        row.update({name: trial.params.get(name, "") for name in study.space.names})
-        row.update({name: facts.get(name, "") for name in ("epochs", "best_epoch")})
-        row["seconds"] = round(trial.duration.total_seconds(), 3) if trial.duration is not None else ""
-        row["reason"] = facts.get("reason", "")
-        row["folder"] = os.path.relpath(facts["folder"], study.folder) if "folder" in facts else ""
-        table.append(row)
-    return table
-
-
-def write(study: Search, fixed: Sequence[str]) -> None:
-    """Write `sweep.csv` and, once a trial is complete, `best.yaml`; `fixed` are the overrides that all trials share."""
-    atomic_write_text(study.folder / "sweep.csv", as_csv(rows(study)))
+        known, line = lines.get(trial.number, (None, ""))
+        if known is not trial or not head:
+            head, _, line = as_csv([_row(study, trial)]).partition("\n")
+            if trial.state.is_finished():
+                lines[trial.number] = trial, line
+        table.append(line)
+    atomic_write_text(study.folder / "sweep.csv", "".join([head, "\n", *table]))
     for trial in best_trials(study)[:1]:
         content = {
             "overrides": [*fixed, *study.space.overrides(trial.params)],

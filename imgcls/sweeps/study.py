@@ -1,8 +1,8 @@
 """One study in a storage: its trials are claimed, ended and, where a worker has died, given to another one.
 
-All trials of a search exist from the start, waiting, and the storage lets only one worker claim each. So their number
-is exact with any number of workers, and the running trial of a killed worker becomes a waiting one again, with its
-values and its run folder.
+A worker that finds no waiting trial creates one, up to the search's number, and the storage lets only one worker claim
+it. So the number of trials is exact with any number of workers, reading the study costs as much as the running trials,
+and the trial of a killed worker becomes a waiting one again, with its values and its run folder.
 """
 
 from __future__ import annotations
@@ -92,7 +92,6 @@ class Study:
         ACTIVE.add(self.token)
         with self._alone():
             self._optuna = self._patiently(self._open)
-            self._fill()
             self._requeue_dead(count=supervised)
 
     @property
@@ -102,7 +101,7 @@ class Study:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """The trials of this search, by number."""
+        """The trials of this search that have been created, by number."""
         trials = self._patiently(lambda: self._optuna.get_trials(deepcopy=False))
         return sorted(trials, key=lambda trial: trial.number)[: self.total]
 
@@ -119,8 +118,9 @@ class Study:
 
     @property
     def has_waiting(self) -> bool:
-        """Whether a trial waits for a worker."""
-        return any(trial.state.name == "WAITING" for trial in self.trials)
+        """Whether a trial waits for a worker, or has not been created yet."""
+        trials = self.trials
+        return len(trials) < self.total or any(trial.state.name == "WAITING" for trial in trials)
 
     def stopped(self) -> str | None:
         """The reason for starting no further trial, which is too many failed ones; None where the search continues."""
@@ -223,11 +223,6 @@ class Study:
             )
         return study
 
-    def _fill(self) -> None:
-        """Create the missing trials. If two machines do so at once, the surplus waits for a longer search."""
-        for _ in range(len(self._optuna.get_trials(deepcopy=False)), self.total):
-            self._optuna.enqueue_trial({})
-
     def _first_values(self) -> list[dict[str, Any]]:
         """The checked values of the first trials; of all in a grid."""
         if self.options.grid:
@@ -237,14 +232,20 @@ class Study:
     def _take(self) -> FrozenTrial | None:
         with self._alone():
             self._requeue_dead(count=True)
-            for trial in self.trials:
-                if trial.state != self._states.WAITING or is_locked(self.folder / str(trial.number)):
-                    continue  # or released while a launcher's process is still ending it
-                with self._unless_finished():  # by another machine, at this moment
-                    if self._storage.set_trial_state_values(id_of(trial), self._states.RUNNING):
-                        self._mine.add(id_of(trial))
-                        self.beat()
-                        return trial
+            while (taken := self._take_waiting()) is None and len(self.trials) < self.total:
+                # Another machine may create one too, and be faster: then the surplus waits for a longer search.
+                self._patiently(lambda: self._optuna.enqueue_trial({}))
+        return taken
+
+    def _take_waiting(self) -> FrozenTrial | None:
+        for trial in self.trials:
+            if trial.state != self._states.WAITING or is_locked(self.folder / str(trial.number)):
+                continue  # or released while a launcher's process is still ending it
+            with self._unless_finished():  # by another machine, at this moment
+                if self._storage.set_trial_state_values(id_of(trial), self._states.RUNNING):
+                    self._mine.add(id_of(trial))
+                    self.beat()
+                    return trial
         return None
 
     def _sampler(self, number: int, position: int = 0) -> Any:

@@ -23,6 +23,7 @@ from imgcls.sweeps.space import parse_space
 from imgcls.sweeps.study import Claim, Study
 from imgcls.sweeps.worker import work
 from imgcls.system.interrupts import Interrupted
+from imgcls.system.tables import as_csv
 from tests.clock import Clock
 
 SPACE = parse_space(["optim.lr=tag(log,interval(1e-3,1))", "data.batch_size=32,64"])[0]
@@ -190,6 +191,47 @@ def test_too_many_failures_stop_the_search(open_study: Open) -> None:
     assert states(fixed) == ["FAIL", "FAIL", *["COMPLETE"] * 4]
 
 
+def test_a_trial_is_created_when_it_is_claimed(open_study: Open) -> None:
+    """Each look at a study reads every trial that has not ended: 10 s per trial where 2,000 wait from the start."""
+    study = open_study(trials=2000)
+    assert states(study) == []
+    assert study.has_waiting
+    assert not study.finished
+    first = study.claim()
+    assert states(study) == ["RUNNING"]
+    good([first])
+    study.complete(first, [0.5])
+    assert study.has_waiting
+    assert study.claim().number == 1
+    assert states(study) == ["COMPLETE", "RUNNING"]
+
+
+def test_what_two_machines_create_at_once_is_not_too_much(open_study: Open) -> None:
+    study = open_study(trials=3)
+    for _ in range(5):  # also what a study of an older imgcls, which created all trials at its start, looks like
+        study.optuna.enqueue_trial({})
+    work(study, good)
+    assert states(study) == ["COMPLETE"] * 3
+    assert [trial.state.name for trial in study.optuna.get_trials()[3:]] == ["WAITING"] * 2
+    alone = open_study("alone", trials=3)
+    work(alone, good)
+    assert [trial.params for trial in study.trials] == [trial.params for trial in alone.trials]
+
+
+def test_the_table_is_complete_while_the_search_runs(open_study: Open) -> None:
+    study = open_study(trials=4)
+    announce, seen = outcome.Announcer(study, []), []
+
+    def look() -> None:
+        announce()
+        file = study.folder / "sweep.csv"
+        seen.append(file.read_text() if file.is_file() else None)
+        assert seen[-1] is None or seen[-1] == as_csv(outcome.rows(study))
+
+    work(study, good, announce=look)
+    assert [text and len(text.splitlines()) for text in seen] == [None, 2, 3, 4, 5]
+
+
 def test_an_interrupted_trial_is_released(open_study: Open) -> None:
     def run(claims: Sequence[Claim]) -> list[BaseException | None]:
         return [Interrupted(signal.SIGTERM)] if claims[0].number == 2 else good(claims)
@@ -197,7 +239,7 @@ def test_an_interrupted_trial_is_released(open_study: Open) -> None:
     study = open_study()
     with pytest.raises(Interrupted):
         work(study, run)
-    assert states(study) == ["COMPLETE", "COMPLETE", *["WAITING"] * 4]
+    assert states(study) == ["COMPLETE", "COMPLETE", "WAITING"]
     tried = dict(study.trials[2].params)
     work(study, good)
     assert study.trials[2].params == tried, "the same values, which its run folder belongs to"
