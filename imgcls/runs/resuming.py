@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls.errors import UserError
-from imgcls.runs.provenance import differences, hide_secrets, read_configuration, redact
+from imgcls.runs.provenance import differences, hide_secrets, read_configuration, read_overrides, redact
 from imgcls.runs.reading import read_status
 from imgcls.runs.recording import MOVABLE
 from imgcls.system.files import take_lock
@@ -39,6 +39,40 @@ def resume_command(arguments: Sequence[str], option: str, folder: str, program: 
     escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), folder)
     place = f"{option}={folder}" if plain else f"{option}='{escaped}'"
     return " ".join([program, *(shlex.quote(hide_secrets(text)) for text in (*kept, place))])
+
+
+EARLIER_DEFAULTS: dict[str, tuple[Any, ...]] = {}
+"""The values that options had by default in earlier versions."""
+
+
+def as_begun(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> DictConfig:
+    """`cfg` with the defaults of the version that began the run in `folder`, if it was begun by the same overrides.
+
+    A run goes to its end with the defaults that it began with. An option that did not exist then is None.
+    """
+    from omegaconf import OmegaConf
+
+    from imgcls.config.composition import plain
+
+    if not (folder / "overrides.yaml").is_file() or not (folder / "config.yaml").is_file():
+        return cfg
+    given = [redact(text) for text in overrides]
+    before, now = (
+        [text for text in words if not text.startswith(MOVABLE)] for words in (read_overrides(folder), given)
+    )
+    stored = read_configuration(folder)
+    changes = [
+        (name, value)
+        for name, value, _ in differences(redact(stored), redact(plain(cfg)))
+        if not name.startswith(MOVABLE)
+    ]
+    if before != now or not all(value is None or value in EARLIER_DEFAULTS.get(name, ()) for name, value in changes):
+        return cfg
+    cfg = cfg.copy()
+    for name, value in changes:
+        log.info("%s keeps the default that it began with: %s=%s.", folder, name, value)
+        OmegaConf.update(cfg, name, value, force_add=True)
+    return cfg
 
 
 def resume_last(cfg: DictConfig) -> DictConfig:

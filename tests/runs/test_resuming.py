@@ -17,7 +17,7 @@ from imgcls.config.composition import compose, plain
 from imgcls.errors import UserError
 from imgcls.runs.reading import read_status
 from imgcls.runs.recording import Recording
-from imgcls.runs.resuming import resume_command, resume_last
+from imgcls.runs.resuming import as_begun, resume_command, resume_last
 from imgcls.train import main
 from tests.trainings import DIGITS
 
@@ -146,3 +146,22 @@ def test_the_command_resumes_the_last_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert "resume: auto" in (file.parent / "config.yaml").read_text()
     assert "resume=last" not in yaml.safe_load((file.parent / "overrides.yaml").read_text())
     assert [path.parent for path in file.parent.parent.glob("*/")] == [file.parent.parent], "no empty folder is left"
+
+
+def test_a_run_keeps_the_defaults_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = [*SHORT, f"run_dir={tmp_path}"]
+    now = compose(overrides)
+    then = plain(now)
+    del then["model"]["solve_head"]  # did not exist
+    then["optim"]["weight_decay"] = 0.07
+    with Recording(tmp_path, then, overrides):
+        pass
+    assert as_begun(now, tmp_path, overrides).optim.weight_decay == 0.05, "0.07 was never a default"
+    with pytest.raises(UserError, match="another configuration"):
+        imgcls.fit(now)
+    monkeypatch.setattr("imgcls.runs.resuming.EARLIER_DEFAULTS", {"optim.weight_decay": (0.07,)})
+    begun = as_begun(now, tmp_path, overrides)
+    assert (begun.optim.weight_decay, begun.model.solve_head) == (0.07, None)
+    assert as_begun(now, tmp_path, [*overrides, "optim.lr=1"]).optim.weight_decay == 0.05, "another command"
+    with Recording(tmp_path, plain(begun), overrides):
+        pass  # is resumed
