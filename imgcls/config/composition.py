@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from imgcls.config import starts
 from imgcls.config.explain import compose_unchecked, explain, unknown_option
 from imgcls.config.groups import config_dir, unknown_options
 from imgcls.config.options import check_options
@@ -63,10 +64,12 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 def register_resolvers() -> None:
     """Register the resolvers of `conf/`.
 
-    `${by_start:frozen,finetuned,scratch}` is a default that depends on where the weights start; `${own_conf:}` is the
-    folder `conf` where a command runs, if it exists; `${on_disk:ADDRESS}` is the local folder of a run_dir in S3.
+    `${by_start:frozen,finetuned,scratch}` and `${solves_head:}` are defaults that depend on other options;
+    `${own_conf:}` is the folder `conf` where a command runs, if it exists; `${on_disk:ADDRESS}` is the local folder of
+    a run_dir in S3.
     """
-    OmegaConf.register_new_resolver("by_start", _by_start, replace=True)
+    OmegaConf.register_new_resolver("by_start", starts.by_start, replace=True)
+    OmegaConf.register_new_resolver("solves_head", starts.solves_head, replace=True)
     OmegaConf.register_new_resolver("own_conf", _own_conf, replace=True)
     OmegaConf.register_new_resolver("on_disk", _on_disk, replace=True)
 
@@ -83,13 +86,6 @@ def _own_conf() -> list[str]:
     """Hydra's search path for the user's groups: the folder `conf` in the working directory."""
     own = Path.cwd() / "conf"
     return [f"file://{own}"] if own.is_dir() and own != config_dir() else []
-
-
-def _by_start(frozen: Any, finetuned: Any, scratch: Any, *, _root_: DictConfig) -> Any:
-    model = _root_.model
-    if model.freeze == "backbone":
-        return frozen
-    return finetuned if model.pretrained or model.weights is not None else scratch
 
 
 register_resolvers()  # also where Hydra's launchers compose in another process

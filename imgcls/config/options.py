@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imgcls.config.choices import NORMALIZATIONS, ON_BAD, SAMPLERS, STORE_KINDS, TUNING_STRATEGIES, WARM_STARTS
+from imgcls.config.starts import unsolvable
 from imgcls.errors import UserError, nearest
 from imgcls.models.choices import ACTIVATIONS, FREEZING, MODES, NORMS, STEMS, VALIDATION_METRICS, VIEWS
 from imgcls.models.schedules import SCHEDULES
@@ -70,6 +71,11 @@ def _check_together(config: Mapping[str, Any]) -> None:
             "model.stem=small with model.freeze=backbone would freeze a first convolution with random weights. "
             "Use model.freeze=head_first, or model.stem=standard."
         )
+    if model.get("solve_head") is True:
+        if model.get("freeze") != "backbone":
+            raise UserError("model.solve_head=true solves the head on a frozen backbone. Use model.freeze=backbone.")
+        if (reason := unsolvable(model, config.get("loss") or {})) is not None:
+            raise UserError(f"model.solve_head=true: {reason}, or model.solve_head=false.")
     check_logger(config.get("logger") or {})
     debug = config.get("debug") or {}
     for name in debug.get("stop_on") or []:
@@ -174,6 +180,7 @@ OPTIONS: dict[str, Check] = {
     "model.stem": choice(*STEMS),
     "model.freeze": choice(*FREEZING),
     "model.feature_views": whole(0, none=True),
+    "model.solve_head": flag,
     "model.unfreeze_epoch": whole(1),
     "model.drop_rate": number(0, 1),
     "model.drop_path_rate": number(0, 1),

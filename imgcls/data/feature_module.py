@@ -21,11 +21,12 @@ class FeatureDataModule(ImageDataModule):
     Args:
         images: the data module of the images, set up.
         features: the features of each split.
+        whole: make all training images one batch.
     """
 
-    def __init__(self, images: ImageDataModule, features: Mapping[str, FeatureStore]) -> None:
+    def __init__(self, images: ImageDataModule, features: Mapping[str, FeatureStore], *, whole: bool = False) -> None:
         super().__init__(
-            batch_size=images.batch_size,
+            batch_size=max(images.batch_size, len(features["train"])) if whole else images.batch_size,
             micro_batch_size=images.micro_batch_size,
             world_size=images.world_size,
             seed=images.seed,

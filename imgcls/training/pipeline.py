@@ -25,13 +25,21 @@ from imgcls.models.classifier import Classifier
 from imgcls.models.network import Network
 from imgcls.system.interrupts import StopSignals
 from imgcls.training import results
-from imgcls.training.build import build_callbacks, build_classifier, build_data, build_network, build_trainer
+from imgcls.training.build import (
+    build_callbacks,
+    build_classifier,
+    build_data,
+    build_network,
+    build_trainer,
+    class_weights,
+)
 from imgcls.training.checkpoint_io import read_checkpoint
 from imgcls.training.data_identity import check_data, record_data
 from imgcls.training.devices import Devices, choose_devices
 from imgcls.training.frozen_backbone import compute_features
 from imgcls.training.learning_rate import choose_learning_rate
 from imgcls.training.loggers import log_figures
+from imgcls.training.solved_head import solve_head
 from imgcls.training.strategies import is_sharded
 
 log = logging.getLogger(__name__)
@@ -61,12 +69,22 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         check_data(folder, images)
     network = build_network(cfg, images, pretrained=resume_from is None)
     data = _feature_data(cfg, images, network, devices, resume_from) if _features_once(cfg) else images
-    classifier = build_classifier(
-        cfg, network, data, devices, choose_learning_rate(cfg, network, data, devices, folder)
-    )
+    solved = _features_once(cfg) and cfg.model.get("solve_head", False)
+    if isinstance(data, FeatureDataModule) and solved and resume_from is None:
+        solve_head(
+            network,
+            images,
+            data.features,
+            class_weights=class_weights(cfg.loss.get("class_weights"), images),
+            by_loss=cfg.checkpoint.monitor == "val/loss",
+        )
+    # The one epoch of a solved head measures it, and writes what every other run has.
+    rate = 0.0 if solved else choose_learning_rate(cfg, network, data, devices, folder)
+    classifier = build_classifier(cfg, network, data, devices, rate)
     history, checkpoints, callbacks = build_callbacks(cfg, folder, stop, data, classifier, timing)
     logger = instantiate(cfg.logger) if cfg.logger.get("_target_") else False
-    trainer = build_trainer(cfg, devices, data, classifier, callbacks, logger=logger)
+    length = {"max_epochs": 1} if solved else {}
+    trainer = build_trainer(cfg, devices, data, classifier, callbacks, logger=logger, **length)
 
     if trainer.is_global_zero:
         results.write_data_notes(folder, images)
@@ -123,8 +141,9 @@ def _feature_data(
         )
     if cfg.model.feature_views == 0:
         log.info(
-            "The backbone is frozen: the head trains on its features of the unaugmented images, computed once. "
-            "model.feature_views=8 uses 8 augmented views, null a new one in every epoch."
+            "The backbone is frozen: the head %s on its features of the unaugmented images, computed once. "
+            "model.feature_views=8 uses 8 augmented views, null a new one in every epoch.",
+            "is solved" if cfg.model.get("solve_head", False) else "trains",
         )
     features = compute_features(
         images,
@@ -134,7 +153,7 @@ def _feature_data(
         device=devices.torch_device(int(os.environ.get("LOCAL_RANK", "0"))),
         splits=tuple(split for split in images.source.splits() if cfg.test or split != "test"),
     )
-    return FeatureDataModule(images, features)
+    return FeatureDataModule(images, features, whole=cfg.model.get("solve_head", False))
 
 
 def _announce(cfg: DictConfig, images: ImageDataModule, devices: Devices, *, resuming: bool) -> None:

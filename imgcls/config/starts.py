@@ -1,0 +1,71 @@
+"""The defaults that depend on where the weights start and on what else is set: the resolvers of `conf/`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from imgcls.config.groups import config_dir
+
+LINEAR = "imgcls.models.heads.Linear"
+STEPS = ("max_epochs", "min_epochs", "max_steps", "max_time", "limit_train_batches")
+"""The options of the trainer that say how many steps the head is trained for."""
+
+
+def by_start(frozen: Any, finetuned: Any, scratch: Any, *, _root_: DictConfig) -> Any:
+    """The default for a frozen backbone, for fine-tuning, or for training from random weights."""
+    model = _root_.model
+    if model.freeze == "backbone":
+        return frozen
+    return finetuned if model.pretrained or model.weights is not None else scratch
+
+
+def solves_head(*, _root_: DictConfig) -> bool:
+    """The default of `model.solve_head`: whether a linear head on features computed once is solved.
+
+    It is trained in steps instead where anything is set that only steps can do: an optimiser or its options, a number
+    of epochs or steps, views, dropout, a focal loss.
+    """
+    model, trainer = _root_.model, _root_.trainer
+    if model.freeze != "backbone" or unsolvable(plain(_root_.model), plain(_root_.loss)) is not None:
+        return False
+    if model.drop_rate or model.head.get("dropout"):
+        return False
+    original = _file("trainer/default")
+    raw = OmegaConf.to_container(trainer, resolve=False)
+    assert isinstance(raw, dict)
+    same_length = all(raw.get(name) == original[name] for name in STEPS)
+    return same_length and OmegaConf.to_container(_root_.optim, resolve=False) == _file("optim/_base", "optim/adamw")
+
+
+def unsolvable(model: Mapping[str, Any], loss: Mapping[str, Any]) -> str | None:
+    """Why the head of these options is not the solution of a convex problem; None if it is."""
+    if (model.get("head") or {}).get("_target_") != LINEAR:
+        return "only a linear head can be solved. Use head=linear"
+    if loss.get("_target_") is not None:
+        return "only the cross entropy can be solved. Use loss=default"
+    if loss.get("focal_gamma"):
+        return "the focal loss has no unique solution. Use loss.focal_gamma=0"
+    if model.get("freeze") == "backbone" and model.get("feature_views") != 0:
+        return "it needs one view of each image. Use model.feature_views=0"
+    return None
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """The values of `node` as they were written, without resolving those that depend on others."""
+    content = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(content, dict)
+    return content  # type: ignore[return-value]
+
+
+@functools.cache
+def _file(*names: str) -> dict[str, Any]:
+    """The options in these files of `conf/`, the later ones first."""
+    merged: dict[str, Any] = {}
+    for name in names:
+        merged |= plain(OmegaConf.load(config_dir() / f"{name}.yaml"))  # type: ignore[arg-type]
+    merged.pop("defaults", None)
+    return merged

@@ -1,0 +1,101 @@
+"""A linear head on a frozen backbone is solved, in a run that has everything else that a run has."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+import torch
+
+import imgcls
+from imgcls.callbacks.checkpoints import Checkpoints
+from imgcls.errors import UserError
+from imgcls.evaluate import evaluate
+from imgcls.models.backbones import create_network
+from imgcls.training import pipeline
+from tests.trainings import Fit
+
+FROZEN = ["data=cifar10", "model.freeze=backbone"]
+
+
+@pytest.fixture
+def fit(fit: Fit, tmp_path: Path) -> Fit:
+    """The small training on a frozen backbone, with no option that needs steps."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    file = tmp_path / "backbone.safetensors"
+    save_file(create_network("test_resnet", 3).backbone.state_dict(), file)
+    return functools.partial(fit, "trainer.max_epochs=${by_start:10,10,30}", f"model.weights={file}", *FROZEN[1:])
+
+
+def test_a_solved_head_is_a_complete_run(fit: Fit, pictures: Path) -> None:
+    run = fit("report=true")
+    [row] = run.history
+    assert row["lr"] == 0, "no step has changed the solution"
+    assert run.metrics["epochs"] == 1
+    assert run.metrics["train/accuracy"] > 0.9
+    assert evaluate(run)["loss"] == pytest.approx(run.metrics["test/loss"], abs=1e-4)
+    answers = run.predict([pictures / row["file"] for row in run.predictions], top_k=1)
+    assert [answer[0][0] for answer in answers] == [row["predicted"] for row in run.predictions]
+    assert (run.folder / "report.html").is_file()
+    trained = fit("model.solve_head=false", name="trained")
+    assert len(trained.history) == 10
+    assert run.metrics["val/loss"] < trained.metrics["val/loss"], "ten epochs do not reach the optimum"
+
+
+def test_a_killed_run_resumes_with_the_solution(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fit(name="whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_end", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(BaseException, match=r".*"):
+            fit(name="killed")
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "solve_head", lambda *_, **__: pytest.fail("it is solved again"))
+        resumed = fit(name="killed")
+    weights = [(run.folder / "model" / "model.safetensors").read_bytes() for run in (whole, resumed)]
+    assert weights[0] == weights[1]
+
+
+def test_without_validation_images_folds_choose(fit: Fit) -> None:
+    run = fit("data.val_fraction=0", "loss.class_weights=balanced")
+    assert "thirds of them" in (run.folder / "log.txt").read_text()
+    assert run.metrics["test/accuracy"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "solved"),
+    [
+        ([], True),
+        (["loss.class_weights=balanced", "data.batch_size=8", "debug=off", "checkpoint.monitor=val/loss"], True),
+        (["model.freeze=none"], False),
+        (["optim=sgd"], False),
+        (["optim.lr=0.01"], False),
+        (["optim.ema=0.9"], False),
+        (["trainer.max_epochs=10"], False),
+        (["head=mlp"], False),
+        (["model.head.dropout=0.1"], False),
+        (["model.feature_views=4"], False),
+        (["model.feature_views=null", "data.augment.mixing.mixup=0.2"], False),
+        (["loss.focal_gamma=2"], False),
+        (["loss=custom", "loss._target_=torch.nn.functional.cross_entropy"], False),
+        (["trainer.max_epochs=10", "model.solve_head=true"], True),
+    ],
+)
+def test_options_that_need_steps_train_the_head(overrides: list[str], solved: bool) -> None:
+    assert imgcls.compose([*FROZEN, *overrides]).model.solve_head is solved
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.freeze=none"], "model.freeze=backbone"),
+        (["head=mlp"], "head=linear"),
+        (["loss.focal_gamma=2"], "loss.focal_gamma=0"),
+        (["model.feature_views=4"], "model.feature_views=0"),
+    ],
+)
+def test_what_cannot_be_solved_is_refused(overrides: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        imgcls.compose([*FROZEN, "model.solve_head=true", *overrides])
