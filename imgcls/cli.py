@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imgcls import __version__
 from imgcls.errors import UserError, describe_users_error, nearest
 from imgcls.system.checks import Check, check_value
 from imgcls.system.interrupts import Interrupted
@@ -44,6 +47,12 @@ def guarded(task: Callable[[], Any]) -> int:
         _print_error("this is a bug in imgcls; please report it with the lines above.")
         return CRASHED
     return 0
+
+
+def announce(what: str) -> None:
+    """Say on stderr, where that is a terminal, what takes the first seconds: whoever waits there sees it at once."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        print(f"imgcls {__version__}: {what} …", file=sys.stderr, flush=True)
 
 
 def _print_error(text: str, prefix: str = "imgcls: error: ") -> None:
@@ -85,6 +94,20 @@ def boolean(text: str) -> bool | str:
 def texts(text: str) -> list[str]:
     """The parts of `a,b` or `[a,b]`."""
     return [part.strip() for part in text.strip("[]").split(",") if part.strip()]
+
+
+def usage_of(action: str, usage: str, options: Mapping[str, Option]) -> str:
+    """The lines of `usage` about one action of a command, and its options with their defaults."""
+    lines = [line.strip().removeprefix("usage: ") for line in usage.splitlines()]
+    own = [line for line in lines if re.match(rf"python -m imgcls\.\w+ +{action}\b", line)]
+    named = [
+        name if option.default in (None, ()) else f"{name}={_shown(option.default)}" for name, option in options.items()
+    ]
+    return "\n".join([f"usage: {'  '.join(own)}", "", *textwrap.wrap(f"options: {' '.join(named)}", 100)])
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def read_options(

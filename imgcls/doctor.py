@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imgcls import __version__
-from imgcls.cli import guarded, read_options
+from imgcls.cli import announce, guarded, read_options
 from imgcls.system.extras import CORE, Extra, find_extras
 from imgcls.system.machine import available_cores, free_memory, total_memory
 
@@ -230,6 +230,7 @@ def main() -> None:
 
 def _command(arguments: Sequence[str]) -> None:
     read_options(arguments, {}, usage=__doc__ or "")
+    announce("examining this machine, up to ten seconds")
     print(table(examine()))
 
 

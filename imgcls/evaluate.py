@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, boolean, guarded, read_options
+from imgcls.cli import Option, announce, boolean, guarded, read_options
 from imgcls.errors import UserError
 from imgcls.models.choices import VIEWS
 from imgcls.runs.provenance import read_configuration
@@ -126,6 +126,7 @@ def _command(arguments: Sequence[str]) -> None:
     options, overrides, _ = read_options(arguments, OPTIONS, usage=__doc__ or "", overrides=("data",))
     if options["run"] is None:
         raise UserError("Give the run folder: run=DIR")
+    announce("loading PyTorch, Lightning and timm")
     import lightning  # noqa: F401 - sets up its loggers, which are silenced below
 
     from imgcls.runs.run import load

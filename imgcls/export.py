@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, boolean, guarded, read_options
+from imgcls.cli import Option, announce, boolean, guarded, read_options
 from imgcls.errors import UserError
 from imgcls.system.checks import choice, flag
 from imgcls.system.extras import check_onnx
@@ -90,6 +90,7 @@ def _command(arguments: Sequence[str]) -> None:
         raise UserError("output= is for format=sagemaker; the portable model is in model/ of the run folder.")
     if options["onnx"] is True:
         check_onnx("onnx=true")
+    announce("loading PyTorch, Lightning and timm")
     from imgcls.runs.run import load
 
     run = load(options["run"])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imgcls.cli import Option, boolean, guarded, read_options
+from imgcls.cli import Option, announce, boolean, guarded, read_options
 from imgcls.system.checks import flag
 from imgcls.system.files import atomic_write_text
 
@@ -180,6 +180,7 @@ def main() -> None:
 
 def _command(arguments: Sequence[str]) -> None:
     options, overrides, _ = read_options(arguments, OPTIONS, usage=__doc__ or "", overrides=OVERRIDES)
+    announce("reading the configuration, then loading PyTorch")
     from imgcls.config.composition import compose
 
     cfg: Any = compose(overrides)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = {"train", "evaluate", "predict", "export", "prepare", "doctor", "jobs"}
+COMMANDS = {"train", "evaluate", "predict", "export", "prepare", "doctor", "jobs", "options"}
 SHARED = {"errors", "pictures", "preprocessing", "cli"}  # of which the commands alone import cli
 # A package imports those after it, never those before it.
 ORDER = [
@@ -57,7 +57,7 @@ def room(module: str) -> str:
 
 def height(name: str) -> int:
     """How far down: commands 0, what all share last."""
-    if name in COMMANDS:
+    if name in COMMANDS or name == "__main__":
         return 0
     if name == "cli":
         return ORDER.index("system")

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import imgcls
 from imgcls import portable
-from imgcls.cli import Option, boolean, guarded, read_options, texts
+from imgcls.cli import Option, announce, boolean, guarded, read_options, texts, usage_of
 from imgcls.errors import UserError
 from imgcls.system.checks import choice, flag, number, whole
 from imgcls.system.interrupts import Interrupted
@@ -133,6 +134,23 @@ def test_a_command_without_options_takes_no_arguments(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         read_options(["more", "--help"], {}, usage="usage: python -m imgcls.doctor")
     assert capsys.readouterr().out == "usage: python -m imgcls.doctor\n"
+
+
+def test_the_usage_of_an_action_has_its_options_alone() -> None:
+    usage = "usage: python -m imgcls.jobs [list]   all\n   python -m imgcls.jobs stop   job=NAME    end a job\n"
+    assert usage_of("stop", usage, {"job": Option(), "wait": Option(False), "poll": Option(10.0)}) == (
+        "usage: python -m imgcls.jobs stop   job=NAME    end a job\n\noptions: job wait=false poll=10.0"
+    )
+
+
+def test_the_first_line_of_a_command_is_for_terminals(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    announce("loading PyTorch")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    announce("loading PyTorch")
+    assert capsys.readouterr().err == f"imgcls {imgcls.__version__}: loading PyTorch …\n"
 
 
 def test_predict_answers_for_every_picture_that_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from imgcls.config.composition import compose
 from imgcls.config.explain import _option_names
 from imgcls.config.groups import config_dir
+from imgcls.config.reference import read_all
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -17,7 +18,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 @pytest.fixture
 def reference(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.syspath_prepend(str(DOCS / "_extensions"))
-    from configuration_reference import as_markdown, read_all  # type: ignore[import-not-found]
+    from configuration_reference import as_markdown  # type: ignore[import-not-found]
 
     text: str = as_markdown(read_all(config_dir()))
     return text

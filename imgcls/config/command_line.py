@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import os
@@ -35,7 +36,11 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str = "train") -> 
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # as with python -m: the user's own classes are beside their conf/
     sys.argv[1:] = expand(sys.argv[1:])
-    _check_flags(sys.argv[1:])
+    if _check_flags(sys.argv[1:]).help:
+        from imgcls.config.help import help_of_train
+
+        print(help_of_train())
+        return
     register_resolvers()
     quiet = logging.getLogger("hydra")  # `explain` reports its failures instead
     before = os.environ.get("HYDRA_FULL_ERROR")
@@ -83,8 +88,8 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str = "train") -> 
             os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
-def _check_flags(arguments: list[str]) -> None:
-    """Raise UserError, in one line, where Hydra would print its usage."""
+def _check_flags(arguments: list[str]) -> argparse.Namespace:
+    """Hydra's flags among `arguments`. Raises UserError, in one line, where Hydra would print its usage."""
     from hydra.main import get_args_parser
 
     parser = get_args_parser()
@@ -96,7 +101,8 @@ def _check_flags(arguments: list[str]) -> None:
         raise UserError(f"{message}. {advice}")
 
     parser.error = refuse  # type: ignore[method-assign,assignment]
-    parser.parse_args(arguments)
+    flags_given: argparse.Namespace = parser.parse_args(arguments)
+    return flags_given
 
 
 def _run_folder() -> Path:

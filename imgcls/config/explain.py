@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from imgcls.config.groups import VERSION_BASE, choices_with, config_dir
 from imgcls.config.hydra_internals import node_of
 from imgcls.errors import UserError, nearest
+from imgcls.models.names import is_model
 
 OTHER_NAMES = {
     "accumulate_grad_batches": "data.batch_size is the effective batch; data.micro_batch_size splits it.",
@@ -31,7 +32,10 @@ def explain(error: Exception, overrides: list[str], config_name: str) -> UserErr
     if match := re.search(r"Could not find '([^']+)'\s*(?:Available options in '([^']+)':(.*))?", text, re.DOTALL):
         group, _, choice = match[1].rpartition("/")
         options = [name for name in (match[3] or "").split("Config search path")[0].split() if name[0] != "_"]
-        return UserError(f"{group}={choice}: there is no {group} called {choice!r}. {nearest(choice, options)}")
+        advice = nearest(choice, options)
+        if group == "model" and is_model(choice):
+            advice = f"Give a network of timm as model.name={choice}."
+        return UserError(f"{group}={choice}: there is no {group} called {choice!r}. {advice}")
     if match := re.search(r"Could not override '([^']+)'. No match in the defaults list", text):
         return UserError(
             f"Unknown option group {match[1]!r}. {nearest(match[1], _known_names(overrides, config_name))}"

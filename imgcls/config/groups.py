@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-NEVER_SUGGESTED = ("hydra/help", "experiment")
+NEVER_SUGGESTED = ("experiment",)
 
 
 def choices_with(option: str, folders: Sequence[Path]) -> list[str]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from imgcls.cli import Option, boolean, guarded, read_options, texts
+from imgcls.cli import Option, boolean, guarded, read_options, texts, usage_of
 from imgcls.deploy.options import ENDPOINT, MODES
 from imgcls.errors import UserError, nearest
 from imgcls.system.checks import choice, flag, number, whole
@@ -97,7 +97,10 @@ def command(arguments: list[str]) -> None:
     if action not in ACTIONS:
         raise UserError(f"{action}: {nearest(action, ACTIONS)}")
     more_names = WITH_MORE.get(action, ())
-    values, more, _ = read_options(arguments, ACTIONS[action], usage=__doc__ or "", overrides=more_names, others=1)
+    usage = __doc__ or ""
+    if others:
+        usage = usage_of(action, usage, ACTIONS[action])
+    values, more, _ = read_options(arguments, ACTIONS[action], usage=usage, overrides=more_names, others=1)
 
     from imgcls.deploy.command import perform
 

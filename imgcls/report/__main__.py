@@ -71,5 +71,10 @@ def _print_outcomes(outcomes: Sequence[Outcome]) -> None:
         print(f"{outcome.rule:26} {outcome.status:15} {outcome.sentence}".rstrip())
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the command line."""
     sys.exit(guarded(lambda: report(sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    main()

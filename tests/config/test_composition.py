@@ -40,6 +40,7 @@ from imgcls.errors import UserError
         (["data.root=/no/such/folder"], ["data.root=/no/such/folder", "no such folder"]),
         (["model.weights=/no/such/file"], ["model.weights=/no/such/file", "no such file"]),
         (["model.name=resnet5O"], ["model.name=resnet5O", "resnet50"]),
+        (["model=resnet34"], ["model=resnet34", "Give a network of timm as model.name=resnet34."]),
         (["optim.schedule=cosin"], ["optim.schedule=cosin", "cosine"]),
         (["model.freeze=backbon"], ["model.freeze=backbon", "backbone"]),
         (["model.freeze=backbone", "model.pretrained=false"], ["freezes random weights"]),
