@@ -31,6 +31,7 @@ FEATURES = {
     "onnx": "model/model.onnx in each run folder",
     "search": "searches with Optuna: -m hydra/sweeper=optuna",
     "serve": "python -m imgcls.serve, and predict without torch",
+    "parquet": "tables in Parquet: data.table=labels.parquet",
     "s3": "images in S3: data.root=s3://bucket/prefix",
     "tensorboard": "logger=tensorboard",
     "mlflow": "logger=mlflow",

@@ -77,10 +77,13 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
         for name, split in source.splits().items()
     }
     bad = [
-        BadFile(file, reason)
-        for name, split in source.splits().items()
-        for file, reason in zip(split.files, findings[name].reasons, strict=bool(split.files))
-        if reason
+        *source.bad,
+        *(
+            BadFile(file, reason)
+            for name, split in source.splits().items()
+            for file, reason in zip(split.files, findings[name].reasons, strict=bool(split.files))
+            if reason
+        ),
     ]
     wrong_endings = [
         pair
@@ -88,7 +91,7 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
         if split.files
         for pair in find_mislabelled(split.files, findings[name])
     ]
-    usable = source.without(bad)
+    usable = source.without(bad[len(source.bad) :])
     datamodule.setup()
     mean, std = channel_statistics(datamodule.store_of("train"))
     good = [np.array([not reason for reason in found.reasons], dtype=bool) for found in findings.values()]

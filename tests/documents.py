@@ -10,6 +10,8 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 
+from imgcls.config.overrides import expand
+
 ROOT = Path(__file__).parent.parent
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text()
@@ -84,7 +86,7 @@ def one_trial(words: list[str]) -> list[str]:
     """The words of one run of a sweep: of several values the first."""
     parser = OverridesParser.create()
     chosen = []
-    for word in words:
+    for word in expand(words):
         if word.startswith("-"):
             continue
         override = parser.parse_override(word)

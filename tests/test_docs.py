@@ -73,6 +73,7 @@ def _write_pictures(folder: Path) -> None:
     pictures = write_pictures(folder / "pictures", {"train": 6, "test": 2}, ("daisy", "rose"))
     rows = [f"{path.relative_to(pictures)},{path.parent.name},{path.parent.parent.name}" for path in every(pictures)]
     (pictures / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
+    (folder / "labels.csv").write_text("\n".join(["file,label,split", *(f"pictures/{row}" for row in rows)]))
     write_pictures(folder / "other_pictures", {"": 4}, ("zero", "one", "two"))
     (folder / "holiday").mkdir()
     for name in ("picture.png", "picture.jpg", "holiday/1.jpg"):
@@ -176,7 +177,9 @@ _COMPOSED: dict[tuple[str, ...], Any] = {}
 def compose_quickly(words: list[str]) -> None:
     """As `compose`, with the groups composed once and the single options set in what they gave."""
     parser = OverridesParser.create()
-    groups = tuple(word for word in words if "." not in word.partition("=")[0] or word.startswith("hydra."))
+    groups = tuple(
+        word for word in words if "." not in word.partition("=")[0] or word.startswith(("hydra.", "data.table"))
+    )
     if groups not in _COMPOSED:
         _COMPOSED[groups] = compose(list(groups))
     cfg = copy.deepcopy(_COMPOSED[groups])
@@ -199,14 +202,17 @@ def test_links_lead_to_files() -> None:
             assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
 
 
-def test_a_data_set_of_ones_own(inside: Path) -> None:
+def test_a_named_data_set_and_a_table(inside: Path) -> None:
     from hydra.utils import instantiate
 
-    named, table = compose(["data=flowers"]), compose(["data=flowers_table", "data.image_size=24", "data.resize=24"])
+    named, table = (
+        compose(["data=flowers"]),
+        compose(["data=pictures/labels.csv", "data.image_size=24", "data.resize=24"]),
+    )
     assert (named.model.name, named.data.image_size) == ("convnext_tiny.in12k_ft_in1k", 192)
     datamodule: Any = instantiate(table.data, _convert_="all")
     datamodule.setup()
-    assert type(datamodule).__name__ == "Flowers"
+    assert type(datamodule).__name__ == "Table"
     assert datamodule.class_names == ("daisy", "rose")
     assert [len(split) for split in datamodule.source.splits().values()] == [11, 1, 4]
     assert next(iter(datamodule.train_dataloader())).images.shape == (11, 3, 24, 24)

@@ -6,6 +6,7 @@ SAMPLERS = ("shuffle", "balanced")
 STORE_KINDS = ("auto", "memory", "disk", "device", "none")
 NORMALIZATIONS = ("pretrained", "imagenet", "dataset")
 ON_BAD = ("skip", "error")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 TUNING_STRATEGIES = {"bayesian": "Bayesian", "random": "Random", "hyperband": "Hyperband", "grid": "Grid"}
 """The strategies of a tuning job, with SageMaker's names."""
 WARM_STARTS = {"identical": "IdenticalDataAndAlgorithm", "transfer": "TransferLearning"}

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from imgcls.config.choices import NORMALIZATIONS, ON_BAD, SAMPLERS, STORE_KINDS, TUNING_STRATEGIES, WARM_STARTS
+from imgcls.config.choices import (
+    NORMALIZATIONS,
+    ON_BAD,
+    SAMPLERS,
+    STORE_KINDS,
+    TABLE_SUFFIXES,
+    TUNING_STRATEGIES,
+    WARM_STARTS,
+)
 from imgcls.config.starts import unsolvable
 from imgcls.errors import UserError, nearest
 from imgcls.models.choices import ACTIVATIONS, FREEZING, MODES, NORMS, STEMS, VALIDATION_METRICS, VIEWS
@@ -26,12 +35,14 @@ from imgcls.system.checks import (
     names,
     number,
     numbers,
+    one_name,
     whole,
 )
 from imgcls.system.extras import check_logger, check_onnx, check_smdebug
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
 
+TABLE = "imgcls.data.table.Table"
 WITHOUT_FILES = ("imgcls.data.digits.Digits", "imgcls.data.synthetic.Synthetic")
 
 
@@ -56,6 +67,8 @@ def _check_together(config: Mapping[str, Any]) -> None:
         raise UserError(
             f"data.root={data['root']}: data={name} reads no files. For your own images: data=imagefolder data.root=…"
         )
+    if str(data.get("_target_")) == TABLE:
+        _check_table(data)
     micro, batch = data.get("micro_batch_size"), data.get("batch_size")
     if isinstance(micro, int) and isinstance(batch, int) and micro > batch:
         raise UserError(f"data.micro_batch_size={micro}: it cannot be larger than data.batch_size={batch}.")
@@ -113,6 +126,17 @@ def _check_together(config: Mapping[str, Any]) -> None:
             "trainer.max_epochs=-1 trains endlessly, so a schedule has no end to anneal to. "
             "Use optim.schedule=constant or give a number of epochs."
         )
+
+
+def _check_table(data: Mapping[str, Any]) -> None:
+    """Raise UserError where there is no table; what is in S3 or at the end of its path in the root is found later."""
+    table, root = data.get("table"), data.get("root")
+    if table is None:
+        raise UserError("data=table needs data.table=FILE, a table with the columns file and label.")
+    if not str(table).lower().endswith(TABLE_SUFFIXES):
+        raise UserError(f"data.table={table}: must be a file of {', '.join(TABLE_SUFFIXES)}.")
+    if root is None and "://" not in str(table) and not Path(str(table)).expanduser().is_file():
+        raise UserError(f"data.table={table}: no such file.")
 
 
 def _check_sharded(config: Mapping[str, Any]) -> None:
@@ -219,6 +243,12 @@ OPTIONS: dict[str, Check] = {
     "data.interpolation": choice(*INTERPOLATIONS),
     "data.num_workers": either(whole(0), choice("auto")),
     "data.val_fraction": number(0, 0.9),
+    "data.group": one_name,
+    "data.file_column": one_name,
+    "data.label_column": one_name,
+    "data.split_column": one_name,
+    "data.weight_column": one_name,
+    "data.test_fraction": number(0, 0.99),
     "data.store": choice(*STORE_KINDS),
     "data.normalization": either(choice(*NORMALIZATIONS), mean_and_std),
     "data.on_bad": choice(*ON_BAD),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from imgcls.config.choices import TABLE_SUFFIXES
 from imgcls.config.groups import config_dir
 from imgcls.errors import UserError
 
@@ -20,7 +22,8 @@ def expand(arguments: Sequence[str]) -> list[str]:
 
     - A file of overrides (a run's `overrides.yaml`, a search's `best.yaml`, a list) is replaced by its content; later
       arguments win over it. What could run code in it is refused without the argument `trust=true`.
-    - `data=DIR`, or `data.root=DIR` without a data set, is a folder of the user's own images: `data=imagefolder`.
+    - `data=DIR`, or `data.root=DIR` without a data set, is a folder of the user's own images: `data=imagefolder`. A
+      table of images, as in `data=labels.csv`, is `data=table`.
     - A value that Hydra's grammar rejects, such as `data.root=~/data` or `run_dir=runs/größe (1)`, is quoted.
     """
     trust = "trust=true" in arguments
@@ -86,16 +89,25 @@ def _with_own_data(arguments: list[str]) -> list[str]:
     changed = []
     for argument in arguments:
         name, _, value = argument.partition("=")
-        if name == "data" and _is_place(value):
+        if name in ("data", "data.root") and _is_table(value):
+            changed += ["data=table", f"data.table={value}"]
+        elif name == "data" and _is_place(value):
             changed += ["data=imagefolder", f"data.root={value}"]
         elif name == "data" and value.startswith(("/", "./", "../", "~")):
-            raise UserError(f"{argument}: no such folder.")
+            raise UserError(f"{argument}: no such folder or table.")
         else:
             changed.append(argument)
     names = {argument.lstrip("+").partition("=")[0].partition("@")[0] for argument in changed}
-    if "data.root" in names and not names & {"data", "experiment"}:
-        changed.append("data=imagefolder")
+    if names & {"data.root", "data.table"} and not names & {"data", "experiment"}:
+        changed.append("data=table" if "data.table" in names else "data=imagefolder")
     return changed
+
+
+def _is_table(value: str) -> bool:
+    """Whether `value` is an existing table, or the address of one."""
+    plain = value.strip("'\"")
+    is_table = plain.lower().endswith(TABLE_SUFFIXES)
+    return is_table and (plain.startswith("s3://") or Path(plain).expanduser().is_file())
 
 
 def _is_place(value: str) -> bool:
@@ -111,7 +123,7 @@ def _quoted(argument: str) -> str:
     name, equals, value = argument.partition("=")
     if not equals or argument.startswith("-") or _is_readable(argument):
         return argument
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    escaped = re.sub(r'(\\*)("|$)', r"\1\1\2", value).replace('"', '\\"')  # backslashes count before a quote only
     quoted = f'{name}="{escaped}"'
     return quoted if _is_readable(quoted) else argument
 

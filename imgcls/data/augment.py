@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from imgcls.data.crops import Layout, PaddedCrop, RandomResizedCrop, flip, resize
-from imgcls.data.mixing import Mixing
+from imgcls.data.mixing import Mixing, soft
 from imgcls.data.randomness import Draws
 from imgcls.errors import UserError
 
@@ -88,3 +88,13 @@ class Augment:
         if self.mixing is not None and self.mixing.active:
             return self.mixing(images, labels, draws.stream("mixing"), num_classes)
         return images, labels
+
+    def finish_weighted(
+        self, images: Tensor, labels: Tensor, weights: Tensor | None, draws: Draws, num_classes: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """`finish`, by which the weights of the images, float32 (N,), are mixed like the labels."""
+        if weights is None or self.mixing is None or not self.mixing.active:
+            return *self.finish(images, labels, draws, num_classes), weights
+        columns = torch.cat([soft(labels, num_classes), weights[:, None]], 1)
+        images, columns = self.finish(images, columns, draws, num_classes)
+        return images, columns[:, :-1], columns[:, -1]

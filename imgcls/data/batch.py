@@ -19,6 +19,8 @@ class Batch(NamedTuple):
     """int64 (N,); in training with mixing float32 (N, C)."""
     index: Tensor  # type: ignore[assignment]  # replaces a method of tuples that is not needed
     """int64 (N,), positions in the split."""
+    weights: Tensor | None = None
+    """float32 (N,), of the images in the training loss; None: all are equal."""
 
 
 class Fate:
@@ -40,6 +42,8 @@ class RawBatch(NamedTuple):
     """int64 (N,), positions in the split."""
     fate: Fate | None
     """None in evaluation."""
+    weights: Tensor | None = None
+    """float32 (N,), of the images in the training loss."""
 
 
 BLOCKING = ("cpu", "mps")  # where an asynchronous copy gains nothing, or has been observed to go wrong

@@ -48,8 +48,9 @@ class FeatureDataModule(ImageDataModule):
 
     def _make_loader(self, name: str, plan: Plan, *, training: bool = False) -> Loader[RawBatch | Batch]:
         features, labels = self.features[name], torch.from_numpy(self._need(name).labels)
+        weights = self._weights(name)
 
         def load(positions: Tensor, draws: Tensor, epoch: int) -> RawBatch | Batch:
-            return Batch(features.gather(positions, epoch), labels[positions], positions)
+            return Batch(features.gather(positions, epoch), labels[positions], positions, weights(positions))
 
         return Loader(plan, load)

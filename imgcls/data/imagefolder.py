@@ -8,7 +8,7 @@ from pathlib import Path
 from imgcls.data.folders import class_folders, find_split, find_splits, need_folder, pictures_in
 from imgcls.data.module import ImageDataModule
 from imgcls.data.sources import Source
-from imgcls.data.splits import cut
+from imgcls.data.splits import cut, with_groups
 from imgcls.errors import UserError
 
 USUAL_NAMES = {
@@ -34,18 +34,24 @@ class ImageFolder(ImageDataModule):
 
     def find(self) -> Source:
         """The images below `root`."""
-        return find_folder(need_folder(self.root, "imagefolder"), self.test_fraction, self.seed)
+        return find_folder(need_folder(self.root, "imagefolder"), self.test_fraction, self.seed, self.group)
 
 
-def find_folder(root: Path, test_fraction: float, seed: int) -> Source:
-    """The images of `root`, split as its folders are, or by `seed` if it is one folder of class folders."""
+def find_folder(root: Path, test_fraction: float, seed: int, group: str | None = None) -> Source:
+    """The images of `root`, split as its folders are, or by `seed` if it is one folder of class folders.
+
+    `group` is a regular expression on their names, see `with_groups`.
+    """
     places = split_folders(root)
     if places:
         return find_tree(root, places)
     folders, everything = find_split(root, root)
+    source = Source(tuple(folders), everything)
+    if group is not None:
+        source = with_groups(source, group)
     if test_fraction == 0:
-        return Source(tuple(folders), everything)
-    train, test = cut(everything, [1 - test_fraction, test_fraction], seed)
+        return source
+    train, test = cut(source.train, [1 - test_fraction, test_fraction], seed)
     return Source(tuple(folders), train, None, test if len(test) else None)
 
 

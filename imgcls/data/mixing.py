@@ -37,7 +37,7 @@ class Mixing:
         return self.probability > 0 and max(self.mixup, self.cutmix) > 0
 
     def __call__(self, images: Tensor, labels: Tensor, draws: Draws, num_classes: int) -> tuple[Tensor, Tensor]:
-        """float (N, 3, H, W) and int64 (N,) to mixed images and soft labels, float32 (N, C), rows of sum 1."""
+        """float (N, 3, H, W) and labels, int64 (N,) or (N, C), to mixed images and soft labels, float32 (N, C)."""
         height, width = images.shape[-2:]
         drawn = draws.uniform(5)  # on the CPU, where the quantiles are looked up
         cut = drawn[:, 0] < (self.switch if self.mixup and self.cutmix else bool(self.cutmix))  # rather than blended
@@ -53,8 +53,13 @@ class Mixing:
 
         weight = torch.where(cut[:, None, None], (~inside).to(images.dtype), share.to(images.dtype)[:, None, None])
         mixed = torch.lerp(images.roll(1, 0), images, weight[:, None])
-        target = F.one_hot(labels, num_classes).to(torch.float32)
+        target = soft(labels, num_classes)
         return mixed, torch.lerp(target.roll(1, 0), target, share[:, None])
+
+
+def soft(labels: Tensor, num_classes: int) -> Tensor:
+    """float32 (N, C) of classes, int64 (N,), or of labels that are (N, C) already."""
+    return (labels if labels.ndim == 2 else F.one_hot(labels, num_classes)).to(torch.float32)
 
 
 def _span(centre: Tensor, side: Tensor, length: int) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from imgcls.data.loader import EvaluationPlan, Loader, Plan, TrainingPlan
 from imgcls.data.normalization import normalise
 from imgcls.data.randomness import Draws
 from imgcls.data.sources import SPLITS, BadFile, Source, Split
-from imgcls.data.splits import with_validation
+from imgcls.data.splits import shared_groups, with_groups, with_validation
 from imgcls.data.stores.placement import on_device, open_store
 from imgcls.data.stores.statistics import channel_statistics
 from imgcls.data.stores.store import Recipe, Store, evaluation_recipe, training_recipe
@@ -60,6 +60,8 @@ class ImageDataModule(L.LightningDataModule):
         interpolation: Pillow's filter for all resizing before the store.
         num_workers: threads that decode images; `auto`: as many as processor cores.
         val_fraction: share of the training images used for validation if the data set has no validation images.
+        group: a regular expression on the names of the images: those in which its first parentheses match the same text
+            are never cut into two splits.
         seed: decides the split, the order and the augmentation.
         store: where decoded pixels are kept: `memory`, `disk`, `device`, `none`, or `auto`.
         augment: augmentation of the training images; None: as in evaluation.
@@ -84,6 +86,7 @@ class ImageDataModule(L.LightningDataModule):
         interpolation: str = "bicubic",
         num_workers: int | str = "auto",
         val_fraction: float = 0.1,
+        group: str | None = None,
         seed: int = 0,
         store: str = "auto",
         augment: Augment | None = None,
@@ -112,6 +115,7 @@ class ImageDataModule(L.LightningDataModule):
         self.resize = resize if resize is not None else round(image_size / 0.875)
         self.num_workers = available_cores() if num_workers == "auto" else max(1, int(num_workers))
         self.val_fraction, self.seed, self.store_kind, self.on_bad = val_fraction, seed, store, on_bad
+        self.group = group
         self.augment, self.normalization, self.sampler = augment or Augment(), normalization, sampler
         self.cache = Path(cache).expanduser() if cache is not None else cache_folder()
         self.root = local_root(root, self.cache)
@@ -136,6 +140,9 @@ class ImageDataModule(L.LightningDataModule):
         """The splits, without the unreadable images of those decoded so far."""
         if self.opened.source is None:
             source = self.find()
+            if self.group is not None and source.train.groups is None:
+                source = with_groups(source, self.group)
+            source = replace(source, notes=(*source.notes, *shared_groups(source)))
             split = source.val is None and self.val_fraction
             self.opened.source = with_validation(source, self.val_fraction, self.seed) if split else source
         return self.opened.source
@@ -231,16 +238,18 @@ class ImageDataModule(L.LightningDataModule):
         """Augment (in training) and normalise a whole batch on its device."""
         if not isinstance(batch, RawBatch):
             return batch
-        images, labels, fate = batch.images, batch.labels, batch.fate
+        images, labels, weights, fate = batch.images, batch.labels, batch.weights, batch.fate
         with torch.no_grad():
             if fate is not None:
                 images = self.augment.pixels(images, fate.draws, self.image_size, fate.aspect)
             images = self.normalise(images)
             if fate is not None:
-                images, labels = self.augment.finish(images, labels, fate.draws, self.num_classes)
+                images, labels, weights = self.augment.finish_weighted(
+                    images, labels, weights, fate.draws, self.num_classes
+                )
         if self.trainer is not None and self._running():
             images = self.trainer.precision_plugin.convert_input(images)
-        return Batch(images, labels, batch.index)
+        return Batch(images, labels, batch.index, weights)
 
     # ---- how a batch is split
 
@@ -335,13 +344,22 @@ class ImageDataModule(L.LightningDataModule):
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
         store = on_device(self.store_of(name, evaluation=not training), self.store_kind, device)
         labels, aspects = torch.from_numpy(self._need(name).labels), torch.from_numpy(store.aspects)
+        weights = self._weights(name)
         pin = device.type == "cuda"
 
         def load(positions: Tensor, draws: Tensor, epoch: int) -> RawBatch | Batch:
             fate = Fate(Draws.of(self.seed, epoch, draws), aspects[positions]) if training else None
-            return RawBatch(store.gather(positions, pin=pin), labels[positions], positions, fate)
+            return RawBatch(store.gather(positions, pin=pin), labels[positions], positions, fate, weights(positions))
 
         return Loader(plan, load, finish=self._finish_without_trainer)
+
+    def _weights(self, name: str) -> Callable[[Tensor], Tensor | None]:
+        """The weights of the images of a split at given positions, float32 (n,), with a mean of 1 over the split."""
+        weights = self._need(name).weights
+        if weights is None:
+            return lambda positions: None
+        scaled = torch.from_numpy(weights / weights.mean())
+        return lambda positions: scaled[positions]
 
     def _finish_without_trainer(self, batch: RawBatch | Batch) -> RawBatch | Batch:
         """Finish batches in the loader if no trainer runs that calls the hook above, as in a notebook."""

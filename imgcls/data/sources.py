@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,35 @@ from imgcls.errors import UserError
 from imgcls.pictures import open_picture
 
 SPLITS = ("train", "val", "test")
+
+
+class FilesIn(Sequence[Path]):
+    """Files by their paths from a folder. The Path objects of a million files would take seconds and half a gigabyte,
+    so each is created when it is used.
+
+    Args:
+        folder: absolute, or relative to the working directory.
+        names: paths from `folder`, or absolute ones.
+    """
+
+    def __init__(self, folder: str | Path, names: Sequence[str]) -> None:
+        self.folder, self.names = str(folder), names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> FilesIn: ...
+    def __getitem__(self, index: int | slice) -> Path | FilesIn:
+        if isinstance(index, slice):
+            return FilesIn(self.folder, self.names[index])
+        return Path(os.path.join(self.folder, self.names[index]))  # noqa: PTH118 - quicker than joining two Paths
+
+    def at(self, indices: Iterable[int]) -> FilesIn:
+        """The files at `indices`, in that order."""
+        return FilesIn(self.folder, [self.names[index] for index in indices])
 
 
 class BadFile(NamedTuple):
@@ -33,19 +62,25 @@ class Split:
     """Unique and stable: the path relative to the data set's folder with forward slashes, or 'train/00012'."""
     labels: np.ndarray
     """int64 (N,), positions in the class names."""
-    pictures: tuple[Path, ...] | np.ndarray
+    pictures: Sequence[Path] | np.ndarray
     """Files, or decoded pixels uint8 (N, H, W, 3)."""
+    groups: tuple[str, ...] | None = None
+    """The group of each image, such as its patient, if groups must stay in one split."""
+    weights: np.ndarray | None = None
+    """float32 (N,), the weights of the images in the training loss, if they differ."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int64))
         if not len(self.names) == len(self.labels) == len(self.pictures):
             raise ValueError(f"{len(self.names)} names, {len(self.labels)} labels, {len(self.pictures)} images")
+        if any(len(column) != len(self.names) for column in (self.groups, self.weights) if column is not None):
+            raise ValueError(f"groups and weights must be as many as the {len(self.names)} names")
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> Sequence[Path]:
         """The files of the images; empty if they are in memory."""
         return () if isinstance(self.pictures, np.ndarray) else self.pictures
 
@@ -56,11 +91,21 @@ class Split:
     def subset(self, indices: Sequence[int] | np.ndarray) -> Split:
         """The images at `indices`, in that order."""
         at = np.asarray(indices, dtype=np.int64)
+        places = at.tolist()
+        pictures: Sequence[Path] | np.ndarray
         if isinstance(self.pictures, np.ndarray):
-            pictures: tuple[Path, ...] | np.ndarray = self.pictures[at]
+            pictures = self.pictures[at]
+        elif isinstance(self.pictures, FilesIn):
+            pictures = self.pictures.at(places)
         else:
-            pictures = tuple(self.pictures[index] for index in at)
-        return Split(tuple(self.names[index] for index in at), self.labels[at], pictures)
+            pictures = tuple(self.pictures[index] for index in places)
+        return Split(
+            tuple(self.names[index] for index in places),
+            self.labels[at],
+            pictures,
+            groups=tuple(self.groups[index] for index in places) if self.groups is not None else None,
+            weights=self.weights[at] if self.weights is not None else None,
+        )
 
     def without(self, paths: Iterable[Path]) -> Split:
         """The split without the images whose files are in `paths`; itself if there are none."""
@@ -71,7 +116,7 @@ class Split:
     @staticmethod
     def joined(splits: Sequence[Split]) -> Split:
         """The images of all `splits`, concatenated."""
-        pictures: tuple[Path, ...] | np.ndarray
+        pictures: Sequence[Path] | np.ndarray
         if all(isinstance(split.pictures, np.ndarray) for split in splits):
             pictures = np.concatenate([split.pictures for split in splits])
         else:

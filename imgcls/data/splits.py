@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +20,10 @@ def with_validation(source: Source, fraction: float, seed: int) -> Source:
     """`source` with `fraction` of each class's training images moved to a validation split."""
     train, val = cut(source.train, [1 - fraction, fraction], seed)
     if not len(val):
+        grouped = "" if source.train.groups is None else f" in {len(set(source.train.groups))} groups"
         raise UserError(
             f"The data set has no validation images, and data.val_fraction={fraction} of its {len(source.train)} "
-            "training images is none. Raise data.val_fraction, or add images."
+            f"training images{grouped} is none. Raise data.val_fraction, or add images."
         )
     return replace(source, train=train, val=val)
 
@@ -27,9 +32,12 @@ def cut(split: Split, shares: Sequence[float], seed: int) -> list[Split]:
     """Split into parts with `shares` of each class, which sum to 1; the first part has at least one image per class.
 
     Images are ordered within a class by a hash of the seed and the name. Rounding errors are carried to the next class,
-    so that a part has its share of the whole even if no class is large enough for one image of it.
+    so that a part has its share of the whole even if no class is large enough for one image of it. Where the images
+    have groups, each group is in one part, and the shares are met as far as the groups allow.
     """
-    keys = [hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest() for name in split.names]
+    if split.groups is not None:
+        return [split.subset(np.flatnonzero(parts)) for parts in _cut_groups(split, shares, seed)]
+    keys = _hashes(seed, split.names)
     cumulative = np.cumsum(shares)
     parts: list[list[int]] = [[] for _ in shares]
     before = 0
@@ -41,3 +49,113 @@ def cut(split: Split, shares: Sequence[float], seed: int) -> list[Split]:
             part.extend(members[begin:end])
         before += len(members)
     return [split.subset(sorted(part)) for part in parts]
+
+
+def _hashes(seed: int, names: Sequence[str]) -> list[bytes]:
+    return [hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest() for name in names]
+
+
+def _cut_groups(split: Split, shares: Sequence[float], seed: int) -> np.ndarray:
+    """Which images are in each part, bool (parts, N), such that no group is in two parts.
+
+    Greedy, as scikit-learn's StratifiedGroupKFold: the largest groups first, each into the part where it reduces the
+    squared distance from the shares most, relative to the size of each class and of the whole.
+    """
+    assert split.groups is not None
+    names = sorted(set(split.groups))
+    ids = {name: number for number, name in enumerate(names)}
+    group_of = np.array([ids[group] for group in split.groups], dtype=np.int64)
+    classes = int(split.labels.max()) + 1 if len(split) else 0
+    # the content of a group: pairs of a class and a number of images; the last "class" is the whole
+    content: list[list[tuple[int, int]]] = [[] for _ in names]
+    pairs, counts = np.unique(group_of * classes + split.labels, return_counts=True)
+    for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+        content[pair // classes].append((pair % classes, count))
+    sizes = np.bincount(group_of, minlength=len(names)).tolist()
+    for parts, size in zip(content, sizes, strict=True):
+        parts.append((classes, size))
+    totals = [*np.bincount(split.labels, minlength=classes).tolist(), len(split)]
+    lacking = [[share * total for total in totals] for share in shares]
+    keys = _hashes(seed, names)
+    part_of = [0] * len(names)
+    for group in sorted(range(len(names)), key=lambda group: (-sizes[group], keys[group])):
+        costs = [
+            sum(count * (count - 2 * lack[label]) / totals[label] for label, count in content[group])
+            for lack in lacking
+        ]
+        part_of[group] = part = costs.index(min(costs))
+        for label, count in content[group]:
+            lacking[part][label] -= count
+    _repair(part_of, content, sizes, shares, classes)
+    return np.array(part_of)[group_of] == np.arange(len(shares))[:, None]
+
+
+def _repair(
+    part_of: list[int],
+    content: list[list[tuple[int, int]]],
+    sizes: list[int],
+    shares: Sequence[float],
+    classes: int,
+) -> None:
+    """Move small groups, so that the first part has every class, and then, if it can keep them, no part is empty."""
+    holders: dict[int, list[int]] = defaultdict(list)  # class to its groups, the smallest first
+    by_size = sorted(range(len(part_of)), key=sizes.__getitem__)
+    for group in by_size:
+        for label, _ in content[group][:-1]:
+            holders[label].append(group)
+    first_has = [sum(part_of[group] == 0 for group in holders[label]) for label in range(classes)]
+    for label in range(classes):
+        if holders[label] and not first_has[label]:
+            moved = holders[label][0]
+            part_of[moved] = 0
+            for other, _ in content[moved][:-1]:
+                first_has[other] += 1
+    for part, share in enumerate(shares):
+        if share and part not in part_of:
+            for group in by_size:
+                labels = [label for label, _ in content[group][:-1]]
+                if part_of[group] == 0 and all(first_has[label] > 1 for label in labels):
+                    part_of[group] = part
+                    for label in labels:
+                        first_has[label] -= 1
+                    break
+
+
+def with_groups(source: Source, pattern: str) -> Source:
+    """`source` with the group of each image by the regular expression `pattern` on its name.
+
+    The group is what the pattern's first parentheses match, or the whole match without any; an image whose name does
+    not match is a group of its own. Raises UserError if no name matches, or the pattern is not valid.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"data.group={pattern} is not a regular expression: {error}.") from error
+    place, found = min(expression.groups, 1), 0
+    splits: dict[str, Any] = {}
+    for name, split in source.splits().items():
+        matches = [expression.search(image) for image in split.names]
+        groups = tuple(
+            image if match is None else match.group(place) or image
+            for image, match in zip(split.names, matches, strict=True)
+        )
+        found += sum(match is not None for match in matches)
+        splits[name] = replace(split, groups=groups)
+    if not found:
+        example = source.train.names[0] if len(source.train) else ""
+        raise UserError(f"data.group={pattern} matches no image; the first one is called {example!r}.")
+    return replace(source, **splits)
+
+
+def shared_groups(source: Source) -> tuple[str, ...]:
+    """A note for each pair of splits of `source` that have groups in common."""
+    groups = {name: set(split.groups) for name, split in source.splits().items() if split.groups is not None}
+    notes = []
+    for (one, first), (other, second) in combinations(groups.items(), 2):
+        if shared := sorted(first & second):
+            more = f" and {len(shared) - 3:,} more" if shared[3:] else ""
+            notes.append(
+                f"{one} and {other} share {len(shared):,} of the groups that should be in one split only "
+                f"({', '.join(shared[:3])}{more}): the results on {other} may be too good."
+            )
+    return tuple(notes)

@@ -24,7 +24,7 @@ from imgcls.system.lightning_internals import set_up_loader_again, trainer_of
 
 
 class Classifier(L.LightningModule):
-    """Trains and evaluates a network on batches `(images, labels)` or `(images, labels, index)`.
+    """Trains and evaluates a network on batches `(images, labels)`, to which index and weights may be added.
 
     The training loss is the mean over the images of an optimiser step, however it is split into micro-batches.
     Validation and test loss are the plain cross entropy, without smoothing, weights or focusing, so that runs can be
@@ -151,7 +151,8 @@ class Classifier(L.LightningModule):
         images, labels = batch[0], batch[1]
         logits = self(images)
         losses = self._training_losses(logits, labels)
-        total = losses.sum()
+        weights = batch[3] if len(batch) > 3 else None
+        total = losses.sum() if weights is None else (losses * weights).sum()
         with torch.no_grad():
             hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
             hits = (logits.argmax(dim=1) == hard).sum()

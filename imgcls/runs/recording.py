@@ -24,6 +24,7 @@ MOVABLE = (
     "resume",
     "launch",
     "data.root",
+    "data.table",
     "data.num_workers",
     "data.store",
     "trainer.devices",

@@ -104,6 +104,13 @@ def list_of(what: str, is_item: Callable[[Any], bool]) -> Check:
 
 
 numbers = list_of("numbers", is_number)
+
+
+def one_name(value: Any) -> str | None:
+    """A name, or null."""
+    return None if value is None or (isinstance(value, str) and value != "") else "must be a name, or null."
+
+
 names = list_of("names, such as [first,second]", lambda item: isinstance(item, str) and item != "")
 mappings = list_of("options with their values: [{optim.lr: 0.1}]", lambda item: isinstance(item, Mapping))
 

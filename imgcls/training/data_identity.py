@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from imgcls.data.module import ImageDataModule
+from imgcls.data.sources import Split
 from imgcls.data.stores.fingerprint import fingerprint
 from imgcls.errors import UserError
 from imgcls.system.files import atomic_write_text
@@ -34,6 +38,9 @@ def check_data(folder: Path, images: ImageDataModule) -> None:
         names = {"removed": removed, "new": added}
         changes = "; ".join(f"{', '.join(map(repr, some[:3]))} {kind}" for kind, some in names.items() if some)
         raise UserError(f"{folder} holds a run with other classes ({changes or 'in another order'}). {ADVICE}")
+    for split, digest in before.get("labels", {}).items():
+        if digest != now["labels"].get(split):
+            raise UserError(f"{folder} holds a run in which {split} images had other labels or weights. {ADVICE}")
     for split, (count, digest) in before["splits"].items():
         if [count, digest] != now["splits"].get(split):
             now_count = now["splits"].get(split, [0])[0]
@@ -46,4 +53,12 @@ def check_data(folder: Path, images: ImageDataModule) -> None:
 def _identity(images: ImageDataModule) -> dict[str, Any]:
     splits = images.source.splits()
     fingerprints = {name: [len(split), fingerprint(split, images.cache)] for name, split in splits.items()}
-    return {"class_names": list(images.class_names), "splits": fingerprints}
+    labels = {name: _labels_digest(split) for name, split in splits.items()}
+    return {"class_names": list(images.class_names), "splits": fingerprints, "labels": labels}
+
+
+def _labels_digest(split: Split) -> str:
+    digest = hashlib.blake2b(np.ascontiguousarray(split.labels).data, digest_size=16)
+    if split.weights is not None:
+        digest.update(np.ascontiguousarray(split.weights).data)
+    return digest.hexdigest()

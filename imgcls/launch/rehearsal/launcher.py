@@ -21,7 +21,7 @@ from imgcls.launch.rehearsal.image import check_toolkit
 from imgcls.launch.rehearsal.job import RehearsedJob
 from imgcls.launch.rehearsal.namespaces import check_namespaces
 from imgcls.launch.rehearsal.supervisor import LOCK
-from imgcls.launch.sagemaker.channels import data_set_folder
+from imgcls.launch.sagemaker.channels import data_root, data_set_folder
 from imgcls.launch.sagemaker.launcher import SageMaker
 from imgcls.system.cache import alone, cache_folder
 from imgcls.system.interrupts import Interrupted
@@ -49,7 +49,7 @@ class Rehearsal(SageMaker):
     def account(self, config: dict[str, Any]) -> Iterator[Account]:
         """A simulated AWS account in this process."""
         check_namespaces()
-        if is_remote(config["data"].get("root")):
+        if is_remote(data_root(config["data"])):
             raise UserError("launch=rehearsal cannot read S3. Give a local folder with data.root=DIR.")
         remove_left_over()
         stage = Stage(config, max(1, config["trainer"]["max_epochs"] // 2) if self.interrupt else None)

@@ -10,6 +10,7 @@ from typing import Any
 from imgcls.aws.account import Account
 from imgcls.aws.s3 import is_remote
 from imgcls.aws.upload import upload_file, upload_folder, upload_name
+from imgcls.data.table_files import table_root
 from imgcls.errors import UserError
 from imgcls.system.cache import data_folder
 
@@ -22,8 +23,8 @@ def upload_channels(account: Account, config: Mapping[str, Any]) -> dict[str, st
     Raises UserError if a folder is empty or S3 refuses.
     """
     channels = {}
-    if is_remote(config["data"].get("root")):
-        channels["data"] = str(config["data"]["root"]).rstrip("/") + "/"
+    if is_remote(root := data_root(config["data"])):
+        channels["data"] = str(root).rstrip("/") + "/"
     elif (folder := data_set_folder(config)) is not None:
         uri = account.places.uri("data", upload_name(folder))
         if uri not in account.in_place:
@@ -44,8 +45,11 @@ def upload_channels(account: Account, config: Mapping[str, Any]) -> dict[str, st
 def data_set_folder(config: Mapping[str, Any]) -> Path | None:
     """The folder of the data set of `config`, downloaded if it is missing; None if the data set has no folder."""
     data = config["data"]
-    if data.get("root") is not None:
-        return Path(str(data["root"])).expanduser()
+    if (root := data_root(data)) is not None:
+        folder = Path(root).expanduser()
+        if data.get("table") is not None and not _is_inside(str(data["table"]), folder):
+            raise UserError(f"data.table={data['table']} is not in {folder}, which the job reads. Move it there.")
+        return folder
     if "url" not in data:
         return None  # it comes with a package, or from the user's own class
     folder = data_folder(str(data["_target_"]).rpartition(".")[2])
@@ -55,6 +59,19 @@ def data_set_folder(config: Mapping[str, Any]) -> Path | None:
 
         instantiate(OmegaConf.create(dict(data)), _convert_="all").prepare_data()
     return folder
+
+
+def data_root(data: Mapping[str, Any]) -> str | None:
+    """The folder or address of the data set: `data.root`, or where its table is."""
+    if data.get("root") is not None:
+        return str(data["root"])
+    return str(table_root(None, data["table"])) if data.get("table") is not None else None
+
+
+def _is_inside(table: str, folder: Path) -> bool:
+    from imgcls.data.table_files import find_table
+
+    return find_table(table, folder).resolve().is_relative_to(folder.resolve())
 
 
 def weights_file(path: Path) -> Path:

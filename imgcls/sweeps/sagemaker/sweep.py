@@ -132,7 +132,8 @@ def configurations(
         composed = compose_trial(context, config, [*fixed, *TRIAL, *overrides])
         chosen = [text for name, text in zip(space.names, overrides, strict=True) if name in names]
         configs[group_key(chosen)] = OmegaConf.to_container(composed)
-        inputs.add((str(composed.data.get("root")), str(composed.data._target_), str(composed.model.weights)))
+        data = composed.data
+        inputs.add((str(data.get("root")), str(data.get("table")), str(data._target_), str(composed.model.weights)))
     if len(inputs) > 1:
         raise UserError(
             f"{', '.join(names)}: the trials of a tuning job read the same images and weights, "

@@ -1,0 +1,153 @@
+"""Read the columns of a table: CSV, TSV, JSON lines, Parquet."""
+
+from __future__ import annotations
+
+import csv
+import json
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgcls.aws.s3 import is_remote
+from imgcls.errors import UserError
+from imgcls.system.extras import need
+from imgcls.system.tables import cell_text
+
+Choose = Callable[[list[str]], Sequence[str]]
+"""Takes the names of the columns and returns those to read."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a table, each of which has a value for each row; a missing value is the empty text."""
+
+    values: dict[str, list[Any]]
+    """Texts, or of JSON lines and Parquet also lists and numbers."""
+    lines: Sequence[int]
+    """The line of each row in the file, or its number in a Parquet file, counted from 1."""
+    unit: str = "line"
+    """What `lines` count: `line` or `row`."""
+
+
+def table_root(root: str | Path | None, table: str | Path) -> str | Path:
+    """`root`, or the folder or address that has the `table`."""
+    if root is not None:
+        return root
+    return str(table).rpartition("/")[0] if is_remote(table) else Path(table).expanduser().parent
+
+
+def find_table(table: str, root: Path) -> Path:
+    """The file of `table`: as it is, or in `root`, where the end of its path is enough, since data sets are moved.
+
+    Raises UserError if there is none.
+    """
+    path = Path(table).expanduser()
+    parts = [part for part in path.parts if part != path.anchor]
+    candidates = [path, *(root.joinpath(*parts[start:]) for start in range(len(parts)))]
+    for candidate in candidates[1 if is_remote(table) else 0 :]:
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"data.table={table}: no such file, neither here nor in {root}.")
+
+
+def read_columns(file: Path, choose: Choose) -> Columns:
+    """The columns of `file` that `choose` selects. Raises UserError, with the line, if it cannot be read."""
+    reader = {".jsonl": _read_json, ".ndjson": _read_json, ".parquet": _read_parquet}.get(
+        file.suffix.lower(), _read_csv
+    )
+    try:
+        return reader(file, choose)
+    except FileNotFoundError:
+        raise UserError(f"data.table={file}: no such file.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not encoded as UTF-8 ({error.reason}). Save it as CSV UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}.") from error
+
+
+def _read_csv(file: Path, choose: Choose) -> Columns:
+    with file.open(newline="", encoding="utf-8-sig") as opened:
+        first = opened.readline()
+        opened.seek(0)
+        reader = csv.reader(opened, delimiter=_delimiter(file, first))
+        try:
+            return _rows_of_csv(file, reader, choose)
+        except csv.Error as error:
+            raise UserError(f"{file}, line {reader.line_num}: {error}.") from error
+
+
+def _delimiter(file: Path, header: str) -> str:
+    """The most frequent delimiter in the header: spreadsheets write semicolons where the comma is in numbers."""
+    if file.suffix.lower() == ".tsv":
+        return "\t"
+    return max(",;\t", key=header.count)
+
+
+def _rows_of_csv(file: Path, reader: Any, choose: Choose) -> Columns:
+    header = [name.strip() for name in next(reader, [])]
+    if not any(header):
+        raise UserError(f"{file} is empty. Its first line must name the columns, such as file,label.")
+    chosen = choose(header)
+    places = [(header.index(name), [], {}) for name in chosen]  # type: ignore[var-annotated]
+    lines = array("q")
+    for row in reader:
+        if len(row) != len(header):
+            if not any(row):
+                continue
+            raise UserError(f"{file}, line {reader.line_num}: {len(row)} cells, but the first line has {len(header)}.")
+        lines.append(reader.line_num)
+        for place, cells, known in places:
+            cell = row[place]
+            cells.append(known.setdefault(cell, cell))  # equal texts are one object
+    values = {
+        name: [cell_text(cell.strip()) for cell in cells] if len(known) > len(cells) // 2 else _mapped(cells, known)
+        for name, (_, cells, known) in zip(chosen, places, strict=True)
+    }
+    return Columns(values, lines)
+
+
+def _mapped(cells: list[str], known: dict[str, str]) -> list[str]:
+    clean = {cell: cell_text(cell.strip()) for cell in known}
+    return [clean[cell] for cell in cells]
+
+
+def _read_json(file: Path, choose: Choose) -> Columns:
+    values: dict[str, list[Any]] = {}
+    lines = array("q")
+    for number, row in _json_rows(file):
+        if not values:
+            values = {name: [] for name in choose(list(row))}
+        lines.append(number)
+        for name, cells in values.items():
+            value = row.get(name, "")
+            cells.append("" if value is None else value)
+    if not lines:
+        raise UserError(f"{file} is empty.")
+    return Columns(values, lines)
+
+
+def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with file.open(encoding="utf-8-sig") as opened:
+        for number, line in enumerate(opened, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{file}, line {number} is not JSON: {error}.") from error
+            if not isinstance(row, dict):
+                raise UserError(f'{file}, line {number} is not an object such as {{"file": "a.jpg", "label": "cat"}}.')
+            yield number, row
+
+
+def _read_parquet(file: Path, choose: Choose) -> Columns:
+    parquet = need("pyarrow.parquet", "parquet", f"data.table={file}")
+    try:
+        opened = parquet.ParquetFile(file)
+        table = opened.read(columns=list(choose(opened.schema_arrow.names)))
+    except (ValueError, NotImplementedError) as error:  # pyarrow.lib.ArrowInvalid is a ValueError
+        raise UserError(f"{file} is not a readable Parquet file: {' '.join(str(error).split())}") from error
+    values = {name: ["" if cell is None else cell for cell in table[name].to_pylist()] for name in table.column_names}
+    return Columns(values, range(1, table.num_rows + 1), "row")
