@@ -2,10 +2,11 @@
 
     python benchmarks/scale.py [--parts metrics,…] [--sizes 100,1000] [--json FILE]
 
-Each part makes its own data, and is measured in a process of its own for every N. "peak" is the private memory above
-what the process had before the measured work, and "bytes" what the work left on disk. The exponent is the slope of CPU
-seconds over N on logarithmic scales, from the two largest sizes; ImageNet-1k (1.28 M images, 1,000 classes) and
-ImageNet-21k (14.2 M, 21,841) are extrapolated with it. Prints a table for each part, and one line of JSON.
+Each part makes its own data, and is measured in a process of its own for every N. "peak" is the resident memory above
+what the process had before the measured work, mapped files included, and "bytes" what the work left on disk. The
+exponent is the slope of CPU seconds over N on logarithmic scales, from the two largest sizes; ImageNet-1k (1.28 M
+images, 1,000 classes) and ImageNet-21k (14.2 M, 21,841) are extrapolated with it. Prints a table for each part, and one
+line of JSON.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Figures:
     cpu: float
     """Seconds of all threads and child processes."""
     peak: int
-    """Bytes of private memory above those before."""
+    """Bytes of resident memory above those before, mapped files included."""
     bytes: int
     """Bytes that were left on disk."""
 
@@ -126,6 +127,59 @@ def search(n: int, folder: Path) -> Work:
             run_trials(study, launch, announce=announce)
 
     work(1)  # imports the sampler
+    return work
+
+
+def _large_file(n: int, folder: Path) -> Path:
+    """A file of N random images of 224 px, out of the page cache."""
+    import numpy as np
+
+    file, block = folder / "pixels.u8", np.random.default_rng(0).integers(0, 256, (256, 224, 224, 3), dtype=np.uint8)
+    with file.open("wb") as opened:
+        for start in range(0, n, len(block)):
+            opened.write(block[: n - start].tobytes())
+        opened.flush()
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return file
+
+
+@part("store on disk, half of the images at random, out of the page cache", "images", 4_000, 16_000)
+def cold_store(n: int, folder: Path) -> Work:
+    import numpy as np
+    import torch
+
+    from imgcls.data.stores.store import ArrayStore
+
+    file = _large_file(n, folder)
+    pixels = np.memmap(file, dtype=np.uint8, mode="r", shape=(n, 224, 224, 3))
+    store = ArrayStore(pixels, np.ones(n, dtype=np.float32))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))[: n // 2]
+
+    def work() -> None:
+        for batch in order.split(64):
+            store.gather(batch)
+
+    return work
+
+
+@part("the same images with 8 threads of preadv", "images", 4_000, 16_000)
+def cold_preadv(n: int, folder: Path) -> Work:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+    import torch
+
+    file, size = _large_file(n, folder), 224 * 224 * 3
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))[: n // 2].tolist()
+    out = np.empty((64, size), dtype=np.uint8)
+
+    def work() -> None:
+        with file.open("rb") as opened, ThreadPoolExecutor(8) as pool:
+            read = lambda place: os.preadv(opened.fileno(), [out[place % 64].data], order[place] * size)  # noqa: E731
+            for _ in pool.map(read, range(len(order))):
+                pass
+
     return work
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from imgcls.data.stores.checksums import Checker, checksums
 from imgcls.data.stores.disk import DISK_SHARE, reserve
+from imgcls.data.stores.readahead import read_ahead
 from imgcls.system.cache import find_or_build
 from imgcls.system.machine import free_disk
 
@@ -39,7 +40,9 @@ class FeatureStore:
 
     def gather(self, positions: Tensor, epoch: int = 0) -> Tensor:
         """float32 (n, F) of the images at `positions`, int64 (n,); `epoch` selects one of the views in turn."""
-        return torch.from_numpy(self.features[epoch % self.views][positions.numpy()])
+        features, rows = self.features[epoch % self.views], positions.numpy()
+        read_ahead(features, rows)
+        return torch.from_numpy(features[rows])
 
 
 def open_features(folder: Path, shape: tuple[int, int, int]) -> FeatureStore | None:

@@ -23,6 +23,7 @@ from imgcls.data.checks import inspect
 from imgcls.data.crops import Layout
 from imgcls.data.sources import Split
 from imgcls.data.stores.checksums import Checker
+from imgcls.data.stores.readahead import read_ahead
 from imgcls.data.threads import map_with_bar, pool
 from imgcls.errors import UserError
 from imgcls.pictures import BadPicture
@@ -158,6 +159,7 @@ class ArrayStore:
             raise UserError(f"{self.folder} is damaged: its pixels have changed on disk. Remove it.")
         rows = self.rows[positions.numpy()]
         out = torch.empty((len(rows), *self.pixels.shape[1:]), dtype=torch.uint8, pin_memory=pin)
+        read_ahead(self.pixels, rows)
         # numpy's take runs in the loader's thread without starting torch's threads, which the model needs
         np.take(self.pixels, rows, axis=0, out=out.numpy(), mode="clip")
         return out.permute(0, 3, 1, 2)
