@@ -9,7 +9,7 @@ usage: python -m imgcls.jobs [list]                        the latest jobs, and 
 A tuning job is given in the same way, with its sweep's folder as run=DIR; each of its trials is a job too.
 
 options: region=… profile=… most=20 (jobs listed), poll=10 (seconds), to=DIR (the folder for job=NAME),
-         bucket=… prefix=imgcls kms_key=… (for policies)
+         bucket=… prefix=imgcls kms_key=… subnets=… security_groups=… (for policies)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls.cli import Option, guarded, read_options
+from imgcls.cli import Option, guarded, read_options, texts
 from imgcls.errors import UserError, nearest
 from imgcls.system.checks import number, whole
 
@@ -37,6 +37,8 @@ OPTIONS = {
     "bucket": Option(),
     "prefix": Option("imgcls"),
     "kms_key": Option(),
+    "subnets": Option((), parse=texts),
+    "security_groups": Option((), parse=texts),
 }
 ACTIONS = ("list", "attach", "fetch", "stop", "policies")
 

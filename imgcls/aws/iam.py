@@ -23,7 +23,8 @@ class Account:
         role: name of the role of jobs or endpoints.
         images: ARNs of the container repositories that may be pulled.
         kms_key: ARN of the key, if one is used.
-        vpc: whether jobs or endpoints are in a VPC.
+        subnets: IDs of the subnets that jobs or endpoints are in; `*` stands for all of the account.
+        security_groups: IDs of their security groups.
         default_bucket: whether the bucket may have to be created.
     """
 
@@ -35,7 +36,8 @@ class Account:
     role: str = field(default="", kw_only=True)
     images: Sequence[str] = field(default=(), kw_only=True)
     kms_key: str | None = field(default=None, kw_only=True)
-    vpc: bool = field(default=False, kw_only=True)
+    subnets: Sequence[str] = field(default=(), kw_only=True)
+    security_groups: Sequence[str] = field(default=(), kw_only=True)
     default_bucket: bool = field(default=False, kw_only=True)
 
     def arn(self, service: str, resource: str) -> str:
@@ -72,9 +74,12 @@ def policy(statements: list[Statement]) -> dict[str, Any]:
     return {"Version": "2012-10-17", "Statement": statements}
 
 
-def trust(service: str) -> dict[str, Any]:
-    """The trust policy of a role that `service` may assume."""
-    return policy([{"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}])
+def trust(service: str, account: str | None = None) -> dict[str, Any]:
+    """The trust policy of a role that `service` may assume, on behalf of the `account` with this number alone."""
+    statement: Statement = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}
+    if account is not None:
+        statement["Condition"] = {"StringEquals": {"aws:SourceAccount": account}}
+    return policy([statement])
 
 
 def container(account: Account) -> list[Statement]:
@@ -84,17 +89,28 @@ def container(account: Account) -> list[Statement]:
         pull = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
         statements.append(allow("PullImage", pull, list(account.images)))
     if account.kms_key:
-        key = ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey"]
-        statements.append(allow("UseKey", key, [account.kms_key]))
-    return statements + (network(account) if account.vpc else [])
+        statements += use_key(account.kms_key)
+    return statements + (network(account) if account.subnets else [])
+
+
+def use_key(key: str) -> list[Statement]:
+    """Encrypting with the key, and letting AWS's services, and nobody else, use it for a disk."""
+    return [
+        allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey"], [key]),
+        allow("GrantKey", ["kms:CreateGrant"], [key]) | {"Condition": {"Bool": {"kms:GrantIsForAWSResource": "true"}}},
+    ]
 
 
 def network(account: Account) -> list[Statement]:
     """In a VPC, SageMaker creates a network interface for each instance with the role's permissions."""
     describe = ["DhcpOptions", "NetworkInterfaces", "SecurityGroups", "Subnets", "Vpcs"]
-    interfaces = [account.arn("ec2", f"{kind}/*") for kind in ("network-interface", "subnet", "security-group")]
-    change = [f"ec2:{verb}NetworkInterface{what}" for verb in ("Create", "Delete") for what in ("", "Permission")]
+    interfaces = account.arn("ec2", "network-interface/*")  # AWS chooses their names
+    subnets = [account.arn("ec2", f"subnet/{subnet}") for subnet in account.subnets]
+    groups = [account.arn("ec2", f"security-group/{group}") for group in account.security_groups]
+    change = ["CreateNetworkInterfacePermission", "DeleteNetworkInterface", "DeleteNetworkInterfacePermission"]
     return [
         allow("DescribeNetwork", [f"ec2:Describe{what}" for what in describe], UNNAMED),  # without resources
-        allow("NetworkInterfaces", change, interfaces),
+        allow("CreateNetworkInterfaces", ["ec2:CreateNetworkInterface"], [interfaces, *subnets, *groups]),
+        allow("ChangeNetworkInterfaces", [f"ec2:{action}" for action in change], [interfaces])
+        | {"Condition": {"ArnLike": {"ec2:Subnet": subnets}}},
     ]

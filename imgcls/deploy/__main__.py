@@ -70,12 +70,15 @@ ACTIONS: dict[str, dict[str, Option]] = {
         **STORE,
         "role": Option("imgcls-endpoints"),
         "function": Option(),
+        "function_role": Option("imgcls-functions"),
         "mode": Option("real-time", choice(*MODES)),
         "output": Option(),
         "topics": Option((), parse=texts),
         "kms_key": Option(),
         "capture": Option(False, flag, boolean),
         "vpc": Option(False, flag, boolean),
+        "subnets": Option((), parse=texts),
+        "security_groups": Option((), parse=texts),
     },
 }
 WITH_MORE = {"deploy": ("tags.", "environment."), "lambda": ("tags.",)}

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imgcls.aws.iam import UNNAMED, Account, Statement, allow, container, policy, trust
+from imgcls.aws.iam import UNNAMED, Account, Statement, allow, container, policy, trust, use_key
 from imgcls.aws.naming import NAME_PREFIX
-from imgcls.deploy.names import REGION_TAG, ROLE_PATH
+from imgcls.deploy.names import ROLE_PATH
 
 ENDPOINT_LOGS = "/aws/sagemaker/Endpoints"
 SCALING_ROLE = (
@@ -28,6 +28,7 @@ class Names(Account):
     Args:
         endpoint: its name.
         function: name of the Lambda function in front.
+        function_role: name of the role of functions, which has the policy `lambda_policy`.
         output: S3 URI of an asynchronous endpoint's answers; None for other endpoints.
         topics: ARNs of the SNS topics that are notified of answers.
         capture: whether requests are captured.
@@ -35,6 +36,7 @@ class Names(Account):
 
     endpoint: str
     function: str = ""
+    function_role: str = "imgcls-functions"
     output: str | None = None
     topics: Sequence[str] = ()
     capture: bool = False
@@ -50,26 +52,26 @@ class Names(Account):
         return self.folder_arns(str(self.output))
 
 
-def trust_policy() -> dict[str, Any]:
-    """The trust policy of the endpoint's role: SageMaker may assume it."""
-    return trust("sagemaker.amazonaws.com")
+def trust_policy(names: Names) -> dict[str, Any]:
+    """The trust policy of the endpoint's role: SageMaker may assume it, for this account alone."""
+    return trust("sagemaker.amazonaws.com", names.account)
 
 
 def lambda_trust() -> dict[str, Any]:
-    """The trust policy of the function's role: Lambda may assume it."""
+    """The trust policy of the function's role: Lambda may assume it, for functions of the same account alone."""
     return trust("lambda.amazonaws.com")
 
 
 def role_policy(names: Names) -> dict[str, Any]:
     """What an endpoint needs: its model, image, log, metrics and output folders."""
-    group = names.arn("logs", f"log-group:{ENDPOINT_LOGS}/{names.endpoint}")
+    group = names.arn("logs", f"log-group:{ENDPOINT_LOGS}/{names.endpoint}:*")
     statements = [
         allow("ReadModel", ["s3:GetObject"], [names.archives]),
         allow("ListBucket", ["s3:ListBucket"], [names.bucket_arn]),
         allow(
             "WriteLog",
             ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
-            [group, f"{group}:log-stream:*"],
+            [group],
         ),
         # PutMetricData does not support resources, but a condition on its namespaces.
         allow("SendMetrics", ["cloudwatch:PutMetricData"], UNNAMED)
@@ -93,20 +95,24 @@ def role_policy(names: Names) -> dict[str, Any]:
 
 def lambda_policy(names: Names) -> dict[str, Any]:
     """What the function needs: the endpoint and its log."""
-    group = names.arn("logs", f"log-group:/aws/lambda/{names.function}")
+    group = names.arn("logs", f"log-group:/aws/lambda/{names.function}:*")
     return policy(
         [
             allow(
                 "InvokeEndpoint", ["sagemaker:InvokeEndpoint"], [names.arn("sagemaker", f"endpoint/{names.endpoint}")]
             ),
-            allow("CreateLog", ["logs:CreateLogGroup"], [group]),
-            allow("WriteLog", ["logs:CreateLogStream", "logs:PutLogEvents"], [f"{group}:log-stream:*"]),
+            allow(
+                "WriteLog", [f"logs:{what}" for what in ("CreateLogGroup", "CreateLogStream", "PutLogEvents")], [group]
+            ),
         ]
     )
 
 
 def person_policy(names: Names) -> dict[str, Any]:
-    """What you need to deploy, test, update, roll back, list and delete, and to put a function in front."""
+    """What you need to deploy, test, update, roll back, list and delete, and to put a function in front.
+
+    Functions get a role that exists: whoever may create roles and pass them to a function can become an administrator.
+    """
     return policy([*_endpoints(names), *_storage(names), *_around(names), *_function(names)])
 
 
@@ -163,13 +169,13 @@ def _storage(names: Names) -> list[Statement]:
     if names.default_bucket:
         statements.append(allow("CreateBucket", ["s3:CreateBucket"], [names.bucket_arn]))
     if names.kms_key:
-        statements.append(allow("UseKey", ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey"], [names.kms_key]))
+        statements += use_key(names.kms_key)
     return statements
 
 
 def _around(names: Names) -> list[Statement]:
     """Autoscaling, alarms, logs, prices."""
-    group = names.arn("logs", f"log-group:{ENDPOINT_LOGS}/{NAME_PREFIX}*")
+    group = names.arn("logs", f"log-group:{ENDPOINT_LOGS}/{NAME_PREFIX}*:*")
     of_sagemaker = {"Condition": {"StringEquals": {"application-autoscaling:service-namespace": "sagemaker"}}}
     return [
         allow(
@@ -190,9 +196,15 @@ def _around(names: Names) -> list[Statement]:
             [f"cloudwatch:{what}" for what in ("DeleteAlarms", "ListTagsForResource", "PutMetricAlarm", "TagResource")],
             [names.arn("cloudwatch", f"alarm:{NAME_PREFIX}*")],
         ),
+        # which autoscaling creates and deletes with your permissions
+        allow(
+            "AlarmsOfScaling",
+            ["cloudwatch:DeleteAlarms", "cloudwatch:PutMetricAlarm"],
+            [names.arn("cloudwatch", f"alarm:TargetTracking-endpoint/{NAME_PREFIX}*")],
+        ),
         # Listing alarms by a name prefix needs permission for all alarms.
         allow("ListAlarms", ["cloudwatch:DescribeAlarms"], [names.arn("cloudwatch", "alarm:*")]),
-        allow("ReadLog", ["logs:DescribeLogStreams", "logs:GetLogEvents"], [group, f"{group}:log-stream:*"]),
+        allow("ReadLog", ["logs:DescribeLogStreams", "logs:GetLogEvents"], [group]),
         allow("ReadPrices", ["pricing:GetProducts"], UNNAMED),  # without resources
     ]
 
@@ -209,19 +221,11 @@ def _function(names: Names) -> list[Statement]:
         "Permission": ("Add", "Remove"),
     }
     actions = [f"lambda:{verb}{what}" for what, some in verbs.items() for verb in some]
-    role = names.iam(f"role{ROLE_PATH}{NAME_PREFIX}*")
     return [
         allow("Functions", [*actions, "lambda:ListTags", "lambda:PublishVersion", "lambda:TagResource"], [own]),
         allow("ListFunctions", ["lambda:ListFunctions"], UNNAMED),  # without resources
-        allow(
-            "FunctionRoles",
-            [f"iam:{verb}Role" for verb in ("Delete", "Get", "Tag")]
-            + [f"iam:{what}" for what in ("DeleteRolePolicy", "ListRolePolicies", "ListRoleTags", "PutRolePolicy")],
-            [role],
-        ),
-        allow("CreateFunctionRoles", ["iam:CreateRole"], [role])
-        | {"Condition": {"StringEquals": {f"aws:RequestTag/{REGION_TAG}": names.region}}},
         allow("ListRoles", ["iam:ListRoles"], [names.iam(f"role{ROLE_PATH}")]),
-        allow("PassFunctionRoles", ["iam:PassRole"], [role])
+        allow("ListRoleTags", ["iam:ListRoleTags"], [names.iam(f"role{ROLE_PATH}{NAME_PREFIX}*")]),
+        allow("PassFunctionRole", ["iam:PassRole"], [names.iam(f"role/{names.function_role}")])
         | {"Condition": {"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}}},
     ]

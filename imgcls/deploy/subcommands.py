@@ -164,6 +164,7 @@ def print_policies(values: Values, more: list[str]) -> None:
     name, options = resolve_endpoint(values)
     role = values["role"]
     check_role_name("role", role)
+    check_role_name("function_role", values["function_role"])
     account = connect(options)
     bucket = values["bucket"] or default_bucket(account.region, account.number)
     prefix = values["prefix"].strip("/")
@@ -179,14 +180,16 @@ def print_policies(values: Values, more: list[str]) -> None:
         function=values["function"] or name,
         images=[repository_arn(image_uri(FRAMEWORK, INSTANCE_TYPE, account.region), account.partition)],
         kms_key=values["kms_key"],
-        vpc=values["vpc"],
+        function_role=values["function_role"],
+        subnets=values["subnets"] or (["*"] if values["vpc"] else []),
+        security_groups=values["security_groups"] or (["*"] if values["vpc"] else []),
         output=answers if values["mode"] == ASYNCHRONOUS else None,
         topics=values["topics"],
         capture=values["capture"] and values["mode"] != SERVERLESS,
         default_bucket=not values["bucket"],
     )
     parts: dict[str, Any] = {
-        "trust": policies.trust_policy(),
+        "trust": policies.trust_policy(names),
         "role": policies.role_policy(names),
         "person": policies.person_policy(names),
         "lambda_trust": policies.lambda_trust(),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imgcls.aws.iam import UNNAMED, Account, allow, container, policy, trust
+from imgcls.aws.iam import UNNAMED, Account, allow, container, policy, trust, use_key
 from imgcls.aws.naming import NAME_PREFIX, default_bucket
 from imgcls.aws.rules import check_role_name
 from imgcls.launch.sagemaker.progress import LOG_GROUP
@@ -28,14 +28,19 @@ class Names(Account):
     data: Sequence[str] = ()
 
     @property
+    def log_group(self) -> str:
+        """ARN of the log group of all jobs, as AWS evaluates it: with an ending, even where no stream is named."""
+        return self.arn("logs", f"log-group:{LOG_GROUP}:*")
+
+    @property
     def log_streams(self) -> str:
         """ARN of the log streams of imgcls's jobs."""
         return self.arn("logs", f"log-group:{LOG_GROUP}:log-stream:{NAME_PREFIX}*")
 
 
-def trust_policy() -> dict[str, Any]:
-    """The trust policy of the jobs' role: SageMaker may assume it."""
-    return trust("sagemaker.amazonaws.com")
+def trust_policy(names: Names) -> dict[str, Any]:
+    """The trust policy of the jobs' role: SageMaker may assume it, for this account alone."""
+    return trust("sagemaker.amazonaws.com", names.account)
 
 
 def role_policy(names: Names) -> dict[str, Any]:
@@ -44,12 +49,8 @@ def role_policy(names: Names) -> dict[str, Any]:
         allow("ReadInputs", ["s3:GetObject"], [names.objects(folder) for folder in ("data", "weights", "jobs")]),
         allow("WriteResults", ["s3:PutObject", "s3:AbortMultipartUpload"], [names.objects("jobs")]),
         allow("ListBucket", ["s3:ListBucket"], [names.bucket_arn]),
-        allow(
-            "WriteLog",
-            ["logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"],
-            [names.arn("logs", f"log-group:{LOG_GROUP}"), names.log_streams],
-        ),
-        allow("CreateLogGroup", ["logs:CreateLogGroup"], [names.arn("logs", f"log-group:{LOG_GROUP}")]),
+        allow("WriteLog", ["logs:CreateLogStream", "logs:PutLogEvents"], [names.log_streams]),
+        allow("CreateLogGroup", ["logs:CreateLogGroup", "logs:DescribeLogStreams"], [names.log_group]),
         # PutMetricData does not support resources, but its namespace can be named.
         allow("SendMetrics", ["cloudwatch:PutMetricData"], UNNAMED)
         | {"Condition": {"StringEquals": {"cloudwatch:namespace": LOG_GROUP}}},
@@ -95,17 +96,14 @@ def person_policy(names: Names) -> dict[str, Any]:
             [names.objects(folder) for folder in ("data", "weights", "jobs")],
         ),
         allow("RemoveOldImages", ["s3:DeleteObject"], [names.objects("data")]),
-        allow(
-            "ReadLog",
-            ["logs:DescribeLogStreams", "logs:GetLogEvents"],
-            [names.arn("logs", f"log-group:{LOG_GROUP}"), names.log_streams],
-        ),
+        allow("ReadLog", ["logs:GetLogEvents"], [names.log_streams]),
+        allow("ListLogs", ["logs:DescribeLogStreams"], [names.log_group]),
         allow("ReadPrices", ["pricing:GetProducts"], UNNAMED),  # without resources
     ]
     if names.default_bucket:
         statements.append(allow("CreateBucket", ["s3:CreateBucket"], [names.bucket_arn]))
     if names.kms_key:
-        statements.append(allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey"], [names.kms_key]))
+        statements += use_key(names.kms_key)
     return policy(statements)
 
 
@@ -127,9 +125,11 @@ def print_policies(options: Mapping[str, Any]) -> None:
         role=role,
         images=[repository_arn(image_uri(JobOptions(), account.region), account.partition)],
         kms_key=options["kms_key"],
+        subnets=options["subnets"],
+        security_groups=options["security_groups"],
         default_bucket=not options["bucket"],
     )
-    parts = {"trust": trust_policy(), "role": role_policy(names), "person": person_policy(names)}
+    parts = {"trust": trust_policy(names), "role": role_policy(names), "person": person_policy(names)}
     print(json.dumps(parts, indent=2))
 
 

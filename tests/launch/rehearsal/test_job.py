@@ -22,7 +22,7 @@ from imgcls.launch.rehearsal.launcher import START, remove_left_over
 from imgcls.launch.rehearsal.namespaces import check_namespaces
 from imgcls.launch.sagemaker.policies import Names, role_policy
 from tests.aws_account import needs_moto
-from tests.launch.sagemaker.test_policies import compare
+from tests.permissions import BY_AWS, check
 
 
 def namespaces() -> bool:
@@ -297,4 +297,4 @@ def test_the_policy_of_the_role_holds_what_a_job_needs_and_no_more(place: Place)
     place.run("echo hello; echo state > /opt/ml/checkpoints/last.ckpt; echo x > /opt/ml/model/x")
     images = ["arn:aws:ecr:us-east-1:1:repository/x"]
     names = Names("aws", "us-east-1", "123456789012", bucket=BUCKET, role="r", images=images)
-    compare(role_policy(names), [call for call in place.aws.calls if call.who == "role"])
+    check(role_policy(names), [call for call in place.aws.calls if call.who == "role"], BY_AWS)

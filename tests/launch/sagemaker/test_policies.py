@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,62 +14,12 @@ from imgcls.launch.sagemaker.policies import Names
 from tests.aws_account import Jobs, Search, needs_moto, needs_sdk
 from tests.documents import commands
 from tests.launch.sagemaker.test_training_job import launch
+from tests.permissions import BY_AWS, Question, allowing, check
 
 pytestmark = needs_moto
 
 WORDS = ["launch=sagemaker", "launch.image=own/image:1"]
-ACTIONS = {  # operations of boto3 whose permission has another name
-    "HeadObject": "s3:GetObject",
-    "HeadBucket": "s3:ListBucket",
-    "ListObjectsV2": "s3:ListBucket",
-    "DeleteObjects": "s3:DeleteObject",
-}
-WITHOUT_PERMISSION = {"sts:GetCallerIdentity"}
-BY_AWS = {  # what SageMaker does with the role that a rehearsal cannot show, and what moto has no service for
-    "cloudwatch:PutMetricData",
-    "ecr:GetAuthorizationToken",
-    "ecr:BatchCheckLayerAvailability",
-    "ecr:BatchGetImage",
-    "ecr:GetDownloadUrlForLayer",
-    "logs:DescribeLogStreams",
-    "s3:AbortMultipartUpload",
-    "iam:PassRole",
-    "sagemaker:AddTags",
-    "pricing:GetProducts",
-}
-
-
-def needed(call: Call) -> tuple[str, str]:
-    """The permission of a call, and the resource it is for."""
-    action = ACTIONS.get(call.operation, f"{call.service}:{call.operation}")
-    if call.service == "s3":
-        bucket, key = call.params["Bucket"], call.params.get("Key")
-        if call.operation == "DeleteObjects":
-            key = call.params["Delete"]["Objects"][0]["Key"]
-        return action, f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}"
-    if call.service == "sagemaker":
-        kinds = {"TrainingJobName": "training-job", "HyperParameterTuningJobName": "hyper-parameter-tuning-job"}
-        names = [f"{kind}/{call.params[field]}" for field, kind in kinds.items() if field in call.params]
-        return action, f"arn:aws:sagemaker:us-east-1:123456789012:{names[0]}" if names else "*"
-    if call.service == "logs":
-        group = f"arn:aws:logs:us-east-1:123456789012:log-group:{call.params['logGroupName']}"
-        stream = call.params.get("logStreamName")
-        return action, f"{group}:log-stream:{stream}" if stream else group
-    return action, "*"
-
-
-def allowed(policy: dict[str, Any], action: str, resource: str) -> set[str]:
-    """The statements of `policy` that allow it."""
-    return {
-        statement["Sid"]
-        for statement in policy["Statement"]
-        if action in statement["Action"]
-        and any(fnmatch.fnmatchcase(resource, pattern) for pattern in _list(statement["Resource"]))
-    }
-
-
-def _list(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)
+BESIDES = BY_AWS | {"pricing:GetProducts"}  # moto has no service for it
 
 
 def names(account: Jobs) -> Names:
@@ -113,38 +61,8 @@ def test_the_policies_hold_what_the_calls_need_and_no_more(
     _main(["stop", "run=sweeps/s"])
 
     policy = policies.person_policy(names(signed_in))
-    compare(policy, [call for call in signed_in.aws.calls if call.who == "person"])
+    check(policy, [call for call in signed_in.aws.calls if call.who == "person" and not _of_the_test(call)], BESIDES)
     assert capsys.readouterr().out
-
-
-def compare(policy: dict[str, Any], calls: list[Call]) -> None:
-    used: set[str] = set()
-    made: set[str] = set(BY_AWS)
-    for call in calls:
-        action, resource = needed(call)
-        if action in WITHOUT_PERMISSION or _of_the_test(call):
-            continue
-        statements = allowed(policy, action, resource)
-        assert statements, f"no statement allows {action} on {resource}"
-        used |= statements
-        made.add(action)
-    actions = {action for statement in policy["Statement"] for action in statement["Action"]}
-    assert actions <= made, f"never called: {actions - made}"
-    unused = {one["Sid"] for one in policy["Statement"] if not set(one["Action"]) & BY_AWS} - used
-    assert not unused
-    for statement in policy["Statement"]:
-        assert not [action for action in statement["Action"] if "*" in action]
-        if statement["Resource"] == "*":
-            assert set(statement["Action"]) <= KNOW_NO_RESOURCES
-
-
-KNOW_NO_RESOURCES = {
-    "sagemaker:ListTrainingJobs",
-    "sagemaker:ListHyperParameterTuningJobs",
-    "cloudwatch:PutMetricData",
-    "ecr:GetAuthorizationToken",
-    "pricing:GetProducts",
-}
 
 
 def _of_the_test(call: Call) -> bool:
@@ -167,11 +85,44 @@ def test_keys_vpcs_and_data_of_others_have_their_statements(account: Jobs) -> No
     from dataclasses import replace
 
     key = "arn:aws:kms:us-east-1:123456789012:key/k"
-    more = replace(names(account), kms_key=key, vpc=True, data=["s3://other/set"])
+    network = {"subnets": ["subnet-1", "subnet-2"], "security_groups": ["sg-1"]}
+    more = replace(names(account), kms_key=key, data=["s3://other/set"], **network)
     role = policies.role_policy(more)
-    assert allowed(role, "kms:Decrypt", key)
-    assert allowed(role, "s3:GetObject", "arn:aws:s3:::other/set/1.jpg")
-    assert not allowed(role, "s3:GetObject", "arn:aws:s3:::other/secret/1.jpg")
-    assert allowed(role, "ec2:CreateNetworkInterface", "arn:aws:ec2:us-east-1:123456789012:subnet/subnet-1")
-    assert allowed(policies.person_policy(more), "kms:GenerateDataKey", key)
-    assert not allowed(policies.role_policy(names(account)), "ec2:DescribeVpcs", "*")
+    assert allowing(role, Question("kms:Decrypt", key))
+    assert allowing(role, Question("s3:GetObject", "arn:aws:s3:::other/set/1.jpg"))
+    assert not allowing(role, Question("s3:GetObject", "arn:aws:s3:::other/secret/1.jpg"))
+    assert allowing(policies.person_policy(more), Question("kms:GenerateDataKey", key))
+    assert not allowing(policies.role_policy(names(account)), Question("ec2:DescribeVpcs", "*"))
+
+
+def test_keys_are_granted_to_services_and_interfaces_made_in_the_subnets(account: Jobs) -> None:
+    from dataclasses import replace
+
+    key, ec2 = "arn:aws:kms:us-east-1:123456789012:key/k", "arn:aws:ec2:us-east-1:123456789012"
+    more = replace(names(account), kms_key=key, subnets=["subnet-1"], security_groups=["sg-1"])
+    role = policies.role_policy(more)
+    service, person = {"kms:GrantIsForAWSResource": "true"}, {"kms:GrantIsForAWSResource": "false"}
+    assert allowing(role, Question("kms:CreateGrant", key, service))
+    assert not allowing(role, Question("kms:CreateGrant", key, person))
+    assert not allowing(role, Question("kms:CreateGrant", key))
+    for resource in ("network-interface/eni-1", "subnet/subnet-1", "security-group/sg-1"):
+        assert allowing(role, Question("ec2:CreateNetworkInterface", f"{ec2}:{resource}"))
+    for resource in ("subnet/subnet-2", "security-group/sg-2"):
+        assert not allowing(role, Question("ec2:CreateNetworkInterface", f"{ec2}:{resource}"))
+    for action in ("DeleteNetworkInterface", "CreateNetworkInterfacePermission"):
+        interface = f"{ec2}:network-interface/eni-1"
+        assert allowing(role, Question(f"ec2:{action}", interface, {"ec2:Subnet": f"{ec2}:subnet/subnet-1"}))
+        assert not allowing(role, Question(f"ec2:{action}", interface, {"ec2:Subnet": f"{ec2}:subnet/subnet-2"}))
+
+
+def test_the_job_may_create_the_log_group_that_aws_asks_for(account: Jobs) -> None:
+    group = "arn:aws:logs:us-east-1:123456789012:log-group:/aws/sagemaker/TrainingJobs:log-stream:"
+    role = policies.role_policy(names(account))
+    for action in ("CreateLogGroup", "DescribeLogStreams"):
+        assert allowing(role, Question(f"logs:{action}", group))
+    assert not allowing(policies.person_policy(names(account)), Question("logs:GetLogEvents", f"{group}other/algo-1"))
+
+
+def test_the_role_trusts_sagemaker_for_this_account_alone(account: Jobs) -> None:
+    (statement,) = policies.trust_policy(names(account))["Statement"]
+    assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": "123456789012"}}
