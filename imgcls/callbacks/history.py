@@ -1,9 +1,9 @@
-"""One row per epoch: `metrics.csv`, and the line on stdout that other programs parse."""
+"""One row per epoch: `metrics.csv`, and the line that other programs parse."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,18 @@ from imgcls.system.files import atomic_write_text
 from imgcls.system.tables import as_csv
 
 Row = dict[str, float | int]
+Announce = Callable[[Sequence[Row]], None]
+"""Takes the rows of all epochs so far; the last one is new."""
 
 
 class History(Checkpoint):
-    """Collects the metrics of each epoch, writes `metrics.csv` and passes the metric line to `announce`.
+    """Collects the metrics of each epoch, writes `metrics.csv` and passes the rows to `announce`.
 
     The rows are part of the checkpoint, so the file of a resumed run holds each epoch once. It is a Checkpoint for
     Lightning only so that it runs after every metric of the epoch is known, and before the real checkpoint.
     """
 
-    def __init__(self, file: Path, announce: Any = None) -> None:
+    def __init__(self, file: Path, announce: Announce | None = None) -> None:
         self.file = Path(file)
         self.rows: list[Row] = []
         self._announce = announce
@@ -54,7 +56,7 @@ class History(Checkpoint):
         if trainer.is_global_zero:
             atomic_write_text(self.file, as_csv(self.rows))
             if self._announce is not None:
-                self._announce(metric_line(row))
+                self._announce(self.rows)
 
 
 def metric_line(row: Mapping[str, float | int]) -> str:

@@ -163,12 +163,18 @@ def print_summary(run: Run) -> None:
     parts = [f"{label} {pattern.format(metrics[name])}" for label, name, pattern in labels if name in metrics]
     minutes, seconds = divmod(round(metrics.get("seconds", 0)), 60)
     print(f"\n{', '.join(parts)}")
+    epochs = int(metrics.get("epochs", 0))
+    best = f" (the best: {int(metrics['best_epoch']) + 1})" if epochs > 1 and "best_epoch" in metrics else ""
     print(
-        f"{metrics.get('epochs', 0)} epochs in {minutes} min {seconds} s, {metrics['images_per_second']:.0f} images/s"
+        f"{epochs} epoch{'' if epochs == 1 else 's'}{best} in {minutes} min {seconds} s, "
+        f"{metrics['images_per_second']:.0f} images/s"
     )
     print(f"run folder  {run.folder}")
     if run.report_file.is_file():
         print(f"report      {run.report_file}")
+    if run.model_folder.is_dir():
+        print(f"classify    python -m imgcls predict run={run.folder} IMAGES")
+        print(f"try it      python -m imgcls serve run={run.folder}")
 
 
 def checkpoint_file(run: Run, checkpoint: str) -> Path:

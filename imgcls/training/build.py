@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig, OmegaConf
 
 from imgcls.callbacks.checkpoints import Checkpoints
+from imgcls.callbacks.epoch_table import epoch_printer
 from imgcls.callbacks.history import History
 from imgcls.callbacks.progress_bar import ProgressBar
 from imgcls.callbacks.timing import Timing
@@ -26,7 +27,6 @@ from imgcls.models.classifier import Classifier
 from imgcls.models.ema import WeightAveraging
 from imgcls.models.network import Network
 from imgcls.models.whitening import INITIAL_PICTURES, FromPictures
-from imgcls.system.bars import say
 from imgcls.system.interrupts import StopSignals
 from imgcls.training.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
 from imgcls.training.devices import Devices
@@ -149,7 +149,8 @@ def build_callbacks(
     of its epoch; the Recorder of `debug.*`, whose rules check that row; and Checkpoints, which store the row and the
     state of all others.
     """
-    history = History(folder / "metrics.csv", announce=None if cfg.quiet else say)
+    announce = epoch_printer(cfg.checkpoint.monitor, cfg.checkpoint.mode, cfg.trainer.max_epochs)
+    history = History(folder / "metrics.csv", announce=None if cfg.quiet else announce)
     checkpoints: Checkpoints = instantiate(cfg.checkpoint, folder=folder / "checkpoints", stop=stop)
     lookahead = classifier.optim.lookahead
     callbacks: list[L.Callback] = [
