@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
@@ -76,6 +78,15 @@ def open_picture(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return decode(source, max_pixels)[0]
 
 
+def as_list(pictures: Any) -> list[Any]:
+    """`pictures` one by one: a single one, any iterable of them, or an array (N, H, W, C)."""
+    dimensions = getattr(pictures, "ndim", None)
+    if dimensions is not None:
+        return list(pictures) if dimensions == 4 else [pictures]
+    is_single = isinstance(pictures, str | Path | bytes | bytearray | memoryview | Image.Image | Mapping)
+    return [pictures] if is_single or not isinstance(pictures, Iterable) else list(pictures)
+
+
 def decode(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, str]:
     """`open_picture(source)` and the format of its content, such as 'JPEG' or 'PNG'; '' for an array."""
     if isinstance(source, np.ndarray):
@@ -89,7 +100,8 @@ def decode(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, s
     elif isinstance(source, str | Path):
         file = str(source)
     else:
-        raise BadPicture(f"a {type(source).__name__}, not a path, bytes, a Pillow image or an array")
+        expected = "a path, bytes, a Pillow image or a uint8 numpy array (height, width, 3)"
+        raise BadPicture(f"of type {type(source).__name__}, not {expected}")
     try:
         with Image.open(file, formats=_formats()) as image:
             return _load(image, max_pixels, is_ours=True), image.format or ""

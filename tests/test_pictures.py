@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, PngImagePlugin, features
 
-from imgcls.pictures import ORIENTATION, BadPicture, decode, open_picture
+from imgcls.pictures import ORIENTATION, BadPicture, as_list, decode, open_picture
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -45,6 +46,30 @@ def test_lossless_pixels_are_unchanged() -> None:
     image = noise()
     for source in (encoded(image, "PNG"), image, np.asarray(image)):
         assert np.array_equal(np.asarray(open_picture(source)), np.asarray(image))
+
+
+def test_one_image_and_many_are_told_apart() -> None:
+    image, batch = noise(), np.zeros((3, 8, 8, 3), np.uint8)
+    for single in (
+        "a.png",
+        Path("a.png"),
+        b"x",
+        bytearray(b"x"),
+        image,
+        batch[0],
+        batch[0, ..., 0],
+        torch.zeros(3, 8, 8),
+        5,
+    ):
+        listed = as_list(single)
+        assert len(listed) == 1
+        assert listed[0] is single
+    assert [len(as_list(many)) for many in (batch, [image] * 3, iter([image] * 3), torch.zeros(3, 3, 8, 8))] == [3] * 4
+
+
+def test_a_tensor_is_answered_with_what_is_taken() -> None:
+    with pytest.raises(BadPicture, match=r"^of type Tensor, not a path, .* numpy array \(height, width, 3\)$"):
+        open_picture(torch.zeros(3, 8, 8))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ def create_network(
     *,
     pretrained: bool = False,
     weights: Path | None = None,
+    class_names: Sequence[str] | None = None,
     stem: str = "standard",
     head: Head | None = None,
     drop_rate: float = 0.0,
@@ -48,6 +49,7 @@ def create_network(
         num_classes: number of classes, C.
         pretrained: download timm's weights of the backbone.
         weights: read weights from this file or run folder instead, see `imgcls.models.weights`.
+        class_names: in the order of the logits; the head of weights that are known to be for others is not loaded.
         head: maps features to logits; a linear layer by default.
         stem, drop_rate, drop_path_rate, image_size, options, views: see `imgcls.models.architecture.Architecture`.
 
@@ -71,7 +73,7 @@ def create_network(
     if stem == "small" and pretrained:
         log.info("model.stem=small: a first convolution with a smaller kernel starts from random weights.")
     if weights is not None:
-        load_weights(network, weights)
+        load_weights(network, weights, class_names)
     if image_size is not None:
         _check_image_size(network, image_size)
     return network

@@ -1,84 +1,89 @@
-"""Load weights from a file or another run, without executing anything from it."""
+"""Load weights from a file or another run, whatever training wrote them."""
 
 from __future__ import annotations
 
 import logging
-import pickle
+import re
 import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from imgcls.errors import UserError, first_line
+from imgcls.errors import UserError
 from imgcls.models.network import Network
+from imgcls.models.torchvision_names import different_options, from_torchvision
+from imgcls.models.weight_files import read_class_names, read_dictionaries
 
 log = logging.getLogger(__name__)
 
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state")
-PREFIXES = ("module.", "_orig_mod.", "network.", "model.")
 CLASSIFIERS = ("fc.", "classifier.", "head.fc.", "head.", "last_linear.")
+COUNTERS = "num_batches_tracked"
+AVERAGE = re.compile(r"(^|[._])ema([._]|$)")
+MAX_NAMED = 5
 
 
-def load_weights(network: Network, source: Path) -> None:
-    """Fill `network` with the weights in `source`.
+@dataclass(frozen=True)
+class _Part:
+    """The tensors of a file below one prefix, as weights of the backbone."""
+
+    path: str
+    """Path to the dictionary that they are in."""
+    prefix: str
+    """What their names begin with there."""
+    tensors: Mapping[str, Tensor]
+    """By the backbone's names."""
+    mismatch: str
+    """How they differ from the backbone; '' if they match."""
+    options: str = ""
+    """`model.options` with which the backbone computes what the network did that had these weights."""
+
+
+def load_weights(network: Network, source: Path, class_names: Sequence[str] | None = None) -> None:
+    """Fill `network` with the weights in `source`, and log what they are and what is left over, in one line.
+
+    The backbone's tensors are found below any prefix (`module.`, `net.`, `model.backbone.`) and in any dictionary of
+    the file; averaged ones (`state_dict_ema`, `model_ema.`) are preferred. The head is loaded from a file of imgcls
+    if it has the same shape and, where the file's class names are known, the same classes.
 
     Args:
-        network: changed in place. A head of another shape keeps its random weights, which is logged.
-        source: a `.safetensors` file; a `.pth`, `.pt`, `.bin` or `.ckpt` file with a state dictionary (of imgcls,
-            timm or torchvision); or a run folder, whose exported model or best checkpoint is used.
+        network: changed in place.
+        source: a `.safetensors` file; a `.pth`, `.pt`, `.bin` or `.ckpt` file (of imgcls, timm, torchvision or a
+            training of your own); or a run folder, whose exported model or best checkpoint is used.
+        class_names: of the network's head, in the order of its logits.
 
     Raises:
         UserError: the file cannot be read, or has the weights of another architecture.
     """
     file = _find_file(source)
-    state = _strip_prefixes(read_state(file))
-    if not any(name.startswith("backbone.") for name in state):
-        state = {f"backbone.{name}": value for name, value in state.items()}
-    loaded = {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
-    if _explain_mismatch(network, loaded):
-        loaded = _convert_names(network.backbone, loaded)
-    _skip_other_stem(network, loaded, file)
-    if mismatch := _explain_mismatch(network, loaded):
+    dictionaries = read_dictionaries(file)
+    part = _find_part(network, dictionaries, file)
+    if part.mismatch:
         raise UserError(
             f"model.weights={file} has the weights of another architecture than {network.architecture.name} "
-            f"({mismatch}). Set model.name and model.stem to what the weights were trained with."
+            f"({part.mismatch}). Set model.name and model.stem to what the weights were trained with."
         )
     current = network.backbone.state_dict()
-    network.backbone.load_state_dict({**current, **{name: loaded[name] for name in current if name in loaded}})
-
-    head = {name.removeprefix("head."): value for name, value in state.items() if name.startswith("head.")}
-    if head and _shapes(head) == _shapes(network.head.state_dict()):
-        network.head.load_state_dict(head)
-    else:
-        log.info("%s: only the backbone is loaded; the head starts from random weights.", file)
-
-
-def read_state(file: Path) -> dict[str, Tensor]:
-    """Read the state dictionary in `file`, on the CPU. Raises UserError if it cannot be read."""
-    try:
-        if file.suffix == ".safetensors":
-            file.open("rb").close()  # safetensors calls a file that may not be read missing
-            return load_file(file)
-        content: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"model.weights={file} is damaged, or needs pickled code, which imgcls never executes. "
-            "Save the state dictionary with torch.save or safetensors."
-        ) from error
-    except Exception as error:
-        raise UserError(f"model.weights={file} cannot be read ({first_line(error)}).") from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
-    if isinstance(content, dict) and all(isinstance(name, str) for name in content):
-        tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-        if tensors:
-            return tensors
-    raise UserError(f"model.weights={file} contains no state dictionary.")
+    network.backbone.load_state_dict(
+        {**current, **{name: part.tensors[name] for name in current if name in part.tensors}}
+    )
+    beside = dictionaries[part.path]
+    head_prefix = f"{part.prefix.removesuffix('backbone.')}head." if part.prefix.endswith("backbone.") else None
+    head = _below(beside, head_prefix) if head_prefix is not None else {}
+    before = read_class_names(file) if head else []
+    head_state = _load_head(network.head, head, before, class_names)
+    origin = ".".join(filter(None, (part.path, part.prefix.rstrip("."))))
+    left_out = _left_out(beside, part, head_prefix, network.backbone)
+    log.info(
+        "%s%s: %s%s.", file, f" ({origin})" if origin else "", head_state, f"; left out: {left_out}" if left_out else ""
+    )
+    if part.options:
+        log.warning(
+            "%s: torchvision's %s normalises or pads differently; 'model.options=%s' computes the same.",
+            *(file, network.architecture.name, part.options),
+        )
 
 
 def _find_file(source: Path) -> Path:
@@ -92,22 +97,60 @@ def _find_file(source: Path) -> Path:
     raise UserError(f"model.weights={source}: the folder has neither an exported model nor a best checkpoint.")
 
 
-def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`state`, which is not empty, without the prefixes that all of its names have."""
-    while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in state)), None):
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+def _find_part(network: Network, dictionaries: Mapping[str, Mapping[str, Tensor]], file: Path) -> _Part:
+    """The tensors that match the backbone, or those that come nearest."""
+    needed = sum(not name.endswith(COUNTERS) for name in network.backbone.state_dict())
+    places = [
+        (path, prefix)
+        for path, tensors in dictionaries.items()
+        for prefix in _prefixes(tensors, min(needed, len(tensors)))
+    ]
+    places.sort(key=lambda place: AVERAGE.search(".".join(place)) is None)  # stable: then in the file's order
+    parts: list[_Part] = []
+    for path, prefix in places:
+        parts.append(_as_backbone(network, path, prefix, _below(dictionaries[path], prefix), file))
+        if not parts[-1].mismatch:
+            return parts[-1]
+    known = network.backbone.state_dict().keys()
+    return max(parts, key=lambda part: len(known & part.tensors.keys()))
 
 
-def _shapes(state: dict[str, Any]) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in state.items()}
+def _prefixes(tensors: Mapping[str, Tensor], needed: int) -> list[str]:
+    """The prefixes that `needed` or more of the names have, shortest first."""
+    counts: Counter[str] = Counter()
+    for name in tensors:
+        counts.update(name[: match.end()] for match in re.finditer(r"\.", name))
+    return ["", *sorted((prefix for prefix, count in counts.items() if count >= needed), key=len)]
 
 
-def _explain_mismatch(network: Network, loaded: dict[str, Tensor]) -> str:
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _as_backbone(network: Network, path: str, prefix: str, tensors: dict[str, Tensor], file: Path) -> _Part:
+    """`tensors` as they are, with timm's conversion of older names, or with torchvision's names replaced."""
+    backbone, name = network.backbone, network.architecture.name
+    known = backbone.state_dict().keys()
+    attempts = (
+        (lambda: dict(tensors), ""),
+        (lambda: _convert_names(backbone, tensors), ""),
+        (lambda: _convert_names(backbone, from_torchvision(tensors, backbone)), different_options(backbone, name)),
+    )
+    parts = []
+    for attempt, options in attempts:
+        loaded = attempt()
+        _skip_other_stem(network, loaded, file)
+        parts.append(_Part(path, prefix, loaded, _explain_mismatch(backbone, loaded), options))
+        if not parts[-1].mismatch:
+            return parts[-1]
+    return max(parts, key=lambda part: len(known & part.tensors.keys()))
+
+
+def _explain_mismatch(backbone: nn.Module, loaded: Mapping[str, Tensor]) -> str:
     """How the names and shapes of `loaded` differ from those of the backbone; empty if they match."""
-    current = network.backbone.state_dict()
-    missing = [name for name in current if name not in loaded and not name.endswith("num_batches_tracked")]
-    unknown = [name for name in loaded if name not in current and not name.startswith(CLASSIFIERS)]
+    current = backbone.state_dict()
+    missing = [name for name in current if name not in loaded and not name.endswith(COUNTERS)]
+    unknown = [name for name in loaded if _is_of_backbone(name, backbone) and name not in current]
     shapes = [name for name in current if name in loaded and loaded[name].shape != current[name].shape]
     parts = [f"{len(missing)} tensors missing"] if missing else []
     parts += [f"{len(unknown)} unknown"] if unknown else []
@@ -115,16 +158,22 @@ def _explain_mismatch(network: Network, loaded: dict[str, Tensor]) -> str:
     return ", ".join(parts)
 
 
+def _is_of_backbone(name: str, backbone: nn.Module) -> bool:
+    """Whether `name` is below a module of the backbone that is no classifier: a layer that it has, or has not."""
+    children = dict(backbone.named_children())
+    return name.partition(".")[0] in children and not name.startswith(CLASSIFIERS)
+
+
 def _convert_names(backbone: nn.Module, loaded: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights after timm's own conversion of older names and of position embeddings for another image size."""
     convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     if convert is None:
-        return loaded
+        return dict(loaded)
     try:
         converted = convert(dict(loaded), backbone)
     except Exception as error:  # it expects weights of this architecture, but these can be of any
         log.debug("timm's conversion of the weights failed: %s", error)
-        return loaded
+        return dict(loaded)
     return {name: value for name, value in converted.items() if isinstance(value, Tensor)}
 
 
@@ -135,3 +184,35 @@ def _skip_other_stem(network: Network, loaded: dict[str, Tensor], file: Path) ->
     if network.architecture.stem == "small" and name in loaded and loaded[name].shape[2:] != current[name].shape[2:]:
         log.info("%s: its first convolution has no small stem; the network's starts from random weights.", file)
         loaded[name] = current[name]
+
+
+def _load_head(module: nn.Module, head: dict[str, Tensor], before: Sequence[str], now: Sequence[str] | None) -> str:
+    """Load `head` if it fits, and describe what is loaded."""
+    current = module.state_dict()
+    if not head or {name: value.shape for name, value in head.items()} != {
+        name: value.shape for name, value in current.items()
+    }:
+        return "only the backbone is loaded; the head starts from random weights"
+    if before and now is not None and list(before) != list(now):
+        changed = next(
+            f"{old!r} was class {index}, now {new!r}"
+            for index, (old, new) in enumerate(zip(before, now, strict=True))
+            if old != new
+        )
+        return f"only the backbone is loaded; the head was for other classes ({changed}) and starts from random weights"
+    module.load_state_dict(head)
+    return "backbone and head are loaded"
+
+
+def _left_out(beside: Mapping[str, Tensor], part: _Part, head_prefix: str | None, backbone: nn.Module) -> str:
+    """The tensors beside the backbone and the head that are not loaded, by their first name."""
+    known = backbone.state_dict()
+    inside = [name for name in part.tensors if name not in known]
+    outside = [
+        name
+        for name in beside
+        if not name.startswith(part.prefix) and not (head_prefix and name.startswith(head_prefix))
+    ]
+    counts = Counter(name.partition(".")[0] for name in (*inside, *outside) if not name.endswith(COUNTERS))
+    named = [f"{name} ({count} tensor{'s' if count > 1 else ''})" for name, count in counts.most_common(MAX_NAMED)]
+    return ", ".join([*named, f"{len(counts) - MAX_NAMED} more"] if len(counts) > MAX_NAMED else named)

@@ -79,7 +79,7 @@ def _write(
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     with atomic_path(folder / WEIGHTS) as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
+        save_file(state, temporary, metadata={"format": "pt", "class_names": json.dumps(list(class_names))})
     if onnx:
         export_onnx(network, preprocessing, folder / ONNX)
     parities = _verify(folder, network, preprocessing, pixels) if pixels is not None and len(pixels) else {}

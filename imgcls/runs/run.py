@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls.aws.s3 import is_remote
 from imgcls.errors import UserError
+from imgcls.pictures import as_list
 from imgcls.runs.provenance import read_configuration
 from imgcls.runs.reading import read_history, read_metrics, read_predictions, read_status
 
@@ -112,12 +112,14 @@ class Run:
         """The `top_k` most likely classes of each image, each as (name, probability).
 
         Args:
-            pictures: paths, bytes, Pillow images or uint8 arrays (H, W, 3); a single one, or a sequence of them.
+            pictures: paths, bytes, Pillow images or uint8 arrays (H, W, 3); a single one, an iterable of them, or an
+                array (N, H, W, 3).
             top_k: number of classes, up to all of them.
+
+        Raises:
+            BadPicture: an image cannot be decoded, or is something else, such as a tensor.
         """
-        if isinstance(pictures, str | Path | bytes) or not isinstance(pictures, Sequence):
-            pictures = [pictures]
-        return self.model.top(pictures, top_k)
+        return self.model.top(as_list(pictures), top_k)
 
     def _nearby(self) -> str:
         inside = sorted(path.parent for path in self.folder.glob("*/config.yaml"))

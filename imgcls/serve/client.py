@@ -5,18 +5,16 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 from urllib3 import PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from imgcls.errors import UserError
-from imgcls.pictures import BadPicture, open_picture
+from imgcls.pictures import BadPicture, as_list, open_picture
 from imgcls.serve.payloads import MAX_BODY_BYTES
 from imgcls.system.extras import need
 
@@ -83,8 +81,7 @@ class Client:
             EndpointError: an image was refused, or there was no answer.
             UserError: a file cannot be read, or an object is not an image.
         """
-        if isinstance(pictures, str | Path | bytes | np.ndarray) or not isinstance(pictures, Sequence):
-            pictures = [pictures]
+        pictures = as_list(pictures)
         with ThreadPoolExecutor(max(1, min(self.parallel, len(pictures)))) as pool:
             return list(pool.map(lambda picture: self.predict_one(picture, top_k), pictures))
 

@@ -71,6 +71,7 @@ def build_network(cfg: DictConfig, datamodule: ImageDataModule, *, pretrained: b
         datamodule.num_classes,
         pretrained=pretrained and model.pretrained and model.weights is None,
         weights=Path(model.weights).expanduser() if pretrained and model.weights is not None else None,
+        class_names=datamodule.class_names,
         stem=model.stem,
         head=make("model.head", model.head),
         drop_rate=model.drop_rate,

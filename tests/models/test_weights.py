@@ -1,10 +1,14 @@
 """Weights from every kind of file, and one clear line if they do not fit."""
 
+import argparse
+import functools
+import json
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -28,7 +32,10 @@ def source() -> Network:
     return network(seed=1)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "network.", "_orig_mod.module."])
+PREFIXES = ("", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "network.", "net.", "model.net.")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
 def test_state_dictionaries_with_every_prefix_and_wrapper(
     source: Network, tmp_path: Path, prefix: str, wrapper: str | None
@@ -65,6 +72,108 @@ def test_timms_own_checkpoints_without_their_classifier(tmp_path: Path, caplog: 
     assert "only the backbone is loaded" in caplog.text
     theirs.reset_classifier(0)
     assert same(ours.backbone, theirs)
+
+
+PREFIXES_OF_OTHERS = ("net.", "timm_model.", "model_ema.module.", "encoder_q.", "model.timm_model._orig_mod.")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES_OF_OTHERS)
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_timms_names_below_the_attributes_of_other_trainings(tmp_path: Path, prefix: str, name: str) -> None:
+    theirs = timm.create_model(name, num_classes=10)
+    torch.save({f"{prefix}{key}": value for key, value in theirs.state_dict().items()}, tmp_path / "w.pth")
+    ours = create_network(name, CLASSES, weights=tmp_path / "w.pth")
+    theirs.reset_classifier(0)
+    assert same(ours.backbone, theirs)
+
+
+def test_the_checkpoints_of_timms_train_script(tmp_path: Path) -> None:
+    from timm.utils import CheckpointSaver, ModelEmaV3
+
+    theirs = timm.create_model("test_resnet", num_classes=10)
+    ema = ModelEmaV3(theirs)
+    with torch.no_grad():
+        theirs.bn1.weight.add_(1.0)
+    saver = CheckpointSaver(
+        theirs,
+        torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9),
+        argparse.Namespace(model="test_resnet", data_dir=Path("/data")),
+        model_ema=ema,
+        checkpoint_dir=str(tmp_path),
+        recovery_dir=str(tmp_path),
+        max_history=1,
+    )
+    saver.save_checkpoint(3, metric=np.float64(71.5))
+    ours = create_network("test_resnet", CLASSES, weights=tmp_path / "model_best.pth.tar")
+    ema.module.reset_classifier(0)
+    assert same(ours.backbone, ema.module)
+
+
+def test_an_averaged_model_of_torch(source: Network, tmp_path: Path, caplog: Any) -> None:
+    torch.save(torch.optim.swa_utils.AveragedModel(source).state_dict(), tmp_path / "w.pth")
+    with caplog.at_level(logging.INFO):
+        ours = create_network("test_resnet", CLASSES, weights=tmp_path / "w.pth")
+    assert same(ours, source)
+    assert "(module.backbone): backbone and head are loaded; left out: n_averaged (1 tensor)." in caplog.text
+
+
+def test_a_checkpoint_of_lightning_with_more_than_the_network(tmp_path: Path, caplog: Any) -> None:
+    theirs = timm.create_model("test_resnet", num_classes=10)
+    state = {f"model.{key}": value for key, value in theirs.state_dict().items()}
+    state |= {
+        "criterion.weight": torch.ones(10),
+        "val_accuracy.tp": torch.zeros(10),
+        "val_accuracy.fp": torch.zeros(10),
+    }
+    hyperparameters = {"optimizer": functools.partial(torch.optim.AdamW, lr=0.1), "path": Path("x"), "width": 3}
+    torch.save({"epoch": 1, "state_dict": state, "hyper_parameters": hyperparameters}, tmp_path / "w.ckpt")
+    with caplog.at_level(logging.INFO):
+        ours = create_network("test_resnet", CLASSES, weights=tmp_path / "w.ckpt")
+    theirs.reset_classifier(0)
+    assert same(ours.backbone, theirs)
+    line = caplog.messages[-1]
+    assert "(state_dict.model): only the backbone is loaded; the head starts from random weights; left out: " in line
+    assert all(part in line for part in ("fc (2 tensors)", "accuracy (2 tensors)", "criterion (1 tensor)"))
+
+
+def test_a_whole_module_is_read_without_running_its_code(tmp_path: Path) -> None:
+    theirs = timm.create_model("test_resnet", num_classes=10)
+    torch.save(theirs, tmp_path / "w.pth")
+    ours = create_network("test_resnet", CLASSES, weights=tmp_path / "w.pth")
+    theirs.reset_classifier(0)
+    assert same(ours.backbone, theirs)
+
+
+def test_the_format_of_torch_before_1_6(source: Network, tmp_path: Path) -> None:
+    torch.save(source.state_dict(), tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    assert same(create_network("test_resnet", CLASSES, weights=tmp_path / "w.pth"), source)
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["a", "c", "b"], None])
+@pytest.mark.parametrize("stored", ["metadata", "model.json", "data.json", "nowhere"])
+def test_the_head_is_for_the_classes_that_it_was_trained_for(
+    tmp_path: Path, caplog: Any, names: list[str] | None, stored: str
+) -> None:
+    other = network(num_classes=3, seed=1)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    description = json.dumps({"class_names": ["a", "b", "c"]})
+    metadata = {"class_names": json.dumps(["a", "b", "c"])} if stored == "metadata" else None
+    save_file(other.state_dict(), folder / "model.safetensors", metadata=metadata)
+    if stored.endswith(".json"):
+        ({"model.json": folder, "data.json": tmp_path}[stored] / stored).write_text(description)
+    with caplog.at_level(logging.INFO):
+        ours = create_network("test_resnet", 3, weights=tmp_path, class_names=names)
+    assert same(ours.backbone, other.backbone)
+    is_other = names == ["a", "c", "b"] and stored != "nowhere"
+    assert same(ours.head, other.head) is not is_other
+    assert ("the head was for other classes ('b' was class 1, now 'c')" in caplog.text) is is_other
+
+
+def test_a_deeper_network_of_the_family_is_refused(tmp_path: Path) -> None:
+    torch.save(timm.create_model("resnet34").state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match="another architecture than resnet18"):
+        create_network("resnet18", CLASSES, weights=tmp_path / "w.pth")
 
 
 def test_the_average_of_a_timm_training_is_preferred(source: Network, tmp_path: Path) -> None:
