@@ -100,6 +100,11 @@ def network_from_architecture(
     return Network(backbone, head(width_of(backbone), architecture.num_classes), architecture)
 
 
+def check_pretrained(name: str) -> None:
+    """Load timm's weights of `name`, which are in the hub's cache afterwards. Raises UserError where that fails."""
+    _create_backbone(name, True, {"num_classes": 0})
+
+
 @torch.no_grad()
 def _check_image_size(network: Network, image_size: int) -> None:
     """Raise UserError if the network cannot process images of this size."""

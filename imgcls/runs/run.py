@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import shlex
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,8 +176,9 @@ def print_summary(run: Run) -> None:
     if run.report_file.is_file():
         print(f"report      {run.report_file}")
     if run.model_folder.is_dir():
-        print(f"classify    python -m imgcls predict run={run.folder} IMAGES")
-        print(f"try it      python -m imgcls serve run={run.folder}")
+        folder = shlex.quote(f"run={run.folder}")
+        print(f"classify    python -m imgcls predict {folder} IMAGES")
+        print(f"try it      python -m imgcls serve {folder}")
 
 
 def checkpoint_file(run: Run, checkpoint: str) -> Path:

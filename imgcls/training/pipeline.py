@@ -21,6 +21,7 @@ from imgcls.callbacks.timing import Timing
 from imgcls.data.feature_module import FeatureDataModule
 from imgcls.data.module import ImageDataModule
 from imgcls.data.stores.sharing import remember
+from imgcls.models.backbones import check_pretrained
 from imgcls.models.classifier import Classifier
 from imgcls.models.network import Network
 from imgcls.system.interrupts import StopSignals
@@ -62,6 +63,8 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     last = folder / "checkpoints" / LAST
     resume_from = last if last.is_file() else None
 
+    if resume_from is None and cfg.model.pretrained and cfg.model.weights is None:
+        check_pretrained(cfg.model.name)  # before the images are decoded
     images = build_data(cfg, devices, micro_batch_size, plain=_features_once(cfg) and cfg.model.feature_views == 0)
     images.setup(None if cfg.test else "fit")  # reports unreadable test images before hours of training
     remember(images.opened, cfg.data)

@@ -21,6 +21,7 @@ import yaml
 
 import imgcls
 from imgcls.callbacks.checkpoints import Checkpoints
+from imgcls.data.module import ImageDataModule
 from imgcls.errors import UserError
 from imgcls.runs.reading import read_history
 from imgcls.runs.run import Run
@@ -294,9 +295,14 @@ def test_weights_come_from_another_run(fit: Fit) -> None:
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_what_this_machine_lacks_is_one_clear_line(fit: Fit, options: list[str], message: str, tmp_path: Path) -> None:
+def test_what_this_machine_lacks_is_one_clear_line_before_images_are_decoded(
+    fit: Fit, options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+    monkeypatch.setattr(ImageDataModule, "setup", lambda self, stage=None: decoded.append(stage))
     with pytest.raises(UserError, match=message) as caught:
         fit(*options)
+    assert not decoded
     assert len(str(caught.value).splitlines()) <= 2
     assert imgcls.load(tmp_path / "run").status["state"] == "failed"
 
