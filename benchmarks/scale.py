@@ -144,6 +144,36 @@ def _large_file(n: int, folder: Path) -> Path:
     return file
 
 
+@part("results of 10,000 test images: predictions, logits, confusion", "classes", 100, 1_000, 10_000, 21_841)
+def outputs(n: int, folder: Path) -> Work:
+    from types import SimpleNamespace
+
+    import numpy as np
+    import torch
+
+    from imgcls.data.sources import Split
+    from imgcls.models.metrics import Collector
+    from imgcls.training.results import write_predictions
+
+    count, names = 10_000, tuple(f"n{number:08}" for number in range(n))
+    labels = torch.arange(count) % n
+    split = Split(tuple(f"test/{number:08}.jpg" for number in range(count)), labels.numpy(), np.empty((count, 0, 0, 3)))
+
+    def work() -> None:
+        collector = Collector(n)
+        for part in torch.arange(count).split(64):
+            generator = torch.Generator().manual_seed(int(part[0]))
+            collector.add(None, torch.randn(len(part), n, generator=generator), labels[part], torch.ones(len(part)))
+        found = collector.gather(torch.device("cpu"))
+        write_predictions(
+            folder,
+            split,
+            SimpleNamespace(test_outputs=found, class_names=names, test_class_accuracy=found.class_accuracy),  # type: ignore[arg-type]
+        )
+
+    return work
+
+
 @part("store on disk, half of the images at random, out of the page cache", "images", 4_000, 16_000)
 def cold_store(n: int, folder: Path) -> Work:
     import numpy as np

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-SMALL = {"metrics": 20, "search": 12, "cold_store": 70, "cold_preadv": 70}
+SMALL = {"metrics": 20, "search": 12, "outputs": 7, "cold_store": 70, "cold_preadv": 70}
 
 
 @pytest.fixture

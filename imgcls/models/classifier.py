@@ -93,7 +93,7 @@ class Classifier(L.LightningModule):
         self.val_metrics = evaluation_metrics(count, "val/", metrics)
         self.test_metrics = evaluation_metrics(count, "test/", metrics)
         self.test_outputs = Outputs.empty(count)
-        self._collector = Collector(count)
+        self._collector: Collector | None = None
         # Sums over the epoch so far: losses, hits, images. Not a buffer, which DDP would overwrite with that of rank 0.
         self._train_totals: Tensor | None = None
 
@@ -193,11 +193,14 @@ class Classifier(L.LightningModule):
         logits, losses = self._evaluate(batch)
         update_metrics(self.test_metrics, logits, batch[1], losses)
         index = batch[2] if len(batch) > 2 else None
+        assert self._collector is not None
         self._collector.add(index, logits, batch[1], losses, self.global_rank, self.trainer.world_size)
 
     def on_test_epoch_end(self) -> None:
         self.log_dict(compute_metrics(self.test_metrics), sync_dist=self._distributed)
+        assert self._collector is not None
         self.test_outputs = self._collector.gather(self.device, self.trainer.world_size)
+        self._collector = None
         self.test_metrics.reset()
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -231,7 +234,7 @@ class Classifier(L.LightningModule):
     @property
     def test_class_accuracy(self) -> Tensor:
         """Share of each class's test images that was classified correctly, (C,); NaN for a class without any."""
-        return self.test_confusion.diagonal() / self.test_confusion.sum(dim=1)
+        return self.test_outputs.class_accuracy
 
     @property
     def needs_find_unused_parameters(self) -> bool:

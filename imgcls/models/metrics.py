@@ -6,10 +6,12 @@ classes: with thousands of classes, torchmetrics' own updates are quadratic in C
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
@@ -133,14 +135,25 @@ class Outputs:
         pairs = self.labels * count + self.logits.argmax(dim=1)
         return torch.bincount(pairs, minlength=count * count).reshape(count, count)
 
+    @property
+    def class_accuracy(self) -> Tensor:
+        """Share of each class's images that is classified correctly, (C,); NaN for a class without any."""
+        count = self.logits.shape[1]
+        hits = self.labels[self.logits.argmax(dim=1) == self.labels]
+        return torch.bincount(hits, minlength=count) / torch.bincount(self.labels, minlength=count)
 
-@dataclass
+
 class Collector:
-    """Keeps the outputs of batches on their device until the split is complete."""
+    """Collects the outputs of batches until the split is complete, the logits in a temporary file.
 
-    num_classes: int
-    batches: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
-    count: int = 0
+    Args:
+        num_classes: C.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes, self.count = num_classes, 0
+        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._logits = tempfile.TemporaryFile()  # noqa: SIM115 - is gone with the collector
 
     def add(
         self, index: Tensor | None, logits: Tensor, labels: Tensor, losses: Tensor, rank: int = 0, world_size: int = 1
@@ -149,16 +162,28 @@ class Collector:
         if index is None:
             index = rank + world_size * torch.arange(self.count, self.count + len(labels), device=labels.device)
         self.count += len(labels)
-        self.batches.append((index, logits, labels, losses))
+        self._batches.append((index, labels, losses))
+        self._logits.write(logits.contiguous().cpu().numpy().data)
 
     def gather(self, device: torch.device, world_size: int = 1) -> Outputs:
-        """All outputs of all processes, in the order of their index; empties the collector."""
+        """All outputs of all processes, in the order of their index."""
         empty = Outputs.empty(self.num_classes)
-        start = tuple(part.to(device) for part in (empty.index, empty.logits, empty.labels, empty.loss))
-        columns = [torch.cat(column) for column in zip(start, *self.batches, strict=True)]
+        start = tuple(part.to(device) for part in (empty.index, empty.labels, empty.loss))
+        columns = [torch.cat(column) for column in zip(start, *self._batches, strict=True)]
+        logits = self._read()
         if world_size > 1:
             columns = [torch.cat(gather_all_tensors(column)) for column in columns]
-        index, logits, labels, losses = (column.cpu() for column in columns)
+            logits = torch.cat(gather_all_tensors(logits.to(device))).cpu()
+        index, labels, losses = (column.cpu() for column in columns)
         order = index.argsort()
-        self.batches, self.count = [], 0
-        return Outputs(index[order], logits[order], labels[order], losses[order])
+        if not torch.equal(order, torch.arange(len(order))):  # where they are in order, they stay in the file
+            logits = logits[order]
+        return Outputs(index[order], logits, labels[order], losses[order])
+
+    def _read(self) -> Tensor:
+        """The logits of this process, float32 (N, C), mapped from the file."""
+        shape = (self.count, self.num_classes)
+        if 0 in shape:
+            return torch.empty(shape)
+        self._logits.flush()
+        return torch.from_numpy(np.memmap(self._logits, np.float32, "c", shape=shape))

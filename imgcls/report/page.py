@@ -15,10 +15,10 @@ from imgcls.debug.rules import NO_ISSUES
 from imgcls.report import figures
 from imgcls.report.calibration import calibrate, expected_error
 from imgcls.report.selection import samples, top_losses
+from imgcls.runs.confusion import Confusion, read_confusion
 from imgcls.runs.reading import (
     Rows,
     class_names,
-    read_confusion,
     read_history,
     read_json,
     read_metrics,
@@ -166,21 +166,24 @@ def _confusion(folder: Path) -> Section | None:
     names = class_names(folder)
     if not names:
         return None
-    counts = read_confusion(folder)
-    pairs = _most_confused(counts, names)
+    confusion = read_confusion(folder, names)
+    pairs = _most_confused(confusion)
     section: Section = {
         "table": {"head": ["true", "predicted", "images"], "numeric": [2], "rows": pairs},
         "text": "" if pairs else "Every test image was classified correctly.",
     }
     if len(names) <= figures.MAX_CLASSES:
-        section["charts"] = {"confusion": figures.confusion_matrix(counts, names)}
+        section["charts"] = {"confusion": figures.confusion_matrix(confusion.dense(), names)}
         section["wide"] = 6 + 1.5 * len(names)
         return section
     if len(names) > MAX_DRAWN_CLASSES:
-        errors = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
+        wrong, count = confusion.errors(), len(names)
+        errors = sum(np.bincount(part, wrong.images, count) for part in (wrong.true, wrong.predicted))
         worst = np.sort(np.argsort(-errors, kind="stable")[:WORST_CLASSES])
-        counts, names = counts[np.ix_(worst, worst)], [names[index] for index in worst]
+        counts, names = confusion.dense(worst), [names[index] for index in worst]
         section["text"] = f"The matrix shows the {WORST_CLASSES} classes with the most errors."
+    else:
+        counts = confusion.dense()
     image = figures.confusion_pixels(counts)
     atomic_write_bytes(folder / "figures" / "confusion.png", image)
     cells = {f"{row},{column}": int(counts[row, column]) for row, column in zip(*np.nonzero(counts), strict=True)}
@@ -188,11 +191,10 @@ def _confusion(folder: Path) -> Section | None:
     return section
 
 
-def _most_confused(counts: np.ndarray, names: list[str]) -> list[list[str]]:
-    errors = counts * (1 - np.eye(len(names), dtype=int))
-    order = np.argsort(-errors, axis=None, kind="stable")[:MAX_ROWS]
-    pairs = [divmod(int(index), len(names)) for index in order]
-    return [[names[row], names[column], str(errors[row, column])] for row, column in pairs if errors[row, column]]
+def _most_confused(confusion: Confusion) -> list[list[str]]:
+    wrong, names = confusion.errors(), confusion.names
+    order = np.argsort(-wrong.images, kind="stable")[:MAX_ROWS]
+    return [[names[wrong.true[at]], names[wrong.predicted[at]], str(wrong.images[at])] for at in order]
 
 
 def _classes(folder: Path) -> Section | None:

@@ -39,18 +39,8 @@ def read_table(file: Path) -> Rows:
 
 
 def class_names(folder: Path) -> list[str]:
-    """The classes of the test, from the header of `confusion.csv`; empty if there was no test."""
-    file = folder / "confusion.csv"
-    if not file.is_file():
-        return []
-    with file.open(encoding="utf-8", newline="") as text:
-        return [cell_text(cell) for cell in next(csv.reader(text), [])[1:]]
-
-
-def read_confusion(folder: Path) -> np.ndarray:
-    """int64 (C, C): the number of test images by true class (row) and predicted class (column)."""
-    with (folder / "confusion.csv").open(encoding="utf-8", newline="") as text:
-        return np.array([row[1:] for row in list(csv.reader(text))[1:]], dtype=np.int64)
+    """The classes of the test, in the order of the logits; empty if there was no test."""
+    return [row["class"] for row in read_table(folder / "per_class.csv")]
 
 
 def read_steps(folder: Path) -> Mapping[str, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig
 
 from imgcls import portable
@@ -18,12 +18,16 @@ from imgcls.data.module import ImageDataModule
 from imgcls.data.samples import sample_evaluation_pixels
 from imgcls.data.sources import Split
 from imgcls.models.classifier import Classifier
+from imgcls.models.metrics import Outputs
 from imgcls.models.network import Network
 from imgcls.report.report_data import gather
-from imgcls.system.files import atomic_write_bytes, atomic_write_text
-from imgcls.system.tables import as_csv, table_as_csv
+from imgcls.runs.confusion import Confusion
+from imgcls.system.files import atomic_path, atomic_write_text
+from imgcls.system.tables import as_csv
 
 log = logging.getLogger(__name__)
+
+ROWS_AT_A_TIME = 4096  # of predictions, whose probabilities and texts take more memory than the logits
 
 
 def write(
@@ -66,26 +70,31 @@ def write_data_notes(folder: Path, datamodule: ImageDataModule) -> None:
 
 
 def write_predictions(folder: Path, split: Split, classifier: Classifier) -> None:
-    """Write `predictions.csv` (a row per test image), `test_logits.npy`, `confusion.csv` and `per_class.csv`."""
+    """Write `predictions.csv` (a row per test image), `test_logits.npy`, the confusion and `per_class.csv`."""
     outputs, names = classifier.test_outputs, list(classifier.class_names)
-    probabilities = outputs.logits.float().softmax(dim=1)
-    best = probabilities.topk(min(5, len(names)), dim=1)
-    columns = (tensor.tolist() for tensor in (outputs.index, outputs.labels, outputs.loss, best.indices, best.values))
-    rows = [_prediction_row(split.names[index], names, *values) for index, *values in zip(*columns, strict=True)]
-    atomic_write_text(folder / "predictions.csv", as_csv(rows))
-    buffer = io.BytesIO()
-    np.save(buffer, outputs.logits.float().numpy())
-    atomic_write_bytes(folder / "test_logits.npy", buffer.getvalue())
+    with atomic_path(folder / "predictions.csv") as temporary, temporary.open("wb") as file:
+        for start in range(0, max(1, len(outputs.index)), ROWS_AT_A_TIME):
+            text = as_csv(_prediction_rows(split, names, outputs, slice(start, start + ROWS_AT_A_TIME)))
+            file.write((text if start == 0 else text.partition("\n")[2]).encode())
+    with atomic_path(folder / "test_logits.npy") as temporary, temporary.open("wb") as binary:
+        np.save(binary, outputs.logits.float().numpy())
 
-    confusion = classifier.test_confusion.cpu().tolist()
-    table = [["label", *names], *([name, *row] for name, row in zip(names, confusion, strict=True))]
-    atomic_write_text(folder / "confusion.csv", table_as_csv(table))
-    accuracies = classifier.test_class_accuracy.cpu().tolist()
+    true, predicted = outputs.labels, outputs.logits.argmax(dim=1)
+    Confusion.of(true.numpy(), predicted.numpy(), names).write(folder)
+    counts = torch.bincount(true, minlength=len(names)).tolist()
+    columns = zip(names, counts, classifier.test_class_accuracy.tolist(), strict=True)
     per_class = [
-        {"class": name, "pictures": sum(row), "accuracy": round(accuracy, 6) if sum(row) else ""}
-        for name, row, accuracy in zip(names, confusion, accuracies, strict=True)
+        {"class": name, "pictures": count, "accuracy": round(accuracy, 6) if count else ""}
+        for name, count, accuracy in columns
     ]
     atomic_write_text(folder / "per_class.csv", as_csv(per_class))
+
+
+def _prediction_rows(split: Split, names: list[str], outputs: Outputs, part: slice) -> list[dict[str, Any]]:
+    best = outputs.logits[part].float().softmax(dim=1).topk(min(5, len(names)), dim=1)
+    own = outputs.index[part], outputs.labels[part], outputs.loss[part]
+    columns = (tensor.tolist() for tensor in (*own, best.indices, best.values))
+    return [_prediction_row(split.names[index], names, *values) for index, *values in zip(*columns, strict=True)]
 
 
 def _prediction_row(

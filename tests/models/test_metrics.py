@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
-from imgcls.models.metrics import CALIBRATION_BINS, evaluation_metrics, update_metrics
+from imgcls.models.metrics import CALIBRATION_BINS, Collector, evaluation_metrics, update_metrics
 
 CLASSES = 23
 
@@ -66,3 +66,24 @@ def test_ten_thousand_classes_need_no_matrix_of_classes(deterministic: bool) -> 
         torch.use_deterministic_algorithms(False)
     assert largest == logits.nbytes, "the probabilities are the largest array"
     assert metrics["macro_f1"].tp.sum() + metrics["macro_f1"].fn.sum() == 64
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_collected_outputs_are_in_the_order_of_their_index(shuffled: bool) -> None:
+    collector, parts = Collector(CLASSES), batches()
+    order = torch.randperm(87, generator=torch.Generator().manual_seed(1)) if shuffled else torch.arange(87)
+    for index, (logits, labels) in zip(order.split(29), parts, strict=True):
+        collector.add(index, logits, labels, labels.float())
+    outputs = collector.gather(torch.device("cpu"))
+    logits, labels = (torch.cat(column)[order.argsort()] for column in zip(*parts, strict=True))
+    assert torch.equal(outputs.index, torch.arange(87))
+    assert torch.equal(outputs.logits, logits)
+    assert torch.equal(outputs.labels, labels)
+    assert torch.equal(outputs.loss, labels.float())
+    hits = torch.bincount(labels[logits.argmax(1) == labels], minlength=CLASSES)
+    expected = hits / torch.bincount(labels, minlength=CLASSES)
+    assert torch.equal(outputs.class_accuracy.nan_to_num(-1), expected.nan_to_num(-1))
+
+
+def test_no_image_has_no_outputs() -> None:
+    assert Collector(CLASSES).gather(torch.device("cpu")).logits.shape == (0, CLASSES)

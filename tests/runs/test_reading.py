@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from imgcls.runs import Run
-from imgcls.runs.reading import class_names, read_confusion, read_history, read_metrics, read_predictions, read_steps
+from imgcls.runs.reading import class_names, read_history, read_metrics, read_predictions, read_steps
 
 
 def test_missing_files_are_empty(tmp_path: Path) -> None:
@@ -28,9 +28,3 @@ def test_a_run_has_the_values_of_its_files(tmp_path: Path) -> None:
     assert np.isnan(run.history[1]["val/loss"])
     assert run.metrics == {"test/accuracy": 0.5}
     assert run.predictions == [{"file": "a, b.png", "label": "Käfer"}]
-
-
-def test_the_confusion_matrix_is_read(tmp_path: Path) -> None:
-    (tmp_path / "confusion.csv").write_text("label,cat,dog\ncat,3,1\ndog,0,2\n")
-    assert class_names(tmp_path) == ["cat", "dog"]
-    assert read_confusion(tmp_path).tolist() == [[3, 1], [0, 2]]

@@ -6,13 +6,12 @@ import csv
 import io
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from imgcls.data.checks import bad_as_csv
 from imgcls.data.sources import BadFile
-from imgcls.runs.reading import class_names, read_confusion, read_table
-from imgcls.system.tables import as_csv, table_as_csv
+from imgcls.runs.reading import read_table
+from imgcls.system.tables import as_csv
 
 NAMES = [
     *("=1+1", "+x", "-x", "@x", "\tx", "\r=x", "a\rb", "a\nb", "'=x", "''-x", "'x", "label", "label", "-", "="),
@@ -27,14 +26,6 @@ def test_names_survive_and_no_cell_is_a_formula(tmp_path: Path) -> None:
     assert {row["loss"] for row in read_table(file)} == {"-0.5"}  # a number is none
     with file.open(encoding="utf-8", newline="") as text:
         assert not [row for row in csv.reader(text) if row[0][:1] in tuple("=+-@\t\r")]
-
-
-def test_any_class_has_its_row_and_column_in_the_confusion(tmp_path: Path) -> None:
-    counts = np.arange(len(NAMES) ** 2).reshape(len(NAMES), -1)
-    rows = [["label", *NAMES], *([name, *row] for name, row in zip(NAMES, counts.tolist(), strict=True))]
-    (tmp_path / "confusion.csv").write_text(table_as_csv(rows), encoding="utf-8", newline="")
-    assert class_names(tmp_path) == NAMES
-    assert np.array_equal(read_confusion(tmp_path), counts)
 
 
 @pytest.mark.parametrize("name", ["=cmd|x", "@SUM(1)", "-1+1"])
