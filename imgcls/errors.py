@@ -55,8 +55,7 @@ def users_frames(error: BaseException) -> TracebackType | None:
     """
     frame = error.__traceback__
     while frame is not None:
-        file = frame.tb_frame.f_code.co_filename
-        if Path(file).is_file() and not Path(file).resolve().is_relative_to(_PACKAGE) and not _is_installed(file):
+        if is_users_file(frame.tb_frame.f_code.co_filename):
             return frame
         frame = frame.tb_next
     return None
@@ -75,11 +74,13 @@ def describe_users_error(error: BaseException) -> tuple[str, str] | None:
 _PACKAGE = Path(__file__).resolve().parent
 
 
-def _is_installed(file: str) -> bool:
+def is_users_file(file: str) -> bool:
+    """Whether `file` exists and belongs neither to imgcls nor to Python and its installed packages."""
     path = Path(file).resolve()
-    return bool({"site-packages", "dist-packages"} & set(path.parts)) or any(
-        path.is_relative_to(folder) for folder in _library_folders()
+    installed = bool({"site-packages", "dist-packages"} & set(path.parts)) or any(
+        path.is_relative_to(folder) for folder in (_PACKAGE, *_library_folders())
     )
+    return path.is_file() and not installed
 
 
 @functools.cache

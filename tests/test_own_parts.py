@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 import imgcls
 from imgcls.errors import UserError
 from imgcls.evaluate import evaluate
 from imgcls.export import export
+from imgcls.training.own_parts import with_code
 from tests.documents import blocks, commands
 from tests.trainings import Fit
 
@@ -36,6 +38,19 @@ class Killing(Poly):
         if Path("run/metrics.csv").exists() and not Path("go").exists():
             raise RuntimeError("cut off")
         return super().forward(logits, labels)
+"""
+
+STOPPING = """
+from pathlib import Path
+
+ROOT = Path(__file__).parent
+
+
+class Stopping:
+    def __call__(self, image):
+        if (ROOT / "run" / "metrics.csv").exists() and not (ROOT / "go").exists():
+            raise RuntimeError("cut off")
+        return image
 """
 
 
@@ -81,6 +96,40 @@ def test_the_parts_of_the_page_train_resume_and_are_not_needed_afterwards(
     assert whole.predict(next(project.rglob("*.png")))
     with pytest.raises(UserError, match=r"metrics.cost._target_=costs.Cost: No module named 'costs'"):
         evaluate(whole, trust=True)
+
+
+def test_the_transforms_of_the_page_train_resume_and_are_not_needed_afterwards(
+    project: Path, fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crop = "{_target_: torchvision.transforms.v2.RandomResizedCrop, size: 24}"
+    stopping = "{_target_: stopping.Stopping}"
+    words = ["+data.augment.extra=[{_target_: tint.Tint, strength: 0.1}]", "trainer.max_epochs=2", "debug=off"]
+    words += [f"data.augment.per_image=[{crop},{{_target_: dust.Dust, specks: 5}},{stopping}]", "augment=none"]
+    (project / "stopping.py").write_text(STOPPING)
+    with pytest.raises(UserError, match="Stopping failed for train/"):
+        fit(*words, name="run")
+    (project / "go").touch()
+    resumed, whole = fit(*words, name="run"), fit(*words, name="whole")
+    assert resumed.history[0]["train/loss"] == whole.history[0]["train/loss"]
+    assert resumed.metrics["test/loss"] == whole.metrics["test/loss"]
+    assert resumed.metrics["train/loss"] == whole.metrics["train/loss"]
+
+    for name in ("stopping", "dust", "tint"):
+        (project / f"{name}.py").unlink()
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert evaluate(whole)["loss"] == pytest.approx(whole.metrics["test/loss"], rel=1e-5)
+    export(whole, onnx=False)
+
+
+def test_features_depend_on_the_code_of_a_transform(project: Path) -> None:
+    def key(*overrides: str) -> str:
+        return json.dumps(with_code(imgcls.compose(list(overrides)).data.augment))
+
+    own = "data.augment.per_image=[{_target_: dust.Dust}]"
+    before = key(own)
+    assert key() == json.dumps(OmegaConf.to_container(imgcls.compose().data.augment, resolve=True))
+    (project / "dust.py").write_text((project / "dust.py").read_text() + "# changed\n")
+    assert key(own) != before
 
 
 def test_every_command_of_the_page_composes(project: Path) -> None:

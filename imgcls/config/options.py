@@ -157,9 +157,14 @@ def _check_sharded(config: Mapping[str, Any]) -> None:
         )
 
 
+def is_custom(value: Any) -> bool:
+    """Whether `value` names a class or function of the user's, with its arguments."""
+    return isinstance(value, Mapping) and bool(value.get("_target_"))
+
+
 def custom(value: Any) -> str | None:
-    """A class or function of the user's with its arguments."""
-    return None if isinstance(value, Mapping) and value.get("_target_") else "must be {_target_: package.Class}."
+    """A class or function of the user's."""
+    return None if is_custom(value) else "must be {_target_: package.Class}."
 
 
 def spaces(value: Any) -> str | None:
@@ -251,6 +256,7 @@ OPTIONS: dict[str, Check] = {
     "data.test_fraction": number(0, 0.99),
     "data.store": choice(*STORE_KINDS),
     "data.normalization": either(choice(*NORMALIZATIONS), mean_and_std),
+    "data.augment.per_image": list_of("transforms: [{_target_: package.Class}]", is_custom),
     "data.on_bad": choice(*ON_BAD),
     "data.sampler": choice(*SAMPLERS),
     "search.trials": whole(1),

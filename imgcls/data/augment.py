@@ -13,6 +13,7 @@ from torch import Tensor
 
 from imgcls.data.crops import Layout, PaddedCrop, RandomResizedCrop, flip, resize
 from imgcls.data.mixing import Mixing, soft
+from imgcls.data.per_image import ImageTransform, is_per_image
 from imgcls.data.randomness import Draws
 from imgcls.errors import UserError
 
@@ -21,6 +22,8 @@ Transform = Callable[[Tensor, Draws], Tensor]
 
 class Augment:
     """Crop, flip, policy, colour jitter and custom transforms; then, on normalised images, erasing and mixing.
+
+    Raises UserError for a transform in a place where it does not belong.
 
     Args:
         crop: RandomResizedCrop, PaddedCrop, or None for the image as in evaluation.
@@ -32,6 +35,7 @@ class Augment:
         erasing: RandomErasing.
         mixing: Mixing, which makes the labels soft: float (N, C).
         extra: further transforms, each called as transform(float images in 0..255, draws).
+        per_image: transforms of single decoded images, before all others; see `imgcls.data.per_image`.
     """
 
     def __init__(
@@ -44,7 +48,18 @@ class Augment:
         mixing: Mixing | None = None,
         extra: Sequence[Transform] = (),
         alternate_flip: bool = False,
+        per_image: Sequence[ImageTransform] = (),
     ) -> None:
+        places = {"crop": crop, "policy": policy, "jitter": jitter, "erasing": erasing, "mixing": mixing}
+        for name, transform in [*places.items(), *(("extra", transform) for transform in extra)]:
+            if is_per_image(transform):
+                raise UserError(
+                    f"data.augment.{name}: {type(transform).__name__} transforms a single image, and this place whole "
+                    "batches. It belongs in data.augment.per_image=[…]."
+                )
+        for one in per_image:
+            if not callable(one):
+                raise UserError(f"data.augment.per_image: {one!r} cannot be called. Give transforms of an image.")
         if not 0 <= flip <= 1:
             raise UserError(f"augment.flip={flip} is a probability and must be in 0..1.")
         if alternate_flip and flip != 0.5:
@@ -53,7 +68,7 @@ class Augment:
             )
         self.alternate_flip = alternate_flip
         self.crop, self.flip, self.policy, self.jitter = crop, flip, policy, jitter
-        self.erasing, self.mixing, self.extra = erasing, mixing, tuple(extra)
+        self.erasing, self.mixing, self.extra, self.per_image = erasing, mixing, tuple(extra), tuple(per_image)
 
     @property
     def layout(self) -> Layout:

@@ -7,7 +7,7 @@ Made for Lightning, which sets the epoch with `sampler.set_epoch`, and saves and
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
@@ -133,6 +133,7 @@ class Loader(Generic[T]):
         load: called in the thread as load(positions, draws, epoch); returns the batch. The iteration raises its errors.
         finish: called on each batch in the iterating thread, before it is yielded.
         ahead: batches that are loaded before they are needed; 0 loads in the iterating thread.
+        stream: instead of `load`, called as stream([(positions, draws), …], epoch); yields the batches.
     """
 
     batch_sampler = None
@@ -141,12 +142,13 @@ class Loader(Generic[T]):
     def __init__(
         self,
         plan: Plan,
-        load: Callable[[Tensor, Tensor, int], T],
+        load: Callable[[Tensor, Tensor, int], T] | None = None,
         *,
         finish: Callable[[T], T] | None = None,
         ahead: int = 2,
+        stream: Callable[[Sequence[tuple[Tensor, Tensor]], int], Generator[T, None, None]] | None = None,
     ) -> None:
-        self.plan, self.load, self.finish, self.ahead = plan, load, finish, ahead
+        self.plan, self.load, self.finish, self.ahead, self.stream = plan, load, finish, ahead, stream
         self.epoch = 0
         self._yielded = 0
         self._resume_at = 0
@@ -172,13 +174,20 @@ class Loader(Generic[T]):
         start, self._resume_at, self._yielded = self._resume_at, 0, self._resume_at
         epoch = self.epoch
         batches = self.plan.epoch(epoch)[start:]
-        loaded = run_ahead(lambda batch: self.load(batch[0], batch[1], epoch), batches, self.ahead)
+        loaded = self._load_all(batches, epoch)
         try:
             for batch in loaded:
                 self._yielded += 1
                 yield self.finish(batch) if self.finish is not None else batch
         finally:
             loaded.close()
+
+    def _load_all(self, batches: Sequence[tuple[Tensor, Tensor]], epoch: int) -> Generator[T, None, None]:
+        if self.stream is not None:
+            return self.stream(batches, epoch)
+        load = self.load
+        assert load is not None
+        return run_ahead(lambda batch: load(batch[0], batch[1], epoch), batches, self.ahead)
 
     def state_dict(self) -> dict[str, int]:
         """The epoch and the number of batches yielded in it, without those loaded ahead."""

@@ -24,6 +24,7 @@ from imgcls.data.augment import Augment
 from imgcls.data.batch import Batch, Fate, RawBatch
 from imgcls.data.loader import EvaluationPlan, Loader, Plan, TrainingPlan
 from imgcls.data.normalization import normalise
+from imgcls.data.per_image import stream_transformed
 from imgcls.data.randomness import Draws
 from imgcls.data.sources import SPLITS, BadFile, Source, Split
 from imgcls.data.splits import shared_groups, with_groups, with_validation
@@ -107,6 +108,11 @@ class ImageDataModule(L.LightningDataModule):
         check_value("data.on_bad", on_bad, choice(*ON_BAD))
         if isinstance(normalization, str):
             check_value("data.normalization", normalization, choice(*NORMALIZATIONS))
+        if augment is not None and not isinstance(augment, Augment):
+            raise UserError(
+                f"data.augment: {type(augment).__name__} is no imgcls.data.augment.Augment. Transforms of single "
+                "images, such as those of torchvision, belong in its list per_image: data.augment.per_image=[…]."
+            )
         if batch_size < 1:
             raise UserError(f"data.batch_size={batch_size} must be 1 or more.")
         self.address = str(root) if is_remote(root) else None
@@ -310,10 +316,11 @@ class ImageDataModule(L.LightningDataModule):
         """The pixels of a split, decoded on first use; those of `train` as training needs them."""
         split, recipe = self._need(name), self.recipe_of(name, evaluation=evaluation)
         if (name, recipe) not in self.opened.stores:
+            changing = self.augment.per_image and name == "train" and not evaluation
             self.opened.stores[name, recipe] = store = open_store(
                 split,
                 recipe,
-                self.store_kind,
+                "none" if changing else self.store_kind,
                 cache=self.cache,
                 title=f"{type(self).__name__}, {name}",
                 workers=self.num_workers,
@@ -342,6 +349,17 @@ class ImageDataModule(L.LightningDataModule):
 
     def _make_loader(self, name: str, plan: Plan, *, training: bool = False) -> Loader[RawBatch | Batch]:
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        if training and self.augment.per_image:
+            self.store_of(name)  # which finds the images that cannot be read
+            stream = stream_transformed(
+                self._need(name),
+                self.recipe_of(name),
+                self.augment.per_image,
+                seed=self.seed,
+                workers=max(1, self.num_workers // self._processes_here()),
+                pin=device.type == "cuda",
+            )
+            return Loader(plan, stream=stream, finish=self._finish_without_trainer)
         store = on_device(self.store_of(name, evaluation=not training), self.store_kind, device)
         labels, aspects = torch.from_numpy(self._need(name).labels), torch.from_numpy(store.aspects)
         weights = self._weights(name)

@@ -150,7 +150,7 @@ class Classifier(L.LightningModule):
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         images, labels = batch[0], batch[1]
         logits = self(images)
-        losses = self._training_losses(logits, labels)
+        losses = self._training_losses(logits, labels, weighted=len(batch) > 3 and batch[3] is not None)
         weights = batch[3] if len(batch) > 3 else None
         total = losses.sum() if weights is None else (losses * weights).sum()
         with torch.no_grad():
@@ -259,7 +259,7 @@ class Classifier(L.LightningModule):
         datamodule: Any = getattr(trainer_of(self), "datamodule", None)
         return float(getattr(datamodule, "expected_micro_batch", count))
 
-    def _training_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _training_losses(self, logits: Tensor, labels: Tensor, *, weighted: bool) -> Tensor:
         """The training loss of each image, (N,); where a custom loss returns a mean, that for each."""
         if self.loss is None:
             return picture_losses(
@@ -271,10 +271,10 @@ class Classifier(L.LightningModule):
             )
         losses = self.loss(logits.float(), labels)
         shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-        if shape not in ((), (len(labels),)):
+        if shape not in ([(len(labels),)] if weighted else [(), (len(labels),)]):
             raise UserError(
-                f"The loss returned {shape} for {len(labels)} images. "
-                f"Return a tensor with the loss of each image, ({len(labels)},), or their mean, a scalar."
+                f"The loss returned {shape} for {len(labels)} images. Return a tensor with the loss of each image, "
+                f"({len(labels)},){', which have weights' if weighted else ', or their mean, a scalar'}."
             )
         return losses.expand(len(labels))
 

@@ -1,10 +1,13 @@
-"""The user's own parts that a configuration names by `_target_`: loss, metrics, schedule; see docs/own-parts.md."""
+"""The user's own parts that a configuration names by `_target_`: loss, metrics, schedule, …; see docs/own-parts.md."""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from imgcls.errors import UserError, first_line, users_frames
+from imgcls.errors import UserError, first_line, is_users_file, users_frames
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,7 +39,10 @@ def make(place: str, config: Any, *arguments: Any, **options: Any) -> Any:
 
 def _refusal(place: str, config: Any, error: Exception, cause: BaseException) -> str:
     target = config.get("_target_") if isinstance(config, DictConfig) else None
-    name = f"{place}._target_={target}" if target is not None else place
+    inner = re.search(r"target '([^']+)'", str(error))
+    target = inner[1] if inner else target
+    outer = isinstance(config, DictConfig) and target == config.get("_target_")
+    name = f"{place}._target_={target}" if outer else f"{place}: {target}"
     if "Error locating target" not in str(error):
         return f"{name}: {type(cause).__name__}: {first_line(cause)}"
     try:
@@ -88,6 +94,30 @@ def make_metrics(config: DictConfig, num_classes: int) -> dict[str, Any]:
 def make_schedule(config: Any) -> Any:
     """`optim.schedule`: a name, or a function that builds the scheduler of an optimiser."""
     return make("optim.schedule", config, _partial_=True) if OmegaConf.is_dict(config) else config
+
+
+def with_code(config: Any) -> Any:
+    """The plain `config`, with the hashes of the files that hold the user's classes in it: what decides its results."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    files = {file for target in _targets(plain) if (file := _file_of_user(target)) is not None}
+    hashes = {file.name: hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest() for file in sorted(files)}
+    return [plain, hashes] if hashes else plain
+
+
+def _targets(values: Any) -> Iterator[str]:
+    inside = values.values() if isinstance(values, Mapping) else values if isinstance(values, list) else ()
+    if isinstance(values, Mapping) and values.get("_target_") is not None:
+        yield str(values["_target_"])
+    for value in inside:
+        yield from _targets(value)
+
+
+def _file_of_user(target: str) -> Path | None:
+    try:
+        file = inspect.getsourcefile(pkgutil.resolve_name(target))
+    except Exception:  # without a source, such as a function in C
+        return None
+    return Path(file) if file is not None and is_users_file(file) else None
 
 
 def _partial(config: DictConfig) -> dict[str, bool]:

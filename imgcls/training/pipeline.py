@@ -13,7 +13,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from imgcls.callbacks.checkpoints import LAST, Checkpoints
 from imgcls.callbacks.history import History
@@ -40,6 +40,7 @@ from imgcls.training.devices import Devices, choose_devices
 from imgcls.training.frozen_backbone import compute_features
 from imgcls.training.learning_rate import choose_learning_rate
 from imgcls.training.loggers import log_figures
+from imgcls.training.own_parts import with_code
 from imgcls.training.solved_head import solve_head
 from imgcls.training.strategies import is_sharded
 
@@ -152,7 +153,7 @@ def _feature_data(
         images,
         network,
         views=cfg.model.feature_views,
-        augmentation=OmegaConf.to_container(cfg.data.augment, resolve=True),
+        augmentation=with_code(cfg.data.augment),
         device=devices.torch_device(int(os.environ.get("LOCAL_RANK", "0"))),
         splits=tuple(split for split in images.source.splits() if cfg.test or split != "test"),
     )
