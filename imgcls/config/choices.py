@@ -6,6 +6,7 @@ SAMPLERS = ("shuffle", "balanced")
 STORE_KINDS = ("auto", "memory", "disk", "device", "none")
 NORMALIZATIONS = ("pretrained", "imagenet", "dataset")
 ON_BAD = ("skip", "error")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 TUNING_STRATEGIES = {"bayesian": "Bayesian", "random": "Random", "hyperband": "Hyperband", "grid": "Grid"}
 """The strategies of a tuning job, with SageMaker's names."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.config.choices import (
+    ARCHIVE_SUFFIXES,
     NORMALIZATIONS,
     ON_BAD,
     SAMPLERS,
@@ -157,6 +158,15 @@ def _check_sharded(config: Mapping[str, Any]) -> None:
         )
 
 
+def image_root(value: Any) -> str | None:
+    """An existing folder or archive, an s3:// address, or null."""
+    file = Path(str(value)).expanduser()
+    if not file.is_file():
+        return existing_folder(value)
+    archives = ", ".join(ARCHIVE_SUFFIXES)
+    return None if str(value).lower().endswith(ARCHIVE_SUFFIXES) else f"is a file: give a folder, or {archives}."
+
+
 def is_custom(value: Any) -> bool:
     """Whether `value` names a class or function of the user's, with its arguments."""
     return isinstance(value, Mapping) and bool(value.get("_target_"))
@@ -240,7 +250,7 @@ OPTIONS: dict[str, Check] = {
     "loss.label_smoothing": number(0, 1),
     "loss.class_weights": either(choice(None, "balanced"), numbers),
     "loss.focal_gamma": number(0),
-    "data.root": existing_folder,
+    "data.root": image_root,
     "data.batch_size": whole(1),
     "data.micro_batch_size": whole(1, none=True),
     "data.image_size": whole(8, 4096),

@@ -22,8 +22,8 @@ def expand(arguments: Sequence[str]) -> list[str]:
 
     - A file of overrides (a run's `overrides.yaml`, a search's `best.yaml`, a list) is replaced by its content; later
       arguments win over it. What could run code in it is refused without the argument `trust=true`.
-    - `data=DIR`, or `data.root=DIR` without a data set, is a folder of the user's own images: `data=imagefolder`. A
-      table of images, as in `data=labels.csv`, is `data=table`.
+    - `data=DIR`, or `data.root=DIR` without a data set, is a folder or an archive of the user's own images:
+      `data=imagefolder`. A table of images, as in `data=labels.csv`, is `data=table`.
     - A value that Hydra's grammar rejects, such as `data.root=~/data` or `run_dir=runs/größe (1)`, is quoted.
     """
     trust = "trust=true" in arguments

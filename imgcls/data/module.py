@@ -24,6 +24,7 @@ from imgcls.data.augment import Augment
 from imgcls.data.batch import Batch, Fate, RawBatch
 from imgcls.data.loader import EvaluationPlan, Loader, Plan, TrainingPlan
 from imgcls.data.normalization import normalise
+from imgcls.data.packed import is_archive, unpack_once, unpacked_folder
 from imgcls.data.per_image import stream_transformed
 from imgcls.data.randomness import Draws
 from imgcls.data.sources import SPLITS, BadFile, Source, Split
@@ -54,7 +55,8 @@ class ImageDataModule(L.LightningDataModule):
     """Images and labels of a data set, as batches.
 
     Args:
-        root: folder of the data set, or s3://bucket/prefix, which is copied to a folder in `cache`.
+        root: folder of the data set; or an archive of it (zip, tar), or s3://bucket/prefix, which `prepare_data`
+            unpacks or copies to a folder in `cache`.
         batch_size: images per optimiser step, over all devices and micro-batches.
         image_size: side of the square input of the model, px.
         resize: shorter side before the centre crop in evaluation, px; image_size / 0.875 if None.
@@ -125,6 +127,10 @@ class ImageDataModule(L.LightningDataModule):
         self.augment, self.normalization, self.sampler = augment or Augment(), normalization, sampler
         self.cache = Path(cache).expanduser() if cache is not None else cache_folder()
         self.root = local_root(root, self.cache)
+        self.archive_file = self.root if is_archive(self.root) else None
+        """The archive that the images are unpacked from; None for a folder."""
+        if self.archive_file is not None:
+            self.root = unpacked_folder(self.archive_file, self.cache)
         self.micro_batch_size, self.world_size = micro_batch_size, world_size
         self.pretrained_statistics = pretrained_statistics
         self.opened = opened or Opened()
@@ -201,6 +207,8 @@ class ImageDataModule(L.LightningDataModule):
         """Download the images that are not on this machine yet; Lightning calls it once on each."""
         if self.address is not None and self.root is not None:
             synchronise(self.address, self.root)
+        elif self.archive_file is not None and self.root is not None:
+            unpack_once(self.archive_file, self.root)
         else:
             self.download()
 
@@ -358,6 +366,7 @@ class ImageDataModule(L.LightningDataModule):
                 seed=self.seed,
                 workers=max(1, self.num_workers // self._processes_here()),
                 pin=device.type == "cuda",
+                weights=self._weights(name),
             )
             return Loader(plan, stream=stream, finish=self._finish_without_trainer)
         store = on_device(self.store_of(name, evaluation=not training), self.store_kind, device)

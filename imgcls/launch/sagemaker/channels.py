@@ -47,6 +47,8 @@ def data_set_folder(config: Mapping[str, Any]) -> Path | None:
     data = config["data"]
     if (root := data_root(data)) is not None:
         folder = Path(root).expanduser()
+        if folder.is_file():
+            raise UserError(f"data.root={root}: a job reads a folder. Unpack this archive, and give its folder.")
         if data.get("table") is not None and not _is_inside(str(data["table"]), folder):
             raise UserError(f"data.table={data['table']} is not in {folder}, which the job reads. Move it there.")
         return folder

@@ -1,0 +1,61 @@
+"""A data set that is given as one archive: unpacked once, into the cache, and used from there."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from pathlib import Path
+
+from imgcls.config.choices import ARCHIVE_SUFFIXES
+from imgcls.data.stores.fingerprint import file_state
+from imgcls.errors import UserError
+from imgcls.system.cache import alone
+from imgcls.system.unpacking import extract
+
+SPLIT_NAMES = ("train", "training")
+
+
+def is_archive(root: Path | None) -> bool:
+    """Whether `root` is an archive and not a folder."""
+    return root is not None and root.name.lower().endswith(ARCHIVE_SUFFIXES) and root.is_file()
+
+
+def unpacked_folder(archive: Path, cache: Path) -> Path:
+    """The folder of the content of `archive`, named after its place and state; it may not exist yet."""
+    content = f"{archive.resolve()}\0{file_state(archive)}".encode("utf-8", "surrogateescape")
+    return cache / "unpacked" / hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def unpack_once(archive: Path, folder: Path) -> None:
+    """Unpack `archive` into `folder`, which exists only when it is complete; other processes wait meanwhile.
+
+    A single folder that everything in the archive is in is left out. Raises UserError for an archive that
+    `imgcls.system.unpacking` refuses.
+    """
+    with alone(folder):
+        if folder.is_dir():
+            return
+        beside = folder.with_name(f".{folder.name}.unpacking")
+        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            extract(archive, beside)
+            shutil.rmtree(beside / "__MACOSX", ignore_errors=True)
+            _innermost(beside).replace(folder)
+        except UserError as error:
+            reason = str(error).replace(" Remove it and try again.", "")
+            reason = re.sub(
+                r"file could not be opened successfully:.*", "it is no zip or tar file.", reason, flags=re.S
+            )
+            raise UserError(f"{reason} Or give the folder that you have unpacked it to.") from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _innermost(folder: Path) -> Path:
+    """The folder below `folder` with more than one folder in it, or with files."""
+    inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    if len(inside) != 1 or not inside[0].is_dir() or inside[0].name.lower() in SPLIT_NAMES:
+        return folder
+    below = inside[0]
+    return _innermost(below) if any(path.is_dir() for path in below.iterdir()) else folder
