@@ -42,6 +42,11 @@ TRANSPOSES = {
 STRIP_PIXELS = 1 << 20
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
+AVIF_BRANDS = (b"avif", b"avis")
+SIGNATURES = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a"),
+    *(b"II*\0", b"MM\0*", b"qoif", b"\0\0\0\x0cjP  "),
+)
 PngImagePlugin.MAX_TEXT_CHUNK = 1 << 24  # bytes; sound files have comments and colour profiles of several MB
 
 # The checks report these files in one list; Pillow's warnings would land in the middle of a progress bar.
@@ -121,6 +126,23 @@ def decode(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, s
         raise
     except Exception as error:  # Pillow raises ValueError, SyntaxError, struct.error and others, not only OSError
         raise BadPicture(_phrase(error)) from error
+
+
+def has_picture_signature(file: Path) -> bool:
+    """Whether `file` begins like an image of a usual format, whatever its name."""
+    try:
+        if not file.is_file():
+            return False
+        with file.open("rb") as opened:
+            head = opened.read(12)
+    except OSError:
+        return False
+    is_webp, is_bmp = head[:4] == b"RIFF" and head[8:] == b"WEBP", head[:2] == b"BM" and head[6:10] == bytes(4)
+    return is_webp or is_bmp or head.startswith(SIGNATURES) or _is_heif(head)
+
+
+def _is_heif(head: bytes) -> bool:
+    return head[4:8] == b"ftyp" and head[8:12] in (*HEIC_BRANDS, *AVIF_BRANDS)
 
 
 def _unidentified(file: io.BytesIO | str) -> str:

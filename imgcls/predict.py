@@ -125,14 +125,18 @@ def _as_row(width: int) -> Callable[[Path, Classes], str]:
 
 def picture_files(paths: Iterable[str]) -> Iterator[Path]:
     """The files in `paths`, with folders replaced by the images that a training finds in them, sorted."""
-    from imgcls.data.folders import pictures_in
+    from imgcls.data.folders import describe_unrecognised, pictures_in
 
     for name in paths:
         path = Path(name).expanduser()
         if path.is_dir():
-            inside = pictures_in(path)
+            others: list[str] = []
+            inside = pictures_in(path, others=others)
+            hint = describe_unrecognised([str(path / other) for other in others])
             if not inside:
-                raise UserError(f"{name}: no images in this folder.")
+                raise UserError(f"{name}: no images in this folder. {hint}".rstrip())
+            if hint:
+                print(f"{name}: {hint}", file=sys.stderr)
             yield from (path / place for place in inside)
         elif path.exists():
             yield path

@@ -187,8 +187,12 @@ def test_predict_finds_the_images_that_training_finds(
     (tmp_path / "elsewhere").mkdir()
     image.save(tmp_path / "elsewhere" / "linked.jpg")
     (tmp_path / "photos" / "link").symlink_to(tmp_path / "elsewhere")
+    image.save(tmp_path / "photos" / "IMG_1", "JPEG")
     assert guarded(lambda: predict([f"run={run}", "format=jsonl", str(tmp_path / "photos")])) == 0
-    found = [json.loads(line)["file"].partition("photos/")[2] for line in capsys.readouterr().out.splitlines()]
+    out, err = capsys.readouterr()
+    assert "1 files are images" in err
+    assert "IMG_1.jpg" in err
+    found = [json.loads(line)["file"].partition("photos/")[2] for line in out.splitlines()]
     expected = ["a.jpg", "caf\\xe9.jpg", "epoch=3.jpg", "link/linked.jpg", "photos.jpg/b.jpg", "sub/deep/c d,e.jpeg"]
     assert sorted(found) == expected
     monkeypatch.chdir(tmp_path / "photos")

@@ -11,9 +11,10 @@ import numpy as np
 
 from imgcls.data.sources import Split, picture_name
 from imgcls.errors import UserError
-from imgcls.pictures import PICTURE_SUFFIXES
+from imgcls.pictures import PICTURE_SUFFIXES, has_picture_signature
 
 NO_CLASSES = frozenset({"__MACOSX", "@eaDir", "lost+found"})  # folders that other programs create
+MAX_TRIED = 200  # files without the suffix of an image that are opened to see whether they are one
 
 
 def class_folders(root: Path) -> list[str]:
@@ -21,31 +22,55 @@ def class_folders(root: Path) -> list[str]:
     return sorted(entry.name for entry in _scan(str(root)) if entry.name not in NO_CLASSES and entry.is_dir())
 
 
-def pictures_in(folder: Path, within: Sequence[Path] = ()) -> list[str]:
+def pictures_in(folder: Path, within: Sequence[Path] = (), others: list[str] | None = None) -> list[str]:
     """All images in `folder` and its subfolders, as sorted paths relative to it.
 
     Images are recognised by their suffix; hidden files are skipped. Links are followed, but no folder is entered twice,
-    and the folders `within` which `folder` is are not entered.
+    and the folders `within` which `folder` is are not entered. The paths of files without the suffix of an image are
+    appended to `others`.
     """
-    return sorted(_walk(str(folder), "", {_identity(str(parent)) for parent in within}))
+    return sorted(_walk(str(folder), "", {_identity(str(parent)) for parent in within}, others))
 
 
-def find_split(root: Path, folder: Path, classes: Sequence[str] | None = None) -> tuple[tuple[str, ...], Split]:
+def describe_unrecognised(others: Sequence[str]) -> str:
+    """A sentence about the images among the files `others`, which are not used because of their suffix; '' if none."""
+    tried = others[:MAX_TRIED]
+    images = [path for path in tried if has_picture_signature(Path(path))]
+    if not images:
+        return ""
+    count = f"{len(images)} of the first {len(tried):,}" if len(others) > len(tried) else f"{len(images)}"
+    return (
+        f"{count} files are images, but are not used, as their names do not end like one: {picture_name(images[0])}. "
+        f"Rename them, for example to {picture_name(Path(images[0]).name)}.jpg."
+    )
+
+
+def find_split(
+    root: Path,
+    folder: Path,
+    classes: Sequence[str] | None = None,
+    *,
+    min_classes: int = 2,
+    others: list[str] | None = None,
+) -> tuple[tuple[str, ...], Split]:
     """The images of `folder/<class>/`, named by their path from `root`.
 
     Args:
         root: the data set's folder.
         folder: the folder of the split: `root` or a folder in it.
         classes: the class folders that it must have; all existing ones if None.
+        min_classes: the smallest number of classes.
+        others: receives the paths of the files that are not used.
 
     Returns:
         The class folders, in the order of the labels, and the split.
 
     Raises:
-        UserError: no class, only one class, or a class without images.
+        UserError: too few classes, or a class without images.
     """
     found = {picture_name(name): name for name in class_folders(folder)}
     classes = tuple(found) if classes is None else tuple(classes)
+    others = [] if others is None else others
     if not classes:
         loose = pictures_in(folder)
         hint = f" Its {len(loose)} images are in no class folder." if loose else ""
@@ -56,27 +81,34 @@ def find_split(root: Path, folder: Path, classes: Sequence[str] | None = None) -
     counts: list[int] = []
     for name in classes:
         place = folder / found.get(name, name)
-        inside = pictures_in(place, [root, folder]) if name in found else []
+        unused: list[str] = []
+        inside = pictures_in(place, [root, folder], unused) if name in found else []
+        unused = [f"{place}{os.sep}{path}" for path in unused]
         if not inside:
-            raise UserError(f"The class {name!r} has no images in {place}. Add images or remove the class.")
+            advice = describe_unrecognised(unused) or "Add images or remove the class."
+            raise UserError(f"The class {name!r} has no images in {place}. {advice}")
+        others += unused
         names += [picture_name(f"{prefix}{place.name}/{path}") for path in inside]
         files += [Path(f"{place}{os.sep}{path}") for path in inside]
         counts.append(len(inside))
-    if len(classes) == 1:
+    if len(classes) < min_classes:
         deeper = class_folders(folder / found[classes[0]])
         hint = f" If {', '.join(deeper[:3])} … are the classes: data.root={folder / classes[0]}." if deeper else ""
         raise UserError(f"{folder} has only one class, {classes[0]!r}; a classifier needs at least two.{hint}")
     return classes, Split(tuple(names), np.repeat(np.arange(len(classes)), counts), tuple(files))
 
 
-def find_splits(root: Path, places: Mapping[str, Path]) -> tuple[tuple[str, ...], dict[str, Split]]:
+def find_splits(
+    root: Path, places: Mapping[str, Path], *, min_classes: int = 2, others: list[str] | None = None
+) -> tuple[tuple[str, ...], dict[str, Split]]:
     """The class folders and the splits of the folders in `places`, which must have the same classes.
 
+    `min_classes` and `others` are those of `find_split`.
     Raises UserError that names the classes which only one of two splits has.
     """
     classes_of = {split: {picture_name(name) for name in class_folders(place)} for split, place in places.items()}
-    first, *others = places
-    for other in others if classes_of[first] else ():
+    first, *further = places
+    for other in further if classes_of[first] else ():
         for has, lacks in ((first, other), (other, first)):
             if odd := sorted(classes_of[has] - classes_of[lacks]):
                 more = f" and {len(odd) - 3} more" if odd[3:] else ""
@@ -85,8 +117,10 @@ def find_splits(root: Path, places: Mapping[str, Path]) -> tuple[tuple[str, ...]
                     f"{', '.join(map(repr, odd[:3]))}{more} in {places[has].name} but not in {places[lacks].name}. "
                     "Both need the same class folders."
                 )
-    classes, train = find_split(root, places[first])
-    splits = {first: train} | {other: find_split(root, places[other], classes)[1] for other in others}
+    classes, train = find_split(root, places[first], min_classes=min_classes, others=others)
+    splits = {first: train} | {
+        name: find_split(root, places[name], classes, min_classes=min_classes, others=others)[1] for name in further
+    }
     return classes, splits
 
 
@@ -101,7 +135,7 @@ def need_folder(root: Path | None, name: str) -> Path:
     return root
 
 
-def _walk(folder: str, prefix: str, entered: set[tuple[int, int]]) -> Iterator[str]:
+def _walk(folder: str, prefix: str, entered: set[tuple[int, int]], others: list[str] | None) -> Iterator[str]:
     here = _identity(folder)
     if here in entered:
         return
@@ -110,10 +144,13 @@ def _walk(folder: str, prefix: str, entered: set[tuple[int, int]]) -> Iterator[s
         name, suffix = entry.name, os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - for millions of files
         if entry.is_dir():
             if name not in NO_CLASSES:
-                yield from _walk(entry.path, f"{prefix}{name}/", entered)
-        # a broken link is kept, so that it is listed among the bad files; a pipe is not
-        elif suffix in PICTURE_SUFFIXES and (entry.is_file() or not os.path.exists(entry.path)):  # noqa: PTH110
-            yield f"{prefix}{name}"
+                yield from _walk(entry.path, f"{prefix}{name}/", entered, others)
+        elif suffix in PICTURE_SUFFIXES:
+            # a broken link is kept, so that it is listed among the bad files; a pipe is not
+            if entry.is_file() or not os.path.exists(entry.path):  # noqa: PTH110
+                yield f"{prefix}{name}"
+        elif others is not None:
+            others.append(f"{prefix}{name}")
 
 
 def _scan(folder: str) -> Iterator[os.DirEntry[str]]:

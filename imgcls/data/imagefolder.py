@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from imgcls.data.folders import class_folders, find_split, find_splits, need_folder, pictures_in
+from imgcls.data.folders import class_folders, describe_unrecognised, find_split, find_splits, need_folder, pictures_in
 from imgcls.data.module import ImageDataModule
 from imgcls.data.sources import Source
 from imgcls.data.splits import cut, with_groups
@@ -34,25 +35,33 @@ class ImageFolder(ImageDataModule):
 
     def find(self) -> Source:
         """The images below `root`."""
-        return find_folder(need_folder(self.root, "imagefolder"), self.test_fraction, self.seed, self.group)
+        root = need_folder(self.root, "imagefolder")
+        return find_folder(root, self.test_fraction, self.seed, self.group, min_classes=self.min_classes)
 
 
-def find_folder(root: Path, test_fraction: float, seed: int, group: str | None = None) -> Source:
+def find_folder(
+    root: Path, test_fraction: float, seed: int, group: str | None = None, *, min_classes: int = 2
+) -> Source:
     """The images of `root`, split as its folders are, or by `seed` if it is one folder of class folders.
 
     `group` is a regular expression on their names, see `with_groups`.
     """
     places = split_folders(root)
     if places:
-        return find_tree(root, places)
-    folders, everything = find_split(root, root)
-    source = Source(tuple(folders), everything)
+        return find_tree(root, places, min_classes=min_classes)
+    others: list[str] = []
+    folders, everything = find_split(root, root, min_classes=min_classes, others=others)
+    source = Source(tuple(folders), everything, notes=_notes(others))
     if group is not None:
         source = with_groups(source, group)
     if test_fraction == 0:
         return source
     train, test = cut(source.train, [1 - test_fraction, test_fraction], seed)
-    return Source(tuple(folders), train, None, test if len(test) else None)
+    return replace(source, train=train, test=test if len(test) else None)
+
+
+def _notes(others: Sequence[str]) -> tuple[str, ...]:
+    return tuple(filter(None, [describe_unrecognised(others)]))
 
 
 def find_tree(
@@ -60,6 +69,8 @@ def find_tree(
     places: dict[str, Path],
     required: Sequence[str] = ("train",),
     layout: str = "train/<class>/<picture>.jpg",
+    *,
+    min_classes: int = 2,
 ) -> Source:
     """The images of the splits' folders in `places`; a test folder without class folders is skipped, with a note.
 
@@ -71,8 +82,9 @@ def find_tree(
     if "test" in places and not class_folders(places["test"]) and (loose := pictures_in(places["test"])):
         notes.append(f"The {len(loose)} images in {places['test']} are in no class folder and are not used.")
         places = {split: place for split, place in places.items() if split != "test"}
-    names, splits = find_splits(root, places)
-    return Source(names, splits["train"], splits.get("val"), splits.get("test"), notes=tuple(notes))
+    others: list[str] = []
+    names, splits = find_splits(root, places, min_classes=min_classes, others=others)
+    return Source(names, splits["train"], splits.get("val"), splits.get("test"), notes=(*notes, *_notes(others)))
 
 
 def split_folders(root: Path) -> dict[str, Path]:

@@ -134,6 +134,7 @@ class ImageDataModule(L.LightningDataModule):
         self.micro_batch_size, self.world_size = micro_batch_size, world_size
         self.pretrained_statistics = pretrained_statistics
         self.opened = opened or Opened()
+        self.min_classes = 2  # which `find` demands
         self._computed: Statistics | None = None
 
     # ---- implemented by a data set
@@ -288,8 +289,10 @@ class ImageDataModule(L.LightningDataModule):
     def test_on(self, split: str, class_names: Sequence[str]) -> None:
         """Use the images of `split`, or of `all` splits, as the test images, with labels by `class_names`.
 
-        Raises UserError for a class that is not among them, and for a missing split.
+        The data set may have a single class. Raises UserError for a class that is not among `class_names`, and for a
+        missing split.
         """
+        self.min_classes = 1
         unknown = [name for name in self.class_names if name not in class_names]
         if unknown:
             more = f" and {len(unknown) - 1} more" if unknown[1:] else ""

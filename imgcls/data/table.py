@@ -78,7 +78,7 @@ class Table(ImageDataModule):
 
         columns = read_columns(file, choose)
         rows = _Rows(file, columns, {role: columns.values[name] for role, name in chosen.items()})
-        source = rows.source(self.root, self.address)
+        source = rows.source(self.root, self.address, self.min_classes)
         if self.on_bad == "error" and source.bad:
             raise UserError(f"{source.bad[0].path}: {source.bad[0].reason}. {len(source.bad)} files are missing.")
         if self.group is not None and is_pattern(self.group):
@@ -133,7 +133,7 @@ class _Rows:
     wrong: list[tuple[int, str]] = field(default_factory=list)
     """Rows that cannot be used, and why."""
 
-    def source(self, root: Path, address: str | None) -> Source:
+    def source(self, root: Path, address: str | None, min_classes: int) -> Source:
         """The images of all rows, in their order. Raises UserError if a row is wrong."""
         names = self._names(address)
         class_names, labels = self._labels()
@@ -141,7 +141,7 @@ class _Rows:
         keep, repeated = self._first_of_each(names, labels, splits)
         if self.wrong:
             raise UserError(self._complaint())
-        if len(class_names) < 2:
+        if len(class_names) < min_classes:
             raise UserError(f"{self.file} has only one label, {class_names[0]!r}; a classifier needs at least two.")
         notes = [f"{repeated:,} rows of {self.file.name} repeat an earlier row."] if repeated else []
         groups = self._groups(names)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from imgcls.data.folders import find_split, find_splits, need_folder, pictures_in, readable_names
 from imgcls.data.imagefolder import find_folder, split_folders
 from imgcls.data.sources import BadFile, Source, Split
 from imgcls.data.splits import cut, with_validation
 from imgcls.errors import UserError
+from imgcls.pictures import has_picture_signature
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -42,6 +44,30 @@ def test_files_that_people_have(tmp_path: Path) -> None:
     assert split.names == ("cats/a.JPG", "cats/c.tar.jpeg", "cats/deep/er/b.webp", "cats/é è.Png", "dogs/1.tiff")
     assert split.labels.tolist() == [0, 0, 0, 0, 1]
     assert all(path.is_file() for path in split.files)
+
+
+def test_images_that_are_not_called_like_one_are_reported(tmp_path: Path) -> None:
+    touch(tmp_path, *many("cats", "dogs", count=3), "cats/notes.txt", "cats/README", "owls/x.txt")
+    Image.new("RGB", (8, 8)).save(tmp_path / "cats" / "IMG_1", "JPEG")
+    Image.new("RGB", (8, 8)).save(tmp_path / "dogs" / "a.png_large", "PNG")
+    with pytest.raises(UserError, match=r"The class 'owls' has no images in .*owls\. Add images or remove the class"):
+        find_folder(tmp_path, 0, seed=0)
+    Image.new("RGB", (8, 8)).save(tmp_path / "owls" / "x", "WEBP")
+    with pytest.raises(UserError, match=r"owls. 1 files are images, .*owls/x. Rename them, for example to x\.jpg\."):
+        find_folder(tmp_path, 0, seed=0)
+    (tmp_path / "owls" / "x").rename(tmp_path / "owls" / "x.webp")
+    source = find_folder(tmp_path, 0, seed=0)
+    assert len(source.train) == 7
+    assert len(source.notes) == 1
+    assert source.notes[0].startswith("2 files are images, but are not used, as their names do not end like one: ")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "QOI"])
+def test_images_are_told_by_their_first_bytes(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "x", kind)
+    assert has_picture_signature(tmp_path / "x")
+    (tmp_path / "x").write_bytes(b"BMI is a number")
+    assert not has_picture_signature(tmp_path / "x")
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:

@@ -341,6 +341,8 @@ def test_evaluate_repeats_the_test_and_measures_other_data(fit: Fit, tmp_path: P
     one_folder = ["data=imagefolder", f"data.root={other / 'test'}"]
     assert evaluate(run, overrides=one_folder)["images"] == 2
     assert evaluate(run, split="all", overrides=one_folder)["images"] == 10
+    alone = write_pictures(tmp_path / "alone", {"all": 5}, classes=("owl",)) / "all"
+    assert evaluate(run, split="all", overrides=["data=imagefolder", f"data.root={alone}"])["images"] == 5
     strange = write_pictures(tmp_path / "strange", {"train": 3, "test": 5}, classes=("dog", "fox"))
     with pytest.raises(UserError, match="was not trained with the class 'fox'"):
         evaluate(run, overrides=["data=imagefolder", f"data.root={strange}"])
