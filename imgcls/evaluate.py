@@ -105,15 +105,18 @@ def measure(
 
 
 def _configuration(run: Run, split: str, overrides: Sequence[str], trust: bool) -> DictConfig:
+    from omegaconf import OmegaConf
+
     from imgcls.config.trust import restore_configuration
 
     cfg = restore_configuration(read_configuration(run.folder), overrides, trust=trust)
     if split != "val" and any(override.startswith("data=") for override in overrides):
         cfg.data.val_fraction = 0.0
     preprocessing = run.model.preprocessing  # the model must see images as in training
-    cfg.data.image_size, cfg.data.resize = preprocessing.image_size, preprocessing.resize
-    cfg.data.interpolation = preprocessing.interpolation
-    cfg.data.normalization = [list(preprocessing.mean), list(preprocessing.std)]
+    stored = preprocessing.as_dict()
+    cfg.data.normalization = [stored.pop("mean"), stored.pop("std")]
+    for name, value in stored.items():
+        OmegaConf.update(cfg, f"data.{name}", value, force_add=True)  # a run of an earlier version has no `fit`
     return cfg
 
 

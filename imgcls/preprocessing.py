@@ -20,37 +20,66 @@ INTERPOLATIONS = {
 }
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+FITS = ("crop", "pad", "squash")
+PAD_COLOUR = (124, 116, 104)
+"""ImageNet's mean colour, which is about zero after normalisation."""
 CACHE_VALUES = 1 << 17  # float32 values that stay in a core's cache between two operations
+
+
+Size = int | tuple[int, int]
+"""Side of a square, or (height, width), px."""
+
+
+def sides(size: Any) -> tuple[int, int]:
+    """(height, width) of a Size, which JSON and Hydra turn into a list."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def as_size(size: Any) -> Size:
+    """The simplest form of a Size: an integer for a square."""
+    height, width = sides(size)
+    return height if height == width else (height, width)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize the shorter side with antialiasing, crop the centre, normalise.
+    """Fit the image into the model's input with antialiasing, and normalise it.
 
-    An image that already has `image_size` x `image_size` pixels is not resampled.
+    `crop` resizes the shorter side and cuts the centre out, `pad` keeps the whole image and adds a border, `squash`
+    keeps it and changes its aspect ratio. An image that already has the size of the input is not resampled.
 
     >>> Preprocessing(image_size=2, resize=2).pixels(Image.new("RGB", (4, 8), (255, 0, 0))).shape
     (2, 2, 3)
     """
 
-    image_size: int
-    """Side of the model's square input, px."""
+    image_size: Size
+    """Side of the model's square input, or its (height, width), px."""
     resize: int
-    """Shorter side before the centre crop, px; at least `image_size`."""
+    """With `crop`, shorter side before the centre crop, px; at least that of `image_size`."""
     interpolation: str = "bicubic"
     """Name of Pillow's filter; one of INTERPOLATIONS."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted from red, green, blue in 0..1."""
     std: tuple[float, float, float] = IMAGENET_STD
     """Divides the differences, per channel."""
+    fit: str = "crop"
+    """How images of other aspect ratios fit; one of FITS."""
+    pad_colour: tuple[int, int, int] = PAD_COLOUR
+    """Red, green and blue in 0..255 of the border with `pad`."""
 
     def __post_init__(self) -> None:
-        if self.image_size < 1:
+        object.__setattr__(self, "image_size", as_size(self.image_size))
+        if min(self.shape) < 1:
             raise UserError(f"image_size={self.image_size} must be at least 1 pixel.")
-        if self.resize < self.image_size:
+        if self.fit not in FITS:
+            raise UserError(f"fit={self.fit}: {nearest(self.fit, FITS)}")
+        object.__setattr__(self, "pad_colour", tuple(int(value) for value in self.pad_colour))
+        if len(self.pad_colour) != 3 or not all(0 <= value <= 255 for value in self.pad_colour):
+            raise UserError(f"pad_colour={list(self.pad_colour)} must be three numbers in 0..255: red, green and blue.")
+        if self.fit == "crop" and self.resize < min(self.shape):
             raise UserError(
                 f"resize={self.resize} is smaller than image_size={self.image_size}: the centre crop would not fit. "
-                f"Set resize to {self.image_size} or more."
+                f"Set resize to {min(self.shape)} or more."
             )
         if self.interpolation not in INTERPOLATIONS:
             raise UserError(f"interpolation={self.interpolation}: {nearest(self.interpolation, INTERPOLATIONS)}")
@@ -60,17 +89,59 @@ class Preprocessing:
                 raise UserError(f"{name}={list(values)} must be three numbers, for red, green and blue; std above 0.")
             object.__setattr__(self, name, values)
 
-    def pixels(self, picture: Image.Image) -> np.ndarray:
-        """The image as uint8 (image_size, image_size, 3), before normalisation.
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the model's input, px."""
+        return sides(self.image_size)
 
-        The same as torchvision's Resize(resize) and CenterCrop(image_size) on a PIL image, in one resampling that
-        computes only what the crop keeps.
+    def pixels(self, picture: Image.Image) -> np.ndarray:
+        """The image as uint8 (H, W, 3), before normalisation.
+
+        With `crop` the same as torchvision's Resize(resize) and CenterCrop(image_size) on a PIL image, in one
+        resampling that computes only what the crop keeps.
         """
         if not is_upright_rgb(picture):
             picture = open_picture(picture)
-        size, (width, height) = self.image_size, picture.size
-        if (width, height) == (size, size):
+        if picture.size == self.shape[::-1]:
             return np.array(picture, dtype=np.uint8)
+        if self.fit == "squash":
+            return np.array(self._resized(picture, *self.shape), dtype=np.uint8)
+        if self.fit == "pad":
+            return self._padded(picture)
+        return self._cropped(picture) if isinstance(self.image_size, int) else self._cropped_to_shape(picture)
+
+    def _resized(self, picture: Image.Image, height: int, width: int) -> Image.Image:
+        same = picture.size == (width, height)
+        return picture if same else picture.resize((width, height), INTERPOLATIONS[self.interpolation])
+
+    def _padded(self, picture: Image.Image) -> np.ndarray:
+        """The largest copy of the whole image that fits, in the middle of a border."""
+        (height, width), (old_width, old_height) = self.shape, picture.size
+        scale = min(height / old_height, width / old_width)
+        inner_height = min(height, max(1, round(old_height * scale)))
+        inner_width = min(width, max(1, round(old_width * scale)))
+        out = np.empty((height, width, 3), dtype=np.uint8)
+        out[:] = self.pad_colour
+        top, left = (height - inner_height) // 2, (width - inner_width) // 2
+        inner = self._resized(picture, inner_height, inner_width)
+        out[top : top + inner_height, left : left + inner_width] = np.asarray(inner)
+        return out
+
+    def _cropped_to_shape(self, picture: Image.Image) -> np.ndarray:
+        """The centre, with the aspect ratio of the input, of an image that covers it with the margin of `resize`."""
+        (height, width), (old_width, old_height) = self.shape, picture.size
+        covered = max(height / old_height, width / old_width)  # scale at which the image covers the input
+        scale = covered * self.resize / min(height, width)
+        box_width, box_height = min(width / scale, old_width), min(height / scale, old_height)
+        left, top = (old_width - box_width) / 2, (old_height - box_height) / 2
+        box = (left, top, left + box_width, top + box_height)
+        resized = picture.resize((width, height), INTERPOLATIONS[self.interpolation], box=box)
+        return np.array(resized, dtype=np.uint8)
+
+    def _cropped(self, picture: Image.Image) -> np.ndarray:
+        """The central square."""
+        assert isinstance(self.image_size, int)
+        size, (width, height) = self.image_size, picture.size
         short = min(width, height)
         scaled_width, scaled_height = self.resize * width // short, self.resize * height // short
         left, top = round((scaled_width - size) / 2), round((scaled_height - size) / 2)
@@ -111,4 +182,5 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """The inverse of `as_dict`, after a round trip through JSON."""
-        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **lists})

@@ -20,7 +20,7 @@ from imgcls.config.starts import unsolvable
 from imgcls.errors import UserError, nearest
 from imgcls.models.choices import ACTIVATIONS, FREEZING, MODES, NORMS, STEMS, VALIDATION_METRICS, VIEWS
 from imgcls.models.schedules import SCHEDULES
-from imgcls.preprocessing import INTERPOLATIONS
+from imgcls.preprocessing import FITS, INTERPOLATIONS
 from imgcls.system.checks import (
     Check,
     check_value,
@@ -70,6 +70,11 @@ def _check_together(config: Mapping[str, Any]) -> None:
         )
     if str(data.get("_target_")) == TABLE:
         _check_table(data)
+    crop = (data.get("augment") or {}).get("crop") or {}
+    if isinstance(data.get("image_size"), list) and str(crop.get("_target_")).endswith(".PaddedCrop"):
+        raise UserError(
+            "augment=pad_crop is for square images. Use augment=default, or one number for data.image_size."
+        )
     micro, batch = data.get("micro_batch_size"), data.get("batch_size")
     if isinstance(micro, int) and isinstance(batch, int) and micro > batch:
         raise UserError(f"data.micro_batch_size={micro}: it cannot be larger than data.batch_size={batch}.")
@@ -188,6 +193,19 @@ def mean_and_std(value: Any) -> str | None:
     return None if right else "must be [[mean, mean, mean], [std, std, std]]."
 
 
+def size(value: Any) -> str | None:
+    """The side of a square, or height and width, px."""
+    sides = value if isinstance(value, list) and len(value) == 2 else [value]
+    right = not any(whole(8, 4096)(side) for side in sides)
+    return None if right else "must be a whole number from 8 to 4096, or two: [height, width]."
+
+
+def colour(value: Any) -> str | None:
+    """Red, green and blue."""
+    right = isinstance(value, list) and len(value) == 3 and not any(whole(0, 255)(part) for part in value)
+    return None if right else "must be [red, green, blue], each from 0 to 255."
+
+
 def timm_model(value: Any) -> str | None:
     """An architecture that the installed timm can build."""
     from imgcls.models.names import all_model_names, is_model
@@ -253,7 +271,9 @@ OPTIONS: dict[str, Check] = {
     "data.root": image_root,
     "data.batch_size": whole(1),
     "data.micro_batch_size": whole(1, none=True),
-    "data.image_size": whole(8, 4096),
+    "data.image_size": size,
+    "data.fit": choice(*FITS),
+    "data.pad_colour": colour,
     "data.resize": whole(8, 8192, none=True),
     "data.interpolation": choice(*INTERPOLATIONS),
     "data.num_workers": either(whole(0), choice("auto")),

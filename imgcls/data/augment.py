@@ -16,6 +16,7 @@ from imgcls.data.mixing import Mixing, soft
 from imgcls.data.per_image import ImageTransform, is_per_image
 from imgcls.data.randomness import Draws
 from imgcls.errors import UserError
+from imgcls.preprocessing import Size
 
 Transform = Callable[[Tensor, Draws], Tensor]
 
@@ -75,8 +76,8 @@ class Augment:
         """The layout of the store that the crop needs."""
         return self.crop.layout if self.crop is not None else "centre"
 
-    def pixels(self, images: Tensor, draws: Draws, size: int, aspect: Tensor | None = None) -> Tensor:
-        """Apply everything before normalisation: (N, 3, H, W) to (N, 3, size, size), values in 0..255."""
+    def pixels(self, images: Tensor, draws: Draws, size: Size, aspect: Tensor | None = None) -> Tensor:
+        """Apply everything before normalisation: (N, 3, H, W) to `size`, values in 0..255."""
         mirrored = self._mirrored(draws) if self.flip else None
         if self.crop is None:
             images = flip(resize(images, size), mirrored)

@@ -14,7 +14,7 @@ class Batch(NamedTuple):
     """The input of the model."""
 
     images: Tensor
-    """float32 (N, 3, S, S), augmented in training, normalised."""
+    """float32 (N, 3, H, W), augmented in training, normalised."""
     labels: Tensor
     """int64 (N,); in training with mixing float32 (N, C)."""
     index: Tensor  # type: ignore[assignment]  # replaces a method of tuples that is not needed

@@ -17,10 +17,11 @@ from imgcls.data.batch import send
 from imgcls.data.randomness import Draws
 from imgcls.data.threads import in_slices
 from imgcls.errors import UserError
+from imgcls.preprocessing import Size, sides
 from imgcls.system.checks import check_value, choice
 
 Layout = Literal["centre", "squash"]
-"""How the store has training images: as in evaluation, or the whole image squashed to a square."""
+"""How the store has training images: as in evaluation, or whole, for crops of them."""
 
 PADDING_MODES = ("constant", "reflect")
 MIN_VALUES_PER_THREAD = 1 << 20
@@ -43,21 +44,23 @@ class RandomResizedCrop:
     def __init__(self, scale: tuple[float, float] = (0.35, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> None:
         self.scale, self.ratio = _range("scale", scale, limit=1.0), _range("ratio", ratio)
 
-    def boxes(self, draws: Draws, aspect: Tensor) -> Tensor:
+    def boxes(self, draws: Draws, aspect: Tensor, target: float = 1.0) -> Tensor:
         """float32 (N, 4): left, top, width and height as shares of the image, whose width / height is `aspect` (N,).
 
-        The first of ten attempts that fits; if none does, the largest centred box of an allowed shape.
+        `target` is the width / height of the output, by which the allowed shapes are scaled. The first of ten attempts
+        that fits; if none does, the largest centred box of an allowed shape.
         """
         tries = draws.stream("box").uniform(2 * self.attempts).view(-1, self.attempts, 2)
         area = self.scale[0] + tries[..., 0] * (self.scale[1] - self.scale[0])
-        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        smallest, largest = self.ratio[0] * target, self.ratio[1] * target
+        low, high = math.log(smallest), math.log(largest)
         shape = torch.exp(low + tries[..., 1] * (high - low)) / aspect[:, None]
         widths, heights = torch.sqrt(area * shape), torch.sqrt(area / shape)
         fits = (widths <= 1) & (heights <= 1)
         first = fits.to(torch.uint8).argmax(1, keepdim=True)
         width, height = widths.gather(1, first)[:, 0], heights.gather(1, first)[:, 0]
 
-        allowed = aspect.clamp(self.ratio[0], self.ratio[1]) / aspect
+        allowed = aspect.clamp(smallest, largest) / aspect
         none = ~fits.any(1)
         width = torch.where(none, allowed.clamp(max=1), width)
         height = torch.where(none, (1 / allowed).clamp(max=1), height)
@@ -65,15 +68,16 @@ class RandomResizedCrop:
         return torch.stack([place[:, 0] * (1 - width), place[:, 1] * (1 - height), width, height], 1)
 
     def __call__(
-        self, images: Tensor, draws: Draws, size: int, aspect: Tensor | None = None, mirrored: Tensor | None = None
+        self, images: Tensor, draws: Draws, size: Size, aspect: Tensor | None = None, mirrored: Tensor | None = None
     ) -> Tensor:
-        """Crop squashed images (N, 3, H, W) to (N, 3, size, size).
+        """Crop squashed images (N, 3, H, W) to `size`.
 
         `aspect`, (N,), is that of the originals, 1 if None; `mirrored`, bool (N,), are mirrored.
         """
         if aspect is None:
             aspect = torch.ones(len(images), device=draws.keys.device)
-        return resized_crops(images, self.boxes(draws, aspect), size, mirrored)
+        height, width = sides(size)
+        return resized_crops(images, self.boxes(draws, aspect, width / height), size, mirrored)
 
 
 class PaddedCrop:
@@ -95,9 +99,11 @@ class PaddedCrop:
         self.padding, self.mode = padding, mode
 
     def __call__(
-        self, images: Tensor, draws: Draws, size: int, aspect: Tensor | None = None, mirrored: Tensor | None = None
+        self, images: Tensor, draws: Draws, size: Size, aspect: Tensor | None = None, mirrored: Tensor | None = None
     ) -> Tensor:
-        """Crop (N, 3, H, H) at side H, and resize to (N, 3, size, size); `mirrored`, bool (N,), are mirrored."""
+        """Crop (N, 3, H, H) at side H, and resize to `size`; `mirrored`, bool (N,), are mirrored."""
+        if images.shape[-1] != images.shape[-2]:
+            raise UserError("augment=pad_crop is for square images. Use augment=default with this data.image_size.")
         pixels = round(self.padding * images.shape[-1])
         places = draws.stream("place").integers(2, 2 * pixels + 1)
         return resize(padded_crops(images, places, pixels, mirrored, self.mode), size)
@@ -155,15 +161,16 @@ def flip(images: Tensor, chosen: Tensor | None) -> Tensor:
     return images.index_copy(0, positions, images[positions].flip(-1))
 
 
-def resized_crops(images: Tensor, boxes: Tensor, size: int, mirrored: Tensor | None = None) -> Tensor:
-    """Boxes of shares (N, 4: left, top, width, height), rounded to pixels, resized bilinearly to (N, 3, size, size).
+def resized_crops(images: Tensor, boxes: Tensor, size: Size, mirrored: Tensor | None = None) -> Tensor:
+    """Boxes of shares (N, 4: left, top, width, height), rounded to pixels, resized bilinearly to `size`.
 
     On the CPU image by image with torch's uint8 kernels, measured 3 to 4 times as fast as `grid_sample` there;
     elsewhere in one `grid_sample`, equal to within rounding.
     """
     pixels = _whole_pixels(boxes, images.shape[-2], images.shape[-1])
     if images.device.type == "cpu":
-        out = images.new_empty((len(images), images.shape[1], size, size))
+        shape = sides(size)
+        out = images.new_empty((len(images), images.shape[1], *shape))
         target, places = out.numpy(), pixels.tolist()
         flips = mirrored.tolist() if mirrored is not None else [False] * len(images)
 
@@ -171,7 +178,7 @@ def resized_crops(images: Tensor, boxes: Tensor, size: int, mirrored: Tensor | N
             for position in range(part.start, part.stop):
                 left, top, width, height = places[position]
                 box = images[position : position + 1, :, top : top + height, left : left + width]
-                resized = F.interpolate(box, size=(size, size), mode="bilinear")[0].numpy()
+                resized = F.interpolate(box, size=shape, mode="bilinear")[0].numpy()
                 target[position] = resized[:, :, ::-1] if flips[position] else resized
 
         in_slices(crop, len(images), MIN_VALUES_PER_THREAD // out[0].numel())
@@ -179,7 +186,7 @@ def resized_crops(images: Tensor, boxes: Tensor, size: int, mirrored: Tensor | N
     return flip(_sample_boxes(images, pixels, size), mirrored)
 
 
-def _sample_boxes(images: Tensor, pixels: Tensor, size: int) -> Tensor:
+def _sample_boxes(images: Tensor, pixels: Tensor, size: Size) -> Tensor:
     """The boxes `pixels`, int64 (N, 4), in one `grid_sample` for devices."""
     grid = _grid(send(pixels.to(torch.float32), images.device), size, images.shape[-2], images.shape[-1])
     values = F.grid_sample(images.to(torch.float32), grid, align_corners=False, padding_mode="border")
@@ -193,24 +200,28 @@ def _whole_pixels(boxes: Tensor, height: int, width: int) -> Tensor:
     return torch.cat([first, extent], 1).to(torch.int64)
 
 
-def _grid(pixels: Tensor, size: int, height: int, width: int) -> Tensor:
-    """The position in -1..1 at which `interpolate` reads each output pixel, within the box: (N, size, size, 2)."""
-    steps = (torch.arange(size, device=pixels.device) + 0.5) / size
+def _grid(pixels: Tensor, size: Size, height: int, width: int) -> Tensor:
+    """The position in -1..1 at which `interpolate` reads each output pixel, within the box: (N, H, W, 2)."""
+    out_height, out_width = sides(size)
     axes = []
-    for axis, side in ((0, width), (1, height)):
+    for axis, side, count in ((0, width, out_width), (1, height, out_height)):
+        steps = (torch.arange(count, device=pixels.device) + 0.5) / count
         first, extent = pixels[:, axis, None], pixels[:, axis + 2, None]
         positions = first + (steps * extent).clamp(min=0.5).minimum(extent - 0.5)
         axes.append(positions * (2 / side) - 1)
-    return torch.stack([axes[0][:, None, :].expand(-1, size, -1), axes[1][:, :, None].expand(-1, -1, size)], -1)
+    return torch.stack(
+        [axes[0][:, None, :].expand(-1, out_height, -1), axes[1][:, :, None].expand(-1, -1, out_width)], -1
+    )
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """Resize (N, 3, H, W) to (N, 3, size, size), bicubic and antialiased as in Pillow; unchanged if it fits."""
-    if images.shape[-2:] == (size, size):
+def resize(images: Tensor, size: Size) -> Tensor:
+    """Resize (N, 3, H, W) to `size`, bicubic and antialiased as in Pillow; unchanged if it fits."""
+    shape = sides(size)
+    if images.shape[-2:] == shape:
         return images
     if images.device.type == "cpu" or images.is_floating_point():
-        return F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
-    values = F.interpolate(images.to(torch.float32), size=(size, size), mode="bicubic", antialias=True)
+        return F.interpolate(images, size=shape, mode="bicubic", antialias=True)
+    values = F.interpolate(images.to(torch.float32), size=shape, mode="bicubic", antialias=True)
     return values.round_().clamp_(0, 255).to(images.dtype)
 
 

@@ -33,7 +33,7 @@ from imgcls.data.stores.placement import on_device, open_store
 from imgcls.data.stores.statistics import channel_statistics
 from imgcls.data.stores.store import Recipe, Store, evaluation_recipe, training_recipe
 from imgcls.errors import UserError, nearest
-from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from imgcls.preprocessing import FITS, IMAGENET_MEAN, IMAGENET_STD, PAD_COLOUR, Preprocessing, Size, as_size, sides
 from imgcls.system.cache import cache_folder
 from imgcls.system.checks import check_value, choice
 from imgcls.system.machine import available_cores
@@ -58,8 +58,10 @@ class ImageDataModule(L.LightningDataModule):
         root: folder of the data set; or an archive of it (zip, tar), or s3://bucket/prefix, which `prepare_data`
             unpacks or copies to a folder in `cache`.
         batch_size: images per optimiser step, over all devices and micro-batches.
-        image_size: side of the square input of the model, px.
+        image_size: side of the square input of the model, or its (height, width), px.
         resize: shorter side before the centre crop in evaluation, px; image_size / 0.875 if None.
+        fit: `crop` cuts the centre out, `pad` keeps the whole image with a border, `squash` changes its aspect ratio.
+        pad_colour: red, green and blue of the border in 0..255.
         interpolation: Pillow's filter for all resizing before the store.
         num_workers: threads that decode images; `auto`: as many as processor cores.
         val_fraction: share of the training images used for validation if the data set has no validation images.
@@ -84,8 +86,10 @@ class ImageDataModule(L.LightningDataModule):
         root: str | Path | None = None,
         *,
         batch_size: int = 64,
-        image_size: int = 224,
+        image_size: Size | Sequence[int] = 224,
         resize: int | None = None,
+        fit: str = "crop",
+        pad_colour: Sequence[int] = PAD_COLOUR,
         interpolation: str = "bicubic",
         num_workers: int | str = "auto",
         val_fraction: float = 0.1,
@@ -119,8 +123,10 @@ class ImageDataModule(L.LightningDataModule):
             raise UserError(f"data.batch_size={batch_size} must be 1 or more.")
         self.address = str(root) if is_remote(root) else None
         """s3://bucket/prefix from which the images are downloaded; None for a local folder."""
-        self.batch_size, self.image_size, self.interpolation = batch_size, image_size, interpolation
-        self.resize = resize if resize is not None else round(image_size / 0.875)
+        self.batch_size, self.image_size, self.interpolation = batch_size, as_size(image_size), interpolation
+        self.resize = resize if resize is not None else round(min(sides(image_size)) / 0.875)
+        check_value("data.fit", fit, choice(*FITS))
+        self.fit, self.pad_colour = fit, tuple(pad_colour)
         self.num_workers = available_cores() if num_workers == "auto" else max(1, int(num_workers))
         self.val_fraction, self.seed, self.store_kind, self.on_bad = val_fraction, seed, store, on_bad
         self.group = group
@@ -178,7 +184,18 @@ class ImageDataModule(L.LightningDataModule):
     def preprocessing(self) -> Preprocessing:
         """From an image to the model's input; `normalization=dataset` decodes the training images first."""
         mean, std = map(tuple, self._statistics())
-        return Preprocessing(self.image_size, self.resize, self.interpolation, mean, std)  # type: ignore[arg-type]
+        return replace(self._shape, mean=mean, std=std)  # type: ignore[arg-type]
+
+    @property
+    def _shape(self) -> Preprocessing:
+        """The preprocessing, with the normalisation of ImageNet: it need not be computed for the shape."""
+        return Preprocessing(
+            self.image_size,
+            self.resize,
+            self.interpolation,
+            fit=self.fit,
+            pad_colour=self.pad_colour,  # type: ignore[arg-type]
+        )
 
     @property
     def mean(self) -> tuple[float, float, float]:
@@ -341,11 +358,22 @@ class ImageDataModule(L.LightningDataModule):
                 self._leave_out(split, store.bad)
         return self.opened.stores[name, recipe]
 
+    def aspects_of(self, name: str) -> Tensor:
+        """float32 (N,): width / height of what the stored pixels of a split show, before they were squashed."""
+        store = self.store_of(name)
+        if self.fit == "crop":
+            return torch.from_numpy(store.aspects)
+        height, width = sides(self.image_size)
+        return torch.full((len(store),), width / height)
+
     def recipe_of(self, name: str, *, evaluation: bool = False) -> Recipe:
         """How the pixels of a split are stored; those of `train` as training needs them."""
-        shape = Preprocessing(self.image_size, self.resize, self.interpolation)
         training = name == "train" and not evaluation
-        return training_recipe(self._need(name), self.augment.layout, shape) if training else evaluation_recipe(shape)
+        return (
+            training_recipe(self._need(name), self.augment.layout, self._shape)
+            if training
+            else evaluation_recipe(self._shape)
+        )
 
     def _leave_out(self, split: Split, bad: Sequence[tuple[int, str]]) -> None:
         files = [BadFile(split.files[position], reason) for position, reason in bad]
@@ -373,7 +401,7 @@ class ImageDataModule(L.LightningDataModule):
             )
             return Loader(plan, stream=stream, finish=self._finish_without_trainer)
         store = on_device(self.store_of(name, evaluation=not training), self.store_kind, device)
-        labels, aspects = torch.from_numpy(self._need(name).labels), torch.from_numpy(store.aspects)
+        labels, aspects = torch.from_numpy(self._need(name).labels), self.aspects_of(name)
         weights = self._weights(name)
         pin = device.type == "cuda"
 

@@ -9,6 +9,7 @@ import numpy as np
 from imgcls.data.module import ImageDataModule
 from imgcls.data.sources import Source, Split
 from imgcls.errors import UserError
+from imgcls.preprocessing import sides
 
 DISTINCT_IMAGES = 256  # per split; a larger split repeats them
 
@@ -35,7 +36,7 @@ class Synthetic(ImageDataModule):
         super().__init__(None, **options)  # type: ignore[arg-type]
         if classes < 2 or count < classes:
             raise UserError(f"data.count={count} with data.classes={classes}: needs two classes and an image of each.")
-        self.count, self.classes, self.side = count, classes, side or self.image_size
+        self.count, self.classes, self.side = count, classes, side or max(sides(self.image_size))
 
     def find(self) -> Source:
         """Training images and, from other noise, test images."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from imgcls.errors import UserError, nearest
+from imgcls.preprocessing import Size, as_size
 
 _OPTIONS = """
 act_layer aa_layer attn_drop_rate attn_layer attn_ratio avg_down base_width block_args block_reduce_first bn_eps
@@ -60,8 +61,8 @@ class Architecture:
     """Dropout rate before the head."""
     drop_path_rate: float = 0.0
     """Rate of stochastic depth, where the backbone supports it."""
-    image_size: int | None = None
-    """Side of the images, px; for backbones that are built for one size."""
+    image_size: Size | None = None
+    """Side of the images, or (height, width), px; for backbones that are built for one size."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the timm model, of those in `OPTIONS`."""
     views: str = "one"
@@ -85,4 +86,5 @@ class Architecture:
                 f"The model's architecture has {unknown[0]!r}, which this version of imgcls does not support. "
                 "Update imgcls."
             )
-        return cls(**values)
+        size = values.get("image_size")
+        return cls(**{**values, "image_size": None if size is None else as_size(size)})

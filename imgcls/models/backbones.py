@@ -22,6 +22,7 @@ from imgcls.models.choices import STEMS, VIEWS
 from imgcls.models.heads import Head, Linear, head_from_dict
 from imgcls.models.network import Network, width_of
 from imgcls.models.weights import load_weights
+from imgcls.preprocessing import Size, sides
 from imgcls.system.checks import check_value, choice
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def create_network(
     head: Head | None = None,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     options: Mapping[str, Any] | None = None,
     views: str = "one",
 ) -> Network:
@@ -106,11 +107,11 @@ def check_pretrained(name: str) -> None:
 
 
 @torch.no_grad()
-def _check_image_size(network: Network, image_size: int) -> None:
+def _check_image_size(network: Network, image_size: Size) -> None:
     """Raise UserError if the network cannot process images of this size."""
     training = network.training
     try:
-        network.eval()(torch.zeros(1, 3, image_size, image_size))
+        network.eval()(torch.zeros(1, 3, *sides(image_size)))
     except (RuntimeError, AssertionError, ValueError) as error:
         name, stem = network.architecture.name, network.architecture.stem
         with_stem = " with model.stem=small" if stem == "small" else ""

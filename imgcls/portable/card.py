@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from imgcls.preprocessing import sides
+
 
 def model_card(description: Mapping[str, Any]) -> str:
     """What the model is, how good it is and how to use it; `description` is the content of `model.json`."""
@@ -27,8 +29,7 @@ Classes: {class_list}
 
 The `val/` metrics selected this epoch of the training; the `test/` metrics were measured once, at the end.
 
-Images are rotated upright and converted to RGB, their shorter side is resized to {preprocessing["resize"]} px
-({preprocessing["interpolation"]}), and the central {preprocessing["image_size"]} px square is normalised with mean
+Images are rotated upright and converted to RGB, {_fit(preprocessing)}, and normalised with mean
 {preprocessing["mean"]} and standard deviation {preprocessing["std"]}.
 {_parity_section(description["parity"])}
 ```python
@@ -38,6 +39,18 @@ model = portable.load("path/to/this/folder")
 model.top(["picture.jpg"])
 ```
 """
+
+
+def _fit(preprocessing: Mapping[str, Any]) -> str:
+    """How images become the model's input, as a part of a sentence."""
+    height, width = sides(preprocessing["image_size"])
+    size = f"{height} px square" if height == width else f"{height} x {width} px rectangle (height x width)"
+    how = {
+        "crop": f"their shorter side resized to {preprocessing['resize']} px, and cut to the central {size}",
+        "pad": f"resized to fit into a {size} with a border of the colour {preprocessing['pad_colour']}",
+        "squash": f"resized to a {size} whatever their aspect ratio",
+    }
+    return f"{how[preprocessing['fit']]} ({preprocessing['interpolation']})"
 
 
 def _literal(text: str) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.errors import UserError
+from imgcls.preprocessing import PAD_COLOUR
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 WEIGHTS, DESCRIPTION, CARD, ONNX = "model.safetensors", "model.json", "README.md", "model.onnx"
 
 
@@ -38,5 +39,11 @@ def _upgrade_from_1(description: dict[str, Any]) -> dict[str, Any]:
     return {**description, "format_version": 2, "parity": {}}
 
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _upgrade_from_1}
+def _upgrade_from_2(description: dict[str, Any]) -> dict[str, Any]:
+    """Format 3 adds how images of other aspect ratios fit into the input: until then they were cropped."""
+    preprocessing = {"fit": "crop", "pad_colour": list(PAD_COLOUR), **description["preprocessing"]}
+    return {**description, "format_version": 3, "preprocessing": preprocessing}
+
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _upgrade_from_1, 2: _upgrade_from_2}
 """Upgrades each version to the next; none is ever removed."""

@@ -177,7 +177,6 @@ def export_onnx(network: Network, preprocessing: Preprocessing, file: Path) -> b
     """Write `file` (input `images`: normalised float32 (N, 3, S, S); output `scores`: logits); False without onnx."""
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         return False
-    side = preprocessing.image_size
     frozen = network_from_architecture(network.architecture)
     frozen.load_state_dict({name: value.float().cpu() for name, value in network.state_dict().items()}, strict=True)
     frozen.eval()
@@ -188,7 +187,7 @@ def export_onnx(network: Network, preprocessing: Preprocessing, file: Path) -> b
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             frozen,
-            (torch.zeros(2, 3, side, side),),
+            (torch.zeros(2, 3, *preprocessing.shape),),
             input_names=["images"],
             output_names=["scores"],
             dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},

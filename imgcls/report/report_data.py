@@ -103,7 +103,7 @@ def _augment(datamodule: ImageDataModule) -> dict[str, Any]:
     store, split = datamodule.store_of("train"), datamodule.source.train
     indices = torch.from_numpy(np.unique(np.linspace(0, len(split) - 1, AUGMENTED).astype(np.int64)))
     labels = torch.from_numpy(split.labels)[indices]
-    fate = Fate(Draws.of(datamodule.seed, 0, indices), torch.from_numpy(store.aspects)[indices])
+    fate = Fate(Draws.of(datamodule.seed, 0, indices), datamodule.aspects_of("train")[indices])
     batch = datamodule.on_after_batch_transfer(RawBatch(store.gather(indices), labels, indices, fate), 0)
     mean, std = (torch.tensor(values)[:, None, None] for values in (datamodule.mean, datamodule.std))
     pixels = (batch.images.float() * std + mean).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()

@@ -53,8 +53,8 @@ class Predictor:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(3, S, S), the shape of the model's input."""
-        return 3, self.model.preprocessing.image_size, self.model.preprocessing.image_size
+        """(3, H, W), the shape of the model's input."""
+        return 3, *self.model.preprocessing.shape
 
     def image(self, item: Item, max_pixels: int | None = None) -> np.ndarray:
         """The model's input, float32 (3, S, S).

@@ -27,6 +27,7 @@ from imgcls.models.classifier import Classifier
 from imgcls.models.ema import WeightAveraging
 from imgcls.models.network import Network
 from imgcls.models.whitening import INITIAL_PICTURES, FromPictures
+from imgcls.preprocessing import sides
 from imgcls.system.interrupts import StopSignals
 from imgcls.training.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
 from imgcls.training.devices import Devices
@@ -76,7 +77,7 @@ def build_network(cfg: DictConfig, datamodule: ImageDataModule, *, pretrained: b
         head=make("model.head", model.head),
         drop_rate=model.drop_rate,
         drop_path_rate=model.drop_path_rate,
-        image_size=cfg.data.image_size,
+        image_size=datamodule.image_size,
         options=OmegaConf.to_container(model.options) if model.get("options") else None,  # type: ignore[arg-type]
         views=model.get("views", "one"),
     )
@@ -102,7 +103,7 @@ def build_classifier(
         metrics=make_metrics(cfg.metrics, classes),
         freeze=model.freeze,
         unfreeze_epoch=model.unfreeze_epoch,
-        channels_last=devices.channels_last(model.channels_last, cfg.data.image_size),
+        channels_last=devices.channels_last(model.channels_last, min(sides(datamodule.image_size))),
         compile=devices.compile(model.compile, datamodule.steps_per_epoch * cfg.trainer.max_epochs),
         seed=cfg.seed,
     )

@@ -51,6 +51,7 @@ def test_an_old_description_is_upgraded(version_1: Path) -> None:
     description = read_description(version_1)
     assert description["format_version"] == FORMAT_VERSION
     assert description["parity"] == {}
+    assert description["preprocessing"]["fit"] == "crop"
 
 
 def test_every_version_has_an_upgrade() -> None:

@@ -24,8 +24,11 @@ from tests.trainings import SMALL
 CLASSES = ("blue", "green", "red")
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+FITS = {"crop": [], "pad": ["data.fit=pad", "data.image_size=[32,48]", "data.pad_colour=[9,99,200]"]}
+
+
+@pytest.fixture(scope="module", params=FITS)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run on images of many sizes, formats and modes."""
     root, rng = tmp_path_factory.mktemp("five"), np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 6), ("test", 12)):
@@ -46,7 +49,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
                 else:
                     image.convert("RGBA").save(file.with_suffix(".webp"), quality=90)
     overrides = [*SMALL, f"data.root={root}", "data.image_size=32", "data.resize=36", "data.batch_size=8"]
-    overrides += ["debug=off", "optim.lr=3e-3", "trainer.max_epochs=2", "data.normalization=dataset"]
+    overrides += [
+        "debug=off",
+        "optim.lr=3e-3",
+        "trainer.max_epochs=2",
+        "data.normalization=dataset",
+        *FITS[request.param],
+    ]
     return imgcls.fit(imgcls.compose([*overrides, "export.onnx=auto", f"run_dir={root / 'run'}"]))
 
 

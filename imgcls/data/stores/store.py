@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -27,7 +27,7 @@ from imgcls.data.stores.readahead import read_ahead
 from imgcls.data.threads import map_with_bar, pool
 from imgcls.errors import UserError
 from imgcls.pictures import BadPicture
-from imgcls.preprocessing import INTERPOLATIONS, Preprocessing
+from imgcls.preprocessing import INTERPOLATIONS, PAD_COLOUR, Preprocessing, Size, as_size, sides
 
 log = logging.getLogger(__name__)
 
@@ -36,57 +36,74 @@ SAMPLED_FILES = 256
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an image becomes the square of pixels in a store."""
+    """How an image becomes the pixels in a store."""
 
     layout: Layout
-    side: int
-    """Side of the square, px."""
+    side: Size
+    """Side of the square, or (height, width), px."""
     resize: int
     """Shorter side before the centre crop, px; not used by the layout `squash`."""
     interpolation: str
+    fit: str = "crop"
+    pad_colour: tuple[int, int, int] = PAD_COLOUR
 
     @cached_property
     def _centre(self) -> Preprocessing:
-        return Preprocessing(self.side, self.resize, self.interpolation)
+        return Preprocessing(self.side, self.resize, self.interpolation, fit=self.fit, pad_colour=self.pad_colour)
 
     def pixels(self, picture: Image.Image) -> np.ndarray:
-        """The pixels of `picture`, uint8 (side, side, 3)."""
+        """The pixels of `picture`, uint8 (H, W, 3)."""
         if self.layout == "centre":
             return self._centre.pixels(picture)
-        if picture.size == (self.side, self.side):
+        height, width = sides(self.side)
+        if picture.size == (width, height):
             return np.asarray(picture, dtype=np.uint8)
         if self.interpolation in ("bilinear", "bicubic"):
             # antialiased like Pillow, in half the time; training pixels need not equal the portable model's exactly
             pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
-            resized = F.interpolate(pixels, size=(self.side, self.side), mode=self.interpolation, antialias=True)
+            resized = F.interpolate(pixels, size=(height, width), mode=self.interpolation, antialias=True)
             return resized[0].permute(1, 2, 0).numpy()
-        return np.asarray(picture.resize((self.side, self.side), INTERPOLATIONS[self.interpolation]))
+        return np.asarray(picture.resize((width, height), INTERPOLATIONS[self.interpolation]))
 
     def shape(self, count: int) -> tuple[int, int, int, int]:
         """Shape of the array of `count` images."""
-        return count, self.side, self.side, 3
+        return count, *sides(self.side), 3
 
     def nbytes(self, count: int) -> int:
         """Bytes of `count` images."""
-        return count * self.side * self.side * 3
+        height, width = sides(self.side)
+        return count * height * width * 3
 
 
 def evaluation_recipe(preprocessing: Preprocessing) -> Recipe:
     """The recipe for exactly the pixels of the portable model."""
-    return Recipe("centre", preprocessing.image_size, preprocessing.resize, preprocessing.interpolation)
+    return Recipe(
+        "centre",
+        preprocessing.image_size,
+        preprocessing.resize,
+        preprocessing.interpolation,
+        preprocessing.fit,
+        preprocessing.pad_colour,
+    )
 
 
 def training_recipe(split: Split, layout: Layout, preprocessing: Preprocessing) -> Recipe:
     """The recipe for training images.
 
     Squashed images are a little larger than the model's input, so that crops are rarely enlarged, but never larger than
-    the originals. Small square images of one size are stored as they are, and enlarged on the device.
+    the originals. Where evaluation keeps the whole image, padded or squashed to the model's aspect ratio, they are too,
+    so that crops show things in the same proportions. Small square images of one size are stored as they are, and
+    enlarged on the device.
     """
-    size, sizes = preprocessing.image_size, picture_sizes(split)
+    size, sizes = max(preprocessing.shape), picture_sizes(split)
+    largest = max((max(pair) for pair in sizes), default=size)
+    if layout == "squash" and preprocessing.fit != "crop":
+        height, width = (max(1, min(round(1.14 * side), round(largest * side / size))) for side in preprocessing.shape)
+        return replace(evaluation_recipe(preprocessing), side=as_size((height, width)))
     if layout == "squash":
-        side = min(round(1.14 * size), max((max(pair) for pair in sizes), default=size))
+        side = min(round(1.14 * size), largest)
         return Recipe("squash", side, side, preprocessing.interpolation)
-    if len(sizes) == 1 and preprocessing.resize == size:
+    if len(sizes) == 1 and preprocessing.resize == preprocessing.image_size:
         width, height = next(iter(sizes))
         if width == height < size:
             return Recipe("centre", width, width, preprocessing.interpolation)
@@ -123,7 +140,7 @@ class Store(Protocol):
     def __len__(self) -> int: ...
 
     def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
-        """uint8 (n, 3, side, side), in channels_last order, of the images at `positions`, int64 (n,)."""
+        """uint8 (n, 3, H, W), in channels_last order, of the images at `positions`, int64 (n,)."""
 
 
 class ArrayStore:
