@@ -24,6 +24,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 IMAGENET = {"images": {"1k": 1_281_167, "21k": 14_197_122}, "classes": {"1k": 1_000, "21k": 21_841}}
 PARTS: dict[str, Part] = {}
@@ -172,6 +176,34 @@ def outputs(n: int, folder: Path) -> Work:
         )
 
     return work
+
+
+def _duplicates(thumbnails: np.ndarray) -> Work:
+    from imgcls.data import duplicates
+
+    cut = len(thumbnails) * 4 // 5
+    return lambda: duplicates._find_nearest(thumbnails[cut:], thumbnails[:cut])
+
+
+@part("near-duplicates of photographs", "images", 25_000, 50_000, 100_000)
+def duplicates_photographs(n: int, folder: Path) -> Work:
+    import numpy as np
+
+    dice = np.random.default_rng(0)
+    coarse = dice.integers(0, 256, (n, 4, 4, 3)).astype(np.float32)  # large areas, with a little detail in them
+    images = coarse.repeat(2, axis=1).repeat(3, axis=2)[:, :, :9] + dice.normal(0, 12, (n, 8, 9, 3))
+    return _duplicates(images.clip(0, 255).astype(np.uint8))
+
+
+@part("near-duplicates of objects on white", "images", 25_000, 50_000, 100_000)
+def duplicates_on_white(n: int, folder: Path) -> Work:
+    import numpy as np
+
+    dice = np.random.default_rng(0)
+    height, width = dice.integers(2, 7, (n, 1, 1)), dice.integers(2, 8, (n, 1, 1))
+    inside = (abs(np.arange(8)[:, None] - 3.5) < height / 2) & (abs(np.arange(9) - 4) < width / 2)
+    colours = dice.uniform(0, 255, (n, 1, 1, 3)) + dice.normal(0, 30, (n, 8, 1, 1)) + dice.normal(0, 25, (n, 8, 9, 3))
+    return _duplicates(np.where(inside[..., None], colours, 255).clip(0, 255).astype(np.uint8))
 
 
 @part("store on disk, half of the images at random, out of the page cache", "images", 4_000, 16_000)

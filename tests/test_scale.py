@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-SMALL = {"metrics": 20, "search": 12, "outputs": 7, "cold_store": 70, "cold_preadv": 70}
+SMALL = {
+    "metrics": 20,
+    "search": 12,
+    "outputs": 7,
+    "duplicates_photographs": 60,
+    "duplicates_on_white": 60,
+    "cold_store": 70,
+    "cold_preadv": 70,
+}
 
 
 @pytest.fixture

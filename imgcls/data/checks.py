@@ -97,6 +97,15 @@ def inspect(pictures: Sequence[Path] | np.ndarray, cache: Path | None = None, wo
         cache: the folder in which the findings for files are cached; the user's cache folder if None.
         workers: threads that decode; as many as cores if None.
     """
+    findings = inspect_few(pictures, len(pictures), cache, workers)
+    assert findings is not None
+    return findings
+
+
+def inspect_few(
+    pictures: Sequence[Path] | np.ndarray, limit: int, cache: Path | None = None, workers: int | None = None
+) -> Findings | None:
+    """As `inspect`; None, and nothing is decoded, where more than `limit` files have no cached findings."""
     findings = Findings.empty(len(pictures))
     if isinstance(pictures, np.ndarray) or not pictures:
         list(_fill_rows(findings, pictures, range(len(pictures)), workers))
@@ -104,6 +113,8 @@ def inspect(pictures: Sequence[Path] | np.ndarray, cache: Path | None = None, wo
     stamps, cached = _stamps(pictures), _CachedFindings(pictures, cache)
     known = cached.restore(pictures, stamps, findings)
     unknown = np.flatnonzero(~known)
+    if len(unknown) > limit:
+        return None
     try:
         for row in _fill_rows(findings, pictures, unknown.tolist(), workers):
             known[row] = True
@@ -112,14 +123,6 @@ def inspect(pictures: Sequence[Path] | np.ndarray, cache: Path | None = None, wo
             paths = [str(path) for path, filled in zip(pictures, known, strict=True) if filled]
             cached.save(paths, [column[known] for column in (stamps, *findings.columns)])
     return findings
-
-
-def count_cached(pictures: Sequence[Path], cache: Path | None = None) -> int:
-    """Number of `pictures` with cached findings, which `inspect` would not decode."""
-    if not pictures:
-        return 0
-    scratch = Findings.empty(len(pictures))
-    return int(_CachedFindings(pictures, cache).restore(pictures, _stamps(pictures), scratch).sum())
 
 
 def find_mislabelled(paths: Sequence[Path], findings: Findings) -> list[tuple[Path, str]]:

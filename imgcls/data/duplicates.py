@@ -6,21 +6,34 @@ differences of neighbours in a 9x8 grey thumbnail. Candidates whose thumbnails d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from imgcls.data.checks import Findings
 from imgcls.data.sources import Source
+from imgcls.errors import UserError
+from imgcls.system.files import atomic_write_text
 
 # With these limits, all pairs between test and training images of CIFAR-10 were, by inspection, the same image cropped,
 # scaled or compressed differently. Root mean square, not mean: two objects on white differ in a small area only.
-MAX_DIFFERENT_BITS = 7  # then two hashes agree in at least one of their eight bytes
+MAX_DIFFERENT_BITS = 7  # then two hashes have a part of 16 bits in which they differ in at most one
 MAX_RMS_DIFFERENCE = 15.0  # over a thumbnail's values in 0..255
 MIN_CONTRAST = 2.0  # standard deviation of a grey thumbnail; an image with less has nothing to compare
-CHUNK_CANDIDATES = 4_000_000
+VERSION = b"1"  # of the search and its limits, in the name of a result that is kept
+DIMENSIONS = 15  # of the points among which neighbours are searched; more make a tree no quicker
+FIRST_NEIGHBOURS = 4
+MANY_CANDIDATES = 5000  # by hash; comparing so many takes as long as to search in the tree
+SLACK = 1.001  # for the rounding of a lower bound
+ROWS_AT_A_TIME = 8192
+CHUNK_CANDIDATES = 1_000_000
 
 Kind = Literal["identical", "near"]
 
@@ -37,16 +50,40 @@ class Duplicate(NamedTuple):
     same_class: bool
 
 
-def find_duplicates(source: Source, findings: Mapping[str, Findings]) -> list[Duplicate]:
+def find_duplicates(
+    source: Source, findings: Mapping[str, Findings], cache: Path | None = None, workers: int = 1
+) -> list[Duplicate]:
     """The images of val that are in train, and those of test that are in train or val, each with its nearest copy.
 
-    `findings` are those of `checks.inspect` for each split.
+    Args:
+        source: the data set.
+        findings: of `checks.inspect` for each split.
+        cache: folder in which the result is kept for the same images, names and classes; None keeps nothing.
+        workers: threads.
     """
-    return [
+    file = None if cache is None else cache / "duplicates" / f"{_key(source, findings)}.json"
+    if file is not None:
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return [Duplicate(*row) for row in json.loads(file.read_text(encoding="utf-8"))]
+    found = [
         Duplicate(kind, name, new.names[i], other, old.names[j], bool(new.labels[i] == old.labels[j]))
         for (other, old), (name, new) in combinations(source.splits().items(), 2)
-        for i, (kind, j) in _match(findings[name], findings[other]).items()
+        for i, (kind, j) in _match(findings[name], findings[other], workers).items()
     ]
+    if file is not None:
+        with contextlib.suppress(OSError, UserError):  # without it the search is only repeated
+            atomic_write_text(file, json.dumps(found))
+    return found
+
+
+def _key(source: Source, findings: Mapping[str, Findings]) -> str:
+    """32 hexadecimal digits of everything that the result depends on."""
+    digest = hashlib.blake2b(VERSION, digest_size=16)
+    for name, split in source.splits().items():
+        digest.update(json.dumps([name, split.names, [bool(reason) for reason in findings[name].reasons]]).encode())
+        for column in (split.labels, findings[name].digests, findings[name].thumbnails):
+            digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()
 
 
 def difference_hashes(thumbnails: np.ndarray) -> np.ndarray:
@@ -56,7 +93,7 @@ def difference_hashes(thumbnails: np.ndarray) -> np.ndarray:
     return np.packbits(bits.reshape(len(bits), 64), axis=1).view(np.uint64).reshape(-1)
 
 
-def _match(new: Findings, old: Findings) -> dict[int, tuple[Kind, int]]:
+def _match(new: Findings, old: Findings, workers: int) -> dict[int, tuple[Kind, int]]:
     """By position in `new`, for images that are in `old` too: the kind, and the position in `old`."""
     usable, usable_old = new.reasons == "", old.reasons == ""
     places = {digest.tobytes(): place for place, digest in enumerate(old.digests) if usable_old[place]}
@@ -68,40 +105,106 @@ def _match(new: Findings, old: Findings) -> dict[int, tuple[Kind, int]]:
     comparable = usable & _has_contrast(new.thumbnails)
     comparable[list(matches)] = False
     rows, old_rows = np.flatnonzero(comparable), np.flatnonzero(usable_old & _has_contrast(old.thumbnails))
-    near = _find_nearest(new.thumbnails[rows], old.thumbnails[old_rows]) if len(rows) and len(old_rows) else {}
+    near = _find_nearest(new.thumbnails[rows], old.thumbnails[old_rows], workers) if len(rows) and len(old_rows) else {}
     matches |= {int(rows[i]): ("near", int(old_rows[j])) for i, j in near.items()}
     return dict(sorted(matches.items()))
 
 
-def _find_nearest(new: np.ndarray, old: np.ndarray) -> dict[int, int]:
-    """By position in `new`, for thumbnails with near ones in `old`: the position of the nearest."""
+def _find_nearest(new: np.ndarray, old: np.ndarray, workers: int = 1) -> dict[int, int]:
+    """By position in `new`, for thumbnails with near ones in `old`: the position of the nearest.
+
+    A thumbnail is compared with all whose hashes have a similar part, where these are few, as for photographs; those of
+    objects on white have thousands, and the nearest is found by its colours.
+    """
+    index = _HashIndex(difference_hashes(old))
+    hashes = difference_hashes(new)
+    many = index.count(hashes) > MANY_CANDIDATES
     best: dict[int, tuple[float, int]] = {}
-    for i, j in _candidates(difference_hashes(new), difference_hashes(old)):
-        for start in range(0, len(i), 100_000):
-            part = slice(start, start + 100_000)
-            squares = (new[i[part]].astype(np.float32) - old[j[part]]) ** 2
-            differences = np.sqrt(squares.mean(axis=(1, 2, 3)))
-            for row in np.flatnonzero(differences <= MAX_RMS_DIFFERENCE):
-                position = int(i[part][row])
-                candidate = (float(differences[row]), int(j[part][row]))
-                best[position] = min(best.get(position, candidate), candidate)
-    return {i: j for i, (_, j) in best.items()}
+    few = np.flatnonzero(~many)
+    for i, j in index.candidates(hashes[few]):
+        differences = _differences(new, old, few[i], j)
+        for row in np.flatnonzero(differences <= MAX_RMS_DIFFERENCE):
+            position, candidate = int(few[i[row]]), (float(differences[row]), int(j[row]))
+            best[position] = min(best.get(position, candidate), candidate)
+    found = {i: j for i, (_, j) in best.items()}
+    if many.any():
+        found |= _find_nearest_by_colour(new, old, hashes, index.hashes, np.flatnonzero(many), workers)
+    return found
 
 
-def _candidates(new: np.ndarray, old: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of positions (i in `new`, j in `old`) whose hashes differ in few bits; pairs may be repeated."""
-    parts, old_parts = (hashes.view(np.uint8).reshape(-1, 8) for hashes in (new, old))
-    for part in range(8):
-        order = np.argsort(old_parts[:, part], kind="stable")
-        ordered = old_parts[order, part]
-        first, last = (np.searchsorted(ordered, parts[:, part], side) for side in ("left", "right"))
-        for rows in _chunks(last - first):
-            counts = (last - first)[rows]
-            i = np.repeat(rows, counts)
-            within = np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)
-            j = order[np.repeat(first[rows], counts) + within]
-            close = _count_bits(new[i] ^ old[j]) <= MAX_DIFFERENT_BITS
-            yield i[close], j[close]
+class _HashIndex:
+    """Finds hashes by their four parts of 16 bits: of two that differ in seven bits, one part differs in at most one.
+
+    (M. Norouzi, A. Punjani and D. Fleet, "Fast Search in Hamming Space with Multi-Index Hashing", 2012)
+    """
+
+    def __init__(self, hashes: np.ndarray) -> None:
+        self.hashes, parts = hashes, hashes.view(np.uint16).reshape(-1, 4)
+        self._order = [np.argsort(parts[:, part], kind="stable") for part in range(4)]
+        self._counts = [np.bincount(parts[:, part], minlength=1 << 16) for part in range(4)]
+        self._first = [np.cumsum(counts) - counts for counts in self._counts]
+
+    def count(self, hashes: np.ndarray) -> np.ndarray:
+        """The number of candidates of each hash, int64 (n,), repeated ones included."""
+        return sum((self._counts[part][values] for part, values in _probes(hashes)), np.zeros(len(hashes), np.int64))
+
+    def candidates(self, hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pairs of positions (i in `hashes`, j in the index) that differ in few bits; pairs may be repeated."""
+        for part, values in _probes(hashes):
+            all_counts = self._counts[part][values]
+            for rows in _chunks(all_counts):
+                counts = all_counts[rows]
+                i = np.repeat(rows, counts)
+                within = np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)
+                j = self._order[part][np.repeat(self._first[part][values[rows]], counts) + within]
+                close = _count_bits(hashes[i] ^ self.hashes[j]) <= MAX_DIFFERENT_BITS
+                yield i[close], j[close]
+
+
+def _probes(hashes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """(number of the part, its values uint16 (n,) as they are and with each bit changed)."""
+    parts = hashes.view(np.uint16).reshape(-1, 4)
+    for part in range(4):
+        for change in (0, *(1 << bit for bit in range(16))):
+            yield part, parts[:, part] ^ np.uint16(change)
+
+
+def _find_nearest_by_colour(
+    new: np.ndarray, old: np.ndarray, hashes: np.ndarray, old_hashes: np.ndarray, chosen: np.ndarray, workers: int
+) -> dict[int, int]:
+    """As `_find_nearest`, of the rows `chosen` of `new`, by nearest neighbours.
+
+    They are found by a lower bound of the difference, a few at first and more until none that is left can be nearer
+    (T. Seidl and H.-P. Kriegel, "Optimal Multi-Step k-Nearest Neighbor Search", 1998).
+    """
+    from scipy.spatial import cKDTree
+
+    project = _projection(old)
+    tree = cKDTree(project(old), balanced_tree=False)
+    found: dict[int, int] = {}
+    for start in range(0, len(chosen), ROWS_AT_A_TIME):
+        rows, count = chosen[start : start + ROWS_AT_A_TIME], FIRST_NEIGHBOURS
+        while len(rows):
+            count = min(count, len(old))
+            left: list[np.ndarray] = []
+            for part in np.split(rows, range(0, len(rows), max(1, CHUNK_CANDIDATES // count))[1:]):
+                limit = MAX_RMS_DIFFERENCE * SLACK
+                bounds, places = tree.query(project(new[part]), count, distance_upper_bound=limit, workers=workers)
+                bounds, places = bounds.reshape(len(part), count), places.reshape(len(part), count)
+                differences = np.full(bounds.shape, np.inf, dtype=np.float32)
+                at = np.nonzero(np.isfinite(bounds))
+                close = _count_bits(hashes[part[at[0]]] ^ old_hashes[places[at]]) <= MAX_DIFFERENT_BITS
+                at = at[0][close], at[1][close]
+                differences[at] = _differences(new, old, part[at[0]], places[at])
+                differences[differences > MAX_RMS_DIFFERENCE] = np.inf
+                nearest = differences.min(axis=1)
+                position = np.where(differences == nearest[:, None], places, len(old)).min(axis=1)
+                done = (bounds[:, -1] > nearest * SLACK) | ~np.isfinite(bounds[:, -1]) | (count == len(old))
+                known = done & np.isfinite(nearest)
+                found |= zip(part[known].tolist(), position[known].tolist(), strict=True)
+                left.append(part[~done])
+            rows, count = np.concatenate(left), 8 * count
+    return found
 
 
 def _chunks(counts: np.ndarray) -> Iterator[np.ndarray]:
@@ -109,6 +212,38 @@ def _chunks(counts: np.ndarray) -> Iterator[np.ndarray]:
     limits = np.arange(CHUNK_CANDIDATES, counts.sum() + CHUNK_CANDIDATES, CHUNK_CANDIDATES)
     ends = np.searchsorted(np.cumsum(counts), limits, side="right")
     yield from (part for part in np.split(np.arange(len(counts)), ends) if len(part))
+
+
+def _projection(thumbnails: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from thumbnails (N, 8, 9, 3) to points whose distance is at most the RMS difference, up to rounding.
+
+    The points are the principal components of `thumbnails`, and the size of what these leave.
+    """
+    some = thumbnails[:: max(1, len(thumbnails) // 4096)].reshape(-1, thumbnails[0].size).astype(np.float32)
+    mean = some.mean(axis=0)
+    _, axes = np.linalg.eigh((some - mean).T @ (some - mean))
+    axes = axes[:, -DIMENSIONS:]
+
+    def project(images: np.ndarray) -> np.ndarray:
+        points = np.empty((len(images), axes.shape[1] + 1), dtype=np.float32)
+        for start in range(0, len(images), ROWS_AT_A_TIME):
+            part = slice(start, start + ROWS_AT_A_TIME)
+            values = images[part].reshape(-1, len(mean)).astype(np.float32) - mean
+            points[part, :-1] = values @ axes
+            points[part, -1] = np.sqrt(np.maximum(0, (values**2).sum(1) - (points[part, :-1] ** 2).sum(1)))
+        return points / np.float32(math.sqrt(len(mean)))
+
+    return project
+
+
+def _differences(new: np.ndarray, old: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """The RMS difference of each pair of thumbnails, float32 (n,)."""
+    differences = np.empty(len(i), dtype=np.float32)
+    for start in range(0, len(i), 100_000):
+        part = slice(start, start + 100_000)
+        squares = (new[i[part]].astype(np.float32) - old[j[part]]) ** 2
+        differences[part] = np.sqrt(squares.mean(axis=(1, 2, 3)))
+    return differences
 
 
 def _count_bits(values: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from imgcls.data.batch import Fate, RawBatch
-from imgcls.data.checks import count_cached, inspect
+from imgcls.data.checks import inspect_few
 from imgcls.data.duplicates import find_duplicates
 from imgcls.data.module import ImageDataModule
 from imgcls.data.randomness import Draws
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 SIDE_PX = 128  # of an image on the page
 AUGMENTED, EXPLAINED = 12, 8  # images
-MAX_DECODED = 2000  # files to decode again in search of duplicates, which takes seconds
+MAX_DECODED = 2000  # files of a split to decode again in search of duplicates, which takes seconds
 MAX_COMPARED = 100_000  # images of all splits
 KEPT_DUPLICATES = 100
 DUPLICATES_UNKNOWN = (
@@ -72,11 +72,15 @@ def _count(datamodule: ImageDataModule) -> dict[str, Any]:
 
 def _list_duplicates(datamodule: ImageDataModule) -> dict[str, Any]:
     splits, cache = datamodule.source.splits(), datamodule.cache
-    unseen = sum(len(split.files) - count_cached(split.files, cache) for split in splits.values())
-    if unseen > MAX_DECODED or sum(map(len, splits.values())) > MAX_COMPARED:
+    if sum(map(len, splits.values())) > MAX_COMPARED:
         return {"note": DUPLICATES_UNKNOWN}
-    findings = {name: inspect(split.pictures, cache, datamodule.num_workers) for name, split in splits.items()}
-    pairs = find_duplicates(datamodule.source, findings)
+    findings = {}
+    for name, split in splits.items():
+        found = inspect_few(split.pictures, MAX_DECODED, cache, datamodule.num_workers)
+        if found is None:
+            return {"note": DUPLICATES_UNKNOWN}
+        findings[name] = found
+    pairs = find_duplicates(datamodule.source, findings, cache, datamodule.num_workers)
     rows = [
         {
             "split": pair.split,
