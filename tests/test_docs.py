@@ -74,6 +74,7 @@ def _write_pictures(folder: Path) -> None:
     rows = [f"{path.relative_to(pictures)},{path.parent.name},{path.parent.parent.name}" for path in every(pictures)]
     (pictures / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
     (folder / "labels.csv").write_text("\n".join(["file,label,split", *(f"pictures/{row}" for row in rows)]))
+    shutil.make_archive(str(pictures), "zip", pictures)
     write_pictures(folder / "other_pictures", {"": 4}, ("zero", "one", "two"))
     (folder / "holiday").mkdir()
     for name in ("picture.png", "picture.jpg", "holiday/1.jpg"):
