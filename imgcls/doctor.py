@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 from imgcls import __version__
 from imgcls.cli import announce, guarded, read_options
 from imgcls.system.extras import CORE, Extra, find_extras
-from imgcls.system.machine import available_cores, free_memory, total_memory
+from imgcls.system.machine import available_cores, free_inodes, free_memory, nearest_existing, total_memory
 
 TIMEOUT_SECONDS = 3.0  # of each address
 GIB = 2**30
+FEW_INODES = 10_000
 
 FEATURES = {
     CORE: "prepare, train, evaluate, predict, report",
@@ -204,10 +205,9 @@ def aws() -> Iterator[Row]:
 
 
 def _room(folder: Path) -> str:
-    while not folder.exists():
-        folder = folder.parent
-    usage = shutil.disk_usage(folder)
-    return f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free"
+    usage, inodes = shutil.disk_usage(nearest_existing(folder)), free_inodes(folder)
+    few = f", and inodes for only {inodes:,} files" if inodes is not None and inodes < FEW_INODES else ""
+    return f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free{few}"
 
 
 def _size(folder: Path) -> int:

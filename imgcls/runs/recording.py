@@ -15,7 +15,7 @@ from typing import IO, Any
 from imgcls.errors import UserError, first_line
 from imgcls.runs.provenance import differences, environment, read_configuration, redact, write_configuration
 from imgcls.runs.reading import read_status
-from imgcls.system.files import atomic_write_text, explain_os_errors, take_lock
+from imgcls.system.files import atomic_write_text, explain_os_errors, overwrite_text, take_lock
 from imgcls.system.interrupts import Interrupted
 
 # Options that may differ when a run is resumed: where it runs, not what it computes.
@@ -61,15 +61,22 @@ class Recording:
 
     def update(self, **values: Any) -> None:
         """Change fields of `status.json`."""
+        atomic_write_text(self.folder / "status.json", self._status_with(values))
+
+    def _status_with(self, values: Mapping[str, Any]) -> str:
         status = {**self.status, **values, "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        atomic_write_text(self.folder / "status.json", json.dumps(status, indent=2) + "\n")
+        return json.dumps(status, indent=2) + "\n"
 
     def record_failure(self, error: BaseException) -> None:
         """Write to the status that `error` ended the run."""
         state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
-        # A full disk may be the reason; the run's own error must still be the one that is shown.
-        with contextlib.suppress(OSError, UserError):
-            self.update(state=state, reason=first_line(error))
+        ended = {"state": state, "reason": first_line(error)}
+        try:
+            self.update(**ended)
+        except (OSError, UserError):
+            # A full disk, or one without inodes, may be the reason; the run's own error must still be the one shown.
+            with contextlib.suppress(OSError, UserError):
+                overwrite_text(self.folder / "status.json", self._status_with(ended))
 
     def __enter__(self) -> Recording:
         with explain_os_errors(self.folder):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from imgcls.errors import UserError
+from imgcls.system.machine import free_inodes
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,15 @@ def take_lock(file: IO[str], *, wait: bool) -> bool:
     return True
 
 
+def overwrite_text(target: Path, content: str) -> None:
+    """Replace the content of the existing `target` where no new file can be created: by a single write.
+
+    Shorter content is padded with blanks to the old length. A power failure may leave half of it, unlike `atomic_path`.
+    """
+    with target.open("r+b") as file:
+        os.write(file.fileno(), content.encode().ljust(target.stat().st_size))
+
+
 def atomic_write_bytes(target: Path, content: bytes) -> None:
     """Write `content` to `target`, whole or not at all."""
     with atomic_path(target) as temporary:
@@ -117,9 +127,18 @@ def explain_os_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"No space left on the disk of {path}. Free some, then run the same command again."
-            ) from error
+            raise UserError(f"{_describe_full_disk(path)}, then run the same command again.") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
             raise UserError(f"Cannot write {path}: {error.strerror}. Choose a writable folder.") from error
         raise
+
+
+def _describe_full_disk(path: Path) -> str:
+    """A full disk often has space left, but no inodes, of which each file needs one."""
+    try:
+        inodes = free_inodes(path)
+    except OSError:
+        inodes = None
+    if inodes == 0:
+        return f"No inodes left on the disk of {path}: it has too many files (df -i). Remove some files"
+    return f"No space left on the disk of {path}. Free some"

@@ -31,9 +31,22 @@ def threads_of_each(processes: int) -> str:
 
 def free_disk(folder: Path) -> int:
     """Bytes free on the disk where `folder` is or will be."""
+    return shutil.disk_usage(nearest_existing(folder)).free
+
+
+def free_inodes(folder: Path) -> int | None:
+    """Number of files that can still be created on the disk of `folder`; None where nothing limits it or says so."""
+    if not hasattr(os, "statvfs"):  # Windows
+        return None
+    status = os.statvfs(nearest_existing(folder))
+    return status.f_favail if status.f_files else None
+
+
+def nearest_existing(folder: Path) -> Path:
+    """`folder`, or the nearest folder above it that exists."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return folder
 
 
 def free_memory() -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,21 @@ def test_the_status_says_how_a_run_ended(tmp_path: Path) -> None:
     with pytest.raises(Interrupted), Recording(tmp_path / "stopped", CONFIG):
         raise Interrupted(15)
     assert read_status(tmp_path / "stopped")["state"] == "interrupted"
+
+
+def test_the_status_is_right_where_no_file_can_be_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def touch(self: Path, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fill_the_disk() -> None:
+        monkeypatch.setattr(Path, "touch", touch)
+        raise UserError("first")
+
+    with pytest.raises(UserError, match="first"), Recording(tmp_path, CONFIG):
+        fill_the_disk()
+    status = read_status(tmp_path)
+    assert (status["state"], status["reason"], status["resumed"]) == ("failed", "first", 0)
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:

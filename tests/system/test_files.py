@@ -11,6 +11,7 @@ import pytest
 
 from imgcls.errors import UserError, nearest
 from imgcls.system.files import atomic_folder, atomic_path, atomic_write_text, explain_os_errors, take_lock
+from imgcls.system.machine import free_inodes
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -41,6 +42,17 @@ def test_a_full_disk_or_an_unwritable_folder_is_one_line(code: int, words: str) 
         raise OSError(code, "reason")
     assert "runs/x" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_disk_without_inodes_is_told_from_a_full_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgcls.system.files.free_inodes", lambda path: 0)
+    message = r"^No inodes left on the disk of runs/x: .* \(df -i\)"
+    with pytest.raises(UserError, match=message), explain_os_errors(Path("runs/x")):
+        raise OSError(errno.ENOSPC, "reason")
+
+
+def test_inodes_of_a_folder_that_does_not_exist_yet(tmp_path: Path) -> None:
+    assert free_inodes(tmp_path / "a" / "b") == free_inodes(tmp_path)
 
 
 def test_other_os_errors_are_not_hidden() -> None:
