@@ -18,7 +18,17 @@ from imgcls.config.choices import (
 )
 from imgcls.config.starts import unsolvable
 from imgcls.errors import UserError, nearest
-from imgcls.models.choices import ACTIVATIONS, FREEZING, MODES, NORMS, STEMS, VALIDATION_METRICS, VIEWS
+from imgcls.models.choices import (
+    ACTIVATIONS,
+    AVERAGES,
+    BATCH_NORMS,
+    FREEZING,
+    MODES,
+    NORMS,
+    STEMS,
+    VALIDATION_METRICS,
+    VIEWS,
+)
 from imgcls.models.schedules import SCHEDULES
 from imgcls.preprocessing import FITS, INTERPOLATIONS
 from imgcls.system.checks import (
@@ -90,11 +100,8 @@ def _check_together(config: Mapping[str, Any]) -> None:
             "model.stem=small with model.freeze=backbone would freeze a first convolution with random weights. "
             "Use model.freeze=head_first, or model.stem=standard."
         )
-    if model.get("solve_head") is True:
-        if model.get("freeze") != "backbone":
-            raise UserError("model.solve_head=true solves the head on a frozen backbone. Use model.freeze=backbone.")
-        if (reason := unsolvable(model, config.get("loss") or {})) is not None:
-            raise UserError(f"model.solve_head=true: {reason}, or model.solve_head=false.")
+    if model.get("solve_head") is True and (reason := unsolvable(model, config.get("loss") or {})) is not None:
+        raise UserError(f"model.solve_head=true: {reason}, or model.solve_head=false.")
     check_logger(config.get("logger") or {})
     debug = config.get("debug") or {}
     for name in debug.get("stop_on") or []:
@@ -239,6 +246,7 @@ OPTIONS: dict[str, Check] = {
     "model.feature_views": whole(0, none=True),
     "model.solve_head": flag,
     "model.unfreeze_epoch": whole(1),
+    "model.batch_norm": choice(*BATCH_NORMS),
     "model.drop_rate": number(0, 1),
     "model.drop_path_rate": number(0, 1),
     "model.channels_last": choice("auto", True, False),
@@ -250,6 +258,7 @@ OPTIONS: dict[str, Check] = {
     "model.head.activation": choice(*ACTIVATIONS),
     "model.head.norm": choice(*NORMS),
     "optim.lr": number(0, open_low=True, words=["auto"]),
+    "optim.few_images": whole(0),
     "optim.weight_decay": number(0),
     "optim.momentum": number(0, 1),
     "optim.other_lr": number(0),
@@ -320,6 +329,7 @@ OPTIONS: dict[str, Check] = {
     "debug.sample_seconds": number(0.01),
     "checkpoint.mode": choice(*MODES),
     "checkpoint.top_k": whole(1),
+    "checkpoint.average": choice(*AVERAGES),
     "checkpoint.in_background": choice("auto", True, False),
     "checkpoint.every_minutes": number(0, open_low=True, none=True),
     "checkpoint.rest_seconds": number(0),

@@ -23,15 +23,25 @@ def by_start(frozen: Any, finetuned: Any, scratch: Any, *, _root_: DictConfig) -
     return finetuned if model.pretrained or model.weights is not None else scratch
 
 
-def solves_head(*, _root_: DictConfig) -> bool:
-    """The default of `model.solve_head`: whether a linear head on features computed once is solved.
+def default_lr(then: Any, otherwise: Any, *, _root_: DictConfig) -> Any:
+    """The default that depends on whether trained weights are fine-tuned with the default learning rate."""
+    untouched = str(plain(_root_.optim).get("lr")).startswith("${by_start:")
+    return then if untouched and by_start(False, True, False, _root_=_root_) else otherwise
 
-    It is trained in steps instead where anything is set that only steps can do: an optimiser or its options, a number
-    of epochs or steps, views, dropout, a focal loss.
+
+def solves_head(*, _root_: DictConfig) -> bool:
+    """The default of `model.solve_head`: whether a linear head is solved on the features of trained weights.
+
+    Fine-tuning then starts from the solution (Kumar et al. 2022), unless `optim.lr=auto` searches for a rate, which
+    needs a loss that falls. On a frozen backbone the solution is the result; there the head is trained in steps where
+    anything is set that only steps can do: an optimiser or its options, a number of epochs or steps, views, dropout, a
+    focal loss or one of your own.
     """
     model, trainer = _root_.model, _root_.trainer
-    if model.freeze != "backbone" or unsolvable(plain(_root_.model), plain(_root_.loss)) is not None:
+    if unsolvable(plain(_root_.model), plain(_root_.loss)) is not None:
         return False
+    if model.freeze != "backbone":
+        return bool(model.freeze == "none" and _root_.optim.lr != "auto")
     if model.drop_rate or model.head.get("dropout"):
         return False
     original = _file("trainer/default")
@@ -43,6 +53,10 @@ def solves_head(*, _root_: DictConfig) -> bool:
 
 def unsolvable(model: Mapping[str, Any], loss: Mapping[str, Any]) -> str | None:
     """Why the head of these options is not the solution of a convex problem; None if it is."""
+    if not model.get("pretrained") and model.get("weights") is None:
+        return "random weights have no features yet. Use model.pretrained=true or model.weights=FILE"
+    if model.get("stem") == "small":
+        return "the first convolution of model.stem=small has random weights. Use model.stem=standard"
     if (model.get("head") or {}).get("_target_") != LINEAR:
         return "only a linear head can be solved. Use head=linear"
     if loss.get("_target_") is not None:

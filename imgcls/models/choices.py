@@ -7,6 +7,8 @@ from __future__ import annotations
 
 STEMS = ("standard", "small")
 FREEZING = ("none", "backbone", "head_first")
+AVERAGES = ("none", "greedy")
+BATCH_NORMS = ("auto", "train", "frozen")
 VIEWS = ("one", "flip", "flip_shift")
 ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "tanh": "Tanh", "identity": "Identity"}
 """Activations of a head, and their names in torch.nn."""

@@ -40,6 +40,7 @@ class Classifier(L.LightningModule):
         metrics: further metrics of validation and test by name, updated with probabilities (N, C) and labels (N,).
         freeze: 'none'; 'backbone' trains the head alone; 'head_first' does so for `unfreeze_epoch` epochs.
         unfreeze_epoch: the first epoch in which 'head_first' trains the backbone too.
+        freeze_norms: normalise with the backbone's batch-norm statistics as they are, instead of those of each batch.
         channels_last: store images and weights with the channels innermost.
         compile: run the network through torch.compile; a string is the compilation mode.
         seed: of dropout and stochastic depth, which are seeded for each batch, so that a resumed run needs no stored
@@ -59,6 +60,7 @@ class Classifier(L.LightningModule):
         metrics: Mapping[str, Metric] | None = None,
         freeze: str = "none",
         unfreeze_epoch: int = 1,
+        freeze_norms: bool = False,
         channels_last: bool = False,
         compile: bool | str = False,  # noqa: A002 - torch's own name
         seed: int = 0,
@@ -67,6 +69,7 @@ class Classifier(L.LightningModule):
         check_value("model.freeze", freeze, choice(*FREEZING))
         count = network.architecture.num_classes
         self.network, self.optim = network, optim or AdamW()
+        self.network.frozen_norms = freeze_norms
         self.class_names = tuple(class_names or map(str, range(count)))
         self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
         self.register_buffer("class_weights", class_weights, persistent=False)

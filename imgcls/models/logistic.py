@@ -63,6 +63,7 @@ def solve(
     *,
     held_out: Pair | None = None,
     class_weights: Tensor | None = None,
+    image_weights: Tensor | None = None,
     by_loss: bool = False,
     seed: int = 0,
 ) -> Solution:
@@ -79,11 +80,14 @@ def solve(
         num_classes: number of classes, C.
         held_out: features (M, F) and labels (M,) of images that choose the penalty.
         class_weights: float32 (C,), the weight of each class's images in all means.
+        image_weights: float32 (N,), further weights of the images.
         by_loss: choose the penalty with the lowest loss.
         seed: of the thirds.
     """
     ones = torch.ones(num_classes, device=features.device)
     weights = (ones if class_weights is None else class_weights.to(features))[labels]
+    if image_weights is not None:
+        weights = weights * image_weights
 
     def path(chosen: Tensor, test: Pair) -> Iterator[tuple[_Regression, _Score]]:
         regression = _Regression(features[chosen], labels[chosen], weights[chosen], num_classes)

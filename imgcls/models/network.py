@@ -18,6 +18,8 @@ class Network(nn.Module):
         backbone: a timm model without its classifier.
         head: maps features to logits.
         frozen: whether the backbone is frozen: no gradients are computed for it, and it is in evaluation mode.
+        frozen_norms: whether the backbone's batch norms keep their statistics in training and normalise with them.
+        trained_head: whether the head's weights come from another run.
         architecture: the description that `network_from_architecture` rebuilds the network from.
         dimensions: number of dimensions of each parameter by name, valid while processes have flat shards of it.
     """
@@ -25,7 +27,7 @@ class Network(nn.Module):
     def __init__(self, backbone: nn.Module, head: nn.Module, architecture: Architecture) -> None:
         super().__init__()
         self.backbone, self.head, self.architecture = backbone, head, architecture
-        self.frozen = False
+        self.frozen = self.frozen_norms = self.trained_head = False
         self.dimensions = {name: parameter.ndim for name, parameter in self.named_parameters()}
 
     @property
@@ -65,10 +67,14 @@ class Network(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Network:
-        """Switch between training and evaluation mode; a frozen backbone stays in evaluation mode."""
+        """Switch between training and evaluation mode; what is frozen stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
+        elif self.frozen_norms:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         return self
 
 

@@ -32,6 +32,7 @@ class Optim:
         schedule, warmup_epochs, initial_lr_ratio, final_lr_ratio: see `imgcls.models.schedules`. A `schedule` that is
             no name is called with the optimiser, and `steps` and `steps_per_epoch` if it takes them, and returns one of
             torch's schedulers, which is stepped after each optimiser step; the other three then do nothing.
+        few_images: training images per class below which the training lowers `lr`; 0: never. Read by the training.
         layer_decay: factor of the learning rate from each layer to the one below it; 1: none.
         backbone_lr_scale: the backbone's learning rate as a share of the head's.
         norm_lr_scale: factor of the learning rate of the shifts and scales of norms.
@@ -46,6 +47,7 @@ class Optim:
     warmup_epochs: float = 0.0
     initial_lr_ratio: float = 0.0
     final_lr_ratio: float = 0.0
+    few_images: int = 0
     layer_decay: float = 1.0
     backbone_lr_scale: float = 1.0
     norm_lr_scale: float = 1.0

@@ -73,7 +73,7 @@ def load_weights(network: Network, source: Path, class_names: Sequence[str] | No
     head_prefix = f"{part.prefix.removesuffix('backbone.')}head." if part.prefix.endswith("backbone.") else None
     head = _below(beside, head_prefix) if head_prefix is not None else {}
     before = read_class_names(file) if head else []
-    head_state = _load_head(network.head, head, before, class_names)
+    head_state = _load_head(network, head, before, class_names)
     origin = ".".join(filter(None, (part.path, part.prefix.rstrip("."))))
     left_out = _left_out(beside, part, head_prefix, network.backbone)
     log.info(
@@ -186,9 +186,9 @@ def _skip_other_stem(network: Network, loaded: dict[str, Tensor], file: Path) ->
         loaded[name] = current[name]
 
 
-def _load_head(module: nn.Module, head: dict[str, Tensor], before: Sequence[str], now: Sequence[str] | None) -> str:
+def _load_head(network: Network, head: dict[str, Tensor], before: Sequence[str], now: Sequence[str] | None) -> str:
     """Load `head` if it fits, and describe what is loaded."""
-    current = module.state_dict()
+    current = network.head.state_dict()
     if not head or {name: value.shape for name, value in head.items()} != {
         name: value.shape for name, value in current.items()
     }:
@@ -200,7 +200,8 @@ def _load_head(module: nn.Module, head: dict[str, Tensor], before: Sequence[str]
             if old != new
         )
         return f"only the backbone is loaded; the head was for other classes ({changed}) and starts from random weights"
-    module.load_state_dict(head)
+    network.head.load_state_dict(head)
+    network.trained_head = True
     return "backbone and head are loaded"
 
 

@@ -41,7 +41,10 @@ def resume_command(arguments: Sequence[str], option: str, folder: str, program: 
     return " ".join([program, *(shlex.quote(hide_secrets(text)) for text in (*kept, place))])
 
 
-EARLIER_DEFAULTS: dict[str, tuple[Any, ...]] = {}
+EARLIER_DEFAULTS: dict[str, tuple[Any, ...]] = {
+    "data.batch_size": (64,),
+    "loss.label_smoothing": (0.1,),
+}
 """The values that options had by default in earlier versions."""
 
 

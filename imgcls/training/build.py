@@ -103,10 +103,24 @@ def build_classifier(
         metrics=make_metrics(cfg.metrics, classes),
         freeze=model.freeze,
         unfreeze_epoch=model.unfreeze_epoch,
+        freeze_norms=freezes_norms(cfg, len(datamodule.source.train)),
         channels_last=devices.channels_last(model.channels_last, min(sides(datamodule.image_size))),
         compile=devices.compile(model.compile, datamodule.steps_per_epoch * cfg.trainer.max_epochs),
         seed=cfg.seed,
     )
+
+
+FEW_IMAGES = 10_000
+"""With fewer training images than this, the statistics of batch norms are better kept than adapted."""
+
+
+def freezes_norms(cfg: DictConfig, images: int) -> bool:
+    """Whether the batch norms of the backbone keep their statistics: `model.batch_norm`."""
+    choice = cfg.model.get("batch_norm") or "train"
+    if choice != "auto":
+        return bool(choice == "frozen")
+    trained = (cfg.model.pretrained or cfg.model.weights is not None) and cfg.model.stem == "standard"
+    return trained and images < FEW_IMAGES
 
 
 def restore_classifier(

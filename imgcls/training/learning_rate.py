@@ -62,7 +62,7 @@ def choose_learning_rate(
 ) -> float:
     """`optim.lr`, or with `auto` the rate found by a search, which a resumed run reads from its folder."""
     if cfg.optim.lr != "auto":
-        return float(cfg.optim.lr)
+        return float(cfg.optim.lr) * _share_by_images(cfg.optim.get("few_images"), data)
     file = folder / "learning_rate.json"
     if file.is_file():
         return float(json.loads(file.read_text(encoding="utf-8"))["suggestion"])
@@ -72,6 +72,20 @@ def choose_learning_rate(
     atomic_write_text(file, json.dumps(asdict(curve), indent=2) + "\n")
     log.info("Learning-rate finder: optim.lr=%.2g.", curve.suggestion)
     return curve.suggestion
+
+
+def _share_by_images(few: int | None, data: ImageDataModule) -> float:
+    """The share of the learning rate to use: with fewer than `few` images per class, the square root of their share.
+
+    Five images per class say little about where a backbone should go: a half to a third of the rate that suits sixty
+    was better there.
+    """
+    per_class = len(data.source.train) / data.num_classes
+    if not few or per_class >= few:
+        return 1.0
+    share = math.sqrt(per_class / few)
+    log.info("%.3g training images per class: the learning rate is %.2g of its default.", per_class, share)
+    return share
 
 
 def find_learning_rate(cfg: DictConfig, network: Network, data: ImageDataModule, devices: Devices) -> Curve:

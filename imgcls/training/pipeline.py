@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import lightning as L
@@ -20,6 +21,7 @@ from imgcls.callbacks.history import History
 from imgcls.callbacks.timing import Timing
 from imgcls.data.feature_module import FeatureDataModule
 from imgcls.data.module import ImageDataModule
+from imgcls.data.stores.features import FeatureStore
 from imgcls.data.stores.sharing import remember
 from imgcls.models.backbones import check_pretrained
 from imgcls.models.classifier import Classifier
@@ -41,7 +43,7 @@ from imgcls.training.frozen_backbone import compute_features
 from imgcls.training.learning_rate import choose_learning_rate
 from imgcls.training.loggers import log_figures
 from imgcls.training.own_parts import with_code
-from imgcls.training.solved_head import solve_head
+from imgcls.training.solved_head import is_solvable, solve_head
 from imgcls.training.strategies import is_sharded
 
 log = logging.getLogger(__name__)
@@ -73,16 +75,13 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         check_data(folder, images)
     network = build_network(cfg, images, pretrained=resume_from is None)
     data = _feature_data(cfg, images, network, devices, resume_from) if _features_once(cfg) else images
-    solved = _features_once(cfg) and cfg.model.get("solve_head", False)
-    if isinstance(data, FeatureDataModule) and solved and resume_from is None:
-        solve_head(
-            network,
-            images,
-            data.features,
-            class_weights=class_weights(cfg.loss.get("class_weights"), images),
-            by_loss=cfg.checkpoint.monitor == "val/loss",
-        )
-    # The one epoch of a solved head measures it, and writes what every other run has.
+    # Fine-tuning starts from the head of another run if that has the same classes.
+    starts = _features_once(cfg) or not network.trained_head
+    if resume_from is None and starts and _solves(cfg, images, network):
+        parts = data.features if isinstance(data, FeatureDataModule) else None
+        _solve_head(cfg, images, network, devices, parts)
+    # The one epoch of a solved head on a frozen backbone measures it, and writes what every other run has.
+    solved = _features_once(cfg) and _solves(cfg, images, network)
     rate = 0.0 if solved else choose_learning_rate(cfg, network, data, devices, folder)
     classifier = build_classifier(cfg, network, data, devices, rate)
     history, checkpoints, callbacks = build_callbacks(cfg, folder, stop, data, classifier, timing)
@@ -147,7 +146,7 @@ def _feature_data(
         log.info(
             "The backbone is frozen: the head %s on its features of the unaugmented images, computed once. "
             "model.feature_views=8 uses 8 augmented views, null a new one in every epoch.",
-            "is solved" if cfg.model.get("solve_head", False) else "trains",
+            "is solved" if _solves(cfg, images, network) else "trains",
         )
     features = compute_features(
         images,
@@ -157,7 +156,34 @@ def _feature_data(
         device=devices.torch_device(int(os.environ.get("LOCAL_RANK", "0"))),
         splits=tuple(split for split in images.source.splits() if cfg.test or split != "test"),
     )
-    return FeatureDataModule(images, features, whole=cfg.model.get("solve_head", False))
+    return FeatureDataModule(images, features, whole=_solves(cfg, images, network))
+
+
+def _solves(cfg: DictConfig, images: ImageDataModule, network: Network) -> bool:
+    """Whether the head is solved on features: `model.solve_head`, for as many images as can be."""
+    size = len(images.source.train), network.num_features, images.num_classes
+    return bool(cfg.model.get("solve_head")) and is_solvable(*size)
+
+
+def _solve_head(
+    cfg: DictConfig,
+    images: ImageDataModule,
+    network: Network,
+    devices: Devices,
+    features: Mapping[str, FeatureStore] | None,
+) -> None:
+    """Solve the head on `features`, which are computed or read from the cache if they are None."""
+    device = devices.torch_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if features is None:
+        features = compute_features(images, network, device=device, splits=("train", "val"))
+    solve_head(
+        network,
+        images,
+        features,
+        class_weights=class_weights(cfg.loss.get("class_weights"), images),
+        by_loss=cfg.checkpoint.monitor == "val/loss",
+        device=device,
+    )
 
 
 def _announce(cfg: DictConfig, images: ImageDataModule, devices: Devices, *, resuming: bool) -> None:

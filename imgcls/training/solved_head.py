@@ -18,6 +18,17 @@ from imgcls.models.network import Network
 log = logging.getLogger(__name__)
 
 
+MOST_VALUES = 2**28
+"""The most features (images times width) that are solved in memory, 1 GB."""
+MOST_PRODUCTS = 2**34
+"""The most products (features times classes) of an evaluation, of which a solution takes some hundreds."""
+
+
+def is_solvable(images: int, width: int, classes: int) -> bool:
+    """Whether the head for so many training images, features and classes is solved in minutes and in memory."""
+    return images * width <= MOST_VALUES and images * width * classes <= MOST_PRODUCTS
+
+
 def solve_head(
     network: Network,
     images: ImageDataModule,
@@ -49,12 +60,14 @@ def solve_head(
 
     began = time.monotonic()
     values, labels = pair("train")
+    own = images.source.train.weights
     found = solve(
         values,
         labels,
         images.num_classes,
         held_out=pair("val") if "val" in features else None,
         class_weights=class_weights,
+        image_weights=torch.from_numpy(own).to(values) if own is not None else None,
         by_loss=by_loss,
         seed=images.seed,
     )

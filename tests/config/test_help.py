@@ -21,7 +21,8 @@ def test_the_help_of_train_is_short_and_has_each_group_and_option_of_the_run() -
 
 def test_options_are_found_by_name_by_description_and_by_group() -> None:
     text = find_options(["smoothing"], 100)
-    assert "  loss.label_smoothing=0.1    share of the target" in text
+    assert "  loss.label_smoothing=${by_start:0.1,0.0,0.1}\n" in text
+    assert "    share of the target" in text
     assert "data.batch_size" not in text
     assert "loss=default:" in text.splitlines()
     described = find_options(["epochs", "warm-up"], 100)

@@ -69,11 +69,13 @@ def test_the_same_arguments_give_the_same_bits() -> None:
 def test_a_class_with_more_weight_is_predicted_more_often() -> None:
     train, unseen = clouds(80, 3.0, 0), clouds(400, 3.0, 1)
 
-    def share(weights: Tensor | None) -> float:
-        found = solve(*train, CLASSES, held_out=unseen, class_weights=weights)
+    def share(**weights: Tensor) -> float:
+        found = solve(*train, CLASSES, held_out=unseen, **weights)
         return float(((unseen[0] @ found.weight.T + found.bias).argmax(1) == 0).float().mean())
 
-    assert share(torch.tensor([4.0, 1.0, 1.0, 1.0])) > 1.3 * share(None)
+    weights = torch.tensor([4.0, 1.0, 1.0, 1.0])
+    assert share(class_weights=weights) > 1.3 * share()
+    assert share(image_weights=weights[train[1]]) > 1.3 * share()
 
 
 def test_constant_features_and_a_handful_of_images_are_no_problem() -> None:

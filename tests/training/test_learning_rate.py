@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
+import imgcls
 from imgcls.errors import UserError
-from imgcls.training.learning_rate import read_curve
+from imgcls.training.learning_rate import choose_learning_rate, read_curve
 
 RATES = np.geomspace(1e-6, 10, 120)
 
@@ -54,3 +59,23 @@ def test_a_loss_that_never_fell_is_an_error(values: np.ndarray) -> None:
 def test_a_start_that_explodes_at_once_is_an_error(values: list[float]) -> None:
     with pytest.raises(UserError, match="never fell"):
         read_curve(RATES, [values])
+
+
+def test_few_images_per_class_get_a_lower_rate(tmp_path: Path) -> None:
+    cfg = imgcls.compose(["data=cifar10", "model.pretrained=true"])
+
+    network: Any = None
+    devices: Any = None
+
+    def rate(images: int) -> float:
+        data: Any = SimpleNamespace(source=SimpleNamespace(train=range(images)), num_classes=10)
+        return choose_learning_rate(cfg, network, data, devices, tmp_path)
+
+    assert rate(200) == rate(3000) == cfg.optim.lr
+    assert rate(50) == pytest.approx(cfg.optim.lr / 2)
+
+
+def test_a_rate_that_is_given_is_used_as_it_is() -> None:
+    assert imgcls.compose(["data=cifar10"]).optim.few_images == 20
+    for own in (["optim.lr=1e-3"], ["model.pretrained=false"], ["model.freeze=backbone"]):
+        assert imgcls.compose(["data=cifar10", *own]).optim.few_images == 0
