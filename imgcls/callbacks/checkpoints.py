@@ -15,6 +15,7 @@ from imgcls.system.interrupts import StopSignals
 from imgcls.system.lightning_internals import batches_begun, checkpoint_of_weights, is_last_batch, is_within_step
 
 LAST, BEST = "last.ckpt", "best.ckpt"
+MEMBERS = 5
 
 
 class Checkpoints(Checkpoint):
@@ -25,6 +26,8 @@ class Checkpoints(Checkpoint):
         monitor: the validation metric that selects the best epoch.
         mode: 'max' or 'min'.
         top_k: number of best epochs to keep; more than one adds files `epoch=N.ckpt`.
+        average: 'greedy' averages the best epochs after the training, at least MEMBERS of which are then kept; see
+            imgcls.training.soup.
         every_minutes: also write `last.ckpt` within an epoch, at most this often.
         rest_seconds: least time between two `last.ckpt`, except after the last epoch. An epoch within this time writes
             nothing, and its weights stay in memory if they are the best. Ignored with several processes.
@@ -38,6 +41,7 @@ class Checkpoints(Checkpoint):
         monitor: str = "val/accuracy",
         mode: str = "max",
         top_k: int = 1,
+        average: str = "none",
         every_minutes: float | None = None,
         rest_seconds: float = 0.0,
         in_background: bool | str = False,
@@ -46,7 +50,9 @@ class Checkpoints(Checkpoint):
         self.folder = Path(folder)
         self.last, self.best = self.folder / LAST, self.folder / BEST
         self.monitor, self.mode, self.top_k, self.every_minutes = monitor, mode, top_k, every_minutes
-        self.rest_seconds = rest_seconds
+        self.rest_seconds, self.average = rest_seconds, average
+        if average == "greedy":
+            self.top_k = max(top_k, MEMBERS)
         self.stop = stop or StopSignals()
         self.best_epochs: list[tuple[float, int]] = []  # (value, epoch), best first
         self.stopped_early = False
@@ -134,10 +140,10 @@ class Checkpoints(Checkpoint):
         if (value, epoch) not in self.best_epochs:
             return
         if self.top_k > 1:
-            trainer.save_checkpoint(self._epoch_file(epoch), weights_only=True)
+            trainer.save_checkpoint(self.epoch_file(epoch), weights_only=True)
             if trainer.is_global_zero:
                 for _, dropped in better_first[self.top_k :]:
-                    self._epoch_file(dropped).unlink(missing_ok=True)
+                    self.epoch_file(dropped).unlink(missing_ok=True)
         if self.best_epochs[0] == (value, epoch):
             if self._may_rest(trainer):
                 self._unwritten = copy.deepcopy(checkpoint_of_weights(trainer))
@@ -149,7 +155,8 @@ class Checkpoints(Checkpoint):
         value, epoch = pair
         return (value != value, -value if self.mode == "max" else value, epoch)  # NaN last; ties to the earlier epoch
 
-    def _epoch_file(self, epoch: int) -> Path:
+    def epoch_file(self, epoch: int) -> Path:
+        """The file of one of several best epochs."""
         return self.folder / f"epoch={epoch}.ckpt"
 
     @staticmethod

@@ -44,6 +44,7 @@ from imgcls.training.learning_rate import choose_learning_rate
 from imgcls.training.loggers import log_figures
 from imgcls.training.own_parts import with_code
 from imgcls.training.solved_head import is_solvable, solve_head
+from imgcls.training.soup import average_greedily
 from imgcls.training.strategies import is_sharded
 
 log = logging.getLogger(__name__)
@@ -102,8 +103,15 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         classifier = build_classifier(cfg, build_network(cfg, images, pretrained=False), data, devices, 1.0)
         tester = build_trainer(cfg, devices, data, classifier, [], strategy="ddp")
     _load_best(trainer, classifier, checkpoints)
+    averaged: dict[str, float] = {}
+    if checkpoints.average == "greedy" and len(checkpoints.best_epochs) > 1:
+        validator = build_trainer(cfg, devices, data, classifier, [])
+        averaged = average_greedily(validator, classifier, data, checkpoints)
+        if not averaged:
+            _load_best(trainer, classifier, checkpoints)
     metrics = {
         **_best_row(history, checkpoints),
+        **averaged,
         **(_test(tester, classifier, data) if cfg.test else {}),
         **timing.summary(),
         "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
