@@ -40,6 +40,7 @@ TRANSPOSES = {
 }
 """By EXIF orientation, what turns the image upright."""
 STRIP_PIXELS = 1 << 20
+SCALED_SIDES = 2  # Pillow's own thumbnails leave as much
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
 AVIF_BRANDS = (b"avif", b"avis")
@@ -94,10 +95,28 @@ def as_list(pictures: Any) -> list[Any]:
 
 def decode(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, str]:
     """`open_picture(source)` and the format of its content, such as 'JPEG' or 'PNG'; '' for an array."""
+    image, kind, _ = _decode(source, max_pixels)
+    return image, kind
+
+
+def open_scaled(source: Source, side: int) -> tuple[Image.Image, float]:
+    """`open_picture(source)` to be shrunk to a square of `side` px, and its width / height.
+
+    A JPEG more than four times as large is decoded at a half, a quarter or an eighth of its size, in a third of the
+    time; at least `SCALED_SIDES` times `side` are left, so that the result hardly differs.
+    """
+    image, _, (width, height) = _decode(source, MAX_PIXELS, side)
+    return image, width / height
+
+
+def _decode(source: Source, max_pixels: int, side: int = 0) -> tuple[Image.Image, str, tuple[int, int]]:
+    """The image, its format, and its full size, upright."""
     if isinstance(source, np.ndarray):
-        return _load(_from_array(source, max_pixels), max_pixels, is_ours=True), ""
+        image = _load(_from_array(source, max_pixels), max_pixels, is_ours=True)
+        return image, "", image.size
     if isinstance(source, Image.Image):
-        return _load(source, max_pixels), source.format or ""
+        image = _load(source, max_pixels)
+        return image, source.format or "", image.size
     if isinstance(source, bytes | bytearray | memoryview):
         if not len(source):
             raise BadPicture("empty")
@@ -109,7 +128,12 @@ def decode(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, s
         raise BadPicture(f"of type {type(source).__name__}, not {expected}")
     try:
         with Image.open(file, formats=_formats()) as image:
-            return _load(image, max_pixels, is_ours=True), image.format or ""
+            width, height = image.size
+            if side and image.format == "JPEG" and width * height <= max_pixels:
+                image.draft(None, (SCALED_SIDES * side, SCALED_SIDES * side))
+            decoded, kind = image.size, image.format or ""
+            rgb = _load(image, max_pixels, is_ours=True)
+            return rgb, kind, (width, height) if rgb.size == decoded else (height, width)
     except BadPicture:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

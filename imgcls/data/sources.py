@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from imgcls.errors import UserError
-from imgcls.pictures import open_picture
+from imgcls.pictures import open_picture, open_scaled
 
 SPLITS = ("train", "val", "test")
 
@@ -87,6 +87,10 @@ class Split:
     def open(self, index: int) -> Image.Image:
         """Decode the image at `index`, RGB and upright. Raises BadPicture."""
         return open_picture(self.pictures[index])
+
+    def open_scaled(self, index: int, side: int) -> tuple[Image.Image, float]:
+        """The image at `index` for a square of `side` px, and its width / height; see `pictures.open_scaled`."""
+        return open_scaled(self.pictures[index], side)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Split:
         """The images at `indices`, in that order."""

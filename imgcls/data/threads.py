@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 from typing import TypeVar
@@ -14,6 +15,8 @@ import torch
 from imgcls.system.bars import with_bar
 
 T = TypeVar("T")
+
+CHUNKS_AHEAD = 16  # per thread, so that a slow item does not stop the others
 
 
 @cache
@@ -46,10 +49,21 @@ def map_with_bar(work: Callable[[int], T], items: Sequence[int], threads: int, t
     An error, or closing the generator, cancels the items that have not been started.
     """
     size = max(1, min(32, len(items) // (4 * threads)))  # one task for several items, but several tasks per thread
-    chunks = [items[start : start + size] for start in range(0, len(items), size)]
     executor = ThreadPoolExecutor(threads, thread_name_prefix="imgcls-map")
     try:
-        results = executor.map(lambda chunk: [work(item) for item in chunk], chunks)
-        yield from with_bar((result for chunk in results for result in chunk), len(items), title)
+        yield from with_bar(_in_order(executor, work, items, size, threads), len(items), title)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_order(
+    executor: ThreadPoolExecutor, work: Callable[[int], T], items: Sequence[int], size: int, threads: int
+) -> Iterator[T]:
+    """The results of `items`, of which a bounded number is submitted ahead: a future takes 2 kB."""
+    pending: deque[Future[list[T]]] = deque()
+    for start in range(0, len(items), size):
+        pending.append(executor.submit(lambda chunk: [work(item) for item in chunk], items[start : start + size]))
+        if len(pending) >= CHUNKS_AHEAD * threads:
+            yield from pending.popleft().result()
+    while pending:
+        yield from pending.popleft().result()

@@ -50,7 +50,9 @@ def alone(target: Path) -> Iterator[None]:
         yield
 
 
-def find_or_build(folder: Path, find: Callable[[], T | None], build: Callable[[Path], None]) -> T:
+def find_or_build(
+    folder: Path, find: Callable[[], T | None], build: Callable[[Path], None], *, resume: bool = False
+) -> T:
     """What `find` reads from `folder`, built first where it finds nothing.
 
     Of several processes one builds and the others wait. It is written to another folder and renamed when complete, so
@@ -59,7 +61,8 @@ def find_or_build(folder: Path, find: Callable[[], T | None], build: Callable[[P
     Args:
         folder: named after everything that its content depends on.
         find: reads the content of `folder`; None where there is none, or it is incomplete.
-        build: writes the content into the empty folder it is given.
+        build: writes the content into the folder it is given, which is empty unless it can `resume`.
+        resume: whether `build` continues what a killed or interrupted one has left.
 
     Raises:
         OSError: what was built cannot be written or read back.
@@ -68,15 +71,17 @@ def find_or_build(folder: Path, find: Callable[[], T | None], build: Callable[[P
         found = find()
         if found is None:
             partial = folder.with_suffix(".partial")
-            shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
-            partial.mkdir()
+            if not resume:
+                shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
+            partial.mkdir(exist_ok=resume)
             try:
                 build(partial)
                 flush_folder(partial)
                 shutil.rmtree(folder, ignore_errors=True)  # an incomplete one
                 partial.replace(folder)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
+            except BaseException as error:
+                if not resume or isinstance(error, OSError):
+                    shutil.rmtree(partial, ignore_errors=True)
                 raise
             found = find()
     if found is None:

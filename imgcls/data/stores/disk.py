@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
+import logging
 import os
+import time
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,11 +21,16 @@ from imgcls.data.sources import Split
 from imgcls.data.stores.checksums import Checker, checksums
 from imgcls.data.stores.fingerprint import fingerprint
 from imgcls.data.stores.store import ArrayStore, Recipe, decode_all
+from imgcls.errors import UserError
 from imgcls.system.cache import find_or_build
+from imgcls.system.files import atomic_path
 
-FORMAT = 2
+log = logging.getLogger(__name__)
+
+FORMAT = 3
 DISK_SHARE = 0.8  # of the free space
-PIXELS, ASPECTS, DESCRIPTION = "pixels.u8", "aspects.npy", "store.json"
+PIXELS, ASPECTS, DESCRIPTION, PROGRESS = "pixels.u8", "aspects.npy", "store.json", "progress.npz"
+PROGRESS_SECONDS = 30.0  # of decoding that a kill may lose
 
 
 def store_key(split: Split, recipe: Recipe, cache: Path) -> str:
@@ -50,26 +60,62 @@ def open_on_disk(folder: Path, count: int, recipe: Recipe) -> ArrayStore | None:
 
 
 def build_on_disk(folder: Path, split: Split, recipe: Recipe, workers: int) -> ArrayStore:
-    """Open the store in `folder`, and build it first if it is missing.
+    """Open the store in `folder`, and build it first if it is missing; a build that was killed is resumed.
 
     Raises OSError before anything is decoded if the disk is too small.
     """
 
     def build(partial: Path) -> None:
-        with (partial / PIXELS).open("w+b") as file:
+        progress = _Progress(partial, len(split))
+        with (partial / PIXELS).open("r+b" if progress.done else "w+b") as file:
             file.truncate(recipe.nbytes(len(split)))
             reserve(partial / PIXELS)
             pixels = np.memmap(file, dtype=np.uint8, mode="r+", shape=recipe.shape(len(split)))
-            aspects = np.ones(len(split), dtype=np.float32)
-            bad = decode_all(split, recipe, pixels, aspects, workers)
+            start, known = progress.done, progress.bad
+            advance = functools.partial(progress.advance, pixels)
+            bad = decode_all(split, recipe, pixels, progress.aspects, workers, known, start, advance)
             pixels.flush()
             os.fsync(file.fileno())
-        np.save(partial / ASPECTS, aspects)
+        np.save(partial / ASPECTS, progress.aspects)
         content: dict[str, object] = {"format": FORMAT, "pictures": len(split), "bad": bad}
         content |= {"side": recipe.side, "layout": recipe.layout, "checksums": checksums(partial / PIXELS)}
         (partial / DESCRIPTION).write_text(json.dumps(content))
+        (partial / PROGRESS).unlink(missing_ok=True)
 
-    return find_or_build(folder, lambda: open_on_disk(folder, len(split), recipe), build)
+    return find_or_build(folder, lambda: open_on_disk(folder, len(split), recipe), build, resume=True)
+
+
+class _Progress:
+    """How far a store is built, written beside it every half minute for whoever resumes it after a kill.
+
+    Args:
+        folder: of the unfinished store.
+        count: number of images, N.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.file = folder / PROGRESS
+        self.done, self.bad = 0, []
+        self.aspects = np.ones(count, dtype=np.float32)
+        self._written = time.monotonic()
+        with (
+            contextlib.suppress(OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile),
+            np.load(self.file) as kept,
+        ):
+            done, aspects = int(kept["done"]), kept["aspects"]
+            if (folder / PIXELS).is_file() and aspects.shape == (count,):
+                self.done, self.aspects = done, aspects
+                self.bad = [(int(position), str(reason)) for position, reason in json.loads(str(kept["bad"]))]
+                log.info("%s of %s images are decoded already.", f"{done:,}", f"{count:,}")
+
+    def advance(self, pixels: np.memmap, done: int, bad: list[tuple[int, str]]) -> None:
+        """The first `done` images are decoded."""
+        if time.monotonic() - self._written < PROGRESS_SECONDS:
+            return
+        pixels.flush()
+        with contextlib.suppress(OSError, UserError), atomic_path(self.file) as temporary, temporary.open("wb") as file:
+            np.savez(file, done=done, aspects=self.aspects, bad=json.dumps(bad))
+        self._written = time.monotonic()
 
 
 def reserve(file: Path) -> None:

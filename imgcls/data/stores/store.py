@@ -6,7 +6,7 @@ The kind of store never changes the content of a batch, only how fast it is load
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +50,15 @@ class Recipe:
     @cached_property
     def _centre(self) -> Preprocessing:
         return Preprocessing(self.side, self.resize, self.interpolation, fit=self.fit, pad_colour=self.pad_colour)
+
+    def read(self, split: Split, position: int) -> tuple[np.ndarray, float]:
+        """The pixels of an image of `split`, uint8 (H, W, 3), and its width / height. Raises BadPicture."""
+        if self.layout == "squash":  # for training alone: evaluation's pixels are exact
+            picture, aspect = split.open_scaled(position, max(sides(self.side)))
+        else:
+            picture = split.open(position)
+            aspect = picture.width / picture.height
+        return self.pixels(picture), aspect
 
     def pixels(self, picture: Image.Image) -> np.ndarray:
         """The pixels of `picture`, uint8 (H, W, 3)."""
@@ -224,7 +233,7 @@ class DecodingStore:
 
         def decode(row: int, position: int) -> None:
             try:
-                target[row] = self.recipe.pixels(self.split.open(position))
+                target[row], _ = self.recipe.read(self.split, position)
             except BadPicture as error:
                 name = self.split.names[position]
                 raise UserError(f"{name} could be read before training, but not now: {error.reason}.") from error
@@ -235,22 +244,43 @@ class DecodingStore:
 
 
 def decode_all(
-    split: Split, recipe: Recipe, out: np.ndarray, aspects: np.ndarray, workers: int
+    split: Split,
+    recipe: Recipe,
+    out: np.ndarray,
+    aspects: np.ndarray,
+    workers: int,
+    bad: Sequence[tuple[int, str]] = (),
+    start: int = 0,
+    advance: Callable[[int, list[tuple[int, str]]], object] = lambda *_: None,
 ) -> list[tuple[int, str]]:
     """Decode every image of `split` into the rows of `out`, uint8 (N, side, side, 3), in threads.
 
     Pillow decodes and resizes without the GIL, so that threads are as fast as processes and write directly into `out`.
-    Fills `aspects`, float32 (N,). Returns (position, reason) of images that cannot be read.
+
+    Args:
+        split, recipe: which images, and how.
+        out: filled.
+        aspects: filled, float32 (N,).
+        workers: threads.
+        bad: what was returned for the images before `start`.
+        start: the images before it are decoded already.
+        advance: called as advance(n, bad) when the first n images are decoded.
+
+    Returns:
+        (position, reason) of images that cannot be read.
     """
 
     def decode(position: int) -> str | None:
         try:
-            picture = split.open(position)
+            out[position], aspects[position] = recipe.read(split, position)
         except BadPicture as error:
             return error.reason
-        aspects[position] = picture.width / picture.height
-        out[position] = recipe.pixels(picture)
         return None
 
-    reasons = map_with_bar(decode, range(len(split)), workers, f"Decoding {len(split):,} images")
-    return [(position, reason) for position, reason in enumerate(reasons) if reason is not None]
+    found, positions = list(bad), range(start, len(split))
+    reasons = map_with_bar(decode, positions, workers, f"Decoding {len(positions):,} images")
+    for position, reason in zip(positions, reasons, strict=True):
+        if reason is not None:
+            found.append((position, reason))
+        advance(position + 1, found)
+    return found

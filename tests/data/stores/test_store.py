@@ -6,12 +6,14 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from imgcls.data import threads as thread_module
 from imgcls.data.sources import Split
 from imgcls.data.stores import checksums as checksum_module
 from imgcls.data.stores import disk, placement
@@ -21,6 +23,7 @@ from imgcls.data.stores.placement import open_store
 from imgcls.data.stores.statistics import channel_statistics
 from imgcls.data.stores.store import ArrayStore, DecodingStore, Recipe, evaluation_recipe, training_recipe
 from imgcls.errors import UserError
+from imgcls.pictures import ORIENTATION
 from imgcls.preprocessing import Preprocessing
 from imgcls.system.cache import cache_folder
 
@@ -154,14 +157,71 @@ def test_a_killed_build_leaves_nothing_that_is_mistaken_for_a_store(files: Split
     assert sorted(path.name for path in tmp_path.iterdir()) == [".one.lock", "one", "pictures"]
 
 
-def test_an_interrupted_build_leaves_nothing(files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_build_is_resumed_to_the_same_pixels(
+    files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when nine of twelve images are decoded, of which eight are noted."""
+    whole = build_on_disk(tmp_path / "whole", files, CENTRE, 1)
+    monkeypatch.setattr(disk, "PROGRESS_SECONDS", 0)
+
+    def build_until_nine() -> None:
+        read = Recipe.read
+
+        def dying(self: Recipe, split: Split, position: int) -> Any:
+            if position == 9:
+                os._exit(9)
+            return read(self, split, position)
+
+        Recipe.read = dying  # type: ignore[method-assign]
+        thread_module.CHUNKS_AHEAD = 1
+        build_on_disk(tmp_path / "one", files, CENTRE, 1)
+
+    process = multiprocessing.get_context("fork").Process(target=build_until_nine)
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    decoded: list[int] = []
+    read = Recipe.read
+    monkeypatch.setattr(Recipe, "read", lambda *args: (decoded.append(args[2]), read(*args))[1])
+    store = build_on_disk(tmp_path / "one", files, CENTRE, 1)
+    assert 9 in decoded
+    assert 0 not in decoded
+    assert len(decoded) <= 6
+    assert np.array_equal(store.pixels, whole.pixels)
+    assert np.array_equal(store.aspects, whole.aspects)
+    assert store.bad == whole.bad
+    assert not (tmp_path / "one" / "progress.npz").exists()
+
+
+def test_an_interrupted_build_is_continued(files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(disk, "decode_all", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        build_on_disk(tmp_path / "one", files, CENTRE, 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".one.lock", "pictures"]
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "decode_all", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build_on_disk(tmp_path / "one", files, CENTRE, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".one.lock", "one.partial", "pictures"]
+    assert len(build_on_disk(tmp_path / "one", files, CENTRE, 1)) == 11
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".one.lock", "one", "pictures"]
+
+
+def test_large_jpegs_are_decoded_at_a_part_of_their_size(tmp_path: Path) -> None:
+    rows, columns = np.mgrid[:600, :900]
+    photo = np.stack([rows % 256, columns % 256, (rows + columns) % 256], axis=2).astype(np.uint8)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.fromarray(photo).resize((900, 600)).save(tmp_path / "x.jpg", quality=95, exif=exif)
+    split = Split(("x.jpg",), np.zeros(1), (tmp_path / "x.jpg",))
+    image, aspect = split.open_scaled(0, 60)
+    assert image.size == (150, 225)  # upright; a quarter is more than twice 60
+    assert aspect == pytest.approx(600 / 900)
+    assert split.open_scaled(0, 400)[0].size == (600, 900)
+    recipe = Recipe("squash", 60, 60, "bicubic")
+    difference = recipe.read(split, 0)[0].astype(float) - recipe.pixels(split.open(0))
+    assert 0 < abs(difference).mean() < 3
+    exact = evaluation_recipe(Preprocessing(60, 70))
+    assert np.array_equal(exact.read(split, 0)[0], exact.pixels(split.open(0)))
 
 
 def test_of_two_that_start_at_once_one_builds(files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
