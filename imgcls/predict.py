@@ -1,17 +1,24 @@
 """`python -m imgcls.predict run=DIR PICTURES…`: classify images with a finished run.
 
-usage: python -m imgcls.predict run=DIR [top_k=5] [format=table|jsonl] [engine=auto|onnx|torch] PICTURES…
-       python -m imgcls.predict endpoint=URL-or-SageMaker-name [top_k=5] [format=table|jsonl] PICTURES…
+usage: python -m imgcls.predict run=DIR [top_k=5] [format=table|jsonl] [engine=auto|onnx|torch] [output=FILE] PICTURES…
+       python -m imgcls.predict endpoint=URL-or-SageMaker-name [top_k=5] [format=table|jsonl] [output=FILE] PICTURES…
 
 PICTURES are files or folders (all images in them). An image that cannot be read is named on stderr, the others are
 classified, and the exit code is 1. `endpoint=` uses a server of `imgcls.serve`, or a SageMaker endpoint. `engine=auto`
 is ONNX Runtime where it is installed and the run has a `model.onnx`, else torch.
+
+`output=FILE` writes a JSON line per image to FILE instead, with an `error` for one that cannot be read. If the command
+is killed, run it again: it continues after the last line.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
+import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,21 +28,26 @@ from imgcls.data.sources import picture_name
 from imgcls.errors import UserError
 from imgcls.portable.engines import ENGINES
 from imgcls.system.checks import choice, whole
+from imgcls.system.files import explain_os_errors, take_lock
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from imgcls.serve.client import Client
 
 BATCH = 32
+BATCHES_AHEAD = 4  # decoded before they are needed
 OPTIONS = {
     "run": Option(),
     "endpoint": Option(),
     "top_k": Option(5, whole(1), int),
     "format": Option("table", choice("table", "jsonl")),
     "engine": Option("auto", choice(*ENGINES)),
+    "output": Option(),
 }
 
 Classes = list[tuple[str, float]]
-Answers = Iterator[tuple[Path, Classes | str]]
+Answers = Iterator[tuple[str, Classes | str]]
 """Files with their likeliest classes, or the reason why there are none."""
 
 
@@ -49,23 +61,75 @@ def predict(arguments: Sequence[str]) -> None:
         )
     if not paths:
         raise UserError("Give image files or folders: python -m imgcls.predict run=DIR PICTURES…")
-    files = list(picture_files(paths))
-    if options["endpoint"] is not None:
-        from imgcls.serve.client import Client
+    files = [str(file) for file in picture_files(paths)]
 
-        answers = _ask(Client(options["endpoint"]), files, options["top_k"])
+    def classify(left: Sequence[str]) -> Answers:
+        if options["endpoint"] is not None:
+            from imgcls.serve.client import Client
+
+            return _ask(Client(options["endpoint"]), left, options["top_k"])
+        return _compute(options["run"], options["engine"], left, options["top_k"])
+
+    if options["output"] is not None:
+        key = [options["run"] and model_state(options["run"]), options["endpoint"], options["engine"], options["top_k"]]
+        unreadable = _write(Path(options["output"]).expanduser(), key, files, classify)
     else:
-        answers = _compute(options["run"], options["engine"], files, options["top_k"])
-    show = _as_json if options["format"] == "jsonl" else _as_row(max((len(str(file)) for file in files), default=0))
+        unreadable = _print(files, classify(files), options["format"])
+    if unreadable:
+        raise UnreadableError(f"{unreadable} of {len(files)} images could not be read.")
+
+
+def _print(files: Sequence[str], answers: Answers, form: str) -> int:
+    """Print the answers, those without classes on stderr; return how many these are."""
+    show = _as_json if form == "jsonl" else _as_row(max(map(len, files), default=0))
     unreadable = 0
     for file, answer in answers:
         if isinstance(answer, str):
             unreadable += 1
-            print(f"{picture_name(str(file))}: {answer}", file=sys.stderr)
+            print(f"{picture_name(file)}: {answer}", file=sys.stderr)
         else:
             print(show(file, answer))
-    if unreadable:
-        raise UnreadableError(f"{unreadable} of {len(files)} images could not be read.")
+    return unreadable
+
+
+def _write(
+    output: Path, key: Sequence[object], files: Sequence[str], classify: Callable[[Sequence[str]], Answers]
+) -> int:
+    """Write a line per image, after those that a killed command with the same `key` and `files` has written.
+
+    Return how many images could not be read. The lines are in a file beside `output` until all are there.
+    """
+    content = hashlib.blake2b(json.dumps([*key, files]).encode("utf-8", "surrogateescape"), digest_size=6)
+    partial = output.with_name(f".{output.name}.{content.hexdigest()}.partial")
+    with explain_os_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("a+b") as file:
+            if not take_lock(file, wait=False):
+                raise UserError(f"{output} is being written by another process.")
+            file.seek(0)
+            done = unreadable = end = 0
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # of a kill
+                done, end, unreadable = done + 1, end + len(line), unreadable + ("error" in json.loads(line))
+            file.truncate(end)
+            if done:
+                print(f"{done:,} of {len(files):,} images are done already.", file=sys.stderr)
+            for place, answer in classify(files[done:]) if done < len(files) else ():
+                unreadable += isinstance(answer, str)
+                file.write(f"{_as_json(place, answer)}\n".encode())
+                file.flush()
+            os.fsync(file.fileno())
+        partial.replace(output)
+    return unreadable
+
+
+def model_state(run: str) -> list[object]:
+    """What changes when the run of this folder has another model."""
+    from imgcls.runs.run import load
+
+    status = (load(run).model_folder / "model.json").stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 class UnreadableError(UserError):
@@ -74,34 +138,63 @@ class UnreadableError(UserError):
     exit_code = 1
 
 
-def _compute(run: str, engine: str, files: Sequence[Path], top_k: int) -> Answers:
-    """Classify with the run's model here, a batch at a time."""
+def _compute(run: str, engine: str, files: Sequence[str], top_k: int) -> Answers:
+    """Classify with the run's model here, a batch at a time, while threads decode the next ones."""
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    import numpy as np
+
     from imgcls import portable
     from imgcls.pictures import BadPicture, open_picture
+    from imgcls.portable.model import top_classes
     from imgcls.runs.run import load
+    from imgcls.system.machine import available_cores
 
     model = portable.load(load(run).model_folder, engine, device=None)
-    for start in range(0, len(files), BATCH):
-        answers: dict[Path, Classes | str] = {}
-        pictures = {}
-        for file in files[start : start + BATCH]:
-            try:
-                pictures[file] = open_picture(file)
-            except BadPicture as error:
-                answers[file] = str(error)
-        answers |= zip(pictures, model.top(list(pictures.values()), top_k), strict=True)
-        yield from ((file, answers[file]) for file in files[start : start + BATCH])
+
+    def read(file: str) -> np.ndarray | str:
+        try:
+            return model.preprocessing.pixels(open_picture(file))
+        except BadPicture as error:
+            return str(error)
+
+    starts = iter(range(0, len(files), BATCH))
+    with ThreadPoolExecutor(available_cores(), thread_name_prefix="imgcls-predict") as pool:
+        pending: deque[tuple[Sequence[str], list[Future[np.ndarray | str]]]] = deque()
+
+        def submit(batches: int) -> None:
+            for start in itertools.islice(starts, batches):
+                batch = files[start : start + BATCH]
+                pending.append((batch, [pool.submit(read, file) for file in batch]))
+
+        try:
+            submit(BATCHES_AHEAD)
+            while pending:
+                batch, futures = pending.popleft()
+                pixels = [future.result() for future in futures]
+                submit(1)
+                readable = [image for image in pixels if not isinstance(image, str)]
+                answers: list[Classes] = []
+                if readable:
+                    probabilities = model.probabilities(np.stack(readable))
+                    for row, best in zip(probabilities, top_classes(probabilities, top_k), strict=True):
+                        answers.append([(model.class_names[index], float(row[index])) for index in best])
+                classes = iter(answers)
+                for file, image in zip(batch, pixels, strict=True):
+                    yield file, image if isinstance(image, str) else next(classes)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _ask(client: Client, files: Sequence[Path], top_k: int) -> Answers:
+def _ask(client: Client, files: Sequence[str], top_k: int) -> Answers:
     """Classify with the endpoint; an error that is not about an image ends the command."""
     from concurrent.futures import ThreadPoolExecutor
 
     from imgcls.serve.client import EndpointError
 
-    def predict_one(file: Path) -> Classes | str:
+    def predict_one(file: str) -> Classes | str:
         try:
-            return client.predict_one(file, top_k)
+            return client.predict_one(Path(file), top_k)
         except EndpointError as error:
             if error.status not in (400, 413, 415):
                 raise
@@ -111,14 +204,18 @@ def _ask(client: Client, files: Sequence[Path], top_k: int) -> Answers:
         yield from zip(files, pool.map(predict_one, files), strict=True)
 
 
-def _as_json(file: Path, answer: Classes) -> str:
-    classes = [{"class": name, "probability": round(value, 6)} for name, value in answer]
-    return json.dumps({"file": picture_name(str(file)), "classes": classes}, ensure_ascii=False)
+def _as_json(file: str, answer: Classes | str) -> str:
+    content: dict[str, object] = {"file": picture_name(file)}
+    if isinstance(answer, str):
+        content["error"] = answer
+    else:
+        content["classes"] = [{"class": name, "probability": round(value, 6)} for name, value in answer]
+    return json.dumps(content, ensure_ascii=False)
 
 
-def _as_row(width: int) -> Callable[[Path, Classes], str]:
-    def show(file: Path, answer: Classes) -> str:
-        return f"{picture_name(str(file)):{width}}  " + "  ".join(f"{name} {value:.1%}" for name, value in answer)
+def _as_row(width: int) -> Callable[[str, Classes], str]:
+    def show(file: str, answer: Classes) -> str:
+        return f"{picture_name(file):{width}}  " + "  ".join(f"{name} {value:.1%}" for name, value in answer)
 
     return show
 

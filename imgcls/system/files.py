@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from imgcls.errors import UserError
 from imgcls.system.machine import free_inodes
@@ -80,7 +80,7 @@ def flush_folder(folder: Path) -> None:
                 os.fsync(written.fileno())
 
 
-def take_lock(file: IO[str], *, wait: bool) -> bool:
+def take_lock(file: IO[Any], *, wait: bool) -> bool:
     """Lock an open file against other processes until it is closed; False where another one has it and `wait` is not.
 
     Where the file system knows no locks (some network mounts), or the platform has none, nothing is locked.

@@ -1,0 +1,115 @@
+"""`output=FILE` is whole or absent, and resumes after a kill to the same lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imgcls import portable
+from imgcls import predict as module
+from imgcls.cli import guarded
+from imgcls.models.backbones import create_network
+from imgcls.predict import predict
+from imgcls.preprocessing import Preprocessing
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path / "run"
+    network = create_network("test_resnet", 3).eval()
+    portable.export(
+        network,
+        preprocessing=Preprocessing(16, 16),
+        class_names=["a", "b", "c"],
+        metrics={},
+        folder=folder / "model",
+        onnx=False,
+        pixels=None,
+    )
+    (folder / "status.json").write_text(json.dumps({"state": "finished", "reason": None}))
+    (folder / "config.yaml").write_text("seed: 0\n")
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Eleven images, the sixth of them damaged, in batches of two."""
+    monkeypatch.setattr(module, "BATCH", 2)
+    folder, dice = tmp_path / "photos", np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(11):
+        Image.fromarray(dice.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(folder / f"{number:02}.png")
+    (folder / "05.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return folder
+
+
+def test_a_killed_command_continues_to_the_same_lines(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"run={run}", "engine=torch", str(photos)]
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    assert guarded(lambda: predict([*words, f"output={whole}"])) == 1
+    lines = [json.loads(line) for line in whole.read_text().splitlines()]
+    assert [Path(line["file"]).name for line in lines] == [f"{number:02}.png" for number in range(11)]
+    assert "error" in lines[5]
+    assert [len(line["classes"]) for line in lines if "classes" in line] == [3] * 10
+    assert "1 of 11 images could not be read" in capsys.readouterr().err
+
+    probabilities, calls = portable.PortableModel.probabilities, []
+
+    def dying(model: portable.PortableModel, pixels: np.ndarray) -> np.ndarray:
+        calls.append(len(pixels))
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return probabilities(model, pixels)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(portable.PortableModel, "probabilities", dying)
+        assert guarded(lambda: predict([*words, f"output={killed}"])) == 130
+    assert not killed.exists()
+    (partial,) = tmp_path.glob(".killed.jsonl.*.partial")
+    assert len(partial.read_text().splitlines()) == 8
+    with partial.open("a") as file:
+        file.write('{"file": "half a li')
+    opened: list[str] = []
+    original = Image.open
+    monkeypatch.setattr(Image, "open", lambda file, *more, **options: (opened.append(str(file)), original(file, *more, **options))[1])  # fmt: skip # noqa: E501
+    assert guarded(lambda: predict([*words, f"output={killed}"])) == 1
+    assert killed.read_text() == whole.read_text()
+    assert len(opened) == 3, "only the images that are left are decoded"
+    assert not list(tmp_path.glob(".*partial"))
+    assert "8 of 11 images are done already" in capsys.readouterr().err
+
+
+def test_other_images_or_options_do_not_continue_a_killed_command(run: Path, photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    keys = set()
+    for words in (["top_k=2"], ["top_k=3"], ["top_k=3", str(photos / "00.png")]):
+
+        def dying(*_: object) -> object:
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(module, "_compute", dying)
+            assert guarded(lambda words=words: predict([f"run={run}", f"output={output}", str(photos), *words])) == 130
+        keys |= {file.name for file in tmp_path.glob(".out.jsonl.*.partial")}
+    assert len(keys) == 3
+
+
+def test_what_is_printed_is_what_the_model_answers(run: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: predict([f"run={run}", "engine=torch", "format=jsonl", "top_k=1", str(photos)])) == 1
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    model = portable.load(run / "model", "torch")
+    expected = [model.top([photos / Path(line["file"]).name], 1)[0][0] for line in lines]
+    assert len(lines) == 10
+    for line, (name, value) in zip(lines, expected, strict=True):
+        assert line["classes"][0]["class"] == name
+        assert line["classes"][0]["probability"] == pytest.approx(value, abs=1e-5)
+    assert "05.png" in printed.err
