@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -74,6 +75,12 @@ class Record:
             return None
         peak = max(self.rates, default=0.0)
         return next((step for step, rate in enumerate(self.rates) if rate >= peak / 2), 0)
+
+    @property
+    def guess_loss(self) -> float:
+        """The loss of guessing each class as often as it is drawn, its entropy; 0 if the classes are not known."""
+        total = sum(self.class_counts)
+        return -sum(count / total * math.log(count / total) for count in self.class_counts if count)
 
     @property
     def settled(self) -> bool:

@@ -64,13 +64,17 @@ class ExplodingTensor(Rule):
         return self._issue(sentence, datapoints, steps, names)
 
 
+FAR_BELOW = 0.7
+
+
 @dataclass(frozen=True)
 class PoorWeightInitialization(Rule):
     """In the first `steps` observed steps the loss is flat, and either the variances of layers' inputs differ by more
     than a factor of `threshold`, or the gradients spread over less than `distribution_range`.
 
     SageMaker fires on each of the three alone. Residual networks that train well have such variances and gradients, so
-    here the loss must be flat as well, still be flat after the learning rate's warm-up, and stay so.
+    here the loss must be flat as well, still be flat after the learning rate's warm-up, and stay so. A loss far below
+    that of a guess shows that the weights are good from the start, as those of a solved head.
     """
 
     threshold: float = 10.0
@@ -85,7 +89,10 @@ class PoorWeightInitialization(Rule):
         if len(losses) < self.patience * 2 or not early or not record.settled:
             return self._healthy(len(early))
         before, after = fmean(losses[: self.patience]), fmean(losses[-self.patience :])
-        if min(after, fmean(record.losses[-2 * self.patience :])) < before * 0.999:
+        if (
+            before < FAR_BELOW * record.guess_loss
+            or min(after, fmean(record.losses[-2 * self.patience :])) < before * 0.999
+        ):
             return self._healthy(len(early))
         for observation in early:
             variances = [value for value in observation.input_variance.values() if math.isfinite(value)]
@@ -146,7 +153,7 @@ class SaturatedActivation(Rule):
 
 @dataclass(frozen=True)
 class UnchangedTensor(Rule):
-    """A trained layer does not change over `num_steps` observed steps in which its learning rate is not zero."""
+    """A trained layer does not change over `num_steps` observed steps after the warm-up, with a rate above zero."""
 
     num_steps: int = 3
     rtol: float = 1e-5
@@ -158,6 +165,8 @@ class UnchangedTensor(Rule):
             """How far the change of each layer exceeds the tolerance of numpy's allclose."""
             if observation.step < len(record.rates) and record.rates[observation.step] <= 0:
                 return {}  # the end of a schedule
+            if record.warm_up is None or observation.step < record.warm_up:
+                return {}  # steps are still tiny on purpose
             sizes = {layer: observation.weight_size.get(layer, 0.0) for layer in observation.update_ratio}
             return {
                 layer: ratio * sizes[layer] - (self.atol + self.rtol * sizes[layer])

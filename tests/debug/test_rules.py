@@ -270,6 +270,28 @@ def test_rules_wait_for_the_warm_up(name: str) -> None:
     assert status(200, 0, falling=0.01) == NO_ISSUES
 
 
+def test_good_weights_from_the_start_are_not_called_poor() -> None:
+    early = Observation(0, 0, 0.2, input_variance={"a": 1.0, "b": 100.0})
+
+    def status(loss: float) -> str:
+        record = Record((early,), (loss,) * 200, (0.1,) * 200, class_counts=(20, 20, 20, 20))
+        return RULES["PoorWeightInitialization"].check(record).status
+
+    assert status(1.4) == ISSUES, "the loss of a guess is 1.39"
+    assert status(0.2) == NO_ISSUES
+
+
+def test_tiny_steps_of_a_warm_up_are_no_unchanged_layers() -> None:
+    still = tuple(Observation(step, 0, 1.0, update_ratio={"a": 1e-6}, weight_size={"a": 1.0}) for step in range(5))
+    rising = tuple(0.01 * (step + 1) for step in range(60))
+
+    def status(rates: tuple[float, ...]) -> str:
+        return RULES["UnchangedTensor"].check(Record(still, (1.0,) * len(rates), rates)).status
+
+    assert status(rising[:5]) == status(rising + (0.6,) * 60) == NO_ISSUES
+    assert status((0.1,) * 60) == ISSUES
+
+
 def test_shares_of_channels_come_from_quantiles() -> None:
     quantiles = torch.quantile(torch.cat([torch.zeros(60), torch.ones(40)]), torch.linspace(0, 1, 21)).tolist()
     assert share_below(quantiles, 0.01) == pytest.approx(0.6, abs=0.05)
