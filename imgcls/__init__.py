@@ -1,21 +1,23 @@
 """imgcls: fine-tune image classifiers, and know what every run did.
 
 >>> import imgcls
->>> cfg = imgcls.compose(["model=resnet18", "data=digits", "run_dir=runs/first"])
->>> run = imgcls.fit(cfg)  # doctest: +SKIP
+>>> run = imgcls.fit("data=digits model=resnet18")  # doctest: +SKIP
 >>> run.metrics["test/accuracy"]  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Run", "UserError", "compose", "fit", "load", "search"]
+__all__ = ["Client", "Run", "UserError", "compose", "evaluate", "export", "fit", "load", "search"]
 
 if TYPE_CHECKING:
     from imgcls.config.composition import compose
     from imgcls.errors import UserError
+    from imgcls.evaluate import evaluate
+    from imgcls.export import export
     from imgcls.launch import launch as fit
     from imgcls.runs.run import Run, load
     from imgcls.serve.client import Client
@@ -34,9 +36,9 @@ _WHERE = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import imgcls` stays instant."""
+    if name in ("evaluate", "export"):  # these modules are callable
+        return import_module(f"imgcls.{name}")
     if name not in _WHERE:
         raise AttributeError(f"module 'imgcls' has no attribute {name!r}")
-    from importlib import import_module
-
     module, attribute = _WHERE[name]
     return getattr(import_module(module), attribute)

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from imgcls import __version__
@@ -156,3 +157,12 @@ def read_options(
     if others is not None and len(rest) > others:
         raise UserError(f"Unexpected argument {rest[others]!r}. --help shows the usage.")
     return values, passed_on, rest
+
+
+def make_callable(module: str, function: Callable[..., Any]) -> None:
+    """Let the module of a command be called as its `function`: `imgcls.evaluate(run)`."""
+
+    class Command(ModuleType):
+        __call__ = staticmethod(function)
+
+    sys.modules[module].__class__ = Command

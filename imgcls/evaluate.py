@@ -19,11 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, announce, boolean, guarded, read_options
+from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_options
 from imgcls.errors import UserError
 from imgcls.models.choices import VIEWS
 from imgcls.runs.provenance import read_configuration
-from imgcls.runs.run import checkpoint_file
+from imgcls.runs.run import checkpoint_file, run_in
 from imgcls.system.checks import check_value, choice, flag
 from imgcls.system.files import atomic_write_text
 from imgcls.system.logs import log_to_terminal
@@ -46,7 +46,7 @@ OPTIONS = {
 
 
 def evaluate(
-    run: Run,
+    run: Run | str | Path,
     split: str = "test",
     checkpoint: str = "best",
     overrides: Sequence[str] = (),
@@ -57,7 +57,7 @@ def evaluate(
     """Loss and metrics of `run` on a split of its own or another data set, as means over images.
 
     Args:
-        run: a run with a checkpoint.
+        run: a run with a checkpoint, or its folder.
         split: 'test', 'val', 'train' (the training images without augmentation), or 'all' images of these three.
         checkpoint: 'best', 'last', or the path of a checkpoint of this run.
         overrides: `data=…` and `data.…=…`, for another data set.
@@ -71,7 +71,7 @@ def evaluate(
 
 
 def measure(
-    run: Run,
+    run: Run | str | Path,
     split: str = "test",
     checkpoint: str = "best",
     overrides: Sequence[str] = (),
@@ -81,6 +81,7 @@ def measure(
 ) -> tuple[dict[str, float], Outputs]:
     """What `evaluate` returns, and the model's outputs for each image, in the order of the split."""
     check_value("split", split, choice(*SPLITS))
+    run = run_in(run)
     cfg = _configuration(run, split, overrides, trust)
     if views is not None:
         check_value("views", views, choice(*VIEWS))
@@ -144,6 +145,8 @@ def _command(arguments: Sequence[str]) -> None:
     if options["output"]:
         atomic_write_text(Path(options["output"]).expanduser(), json.dumps(measured, indent=2) + "\n")
 
+
+make_callable(__name__, evaluate)
 
 if __name__ == "__main__":
     main()

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, announce, boolean, guarded, read_options
+from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_options
 from imgcls.errors import UserError
 from imgcls.system.checks import choice, flag
 from imgcls.system.extras import check_onnx
@@ -37,12 +37,17 @@ OPTIONS = {
 
 
 def export(
-    run: Run, checkpoint: str = "best", *, onnx: bool = True, overrides: Sequence[str] = (), trust: bool = False
+    run: Run | str | Path,
+    checkpoint: str = "best",
+    *,
+    onnx: bool = True,
+    overrides: Sequence[str] = (),
+    trust: bool = False,
 ) -> dict[str, Parity]:
     """Write the portable model of `run` from a checkpoint.
 
     Args:
-        run: a run with a checkpoint.
+        run: a run with a checkpoint, or its folder.
         checkpoint: 'best', 'last', or the path of a checkpoint of this run.
         onnx: also write `model.onnx`, where the extra `onnx` is installed.
         overrides: `data.…=…`, where the data set has moved.
@@ -56,8 +61,9 @@ def export(
     """
     from imgcls.config.trust import restore_configuration
     from imgcls.runs.provenance import read_configuration
-    from imgcls.runs.run import checkpoint_file
+    from imgcls.runs.run import checkpoint_file, run_in
 
+    run = run_in(run)
     if any(override.startswith("data=") for override in overrides):
         raise UserError("An export is checked on the run's own data set. Use data.root=DIR where it has moved.")
     cfg = restore_configuration(read_configuration(run.folder), overrides, trust=trust)
@@ -106,6 +112,8 @@ def main() -> None:
     """Run the command line."""
     sys.exit(guarded(lambda: _command(sys.argv[1:])))
 
+
+make_callable(__name__, export)
 
 if __name__ == "__main__":
     main()

@@ -1,14 +1,18 @@
 """`python -m imgcls.predict run=DIR PICTURES…`: classify images with a finished run.
 
-usage: python -m imgcls.predict run=DIR [top_k=5] [format=table|jsonl] [engine=auto|onnx|torch] [output=FILE] PICTURES…
-       python -m imgcls.predict endpoint=URL-or-SageMaker-name [top_k=5] [format=table|jsonl] [output=FILE] PICTURES…
+usage: python -m imgcls.predict run=DIR [top_k=5] [format=table|csv|jsonl] [engine=auto|onnx|torch] [output=FILE]
+                                [views=one|flip|flip_shift] PICTURES…
+       python -m imgcls.predict endpoint=URL-or-SageMaker-name [top_k=5] [format=table|csv|jsonl] [output=FILE]
+                                PICTURES…
 
 PICTURES are files or folders (all images in them). An image that cannot be read is named on stderr, the others are
 classified, and the exit code is 1. `endpoint=` uses a server of `imgcls.serve`, or a SageMaker endpoint. `engine=auto`
-is ONNX Runtime where it is installed and the run has a `model.onnx`, else torch.
+is ONNX Runtime where it is installed and the run has a `model.onnx`, else torch. `views` selects the views of each
+image whose logits are averaged, see model.views; it needs torch.
 
 `output=FILE` writes a JSON line per image to FILE instead, with an `error` for one that cannot be read. If the command
-is killed, run it again: it continues after the last line.
+is killed, run it again: it continues after the last line. FILE.csv, or format=csv, is a table for a spreadsheet, with
+the columns file, class, probability, and those of the next classes; they are empty for an image that cannot be read.
 """
 
 from __future__ import annotations
@@ -26,9 +30,11 @@ from typing import TYPE_CHECKING
 from imgcls.cli import Option, guarded, read_options
 from imgcls.data.sources import picture_name
 from imgcls.errors import UserError
+from imgcls.models.choices import VIEWS
 from imgcls.portable.engines import ENGINES
 from imgcls.system.checks import choice, whole
-from imgcls.system.files import explain_os_errors, take_lock
+from imgcls.system.files import atomic_write_text, explain_os_errors, take_lock
+from imgcls.system.tables import table_as_csv
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,9 +47,10 @@ OPTIONS = {
     "run": Option(),
     "endpoint": Option(),
     "top_k": Option(5, whole(1), int),
-    "format": Option("table", choice("table", "jsonl")),
+    "format": Option(None, choice("table", "csv", "jsonl")),
     "engine": Option("auto", choice(*ENGINES)),
     "output": Option(),
+    "views": Option(None, choice(*VIEWS)),
 }
 
 Classes = list[tuple[str, float]]
@@ -61,6 +68,8 @@ def predict(arguments: Sequence[str]) -> None:
         )
     if not paths:
         raise UserError("Give image files or folders: python -m imgcls.predict run=DIR PICTURES…")
+    if options["views"] is not None and options["endpoint"] is not None:
+        raise UserError("views= is for run=DIR: an endpoint's model has views of its own.")
     files = [str(file) for file in picture_files(paths)]
 
     def classify(left: Sequence[str]) -> Answers:
@@ -68,36 +77,48 @@ def predict(arguments: Sequence[str]) -> None:
             from imgcls.serve.client import Client
 
             return _ask(Client(options["endpoint"]), left, options["top_k"])
-        return _compute(options["run"], options["engine"], left, options["top_k"])
+        return _compute(options["run"], options["engine"], options["views"], left, options["top_k"])
 
     if options["output"] is not None:
+        output = Path(options["output"]).expanduser()
         key = [options["run"] and model_state(options["run"]), options["endpoint"], options["engine"], options["top_k"]]
-        unreadable = _write(Path(options["output"]).expanduser(), key, files, classify)
+        key += [options["views"]] if options["views"] is not None else []
+        as_table = "csv" in (options["format"], output.suffix.lower().removeprefix("."))
+        unreadable = _write(output, key, files, classify, as_table=as_table and options["format"] != "jsonl")
     else:
-        unreadable = _print(files, classify(files), options["format"])
+        unreadable = _print(files, classify(files), options["format"] or "table")
     if unreadable:
         raise UnreadableError(f"{unreadable} of {len(files)} images could not be read.")
 
 
 def _print(files: Sequence[str], answers: Answers, form: str) -> int:
     """Print the answers, those without classes on stderr; return how many these are."""
-    show = _as_json if form == "jsonl" else _as_row(max(map(len, files), default=0))
-    unreadable = 0
+    show = {"jsonl": _as_json, "csv": _as_csv}.get(form, _as_row(max(map(len, files), default=0)))
+    unreadable = shown = 0
     for file, answer in answers:
         if isinstance(answer, str):
             unreadable += 1
             print(f"{picture_name(file)}: {answer}", file=sys.stderr)
         else:
+            if form == "csv" and not shown:
+                print(_csv_header(len(answer)))
+            shown += 1
             print(show(file, answer))
     return unreadable
 
 
 def _write(
-    output: Path, key: Sequence[object], files: Sequence[str], classify: Callable[[Sequence[str]], Answers]
+    output: Path,
+    key: Sequence[object],
+    files: Sequence[str],
+    classify: Callable[[Sequence[str]], Answers],
+    *,
+    as_table: bool,
 ) -> int:
-    """Write a line per image, after those that a killed command with the same `key` and `files` has written.
+    """Write a JSON line per image, or a row `as_table`, after those that a killed command has written.
 
-    Return how many images could not be read. The lines are in a file beside `output` until all are there.
+    That command had the same `key` and `files`. Return how many images could not be read. The lines are in a file
+    beside `output` until all are there.
     """
     content = hashlib.blake2b(json.dumps([*key, files]).encode("utf-8", "surrogateescape"), digest_size=6)
     partial = output.with_name(f".{output.name}.{content.hexdigest()}.partial")
@@ -120,8 +141,23 @@ def _write(
                 file.write(f"{_as_json(place, answer)}\n".encode())
                 file.flush()
             os.fsync(file.fileno())
-        partial.replace(output)
+        if as_table:
+            atomic_write_text(output, _table_of(partial))
+            partial.unlink()
+        else:
+            partial.replace(output)
     return unreadable
+
+
+def _table_of(lines: Path) -> str:
+    """The answers in a file of JSON lines as CSV."""
+    rows = []
+    with lines.open(encoding="utf-8") as file:
+        for content in map(json.loads, file):
+            classes = [(each["class"], each["probability"]) for each in content.get("classes", [])]
+            rows.append((len(classes), _as_csv(content["file"], classes)))
+    width = max((count for count, _ in rows), default=1)
+    return "".join(f"{row}\n" for row in [_csv_header(width), *(row for _, row in rows)])
 
 
 def model_state(run: str) -> list[object]:
@@ -138,7 +174,7 @@ class UnreadableError(UserError):
     exit_code = 1
 
 
-def _compute(run: str, engine: str, files: Sequence[str], top_k: int) -> Answers:
+def _compute(run: str, engine: str, views: str | None, files: Sequence[str], top_k: int) -> Answers:
     """Classify with the run's model here, a batch at a time, while threads decode the next ones."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -150,7 +186,7 @@ def _compute(run: str, engine: str, files: Sequence[str], top_k: int) -> Answers
     from imgcls.runs.run import load
     from imgcls.system.machine import available_cores
 
-    model = portable.load(load(run).model_folder, engine, device=None)
+    model = portable.load(load(run).model_folder, engine, device=None, views=views)
 
     def read(file: str) -> np.ndarray | str:
         try:
@@ -211,6 +247,19 @@ def _as_json(file: str, answer: Classes | str) -> str:
     else:
         content["classes"] = [{"class": name, "probability": round(value, 6)} for name, value in answer]
     return json.dumps(content, ensure_ascii=False)
+
+
+def _as_csv(file: str, answer: Classes) -> str:
+    return _csv_line([picture_name(file), *(cell for name, value in answer for cell in (name, round(value, 6)))])
+
+
+def _csv_header(count: int) -> str:
+    later = [f"{name}_{place}" for place in range(2, count + 1) for name in ("class", "probability")]
+    return _csv_line(["file", "class", "probability", *later])
+
+
+def _csv_line(cells: Sequence[object]) -> str:
+    return table_as_csv([cells]).removesuffix("\n")
 
 
 def _as_row(width: int) -> Callable[[str, Classes], str]:

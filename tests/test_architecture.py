@@ -18,6 +18,7 @@ ORDER = [
 DOORS = {
     # Where a run's own methods open what is made from it: lazily, and named one by one.
     ("imgcls.runs.run", "imgcls.report.page"),
+    ("imgcls.runs.run", "imgcls.report.figures"),
     ("imgcls.runs.run", "imgcls.portable"),
 }
 

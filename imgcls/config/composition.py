@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,29 @@ from imgcls.config import starts
 from imgcls.config.explain import compose_unchecked, explain, unknown_option
 from imgcls.config.groups import config_dir, unknown_options
 from imgcls.config.options import check_options
-from imgcls.config.overrides import expand
+from imgcls.config.overrides import Options, as_overrides, expand
 
 
-def compose(overrides: Sequence[str] = (), config_name: str = "train") -> DictConfig:
+def compose(overrides: Options = (), config_name: str = "train", **options: Any) -> DictConfig:
     """Compose and check the configuration that `python -m imgcls.train` would run with these `overrides`.
 
     >>> cfg = compose(["model=resnet50", "optim.lr=1e-3"])
     >>> cfg.model.name, cfg.optim.lr
     ('resnet50', 0.001)
+    >>> cfg == compose("model=resnet50 optim.lr=1e-3") == compose(model="resnet50", optim={"lr": 1e-3})
+    True
 
-    A file of overrides (a run's `overrides.yaml`, a search's `best.yaml`) is replaced by its content.
+    Args:
+        overrides: a list of overrides, one text, or a dictionary of options. A file of overrides (a run's
+            `overrides.yaml`, a search's `best.yaml`) in a list is replaced by its content.
+        config_name: the file in `conf/` to start from.
+        **options: further options by name.
 
-    Raises UserError for an unknown group, option or value, with the nearest valid names.
+    Raises:
+        UserError: an unknown group, option or value, with the nearest valid names.
     """
     register_resolvers()
-    overrides = expand(overrides)
+    overrides = expand(as_overrides(overrides, options))
     try:
         cfg = compose_unchecked(overrides, config_name)
     except (HydraException, OmegaConfBaseException) as error:

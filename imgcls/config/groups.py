@@ -44,6 +44,18 @@ def unknown_options(values: Mapping[str, Any]) -> Iterator[str]:
     return unknown(values, "")
 
 
+def is_option(name: str) -> bool:
+    """Whether the dotted `name` is an option of a file in `conf/`."""
+    return name in _all_options(config_dir())
+
+
+def is_open(name: str) -> bool:
+    """Whether the dotted `name` is below an option that takes any names, such as `callbacks`."""
+    known = _all_options(config_dir())
+    places = [name[:place] for place, sign in enumerate(name) if sign == "."]
+    return any(place in known and not any(each.startswith(f"{place}.") for each in known) for place in places)
+
+
 def _all_options(folder: Path) -> frozenset[str]:
     """The dotted names of all options in the files of `folder`, and of the mappings they are in."""
     stamps = tuple((file, file.stat().st_mtime_ns) for file in sorted(folder.rglob("*.yaml")))

@@ -315,6 +315,7 @@ OPTIONS: dict[str, Check] = {
     "search.tuning.patience": whole(3, none=True),
     "search.tuning.converge": flag,
     "search.tuning.max_runtime": whole(120, 15768000, none=True),
+    "trainer.fast_dev_run": either(flag, whole(1)),
     "trainer.max_epochs": whole(-1),
     "trainer.accelerator": choice("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": devices,

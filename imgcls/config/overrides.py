@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from imgcls.config.choices import TABLE_SUFFIXES
-from imgcls.config.groups import config_dir
+from imgcls.config.groups import config_dir, is_open, is_option
 from imgcls.errors import UserError
 
 SUFFIXES = (".yaml", ".yml")
@@ -24,6 +26,7 @@ def expand(arguments: Sequence[str]) -> list[str]:
       arguments win over it. What could run code in it is refused without the argument `trust=true`.
     - `data=DIR`, or `data.root=DIR` without a data set, is a folder or an archive of the user's own images:
       `data=imagefolder`. A table of images, as in `data=labels.csv`, is `data=table`.
+    - `+name=value` sets an option of `conf/` too, which Hydra would only add.
     - A value that Hydra's grammar rejects, such as `data.root=~/data` or `run_dir=runs/größe (1)`, is quoted.
     """
     trust = "trust=true" in arguments
@@ -37,7 +40,7 @@ def expand(arguments: Sequence[str]) -> list[str]:
             expanded += listed
         elif argument != "trust=true":
             expanded.append(argument)
-    return [_quoted(argument) for argument in _with_own_data(expanded)]
+    return [_quoted(_forced(argument)) for argument in _with_own_data(expanded)]
 
 
 def read_overrides(file: Path) -> list[str]:
@@ -119,13 +122,23 @@ def _is_place(value: str) -> bool:
     return bool(value) and Path(value.strip("'\"")).expanduser().exists()
 
 
+def _forced(argument: str) -> str:
+    name = argument.removeprefix("+").partition("=")[0]
+    adds = argument.startswith("+") and not argument.startswith("++")
+    return f"+{argument}" if adds and "." in name and is_option(name) else argument
+
+
 def _quoted(argument: str) -> str:
     name, equals, value = argument.partition("=")
     if not equals or argument.startswith("-") or _is_readable(argument):
         return argument
-    escaped = re.sub(r'(\\*)("|$)', r"\1\1\2", value).replace('"', '\\"')  # backslashes count before a quote only
-    quoted = f'{name}="{escaped}"'
+    quoted = f"{name}={_in_quotes(value)}"
     return quoted if _is_readable(quoted) else argument
+
+
+def _in_quotes(value: str) -> str:
+    escaped = re.sub(r'(\\*)("|$)', r"\1\1\2", value).replace('"', '\\"')  # backslashes count before a quote only
+    return f'"{escaped}"'
 
 
 def _is_readable(argument: str) -> bool:
@@ -134,3 +147,46 @@ def _is_readable(argument: str) -> bool:
     except HydraException:
         return False
     return True
+
+
+Options = str | Sequence[str] | Mapping[str, Any]
+"""Overrides as one text, as a list, or as a dictionary of options, which may be nested."""
+
+
+def as_overrides(options: Options, more: Mapping[str, Any] | None = None) -> list[str]:
+    """The overrides that `options`, and `more` of them by name, stand for.
+
+    As on the command line, a `+` before a name adds an argument of a class that is not in `conf/`.
+
+    >>> as_overrides("model=resnet18 data=digits", {"optim": {"lr": 0.1, "+foreach": True}})
+    ['model=resnet18', 'data=digits', 'optim.lr=0.1', '+optim.foreach=true']
+    """
+    if isinstance(options, str):
+        overrides = shlex.split(options)
+    elif isinstance(options, Mapping):
+        overrides = list(_flatten(options))
+    else:
+        overrides = [str(option) for option in options]
+    return [*overrides, *_flatten(more or {})]
+
+
+def _flatten(options: Mapping[str, Any], place: str = "") -> Iterator[str]:
+    for name, value in options.items():
+        path = f"{place}{name}"
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{path}.")
+            continue
+        sign = "+" if "+" in path else "++" if is_open(path) else ""
+        yield f"{sign}{path.replace('+', '')}={_written(value)}"
+
+
+def _written(value: Any) -> str:
+    """`value` in the grammar of overrides."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{_written(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_written, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value)
+    return text if not isinstance(value, str | Path) or re.fullmatch(r"[\w./@-]+", text) else _in_quotes(text)

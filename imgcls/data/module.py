@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -37,6 +37,9 @@ from imgcls.preprocessing import FITS, IMAGENET_MEAN, IMAGENET_STD, PAD_COLOUR, 
 from imgcls.system.cache import cache_folder
 from imgcls.system.checks import check_value, choice
 from imgcls.system.machine import available_cores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 
@@ -265,6 +268,36 @@ class ImageDataModule(L.LightningDataModule):
         loader = self._make_loader(split, plan, training=training)
         loader.epoch = epoch or 0
         return loader
+
+    def training_examples(self, count: int, epoch: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Training images as the model sees them in `epoch`: augmented, with labels from before any mixing.
+
+        Args:
+            count: number of images, spread evenly over the split.
+            epoch: counted from 0.
+
+        Returns:
+            Pixels, uint8 (N, S, S, 3), and labels, int64 (N,).
+        """
+        self.store_of("train")  # which leaves out what cannot be read
+        split = self._need("train")
+        plan = EvaluationPlan(len(split), count)
+        plan.positions = torch.from_numpy(np.unique(np.linspace(0, len(split) - 1, count).astype(np.int64)))
+        loader: Any = self._make_loader("train", plan, training=True)
+        loader.epoch, loader.finish = epoch, self._finish_without_trainer
+        (batch,) = loader
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        pixels = (batch.images.float().cpu() * std + mean).clamp(0, 1).mul(255).round().byte()
+        return pixels.permute(0, 2, 3, 1).contiguous().numpy(), split.labels[plan.positions.numpy()]
+
+    def show_batch(self, count: int = 9, epoch: int = 0) -> Figure:
+        """`training_examples` with their class names, as a figure of matplotlib."""
+        from imgcls.data.showing import image_grid
+
+        if self.opened.source is None:
+            self.prepare_data()
+        images, labels = self.training_examples(count, epoch)
+        return image_grid(images, [self.class_names[label] for label in labels])
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment (in training) and normalise a whole batch on its device."""

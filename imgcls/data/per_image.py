@@ -27,6 +27,7 @@ from imgcls.data.sources import Split
 from imgcls.data.stores.store import Recipe
 from imgcls.errors import UserError, describe_users_error, first_line
 from imgcls.pictures import BadPicture
+from imgcls.preprocessing import sides
 
 ImageTransform = Callable[[Image.Image], Any]
 """Takes an RGB image and returns one: Pillow's, uint8 or float in 0..1, as a tensor (3, H, W) or an array (H, W, 3)."""
@@ -121,14 +122,15 @@ class _Images(Dataset[Any]):
         positions, draws, epoch = batch
         seeds = Draws.of(self.seed, epoch, draws).stream("per_image").keys.tolist()
         pixels, aspects = np.empty(self.recipe.shape(len(seeds)), np.uint8), np.ones(len(seeds), np.float32)
+        height, width = sides(self.recipe.side)
         for row, (position, seed) in enumerate(zip(positions.tolist(), seeds, strict=True)):
             try:
                 picture = self._transformed(position, seed & (2**63 - 1))
             except UserError as error:
                 return str(error)
-            aspects[row] = picture.width / picture.height
-            side = (self.recipe.side, self.recipe.side)
-            pixels[row] = np.asarray(picture) if picture.size == side else self.recipe.pixels(picture)
+            aspects[row] = picture.width / picture.height if self.recipe.fit == "crop" else width / height
+            fits = picture.size == (width, height)
+            pixels[row] = np.asarray(picture) if fits else self.recipe.pixels(picture)
         return pixels, aspects
 
     def _transformed(self, position: int, seed: int) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,6 +105,37 @@ def network_from_architecture(
 def check_pretrained(name: str) -> None:
     """Load timm's weights of `name`, which are in the hub's cache afterwards. Raises UserError where that fails."""
     _create_backbone(name, True, {"num_classes": 0})
+
+
+@torch.no_grad()
+def network_of(model: nn.Module) -> Network:
+    """The network with the layers and weights of a classifier that `timm.create_model` has made.
+
+    Raises UserError for another module, or a model made with arguments that change its layers.
+    """
+    name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    layer: Any = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
+    if name is None or not isinstance(layer, nn.Linear):
+        raise UserError(
+            f"{type(model).__name__} is no classifier of timm with a linear layer at its end. "
+            "Use imgcls.models.backbones.create_network(name, num_classes)."
+        )
+    drop_rate = float(getattr(model, "drop_rate", 0.0) or 0.0)
+    network = network_from_architecture(Architecture(name=str(name), num_classes=layer.out_features))
+    backbone: Any = copy.deepcopy(model)
+    backbone.reset_classifier(0)
+    try:
+        network.backbone.load_state_dict(backbone.state_dict())
+    except RuntimeError as error:
+        raise UserError(
+            f"This {name} has other layers than timm.create_model({str(name)!r}). "
+            "Use imgcls.models.backbones.create_network(name, num_classes, options={…})."
+        ) from error
+    last = next(module for module in reversed(list(network.head.modules())) if isinstance(module, nn.Linear))
+    last.load_state_dict(layer.state_dict())
+    if drop_rate:
+        log.warning("The dropout of this %s, %g, is left out: give it to create_network(drop_rate=…).", name, drop_rate)
+    return network
 
 
 @torch.no_grad()

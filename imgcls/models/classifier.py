@@ -31,7 +31,7 @@ class Classifier(L.LightningModule):
     compared. Metrics stay on the device until the epoch ends, and are exact with several processes.
 
     Args:
-        network: the network to train.
+        network: the network to train, or a classifier made by `timm.create_model`, whose weights are copied.
         optim: optimiser and schedule.
         class_names: in the order of the logits.
         label_smoothing, class_weights, focal_gamma: see `imgcls.models.losses`.
@@ -49,7 +49,7 @@ class Classifier(L.LightningModule):
 
     def __init__(
         self,
-        network: Network,
+        network: Network | nn.Module,
         *,
         optim: Optim | None = None,
         class_names: Sequence[str] | None = None,
@@ -67,6 +67,10 @@ class Classifier(L.LightningModule):
     ) -> None:
         super().__init__()
         check_value("model.freeze", freeze, choice(*FREEZING))
+        if not isinstance(network, Network):
+            from imgcls.models.backbones import network_of
+
+            network = network_of(network)
         count = network.architecture.num_classes
         self.network, self.optim = network, optim or AdamW()
         self.network.frozen_norms = freeze_norms

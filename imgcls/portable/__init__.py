@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from imgcls.portable.description import CARD, DESCRIPTION, FORMAT_VERSION, ONNX, WEIGHTS
 from imgcls.portable.model import PortableModel, load
 from imgcls.portable.parity import Parity, compare
+from imgcls.portable.predictions import Prediction, predict_folder
 
 if TYPE_CHECKING:
     from imgcls.portable.exporter import check, export
@@ -24,10 +25,12 @@ __all__ = [
     "WEIGHTS",
     "Parity",
     "PortableModel",
+    "Prediction",
     "check",
     "compare",
     "export",
     "load",
+    "predict_folder",
 ]
 
 

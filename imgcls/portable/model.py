@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from imgcls.errors import UserError
 from imgcls.models.architecture import Architecture
-from imgcls.pictures import open_picture
-from imgcls.portable.description import DESCRIPTION, read_description
+from imgcls.models.choices import VIEWS
+from imgcls.pictures import BadPicture, open_picture
+from imgcls.portable.description import DESCRIPTION, ONNX, read_description
 from imgcls.portable.engines import Engine, TorchEngine, create_engine
+from imgcls.portable.predictions import Prediction
 from imgcls.preprocessing import Preprocessing
+from imgcls.system.checks import check_value, choice
 
 if TYPE_CHECKING:
     import torch
@@ -58,12 +62,13 @@ class PortableModel:
             batch_size: images that go through the network together.
 
         Raises:
-            BadPicture: an image cannot be read.
+            BadPicture: an image cannot be read; it is named by its path, or its place in `pictures`.
         """
         parts = [np.empty((0, len(self.class_names)), dtype=np.float32)]
         for start in range(0, len(pictures), batch_size):
             batch = pictures[start : start + batch_size]
-            pixels = np.stack([self.preprocessing.pixels(open_picture(picture)) for picture in batch])
+            opened = [_open(picture, start + place) for place, picture in enumerate(batch)]
+            pixels = np.stack([self.preprocessing.pixels(picture) for picture in opened])
             parts.append(self.probabilities(pixels))
         return np.concatenate(parts)
 
@@ -71,13 +76,22 @@ class PortableModel:
         """float32 (N, C) for uint8 (N, S, S, 3) pixels from `preprocessing.pixels`."""
         return softmax(self.engine.scores(self.preprocessing.normalise(pixels)))
 
-    def top(self, pictures: Sequence[Any], top_k: int = 5) -> list[list[tuple[str, float]]]:
+    def top(self, pictures: Sequence[Any], top_k: int = 5) -> list[Prediction]:
         """The `top_k` most likely classes of each image, each as (name, probability)."""
         probabilities = self.predict(pictures)
+        files = [str(picture) if isinstance(picture, str | Path) else None for picture in pictures]
         return [
-            [(self.class_names[index], float(row[index])) for index in indices]
-            for row, indices in zip(probabilities, top_classes(probabilities, top_k), strict=True)
+            Prediction([(self.class_names[index], float(row[index])) for index in indices], file)
+            for row, indices, file in zip(probabilities, top_classes(probabilities, top_k), files, strict=True)
         ]
+
+
+def _open(picture: Any, place: int) -> Image.Image:
+    try:
+        return open_picture(picture)
+    except BadPicture as error:
+        name = str(picture) if isinstance(picture, str | Path) else f"image {place + 1}"
+        raise BadPicture(f"{name}: {error.reason}") from error
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -92,7 +106,12 @@ def top_classes(probabilities: np.ndarray, top_k: int) -> np.ndarray:
 
 
 def load(
-    folder: str | Path, engine: str = "torch", device: str | None = "cpu", threads: int | None = None
+    folder: str | Path,
+    engine: str = "torch",
+    device: str | None = "cpu",
+    threads: int | None = None,
+    *,
+    views: str | None = None,
 ) -> PortableModel:
     """The portable model in `folder`.
 
@@ -101,6 +120,7 @@ def load(
         engine: 'torch', 'onnx' (works without torch), or 'auto', the faster of the available ones.
         device: for torch; None: a GPU if there is one.
         threads: for ONNX Runtime; all cores if None.
+        views: of each image whose logits are averaged, see `imgcls.models.views`; needs torch. None: the model's own.
 
     Raises:
         UserError: there is no model, it is damaged, a newer imgcls wrote it, or the engine is not installed.
@@ -112,6 +132,11 @@ def load(
         named = isinstance(names, list) and all(isinstance(name, str) for name in names)
         if not named or len(names) != architecture.num_classes:
             raise ValueError(f"class_names are not {architecture.num_classes} names")
+        if views is not None and views != architecture.views:
+            check_value("views", views, choice(*VIEWS))
+            if engine == "onnx":
+                raise UserError(f"views={views}: {ONNX} computes views={architecture.views}. Use engine=torch.")
+            architecture, engine = replace(architecture, views=views), "torch"
         return PortableModel(
             description=description,
             class_names=tuple(names),

@@ -23,6 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from imgcls.report.calibration import BINS
+from imgcls.runs.confusion import Confusion
 
 BLUE, ORANGE, GREEN, GREY, INK = "#2a78c8", "#d9772b", "#3a9a5b", "#8a8f98", "#1d2329"
 COLOURS = {"training": BLUE, "validation": ORANGE, "": GREY}  # of a single run
@@ -180,6 +181,18 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Chart:
 
     side = 2.2 + 0.32 * len(names)
     return Chart("Confusion matrix: rows are true classes, columns predicted classes", (draw,), (side, side))
+
+
+def confusion_figure(confusion: Confusion) -> Figure:
+    """The confusion matrix as a figure for a notebook; of many classes only the `MAX_CLASSES` with the most errors."""
+    wrong, count = confusion.errors(), len(confusion.names)
+    errors = sum(np.bincount(part, wrong.images, count) for part in (wrong.true, wrong.predicted))
+    shown = np.sort(np.argsort(-errors, kind="stable")[:MAX_CLASSES])
+    chart = confusion_matrix(confusion.dense(shown), [confusion.names[place] for place in shown])
+    figure = Figure(figsize=chart.size, layout="constrained", dpi=DPI)
+    FigureCanvasAgg(figure)
+    chart.panels[0](figure.add_subplot())
+    return figure
 
 
 def confusion_pixels(counts: np.ndarray) -> bytes:

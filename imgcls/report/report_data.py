@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
-from imgcls.data.batch import Fate, RawBatch
 from imgcls.data.checks import inspect_few
 from imgcls.data.duplicates import find_duplicates
 from imgcls.data.module import ImageDataModule
-from imgcls.data.randomness import Draws
 from imgcls.models.classifier import Classifier
 from imgcls.report.gradcam import overlays
 from imgcls.report.selection import samples, top_losses
@@ -104,20 +101,11 @@ def _collect_thumbnails(folder: Path, datamodule: ImageDataModule) -> dict[str, 
 
 
 def _augment(datamodule: ImageDataModule) -> dict[str, Any]:
-    store, split = datamodule.store_of("train"), datamodule.source.train
-    indices = torch.from_numpy(np.unique(np.linspace(0, len(split) - 1, AUGMENTED).astype(np.int64)))
-    labels = torch.from_numpy(split.labels)[indices]
-    fate = Fate(Draws.of(datamodule.seed, 0, indices), datamodule.aspects_of("train")[indices])
-    batch = datamodule.on_after_batch_transfer(RawBatch(store.gather(indices), labels, indices, fate), 0)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (datamodule.mean, datamodule.std))
-    pixels = (batch.images.float() * std + mean).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+    images, labels = datamodule.training_examples(AUGMENTED)
     return {
         "pictures": [
-            {
-                "label": datamodule.class_names[label],
-                "image": _encode_jpeg(Image.fromarray(np.ascontiguousarray(image))),
-            }
-            for label, image in zip(labels.tolist(), pixels, strict=True)
+            {"label": datamodule.class_names[label], "image": _encode_jpeg(Image.fromarray(image))}
+            for image, label in zip(images, labels, strict=True)
         ]
     }
 

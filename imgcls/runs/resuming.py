@@ -74,7 +74,12 @@ def as_begun(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> DictCon
     cfg = cfg.copy()
     for name, value in changes:
         log.info("%s keeps the default that it began with: %s=%s.", folder, name, value)
-        OmegaConf.update(cfg, name, value, force_add=True)
+        section, _, option = name.rpartition(".")
+        if value is None and section == "data" and option not in stored["data"]:
+            OmegaConf.set_struct(cfg.data, False)
+            del cfg.data[option]  # an argument of the data module, which has a default of its own
+        else:
+            OmegaConf.update(cfg, name, value, force_add=True)
     return cfg
 
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from imgcls.aws.s3 import is_remote
 from imgcls.errors import UserError
 from imgcls.pictures import as_list
+from imgcls.runs.confusion import read_confusion
 from imgcls.runs.provenance import read_configuration
-from imgcls.runs.reading import read_history, read_metrics, read_predictions, read_status
+from imgcls.runs.reading import class_names, read_history, read_metrics, read_predictions, read_status
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from omegaconf import DictConfig
 
     from imgcls.portable import PortableModel
@@ -109,18 +111,46 @@ class Run:
         """The classes, in the order of the model's outputs."""
         return list(self.model.class_names)
 
-    def predict(self, pictures: Any, top_k: int = 5) -> list[list[tuple[str, float]]]:
-        """The `top_k` most likely classes of each image, each as (name, probability).
+    def predict(self, pictures: Any, top_k: int = 5) -> Any:
+        """The `top_k` most likely classes of each image.
 
         Args:
-            pictures: paths, bytes, Pillow images or uint8 arrays (H, W, 3); a single one, an iterable of them, or an
-                array (N, H, W, 3).
+            pictures: paths, bytes, Pillow images or uint8 arrays (H, W, 3); a single one, or a sequence of them. Or a
+                folder, for all images in it.
             top_k: number of classes, up to all of them.
 
+        Returns:
+            A list of `imgcls.portable.Prediction`, each a list of (name, probability) with `label`, `probability` and
+            `file`. For a folder a pandas DataFrame with file, class and probability, where pandas is installed.
+
         Raises:
-            BadPicture: an image cannot be decoded, or is something else, such as a tensor.
+            BadPicture: an image cannot be read; those of a folder are logged and left out.
         """
+        if isinstance(pictures, str | Path) and Path(pictures).expanduser().is_dir():
+            from imgcls.portable import predict_folder
+
+            return predict_folder(self.model, Path(pictures).expanduser(), top_k)
         return self.model.top(as_list(pictures), top_k)
+
+    def top_losses(self, count: int = 9) -> list[dict[str, Any]]:
+        """The test images with the largest losses, largest first: rows of `predictions`, with numbers as numbers."""
+        rows = sorted(self.predictions, key=lambda row: -float(row["loss"]))[:count]
+        return [
+            {name: float(value) if name in ("loss", "confidence") else value for name, value in row.items()}
+            | {"correct": row["correct"] == "1"}
+            for row in rows
+        ]
+
+    def plot_confusion(self) -> Figure:
+        """The confusion matrix of the test images, as a figure of matplotlib; of many classes those with most errors.
+
+        Raises UserError for a run without a test.
+        """
+        from imgcls.report.figures import confusion_figure
+
+        if not self.predictions:
+            raise UserError(f"{self.folder} has no confusion matrix: the run has tested no images.")
+        return confusion_figure(read_confusion(self.folder, class_names(self.folder)))
 
     def _nearby(self) -> str:
         inside = sorted(path.parent for path in self.folder.glob("*/config.yaml"))
@@ -149,6 +179,11 @@ def load(folder: str | Path) -> Run:
 
         folder = fetch_run(str(folder))
     return Run(folder)
+
+
+def run_in(run: Run | str | Path) -> Run:
+    """`run`, or the run in this folder."""
+    return run if isinstance(run, Run) else load(run)
 
 
 def print_summary(run: Run) -> None:

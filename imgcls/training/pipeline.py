@@ -117,6 +117,9 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
         "seconds": round(sum(row["seconds"] for row in history.rows), 3),
     }
+    if cfg.trainer.get("fast_dev_run"):
+        log.info("trainer.fast_dev_run: training, validation and test work; nothing is exported.")
+        return metrics
     if trainer.is_global_zero:
         results.write(folder, cfg, images, classifier, metrics)
         if cfg.report:

@@ -179,3 +179,12 @@ def test_a_compose_in_the_wrong_place_is_told_where_it_belongs(place: str, pictu
         ImageFolder(pictures, augment=compose)
     with pytest.raises(UserError, match="cannot be called"):
         Augment(per_image=[types.SimpleNamespace()])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_rectangles_keep_their_shape(fit: str, pictures: Path) -> None:
+    options: dict[str, Any] = {"image_size": [16, 32], "resize": 16, "batch_size": 8, "num_workers": 1, "fit": fit}
+    plain = ImageFolder(pictures, augment=Augment(crop=RandomResizedCrop()), **options)
+    same = ImageFolder(pictures, augment=Augment(crop=RandomResizedCrop(), per_image=[v2.Identity()]), **options)
+    for found, expected in zip(same.train_dataloader(), plain.train_dataloader(), strict=True):
+        assert torch.equal(found.images, expected.images)

@@ -418,7 +418,7 @@ def test_a_run_of_the_previous_layout_resumes(tmp_path: Path) -> None:
     folder = tmp_path / "interrupted-v1"
     stored = read_history(folder)
     overrides = yaml.safe_load((folder / "overrides.yaml").read_text())
-    run = imgcls.fit(imgcls.compose([*(text for text in overrides if "run_dir" not in text), f"run_dir={folder}"]))
+    run = imgcls.fit([*(text for text in overrides if "run_dir" not in text), f"run_dir={folder}"])
     assert [row["epoch"] for row in run.history] == [0, 1, 2, 3]
     assert run.history[:2] == stored
     assert run.status["state"] == "finished"
