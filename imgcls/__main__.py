@@ -20,6 +20,7 @@ COMMANDS = {
     "serve": "answer images over HTTP, with a page to try it",
     "deploy": "an endpoint of Amazon SageMaker, or a Lambda function",
     "jobs": "the training jobs in Amazon SageMaker",
+    "cache": "what decoded images take on the disk, and removing them",
     "doctor": "what this machine has, and what is missing",
 }
 

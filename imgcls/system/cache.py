@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from imgcls.system.files import explain_os_errors, flush_folder, take_lock
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+DESCRIPTIONS = {"stores": "store.json", "features": "features.json"}
+"""The file in each folder of a kind whose time is that of the last use, and which is locked meanwhile."""
 
 
 def cache_folder() -> Path:
@@ -34,6 +38,60 @@ def cache_folder() -> Path:
 def data_folder(class_name: str) -> Path:
     """The folder of a data set that was downloaded by the data module `class_name`."""
     return cache_folder() / "data" / class_name.lower()
+
+
+def hold(file: Path) -> IO[bytes]:
+    """Open `file`, of something that is built in the cache: while it is open, `remove` leaves that alone."""
+    opened = file.open("rb")
+    take_lock(opened, wait=False, shared=True)
+    return opened
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something in the cache that can be built again, or what a killed build has left of it."""
+
+    folder: Path
+    kind: str
+    """stores or features."""
+    nbytes: int
+    """Bytes on disk."""
+    used: float
+    """When it was used last, seconds since 1970."""
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it is incomplete."""
+        return self.folder.suffix == ".partial"
+
+
+def entries(cache: Path) -> list[Entry]:
+    """What can be removed from the cache, the least recently used first."""
+    found = []
+    for kind, description in DESCRIPTIONS.items():
+        for folder in (cache / kind).glob("*"):
+            if folder.is_dir():
+                files = [file.stat() for file in folder.rglob("*") if file.is_file()]
+                latest = folder / description
+                used = (latest if latest.is_file() else folder).stat().st_mtime
+                found.append(Entry(folder, kind, sum(file.st_blocks * 512 for file in files), used))
+    return sorted(found, key=lambda entry: (entry.used, entry.folder))
+
+
+def remove(entry: Entry) -> bool:
+    """Remove an entry; False, and it stays, while a process builds or uses it."""
+    lock = entry.folder.with_name(f".{entry.folder.stem}.lock")
+    with contextlib.ExitStack() as locks:
+        for file in (lock, entry.folder / DESCRIPTIONS[entry.kind]):
+            if file.is_file() and not take_lock(locks.enter_context(file.open("rb")), wait=False):
+                return False
+        gone = entry.folder.with_name(f"{entry.folder.stem}.partial")
+        if not entry.is_partial:  # a kill in the middle leaves what is known to be incomplete
+            shutil.rmtree(gone, ignore_errors=True)
+            entry.folder.replace(gone)
+        shutil.rmtree(gone)
+        lock.unlink(missing_ok=True)
+    return True
 
 
 @contextmanager

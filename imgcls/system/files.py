@@ -80,8 +80,10 @@ def flush_folder(folder: Path) -> None:
                 os.fsync(written.fileno())
 
 
-def take_lock(file: IO[Any], *, wait: bool) -> bool:
+def take_lock(file: IO[Any], *, wait: bool, shared: bool = False) -> bool:
     """Lock an open file against other processes until it is closed; False where another one has it and `wait` is not.
+
+    Any number may hold it `shared` at a time.
 
     Where the file system knows no locks (some network mounts), or the platform has none, nothing is locked.
     """
@@ -90,7 +92,7 @@ def take_lock(file: IO[Any], *, wait: bool) -> bool:
     except ImportError:  # Windows
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError as error:

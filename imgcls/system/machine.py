@@ -11,6 +11,9 @@ from pathlib import Path
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
+MAX_FLOOR_BYTES = 10_000_000_000
+
+
 def available_cores() -> int:
     """The number of processors that this process may use, within the limit of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -32,6 +35,12 @@ def threads_of_each(processes: int) -> str:
 def free_disk(folder: Path) -> int:
     """Bytes free on the disk where `folder` is or will be."""
     return shutil.disk_usage(nearest_existing(folder)).free
+
+
+def spare_disk(folder: Path) -> int:
+    """Bytes on the disk of `folder` that a cache may take: a twentieth of the disk, up to 10 GB, stays free."""
+    usage = shutil.disk_usage(nearest_existing(folder))
+    return max(0, usage.free - min(usage.total // 20, MAX_FLOOR_BYTES))
 
 
 def free_inodes(folder: Path) -> int | None:

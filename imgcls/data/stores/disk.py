@@ -22,7 +22,7 @@ from imgcls.data.stores.checksums import Checker, checksums
 from imgcls.data.stores.fingerprint import fingerprint
 from imgcls.data.stores.store import ArrayStore, Recipe, decode_all
 from imgcls.errors import UserError
-from imgcls.system.cache import find_or_build
+from imgcls.system.cache import find_or_build, hold
 from imgcls.system.files import atomic_path
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ def open_on_disk(folder: Path, count: int, recipe: Recipe) -> ArrayStore | None:
     """The store in `folder`; None if it is missing, incomplete or damaged."""
     try:
         description = json.loads((folder / DESCRIPTION).read_text())
+        held = hold(folder / DESCRIPTION)
         checker = Checker(folder / PIXELS, description["checksums"])
         if (folder / PIXELS).stat().st_size != recipe.nbytes(count) or not checker.is_sound():
             return None
@@ -54,7 +55,7 @@ def open_on_disk(folder: Path, count: int, recipe: Recipe) -> ArrayStore | None:
         aspects = np.load(folder / ASPECTS)
         pixels = np.memmap(folder / PIXELS, dtype=np.uint8, mode="r", shape=recipe.shape(count))
         os.utime(folder / DESCRIPTION)  # the time of last use, for those who clear the cache
-        return ArrayStore(pixels, aspects, bad, folder, checker)
+        return ArrayStore(pixels, aspects, bad, folder, checker, held)
     except Exception:  # whatever is wrong with it, it can be rebuilt
         return None
 

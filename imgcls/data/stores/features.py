@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from torch import Tensor
 from imgcls.data.stores.checksums import Checker, checksums
 from imgcls.data.stores.disk import DISK_SHARE, reserve
 from imgcls.data.stores.readahead import read_ahead
-from imgcls.system.cache import find_or_build
-from imgcls.system.machine import free_disk
+from imgcls.system.cache import find_or_build, hold
+from imgcls.system.machine import spare_disk
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +26,13 @@ FEATURES, DESCRIPTION = "features.npy", "features.json"
 
 
 class FeatureStore:
-    """Features of the images of one split, float32 (V, N, F), of V views of each image."""
+    """Features of the images of one split, float32 (V, N, F), of V views of each image.
 
-    def __init__(self, features: np.ndarray) -> None:
-        self.features = features
+    `held` is kept open as long as they are used, see `imgcls.system.cache.hold`.
+    """
+
+    def __init__(self, features: np.ndarray, held: IO[bytes] | None = None) -> None:
+        self.features, self._held = features, held
 
     def __len__(self) -> int:
         return int(self.features.shape[1])
@@ -48,6 +52,7 @@ class FeatureStore:
 def open_features(folder: Path, shape: tuple[int, int, int]) -> FeatureStore | None:
     """The features in `folder`; None if they are missing or not of this shape (V, N, F)."""
     try:
+        held = hold(folder / DESCRIPTION)
         description = json.loads((folder / DESCRIPTION).read_text())
         features = np.load(folder / FEATURES, mmap_mode="r")
         if description["shape"] != list(shape) or features.shape != shape or features.dtype != np.float32:
@@ -57,7 +62,7 @@ def open_features(folder: Path, shape: tuple[int, int, int]) -> FeatureStore | N
         os.utime(folder / DESCRIPTION)  # the time of last use, for those who clear the cache
     except Exception:  # whatever is wrong with them, they can be computed again
         return None
-    return FeatureStore(features)
+    return FeatureStore(features, held)
 
 
 def build_features(folder: Path, shape: tuple[int, int, int], parts: Iterable[np.ndarray]) -> FeatureStore:
@@ -71,7 +76,7 @@ def build_features(folder: Path, shape: tuple[int, int, int], parts: Iterable[np
     size = 4 * shape[0] * shape[1] * shape[2]
 
     def build(partial: Path) -> None:
-        if size > DISK_SHARE * free_disk(partial):
+        if size > DISK_SHARE * spare_disk(partial):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         target = np.lib.format.open_memmap(partial / FEATURES, mode="w+", dtype=np.float32, shape=shape)
         reserve(partial / FEATURES)

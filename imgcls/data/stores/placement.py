@@ -12,7 +12,7 @@ from imgcls.data.sources import Split
 from imgcls.data.stores.disk import DISK_SHARE, build_on_disk, open_on_disk, store_key
 from imgcls.data.stores.store import ArrayStore, DecodingStore, DeviceStore, Recipe, Store, decode_all
 from imgcls.errors import UserError
-from imgcls.system.machine import free_disk, free_memory
+from imgcls.system.machine import free_memory, spare_disk
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +58,15 @@ def open_store(
             if found is not None:
                 log.info("%s: %s of decoded pixels found in %s.", title, _bytes(size), folder)
                 return found
-            free, share = free_disk(cache), DISK_SHARE
+            free, share = spare_disk(cache), DISK_SHARE
         else:
             free, share = free_memory() // processes, MEMORY_SHARE
         if size > share * free:
             log.log(
                 logging.INFO if kind == "auto" else logging.WARNING,
-                "%s: decoded pixels need %s, too much for the %s of free %s.",
+                "%s: decoded pixels need %s, too much for the %s of free %s.%s",
                 *(title, _bytes(size), _bytes(free), place),
+                " imgcls cache prune frees the disk." if place == "disk" else "",
             )
             continue
         where = "in memory" if place == "memory" else f"on disk, in {folder}"

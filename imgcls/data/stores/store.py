@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import numpy as np
 import torch
@@ -161,6 +161,7 @@ class ArrayStore:
         bad: rows without an image, and why.
         folder: the folder of an array on disk.
         checker: compares the file with its checksums while it is read.
+        held: kept open as long as the store is used; see `imgcls.system.cache.hold`.
     """
 
     def __init__(
@@ -170,9 +171,10 @@ class ArrayStore:
         bad: Sequence[tuple[int, str]] = (),
         folder: Path | None = None,
         checker: Checker | None = None,
+        held: IO[bytes] | None = None,
     ) -> None:
         self.pixels, self.bad, self.folder = pixels, tuple(bad), folder
-        self._checker, self._gathered = checker, 0
+        self._checker, self._gathered, self._held = checker, 0, held
         self.rows = np.delete(np.arange(len(pixels)), [row for row, _ in self.bad])
         self.aspects = aspects[self.rows]
 

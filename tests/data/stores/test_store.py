@@ -270,7 +270,7 @@ def test_falls_back_where_space_is_short(
     expected: str,
 ) -> None:
     monkeypatch.setattr(placement, "free_memory", lambda: memory)
-    monkeypatch.setattr(placement, "free_disk", lambda _: disk)
+    monkeypatch.setattr(placement, "spare_disk", lambda _: disk)
     caplog.set_level(logging.INFO)
     store = open_store(files, CENTRE, kind, cache=tmp_path, title="train")
     place = "nothing" if isinstance(store, DecodingStore) else "disk" if store.folder else "memory"
