@@ -17,6 +17,7 @@ from imgcls import __version__
 from imgcls.errors import UserError, describe_users_error, nearest
 from imgcls.system.checks import Check, check_value
 from imgcls.system.interrupts import Interrupted
+from imgcls.system.text import printable
 
 CRASHED = 1
 
@@ -57,7 +58,7 @@ def announce(what: str) -> None:
 
 
 def _print_error(text: str, prefix: str = "imgcls: error: ") -> None:
-    print(f"{prefix}{text}", file=sys.stderr)
+    print(f"{prefix}{printable(text)}", file=sys.stderr)
 
 
 @dataclass(frozen=True)

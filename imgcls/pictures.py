@@ -6,6 +6,7 @@ Needs only Pillow and numpy.
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -43,6 +44,7 @@ STRIP_PIXELS = 1 << 20
 SCALED_SIDES = 2  # Pillow's own thumbnails leave as much
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
+ICON_SIGNATURE = b"\0\0\x01\0"
 AVIF_BRANDS = (b"avif", b"avis")
 SIGNATURES = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a"),
@@ -52,7 +54,12 @@ PngImagePlugin.MAX_TEXT_CHUNK = 1 << 24  # bytes; sound files have comments and 
 
 # The checks report these files in one list; Pillow's warnings would land in the middle of a progress bar.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", "(Corrupt EXIF data|Truncated File Read|Metadata Warning)", UserWarning, r"PIL\.")
+warnings.filterwarnings(
+    "ignore",
+    "(Corrupt EXIF data|Truncated File Read|Metadata Warning|Image was not the expected size)",
+    UserWarning,
+    r"PIL\.",
+)
 
 
 class BadPicture(ValueError):  # noqa: N818 (it is the image that is bad)
@@ -127,6 +134,7 @@ def _decode(source: Source, max_pixels: int, side: int = 0) -> tuple[Image.Image
         expected = "a path, bytes, a Pillow image or a uint8 numpy array (height, width, 3)"
         raise BadPicture(f"of type {type(source).__name__}, not {expected}")
     try:
+        _check_icon(file, max_pixels)
         with Image.open(file, formats=_formats()) as image:
             width, height = image.size
             if side and image.format == "JPEG" and width * height <= max_pixels:
@@ -209,6 +217,27 @@ def _load(image: Image.Image, max_pixels: int, is_ours: bool = False) -> Image.I
         raise
     except Exception as error:
         raise BadPicture(_phrase(error)) from error
+
+
+def _check_icon(file: io.BytesIO | str, max_pixels: int) -> None:
+    """Refuse an ICO file with an image of more than `max_pixels`: Pillow decodes it when it is opened.
+
+    The sizes are those in the images' own headers; the directory of the file can state less.
+    """
+    opened = io.BytesIO(file.getbuffer()) if isinstance(file, io.BytesIO) else Path(file).open("rb")  # noqa: SIM115
+    with opened:
+        if opened.read(4) != ICON_SIGNATURE:
+            return
+        (count,) = struct.unpack("<H", opened.read(2))
+        offsets = [struct.unpack("<12xI", opened.read(16))[0] for _ in range(count)]
+        for offset in offsets:
+            opened.seek(offset)
+            head = opened.read(24)
+            is_png = head.startswith(b"\x89PNG")
+            width, height = struct.unpack(">2I", head[16:24]) if is_png else struct.unpack("<2i", head[4:12])
+            height = height if is_png else abs(height) // 2  # the mask follows
+            if width * height > max_pixels:
+                raise HugePicture(f"{width}x{height}, more than {max_pixels:,} pixels")
 
 
 def _orientation(image: Image.Image) -> int:

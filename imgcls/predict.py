@@ -35,6 +35,7 @@ from imgcls.portable.engines import ENGINES
 from imgcls.system.checks import choice, whole
 from imgcls.system.files import atomic_write_text, explain_os_errors, take_lock
 from imgcls.system.tables import table_as_csv
+from imgcls.system.text import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,12 +99,12 @@ def _print(files: Sequence[str], answers: Answers, form: str) -> int:
     for file, answer in answers:
         if isinstance(answer, str):
             unreadable += 1
-            print(f"{picture_name(file)}: {answer}", file=sys.stderr)
+            print(printable(f"{picture_name(file)}: {answer}"), file=sys.stderr)
         else:
             if form == "csv" and not shown:
                 print(_csv_header(len(answer)))
             shown += 1
-            print(show(file, answer))
+            print(printable(show(file, answer)))
     return unreadable
 
 
@@ -282,7 +283,7 @@ def picture_files(paths: Iterable[str]) -> Iterator[Path]:
             if not inside:
                 raise UserError(f"{name}: no images in this folder. {hint}".rstrip())
             if hint:
-                print(f"{name}: {hint}", file=sys.stderr)
+                print(printable(f"{name}: {hint}"), file=sys.stderr)
             yield from (path / place for place in inside)
         elif path.exists():
             yield path

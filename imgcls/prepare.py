@@ -21,6 +21,7 @@ import numpy as np
 from imgcls.cli import Option, announce, boolean, guarded, read_options
 from imgcls.system.checks import flag
 from imgcls.system.files import atomic_write_text
+from imgcls.system.text import printable
 
 if TYPE_CHECKING:
     from imgcls.data.duplicates import Duplicate
@@ -113,7 +114,7 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
 
 def table(preparation: Preparation) -> str:
     """`preparation` as text for a terminal."""
-    return "\n".join([*_counts(preparation), "", *_properties(preparation), *_lists(preparation)])
+    return printable("\n".join([*_counts(preparation), "", *_properties(preparation), *_lists(preparation)]))
 
 
 def _counts(preparation: Preparation) -> Iterator[str]:

@@ -6,8 +6,6 @@ import contextlib
 import io
 import pickle
 import random
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +13,10 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin, features
 
-from imgcls.pictures import ORIENTATION, BadPicture, as_list, decode, open_picture
+from imgcls.pictures import ORIENTATION, BadPicture, HugePicture, as_list, decode, open_picture
+from tests.inputs.images import bomb, encoded, grey_tiff, icon, noise
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
-
-
-def noise(width: int = 24, height: int = 16) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "TIFF", "PPM", "JPEG", "WEBP", "AVIF", "JPEG2000", "ICO", "MPO"])
@@ -167,24 +156,6 @@ def test_sixteen_bits() -> None:
     assert np.asarray(open_picture(Image.fromarray(np.ones((1, 1), dtype=np.int32)))).max() == 1
 
 
-def grey_tiff(data: bytes, bits: int, photometric: int = 1, order: str = "<") -> bytes:
-    """An uncompressed grey TIFF of 4x4 px."""
-    tags = [
-        (256, 4),
-        (257, 4),
-        (258, bits),
-        (259, 1),
-        (262, photometric),
-        (273, 8),
-        (277, 1),
-        (278, 4),
-        (279, len(data)),
-    ]
-    content = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(data)) + data
-    content += struct.pack(f"{order}H", len(tags))
-    return content + b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags) + bytes(4)
-
-
 @pytest.mark.parametrize("order", "<>")
 def test_dark_sixteen_bits_stay_dark(order: str) -> None:
     """A TIFF in either byte order whose values would all fit in eight bits."""
@@ -272,14 +243,24 @@ def test_bad_files(tmp_path: Path) -> None:
 
 
 def test_decompression_bomb() -> None:
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     for side in (10_000, 60_000):  # above our limit, and above the one at which Pillow itself refuses
-        header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-        bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
         with pytest.raises(BadPicture, match="more than 89,478,485 pixels"):
-            open_picture(bomb)
+            open_picture(bomb(side))
+
+
+def test_an_icon_is_as_large_as_the_image_in_it() -> None:
+    content = icon(encoded(noise(300, 200), "PNG"))
+    assert open_picture(content).size == (300, 200)
+    with pytest.raises(HugePicture, match="300x200, more than"):
+        open_picture(content, 50_000)
+    small = encoded(noise(64, 64), "ICO", sizes=[(64, 64)], bitmap_format="bmp")
+    assert open_picture(small, 64 * 64).size == (64, 64)
+
+
+def test_an_icon_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("it is decoded when it is opened"))
+    with pytest.raises(HugePicture, match="20000x20000, more than 89,478,485 pixels"):
+        open_picture(icon(bomb(20_000)))
 
 
 def test_postscript_starts_no_program() -> None:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imgcls.data.folders import pictures_in
 from imgcls.errors import UserError
-from imgcls.pictures import PICTURE_SUFFIXES
+from imgcls.pictures import PICTURE_SUFFIXES, has_picture_signature
 from imgcls.runs.provenance import read_configuration
 from imgcls.runs.reading import read_predictions
 
@@ -45,8 +46,8 @@ def find_samples(run: Path, pictures: str | None, most: int, limit: int) -> Samp
     """
     if pictures is not None:
         folder = Path(pictures).expanduser()
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES)
-        found = _read(files, folder, str(folder), most, limit)
+        files = [folder / name for name in pictures_in(folder)] if folder.is_dir() else []
+        found = _read([file for file in files if file.is_file()], folder, str(folder), most, limit)
         if not found.total:
             raise UserError(f"pictures={pictures}: there are no images in this folder.")
     else:
@@ -61,14 +62,19 @@ def find_samples(run: Path, pictures: str | None, most: int, limit: int) -> Samp
 
 
 def _test_images(run: Path, most: int, limit: int) -> Samples:
-    """From the test images listed in `predictions.csv`, if the data set is an existing local folder."""
+    """From the test images listed in `predictions.csv`, if the data set is an existing local folder.
+
+    The run may be somebody else's: only images are read, by their names and first bytes, and only below the folder.
+    """
     config = read_configuration(run) if (run / "config.yaml").is_file() else {}
     address, predictions = (config.get("data") or {}).get("root"), read_predictions(run)
     root = Path(str(address)).expanduser() if address is not None and "://" not in str(address) else None
     if root is None or not predictions:
         return Samples((), "")
-    files = [root / row["file"] for row in predictions]
-    return _read([file for file in files if file.is_file()], root, f"the test set in {root}", most, limit)
+    names = [Path(row["file"]) for row in predictions]
+    below = [root / name for name in names if not name.is_absolute() and ".." not in name.parts]
+    files = [file for file in below if file.suffix.lower() in PICTURE_SUFFIXES and has_picture_signature(file)]
+    return _read(files, root, f"the test set in {root}", most, limit)
 
 
 def _read(files: Sequence[Path], root: Path, origin: str, most: int, limit: int) -> Samples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,12 +11,14 @@ import numpy as np
 
 from imgcls.errors import UserError, first_line
 from imgcls.models.architecture import Architecture
-from imgcls.portable.description import ONNX, WEIGHTS
+from imgcls.portable.description import DESCRIPTION, ONNX, WEIGHTS
 from imgcls.system.checks import check_value, choice
 from imgcls.system.extras import check_installed
 from imgcls.system.machine import available_cores
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from imgcls.models.network import Network
 
 ENGINES = ("auto", "onnx", "torch")
@@ -113,15 +116,33 @@ def read_network(folder: Path, architecture: Architecture, device: str | None = 
     from imgcls.portable.weights import read_weights
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    network = network_from_architecture(architecture)
+    state = read_weights(folder / WEIGHTS)
     try:
-        network.load_state_dict(read_weights(folder / WEIGHTS))
-    except RuntimeError as error:
-        raise UserError(f"{folder / WEIGHTS} does not fit: {first_line(error)}") from error
+        _check_sizes(architecture, state)
+        network = network_from_architecture(architecture)
+        network.load_state_dict(state)
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise UserError(f"{folder / WEIGHTS} does not fit {DESCRIPTION}: {first_line(error)}") from error
     try:
         return network.eval().to(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={device}: {first_line(error)}") from error
+
+
+def _check_sizes(architecture: Architecture, state: Mapping[str, Tensor]) -> None:
+    """Raise RuntimeError if the network has other sizes than its weights, before memory for it is taken."""
+    import torch
+
+    from imgcls.models.backbones import network_from_architecture
+
+    try:
+        with torch.device("meta"):
+            sizes = {name: value.shape for name, value in network_from_architecture(architecture).state_dict().items()}
+    except (NotImplementedError, RuntimeError):  # some of timm's networks compute with their first weights
+        return
+    for name, size in sizes.items():
+        if name in state and state[name].shape != size:
+            raise RuntimeError(f"{name} has {tuple(state[name].shape)}, not {tuple(size)}")
 
 
 def _has_gpu() -> bool:

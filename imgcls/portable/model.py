@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from imgcls.errors import UserError
+from imgcls.errors import UserError, first_line
 from imgcls.models.architecture import Architecture
 from imgcls.models.choices import VIEWS
 from imgcls.pictures import BadPicture, open_picture
@@ -144,4 +144,4 @@ def load(
             engine=create_engine(folder, architecture, engine, device, threads),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / DESCRIPTION} is damaged: {error}.") from error
+        raise UserError(f"{folder / DESCRIPTION} is damaged: {first_line(error)}.") from error

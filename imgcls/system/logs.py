@@ -9,13 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from imgcls.system.files import explain_os_errors
+from imgcls.system.text import printable
+
+
+class _TerminalFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 @contextlib.contextmanager
 def log_to_terminal() -> Iterator[None]:
     """Send imgcls's messages to stderr, a line each, and silence Lightning and Python's warnings."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_TerminalFormatter("%(message)s"))
     handlers: dict[str, list[logging.Handler]] = {"imgcls": [handler]}
     handlers |= {name: [logging.NullHandler()] for name in ("lightning.pytorch", "lightning.fabric", "py.warnings")}
     with replace_handlers(handlers):
@@ -53,7 +59,7 @@ def log_to_file(file: Path, *, terminal: bool = True) -> Iterator[None]:
         to_file = _QuietFileHandler(file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     to_terminal = logging.StreamHandler(sys.stderr)
-    to_terminal.setFormatter(logging.Formatter("%(message)s"))
+    to_terminal.setFormatter(_TerminalFormatter("%(message)s"))
     handlers: dict[str, list[logging.Handler]] = {
         "imgcls": [to_file, *([to_terminal] if terminal else [])],
         "lightning": [to_file],

@@ -21,6 +21,7 @@ from imgcls.data.cifar10 import Cifar10
 from imgcls.data.download import ATTEMPTS, download, unpack
 from imgcls.errors import UserError
 from imgcls.system import unpacking
+from tests.inputs.archives import write_tar
 
 CONTENT = os.urandom(300_000)
 MD5, SHA256 = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest()
@@ -206,14 +207,6 @@ def test_invalid_addresses_are_refused(url: str, tmp_path: Path, waits: list[flo
     with pytest.raises(UserError, match="cannot be reached"):
         download(url, tmp_path / "file", wait=waits.append)
     assert waits == []
-
-
-def write_tar(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
-    with tarfile.open(path, "w:gz") as tar:
-        for member, content in members:
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path
 
 
 def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -160,6 +161,19 @@ def test_loads_without_lightning_and_hydra(exported: Path) -> None:
 def test_a_description_with_other_values_is_damaged(exported: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="damaged"):
         portable.load(copy_with(exported, tmp_path / "m", **changes))
+
+
+@pytest.mark.parametrize("hidden", [[10**7, 10**7], [10**30], [9]])
+def test_sizes_that_the_weights_do_not_have_take_no_memory(exported: Path, tmp_path: Path, hidden: list[int]) -> None:
+    shutil.copytree(exported, tmp_path / "model")
+    description = json.loads((tmp_path / "model" / "model.json").read_text())
+    description["architecture"]["head"]["hidden"] = hidden
+    (tmp_path / "model" / "model.json").write_text(json.dumps(description))
+    with pytest.raises(
+        UserError, match=r"(model\.safetensors does not fit model\.json|model\.json is damaged)"
+    ) as error:
+        portable.load(tmp_path / "model")
+    assert "\n" not in str(error.value)
 
 
 def test_a_description_can_name_no_checkpoint(exported: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import io
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -27,12 +26,6 @@ SIDE = 32
 def picture(seed: int = 0, width: int = 48, height: int = 40) -> Image.Image:
     small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,10 @@ from imgcls.pictures import ORIENTATION, BadPicture
 from imgcls.portable import PortableModel
 from imgcls.predict import UnreadableError, predict
 from imgcls.serve.client import Client, EndpointError
-from tests.serve.conftest import NAMES, Server, encoded, picture
+from tests.inputs.images import encoded
+from tests.serve.conftest import NAMES, Server, picture
 
-PNG = encoded(picture())
+PNG = encoded(picture(), "PNG")
 
 
 def test_the_client_answers_like_a_run(server: Server, model: PortableModel, tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ def test_predict_sends_to_an_endpoint(
     server: Server, model: PortableModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in range(3):
-        (tmp_path / f"{seed}.png").write_bytes(encoded(picture(seed)))
+        (tmp_path / f"{seed}.png").write_bytes(encoded(picture(seed), "PNG"))
     (tmp_path / "bad.jpg").write_bytes(b"hello")
     with pytest.raises(UnreadableError, match="1 of 4"):
         predict([f"endpoint={server.url}", "format=jsonl", "top_k=2", str(tmp_path)])

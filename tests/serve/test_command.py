@@ -17,9 +17,10 @@ import pytest
 
 from imgcls.errors import UserError
 from imgcls.serve.__main__ import _listen, serve
-from tests.serve.conftest import encoded, picture
+from tests.inputs.images import encoded
+from tests.serve.conftest import picture
 
-PNG = encoded(picture())
+PNG = encoded(picture(), "PNG")
 
 
 @contextmanager

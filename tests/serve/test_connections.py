@@ -12,12 +12,13 @@ import pytest
 
 from imgcls.portable import PortableModel
 from imgcls.serve.service import Limits
-from tests.serve.conftest import Server, encoded, picture, serving
+from tests.inputs.images import encoded
+from tests.serve.conftest import Server, picture, serving
 from tests.serve.test_service import wait_until
 
 pytest.importorskip("fastapi")
 
-PNG = encoded(picture())
+PNG = encoded(picture(), "PNG")
 SLOW_BODY = b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\na"
 PING = b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n"
 

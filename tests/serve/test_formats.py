@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from imgcls.portable import PortableModel
-from tests.serve.conftest import NAMES, SIDE, Server, encoded, picture, serving
+from tests.inputs.images import encoded
+from tests.serve.conftest import NAMES, SIDE, Server, picture, serving
 
-PNG = encoded(picture())
+PNG = encoded(picture(), "PNG")
 TEXT = base64.b64encode(PNG)
 BOUNDARY = "a-boundary"
 LOSSLESS = io.BytesIO()
@@ -150,7 +151,7 @@ def test_lines_are_answered_line_by_line_in_order(server: Server, model: Portabl
 
 
 def test_a_form_with_several_files(server: Server) -> None:
-    body = form(*((f'name="file{seed}"; filename="{seed}.png"', encoded(picture(seed))) for seed in range(3)))
+    body = form(*((f'name="file{seed}"; filename="{seed}.png"', encoded(picture(seed), "PNG")) for seed in range(3)))
     answer = server.post(body, f"multipart/form-data; boundary={BOUNDARY}")
     assert len(answer.json["predictions"]) == 3
 

@@ -21,9 +21,10 @@ from imgcls.export import _command
 from imgcls.portable import PortableModel
 from imgcls.serve.archive import write_archive
 from imgcls.serve.container import toolkit_handle
-from tests.serve.conftest import NAMES, encoded, picture
+from tests.inputs.images import encoded
+from tests.serve.conftest import NAMES, picture
 
-PNG = encoded(picture())
+PNG = encoded(picture(), "PNG")
 
 
 class Reply(NamedTuple):

@@ -14,11 +14,12 @@ import pytest
 
 from imgcls.serve import lambda_function
 from imgcls.serve.lambda_function import lambda_handler
-from tests.serve.conftest import encoded, picture
+from tests.inputs.images import encoded
+from tests.serve.conftest import picture
 
 exceptions = pytest.importorskip("botocore.exceptions")
 
-PNG = encoded(picture())
+PNG = encoded(picture(), "PNG")
 TEXT = base64.b64encode(PNG).decode()
 CLASSES = json.dumps({"predictions": [{"classes": [{"class": "Eule", "index": 2, "probability": 0.9}]}]})
 

@@ -11,6 +11,7 @@ from PIL import Image, features
 
 from imgcls.pictures import ORIENTATION
 from imgcls.serve.predictor import MAX_LARGE_BYTES, MAX_PIXELS
+from tests.inputs.images import icon
 
 SIDE = 6300
 PROGRAM = r"""
@@ -47,6 +48,8 @@ KINDS: dict[str, tuple[str, str, dict[str, object]]] = {
     "WebP": ("WEBP", "RGBA", {"method": 0}),
     "JPEG 2000": ("JPEG2000", "RGBA", {}),
     "AVIF": ("AVIF", "RGB", {"speed": 10}),
+    "HEIC": ("HEIF", "RGBA", {"quality": 50}),
+    "icon": ("PNG", "RGBA", {}),
 }
 
 
@@ -56,6 +59,8 @@ def test_the_largest_image_takes_no_more_than_the_docs_say(name: str, tmp_path: 
     kind, mode, options = KINDS[name]
     if kind == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow reads no AVIF")
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
     assert MAX_PIXELS * 0.99 < SIDE * SIDE <= MAX_PIXELS
     side = int(SIDE / 2**0.5) if kind == "JPEG2000" else SIDE
     if kind == "JPEG":
@@ -64,6 +69,8 @@ def test_the_largest_image_takes_no_more_than_the_docs_say(name: str, tmp_path: 
         options = {**options, "exif": exif}
     path = tmp_path / "large"
     Image.new(mode, (side, side)).save(path, kind, **options)
+    if name == "icon":
+        path.write_bytes(icon(path.read_bytes()))
     measured = subprocess.run([sys.executable, "-c", PROGRAM, str(path)], capture_output=True, text=True, check=True)
     size = int(measured.stdout)
     assert 4 * side * side < size < MAX_LARGE_BYTES

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from imgcls.portable import PortableModel
+from tests.inputs.images import encoded
 from tests.serve import chromium
-from tests.serve.conftest import Server, encoded, picture
+from tests.serve.conftest import Server, picture
 
 pytestmark = pytest.mark.skipif(chromium.executable() is None, reason="no Chromium is installed")
 
@@ -27,7 +28,7 @@ def page(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[c
 
 def save_image(folder: Path, seed: int) -> Path:
     file = folder / f"{seed}.png"
-    file.write_bytes(encoded(picture(seed, 320, 200)))
+    file.write_bytes(encoded(picture(seed, 320, 200), "PNG"))
     return file
 
 

@@ -9,7 +9,6 @@ import random
 import socket
 import struct
 import tracemalloc
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,9 +16,10 @@ import pytest
 
 from imgcls.serve.payloads import MAX_BODY_BYTES, Encoded, parse
 from imgcls.serve.refusals import Refusal
-from tests.serve.conftest import SIDE, Answer, Server, encoded, picture
+from tests.inputs.images import bomb, encoded
+from tests.serve.conftest import SIDE, Answer, Server, picture
 
-PNG = encoded(picture())
+PNG = encoded(picture(), "PNG")
 JPEG = encoded(picture(0, 64, 64), "JPEG")
 
 
@@ -27,16 +27,6 @@ def npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
-
-
-def bomb(side: int) -> bytes:
-    """A PNG of a hundred bytes whose header declares side x side pixels."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def npy_header(shape: str, kind: str = "<f4") -> bytes:

@@ -22,9 +22,10 @@ from imgcls.serve.payloads import Encoded
 from imgcls.serve.predictor import LargeImage, Predictor
 from imgcls.serve.refusals import Refusal
 from imgcls.serve.service import Limits
-from tests.serve.conftest import Server, encoded, picture, serving
+from tests.inputs.images import encoded
+from tests.serve.conftest import Server, picture, serving
 
-PNG = encoded(picture())
+PNG = encoded(picture(), "PNG")
 
 
 class GatedEngine:
@@ -70,7 +71,7 @@ def test_waiting_requests_go_through_the_model_together(model: PortableModel) ->
     with gated(model) as (server, engine), ThreadPoolExecutor(9) as clients:
         first = clients.submit(server.post, PNG)
         assert engine.entered.wait(20)
-        others = [clients.submit(server.post, encoded(picture(seed))) for seed in range(8)]
+        others = [clients.submit(server.post, encoded(picture(seed), "PNG")) for seed in range(8)]
         wait_until(lambda: server.service.batcher.waiting == 8)
         engine.gate.set()
         answers = [future.result() for future in (first, *others)]
@@ -140,7 +141,7 @@ def test_large_images_are_decoded_one_at_a_time_and_small_ones_do_not_wait(
         large = [clients.submit(server.post, PNG) for _ in range(6)]
         wait_until(lock.locked)
         wait_until(lambda: server.service._requests == 6)
-        assert server.post(encoded(picture(0, 8, 8))).status == 200
+        assert server.post(encoded(picture(0, 8, 8), "PNG")).status == 200
         assert not entered
         gate.set()
         assert [answer.result().status for answer in large] == [200] * 6
@@ -148,7 +149,7 @@ def test_large_images_are_decoded_one_at_a_time_and_small_ones_do_not_wait(
     predictor = Predictor(model)
     with pytest.raises(LargeImage):
         predictor.image(Encoded(PNG), 100)
-    assert len(predictor.images([Encoded(encoded(picture(0, 2001, 2000)))] * 3)) == 3
+    assert len(predictor.images([Encoded(encoded(picture(0, 2001, 2000), "PNG"))] * 3)) == 3
 
 
 def test_concurrent_fetches_are_bounded(model: PortableModel) -> None:

@@ -16,9 +16,10 @@ import pytest
 from imgcls.portable import PortableModel
 from imgcls.serve.refusals import Refusal
 from imgcls.serve.urls import Fetcher, is_public, resolve
-from tests.serve.conftest import encoded, picture, serving
+from tests.inputs.images import encoded
+from tests.serve.conftest import picture, serving
 
-PNG = encoded(picture())
+PNG = encoded(picture(), "PNG")
 PUBLIC = "93.184.216.34"
 
 
