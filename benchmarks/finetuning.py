@@ -43,10 +43,10 @@ def pictures(folder: Path) -> list[Path]:
 
 
 def link(root: Path, split: str, name: str, files: Iterable[Path]) -> None:
-    """Symbolic links root/split/name/file."""
+    """Symbolic links root/split/name/file; no folder without files."""
     folder = root / split / name
-    folder.mkdir(parents=True, exist_ok=True)
     for file in files:
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / file.name).symlink_to(file.resolve())
 
 
@@ -166,7 +166,7 @@ def run_tutorial(row: Row, root: Path, weights: Path, folder: Path) -> Row:
     training = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *ends])
     testing = v2.Compose([v2.Resize(round(size / 0.875)), v2.CenterCrop(size), *ends])
     sets = {
-        split: datasets.ImageFolder(root / split, training if split == "train" else testing, allow_empty=True)
+        split: datasets.ImageFolder(root / split, training if split == "train" else testing)
         for split in ("train", "val", "test")
     }
     network = timm.create_model(row["model"], num_classes=len(sets["train"].classes))
@@ -178,9 +178,10 @@ def run_tutorial(row: Row, root: Path, weights: Path, folder: Path) -> Row:
     def evaluate(split: str) -> float:
         network.eval()
         right = 0
+        places = torch.tensor([sets["train"].class_to_idx[name] for name in sets[split].classes])
         with torch.inference_mode():
             for images, labels in DataLoader(sets[split], BATCH):
-                right += int((network(images).argmax(1) == labels).sum())
+                right += int((network(images).argmax(1) == places[labels]).sum())
         return right / len(sets[split])
 
     best, best_state = -1.0, network.state_dict()

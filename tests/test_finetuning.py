@@ -63,3 +63,4 @@ def test_the_splits_have_no_image_in_common(finetuning: Any, tmp_path: Path) -> 
         files = [[file.resolve() for file in (root / split).rglob("*.png")] for split in ("train", "val", "test")]
         assert [len(part) for part in files] == counts
         assert len({file for part in files for file in part}) == sum(counts)
+        assert all(any(folder.iterdir()) for folder in root.glob("*/*"))
