@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from timm.models import group_parameters
+from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from imgcls.errors import UserError
+from imgcls.errors import UserError, first_line, nearest
 from imgcls.models.lookahead import Lookahead
 from imgcls.models.network import Network
 from imgcls.models.schedules import SCHEDULES, Schedule
@@ -183,6 +184,32 @@ def _custom_schedule(
             "Use a class of torch.optim.lr_scheduler other than ReduceLROnPlateau, or a function that returns one."
         )
     return schedule
+
+
+@dataclass
+class Timm(Optim):
+    """One of timm's optimisers.
+
+    Args:
+        name: any of `timm.optim.list_optimizers()`.
+        options: further arguments of the optimiser.
+    """
+
+    name: str = "nadamw"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name.lower() not in list_optimizers():
+            close = nearest(self.name, map(str, list_optimizers()))
+            raise UserError(f"optim.name={self.name}: timm has no such optimiser. {close}")
+
+    def optimizer(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
+        try:
+            return create_optimizer_v2(groups, opt=self.name, lr=self.lr, **self.options)
+        except (TypeError, ValueError, AssertionError) as error:
+            options = dict(self.options)
+            raise UserError(f"timm cannot build optim.name={self.name} with {options}: {first_line(error)}") from error
 
 
 def _supports_fused(groups: list[dict[str, Any]], fused: bool) -> bool | None:

@@ -10,7 +10,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from imgcls.errors import UserError
-from imgcls.models.optim import SGD, Adam, AdamW, Optim
+from imgcls.models.optim import SGD, Adam, AdamW, Optim, Timm
 from imgcls.models.schedules import Schedule
 
 from .helpers import network
@@ -188,3 +188,30 @@ def test_a_scheduler_of_torch_or_ones_own_follows_the_steps() -> None:
     for wrong in (ReduceLROnPlateau, lambda optimizer: None):
         with pytest.raises(UserError, match="not a scheduler that follows"):
             rates_of(wrong)
+
+
+@pytest.mark.parametrize("name", ["nadamw", "lion", "adan"])
+def test_timm_s_optimisers_take_the_rates_of_the_groups_and_fit(name: str) -> None:
+    torch.manual_seed(0)
+    net = network("test_resnet")
+    optimizer, schedule = Timm(lr=1e-3, weight_decay=0.1, name=name, backbone_lr_scale=0.5).build(net, 100, 10)
+    assert {(group["initial_lr"], group["weight_decay"]) for group in optimizer.param_groups} == {
+        *((5e-4, 0.1), (5e-4, 0.0), (1e-3, 0.1), (1e-3, 0.0))
+    }
+    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 3
+    losses = []
+    for _ in range(12):
+        loss = torch.nn.functional.cross_entropy(net(images), labels)
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_name_or_an_option_that_timm_does_not_have_is_one_line() -> None:
+    with pytest.raises(UserError, match="nadamw"):
+        Timm(name="nadamww")
+    with pytest.raises(UserError, match="momentun"):
+        Timm(name="lion", options={"momentun": 0.9}).build(network("test_resnet"), 10, 1)
