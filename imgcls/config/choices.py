@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 SAMPLERS = ("shuffle", "balanced")
-STORE_KINDS = ("auto", "memory", "disk", "device", "none")
+STORE_KINDS = ("auto", "memory", "disk", "device", "jpeg", "none")
 NORMALIZATIONS = ("pretrained", "imagenet", "dataset")
 ON_BAD = ("skip", "error")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

@@ -294,6 +294,7 @@ OPTIONS: dict[str, Check] = {
     "data.weight_column": one_name,
     "data.test_fraction": number(0, 0.99),
     "data.store": choice(*STORE_KINDS),
+    "data.jpeg_quality": whole(1, 100),
     "data.normalization": either(choice(*NORMALIZATIONS), mean_and_std),
     "data.augment.per_image": list_of("transforms: [{_target_: package.Class}]", is_custom),
     "data.on_bad": choice(*ON_BAD),

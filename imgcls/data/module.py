@@ -35,7 +35,7 @@ from imgcls.data.stores.store import Recipe, Store, evaluation_recipe, training_
 from imgcls.errors import UserError, nearest
 from imgcls.preprocessing import FITS, IMAGENET_MEAN, IMAGENET_STD, PAD_COLOUR, Preprocessing, Size, as_size, sides
 from imgcls.system.cache import cache_folder
-from imgcls.system.checks import check_value, choice
+from imgcls.system.checks import check_value, choice, whole
 from imgcls.system.machine import available_cores
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ class ImageDataModule(L.LightningDataModule):
         group: a regular expression on the names of the images: those in which its first parentheses match the same text
             are never cut into two splits.
         seed: decides the split, the order and the augmentation.
-        store: where decoded pixels are kept: `memory`, `disk`, `device`, `none`, or `auto`.
+        store: where decoded pixels are kept: `memory`, `disk`, `device`, `none`, or `auto`; or `jpeg`, compressed on
+            disk.
+        jpeg_quality: of a compressed store, 1 to 100.
         augment: augmentation of the training images; None: as in evaluation.
         normalization: `pretrained` (`pretrained_statistics`, or ImageNet's if there are none), `imagenet`,
             `dataset` (computed from the training images), or [means, stds] of pixels in 0..1.
@@ -99,6 +101,7 @@ class ImageDataModule(L.LightningDataModule):
         group: str | None = None,
         seed: int = 0,
         store: str = "auto",
+        jpeg_quality: int = 90,
         augment: Augment | None = None,
         normalization: str | Statistics = "pretrained",
         sampler: str = "shuffle",
@@ -113,6 +116,8 @@ class ImageDataModule(L.LightningDataModule):
         # with more processes than images, some have none to evaluate
         self.allow_zero_length_dataloader_with_multiple_devices = True
         check_value("data.store", store, choice(*STORE_KINDS))
+        check_value("data.jpeg_quality", jpeg_quality, whole(1, 100))
+        self.jpeg_quality = jpeg_quality
         check_value("data.sampler", sampler, choice(*SAMPLERS))
         check_value("data.on_bad", on_bad, choice(*ON_BAD))
         if isinstance(normalization, str):
@@ -386,6 +391,7 @@ class ImageDataModule(L.LightningDataModule):
                 title=f"{type(self).__name__}, {name}",
                 workers=self.num_workers,
                 processes=self._processes_here(),
+                quality=self.jpeg_quality,
             )
             if store.bad:
                 self._leave_out(split, store.bad)

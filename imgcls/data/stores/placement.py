@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from imgcls.data.sources import Split
+from imgcls.data.stores.compressed import EXPECTED_SHARE, build_compressed, open_compressed
 from imgcls.data.stores.disk import DISK_SHARE, build_on_disk, open_on_disk, store_key
 from imgcls.data.stores.store import ArrayStore, DecodingStore, DeviceStore, Recipe, Store, decode_all
 from imgcls.errors import UserError
@@ -30,28 +31,39 @@ def open_store(
     title: str = "",
     workers: int = 1,
     processes: int = 1,
+    quality: int = 90,
 ) -> Store:
     """The pixels of `split`, in a store of this `kind` if there is room for it, else in another one.
 
     `auto` uses the disk, where the next run and the trials of a sweep find the store, and memory for few images, for
-    images that are in memory anyway, and if the disk is full; without room in memory it decodes each image again in
-    every epoch. For `device` see `on_device`.
+    images that are in memory anyway, and if the disk is full; without room for pixels it stores JPEGs, and without room
+    for these it decodes each image again in every epoch. JPEGs are for squashed training images alone: evaluation's
+    pixels are exact. For `device` see `on_device`.
 
     Args:
-        kind: `auto`, `memory`, `disk`, `device` or `none`.
+        kind: `auto`, `memory`, `disk`, `device`, `jpeg` or `none`.
         cache: folder of the stores on disk.
         title: name of the images, for the log.
         workers: threads that decode.
         processes: processes on this machine that open the same store; in memory each would have its own.
+        quality: of JPEGs, 1 to 100.
     """
-    if kind == "device":
+    if kind == "device" or (kind == "jpeg" and recipe.layout != "squash"):
         kind = "auto"
-    if isinstance(split.pictures, np.ndarray) and split.pictures.shape[1:] == recipe.shape(0)[1:] and kind != "disk":
+    if (
+        isinstance(split.pictures, np.ndarray)
+        and split.pictures.shape[1:] == recipe.shape(0)[1:]
+        and kind not in ("disk", "jpeg")
+    ):
         return ArrayStore(split.pictures, np.ones(len(split), dtype=np.float32))
     size = recipe.nbytes(len(split))
     for place in _places(kind, len(split), processes):
         if place == "none":
             break
+        if place == "jpeg":
+            if recipe.layout == "squash" and (compressed := _compress(split, recipe, cache, title, workers, quality)):
+                return compressed
+            continue
         if place == "disk":
             folder = cache / "stores" / store_key(split, recipe, cache)
             found = open_on_disk(folder, len(split), recipe)
@@ -82,6 +94,27 @@ def open_store(
     return DecodingStore(split, recipe, workers, cache)
 
 
+def _compress(split: Split, recipe: Recipe, cache: Path, title: str, workers: int, quality: int) -> Store | None:
+    """The images as JPEGs on disk; None where there is no room for them."""
+    folder = cache / "stores" / f"{store_key(split, recipe, cache)}-jpeg{quality}"
+    found = open_compressed(folder, recipe, workers)
+    if found is not None:
+        log.info("%s: compressed images found in %s.", title, folder)
+        return found
+    size, free = int(EXPECTED_SHARE * recipe.nbytes(len(split))), spare_disk(cache)
+    if size > DISK_SHARE * free:
+        log.info(
+            "%s: compressed images need about %s, too much for the %s of free disk.", title, *map(_bytes, (size, free))
+        )
+        return None
+    log.info("%s: compressing %s images once, about %s on disk, in %s.", title, f"{len(split):,}", _bytes(size), folder)
+    try:
+        return build_compressed(folder, split, recipe, workers, quality)
+    except (OSError, UserError) as error:
+        log.warning("%s: no compressed store. %s", title, error)
+        return None
+
+
 def on_device(store: Store, kind: str, device: torch.device) -> Store:
     """`store`, or its pixels on a CUDA `device` if they fit; with `auto`, if they fit into a small share of it."""
     if kind not in ("auto", "device") or not isinstance(store, ArrayStore):
@@ -102,9 +135,15 @@ def on_device(store: Store, kind: str, device: torch.device) -> Store:
 
 def _places(kind: str, count: int, processes: int) -> tuple[str, ...]:
     """The places to try, in this order; the last one always has room."""
-    if kind == "auto":
-        return ("memory", "disk", "none") if count <= FEW_IMAGES and processes == 1 else ("disk", "memory", "none")
-    return {"memory": ("memory", "disk", "none"), "disk": ("disk", "memory", "none"), "none": ("none",)}[kind]
+    few = count <= FEW_IMAGES and processes == 1
+    places = {
+        "auto": ("memory", "disk", "jpeg", "none") if few else ("disk", "memory", "jpeg", "none"),
+        "memory": ("memory", "disk", "none"),
+        "disk": ("disk", "memory", "none"),
+        "jpeg": ("jpeg", "none"),
+        "none": ("none",),
+    }
+    return places[kind]
 
 
 def _bytes(size: int) -> str:
