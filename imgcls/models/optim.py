@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -196,7 +196,7 @@ class Timm(Optim):
     """
 
     name: str = "nadamw"
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -206,9 +206,9 @@ class Timm(Optim):
 
     def optimizer(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
         try:
-            return create_optimizer_v2(groups, opt=self.name, lr=self.lr, **self.options)
+            return create_optimizer_v2(groups, opt=self.name, lr=self.lr, **(self.options or {}))
         except (TypeError, ValueError, AssertionError) as error:
-            options = dict(self.options)
+            options = dict(self.options or {})
             raise UserError(f"timm cannot build optim.name={self.name} with {options}: {first_line(error)}") from error
 
 

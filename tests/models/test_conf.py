@@ -6,7 +6,7 @@ from hydra.utils import instantiate
 from imgcls.config.composition import compose
 from imgcls.config.groups import config_dir
 from imgcls.models.names import is_model
-from imgcls.models.optim import Optim
+from imgcls.models.optim import Optim, Timm
 
 
 def names(group: str) -> list[str]:
@@ -44,6 +44,11 @@ def test_optimisers_and_their_rates(name: str) -> None:
     assert rate("model.pretrained=false") == pytest.approx(10 * finetuned)
     assert rate("model.pretrained=true", "model.freeze=backbone") > finetuned
     assert rate("optim.lr=0.125") == 0.125
+
+
+def test_options_of_timm_s_optimisers_come_from_the_command() -> None:
+    optim: Timm = instantiate(compose(["optim=timm", "optim.name=lion", "optim.options={betas: [0.9, 0.98]}"]).optim)
+    assert (optim.name, optim.options) == ("lion", {"betas": [0.9, 0.98]})
 
 
 def test_losses() -> None:
