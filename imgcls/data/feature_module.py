@@ -30,6 +30,7 @@ class FeatureDataModule(ImageDataModule):
             micro_batch_size=images.micro_batch_size,
             world_size=images.world_size,
             seed=images.seed,
+            order_seed=images.order_seed,
             sampler=images.sampler,
             cache=images.cache,
             opened=images.opened,

@@ -70,7 +70,8 @@ class ImageDataModule(L.LightningDataModule):
         val_fraction: share of the training images used for validation if the data set has no validation images.
         group: a regular expression on the names of the images: those in which its first parentheses match the same text
             are never cut into two splits.
-        seed: decides the split, the order and the augmentation.
+        seed: decides the split.
+        order_seed: decides the order and the augmentation; `seed` if None.
         store: where decoded pixels are kept: `memory`, `disk`, `device`, `none`, or `auto`; or `jpeg`, compressed on
             disk.
         jpeg_quality: of a compressed store, 1 to 100.
@@ -100,6 +101,7 @@ class ImageDataModule(L.LightningDataModule):
         val_fraction: float = 0.1,
         group: str | None = None,
         seed: int = 0,
+        order_seed: int | None = None,
         store: str = "auto",
         jpeg_quality: int = 90,
         augment: Augment | None = None,
@@ -136,7 +138,8 @@ class ImageDataModule(L.LightningDataModule):
         check_value("data.fit", fit, choice(*FITS))
         self.fit, self.pad_colour = fit, tuple(pad_colour)
         self.num_workers = available_cores() if num_workers == "auto" else max(1, int(num_workers))
-        self.val_fraction, self.seed, self.store_kind, self.on_bad = val_fraction, seed, store, on_bad
+        self.val_fraction, self.store_kind, self.on_bad = val_fraction, store, on_bad
+        self.seed, self.order_seed = seed, seed if order_seed is None else order_seed
         self.group = group
         self.augment, self.normalization, self.sampler = augment or Augment(), normalization, sampler
         self.cache = Path(cache).expanduser() if cache is not None else cache_folder()
@@ -371,7 +374,7 @@ class ImageDataModule(L.LightningDataModule):
         return TrainingPlan(
             self._need("train").labels,
             self.batch_size,
-            seed=self.seed,
+            seed=self.order_seed,
             rank=rank,
             world_size=world_size,
             accumulation=self.accumulation,
@@ -445,7 +448,7 @@ class ImageDataModule(L.LightningDataModule):
         pin = device.type == "cuda"
 
         def load(positions: Tensor, draws: Tensor, epoch: int) -> RawBatch | Batch:
-            fate = Fate(Draws.of(self.seed, epoch, draws), aspects[positions]) if training else None
+            fate = Fate(Draws.of(self.order_seed, epoch, draws), aspects[positions]) if training else None
             return RawBatch(store.gather(positions, pin=pin), labels[positions], positions, fate, weights(positions))
 
         return Loader(plan, load, finish=self._finish_without_trainer)

@@ -82,7 +82,7 @@ def write_configuration(folder: Path, config: Mapping[str, Any], overrides: list
 
 
 def read_configuration(folder: Path) -> dict[str, Any]:
-    """The content of `config.yaml`, with the current names of classes that have moved.
+    """The content of `config.yaml`, with the current names of classes that have moved, and of seeds that were one.
 
     Raises UserError if it is damaged.
     """
@@ -95,7 +95,10 @@ def read_configuration(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file} is damaged: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} is damaged: it holds no options.")
-    return _rename_targets(content)
+    configuration: dict[str, Any] = _rename_targets(content)
+    if isinstance(data := configuration.get("data"), dict) and "seed" in data:  # it used to seed the order too
+        data.setdefault("order_seed", data["seed"])
+    return configuration
 
 
 def _rename_targets(value: Any) -> Any:

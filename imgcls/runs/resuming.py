@@ -115,6 +115,19 @@ def resume_last(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
+def keep_split(cfg: DictConfig, folder: Path) -> DictConfig:
+    """`cfg` with the split of the unfinished run in `folder`, if it began when `seed` also decided the split."""
+    if not (folder / "config.yaml").is_file():
+        return cfg
+    stored = stored_configuration(folder)
+    data, seed = stored.get("data") or {}, stored.get("seed")
+    if cfg.data.get("seed") != 0 or not data.get("seed") == data.get("order_seed") == seed == cfg.seed:
+        return cfg
+    cfg = cfg.copy()
+    cfg.data.seed = seed
+    return cfg
+
+
 def _newest_unfinished(root: Path, depth: int, config: dict[str, Any]) -> Path | None:
     files = sorted(root.glob("/".join(["*"] * depth + ["status.json"])), key=lambda file: -file.stat().st_mtime_ns)
     return next((file.parent for file in files if _can_resume(file.parent, config)), None)

@@ -14,7 +14,7 @@ from imgcls.config.composition import check, plain
 from imgcls.errors import UserError, first_line
 from imgcls.runs.reading import read_json
 from imgcls.runs.recording import Recording
-from imgcls.runs.resuming import as_begun
+from imgcls.runs.resuming import as_begun, keep_split
 from imgcls.runs.run import Run, load
 from imgcls.system.interrupts import StopSignals
 from imgcls.system.logs import log_to_file
@@ -32,7 +32,7 @@ def fit(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
     """
     check(cfg)
     folder = Path(cfg.run_dir).expanduser()
-    cfg = as_begun(cfg, folder, overrides or [])
+    cfg = as_begun(keep_split(cfg, folder), folder, overrides or [])
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
     if rank > 0:  # started from outside, for example by torchrun: rank 0 owns the run folder
         _fit_with_enough_memory(cfg, folder, None)

@@ -86,7 +86,7 @@ def _store_key(datamodule: ImageDataModule, split: str, backbone: str, augmentat
     recipe: Recipe = datamodule.recipe_of(split, evaluation=not training)
     pictures = store_key(datamodule.source.splits()[split], recipe, datamodule.cache)
     preprocessing = datamodule.preprocessing.as_dict()
-    parts = [pictures, backbone, preprocessing, [datamodule.seed, augmentation] if training else None]
+    parts = [pictures, backbone, preprocessing, [datamodule.order_seed, augmentation] if training else None]
     return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 

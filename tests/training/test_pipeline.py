@@ -31,7 +31,7 @@ from imgcls.training.checkpoint_io import read_checkpoint
 from tests.conftest import write_pictures
 from tests.trainings import SMALL, Fit
 
-TIMES = ("seconds", "images_per_second", "training_seconds", "wall_seconds", "data_wait_fraction")
+TIMES = ("seconds", "images_per_second", "feature_vectors_per_second", "training_seconds", "wall_seconds", "data_wait_fraction")
 
 
 def numbers(run: Run) -> dict[str, Any]:
@@ -88,6 +88,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(fit: Fit) -> Non
     assert numbers(first) == numbers(second)
     assert weights(first) == weights(second)
     assert weights(first) != weights(other)
+    images = [(run.folder / "data.json").read_text() for run in (first, other, fit("data.seed=1", name="d"))]
+    assert images[0] == images[1] != images[2], "the split has a seed of its own"
 
 
 @pytest.mark.parametrize(
@@ -442,6 +444,17 @@ def interrupted(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> Fit:
         return fit
 
     return begin
+
+
+def test_a_run_begun_when_one_seed_decided_everything_keeps_its_split(interrupted: Fit, tmp_path: Path) -> None:
+    fit = interrupted("seed=5", "data.seed=5")
+    file = tmp_path / "run" / "config.yaml"
+    stored = yaml.safe_load(file.read_text())
+    del stored["data"]["order_seed"]
+    file.write_text(yaml.safe_dump(stored))
+    resumed, whole = fit("seed=5"), fit("seed=5", "data.seed=5", name="whole")
+    assert resumed.status["resumed"] == 1
+    assert numbers(resumed) == numbers(whole)
 
 
 def test_a_run_is_not_resumed_with_other_classes(interrupted: Fit, pictures: Path) -> None:

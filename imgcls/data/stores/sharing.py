@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MAX_DATA_SETS = 2  # a sweep over data.seed or data.root must not fill the memory
 # Options that do not change the images; how their pixels are stored is part of each store's own key.
 FREE = (
-    *("batch_size", "micro_batch_size", "num_workers", "augment", "sampler", "normalization"),
+    *("order_seed", "batch_size", "micro_batch_size", "num_workers", "augment", "sampler", "normalization"),
     *("image_size", "resize", "fit", "pad_colour"),
 )
 

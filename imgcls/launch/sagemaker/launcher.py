@@ -47,10 +47,12 @@ class SageMaker(JobOptions):
         from imgcls.config.composition import check, plain
         from imgcls.runs.run import load
 
+        from imgcls.runs.resuming import keep_split
+
         check(cfg)
-        config = plain(cfg)
-        check_job(config)
         folder = Path(cfg.run_dir).expanduser()
+        config = plain(keep_split(cfg, folder))
+        check_job(config)
         with Recording(folder, config, overrides or [], cfg.resume) as recording:
             if recording.finished:
                 log.info("The run in %s has finished already; resume=auto leaves it unchanged.", folder)
