@@ -19,6 +19,7 @@ class Timing(L.Callback):
     queued the work; the step as a whole is correct, because the host cannot run far ahead.
 
     Attributes:
+        unit: what a batch holds: images, or feature_vectors of a backbone that ran before.
         keep_steps: collect a StepTime per batch in `steps`; the reader must empty the list.
         began: monotonic time at which this object was made.
         initialisation_seconds: from then to the first batch; None before it.
@@ -29,6 +30,7 @@ class Timing(L.Callback):
     """
 
     def __init__(self) -> None:
+        self.unit = "images"
         self.images = 0
         self.seconds = 0.0
         self.wait_seconds = 0.0
@@ -101,9 +103,13 @@ class Timing(L.Callback):
             self._first = 0.0
 
     def summary(self) -> dict[str, float]:
-        """`images_per_second` of training, `training_seconds`, `wall_seconds` and `data_wait_fraction` (0 to 1)."""
+        """Speed and waiting.
+
+        `images_per_second` (or `feature_vectors_per_second`) of training, `training_seconds`, `wall_seconds` and
+        `data_wait_fraction` (0 to 1).
+        """
         return {
-            "images_per_second": round(self.images / self.seconds, 2) if self.seconds else 0.0,
+            f"{self.unit}_per_second": round(self.images / self.seconds, 2) if self.seconds else 0.0,
             "training_seconds": round(self.seconds, 3),
             "wall_seconds": round(self.wall_seconds, 3),
             "data_wait_fraction": round(self.wait_seconds / self.seconds, 4) if self.seconds else 0.0,

@@ -72,6 +72,12 @@ class Augment:
         self.erasing, self.mixing, self.extra, self.per_image = erasing, mixing, tuple(extra), tuple(per_image)
 
     @property
+    def changes(self) -> bool:
+        """Whether training sees other images than evaluation."""
+        mixes = self.mixing is not None and self.mixing.active
+        return bool(self.crop or self.flip or self.policy or self.jitter or self.erasing or mixes or self.extra)
+
+    @property
     def layout(self) -> Layout:
         """The layout of the store that the crop needs."""
         return self.crop.layout if self.crop is not None else "centre"

@@ -219,7 +219,7 @@ class MaxInitializationTime(Rule):
 
 @dataclass(frozen=True)
 class Dataloader(Rule):
-    """The model waits for images for more than `wait_threshold` % of the time of its steps.
+    """The model waits for images for more than `wait_threshold` % of the time of its steps, `min_seconds` in total.
 
     SageMaker checks only the number of loader processes: below `min_threshold` % or above `max_threshold` % of the
     cores. Here that affects the advice alone, because a wrong number of threads does no harm while nothing waits.
@@ -228,11 +228,12 @@ class Dataloader(Rule):
     min_threshold: float = 70.0
     max_threshold: float = 200.0
     wait_threshold: float = 10.0
+    min_seconds: float = 10.0
     advice: ClassVar[str] = "Decode once, and augment less."
 
     def find(self, record: Profile) -> Outcome:
         share = record.part("data_wait")
-        if 100 * share <= self.wait_threshold:
+        if 100 * share <= self.wait_threshold or sum(step.data_wait for step in record.steps) < self.min_seconds:
             return self._healthy(len(record.steps))
         workers, cores = record.loader.get("workers"), record.loader.get("cores")
         threads = ""

@@ -51,6 +51,30 @@ class Overfit(Rule):
 
 
 @dataclass(frozen=True)
+class GeneralizationGap(Rule):
+    """At the end, training accuracy is more than `threshold` points above validation accuracy.
+
+    SageMaker has no such rule; its Overfit compares losses, and is silent where the validation loss never rises, as for
+    the head of a frozen backbone that knows all training images and a third of the others.
+    """
+
+    threshold: float = 25.0
+    advice: ClassVar[str] = (
+        "The network knows its training images, but not what they have in common: augment more, train less of it "
+        "(model.freeze=backbone) or, if it is frozen already, fine-tune it with augmentation, or find more images."
+    )
+
+    def find(self, record: Record) -> Outcome:
+        rows = [row for row in record.history if {"train/accuracy", "val/accuracy"} <= row.keys()]
+        if not rows or 100 * (rows[-1]["train/accuracy"] - rows[-1]["val/accuracy"]) <= self.threshold:
+            return self._healthy(len(rows))
+        last = rows[-1]
+        train, val = last["train/accuracy"], last["val/accuracy"]
+        sentence = f"Accuracy is {train:.1%} in training, but {val:.1%} in validation."
+        return self._issue(sentence, len(rows), [_step_of(last)])
+
+
+@dataclass(frozen=True)
 class Overtraining(Rule):
     """No gain of `delta` for `patience_train` evaluations in training and `patience_validation` in validation."""
 

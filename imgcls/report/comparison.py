@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls.report import figures
-from imgcls.report.page import METRICS, Section, format_metric, write_page
-from imgcls.runs.provenance import differences, read_configuration
-from imgcls.runs.reading import read_history, read_metrics
+import numpy as np
 
+from imgcls.report import figures
+from imgcls.report.page import METRICS, Section, format_metric, training_objective, write_page
+from imgcls.runs.provenance import differences, read_configuration
+from imgcls.runs.reading import read_history, read_json, read_metrics
+
+SEEDS = ("seed", "data.seed", "data.order_seed")
 IGNORED = ("run_dir", "resume")  # where a run is stored says nothing about what it is
 
 
@@ -27,7 +30,9 @@ def write_comparison(folders: Sequence[Path], output: Path) -> Path:
         for name, label in METRICS.items()
         if any(name in row for row in metrics)
     ]
-    svgs = figures.learning_curves(histories).as_svgs()
+    objectives = {training_objective(config) for config in configs}
+    objective = next(iter(objectives)) if len(objectives) == 1 else "as each run defines it"
+    svgs = figures.learning_curves(histories, objective=objective).as_svgs()
     sections: dict[str, Section] = {
         "Learning curves": {"text": "Solid lines are validation, dashed lines training.", "svgs": svgs},
         "Results": {"table": {"head": ["metric", *names], "rows": results}},
@@ -35,16 +40,52 @@ def write_comparison(folders: Sequence[Path], output: Path) -> Path:
         if options
         else {"text": "The configurations do not differ."},
     }
-    return write_page(output, f"{len(folders)} runs compared", sections, sentence=_name_best(names, metrics))
+    sentence = summarise(folders, names, configs, metrics)
+    return write_page(output, f"{len(folders)} runs compared", sections, sentence=sentence)
 
 
-def _name_best(names: Sequence[str], metrics: Sequence[dict[str, Any]]) -> str:
-    for metric in ("val/accuracy", "test/accuracy"):
-        values = [(row[metric], name) for row, name in zip(metrics, names, strict=True) if metric in row]
-        if values:
-            value, name = max(values)
-            return f"{name} is best, with a {METRICS[metric]} of {value:.2%}."
-    return "None of the runs has a result yet."
+def summarise(
+    folders: Sequence[Path], names: Sequence[str], configs: Sequence[Any], metrics: Sequence[dict[str, Any]]
+) -> str:
+    """What the results of the runs say, in a sentence or two.
+
+    Runs that differ in their seeds alone are not competitors, but samples of one result: mean and standard deviation.
+    Others are compared by validation accuracy, as long as they were validated on the same images.
+    """
+    changed = {name for config in configs[1:] for name, _, _ in differences(configs[0], config)} - set(IGNORED)
+    if changed and changed <= set(SEEDS) and all("val/accuracy" in row for row in metrics):
+        spreads = [
+            f"{METRICS[metric]} {np.mean(column):.2%} ± {np.std(column, ddof=1):.2%}"
+            for metric in ("test/accuracy", "val/accuracy")
+            if len(column := [row[metric] for row in metrics if metric in row]) == len(metrics)
+        ]
+        return f"{len(metrics)} seeds of one configuration: {', '.join(spreads)} (mean ± standard deviation)."
+    tested = {name: row["test/accuracy"] for name, row in zip(names, metrics, strict=True) if "test/accuracy" in row}
+    if len({_split(folder, "val") for folder in folders} - {None}) > 1:
+        text = "The runs were validated on different images, so their validation accuracies cannot be compared."
+        if len(tested) == len(names) and len({_split(folder, "test") for folder in folders}) == 1:
+            results = ", ".join(f"{name} {value:.2%}" for name, value in tested.items())
+            text += f" Accuracies on the test images, which are the same: {results}."
+        return text
+    values = {name: row["val/accuracy"] for name, row in zip(names, metrics, strict=True) if "val/accuracy" in row}
+    kind = "val/accuracy"
+    if not values:
+        values, kind = tested, "test/accuracy"
+    if not values:
+        return "None of the runs has a result yet."
+    best = max(values, key=values.__getitem__)
+    text = f"{best} is best, with a {METRICS[kind]} of {values[best]:.2%}"
+    others = [name for name, value in tested.items() if best in tested and value > tested[best]]
+    if others and kind == "val/accuracy":
+        higher = max(others, key=tested.__getitem__)
+        text += f"; its test accuracy is {tested[best]:.2%}, that of {higher} {tested[higher]:.2%}"
+    return f"{text}."
+
+
+def _split(folder: Path, name: str) -> str | None:
+    """The fingerprint of a split of the run in `folder`; None if it is not known."""
+    split = read_json(folder / "data.json").get("splits", {}).get(name)
+    return str(split) if split else None
 
 
 def _option(config: Any, name: str) -> str:

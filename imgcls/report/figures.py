@@ -84,10 +84,16 @@ class Chart:
         return canvases
 
 
-def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], steps: Steps | None = None) -> Chart:
+def learning_curves(
+    runs: Mapping[str, Sequence[Mapping[str, float]]], steps: Steps | None = None, objective: str = ""
+) -> Chart:
     """Loss, accuracy and learning rate over the epochs of each run; for a single run, training against validation.
 
-    With the `steps` of a single run, its learning rate and training loss are also drawn step by step.
+    Args:
+        runs: the rows of `metrics.csv` of each run.
+        steps: of a single run: its learning rate and training loss are also drawn step by step.
+        objective: how the training loss differs from the plain cross entropy of the validation loss, such as
+            "label smoothing 0.1". The two are then not comparable, and each has a panel of its own.
     """
     single = len(runs) == 1
 
@@ -98,7 +104,7 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], steps: St
             rows = [row for history in runs.values() for row in history]
             values = np.array([row[column] for row in rows for column in columns.values() if column in row])
             values = values[np.isfinite(values)]
-            positive = title == "loss" and len(values) and values.min() > 0
+            positive = "loss" in title and len(values) and values.min() > 0
             if positive and values.max() > LOG_SCALE_RATIO * np.median(values):
                 axes.set_yscale("log")  # one bad epoch would flatten the others
             for number, (run, history) in enumerate(runs.items()):
@@ -106,18 +112,23 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], steps: St
                     points = [(row["epoch"] + 1, row[column]) for row in history if column in row]
                     if points:
                         colour = COLOURS[label] if single else SERIES[number % len(SERIES)]
-                        dashed = not single and label == "training"
+                        dashed = not single and label == "training" and len(columns) > 1
                         name = label if single else plain_text(run)
                         _line(axes, points, colour, name if label and not dashed else None, dashed)
             finish(axes, title)
-            if axes.get_legend_handles_labels()[0]:
+            if (len(columns) > 1 or not single) and axes.get_legend_handles_labels()[0]:
                 axes.legend(frameon=False, labelcolor=INK, fontsize=8)
 
         return draw
 
     metrics = {name.rpartition("/")[2] for history in runs.values() for row in history for name in row}
     columns = {name: {"training": f"train/{name}", "validation": f"val/{name}"} for name in ("loss", "accuracy")}
-    panels = [panel(name, columns[name]) for name in columns if name in metrics]
+    columns = {name: columns[name] for name in columns if name in metrics}
+    if objective and "loss" in columns:
+        apart = columns.pop("loss").items()
+        titles = (f"training loss, {objective}", "validation loss, cross entropy")
+        columns = {title: {label: column} for title, (label, column) in zip(titles, apart, strict=True)} | columns
+    panels = [panel(title, columns[title]) for title in columns]
     panels.append(panel("learning rate after the epoch", {"": "lr"}))
     if steps is not None and len(steps.loss) > 1:
         panels[-1:] = [_over_steps(steps.loss, "training loss per step", BLUE)]

@@ -16,6 +16,7 @@ from imgcls.report import figures
 from imgcls.report.calibration import calibrate, expected_error
 from imgcls.report.selection import samples, top_losses
 from imgcls.runs.confusion import Confusion, read_confusion
+from imgcls.runs.provenance import read_configuration
 from imgcls.runs.reading import (
     Rows,
     class_names,
@@ -38,10 +39,14 @@ METRICS = {
     "test/loss": "test loss",
     "test/ece": "calibration error",
     "val/accuracy": "validation accuracy",
+    "train/accuracy": "training accuracy",
     "best_epoch": "best epoch",
     "images_per_second": "images per second",
+    "feature_vectors_per_second": "feature vectors per second",
     "data_wait_fraction": "time waiting for data",
 }
+SPEED = ("images_per_second", "feature_vectors_per_second", "data_wait_fraction")
+LONG_SECONDS = 60  # of training, from which its speed is worth a place at the top
 PERCENT = ("accuracy", "accuracy_top5", "data_wait_fraction")
 MAX_ROWS = 20  # of the tables of errors, files and duplicates
 MAX_DRAWN_CLASSES = 500  # of a confusion matrix that is drawn whole
@@ -135,7 +140,11 @@ def _headline(folder: Path) -> dict[str, Any]:
         sentence += f" The run {ended}{': ' if reason else ''}{reason}."
     if stopped:
         sentence += f" The rule {stopped['rule']} ended the training: {stopped['sentence']}"
-    numbers = [(label, format_metric(name, metrics[name])) for name, label in METRICS.items() if name in metrics]
+    numbers = [
+        (label, format_metric(name, metrics[name]))
+        for name, label in METRICS.items()
+        if name in metrics and (name not in SPEED or metrics.get("training_seconds", 0) >= LONG_SECONDS)
+    ]
     own = [name for name in metrics if name.startswith("test/") and name not in METRICS]
     numbers += [(name, format_metric(name, metrics[name])) for name in own]
     return {"sentence": sentence, "numbers": numbers}
@@ -146,7 +155,21 @@ def _curves(folder: Path) -> Section | None:
     steps = figures.Steps(stored["loss"], stored["rate"]) if stored else None
     if not history and (steps is None or len(steps.loss) < 2):
         return None
-    return {"charts": {"curves": figures.learning_curves({folder.name: history}, steps)}}
+    chart = figures.learning_curves({folder.name: history}, steps, training_objective(read_configuration(folder)))
+    return {"charts": {"curves": chart}}
+
+
+def training_objective(config: Mapping[str, Any]) -> str:
+    """How the training loss of a configuration differs from the plain cross entropy that validation measures."""
+    loss, augment = config.get("loss") or {}, (config.get("data") or {}).get("augment") or {}
+    mixing = augment.get("mixing") or {}
+    smoothing = loss.get("label_smoothing")
+    parts = [str(loss["_target_"]).rpartition(".")[2]] if loss.get("_target_") else []
+    parts += [f"label smoothing {smoothing:g}"] if smoothing else []
+    parts += ["class weights"] if loss.get("class_weights") else []
+    parts += ["focal"] if loss.get("focal_gamma") else []
+    parts += ["mixed images"] if mixing.get("mixup") or mixing.get("cutmix") else []
+    return ", ".join(parts)
 
 
 def _learning_rate(folder: Path) -> Section | None:

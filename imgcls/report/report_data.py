@@ -41,7 +41,7 @@ def gather(folder: Path, datamodule: ImageDataModule, classifier: Classifier) ->
     - `counts.json`: `splits`, split to the number of images of each class; `notes`.
     - `duplicates.json`: how many were `found`, the first 100 as `rows`; or a `note` why they are unknown.
     - `pictures.json`: file name to a small JPEG as base64, for the top losses and the samples.
-    - `augmented.json`: `pictures`, each `label` and `image`, as used in training.
+    - `augmented.json`: `pictures`, each `label` and `image`, as used in training; empty without augmentation.
     - `gradcam.json`: `pictures`, file name to `image`, `shown` (the label) and `seen` (the predicted class); or the
       `reason` why there are none.
     """
@@ -101,6 +101,8 @@ def _collect_thumbnails(folder: Path, datamodule: ImageDataModule) -> dict[str, 
 
 
 def _augment(datamodule: ImageDataModule) -> dict[str, Any]:
+    if not datamodule.augment.changes:  # as for a head that trains on the features of the images as they are
+        return {}
     images, labels = datamodule.training_examples(AUGMENTED)
     return {
         "pictures": [

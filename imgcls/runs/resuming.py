@@ -119,7 +119,7 @@ def keep_split(cfg: DictConfig, folder: Path) -> DictConfig:
     """`cfg` with the split of the unfinished run in `folder`, if it began when `seed` also decided the split."""
     if not (folder / "config.yaml").is_file():
         return cfg
-    stored = stored_configuration(folder)
+    stored = read_configuration(folder)
     data, seed = stored.get("data") or {}, stored.get("seed")
     if cfg.data.get("seed") != 0 or not data.get("seed") == data.get("order_seed") == seed == cfg.seed:
         return cfg

@@ -203,10 +203,8 @@ def print_summary(run: Run) -> None:
     print(f"\n{', '.join(parts)}")
     epochs = int(metrics.get("epochs", 0))
     best = f" (the best: {int(metrics['best_epoch']) + 1})" if epochs > 1 and "best_epoch" in metrics else ""
-    print(
-        f"{epochs} epoch{'' if epochs == 1 else 's'}{best} in {minutes} min {seconds} s, "
-        f"{metrics['images_per_second']:.0f} images/s"
-    )
+    speed = f", {metrics['images_per_second']:.0f} images/s" if "images_per_second" in metrics else ""
+    print(f"{epochs} epoch{'' if epochs == 1 else 's'}{best} in {minutes} min {seconds} s{speed}")
     print(f"run folder  {run.folder}")
     if run.report_file.is_file():
         print(f"report      {run.report_file}")

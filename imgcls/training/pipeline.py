@@ -75,6 +75,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     if resume_from is not None:
         check_data(folder, images)
     network = build_network(cfg, images, pretrained=resume_from is None)
+    timing.unit = "feature_vectors" if _features_once(cfg) else "images"
     data = _feature_data(cfg, images, network, devices, resume_from) if _features_once(cfg) else images
     # Fine-tuning starts from the head of another run if that has the same classes.
     starts = _features_once(cfg) or not network.trained_head

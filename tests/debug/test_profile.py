@@ -98,6 +98,7 @@ def test_a_sick_run_is_detected(name: str) -> None:
         ("StepOutlier", Profile(steps=steps(slow=10))),
         ("MaxInitializationTime", Profile(phases={"initialisation": 1199.0})),
         ("Dataloader", Profile(steps=steps(wait=0.01), loader={"workers": 1, "cores": 8})),
+        ("Dataloader", Profile(steps=steps(wait=0.1)[:40], loader={"workers": 1, "cores": 8})),  # 4 s in all
         ("LowGPUUtilization", Profile(samples(gpu=[40.0], count=1000))),  # only warm-up
     ],
 )

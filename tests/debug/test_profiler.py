@@ -19,7 +19,7 @@ def test_a_slow_loader_is_detected_and_operators_are_listed(fit: Fit, monkeypatc
 
     def slow(self: Loader) -> Any:
         for batch in original(self):
-            clock.ahead += 0.2
+            clock.ahead += 1.0
             yield batch
 
     monkeypatch.setattr(Loader, "__iter__", slow)

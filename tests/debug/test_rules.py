@@ -109,6 +109,14 @@ SICK: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.parametrize(("train", "val", "fires"), [(1.0, 0.36, True), (0.9, 0.7, False), (0.4, 0.9, False)])
+def test_knowing_the_training_images_only_is_an_issue(train: float, val: float, fires: bool) -> None:
+    history = ({"epoch": 0, "step": 9, "train/accuracy": train, "val/accuracy": val, "train/loss": 1, "val/loss": 1},)
+    outcome = RULES["GeneralizationGap"].check(Record(history=history))
+    assert (outcome.status == ISSUES) == fires
+    assert ("100.0% in training, but 36.0% in validation" in outcome.sentence) == fires
+
+
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Record:
     folder = tmp_path_factory.mktemp("healthy")
@@ -180,7 +188,7 @@ def test_two_processes_do_not_confuse_rules(tmp_path: Path, two_processes: dict[
     train(tmp_path, healthy_backbone(), epochs=6, rules=RULES, class_counts=counts, **two_processes)
     outcomes = json.loads((tmp_path / "rules.json").read_text())
     assert {row["rule"]: row["sentence"] for row in outcomes if row["status"] != NO_ISSUES} == {}
-    assert len(outcomes) == 15
+    assert len(outcomes) == 16
 
 
 def test_infinite_gradients_that_a_scaler_skips_are_no_explosion(tmp_path: Path) -> None:

@@ -17,6 +17,18 @@ def test_one_bad_epoch_does_not_flatten_the_others(first: float, scale: str) -> 
     assert (loss.get_yscale(), rate.get_yscale()) == (scale, "linear")
 
 
+def test_losses_that_cannot_be_compared_are_not_drawn_over_each_other() -> None:
+    history = [{"epoch": n, "train/loss": 1.5, "val/loss": 1.0, "train/accuracy": 1, "val/accuracy": 1} for n in (0, 1)]
+
+    def panels(objective: str) -> dict[str, int]:
+        canvases = learning_curves({"run": history}, objective=objective)._canvases
+        return {canvas.figure.axes[0].get_title(): len(canvas.figure.axes[0].get_lines()) for canvas in canvases}
+
+    rate = {"learning rate after the epoch": 0}
+    assert panels("") == {"loss": 2, "accuracy": 2, **rate}
+    assert panels("focal") == {"training loss, focal": 1, "validation loss, cross entropy": 1, "accuracy": 2, **rate}
+
+
 def test_a_file_holds_all_panels_and_the_page_each_one() -> None:
     def line(height: float):  # type: ignore[no-untyped-def]
         return lambda axes: axes.plot([0, 1], [height, height], color="#ff0000", linewidth=9)

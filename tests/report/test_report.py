@@ -115,11 +115,61 @@ def test_findings_of_rules_and_profile_are_shown(tmp_path: Path) -> None:
 
 def test_a_comparison_shows_what_differs(tmp_path: Path) -> None:
     first, second = (run_folder(tmp_path / name, ["a", "b"]) for name in ("first", "second"))
-    (second / "config.yaml").write_text("seed: 1\n")
+    (second / "config.yaml").write_text("seed: 1\ntest: false\n")
     (second / "metrics.json").write_text(json.dumps({"val/accuracy": 0.75}))
     page = write_comparison([first, second], tmp_path / "both.html").read_text()
     assert "second is best, with a validation accuracy of 75.00%" in page
     assert "<td>seed</td><td>0</td><td>1</td>" in page
+
+
+def compare(tmp_path: Path, **runs: tuple[str, float, float, str]) -> str:
+    """The sentence about runs by name: config.yaml, validation and test accuracy, and the validation split."""
+    for name, (config, val, test, split) in runs.items():
+        folder = run_folder(tmp_path / name, ["a", "b"])
+        (folder / "config.yaml").write_text(config)
+        (folder / "metrics.json").write_text(json.dumps({"val/accuracy": val, "test/accuracy": test}))
+        (folder / "data.json").write_text(json.dumps({"splits": {"val": [9, split], "test": [9, "t"]}}))
+    page = write_comparison([tmp_path / name for name in runs], tmp_path / "all.html").read_text()
+    found = re.search(r'<p class="sentence">(.*)</p>', page)
+    assert found
+    return found[1]
+
+
+def test_seeds_are_summed_up_and_not_ranked(tmp_path: Path) -> None:
+    sentence = compare(
+        tmp_path,
+        s0=("seed: 0\ndata: {order_seed: 0}", 0.90, 0.86, "x"),
+        s1=("seed: 1\ndata: {order_seed: 1}", 0.91, 0.85, "x"),
+        s2=("seed: 2\ndata: {order_seed: 2}", 0.92, 0.81, "x"),
+    )
+    assert sentence == (
+        "3 seeds of one configuration: test accuracy 84.00% ± 2.65%, validation accuracy 91.00% ± 1.00% "
+        "(mean ± standard deviation)."
+    )
+
+
+def test_runs_with_different_validation_images_are_not_ranked_by_them(tmp_path: Path) -> None:
+    sentence = compare(tmp_path, a=("optim: {lr: 1}", 0.9, 0.86, "x"), b=("optim: {lr: 2}", 0.95, 0.81, "y"))
+    assert "best" not in sentence
+    assert "validated on different images" in sentence
+    assert "test images, which are the same: a 86.00%, b 81.00%" in sentence
+
+
+def test_the_best_in_validation_is_not_passed_off_as_the_best_in_the_test(tmp_path: Path) -> None:
+    sentence = compare(tmp_path, a=("optim: {lr: 1}", 0.9, 0.86, "x"), b=("optim: {lr: 2}", 0.95, 0.81, "x"))
+    assert sentence == (
+        "b is best, with a validation accuracy of 95.00%; its test accuracy is 81.00%, that of a 86.00%."
+    )
+
+
+def test_the_speed_of_a_short_training_is_no_headline(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", ["a", "b"])
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for seconds, shown in ((5, False), (500, True)):
+        speed = {"data_wait_fraction": 0.26, "training_seconds": seconds}
+        (folder / "metrics.json").write_text(json.dumps({**metrics, **speed}))
+        page = write_report(folder).read_text()
+        assert ("time waiting for data" in page) == ("images per second" in page) == shown
 
 
 def test_the_curve_of_the_learning_rate_finder_is_drawn_with_its_choice(tmp_path: Path) -> None:

@@ -70,6 +70,10 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_the_backbone_runs_once_and_the_numbers_stay_the_same(fit: Fit, passes: list[int], own_cache: Path) -> None:
     once = fit(name="once")
+    assert once.metrics["feature_vectors_per_second"] > 0
+    assert "images_per_second" not in once.metrics, "no image was trained on"
+    augmented = once.folder / "report_data" / "augmented.json"
+    assert json.loads(augmented.read_text()) == {}, "nor was one augmented"
     assert sum(passes) == 72 + 24 + sum(CHECKED), "each image of train, val and test once"
     passes.clear()
     fit("optim.lr=0.01", name="another_trial")

@@ -31,7 +31,7 @@ from imgcls.training.checkpoint_io import read_checkpoint
 from tests.conftest import write_pictures
 from tests.trainings import SMALL, Fit
 
-TIMES = ("seconds", "images_per_second", "feature_vectors_per_second", "training_seconds", "wall_seconds", "data_wait_fraction")
+TIMES = ("seconds", "images_per_second", "training_seconds", "wall_seconds", "data_wait_fraction")
 
 
 def numbers(run: Run) -> dict[str, Any]:

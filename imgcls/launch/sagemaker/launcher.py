@@ -45,9 +45,8 @@ class SageMaker(JobOptions):
 
     def __call__(self, cfg: DictConfig, overrides: list[str] | None = None) -> Run:
         from imgcls.config.composition import check, plain
-        from imgcls.runs.run import load
-
         from imgcls.runs.resuming import keep_split
+        from imgcls.runs.run import load
 
         check(cfg)
         folder = Path(cfg.run_dir).expanduser()
