@@ -436,7 +436,7 @@ class ImageDataModule(L.LightningDataModule):
                 self._need(name),
                 self.recipe_of(name),
                 self.augment.per_image,
-                seed=self.seed,
+                seed=self.order_seed,
                 workers=max(1, self.num_workers // self._processes_here()),
                 pin=device.type == "cuda",
                 weights=self._weights(name),
