@@ -80,6 +80,7 @@ def _write(
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(state, temporary, metadata={"format": "pt", "class_names": json.dumps(list(class_names))})
+        _sort_header(temporary)
     if onnx:
         export_onnx(network, preprocessing, folder / ONNX)
     parities = _verify(folder, network, preprocessing, pixels) if pixels is not None and len(pixels) else {}
@@ -99,6 +100,18 @@ def _write(
     atomic_write_text(folder / CARD, model_card(description))
     atomic_write_text(folder / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
     return parities
+
+
+def _sort_header(file: Path) -> None:
+    """Sort the header of a safetensors file, whose metadata the package writes in random order."""
+    with file.open("r+b") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length, "the package writes the same without spaces"
+        opened.seek(8)
+        opened.write(text.ljust(length))
 
 
 def _verify(folder: Path, network: Network, preprocessing: Preprocessing, pixels: np.ndarray) -> dict[str, Parity]:

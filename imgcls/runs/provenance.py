@@ -23,6 +23,14 @@ MOVED = {
 }
 """Old and new `_target_` of the classes that have moved since the first runs of imgcls 0.1.0 were stored."""
 
+ADDED: dict[str, dict[str, Any]] = {
+    "model": {"solve_head": False, "batch_norm": "train"},
+    "optim": {"few_images": 0},
+    "data": {"fit": "crop", "pad_colour": [124, 116, 104]},
+    "checkpoint": {"average": "none"},
+}
+"""What runs did, by group and option, before these options existed."""
+
 PACKAGES = ("imgcls", "torch", "torchvision", "lightning", "timm", "torchmetrics", "hydra-core", "numpy", "pillow")
 
 _ADDRESS = re.compile(r"""(\w://)([^\s:/@?#"']*)(:[^\s"']*)?@""")
@@ -82,7 +90,7 @@ def write_configuration(folder: Path, config: Mapping[str, Any], overrides: list
 
 
 def read_configuration(folder: Path) -> dict[str, Any]:
-    """The content of `config.yaml`, with the current names of classes that have moved, and of seeds that were one.
+    """The content of `config.yaml`, with the current names of classes that have moved, and options that are new.
 
     Raises UserError if it is damaged.
     """
@@ -96,8 +104,12 @@ def read_configuration(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{file} is damaged: it holds no options.")
     configuration: dict[str, Any] = _rename_targets(content)
-    if isinstance(data := configuration.get("data"), dict) and "seed" in data:  # it used to seed the order too
+    data = configuration.get("data")
+    if isinstance(data, dict) and "seed" in data:  # it used to seed the order too
         data.setdefault("order_seed", data["seed"])
+    for group, options in ADDED.items():
+        if isinstance(configuration.get(group), dict):
+            configuration[group] = {**options, **configuration[group]}
     return configuration
 
 

@@ -43,6 +43,8 @@ def resume_command(arguments: Sequence[str], option: str, folder: str, program: 
 
 EARLIER_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "data.batch_size": (64,),
+    "model.solve_head": (False,),
+    "model.batch_norm": ("train",),
     "loss.label_smoothing": (0.1,),
 }
 """The values that options had by default in earlier versions."""

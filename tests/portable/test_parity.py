@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from imgcls import portable
 from imgcls.errors import UserError
 from imgcls.models.backbones import create_network
-from imgcls.models.weights import read_state
+from imgcls.models.weight_files import read_dictionaries
 from imgcls.portable import exporter
 from imgcls.portable.parity import Parity, compare
 from imgcls.portable.weights import read_safetensors, read_weights
@@ -125,7 +125,7 @@ def test_weights_that_may_not_be_read_are_not_called_missing(tmp_path: Path) -> 
     if user == 0:  # root may read everything
         os.seteuid(65534)
     try:
-        for read in (read_weights, read_safetensors, read_state):
+        for read in (read_weights, read_safetensors, read_dictionaries):
             with pytest.raises(UserError, match="Permission denied"):
                 read(file)
     finally:
