@@ -15,6 +15,7 @@ from io import BytesIO
 from typing import Any
 
 from imgcls.launch.rehearsal.tuner import Tuner
+from imgcls.launch.rehearsal.validation import violations
 from imgcls.system.extras import need
 
 log = logging.getLogger(__name__)
@@ -141,7 +142,14 @@ class LocalAws:
         return session
 
     def _record_call(self, who: str, model: Any, context: dict[str, Any], **_: Any) -> None:
+        """Keep the call, and refuse it as AWS would if it is not valid: moto accepts almost everything."""
         self.calls.append(Call(who, model.service_model.service_name, model.name, context[PARAMS]))
+        refused = list(violations(model.input_shape, context[PARAMS])) if model.input_shape is not None else []
+        if refused:
+            plural = "s" if len(refused) > 1 else ""
+            message = f"{len(refused)} validation error{plural} detected: {'; '.join(refused)}"
+            answer = {"Error": {"Code": "ValidationException", "Message": message}}
+            raise import_module("botocore.exceptions").ClientError(answer, model.name)
 
     def job(self, name: str) -> Any:
         """moto's record of a job, the source of DescribeTrainingJob."""

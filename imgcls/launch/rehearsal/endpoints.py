@@ -47,6 +47,10 @@ class Endpoints:
         """Provisioned concurrency by function."""
         self._threads: list[threading.Thread] = []
         self._lock, self._closed = threading.Lock(), False
+        # moto's list of instance types is years old; the account itself checks them against botocore's
+        self._config_class = import_module("moto.sagemaker.models").FakeEndpointConfig
+        self._check_type = self._config_class.validate_instance_type
+        self._config_class.validate_instance_type = lambda config, instance_type: None
         aws.after["CreateEndpoint"] = lambda request: self._begin(request, "Creating")
         aws.operations["UpdateEndpoint"] = self._update
         aws.paths += [
@@ -58,6 +62,7 @@ class Endpoints:
 
     def close(self) -> None:
         """End all processes."""
+        self._config_class.validate_instance_type = self._check_type
         with self._lock:
             self._closed = True
         for thread in self._threads:
