@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from imgcls.aws.instances import has_gpu
+from imgcls.aws.instances import has_local_disk, is_graviton
 from imgcls.deploy.names import VARIANT
 from imgcls.deploy.options import ASYNCHRONOUS, REAL_TIME, SERVERLESS, Options
 from imgcls.deploy.state import EndpointState
@@ -16,7 +16,7 @@ Request = dict[str, Any]
 
 INSTANCE_TYPE = "ml.m5.large"
 FRAMEWORK = "2.6.0"
-PYTHON = "py312"
+ARM_IMAGE = "-arm64:"
 MEMORY_MB, CONCURRENCY, ASYNC_CONCURRENCY = 3072, 5, 4
 AWS_IMAGE = re.compile(r"\.dkr\.ecr\.[\w-]+\.amazonaws\.[\w.]+/pytorch-inference(?:-arm64)?:")
 CANARY_PERCENT = 10  # of the capacity, in the first step
@@ -172,12 +172,6 @@ def capture_config(percent: int, folder: str, key: str | None) -> Request:
     return {**request, "KmsKeyId": key} if key else request
 
 
-def has_local_disk(kind: str) -> bool:
-    """Whether instances of this type have a local disk; they encrypt it themselves, and AWS accepts no key."""
-    family = kind.split(".")[1]
-    return has_gpu(kind) or re.search(r"\d[a-z]*d", family) is not None
-
-
 def deployment_request(options: Options, mode: str, count: int, alarms: list[str]) -> Request:
     """The blue/green update with its alarms; empty for serverless endpoints, which do not support it.
 
@@ -222,11 +216,11 @@ def image_uri(version: str, kind: str, region: str) -> str:
     image_uris = need("sagemaker.core.image_uris")
 
     try:
-        return str(
-            image_uris.retrieve(
-                "pytorch", region, version=version, instance_type=kind, image_scope="inference", py_version=PYTHON
-            )
-        )
+        # Without a version of Python it is the image's: 3.12 from 2.6 on, 3.11 before.
+        uri = str(image_uris.retrieve("pytorch", region, version=version, instance_type=kind, image_scope="inference"))
+        if not is_graviton(kind) or ARM_IMAGE in uri:
+            return uri
+        message = ""  # the SDK does not know that this processor needs another image
     except ValueError as error:
         message = " ".join(str(error).split())
     if "unsupported region" in message.lower():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from imgcls.aws.account import Account
+from imgcls.aws.instances import has_local_disk
 from imgcls.aws.naming import base_name
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker import debugger
@@ -120,6 +121,8 @@ class SageMaker(JobOptions):
             profile=self.profile,
         )
         role = account.role_arn  # before anything is uploaded
+        if has_local_disk(self.instance_type) and self.volume_size != JobOptions.volume_size:
+            log.warning("launch.volume_size has no effect: %s has a local disk of a fixed size.", self.instance_type)
         log.debug("The role of the job is %s.", role)
         channels = upload_channels(account, config)
         record.job = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.instances import has_gpu
+from imgcls.aws.instances import has_gpu, has_local_disk
 from imgcls.aws.rules import check_bucket, check_instance_type, check_role, check_tags, check_variables
 from imgcls.aws.s3 import is_remote
 from imgcls.errors import UserError
@@ -66,6 +66,11 @@ class JobOptions:
     def longest_wait(self) -> int:
         """Seconds that a spot job may wait and train together."""
         return self.max_wait if self.max_wait is not None else 2 * self.max_runtime
+
+    @property
+    def volume_key(self) -> str | None:
+        """The key of the instance's disk; None for local disks, which encrypt themselves."""
+        return None if has_local_disk(self.instance_type) else self.kms_key
 
     @property
     def wheels_folder(self) -> Path | None:

@@ -86,7 +86,7 @@ def create_job(account: Account, plan: JobPlan) -> str:
                 instance_type=options.instance_type,
                 instance_count=options.instance_count,
                 volume_size_in_gb=options.volume_size,
-                volume_kms_key_id=options.kms_key,
+                volume_kms_key_id=options.volume_key,
                 keep_alive_period_in_seconds=options.keep_alive or None,
                 enable_managed_spot_training=options.spot,
             ),

@@ -143,7 +143,7 @@ def trial_request(account: Account, plan: TuningPlan, image: str, channels: Mapp
             InstanceType=options.instance_type,
             InstanceCount=options.instance_count,
             VolumeSizeInGB=options.volume_size,
-            VolumeKmsKeyId=options.kms_key,
+            VolumeKmsKeyId=options.volume_key,
             KeepAlivePeriodInSeconds=options.keep_alive or None,
         ),
         "StoppingCondition": _without_none(

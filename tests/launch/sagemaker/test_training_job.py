@@ -114,9 +114,30 @@ def test_everything_that_was_asked_for_is_in_the_request(account: Jobs, tmp_path
     assert "imgcls/conf/train.yaml" in files
 
     made = account.aws.calls
-    assert not [call for call in made if call.service == "iam"], "no permission of IAM is needed"
+    assert {call.operation for call in made if call.service == "iam"} == {"GetRole"}
     assert not [call for call in made if call.operation == "ListBuckets"]
     assert name == JobRecord.read(tmp_path / "run").job  # type: ignore[union-attr]
+
+
+@needs_sdk
+def test_local_disks_take_no_key_and_have_their_size(
+    account: Jobs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = "arn:aws:kms:us-east-1:123456789012:key/k"
+    words = [
+        "data=digits",
+        "launch=sagemaker",
+        "launch.wait=false",
+        "launch.image=own/image:1",
+        f"launch.kms_key={key}",
+    ]
+    launch(account, tmp_path / "gpu", [*words, "launch.volume_size=200"])
+    launch(account, tmp_path / "cpu", [*words, "launch.instance_type=ml.m5.xlarge"])
+    gpu, cpu = account.requests
+    assert gpu["ResourceConfig"]["InstanceType"] == "ml.g4dn.xlarge"
+    assert "VolumeKmsKeyId" not in gpu["ResourceConfig"]
+    assert cpu["ResourceConfig"]["VolumeKmsKeyId"] == gpu["OutputDataConfig"]["KmsKeyId"] == key
+    assert "launch.volume_size has no effect: ml.g4dn.xlarge has a local disk" in caplog.text
 
 
 @needs_sdk
