@@ -69,6 +69,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     jobs = Jobs()
     with LocalAws(jobs.begin, jobs.stopped.append) as jobs.aws:
+        jobs.aws.add_role("trainer")
         yield jobs
 
 

@@ -10,13 +10,14 @@ from functools import cached_property
 from typing import Any
 
 from imgcls.aws.naming import Places, default_bucket
-from imgcls.aws.refusals import NO_BUCKET, error_code, explain_refusals
+from imgcls.aws.refusals import NO_BUCKET, PERMISSION, error_code, explain_refusals
 from imgcls.aws.s3 import client_config
 from imgcls.errors import UserError
 from imgcls.system.extras import need
 
 log = logging.getLogger(__name__)
 
+SSO_ROLE = "AWSReservedSSO_"
 # Unless it is configured otherwise, the SDK sends telemetry to AWS.
 SDK_SETTINGS = {"SchemaVersion": "1.0", "SageMaker": {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}}}
 
@@ -28,11 +29,13 @@ class Caller:
     Args:
         option_prefix: prefix of its option names.
         purpose: what runs with the role.
+        service: what must be trusted by the role.
         command: prints the policies of the role.
     """
 
     option_prefix: str = "launch."
     purpose: str = "job"
+    service: str = "sagemaker.amazonaws.com"
     command: str = "python -m imgcls.jobs"
 
 
@@ -130,12 +133,46 @@ class Account:
         """ARN of the role that jobs run with. Raises UserError if there is none."""
         return self.find_role(self.role or os.environ.get("SAGEMAKER_ROLE") or self._current_role())
 
-    def find_role(self, role: str) -> str:
-        """ARN of the role that `role` names or is the ARN of."""
-        return role if role.startswith("arn:") else f"arn:{self.partition}:iam::{self.number}:role/{role}"
+    def find_role(self, role: str, service: str | None = None) -> str:
+        """ARN of the role that `role` names, with or without its path, or is the ARN of.
+
+        Args:
+            role: name, path/name or ARN.
+            service: what the role must trust; None: the caller's service.
+
+        Raises:
+            UserError: there is no such role, or it does not trust the service; unchecked without iam:GetRole.
+        """
+        path, _, name = role.rpartition(":role/")[2].rpartition("/")
+        trusted = service or self.caller.service
+        with explain_refusals(f"look up the role {role}"):
+            try:
+                found = self.client("iam").get_role(RoleName=name)["Role"]
+            except Exception as error:
+                if error_code(error) in PERMISSION:
+                    return role if role.startswith("arn:") else self._built_role(role)
+                if error_code(error) != "NoSuchEntity":
+                    raise
+                found = None
+        arn = str(found["Arn"]) if found else ""
+        expected = role if role.startswith("arn:") else self._built_role(role)
+        if found is None or ((path or role.startswith("arn:")) and arn != expected):
+            if role.startswith("arn:") and f"::{self.number}:" not in role:
+                return role  # of another account
+            near = f" Is it {arn}?" if arn else f" `{self.caller.command} policies` prints what it needs."
+            raise UserError(f"There is no role {role} in the account {self.number}.{near}")
+        if not _trusts(found.get("AssumeRolePolicyDocument"), trusted):
+            raise UserError(
+                f"The role {role} does not trust {trusted}, so it cannot be used. "
+                f"`{self.caller.command} policies` prints the trust policy that it needs."
+            )
+        return arn
+
+    def _built_role(self, name: str) -> str:
+        return f"arn:{self.partition}:iam::{self.number}:role/{name}"
 
     def _current_role(self) -> str:
-        """The role of this process, in a SageMaker notebook."""
+        """Name of the role of this process, in a SageMaker notebook."""
         arn = self.identity[1]
         if ":assumed-role/" not in arn:
             raise UserError(
@@ -143,8 +180,12 @@ class Account:
                 f"SAGEMAKER_ROLE; `{self.caller.command} policies` prints the policies it needs."
             )
         name = arn.split(":assumed-role/")[1].split("/")[0]
-        with explain_refusals(f"look up the role {name}"):
-            return str(self.client("iam").get_role(RoleName=name)["Role"]["Arn"])
+        if name.startswith(SSO_ROLE):
+            raise UserError(
+                f"You are signed in as {name}, the role of a person, which no {self.caller.purpose} can use. Give "
+                f"{self.caller.option_prefix}role=NAME or set SAGEMAKER_ROLE."
+            )
+        return name
 
     @property
     def encryption(self) -> dict[str, str]:
@@ -173,6 +214,21 @@ class Account:
                 params["AlgorithmSpecification"]["ContainerArguments"] = fields.pop("ContainerArguments")
                 params = {**params, **fields}
         return params
+
+
+def _trusts(document: Any, service: str) -> bool:
+    """Whether a trust policy names `service`; true for one that cannot be read."""
+    statements = document.get("Statement") if isinstance(document, dict) else None
+    if not statements:
+        return True
+    for statement in [statements] if isinstance(statements, dict) else statements:
+        principal = statement.get("Principal")
+        services = principal.get("Service", []) if isinstance(principal, dict) else [principal]
+        if statement.get("Effect") == "Allow" and {service, "*"} & set(
+            [services] if isinstance(services, str) else services
+        ):
+            return True
+    return False
 
 
 def configure_sdk() -> None:

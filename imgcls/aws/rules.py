@@ -10,7 +10,7 @@ from imgcls.errors import UserError
 
 NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*")
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-ROLE_NAME = re.compile(r"[\w+=,.@-]{1,64}")
+ROLE_NAME = re.compile(r"(?:[\w+=,.@-]+/)*[\w+=,.@-]{1,64}")  # with or without its path
 ROLE_ARN = re.compile(r"arn:[\w-]+:iam::\d{12}:role/[\w+=,.@/-]+")
 ARN = re.compile(r"arn:[\w-]+:([\w-]+):[\w-]*:\d*:.+")
 RESERVED_TAG = re.compile(r"(?i:aws:)|imgcls(:|$)")
@@ -35,9 +35,9 @@ def check_role(option: str, role: str) -> None:
 
 
 def check_role_name(option: str, role: str) -> None:
-    """Raise UserError if `role` is not a role name without a path."""
+    """Raise UserError if `role` is not a role name, with or without its path."""
     if not ROLE_NAME.fullmatch(role):
-        raise UserError(f"{option}={role}: give only the role name, without a path or arn:….")
+        raise UserError(f"{option}={role}: give the role name, without arn:….")
 
 
 def check_arn(option: str, arn: str, what: str, service: str) -> None:

@@ -67,7 +67,11 @@ def deploy_function(
     Raises UserError if AWS refuses.
     """
     client = account.client("lambda")
-    role = make_role(account, options) if options.make_role else account.find_role(str(options.role))
+    role = (
+        make_role(account, options)
+        if options.make_role
+        else account.find_role(str(options.role), "lambda.amazonaws.com")
+    )
     code, settings = zipped(), configuration(options, role)
     with explain_refusals(f"create the function {options.function}"):
         function = call_existing(client.get_function, FunctionName=options.function)

@@ -143,6 +143,7 @@ def _endpoints(names: Names) -> list[Statement]:
             ],
             UNNAMED,  # these have no resources
         ),
+        allow("FindRole", ["iam:GetRole"], [names.iam(f"role/{names.role}")]),
         allow("PassRole", ["iam:PassRole"], [names.iam(f"role/{names.role}")])
         | {"Condition": {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}},
     ]
@@ -226,6 +227,7 @@ def _function(names: Names) -> list[Statement]:
         allow("ListFunctions", ["lambda:ListFunctions"], UNNAMED),  # without resources
         allow("ListRoles", ["iam:ListRoles"], [names.iam(f"role{ROLE_PATH}")]),
         allow("ListRoleTags", ["iam:ListRoleTags"], [names.iam(f"role{ROLE_PATH}{NAME_PREFIX}*")]),
+        allow("FindFunctionRole", ["iam:GetRole"], [names.iam(f"role/{names.function_role}")]),
         allow("PassFunctionRole", ["iam:PassRole"], [names.iam(f"role/{names.function_role}")])
         | {"Condition": {"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}}},
     ]

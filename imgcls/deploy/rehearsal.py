@@ -67,6 +67,7 @@ def rehearse(options: Options, source: Source, then: Callable[[Account], None] |
     with LocalAws(_no_jobs, lambda name: None) as aws:
         endpoints = Endpoints(aws)
         try:
+            aws.add_role(str(here.role))  # a rehearsal has every role
             account = Account(aws.session(), role=here.role, prefix=here.prefix)
             _step("Deploy")
             deploy_to(account, here, source, remember=False)

@@ -52,8 +52,10 @@ def test_the_role(account: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
         "There is no role for the endpoint. Give role=NAME or set SAGEMAKER_ROLE; "
         "`python -m imgcls.deploy policies` prints the policies it needs."
     )
+    for role in ("team", "path/team2", "of-the-environment"):
+        account.aws.add_role(role)
     assert account.cloud(role="team").role_arn == "arn:aws:iam::123456789012:role/team"
-    arn = "arn:aws:iam::123456789012:role/path/team"
+    arn = "arn:aws:iam::123456789012:role/path/team2"
     assert account.cloud(role=arn).role_arn == arn
     monkeypatch.setenv("SAGEMAKER_ROLE", "of-the-environment")
     assert account.cloud(role=None).role_arn.endswith("role/of-the-environment")
@@ -62,6 +64,42 @@ def test_the_role(account: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     made = cloud.client("iam").create_role(RoleName="notebook", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
     cloud.__dict__["identity"] = ("123456789012", "arn:aws:sts::123456789012:assumed-role/notebook/SageMaker")
     assert cloud.role_arn == made
+
+
+def test_a_role_is_looked_up_before_anything_is_uploaded(account: Jobs) -> None:
+    """Those of SageMaker's console have a path, which an ARN made from the name alone lacks."""
+    console = "AmazonSageMaker-ExecutionRole-20261128T100000"
+    account.aws.add_role(f"service-role/{console}")
+    account.aws.add_role("front", "lambda.amazonaws.com")
+    arn = f"arn:aws:iam::123456789012:role/service-role/{console}"
+    assert account.cloud(role=console).role_arn == arn
+    assert account.cloud(role=f"service-role/{console}").role_arn == arn
+    with pytest.raises(UserError, match=rf"There is no role other/{console} .*Is it {arn}\?"):
+        _ = account.cloud(role=f"other/{console}").role_arn
+    with pytest.raises(UserError, match=r"There is no role nobody in the account 123456789012"):
+        _ = account.cloud(role="nobody").role_arn
+    with pytest.raises(UserError, match=r"The role front does not trust sagemaker\.amazonaws\.com"):
+        _ = account.cloud(role="front").role_arn
+    assert account.cloud(role="front").find_role("front", "lambda.amazonaws.com").endswith("role/front")
+
+
+def test_without_permission_to_look_a_role_up_its_arn_is_built(account: Jobs) -> None:
+    cloud = account.cloud(role="nobody")
+
+    def deny(**_: object) -> None:
+        answer = {"Error": {"Code": "AccessDenied", "Message": "no"}}
+        raise cloud.client("iam").exceptions.ClientError(answer, "GetRole")
+
+    cloud.client("iam").meta.events.register("before-call.iam.GetRole", deny)
+    assert cloud.role_arn == "arn:aws:iam::123456789012:role/nobody"
+
+
+def test_a_person_signed_in_with_sso_is_no_role_of_jobs(account: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SAGEMAKER_ROLE", raising=False)
+    cloud = account.cloud(role=None)
+    cloud.__dict__["identity"] = ("123456789012", "arn:aws:sts::123456789012:assumed-role/AWSReservedSSO_Dev_0a/me")
+    with pytest.raises(UserError, match=r"signed in as AWSReservedSSO_Dev_0a.*Give launch\.role=NAME"):
+        _ = cloud.role_arn
 
 
 def test_the_bucket(account: Jobs) -> None:

@@ -116,6 +116,8 @@ def account(monkeypatch: pytest.MonkeyPatch, model: Path) -> Iterator[Account]:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with LocalAws(lambda request: None, lambda name: None) as aws:
         known = Account(aws)
+        aws.add_role("endpoints")
+        aws.add_role("imgcls-functions", "lambda.amazonaws.com")
 
         @contextlib.contextmanager
         def serve_archive(archive: Path, environment: Mapping[str, str]) -> Iterator[Fake]:

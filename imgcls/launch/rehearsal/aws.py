@@ -21,7 +21,8 @@ from imgcls.system.extras import need
 log = logging.getLogger(__name__)
 
 REGION = "us-east-1"
-ROLE = "arn:aws:iam::123456789012:role/rehearsal"
+ACCOUNT = "123456789012"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/rehearsal"
 PARAMS = "imgcls-params"
 TARGET = "HTTP_X_AMZ_TARGET"
 TUNING_JOB = "HyperParameterTuningJobName"
@@ -150,6 +151,16 @@ class LocalAws:
             message = f"{len(refused)} validation error{plural} detected: {'; '.join(refused)}"
             answer = {"Error": {"Code": "ValidationException", "Message": message}}
             raise import_module("botocore.exceptions").ClientError(answer, model.name)
+
+    def add_role(self, role: str, service: str = "sagemaker.amazonaws.com") -> None:
+        """Give the account the role with this name, path/name or ARN, which `service` may assume, without a call."""
+        path, _, short = role.rpartition(":role/")[2].rpartition("/")
+        backend = import_module("moto.iam.models").iam_backends[ACCOUNT]["aws"]
+        if any(existing.name == short for existing in backend.roles.values()):
+            return
+        document = {"Statement": [{"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}]}
+        path = f"/{path}/" if path else "/"
+        backend.create_role(short, json.dumps(document), path, None, "", [], 3600)
 
     def job(self, name: str) -> Any:
         """moto's record of a job, the source of DescribeTrainingJob."""

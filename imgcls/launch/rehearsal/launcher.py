@@ -96,6 +96,7 @@ class Stage:
 
     def account(self, role: str, prefix: str) -> Account:
         """The account; a large data set is linked instead of uploaded."""
+        self.aws.add_role(role)  # a rehearsal has every role
         account = Account(self.aws.session(), role=role, prefix=prefix)
         folder = data_set_folder(self.config)
         if folder is not None and _is_large(folder):

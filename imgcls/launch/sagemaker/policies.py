@@ -87,6 +87,7 @@ def person_policy(names: Names) -> dict[str, Any]:
         ),
         # these do not support resources
         allow("ListJobs", ["sagemaker:ListHyperParameterTuningJobs", "sagemaker:ListTrainingJobs"], UNNAMED),
+        allow("FindRole", ["iam:GetRole"], [names.iam(f"role/{names.role}")]),
         allow("PassRole", ["iam:PassRole"], [names.iam(f"role/{names.role}")])
         | {"Condition": {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}},
         allow("ListBucket", ["s3:ListBucket"], [names.bucket_arn]),
