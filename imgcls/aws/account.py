@@ -95,6 +95,19 @@ class Account:
             self._clients[service] = self.session.client(service, config=client_config())
         return self._clients[service]
 
+    @property
+    def can_renew(self) -> bool:
+        """Whether another sign-in can change the credentials of this process: those of the environment stay."""
+        credentials = self.session.get_credentials()
+        return credentials is not None and credentials.method not in ("env", "explicit")
+
+    def renew(self) -> None:
+        """Read the credentials again, which another sign-in has changed."""
+        boto3 = need("boto3")
+        self.session = boto3.Session(region_name=self.region, profile_name=self.session.profile_name)
+        self._clients.clear()
+        self.__post_init__()
+
     @cached_property
     def identity(self) -> tuple[str, str]:
         """Account number, and ARN of the signed-in user or role."""

@@ -42,6 +42,19 @@ def describe_cost(account: Any, job: dict[str, Any], instance_hours: float) -> s
     return f"{text}, {instance_hours * price:.2f} USD at {price:.3f} USD per hour{spot}"
 
 
+def describe_bill(job: dict[str, Any]) -> str | None:
+    """What the ended job with this description is billed for, and what spot saved; None if that is not known."""
+    billed, trained = job.get("BillableTimeInSeconds"), job.get("TrainingTimeInSeconds")
+    if billed is None:
+        return None
+    resources = job["ResourceConfig"]
+    count = int(resources["InstanceCount"])
+    text = f"Billed: {int(billed)} s of {f'{count} x ' if count > 1 else ''}{resources['InstanceType']}"
+    if job.get("EnableManagedSpotTraining") and trained:
+        text += f"; spot instances saved {1 - billed / trained:.0%} of {int(trained)} s"
+    return f"{text}."
+
+
 def hourly_price(account: Any, kind: str, component: str = "Training") -> float | None:
     """USD per hour of an instance in a training job or endpoint (`component="Hosting"`); None if it is unknown."""
     try:

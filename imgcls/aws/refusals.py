@@ -17,12 +17,20 @@ CREDENTIALS = (
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
 )
+SIGN_IN_ERRORS = (  # botocore's, where a cached sign-in has run out
+    "UnauthorizedSSOTokenError",
+    "SSOTokenLoadError",
+    "TokenRetrievalError",
+    "CredentialRetrievalError",
+    "LoginRefreshRequired",
+)
 PERMISSION = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403")
 NO_BUCKET = ("NoSuchBucket", "404")
 ADVICE_BY_CLASS = {
     "NoCredentialsError": "There are no AWS credentials. Run `aws configure`, or set AWS_PROFILE.",
     "PartialCredentialsError": "The AWS credentials are incomplete. Run `aws configure`, or set AWS_PROFILE.",
     "NoRegionError": "There is no AWS region. Set AWS_DEFAULT_REGION, for example to eu-central-1.",
+    **dict.fromkeys(SIGN_IN_ERRORS, "Sign in again: `aws sso login` or `aws login`."),
     "ProfileNotFound": "Set AWS_PROFILE to a profile of ~/.aws/config.",
     "ConnectionError": "Check the network and the AWS region.",  # botocore's, with its subclasses
     "HTTPClientError": "Check the network and the AWS region.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from imgcls.aws.costs import describe_cost, remaining_hours
+from imgcls.aws.costs import describe_bill, describe_cost, remaining_hours
 
 
 def test_costs_are_those_of_the_price_list() -> None:
@@ -31,3 +31,11 @@ def test_costs_are_those_of_the_price_list() -> None:
     assert describe_cost(Account(), job, 4) == "up to 4.0 more hours of ml.g5.xlarge, 6.00 USD at 1.500 USD per hour"
     Account.session = None
     assert "https://aws.amazon.com/sagemaker/pricing" in describe_cost(Account(), job, 4)
+
+
+def test_the_bill_says_what_spot_instances_saved() -> None:
+    job = {"ResourceConfig": {"InstanceCount": 2, "InstanceType": "ml.g5.xlarge"}, "BillableTimeInSeconds": 300}
+    assert describe_bill(job) == "Billed: 300 s of 2 x ml.g5.xlarge."
+    spot = {**job, "EnableManagedSpotTraining": True, "TrainingTimeInSeconds": 1000}
+    assert describe_bill(spot) == "Billed: 300 s of 2 x ml.g5.xlarge; spot instances saved 70% of 1000 s."
+    assert describe_bill({"ResourceConfig": {}}) is None

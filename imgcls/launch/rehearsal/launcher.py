@@ -64,6 +64,9 @@ class Rehearsal(SageMaker):
         """One job with several hosts at a time: the hosts meet at a fixed port of this machine."""
         return jobs if self.instance_count == 1 else 1
 
+    def say_cost(self, account: Account, jobs: int) -> None:
+        """Nothing: a rehearsal is free."""
+
     def current_job(self, account: Account, folder: Path) -> str | None:
         """None: earlier jobs ended with their accounts."""
         return None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from imgcls.aws.account import Account
+from imgcls.aws.costs import describe_cost
 from imgcls.aws.instances import has_local_disk
 from imgcls.aws.naming import base_name
 from imgcls.errors import UserError
@@ -76,11 +77,20 @@ class SageMaker(JobOptions):
         if job is None:
             job = self.new_job(account, config, overrides, folder)
             log.info("Created the job %s: %d x %s.", job, self.instance_count, self.instance_type)
+            self.say_cost(account, 1)
         recording.update(job=job)
         if not self.wait:
             log.info("The job continues by itself. To wait for it: python -m imgcls.jobs attach run=%s", folder)
             return
         self.finish(account, job, folder, recording, quiet=config["quiet"])
+
+    def say_cost(self, account: Account, jobs: int) -> None:
+        """Log the most that `jobs` jobs can cost, each of which reaches its time limit."""
+        request = {"ResourceConfig": {"InstanceType": self.instance_type}, "EnableManagedSpotTraining": self.spot}
+        hours = jobs * self.instance_count * self.max_runtime / 3600
+        log.info("It is billed for %s.", describe_cost(account, request, hours).replace(" more hours", " hours"))
+        if not self.spot and not self.keep_alive:
+            log.info("launch.spot=true is much cheaper, and an interrupted job resumes to the same numbers.")
 
     def at_once(self, jobs: int) -> int:
         """How many of `jobs` can run at the same time."""

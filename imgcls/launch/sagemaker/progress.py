@@ -8,14 +8,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from imgcls.aws.account import Account
-from imgcls.aws.refusals import error_code, explain, explain_refusals
+from imgcls.aws.refusals import CREDENTIALS, SIGN_IN_ERRORS, error_code, explain, explain_refusals
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.container import START_LINE
-from imgcls.system.interrupts import raise_if_requested
+from imgcls.system.interrupts import Interrupted, raise_if_requested
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ T = TypeVar("T")
 SCRIPT_LINE = "Starting training script"  # the first line of the SDK's script, before its own output
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 PATIENCE_SECONDS = 1800.0  # without a response of AWS until following ends; the job continues
+CREDENTIALS_PATIENCE_SECONDS = 12 * 3600.0  # to sign in again
 LAST_LINES = 20
 RUNNING = ("InProgress", "Stopping")
 STEPS = {
@@ -95,26 +97,67 @@ class Follower:
         self.account, self.job, self.log_file, self.say = account, job, log_file, say
         self._reader: LogReader | None = None
         self._step = ""
+        self._description: dict[str, Any] = {}
+        self._log_works = True
+
+    @property
+    def last_words(self) -> str:
+        """What the user must know if following ends before the job does."""
+        return last_words(self.job, self._description)
 
     def poll(self) -> Outcome | None:
         """Report what is new. Returns None while the job runs. Raises UserError if AWS does not respond."""
-        description = describe(self.account, self.job)
+        self._description = description = describe(self.account, self.job)
         if self._reader is None:
             multi_host = description["ResourceConfig"]["InstanceCount"] > 1
             self._reader = LogReader(self.account, self.job, self.log_file, multi_host, self.say)
-        self._reader.read()
+        self._read_log()
         now = STEPS.get(description.get("SecondaryStatus", ""), "")
         if now and now != self._step:
             self._step = now
             log.info("%s: %s.", self.job, now)
         if is_running(description):
             return None
-        self._reader.read()
+        self._read_log()
         end = outcome(description)
         if end.state != "Completed" and not self._reader.started:
             for line in self._reader.last:
                 self.say(line)
         return end
+
+    def _read_log(self) -> None:
+        """Read the log, without which a job can be followed too."""
+        assert self._reader is not None
+        try:
+            self._reader.read()
+        except UserError as error:
+            if is_transient(error) or is_expired(error):
+                raise
+            if self._log_works:
+                log.warning("%s Following the job without its log.", error)
+            self._log_works = False
+
+
+def last_words(job: str, description: dict[str, Any]) -> str:
+    """That the job, or tuning job, continues and is billed, until when at most, and how to follow or stop it."""
+    until = latest_end(description)
+    limit = f" until {until:%Y-%m-%d %H:%M} at most" if until is not None else ""
+    return (
+        f"The job {job} is not affected: it continues and is billed{limit}.\n"
+        f"  To follow it again: python -m imgcls.jobs attach job={job}\n"
+        f"  To stop it: python -m imgcls.jobs stop job={job}"
+    )
+
+
+def latest_end(description: dict[str, Any]) -> datetime | None:
+    """When SageMaker stops a training job at the latest; None if that is unknown."""
+    limits = description.get("StoppingCondition") or {}
+    began, seconds = description.get("TrainingStartTime"), limits.get("MaxRuntimeInSeconds")
+    if began is None:
+        began, seconds = description.get("CreationTime"), limits.get("MaxWaitTimeInSeconds", seconds)
+    if not isinstance(began, datetime) or seconds is None:
+        return None
+    return (began + timedelta(seconds=int(seconds))).astimezone()
 
 
 def follow(
@@ -128,31 +171,63 @@ def follow(
 ) -> Outcome:
     """Report what the job does until it ends, as `Follower`; `wait` is called with `poll`, in seconds.
 
-    Rides out network errors. Raises UserError if AWS does not respond for half an hour.
+    Rides out network errors, and waits for credentials that can be renewed. Raises UserError, which says that the job
+    continues, if AWS does not respond for half an hour.
     """
-    follower = RetryingPoll(Follower(account, job, log_file, say).poll)
+    watched = Follower(account, job, log_file, say)
+    follower = RetryingPoll(watched.poll, account, lambda: watched.last_words)
     while (end := follower()) is None:
         wait(poll)
     return end
 
 
 class RetryingPoll(Generic[T]):
-    """Calls `poll`, which asks AWS; returns None on network errors, for up to half an hour in a row."""
+    """Calls `poll`, which asks AWS; returns None on network errors, for up to half an hour in a row.
 
-    def __init__(self, poll: Callable[[], T | None]) -> None:
-        self._poll, self._answered = poll, time.monotonic()
+    Args:
+        poll: returns None until there is a result.
+        account: whose credentials are renewed if they expire and can be.
+        last_words: what is added to the error that ends it.
+    """
+
+    def __init__(self, poll: Callable[[], T | None], account: Account, last_words: Callable[[], str]) -> None:
+        self._poll, self._account, self._last_words = poll, account, last_words
+        self._answered = time.monotonic()
+        self._expired = False
 
     def __call__(self) -> T | None:
         raise_if_requested()
         try:
             answer = self._poll()
         except UserError as error:
-            if not is_transient(error) or time.monotonic() - self._answered > PATIENCE_SECONDS:
-                raise
+            silent = time.monotonic() - self._answered
+            if (
+                is_expired(error)
+                and getattr(self._account, "can_renew", False)
+                and silent <= CREDENTIALS_PATIENCE_SECONDS
+            ):
+                if not self._expired:
+                    log.warning("%s Waiting until you have signed in again; the job is not affected.", error)
+                self._expired = True
+                self._account.renew()
+                return None
+            if not is_transient(error) or silent > PATIENCE_SECONDS:
+                raise UserError(f"{error}\n{self._last_words()}") from error
             log.warning("%s Trying again; the job is not affected.", error)
             return None
-        self._answered = time.monotonic()
+        except Interrupted:
+            raise
+        except Exception:
+            log.error("%s", self._last_words())
+            raise
+        self._answered, self._expired = time.monotonic(), False
         return answer
+
+
+def is_expired(error: UserError) -> bool:
+    """Whether AWS refuses the credentials, which another sign-in may change."""
+    cause = error.__cause__
+    return error_code(cause) in CREDENTIALS or type(cause).__name__ in SIGN_IN_ERRORS
 
 
 def is_transient(error: UserError) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.aws.account import Account
+from imgcls.aws.costs import describe_bill
 from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.s3 import split_uri
 from imgcls.errors import UserError
@@ -45,6 +46,8 @@ def await_results(
 def conclude(account: Account, end: Outcome, folder: Path) -> dict[str, Any]:
     """Download the results of a job that has ended. Returns and raises as `await_results`."""
     job = end.description["TrainingJobName"]
+    if (bill := describe_bill(end.description)) is not None:
+        log.info("%s", bill)
     for rule, outcome, details in rule_statuses(end.description):
         log.info("SageMaker Debugger, %s: %s. %s", rule, outcome, details)
     if end.state == "Completed":

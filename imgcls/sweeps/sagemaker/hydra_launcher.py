@@ -121,7 +121,8 @@ class _Run:
         if not self.launcher.wait:
             self._open.close()
             return False
-        self._look = RetryingPoll(Follower(account, self.job, self.folder / "job.log", lambda line: None).poll)
+        watched = Follower(account, self.job, self.folder / "job.log", lambda line: None)
+        self._look = RetryingPoll(watched.poll, account, lambda: watched.last_words)
         return True
 
     def has_ended(self, account: Account) -> bool:

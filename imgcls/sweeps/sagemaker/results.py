@@ -11,7 +11,7 @@ from typing import Any
 
 from imgcls.aws.account import Account
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.progress import RetryingPoll
+from imgcls.launch.sagemaker.progress import RetryingPoll, last_words
 from imgcls.launch.sagemaker.record import JobRecord
 from imgcls.launch.sagemaker.results import fetch_job, job_file
 from imgcls.runs.reading import read_metrics
@@ -39,7 +39,8 @@ def bring_search_home(account: Account, job: str, found: RemoteSearch, overrides
     Raises UserError where the tuning job failed, or no trial is complete.
     """
     announce = outcome.Announcer(found, overrides)
-    look = RetryingPoll(Watcher(account, found, job, Ranges(found.space), announce).look)
+    watcher = Watcher(account, found, job, Ranges(found.space), announce)
+    look = RetryingPoll(watcher.look, account, lambda: last_words(job, {}))
     while (end := look()) is None:
         time.sleep(poll)
     status, reason = end["HyperParameterTuningJobStatus"], str(end.get("FailureReason") or "AWS gives no reason")

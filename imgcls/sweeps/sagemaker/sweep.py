@@ -98,6 +98,7 @@ def sweep(
                     "Created the tuning job %s: %d trials, %d at a time, each on %d x %s.",
                     *(job, found.total, options.workers, launcher.instance_count, launcher.instance_type),
                 )
+                launcher.say_cost(account, found.total)
         if not launcher.wait:
             log.info("It runs without this command. Follow it: imgcls.jobs attach run=%s", outcome.relative(folder))
             return None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,54 @@ def test_passing_faults_are_waited_out_and_others_are_not(tmp_path: Path) -> Non
     expired = ClientError({"Error": {"Code": "ExpiredTokenException", "Message": "expired"}}, "x")
     with pytest.raises(UserError, match="Sign in again"):
         follow(Account([RUNS, expired]), JOB, tmp_path / "log", poll=1, wait=lambda _: None)
+
+
+def refusal(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": "refused"}}, "x")
+
+
+@pytest.mark.parametrize("operation", ["describe_log_streams", "get_log_events"])
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ResourceNotFoundException", "SomethingNew"])
+def test_a_log_that_cannot_be_read_does_not_end_it(tmp_path: Path, caplog: Any, operation: str, code: str) -> None:
+    account = Account([RUNS, RUNS, RUNS, DONE], {"algo-1": [START_LINE, "hello"]})
+
+    def refuse(**_: Any) -> Any:
+        raise refusal(code)
+
+    setattr(account, operation, refuse)
+    assert follow(account, JOB, tmp_path / "log", poll=1, wait=lambda _: None).state == "Completed"
+    if operation == "get_log_events" or code != "ResourceNotFoundException":
+        assert caplog.text.count("Following the job without its log.") == 1
+
+
+@pytest.mark.parametrize("error", [refusal("AccessDeniedException"), refusal("ExpiredToken"), refusal("New")])
+def test_whatever_ends_it_the_job_is_said_to_run_and_be_billed(tmp_path: Path, error: Exception) -> None:
+    class Dated(Account):
+        def describe_training_job(self, TrainingJobName: str) -> dict[str, Any]:  # noqa: N803
+            began = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
+            limits = {"StoppingCondition": {"MaxRuntimeInSeconds": 86400}, "TrainingStartTime": began}
+            return {**super().describe_training_job(TrainingJobName), **limits}
+
+    with pytest.raises(UserError) as caught:
+        follow(Dated([RUNS, error]), JOB, tmp_path / "log", poll=1, wait=lambda _: None)
+    said = str(caught.value)
+    assert re.search(r"continues and is billed until 2026-11-29 \d\d:00 at most", said)
+    assert f"python -m imgcls.jobs attach job={JOB}" in said
+    with pytest.raises(OSError, match="full"):
+        follow(Dated([RUNS, OSError("full")]), JOB, tmp_path / "log", poll=1, wait=lambda _: None)
+
+
+def test_expired_credentials_that_can_be_renewed_are_waited_for(tmp_path: Path, caplog: Any) -> None:
+    class Renewable(Account):
+        can_renew, renewed = True, 0
+
+        def renew(self) -> None:
+            self.renewed += 1
+
+    account = Renewable([RUNS, *[refusal("ExpiredTokenException")] * 3, DONE])
+    assert follow(account, JOB, tmp_path / "log", poll=1, wait=lambda _: None).state == "Completed"
+    assert account.renewed == 3
+    assert caplog.text.count("Waiting until you have signed in again") == 1
 
 
 @pytest.mark.parametrize(
