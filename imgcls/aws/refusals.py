@@ -68,6 +68,11 @@ def error_code(error: BaseException | None) -> str:
     return str((getattr(error, "response", None) or {}).get("Error", {}).get("Code", ""))
 
 
+def is_denied(error: BaseException) -> bool:
+    """Whether AWS refuses for lack of a permission; `error` is botocore's or the UserError made of it."""
+    return error_code(error) in PERMISSION or error_code(error.__cause__) in PERMISSION
+
+
 def _advice(code: str, message: str) -> str:
     if code in QUOTA:
         return "Ask for a higher quota in Service Quotas, or choose another instance type or fewer instances."

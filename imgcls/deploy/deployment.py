@@ -167,4 +167,4 @@ def undo(account: Account, deployment: Deployment, done: str, error: UserError) 
 
 def remove_all(account: Account, name: str, poll: float) -> None:
     """Remove the endpoint and everything that belongs to it."""
-    remove(account, list_resources(account, name), poll=poll, report=lambda line: log.info("%s", line))
+    remove(account, list_resources(account, name, []), poll=poll, report=lambda line: log.info("%s", line))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from imgcls.aws.account import Account
 from imgcls.aws.naming import RUN_TAG
-from imgcls.aws.refusals import error_code, explain_refusals
+from imgcls.aws.refusals import error_code, explain_refusals, is_denied
 from imgcls.aws.upload import upload_file
 from imgcls.deploy import requests, scaling
 from imgcls.deploy.names import ENDPOINT_TAG, PREVIOUS_TAG, SCALING_TAG, as_list, name_by_content, tag_text, tags_of
@@ -241,6 +241,12 @@ def delete_endpoint(account: Account, name: str, *, poll: float) -> bool:
                 if error_code(error) != "ValidationException":
                     raise
                 log.info("%s is being changed; it will be deleted after that.", name)
-        if wait_until_settled(account, name, poll=poll, whole=False) is None:
+        try:
+            if wait_until_settled(account, name, poll=poll, whole=False) is None:
+                return True
+        except UserError as error:
+            if not is_denied(error):
+                raise
+            log.warning("%s is being deleted. You may not watch that: %s", name, error)
             return True
     raise UserError(f"The endpoint {name} was not deleted. Try again in a few minutes.")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from imgcls.aws.account import Account
 from imgcls.aws.naming import NAME_PREFIX, TAG
-from imgcls.aws.refusals import explain_refusals
+from imgcls.aws.refusals import explain_refusals, is_denied
 from imgcls.deploy.names import ENDPOINT_TAG, REGION_TAG, ROLE_PATH, as_mapping
 from imgcls.deploy.scaling import DIMENSION, NAMESPACE
 from imgcls.deploy.state import describe_resource, read_tags_of
+from imgcls.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,35 @@ class Resource:
     instances: tuple[str, int] | None = None
 
 
-def list_resources(account: Account, endpoint: str | None = None) -> list[Resource]:
-    """All resources, or those of one endpoint. Raises UserError if AWS does not allow to list them."""
+def list_resources(account: Account, endpoint: str | None = None, hidden: list[str] | None = None) -> list[Resource]:
+    """All resources, or those of one endpoint. Raises UserError.
+
+    Args:
+        hidden: receives the kinds that AWS does not allow to list; None: that is an error. An endpoint is then in the
+            result although it may not exist, because it is what is billed.
+    """
     start = endpoint or NAME_PREFIX
-    with explain_refusals(f"list the resources in {account.region}"):
-        resources = [
-            *_endpoints(account, start),
-            *_functions(account),
-            *_scaling(account),
-            *_alarms(account),
-            *_sagemaker(account, "endpoint-config", "EndpointConfig", start),
-            *_sagemaker(account, "model", "Model", start),
-            *_roles(account),
-        ]
-    return [resource for resource in resources if endpoint in (None, resource.endpoint)]
+    kinds: dict[str, Callable[[], Iterator[Resource]]] = {
+        "endpoints": lambda: _endpoints(account, start),
+        "functions": lambda: _functions(account),
+        "autoscaling": lambda: _scaling(account),
+        "alarms": lambda: _alarms(account),
+        "endpoint configurations": lambda: _sagemaker(account, "endpoint-config", "EndpointConfig", start),
+        "models": lambda: _sagemaker(account, "model", "Model", start),
+        "roles": lambda: _roles(account),
+    }
+    resources: list[Resource] = []
+    for kind, find in kinds.items():
+        try:
+            with explain_refusals(f"list the {kind} in {account.region}"):
+                resources += [resource for resource in find() if endpoint in (None, resource.endpoint)]
+        except UserError as error:
+            if hidden is None or not is_denied(error):
+                raise
+            hidden.append(kind)
+            if kind == "endpoints" and endpoint is not None:
+                resources.append(Resource("endpoint", endpoint, endpoint, "if it exists"))
+    return resources
 
 
 def count_running_jobs(account: Account) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from imgcls.aws.account import Account
 from imgcls.aws.costs import hourly_price
 from imgcls.aws.naming import NAME_PREFIX, default_bucket
+from imgcls.aws.refusals import is_denied
 from imgcls.aws.rules import check_role_name
 from imgcls.deploy import endpoint, inventory, policies
 from imgcls.deploy.deployment import create_ask, run_test
@@ -60,13 +61,21 @@ def roll_back(values: Values, more: list[str]) -> None:
 def list_resources(values: Values, more: list[str]) -> None:
     """`list`."""
     account = connect(values)
-    resources = inventory.list_resources(account)
+    hidden: list[str] = []
+    resources = inventory.list_resources(account, hidden=hidden)
+    print_hidden(hidden)
     if resources:
         print_table(resources)
         print_costs(account, resources)
-    else:
+    elif not hidden:
         print(f"There are no resources of imgcls in {account.region}.")
     print_running_jobs(account)
+
+
+def print_hidden(kinds: list[str]) -> None:
+    """Print the kinds of resources that AWS does not allow to list."""
+    if kinds:
+        print(f"You may not list {', '.join(kinds)}: there may be more than is shown.")
 
 
 def print_table(resources: list[Resource]) -> None:
@@ -93,7 +102,13 @@ def print_costs(account: Account, resources: list[Resource]) -> None:
 
 def print_running_jobs(account: Account) -> None:
     """Print the number of running jobs, if there are any."""
-    jobs = inventory.count_running_jobs(account)
+    try:
+        jobs = inventory.count_running_jobs(account)
+    except UserError as error:
+        if not is_denied(error):
+            raise
+        print_hidden(["jobs"])
+        return
     if jobs:
         print(f"{jobs} training or tuning jobs are running and billed: python -m imgcls.jobs")
 
@@ -107,14 +122,16 @@ def delete(values: Values, more: list[str]) -> None:
     else:
         name, options = resolve_endpoint(values)
         account = connect(options)
-    resources = inventory.list_resources(account, name)
+    hidden: list[str] = []
+    resources = inventory.list_resources(account, name, hidden)
+    print_hidden(hidden)
     if resources:
         print_table(resources)
         if not values["yes"]:
             confirm(len(resources))
         remove(account, resources, poll=values["poll"], report=print)
         print("Logs, captured requests and answers of asynchronous endpoints are kept.")
-    else:
+    elif not hidden:
         print(f"There are no resources of {name or 'imgcls'} in {account.region}.")
     if values["all"]:
         print_running_jobs(account)

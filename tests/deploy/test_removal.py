@@ -88,7 +88,9 @@ def test_list_delete_and_delete_all(
     assert kinds(busy, "imgcls-dogs") == ONE
     monkeypatch.setattr("builtins.input", lambda text: "y")
     command(["delete", "name=dogs", "poll=0.01"])
-    assert "removed function         imgcls-dogs" in capsys.readouterr().out
+    removed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("removed ")]
+    assert removed[0].split() == ["removed", "endpoint", "imgcls-dogs"]
+    assert "removed function         imgcls-dogs" in removed
     assert kinds(busy) == OTHER
     assert archives(busy) == ["imgcls-dogs-2"]
 
@@ -110,6 +112,32 @@ def archives(account: Account) -> list[str]:
         .list_objects_v2(Bucket="sagemaker-us-east-1-123456789012", Prefix="imgcls/endpoints/")
     )
     return sorted({one["Key"].split("/")[2] for one in found.get("Contents", [])})
+
+
+def test_an_endpoint_is_deleted_with_the_permission_to_delete_it_alone(
+    busy: Account, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who may not even list what there is gets rid of what is billed."""
+    from botocore.exceptions import ClientError
+
+    session = busy.aws.session
+
+    def refuse(model: Any, **_: Any) -> None:
+        if model.name not in ("DeleteEndpoint", "GetCallerIdentity"):
+            raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "No."}}, model.name)
+
+    def made(who: str = "person") -> Any:
+        one = session(who)
+        one.events.register("before-call", refuse)
+        return one
+
+    busy.aws.session = made
+    command(["delete", "name=dogs", "yes=true", "poll=0.01"])
+    busy.aws.session = session
+    assert busy.endpoints == ["imgcls-dogs-2", "imgcls-theirs"]
+    printed = capsys.readouterr().out
+    assert "removed endpoint         imgcls-dogs" in printed
+    assert "You may not list endpoints, functions, autoscaling, alarms, " in printed
 
 
 def test_a_killed_removal_is_resumed(busy: Account) -> None:
