@@ -9,7 +9,7 @@ usage: python -m imgcls.jobs [list]                        the latest jobs, and 
 A tuning job is given in the same way, with its sweep's folder as run=DIR; each of its trials is a job too.
 
 options: region=… profile=… most=20 (jobs listed), poll=10 (seconds), to=DIR (the folder for job=NAME),
-         bucket=… prefix=imgcls kms_key=… subnets=… security_groups=… (for policies)
+         bucket=… prefix=imgcls kms_key=… subnets=… security_groups=… data=s3://… image=… (for policies)
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ OPTIONS = {
     "bucket": Option(),
     "prefix": Option("imgcls"),
     "kms_key": Option(),
+    "data": Option((), parse=texts),
+    "image": Option(),
     "subnets": Option((), parse=texts),
     "security_groups": Option((), parse=texts),
 }

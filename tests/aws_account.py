@@ -68,7 +68,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     jobs = Jobs()
-    with LocalAws(jobs.begin, jobs.stopped.append) as jobs.aws:
+    with LocalAws(jobs.begin, jobs.stopped.append, strict=True) as jobs.aws:
         jobs.aws.add_role("trainer")
         yield jobs
 

@@ -10,7 +10,8 @@ from imgcls.errors import UserError
 
 NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*")
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-ROLE_NAME = re.compile(r"(?:[\w+=,.@-]+/)*[\w+=,.@-]{1,64}")  # with or without its path
+ROLE_NAME = re.compile(r"[\w+=,.@-]{1,64}")
+ROLE_PATH = re.compile(rf"(?:[\w+=,.@-]+/)+{ROLE_NAME.pattern}")
 ROLE_ARN = re.compile(r"arn:[\w-]+:iam::\d{12}:role/[\w+=,.@/-]+")
 ARN = re.compile(r"arn:[\w-]+:([\w-]+):[\w-]*:\d*:.+")
 RESERVED_TAG = re.compile(r"(?i:aws:)|imgcls(:|$)")
@@ -29,15 +30,15 @@ def check_bucket(option: str, name: str) -> None:
 
 
 def check_role(option: str, role: str) -> None:
-    """Raise UserError if `role` is neither a role name nor a role ARN."""
-    if not (ROLE_NAME.fullmatch(role) or ROLE_ARN.fullmatch(role)):
+    """Raise UserError if `role` is neither a role name, with or without its path, nor a role ARN."""
+    if not (ROLE_NAME.fullmatch(role) or ROLE_PATH.fullmatch(role) or ROLE_ARN.fullmatch(role)):
         raise UserError(f"{option}={role}: must be a role name or an ARN such as arn:aws:iam::<account>:role/<name>.")
 
 
 def check_role_name(option: str, role: str) -> None:
-    """Raise UserError if `role` is not a role name, with or without its path."""
+    """Raise UserError if `role` is not a role name without a path."""
     if not ROLE_NAME.fullmatch(role):
-        raise UserError(f"{option}={role}: give the role name, without arn:….")
+        raise UserError(f"{option}={role}: give only the role name, without a path or arn:….")
 
 
 def check_arn(option: str, arn: str, what: str, service: str) -> None:

@@ -75,6 +75,7 @@ ACTIONS: dict[str, dict[str, Option]] = {
         "output": Option(),
         "topics": Option((), parse=texts),
         "kms_key": Option(),
+        "image": Option(),
         "capture": Option(False, flag, boolean),
         "vpc": Option(False, flag, boolean),
         "subnets": Option((), parse=texts),

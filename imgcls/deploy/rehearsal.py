@@ -64,7 +64,7 @@ def rehearse(options: Options, source: Source, then: Callable[[Account], None] |
     `then` is called with the account at the end, before it is closed.
     """
     here = replace(options, poll=POLL_SECONDS, wait=True, role=options.role or ROLE, bucket=None)
-    with LocalAws(_no_jobs, lambda name: None) as aws:
+    with LocalAws(_no_jobs, lambda name: None, strict=True) as aws:
         endpoints = Endpoints(aws)
         try:
             aws.add_role(str(here.role))  # a rehearsal has every role

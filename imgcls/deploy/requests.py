@@ -15,6 +15,7 @@ from imgcls.system.extras import need
 Request = dict[str, Any]
 
 INSTANCE_TYPE = "ml.m5.large"
+ARM_TYPE = "ml.c7g.large"  # one whose image is in a repository of its own
 FRAMEWORK = "2.6.0"
 ARM_IMAGE = "-arm64:"
 MEMORY_MB, CONCURRENCY, ASYNC_CONCURRENCY = 3072, 5, 4

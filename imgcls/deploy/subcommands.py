@@ -22,7 +22,7 @@ from imgcls.deploy.lookup import Values, connect, resolve_endpoint
 from imgcls.deploy.names import ALIAS, endpoint_name
 from imgcls.deploy.options import ASYNCHRONOUS, SERVERLESS, read_tags
 from imgcls.deploy.removal import remove
-from imgcls.deploy.requests import FRAMEWORK, INSTANCE_TYPE, image_uri, mode_of
+from imgcls.deploy.requests import ARM_TYPE, FRAMEWORK, INSTANCE_TYPE, image_uri, mode_of
 from imgcls.deploy.samples import find_samples
 from imgcls.deploy.source import SERVERLESS_LIMIT, request_limit
 from imgcls.deploy.state import get_endpoint
@@ -186,6 +186,11 @@ def print_policies(values: Values, more: list[str]) -> None:
     bucket = values["bucket"] or default_bucket(account.region, account.number)
     prefix = values["prefix"].strip("/")
     answers = values["output"] or f"s3://{bucket}/{prefix}/async/{name}/answers"
+    images = (
+        [values["image"]]
+        if values["image"]
+        else [image_uri(FRAMEWORK, kind, account.region) for kind in (INSTANCE_TYPE, ARM_TYPE)]
+    )
     names = policies.Names(
         account.partition,
         account.region,
@@ -195,7 +200,7 @@ def print_policies(values: Values, more: list[str]) -> None:
         prefix=prefix,
         role=role,
         function=values["function"] or name,
-        images=[repository_arn(image_uri(FRAMEWORK, INSTANCE_TYPE, account.region), account.partition)],
+        images=[repository_arn(image, account.partition) for image in images],
         kms_key=values["kms_key"],
         function_role=values["function_role"],
         subnets=values["subnets"] or (["*"] if values["vpc"] else []),

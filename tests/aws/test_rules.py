@@ -22,8 +22,8 @@ KEY = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd"
         ),
         (
             rules.check_role,
-            ["team", "a.b@c", "arn:aws-cn:iam::123456789012:role/path/team"],
-            ["", "a b", "path/team", "arn:aws:iam::12:role/x", "arn:aws:iam::123456789012:user/x", "a" * 65],
+            ["team", "a.b@c", "service-role/team", "arn:aws-cn:iam::123456789012:role/path/team"],
+            ["", "a b", "path//team", "/team", "arn:aws:iam::12:role/x", "arn:aws:iam::123456789012:user/x", "a" * 65],
         ),
         (rules.check_role_name, ["team"], ["path/team", "arn:aws:iam::123456789012:role/x", ""]),
         (

@@ -114,7 +114,7 @@ def account(monkeypatch: pytest.MonkeyPatch, model: Path) -> Iterator[Account]:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     monkeypatch.delenv("SAGEMAKER_ROLE", raising=False)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with LocalAws(lambda request: None, lambda name: None) as aws:
+    with LocalAws(lambda request: None, lambda name: None, strict=True) as aws:
         known = Account(aws)
         aws.add_role("endpoints")
         aws.add_role("imgcls-functions", "lambda.amazonaws.com")

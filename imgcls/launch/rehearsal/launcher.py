@@ -53,7 +53,7 @@ class Rehearsal(SageMaker):
             raise UserError("launch=rehearsal cannot read S3. Give a local folder with data.root=DIR.")
         remove_left_over()
         stage = Stage(config, max(1, config["trainer"]["max_epochs"] // 2) if self.interrupt else None)
-        with _lock_multi_host(self.instance_count), LocalAws(stage.begin, stage.stop) as aws:
+        with _lock_multi_host(self.instance_count), LocalAws(stage.begin, stage.stop, strict=True) as aws:
             stage.aws = aws
             try:
                 yield stage.account(self.role or ROLE, self.prefix)

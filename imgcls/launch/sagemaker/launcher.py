@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata as metadata
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from imgcls.launch.sagemaker.options import JobOptions, check_job
 from imgcls.launch.sagemaker.progress import describe, is_running, outcome, say
 from imgcls.launch.sagemaker.record import JobRecord
 from imgcls.launch.sagemaker.results import await_results
-from imgcls.launch.sagemaker.training_job import JobPlan, create_job, image_uri
+from imgcls.launch.sagemaker.training_job import JobPlan, create_job, image_uri, image_version
 from imgcls.runs.recording import Recording
 from imgcls.system.interrupts import Interrupted, StopSignals
 from imgcls.system.logs import log_to_file
@@ -134,6 +135,7 @@ class SageMaker(JobOptions):
         if has_local_disk(self.instance_type) and self.volume_size != JobOptions.volume_size:
             log.warning("launch.volume_size has no effect: %s has a local disk of a fixed size.", self.instance_type)
         log.debug("The role of the job is %s.", role)
+        say_versions(self.image or image_uri(self, account.region))  # an image that AWS lacks is reported here
         channels = upload_channels(account, config)
         record.job = None
         record.write(folder)
@@ -174,6 +176,13 @@ class SageMaker(JobOptions):
     def left_running(self, job: str, error: BaseException) -> None:
         """Warn the user who interrupts with `error` that the job, or tuning job, continues."""
         log.warning("The job continues and is billed. To stop it: python -m imgcls.jobs stop job=%s", job)
+
+
+def say_versions(image: str) -> None:
+    """Log the version of PyTorch that jobs have, if it is not the one of this machine."""
+    theirs, ours = image_version(image), metadata.version("torch").partition("+")[0]
+    if theirs is not None and not ours.startswith(f"{theirs}.") and ours != theirs:
+        log.info("The image of the job has PyTorch %s; on this machine it is %s.", theirs, ours)
 
 
 def _find_unrecorded_job(account: Account, base: str) -> str | None:

@@ -16,6 +16,7 @@ from imgcls.system.checks import check_value, flag, number, whole
 
 MAX_RUNTIME_SECONDS = 28 * 86400  # of a training job
 MAX_KEEP_ALIVE_SECONDS = 3600
+OLDEST_PYTORCH = (2, 8)
 RESERVED_VARIABLES = ("SM_", "AWS_", "SAGEMAKER_")
 CHECKS = {
     "instance_count": whole(1, 100),
@@ -42,7 +43,7 @@ class JobOptions:
     instance_count: int = 1
     volume_size: int = 50
     image: str | None = None
-    framework_version: str = "2.10.0"
+    framework_version: str = "2.14"
     requirements: str | None = None
     code: list[str] = field(default_factory=list)
     wheels: str | None = None
@@ -111,8 +112,14 @@ def _check_values(launch: Mapping[str, Any]) -> None:
     check_instance_type("launch.instance_type", str(launch["instance_type"]), "ml.g4dn.xlarge")
     for name, check in CHECKS.items():
         check_value(f"launch.{name}", launch[name], check)
-    if not re.fullmatch(r"[0-9]+\.[0-9]+(\.[0-9]+)?", str(launch["framework_version"])):
-        raise UserError(f"launch.framework_version={launch['framework_version']}: must be a version such as 2.10.0.")
+    version = str(launch["framework_version"])
+    if not re.fullmatch(r"[0-9]+\.[0-9]+(\.[0-9]+)?", version):
+        raise UserError(f"launch.framework_version={version}: must be a version such as 2.14 or 2.10.0.")
+    if launch["image"] is None and tuple(map(int, version.split(".")[:2])) < OLDEST_PYTORCH:
+        raise UserError(
+            f"launch.framework_version={version}: imgcls needs PyTorch 2.8 or newer, and Python 3.11. "
+            "Write 2.10 as 2.10.0."
+        )
     if launch["bucket"] is not None:
         check_bucket("launch.bucket", str(launch["bucket"]))
     if launch["role"] is not None:

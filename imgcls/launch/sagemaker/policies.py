@@ -7,6 +7,7 @@ The actions: https://docs.aws.amazon.com/service-authorization/latest/reference/
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,11 @@ from typing import Any
 from imgcls.aws.iam import UNNAMED, Account, allow, container, policy, trust, use_key
 from imgcls.aws.naming import NAME_PREFIX, default_bucket
 from imgcls.aws.rules import check_role_name
+from imgcls.aws.s3 import split_folder
+from imgcls.errors import UserError
 from imgcls.launch.sagemaker.progress import LOG_GROUP
+
+VERSIONS_OF_REPOSITORIES = ("2.14", "2.10.0")  # one of each repository that framework_version selects from
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,13 @@ def print_policies(options: Mapping[str, Any]) -> None:
     account = Account.connect(options["region"], options["profile"], caller=Caller(option_prefix=""))
     role = options["role"]
     check_role_name("role", role)
+    for address in options["data"]:
+        split_folder(address, "data")
+    images = (
+        [options["image"]]
+        if options["image"]
+        else [image_uri(JobOptions(framework_version=version), account.region) for version in VERSIONS_OF_REPOSITORIES]
+    )
     names = Names(
         account.partition,
         account.region,
@@ -124,11 +136,12 @@ def print_policies(options: Mapping[str, Any]) -> None:
         bucket=options["bucket"] or default_bucket(account.region, account.number),
         prefix=options["prefix"].strip("/"),
         role=role,
-        images=[repository_arn(image_uri(JobOptions(), account.region), account.partition)],
+        images=[repository_arn(image, account.partition) for image in images],
         kms_key=options["kms_key"],
         subnets=options["subnets"],
         security_groups=options["security_groups"],
         default_bucket=not options["bucket"],
+        data=options["data"],
     )
     parts = {"trust": trust_policy(names), "role": role_policy(names), "person": person_policy(names)}
     print(json.dumps(parts, indent=2))
@@ -141,5 +154,9 @@ def repository_arn(image: str, partition: str) -> str:
     'arn:aws:ecr:eu-west-1:763104351884:repository/pytorch-training'
     """
     registry, _, name = image.partition("/")
+    if not re.fullmatch(r"\d{12}\.dkr\.ecr[\w.-]*", registry):
+        raise UserError(
+            f"image={image}: must be in a registry of ECR, as in ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME:TAG."
+        )
     account, _, _, region = registry.split(".")[:4]
     return f"arn:{partition}:ecr:{region}:{account}:repository/{name.split('@')[0].split(':')[0]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import re
 import tempfile
@@ -130,22 +131,47 @@ def image_uri(options: JobOptions, region: str) -> str:
     from sagemaker.core import image_uris
 
     version = str(options.framework_version)
+    short = ".".join(version.split(".")[:2])
     reasons = []
-    for family in IMAGE_FAMILIES:
+    # AWS writes newer versions as 2.14, older ones as 2.10.0.
+    ways = dict.fromkeys((version, short, f"{short}.0")) if version in (short, f"{short}.0") else [version]
+    for family, written in itertools.product(IMAGE_FAMILIES, ways):
         try:
             return str(
                 image_uris.retrieve(
-                    family, region, version=version, instance_type=options.instance_type, image_scope="training"
+                    family, region, version=written, instance_type=options.instance_type, image_scope="training"
                 )
             )
         except ValueError as error:
             reasons.append(" ".join(str(error).split()))
-    if any("unsupported region" in reason.lower() for reason in reasons):
+    if any("unsupported region" in reason.lower() for reason in reasons) and not _has_images(region):
         raise UserError(f"launch.region={region}: AWS has no PyTorch images in this region. Give launch.image=URI.")
-    known = sorted({word.rstrip(".,") for reason in reasons for word in reason.split() if word[:2] in ("2.", "1.")})
+    words = {word.rstrip(".,") for reason in reasons for word in reason.partition("Supported")[2].split()}
+    known = sorted(word for word in words if re.fullmatch(r"2\.([89]|\d\d)(\.\d+)?", word))
     raise UserError(
         f"launch.framework_version={version}: AWS has no such PyTorch training image. {nearest(version, known)}"
     )
+
+
+def _has_images(region: str) -> bool:
+    """Whether the SDK knows an image for the default version there: not all families are in all regions."""
+    from sagemaker.core import image_uris
+
+    for family, version in zip(IMAGE_FAMILIES, ("2.10.0", "2.14"), strict=True):
+        with contextlib.suppress(ValueError):
+            image_uris.retrieve(family, region, version=version, instance_type="ml.m5.large", image_scope="training")
+            return True
+    return False
+
+
+def image_version(image: str) -> str | None:
+    """The version of PyTorch in an image of AWS; None if its URI does not tell.
+
+    >>> image_version("763104351884.dkr.ecr.eu-west-1.amazonaws.com/pytorch:2.14-cpu-amzn2023-sagemaker")
+    '2.14'
+    """
+    match = re.search(r"/pytorch(?:-training)?:(\d+\.\d+(?:\.\d+)?)-", image)
+    return match[1] if match else None
 
 
 @contextlib.contextmanager

@@ -17,9 +17,10 @@ from imgcls.aws.naming import tuning_name
 from imgcls.config.composition import plain
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.channels import upload_channels
-from imgcls.launch.sagemaker.launcher import SageMaker
+from imgcls.launch.sagemaker.launcher import SageMaker, say_versions
 from imgcls.launch.sagemaker.options import check_job
 from imgcls.launch.sagemaker.record import JobRecord
+from imgcls.launch.sagemaker.training_job import image_uri
 from imgcls.sweeps import outcome
 from imgcls.sweeps.hydra import (
     check_space,
@@ -170,6 +171,7 @@ def _record_job(
 ) -> dict[str, str]:
     """Upload the channels of a new tuning job, return them, and record the job in the sweep's folder."""
     log.debug("The trials run as %s.", account.role_arn)  # which raises before anything is uploaded
+    say_versions(launcher.image or image_uri(launcher, account.region))  # also before
     channels = upload_channels(account, config)
     bucket, prefix = account.places.bucket, account.places.prefix
     record = JobRecord(job, launcher.where, account.region, bucket, prefix, job=job, profile=launcher.profile)

@@ -23,7 +23,7 @@ def test_requests_are_checked_as_aws_checks_them(monkeypatch: pytest.MonkeyPatch
     from imgcls.launch.rehearsal.endpoints import Endpoints
 
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with LocalAws(lambda request: None, lambda name: None) as aws:
+    with LocalAws(lambda request: None, lambda name: None, strict=True) as aws:
         client, endpoints = aws.session().client("sagemaker"), Endpoints(aws)
         client.create_model(
             ModelName="m", PrimaryContainer={"Image": "i"}, ExecutionRoleArn=f"arn:aws:iam::{1:012}:role/r"

@@ -78,7 +78,19 @@ def test_policies_are_printed_for_the_account(signed_in: Jobs, capsys: pytest.Ca
     assert set(printed) == {"trust", "role", "person"}
     text = json.dumps(printed)
     assert "arn:aws:iam::123456789012:role/imgcls-training" in text
-    assert "arn:aws:ecr:us-east-1:763104351884:repository/pytorch-training" in text
+    for repository in ("pytorch-training", "pytorch"):  # of framework_version=2.10.0 and 2.14
+        image = Question("ecr:BatchGetImage", f"arn:aws:ecr:us-east-1:763104351884:repository/{repository}")
+        assert allowing(printed["role"], image)
+    network = ["subnets=subnet-1", "security_groups=sg-1"]
+    _main(["policies", "data=s3://other/set", *network])
+    printed = json.loads(capsys.readouterr().out)
+    assert allowing(printed["role"], Question("s3:GetObject", "arn:aws:s3:::other/set/1.jpg"))
+    subnet = "arn:aws:ec2:us-east-1:123456789012:subnet/subnet-1"
+    assert allowing(printed["role"], Question("ec2:CreateNetworkInterface", subnet))
+    _main(["policies", "image=123456789012.dkr.ecr.us-east-1.amazonaws.com/mine:1"])
+    printed = json.loads(capsys.readouterr().out)
+    own = Question("ecr:BatchGetImage", "arn:aws:ecr:us-east-1:123456789012:repository/mine")
+    assert allowing(printed["role"], own)
 
 
 def test_keys_vpcs_and_data_of_others_have_their_statements(account: Jobs) -> None:

@@ -76,8 +76,7 @@ def test_everything_that_was_asked_for_is_in_the_request(account: Jobs, tmp_path
     assert name.startswith("imgcls-try-1-")
     assert request["RoleArn"] == "arn:aws:iam::123456789012:role/trainer"
     image = request["AlgorithmSpecification"]["TrainingImage"]
-    assert "pytorch-training:2.10.0" in image
-    assert "gpu" in image
+    assert "/pytorch:2.14-cu" in image
     assert request["AlgorithmSpecification"]["ContainerEntrypoint"] == ["/bin/bash"]
     assert request["AlgorithmSpecification"]["ContainerArguments"][1].endswith(
         "&& exec /opt/ml/input/data/sm_drivers/sm_train.sh"
@@ -198,6 +197,9 @@ def test_images_are_those_of_the_sdks_table() -> None:
 
     assert image("2.10.0").endswith("pytorch-training:2.10.0-cpu-py313")
     assert "2.14-cu" in image("2.14", "ml.g5.xlarge")
+    assert image("2.14.0") == image("2.14"), "AWS writes it without the last number"
+    with pytest.raises(UserError, match=r"Did you mean 2\.9\.0"):
+        image("2.9.7")
     with pytest.raises(UserError, match=r"launch\.framework_version=9\.9: AWS has no such PyTorch training image"):
         image("9.9")
     with pytest.raises(UserError, match=r"launch\.region=nowhere"):
