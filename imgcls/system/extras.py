@@ -69,6 +69,20 @@ def _compare(name: str, declared: dict[str, list[Requirement]]) -> Extra:
     return Extra(name, tuple(missing), offered=bool(here) or not declared[name])
 
 
+def pins_of_extra(name: str) -> list[str]:
+    """The requirements of an extra in the versions of this machine, or as they are declared where one is missing."""
+    return [pin(line.name, str(line)) for line in _requirements_here(name, requirements())]
+
+
+def pin(name: str, otherwise: str) -> str:
+    """`name==version` as it is installed here; `otherwise` if it is not, or is a build that no index has."""
+    try:
+        version = metadata.version(name).partition("+")[0]  # +cu130 is a build for one machine
+    except metadata.PackageNotFoundError:
+        return otherwise
+    return otherwise if ".dev" in version else f"{name}=={version}"
+
+
 def _requirements_here(name: str, declared: dict[str, list[Requirement]]) -> list[Requirement]:
     """The requirements of an extra, and of the extras that it consists of, that hold for this Python."""
     found = []

@@ -17,8 +17,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from imgcls.aws.instances import has_gpu
 from imgcls.config.groups import config_dir
 from imgcls.errors import UserError
+from imgcls.system.extras import LOGGERS, pin, pins_of_extra
 
 BUNDLE = "source.tar.gz"
 JOB_FILE = "job.json"
@@ -105,16 +107,50 @@ def requirements_text(own: str | None, *, also: Iterable[str] = ()) -> str:
         name = _name(requirement)
         if name.lower() in excluded:
             continue
-        try:
-            lines.append(f"{name}=={metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            lines.append(requirement)
+        lines.append(pin(name, requirement))
     if own is not None:
-        file = Path(own).expanduser()
-        if not file.is_file():
-            raise UserError(f"launch.requirements={own}: no such file.")
-        lines += [line for line in file.read_text().splitlines() if line.strip()]
+        lines += read_requirements(own)
     return "\n".join(lines) + "\n"
+
+
+def read_requirements(path: str) -> list[str]:
+    """The lines of launch.requirements. Raises UserError for a line that pip cannot use in the container."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"launch.requirements={path}: no such file.")
+    lines = [line for line in file.read_text().splitlines() if line.strip()]
+    for line in lines:
+        text = line.split(" #")[0].strip()
+        if text.startswith(("-e", "--editable", ".", "/", "~", "file:")) or "file://" in text:
+            reason = "is on this machine. Give code with launch.code=[…]."
+        elif text.startswith(("-r", "--requirement", "-c", "--constraint")):
+            reason = "names another file, which is not sent. Write its lines into this one."
+        elif _name(text).lower() in IMAGE_PACKAGES:
+            reason = "would replace the image's. Choose it with launch.framework_version or launch.image."
+        elif re.search(r"==[^,;]*\+", text):
+            reason = "is a build of this machine, which no index has. Leave out what follows the +."
+        else:
+            continue
+        raise UserError(f"launch.requirements={path}: {text!r} {reason}")
+    return lines
+
+
+def optional_requirements(configs: Iterable[Mapping[str, Any]], instance_type: str) -> list[str]:
+    """What else pip installs, because a configuration or the instance type needs it: loggers, ONNX, NVIDIA's library.
+
+    `export.onnx=auto` means the same as on this machine: yes if ONNX is installed here.
+    """
+    extras: dict[str, None] = {}
+    for config in configs:
+        logger = str((config.get("logger") or {}).get("_target_") or "").rpartition(".")[2]
+        if logger in LOGGERS:
+            extras[LOGGERS[logger]] = None
+        onnx = (config.get("export") or {}).get("onnx")
+        if onnx is True or (onnx == "auto" and importlib.util.find_spec("onnx") is not None):
+            extras["onnx"] = None
+    if has_gpu(instance_type):
+        extras["gpu"] = None
+    return list(dict.fromkeys(line for extra in extras for line in pins_of_extra(extra)))
 
 
 def _name(requirement: str) -> str:

@@ -12,6 +12,7 @@ from imgcls.aws.instances import has_gpu, has_local_disk
 from imgcls.aws.rules import check_bucket, check_instance_type, check_role, check_tags, check_variables
 from imgcls.aws.s3 import is_remote
 from imgcls.errors import UserError
+from imgcls.launch.sagemaker.bundle import read_requirements
 from imgcls.system.checks import check_value, flag, number, whole
 
 MAX_RUNTIME_SECONDS = 28 * 86400  # of a training job
@@ -126,6 +127,8 @@ def _check_values(launch: Mapping[str, Any]) -> None:
         check_role("launch.role", str(launch["role"]))
     check_tags("launch.tags", launch["tags"])
     check_variables("launch.environment", launch["environment"], RESERVED_VARIABLES)
+    if launch["requirements"] is not None:
+        read_requirements(str(launch["requirements"]))
     wheels = launch["wheels"]
     if wheels is not None and not list(Path(str(wheels)).expanduser().glob("*.whl")):
         raise UserError(f"launch.wheels={wheels}: this folder holds no wheels (pip download -d FOLDER …).")

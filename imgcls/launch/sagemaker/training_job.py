@@ -16,7 +16,13 @@ from imgcls.aws.account import Account, configure_sdk
 from imgcls.aws.naming import tags
 from imgcls.aws.refusals import explain_refusals
 from imgcls.errors import UserError, nearest
-from imgcls.launch.sagemaker.bundle import BUNDLE, find_user_modules, requirements_text, write_bundle
+from imgcls.launch.sagemaker.bundle import (
+    BUNDLE,
+    find_user_modules,
+    optional_requirements,
+    requirements_text,
+    write_bundle,
+)
 from imgcls.launch.sagemaker.options import JobOptions
 from imgcls.models.choices import VALIDATION_METRICS
 from imgcls.system.extras import need
@@ -73,7 +79,10 @@ def create_job(account: Account, plan: JobPlan) -> str:
             bundle,
             job,
             code=find_user_modules(plan.config, options.code),
-            requirements=requirements_text(options.requirements, also=plan.requirements),
+            requirements=requirements_text(
+                options.requirements,
+                also=[*plan.requirements, *optional_requirements([plan.config], options.instance_type)],
+            ),
             wheels=options.wheels_folder,
         )
         trainer = ModelTrainer(

@@ -19,7 +19,13 @@ from imgcls.aws.naming import tags
 from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.s3 import split_uri
 from imgcls.config.choices import TUNING_STRATEGIES, WARM_STARTS
-from imgcls.launch.sagemaker.bundle import BUNDLE, find_user_modules, requirements_text, write_bundle
+from imgcls.launch.sagemaker.bundle import (
+    BUNDLE,
+    find_user_modules,
+    optional_requirements,
+    requirements_text,
+    write_bundle,
+)
 from imgcls.launch.sagemaker.options import JobOptions
 from imgcls.launch.sagemaker.training_job import METRICS, image_uri, metric_definitions
 from imgcls.sweeps.options import SearchOptions
@@ -183,7 +189,9 @@ def _upload_source(account: Account, plan: TuningPlan, uri: str) -> None:
             bundle,
             job,
             code=find_user_modules(list(plan.configs.values()), options.code),
-            requirements=requirements_text(options.requirements),
+            requirements=requirements_text(
+                options.requirements, also=optional_requirements(plan.configs.values(), options.instance_type)
+            ),
             wheels=options.wheels_folder,
             script=(SCRIPT, SCRIPT_TEXT),
         )

@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 import tarfile
 from pathlib import Path
@@ -7,7 +8,13 @@ import pytest
 
 from imgcls.config.composition import compose, plain
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.bundle import find_user_modules, requirements_text, write_bundle
+from imgcls.launch.sagemaker.bundle import (
+    find_user_modules,
+    optional_requirements,
+    read_requirements,
+    requirements_text,
+    write_bundle,
+)
 
 
 def test_the_bundle_holds_what_the_container_needs(tmp_path: Path) -> None:
@@ -61,3 +68,37 @@ def test_requirements_are_pinned_to_what_was_tried_here(tmp_path: Path) -> None:
     assert lines[-1] == "albumentations>=2"
     with pytest.raises(UserError, match="no such file"):
         requirements_text(str(tmp_path / "none.txt"))
+
+
+def test_what_the_configuration_needs_travels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def names(onnx: object, logger: str | None = None, kind: str = "ml.m5.xlarge") -> set[str]:
+        lines = optional_requirements([{"export": {"onnx": onnx}, "logger": {"_target_": logger}}], kind)
+        return {re.split("[^a-z-]", line)[0] for line in lines}
+
+    assert names(False) == set()
+    assert names(False, kind="ml.g4dn.xlarge") == {"nvidia-ml-py"}
+    assert names(True) == {"onnx", "onnxscript", "onnxruntime"}
+    assert names(False, "imgcls.training.loggers.MLflow") == {"mlflow-skinny", "sqlalchemy", "alembic"}
+    assert names(False, "imgcls.training.loggers.WeightsAndBiases") == {"wandb"}
+    for found, expected in [(None, set()), (object(), {"onnx", "onnxscript", "onnxruntime"})]:
+        monkeypatch.setattr("imgcls.launch.sagemaker.bundle.importlib.util.find_spec", lambda name, at=found: at)
+        assert names("auto") == expected, "auto means the same as here"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("torch>=2.12", "would replace the image's"),
+        ("torchvision", "would replace the image's"),
+        ("-e .", "is on this machine"),
+        ("./own", "is on this machine"),
+        ("own @ file:///home/me/own", "is on this machine"),
+        ("-r base.txt", "names another file"),
+        ("numpy==2.1.0+local", "is a build of this machine"),
+    ],
+)
+def test_requirements_that_work_here_alone_are_refused(tmp_path: Path, line: str, said: str) -> None:
+    own = tmp_path / "more.txt"
+    own.write_text(f"albumentations>=2  # augmentation\n{line}\n")
+    with pytest.raises(UserError, match=said):
+        read_requirements(str(own))
