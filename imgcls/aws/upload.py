@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from imgcls.aws.refusals import error_code, explain_refusals
 from imgcls.aws.s3 import Ledger, StoredFile, list_objects, split_folder, split_uri, transfer
 from imgcls.errors import UserError
-from imgcls.system.cache import alone, cache_folder
+from imgcls.system.cache import alone, cache_folder, cache_identity
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +40,12 @@ class Upload:
 
 
 def upload_name(folder: Path) -> str:
-    """The name in S3 of a local folder: readable, and different for every folder, user and machine.
+    """The name in S3 of a local folder: readable, and different for every folder and cache, see `cache_identity`.
 
     The same images under another path are uploaded again, but users never overwrite each other's folders.
     """
     folder = folder.resolve()
-    digest = hashlib.sha256(f"{socket.gethostname()}:{os.getuid()}:{folder}".encode()).hexdigest()[:8]
+    digest = hashlib.sha256(f"{cache_identity()}:{folder}".encode()).hexdigest()[:8]
     return f"{folder.name or 'data'}-{digest}"
 
 

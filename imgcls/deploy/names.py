@@ -48,7 +48,7 @@ def endpoint_name(given: str) -> str:
 
 
 def name_of_run(folder: Path) -> str:
-    """The endpoint of a run's folder: readable, and different for every folder, user and machine."""
+    """The endpoint of a run's folder: readable, and different for every folder and user."""
     title, _, digest = upload_name(folder).rpartition("-")
     return fit_name(NAME_PREFIX, title, digest, MAX_NAME_LENGTH)
 

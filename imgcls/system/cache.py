@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
-from imgcls.system.files import explain_os_errors, flush_folder, take_lock
+from imgcls.errors import UserError
+from imgcls.system.files import atomic_write_text, explain_os_errors, flush_folder, take_lock
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +95,24 @@ def remove(entry: Entry) -> bool:
         shutil.rmtree(gone)
         lock.unlink(missing_ok=True)
     return True
+
+
+def cache_identity() -> str:
+    """A random text that belongs to this cache, made once: it tells apart users whose machines are all called alike.
+
+    In SageMaker Studio every machine is `default` and every user `sagemaker-user`; a container has another host name
+    each time, but finds its own identity again if its cache is on a volume. Without a writable cache it is made of the
+    names of host and user.
+    """
+    file = cache_folder() / "identity"
+    try:
+        if not file.is_file():
+            with alone(file):
+                if not file.is_file():
+                    atomic_write_text(file, secrets.token_hex(16))
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UserError):
+        return f"{socket.gethostname()}:{os.getuid()}"
 
 
 @contextmanager
