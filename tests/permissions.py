@@ -15,7 +15,12 @@ from imgcls.launch.rehearsal.aws import Call
 
 HERE = "us-east-1:123456789012"
 ACCOUNT = "123456789012"
-SERVICES = {"monitoring": "cloudwatch", "sagemaker-runtime": "sagemaker", "runtime.sagemaker": "sagemaker"}
+SERVICES = {
+    "service-quotas": "servicequotas",
+    "monitoring": "cloudwatch",
+    "sagemaker-runtime": "sagemaker",
+    "runtime.sagemaker": "sagemaker",
+}
 ACTIONS = {  # operations whose permission has another name
     "s3:HeadObject": "s3:GetObject",
     "s3:HeadBucket": "s3:ListBucket",
@@ -38,6 +43,8 @@ WITHOUT_RESOURCES = {
     "ecr:GetAuthorizationToken",
     "lambda:ListFunctions",
     "pricing:GetProducts",
+    "servicequotas:ListAWSDefaultServiceQuotas",
+    "servicequotas:ListServiceQuotas",
     *(f"ec2:Describe{what}" for what in ("DhcpOptions", "NetworkInterfaces", "SecurityGroups", "Subnets", "Vpcs")),
     *(f"sagemaker:List{what}" for what in ("EndpointConfigs", "Endpoints", "Models")),
     *(f"sagemaker:List{what}Jobs" for what in ("HyperParameterTuning", "Training")),

@@ -132,7 +132,13 @@ class Account:
         s3 = self.client("s3")
         with explain_refusals(f"use the bucket {name}"):
             try:
-                s3.head_bucket(Bucket=name)
+                where = s3.head_bucket(Bucket=name).get("BucketRegion")
+                if where is not None and where != self.region:
+                    prefix, purpose = self.caller.option_prefix, self.caller.purpose
+                    raise UserError(
+                        f"{prefix}bucket={name}: this bucket is in {where}, but the {purpose} would run in "
+                        f"{self.region}. Give {prefix}region={where}, or another bucket."
+                    )
             except s3.exceptions.ClientError as error:
                 if error_code(error) not in NO_BUCKET or self.bucket is not None:
                     raise

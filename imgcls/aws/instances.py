@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 
 TYPE = re.compile(r"ml\.([a-z][a-z0-9]*(?:-[a-z0-9]+)*)\.([a-z0-9-]+)")
 GPU_FAMILIES = re.compile(r"(p[2-9]|p\d\d|g[4-9]|g\d\d)[a-z0-9-]*")
@@ -56,3 +57,12 @@ def is_graviton(name: str) -> bool:
     """
     match = TYPE.fullmatch(name)
     return match is not None and GRAVITON.fullmatch(match[1]) is not None
+
+
+def offered_types(shape: str) -> list[str]:
+    """The instance types in an enumeration of SageMaker's API, such as TrainingInstanceType; empty if unknown."""
+    try:
+        model = import_module("botocore.loaders").create_loader().load_service_model("sagemaker", "service-2")
+        return list(model["shapes"][shape]["enum"])
+    except Exception:  # no botocore, or another description: AWS decides
+        return []

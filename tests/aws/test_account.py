@@ -108,6 +108,11 @@ def test_the_bucket(account: Jobs) -> None:
     places = account.cloud().places
     assert places.bucket == "sagemaker-us-east-1-123456789012"
     assert places.uri("data", "set") == "s3://sagemaker-us-east-1-123456789012/imgcls/data/set"
+    far = account.cloud().client("s3")
+    far.create_bucket(Bucket="far", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    with pytest.raises(UserError, match=r"bucket=far: this bucket is in eu-west-1, .* Give launch\.region=eu-west-1"):
+        _ = account.cloud(bucket="far").places
+    far.delete_bucket(Bucket="far")
     buckets = account.cloud().client("s3").list_buckets()["Buckets"]
     assert [one["Name"] for one in buckets] == [places.bucket], "the default one is made"
     assert account.cloud(prefix="/a/b/").places.key("x") == "a/b/x"

@@ -23,6 +23,7 @@ from imgcls.launch.rehearsal.namespaces import check_namespaces
 from imgcls.launch.rehearsal.supervisor import LOCK
 from imgcls.launch.sagemaker.channels import data_root, data_set_folder
 from imgcls.launch.sagemaker.launcher import SageMaker
+from imgcls.launch.sagemaker.preflight import check_before_upload
 from imgcls.system.cache import alone, cache_folder
 from imgcls.system.interrupts import Interrupted
 
@@ -63,6 +64,10 @@ class Rehearsal(SageMaker):
     def at_once(self, jobs: int) -> int:
         """One job with several hosts at a time: the hosts meet at a fixed port of this machine."""
         return jobs if self.instance_count == 1 else 1
+
+    def check_limits(self, account: Account, config: dict[str, Any]) -> None:
+        """The same without quotas, which a simulated account does not have."""
+        check_before_upload(account, config, self)
 
     def say_cost(self, account: Account, jobs: int) -> None:
         """Nothing: a rehearsal is free."""

@@ -18,6 +18,7 @@ from imgcls.errors import UserError
 from imgcls.launch.sagemaker import debugger
 from imgcls.launch.sagemaker.channels import upload_channels
 from imgcls.launch.sagemaker.options import JobOptions, check_job
+from imgcls.launch.sagemaker.preflight import check_before_upload, check_quota
 from imgcls.launch.sagemaker.progress import describe, is_running, outcome, say
 from imgcls.launch.sagemaker.record import JobRecord
 from imgcls.launch.sagemaker.results import await_results
@@ -85,6 +86,11 @@ class SageMaker(JobOptions):
             return
         self.finish(account, job, folder, recording, quiet=config["quiet"])
 
+    def check_limits(self, account: Account, config: dict[str, Any]) -> None:
+        """Raise UserError for what AWS would refuse after the upload."""
+        check_before_upload(account, config, self)
+        check_quota(account, self)
+
     def say_cost(self, account: Account, jobs: int) -> None:
         """Log the most that `jobs` jobs can cost, each of which reaches its time limit."""
         request = {"ResourceConfig": {"InstanceType": self.instance_type}, "EnableManagedSpotTraining": self.spot}
@@ -132,6 +138,7 @@ class SageMaker(JobOptions):
             profile=self.profile,
         )
         role = account.role_arn  # before anything is uploaded
+        self.check_limits(account, config)
         if has_local_disk(self.instance_type) and self.volume_size != JobOptions.volume_size:
             log.warning("launch.volume_size has no effect: %s has a local disk of a fixed size.", self.instance_type)
         log.debug("The role of the job is %s.", role)

@@ -104,6 +104,7 @@ def person_policy(names: Names) -> dict[str, Any]:
         allow("RemoveOldImages", ["s3:DeleteObject"], [names.objects("data")]),
         allow("ReadLog", ["logs:GetLogEvents"], [names.log_streams]),
         allow("ListLogs", ["logs:DescribeLogStreams"], [names.log_group]),
+        allow("ReadQuotas", ["servicequotas:ListServiceQuotas", "servicequotas:ListAWSDefaultServiceQuotas"], UNNAMED),
         allow("ReadPrices", ["pricing:GetProducts"], UNNAMED),  # without resources
     ]
     if names.default_bucket:

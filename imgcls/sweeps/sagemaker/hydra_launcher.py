@@ -19,6 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
 from imgcls.aws.account import Account
+from imgcls.aws.refusals import QUOTA, error_code
 from imgcls.config.command_line import overrides_of
 from imgcls.config.composition import check, plain
 from imgcls.errors import UserError
@@ -135,6 +136,11 @@ class _Run:
         self._end()
         return True
 
+    def postpone(self) -> None:
+        """Undo `begin`, which the quota of the account refused."""
+        self._open.close()
+        self._open, self._recording = ExitStack(), None
+
     def fail(self, error: BaseException) -> None:
         """Record the error that ended the run."""
         if self._recording is not None:
@@ -181,7 +187,17 @@ def _run_all(account: Account, runs: Sequence[_Run], at_once: int, poll: float) 
             while waiting and len(running) < at_once:
                 run = waiting.pop(0)
                 running.append(run)
-                if not _contain_errors(run, run.begin, account):
+                try:
+                    begun = _contain_errors(run, run.begin, account, others=len(running) > 1)
+                except QuotaReached:
+                    running.remove(run)
+                    run.postpone()
+                    waiting.insert(0, run)
+                    log.info(
+                        "#%d waits until one of %d jobs has ended: the quota is used up.", run.number, len(running)
+                    )
+                    break
+                if not begun:
                     running.remove(run)
             for run in list(running):
                 if _contain_errors(run, run.has_ended, account) is not False:
@@ -196,14 +212,25 @@ def _run_all(account: Account, runs: Sequence[_Run], at_once: int, poll: float) 
         raise
 
 
-def _contain_errors(run: _Run, step: Callable[[Account], bool], account: Account) -> bool | None:
-    """The result of `step`; None where the run has failed, so that the others continue."""
+class QuotaReached(Exception):  # noqa: N818 - not an error of the run
+    """AWS allows no more jobs at the same time."""
+
+
+def _contain_errors(
+    run: _Run, step: Callable[[Account], bool], account: Account, *, others: bool = False
+) -> bool | None:
+    """The result of `step`; None where the run has failed, so that the others continue.
+
+    Raises QuotaReached where the account's quota is used up, and `others` run whose end makes room.
+    """
     try:
         return step(account)
     except Interrupted:
         raise
     except Exception as error:
         raise_if_requested()
+        if others and error_code(error.__cause__) in QUOTA:
+            raise QuotaReached from error
         run.fail(error)
         lines = str(error).splitlines() or [type(error).__name__]
         log.error("#%d failed (%s): %s", run.number, run.title, lines[0])

@@ -171,6 +171,7 @@ def _record_job(
 ) -> dict[str, str]:
     """Upload the channels of a new tuning job, return them, and record the job in the sweep's folder."""
     log.debug("The trials run as %s.", account.role_arn)  # which raises before anything is uploaded
+    launcher.check_limits(account, config)
     say_versions(launcher.image or image_uri(launcher, account.region))  # also before
     channels = upload_channels(account, config)
     bucket, prefix = account.places.bucket, account.places.prefix

@@ -19,7 +19,7 @@ from tests.permissions import BY_AWS, Question, allowing, check
 pytestmark = needs_moto
 
 WORDS = ["launch=sagemaker", "launch.image=own/image:1"]
-BESIDES = BY_AWS | {"pricing:GetProducts"}  # moto has no service for it
+BESIDES = BY_AWS | {"pricing:GetProducts", "servicequotas:ListAWSDefaultServiceQuotas"}  # moto answers no such call
 
 
 def names(account: Jobs) -> Names:

@@ -57,6 +57,34 @@ def test_a_failed_run_takes_no_other_down(
     assert len(signed_in.requests) == 4, "what had finished was not done again"
 
 
+def test_above_the_quota_a_run_waits_for_a_running_one(
+    signed_in: Jobs, search: Search, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from botocore.exceptions import ClientError
+
+    end_jobs(signed_in)
+    session, refused = signed_in.aws.session, []
+
+    def refuse(**_: Any) -> None:
+        names = [request["TrainingJobName"] for request in signed_in.requests]
+        if any(signed_in.aws.job(name).training_job_status == "InProgress" for name in names):
+            refused.append(names[-1])
+            answer = {"Error": {"Code": "ResourceLimitExceeded", "Message": "The limit is 1 Instances"}}
+            raise ClientError(answer, "CreateTrainingJob")
+
+    def made(who: str = "person") -> Any:
+        one = session(who)
+        one.events.register("before-call.sagemaker.CreateTrainingJob", refuse)
+        return one
+
+    signed_in.aws.session = made
+    assert search(*OVERRIDES, "hydra.launcher.jobs=2", "optim.lr=0.1,0.01") == 0
+    assert refused
+    states = [read_status(tmp_path / "sweep" / str(number))["state"] for number in range(2)]
+    assert states == ["finished", "finished"]
+    assert "waits until one of 1 jobs has ended: the quota is used up" in caplog.text
+
+
 def test_optuna_chooses_the_values_of_jobs(signed_in: Jobs, search: Search, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     end_jobs(signed_in)

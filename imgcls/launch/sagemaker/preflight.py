@@ -1,0 +1,72 @@
+"""What AWS would refuse after the upload, checked before it: instance type, quota, and size of the disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from imgcls.aws.account import Account
+from imgcls.aws.instances import has_local_disk, offered_types
+from imgcls.errors import UserError, nearest
+from imgcls.launch.sagemaker.channels import data_set_folder
+from imgcls.launch.sagemaker.options import JobOptions
+
+log = logging.getLogger(__name__)
+
+MAX_QUOTA_PAGES = 100  # of 100 quotas; SageMaker has some thousands
+QUOTA_URL = "https://console.aws.amazon.com/servicequotas/home/services/sagemaker/quotas"
+
+
+def check_before_upload(account: Account, config: Mapping[str, Any], options: JobOptions) -> None:
+    """Raise UserError for an instance type that SageMaker does not offer for training, or data larger than the disk."""
+    kind, offered = options.instance_type, offered_types("TrainingInstanceType")
+    if offered and kind not in offered:
+        raise UserError(f"launch.instance_type={kind}: SageMaker does not train on this type. {nearest(kind, offered)}")
+    folder = None if str(config["data"].get("root") or "").startswith("s3://") else data_set_folder(config)
+    if folder is None or has_local_disk(kind):
+        return
+    size = _size(folder)
+    if size > options.volume_size * 1e9:
+        raise UserError(
+            f"launch.volume_size={options.volume_size}: {folder} holds {size / 1e9:.0f} GB, which go to the disk "
+            f"of each instance. Give at least launch.volume_size={int(size / 1e9 * 1.2) + 10}."
+        )
+
+
+def check_quota(account: Account, options: JobOptions) -> None:
+    """Raise UserError if the account's quota allows no such job; an account that may not ask learns it from AWS."""
+    spot = "spot " if options.spot else ""
+    wanted = f"{options.instance_type} for {spot}training job usage"
+    try:
+        value = _quota(account.client("service-quotas"), wanted)
+    except Exception as error:  # a hint, which needs permissions of its own
+        log.debug("The quotas cannot be read: %s", error)
+        return
+    if value is not None and value < options.instance_count:
+        raise UserError(
+            f"launch.instance_type={options.instance_type}: the quota of this account in {account.region} is {value:g} "
+            f"instances, and the job needs {options.instance_count}. New accounts have 0 of most types with a GPU.\n"
+            f'Ask for more at {QUOTA_URL} ("{wanted}"), or choose another type.'
+        )
+
+
+def _quota(client: Any, name: str) -> float | None:
+    """The quota of the account, or AWS's default where it has never been changed; None if there is none."""
+    for operation in ("list_service_quotas", "list_aws_default_service_quotas"):
+        token: dict[str, str] = {}
+        for _ in range(MAX_QUOTA_PAGES):
+            page = getattr(client, operation)(ServiceCode="sagemaker", MaxResults=100, **token)
+            for quota in page["Quotas"]:
+                if quota["QuotaName"] == name:
+                    return float(quota["Value"])
+            if not page.get("NextToken"):
+                break
+            token = {"NextToken": page["NextToken"]}
+    return None
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in `folder`."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
