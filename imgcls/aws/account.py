@@ -75,6 +75,7 @@ class Account:
     ) -> Account:
         """The account of the environment. Raises UserError if credentials, region or packages are missing."""
         boto3 = need("boto3")
+        silence_sdk()
         with explain_refusals("sign in to AWS"):
             session = boto3.Session(region_name=region, profile_name=profile)
             if session.region_name is None:
@@ -215,6 +216,7 @@ class Account:
         """A session of the SageMaker SDK that uses this bucket and makes no extra requests."""
         configure_sdk()
         helper = need("sagemaker.core.helper.session_helper")
+        silence_sdk()
         bucket = self.places.bucket
 
         class BucketSession(helper.Session):  # type: ignore[name-defined]
@@ -253,7 +255,18 @@ def _trusts(document: Any, service: str) -> bool:
 def configure_sdk() -> None:
     """Silence the SDK, and turn off its check of the role, which needs an extra permission."""
     os.environ.setdefault("SAGEMAKER_VALIDATE_ROLE", "false")
-    for name in ("sagemaker", "sagemaker.core", "sagemaker.config", "sagemaker.train"):
+    silence_sdk()
+
+
+def silence_sdk() -> None:
+    """Keep the SDK's and botocore's own lines out of the terminal, where their errors are explained already.
+
+    The SDK's modules have loggers with levels of their own, which exist once they are imported.
+    """
+    for name in ("boto3", "botocore", "s3transfer", "urllib3"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    imported = [name for name in logging.root.manager.loggerDict if name.startswith("sagemaker")]
+    for name in ("sagemaker", "sagemaker.core", "sagemaker.config", "sagemaker.train", *imported):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

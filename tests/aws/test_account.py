@@ -128,3 +128,16 @@ def test_the_bucket(account: Jobs) -> None:
     cloud.client("s3").meta.events.register("before-call.s3.HeadBucket", forbid)
     with pytest.raises(UserError, match=r"Could not use the bucket sagemaker-.*Forbidden\. Ask for this permission"):
         _ = cloud.places
+
+
+def test_the_lines_of_botocore_and_the_sdk_stay_out(account: Jobs, nothing: pytest.MonkeyPatch) -> None:
+    import logging
+
+    child = logging.getLogger("sagemaker.core.resources")
+    child.setLevel(logging.INFO)  # as the SDK sets it when it is imported
+    nothing.setenv("AWS_ACCESS_KEY_ID", "x")
+    nothing.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    logging.getLogger("botocore").setLevel(logging.NOTSET)
+    Account.connect("eu-west-1")
+    assert not child.isEnabledFor(logging.WARNING)
+    assert not logging.getLogger("botocore.credentials").isEnabledFor(logging.INFO)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgcls.aws.account import Account, configure_sdk
+from imgcls.aws.account import Account, configure_sdk, silence_sdk
 from imgcls.aws.naming import tags
 from imgcls.aws.refusals import explain_refusals
 from imgcls.errors import UserError, nearest
@@ -71,6 +71,8 @@ def create_job(account: Account, plan: JobPlan) -> str:
     need("sagemaker.train.model_trainer")
     from sagemaker.core.training import configs
     from sagemaker.train.model_trainer import ModelTrainer
+
+    silence_sdk()
 
     with tempfile.TemporaryDirectory(prefix="imgcls-") as work, explain_refusals("create the training job"):
         bundle = Path(work) / BUNDLE
