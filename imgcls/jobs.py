@@ -4,6 +4,7 @@ usage: python -m imgcls.jobs [list]                        the latest jobs, and 
        python -m imgcls.jobs attach run=DIR | job=NAME     follow a job to its end, and fetch its results
        python -m imgcls.jobs fetch  run=DIR | job=NAME     fetch the results of a job that has finished
        python -m imgcls.jobs stop   run=DIR | job=NAME     end a job; the command that created it resumes it
+       python -m imgcls.jobs clean [what=jobs,data,weights] [older=30] [yes=true]   what jobs have left in S3
        python -m imgcls.jobs policies role=NAME            the permissions that the role and you need, as IAM policies
 
 A tuning job is given in the same way, with its sweep's folder as run=DIR; each of its trials is a job too.
@@ -21,9 +22,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls.cli import Option, guarded, read_options, texts
+from imgcls.cli import Option, boolean, guarded, read_options, texts
 from imgcls.errors import UserError, nearest
-from imgcls.system.checks import number, whole
+from imgcls.system.checks import flag, number, whole
 
 OPTIONS = {
     "run": Option(),
@@ -33,6 +34,9 @@ OPTIONS = {
     "profile": Option(),
     "most": Option(20, whole(1), int),
     "poll": Option(10.0, number(0, open_low=True), float),
+    "what": Option(("jobs", "data", "weights"), parse=texts),
+    "older": Option(None, number(0), float),
+    "yes": Option(False, flag, boolean),
     "role": Option("imgcls-training"),
     "bucket": Option(),
     "prefix": Option("imgcls"),
@@ -42,7 +46,7 @@ OPTIONS = {
     "subnets": Option((), parse=texts),
     "security_groups": Option((), parse=texts),
 }
-ACTIONS = ("list", "attach", "fetch", "stop", "policies")
+ACTIONS = ("list", "attach", "fetch", "stop", "clean", "policies")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,6 +63,8 @@ def _main(arguments: list[str]) -> None:
         from imgcls.launch.sagemaker.policies import print_policies
 
         print_policies(options)
+    elif action == "clean":
+        _clean(_account(options), options)
     elif action == "list":
         _list(_account(options), options["most"])
     else:
@@ -112,6 +118,42 @@ def _list(account: Any, most: int) -> None:
     for name, state, instances, created in sorted(rows, key=lambda row: row[3], reverse=True)[:most]:
         print(f"{name:<50} {state:<11} {instances:<22} {created:%Y-%m-%d %H:%M}")
     print("\n".join(costs) if costs else "\nNone of them is running.")
+
+
+def _clean(account: Any, options: Mapping[str, Any]) -> None:
+    """List what jobs have left in S3; with `older=DAYS` or `yes=true` remove it, except what running jobs use."""
+    from imgcls.launch.sagemaker.leftovers import KINDS, find_leftovers, remove_leftovers
+
+    for kind in options["what"]:
+        if kind not in KINDS:
+            raise UserError(f"what={kind}: {nearest(kind, KINDS)}")
+    found = find_leftovers(account, options["what"])
+    place = account.places.uri()
+    if not found:
+        print(f"Jobs have left nothing in {place}")
+        return
+    print(f"{'what':<8} {'name':<50} {'MB':>10} {'days old':>9}")
+    for entry in found:
+        running = "  in use by a running job" if entry.used else ""
+        print(f"{entry.kind:<8} {entry.name:<50} {entry.size / 1e6:>10,.1f} {entry.days:>9.0f}{running}")
+    print(f"{sum(entry.size for entry in found) / 1e9:,.1f} GB in {place}")
+    doomed = [entry for entry in found if not entry.used and entry.days >= (options["older"] or 0)]
+    if options["older"] is None and not options["yes"]:
+        print(
+            "To remove it: python -m imgcls.jobs clean older=30 (days; older=0: all); what=jobs,data,weights selects."
+        )
+        return
+    if not doomed:
+        print("None of it is older, or not in use.")
+        return
+    if not options["yes"]:
+        if not sys.stdin.isatty():
+            raise UserError("Nothing was removed: there is no terminal for the confirmation. Give yes=true.")
+        question = f"Remove {len(doomed)} of them ({sum(entry.size for entry in doomed) / 1e9:,.1f} GB)? [y/N] "
+        if input(question).strip().lower() not in ("y", "yes"):
+            raise UserError("Nothing was removed.")
+    remove_leftovers(account, doomed)
+    print(f"Removed {', '.join(f'{entry.kind}/{entry.name}' for entry in doomed)}.")
 
 
 def _cost(name: str, text: str) -> str:

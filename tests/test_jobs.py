@@ -9,6 +9,7 @@ import pytest
 
 from imgcls.errors import UserError
 from imgcls.jobs import _main
+from imgcls.launch.sagemaker.leftovers import find_leftovers
 from tests.aws_account import Jobs, needs_moto, needs_sdk
 from tests.documents import commands
 from tests.launch.sagemaker.test_training_job import launch
@@ -29,7 +30,9 @@ def test_jobs_are_listed_followed_fetched_and_stopped(
     launch(signed_in, folder, WORDS)
     name = signed_in.requests[0]["TrainingJobName"]
     documented = [
-        command.words for command in commands() if command.module == "jobs" and "policies" not in command.line
+        command.words
+        for command in commands()
+        if command.module == "jobs" and not {"policies", "clean"} & set(command.words)
     ]
     assert len(documented) == 4
     capsys.readouterr()
@@ -72,6 +75,45 @@ def test_a_failed_and_a_stopped_job_say_why(signed_in: Jobs, tmp_path: Path) -> 
         _main(["attach", f"run={folder}"])
     assert (folder / "log.txt").read_text() == "its last words"
     assert json.loads((folder / "status.json").read_text())["state"] == "failed"
+
+
+@needs_sdk
+def test_what_jobs_have_left_is_listed_and_removed(
+    signed_in: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _main(["clean"])
+    assert "Jobs have left nothing in s3://" in capsys.readouterr().out
+    launch(signed_in, tmp_path / "run", WORDS)
+    launch(signed_in, tmp_path / "other", WORDS)
+    signed_in.finish(signed_in.requests[0], {"val/accuracy": 0.5})
+    s3, places = signed_in.cloud().client("s3"), signed_in.cloud().places
+    s3.put_object(Bucket=places.bucket, Key=places.key("data", "dogs-1", "a.jpg"), Body=b"x" * 3_000_000)
+    s3.put_object(Bucket=places.bucket, Key=places.key("endpoints", "dogs", "model.tar.gz"), Body=b"x")
+    ended, running = (request["TrainingJobName"] for request in signed_in.requests)
+    capsys.readouterr()
+
+    def names() -> set[tuple[str, str]]:
+        return {(entry.kind, entry.name) for entry in find_leftovers(signed_in.cloud())}
+
+    before = names()
+    _main(["clean"])
+    printed = capsys.readouterr().out
+    assert "data     dogs-1" in printed
+    assert [line for line in printed.splitlines() if "3.0" in line and "dogs-1" in line]
+    assert [line for line in printed.splitlines() if running in line and "in use by a running job" in line]
+    with pytest.raises(UserError, match=r"no terminal for the confirmation\. Give yes=true"):
+        _main(["clean", "older=0"])
+    _main(["clean", "older=1", "yes=true"])
+    assert names() == before, "everything is from today"
+    _main(["clean", "older=0", "what=jobs", "yes=true"])
+    assert ("data", "dogs-1") in names()
+    assert ("jobs", running) in names()
+    assert ("jobs", ended) not in names()
+    _main(["clean", "yes=true"])
+    assert {kind for kind, _ in names()} == {"jobs"}
+    assert s3.head_object(Bucket=places.bucket, Key=places.key("endpoints", "dogs", "model.tar.gz"))
+    with pytest.raises(UserError, match="Did you mean jobs"):
+        _main(["clean", "what=job"])
 
 
 def test_what_is_asked_wrongly(tmp_path: Path) -> None:

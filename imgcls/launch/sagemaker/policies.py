@@ -101,7 +101,7 @@ def person_policy(names: Names) -> dict[str, Any]:
             ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"],
             [names.objects(folder) for folder in ("data", "weights", "jobs")],
         ),
-        allow("RemoveOldImages", ["s3:DeleteObject"], [names.objects("data")]),
+        allow("Clean", ["s3:DeleteObject"], [names.objects(folder) for folder in ("data", "weights", "jobs")]),
         allow("ReadLog", ["logs:GetLogEvents"], [names.log_streams]),
         allow("ListLogs", ["logs:DescribeLogStreams"], [names.log_group]),
         allow("ReadQuotas", ["servicequotas:ListServiceQuotas", "servicequotas:ListAWSDefaultServiceQuotas"], UNNAMED),
