@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from imgcls.aws.account import Account
-from imgcls.aws.refusals import explain_refusals, is_denied
+from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.s3 import split_uri
 from imgcls.deploy import scaling
 from imgcls.deploy.endpoint import delete_endpoint
 from imgcls.deploy.inventory import Resource
 from imgcls.deploy.state import call_existing, describe_resource
-from imgcls.errors import UserError
 
 
 def remove(account: Account, resources: Sequence[Resource], *, poll: float, report: Callable[[str], None]) -> None:
     """Remove `resources`, endpoints first, which are billed; one that no longer exists is no error.
-
-    Continues with the others where a permission is missing, and raises UserError at the end.
 
     Args:
         poll: seconds between two checks of an endpoint that is being deleted.
@@ -32,23 +29,12 @@ def remove(account: Account, resources: Sequence[Resource], *, poll: float, repo
         "model": _remove_model,
         "role": _remove_role,
     }
-    kept: list[str] = []
-    reason: UserError | None = None
     for kind, remover in removers.items():
         for resource in resources:
-            if resource.kind != kind:
-                continue
-            try:
+            if resource.kind == kind:
                 with explain_refusals(f"remove the {kind} {resource.name}"):
                     remover(account, resource)
                 report(f"removed {kind:<16} {resource.name}")
-            except UserError as error:
-                if not is_denied(error):
-                    raise
-                kept.append(f"{kind} {resource.name}")
-                reason = reason or error
-    if reason is not None:
-        raise UserError(f"{reason}\nNot removed: {', '.join(kept)}.") from reason
 
 
 def _remove_function(account: Account, resource: Resource) -> None:

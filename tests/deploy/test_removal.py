@@ -144,7 +144,7 @@ def test_a_killed_removal_is_resumed(busy: Account) -> None:
     """Removing fails at each thing in turn; the list still has what is left, until nothing is."""
     from botocore.exceptions import ClientError
 
-    stops = ["DeleteRole", "DeleteModel", "DeleteEndpointConfig", "DeleteEndpoint", "DeregisterScalableTarget"]
+    stops = ["DeleteRole", "DeleteModel", "DeleteEndpointConfig", "DeregisterScalableTarget", "DeleteEndpoint"]
     session = busy.aws.session
 
     def stopping(operation: str) -> Any:

@@ -67,7 +67,12 @@ def has_tensor_rules(options: Mapping[str, Any]) -> bool:
 
 
 def check_python(image: str) -> None:
-    """Raise UserError if the Python of AWS's `image` cannot import smdebug."""
+    """Raise UserError if AWS's `image` is not one that smdebug works in."""
+    if "-amzn2023" in image:
+        raise UserError(
+            "launch.debugger=true: AWS's images with PyTorch 2.11 and newer do not support smdebug. "
+            "Use launch.framework_version=2.9.0, or only profiler rules."
+        )
     match = re.search(r"-py(\d)(\d+)", image)
     if match and (int(match[1]), int(match[2])) > NEWEST_PYTHON:
         raise UserError(

@@ -90,8 +90,12 @@ def test_the_request_gets_the_fields_and_the_container_smdebug(
 ) -> None:
     caplog.set_level("WARNING", logger="imgcls")
     words = ["data=digits", "launch=sagemaker", "launch.wait=false", "launch.debugger=true"]
-    with pytest.raises(UserError, match=r"Python 3\.13 of AWS's image\. Use launch\.framework_version=2\.9\.0"):
+    with pytest.raises(
+        UserError, match=r"2\.11 and newer do not support smdebug\. Use launch\.framework_version=2\.9\.0"
+    ):
         launch(account, tmp_path / "new", words)
+    with pytest.raises(UserError, match=r"Python 3\.13 of AWS's image\. Use launch\.framework_version=2\.9\.0"):
+        launch(account, tmp_path / "new", [*words, "launch.framework_version=2.10.0"])
     launch(account, tmp_path / "run", [*words, "launch.framework_version=2.9.0"])
     (request,) = account.requests
     for name in ("DebugHookConfig", "DebugRuleConfigurations", "ProfilerConfig", "ProfilerRuleConfigurations"):
