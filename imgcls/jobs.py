@@ -5,6 +5,7 @@ usage: python -m imgcls.jobs [list]                        the latest jobs, and 
        python -m imgcls.jobs fetch  run=DIR | job=NAME     fetch the results of a job that has finished
        python -m imgcls.jobs stop   run=DIR | job=NAME     end a job; the command that created it resumes it
        python -m imgcls.jobs clean [what=jobs,data,weights] [older=30] [yes=true]   what jobs have left in S3
+       python -m imgcls.jobs wheels to=FOLDER [framework_version=2.14] [requirements=FILE]   for launch.wheels=FOLDER
        python -m imgcls.jobs policies role=NAME            the permissions that the role and you need, as IAM policies
 
 A tuning job is given in the same way, with its sweep's folder as run=DIR; each of its trials is a job too.
@@ -37,6 +38,8 @@ OPTIONS = {
     "what": Option(("jobs", "data", "weights"), parse=texts),
     "older": Option(None, number(0), float),
     "yes": Option(False, flag, boolean),
+    "framework_version": Option("2.14"),
+    "requirements": Option(),
     "role": Option("imgcls-training"),
     "bucket": Option(),
     "prefix": Option("imgcls"),
@@ -46,7 +49,7 @@ OPTIONS = {
     "subnets": Option((), parse=texts),
     "security_groups": Option((), parse=texts),
 }
-ACTIONS = ("list", "attach", "fetch", "stop", "clean", "policies")
+ACTIONS = ("list", "attach", "fetch", "stop", "clean", "wheels", "policies")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,6 +66,8 @@ def _main(arguments: list[str]) -> None:
         from imgcls.launch.sagemaker.policies import print_policies
 
         print_policies(options)
+    elif action == "wheels":
+        _make_wheels(options)
     elif action == "clean":
         _clean(_account(options), options)
     elif action == "list":
@@ -118,6 +123,25 @@ def _list(account: Any, most: int) -> None:
     for name, state, instances, created in sorted(rows, key=lambda row: row[3], reverse=True)[:most]:
         print(f"{name:<50} {state:<11} {instances:<22} {created:%Y-%m-%d %H:%M}")
     print("\n".join(costs) if costs else "\nNone of them is running.")
+
+
+def _make_wheels(options: Mapping[str, Any]) -> None:
+    """Make the folder for launch.wheels: what a job without network installs, for the Python of its image."""
+    from imgcls.launch.sagemaker.bundle import optional_requirements, requirements_text
+    from imgcls.launch.sagemaker.options import JobOptions
+    from imgcls.launch.sagemaker.training_job import image_uri
+    from imgcls.launch.sagemaker.wheels import build_wheels, image_python
+
+    if not options["to"]:
+        raise UserError("Give the folder for the wheels: to=FOLDER.")
+    job = JobOptions(framework_version=options["framework_version"])
+    python = image_python(image_uri(job, options["region"] or "us-east-1"))
+    if python is None:
+        raise UserError(f"framework_version={job.framework_version}: the Python of this image is not known.")
+    also = optional_requirements([{"export": {"onnx": "auto"}}], job.instance_type)
+    folder = Path(options["to"]).expanduser()
+    build_wheels(folder, requirements_text(options["requirements"], also=also).splitlines(), python)
+    print(f"{folder} holds what jobs install, for Python {python[0]}.{python[1]}: launch.wheels={folder}")
 
 
 def _clean(account: Any, options: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from imgcls.aws.instances import has_local_disk
 from imgcls.aws.naming import base_name
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker import debugger
+from imgcls.launch.sagemaker.bundle import optional_requirements, requirements_text
 from imgcls.launch.sagemaker.channels import upload_channels
 from imgcls.launch.sagemaker.options import JobOptions, check_job
 from imgcls.launch.sagemaker.preflight import check_before_upload, check_quota
@@ -23,6 +24,7 @@ from imgcls.launch.sagemaker.progress import describe, is_running, outcome, say
 from imgcls.launch.sagemaker.record import JobRecord
 from imgcls.launch.sagemaker.results import await_results
 from imgcls.launch.sagemaker.training_job import JobPlan, create_job, image_uri, image_version
+from imgcls.launch.sagemaker.wheels import check_wheels
 from imgcls.runs.recording import Recording
 from imgcls.system.interrupts import Interrupted, StopSignals
 from imgcls.system.logs import log_to_file
@@ -142,7 +144,11 @@ class SageMaker(JobOptions):
         if has_local_disk(self.instance_type) and self.volume_size != JobOptions.volume_size:
             log.warning("launch.volume_size has no effect: %s has a local disk of a fixed size.", self.instance_type)
         log.debug("The role of the job is %s.", role)
-        say_versions(self.image or image_uri(self, account.region))  # an image that AWS lacks is reported here
+        image = self.image or image_uri(self, account.region)  # an image that AWS lacks is reported here
+        say_versions(image)
+        if self.wheels_folder is not None:
+            also = optional_requirements([config], self.instance_type)
+            check_wheels(self.wheels_folder, requirements_text(self.requirements, also=also).splitlines(), image)
         channels = upload_channels(account, config)
         record.job = None
         record.write(folder)

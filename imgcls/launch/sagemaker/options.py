@@ -131,7 +131,9 @@ def _check_values(launch: Mapping[str, Any]) -> None:
         read_requirements(str(launch["requirements"]))
     wheels = launch["wheels"]
     if wheels is not None and not list(Path(str(wheels)).expanduser().glob("*.whl")):
-        raise UserError(f"launch.wheels={wheels}: this folder holds no wheels (pip download -d FOLDER …).")
+        raise UserError(
+            f"launch.wheels={wheels}: this folder holds no wheels (python -m imgcls.jobs wheels to=FOLDER)."
+        )
 
 
 def _check_instance(launch: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
