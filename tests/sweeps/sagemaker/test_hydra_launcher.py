@@ -58,16 +58,27 @@ def test_a_failed_run_takes_no_other_down(
 
 
 def test_above_the_quota_a_run_waits_for_a_running_one(
-    signed_in: Jobs, search: Search, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    signed_in: Jobs, search: Search, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from botocore.exceptions import ClientError
 
-    end_jobs(signed_in)
-    session, refused = signed_in.aws.session, []
+    session, refused = signed_in.aws.session, list[str]()
+
+    def finish(request: dict[str, Any]) -> None:
+        threading.Timer(0.2, signed_in.finish, (request, {"val/accuracy": 0.5})).start()
+
+    def begin(request: dict[str, Any]) -> None:
+        Jobs.begin(signed_in, request)
+        if refused:  # the first one runs until the second has been refused
+            finish(request)
+
+    signed_in.aws.run_job = begin
 
     def refuse(**_: Any) -> None:
         names = [request["TrainingJobName"] for request in signed_in.requests]
         if any(signed_in.aws.job(name).training_job_status == "InProgress" for name in names):
+            if not refused:
+                finish(signed_in.requests[0])
             refused.append(names[-1])
             answer = {"Error": {"Code": "ResourceLimitExceeded", "Message": "The limit is 1 Instances"}}
             raise ClientError(answer, "CreateTrainingJob")
@@ -82,7 +93,7 @@ def test_above_the_quota_a_run_waits_for_a_running_one(
     assert refused
     states = [read_status(tmp_path / "sweep" / str(number))["state"] for number in range(2)]
     assert states == ["finished", "finished"]
-    assert "waits until one of 1 jobs has ended: the quota is used up" in caplog.text
+    assert "waits until one of 1 jobs has ended: the quota is used up" in capsys.readouterr().err
 
 
 def test_optuna_chooses_the_values_of_jobs(signed_in: Jobs, search: Search, tmp_path: Path) -> None:
