@@ -1,11 +1,12 @@
 """`python -m imgcls.export run=DIR`: export a run's model.
 
 usage: python -m imgcls.export run=DIR [format=portable|sagemaker] [checkpoint=best|last|FILE] [onnx=auto|true|false]
-                               [output=FILE] [trust=true] [data.root=DIR …]
+                               [calibrate=true|false] [output=FILE] [trust=true] [data.root=DIR …]
 
 format=portable writes `model/` in the run folder again, as at the end of the run, and compares it with the checkpoint
 on validation images (`data.…` gives their current place). format=sagemaker packs the existing `model/` as
 `model.tar.gz`, or `output=FILE`, with the code that SageMaker's PyTorch inference container needs to serve it.
+`calibrate=true` also fits the temperature of the logits on the validation images, as at the end of a run.
 `trust=true` runs classes that are not imgcls's own, see docs/run-folder.md.
 """
 
@@ -31,6 +32,7 @@ OPTIONS = {
     "format": Option("portable", choice("portable", "sagemaker")),
     "checkpoint": Option("best"),
     "onnx": Option("auto", choice("auto", True, False), boolean),
+    "calibrate": Option(True, flag, boolean),
     "output": Option(),
     "trust": Option(False, flag, boolean),
 }
@@ -41,6 +43,7 @@ def export(
     checkpoint: str = "best",
     *,
     onnx: bool = True,
+    calibrate: bool = True,
     overrides: Sequence[str] = (),
     trust: bool = False,
 ) -> dict[str, Parity]:
@@ -50,6 +53,7 @@ def export(
         run: a run with a checkpoint, or its folder.
         checkpoint: 'best', 'last', or the path of a checkpoint of this run.
         onnx: also write `model.onnx`, where the extra `onnx` is installed.
+        calibrate: fit the temperature of the logits on the validation images.
         overrides: `data.…=…`, where the data set has moved.
         trust: instantiate classes that are not imgcls's own, and fetch from the addresses in the run's `config.yaml`.
 
@@ -68,16 +72,23 @@ def export(
         raise UserError("An export is checked on the run's own data set. Use data.root=DIR where it has moved.")
     cfg = restore_configuration(read_configuration(run.folder), overrides, trust=trust)
 
-    from imgcls.training.build import build_data, restore_classifier
+    from imgcls.runs.reading import read_outputs
+    from imgcls.training.build import build_data, build_trainer, restore_classifier
     from imgcls.training.checkpoint_io import read_checkpoint
     from imgcls.training.devices import choose_devices
-    from imgcls.training.results import export_model
+    from imgcls.training.pipeline import outputs_of
+    from imgcls.training.results import export_model, fit_calibration
 
     state = read_checkpoint(checkpoint_file(run, checkpoint))["state_dict"]
     devices = replace(choose_devices("cpu", "auto"), indices=1)
     datamodule = build_data(cfg, devices)
     classifier = restore_classifier(cfg, datamodule, devices, state)
-    return export_model(run.folder, datamodule, classifier.network, run.metrics, onnx=onnx)
+    calibration = None
+    if calibrate and datamodule.source.val is not None:
+        trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks=[])
+        validation = outputs_of(trainer, classifier, datamodule, "val")
+        calibration = fit_calibration(run.folder, validation, read_outputs(run.folder, "test"))
+    return export_model(run.folder, datamodule, classifier.network, run.metrics, onnx=onnx, calibration=calibration)
 
 
 def _command(arguments: Sequence[str]) -> None:
@@ -101,7 +112,12 @@ def _command(arguments: Sequence[str]) -> None:
 
     run = load(options["run"])
     found = export(
-        run, options["checkpoint"], onnx=options["onnx"] is not False, overrides=overrides, trust=options["trust"]
+        run,
+        options["checkpoint"],
+        onnx=options["onnx"] is not False,
+        calibrate=options["calibrate"],
+        overrides=overrides,
+        trust=options["trust"],
     )
     for name, parity in found.items():
         print(f"{name:12} {parity}")

@@ -237,6 +237,7 @@ OPTIONS: dict[str, Check] = {
     "test": flag,
     "report": flag,
     "quiet": flag,
+    "export.calibrate": flag,
     "export.onnx": choice("auto", True, False),
     "model.name": timm_model,
     "model.pretrained": flag,

@@ -152,6 +152,8 @@ class ImageDataModule(L.LightningDataModule):
         self.pretrained_statistics = pretrained_statistics
         self.opened = opened or Opened()
         self.min_classes = 2  # which `find` demands
+        self.tested = "test"
+        """The split that a trainer tests on."""
         self._computed: Statistics | None = None
 
     # ---- implemented by a data set
@@ -243,7 +245,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Find the images and decode those of the stage: `fit`, `validate`, `test`, `predict`, or all if None."""
-        splits = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
+        splits = {"fit": ("train", "val"), "validate": ("val",), "test": (self.tested,), "predict": ("test",)}
         for split in splits[stage] if stage is not None else SPLITS:
             if split in self.source.splits():
                 self.store_of(split)
@@ -257,8 +259,8 @@ class ImageDataModule(L.LightningDataModule):
         return self.evaluation_dataloader("val") if self.source.val is not None else []
 
     def test_dataloader(self) -> Loader[RawBatch | Batch]:
-        """Test images in order."""
-        return self.evaluation_dataloader("test")
+        """The images of the split `tested`, in order."""
+        return self.evaluation_dataloader(self.tested)
 
     predict_dataloader = test_dataloader
 

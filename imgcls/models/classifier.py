@@ -100,6 +100,8 @@ class Classifier(L.LightningModule):
         self.val_metrics = evaluation_metrics(count, "val/", metrics)
         self.test_metrics = evaluation_metrics(count, "test/", metrics)
         self.test_outputs = Outputs.empty(count)
+        self.logs_test = True
+        """Whether a test logs its metrics; False where it only collects `test_outputs`, of other images."""
         self._collector: Collector | None = None
         # Sums over the epoch so far: losses, hits, images. Not a buffer, which DDP would overwrite with that of rank 0.
         self._train_totals: Tensor | None = None
@@ -204,7 +206,8 @@ class Classifier(L.LightningModule):
         self._collector.add(index, logits, batch[1], losses, self.global_rank, self.trainer.world_size)
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(compute_metrics(self.test_metrics), sync_dist=self._distributed)
+        if self.logs_test:
+            self.log_dict(compute_metrics(self.test_metrics), sync_dist=self._distributed)
         assert self._collector is not None
         self.test_outputs = self._collector.gather(self.device, self.trainer.world_size)
         self._collector = None

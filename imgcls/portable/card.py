@@ -31,7 +31,7 @@ The `val/` metrics selected this epoch of the training; the `test/` metrics were
 
 Images are rotated upright and converted to RGB, {_fit(preprocessing)}, and normalised with mean
 {preprocessing["mean"]} and standard deviation {preprocessing["std"]}.
-{_parity_section(description["parity"])}
+{_calibration_section(description.get("calibration", {}))}{_parity_section(description["parity"])}
 ```python
 from imgcls import portable
 
@@ -56,6 +56,25 @@ def _fit(preprocessing: Mapping[str, Any]) -> str:
 def _literal(text: str) -> str:
     """`text` such that Markdown shows it as it is, on one line and without HTML of its own."""
     return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def _calibration_section(calibration: Mapping[str, Any]) -> str:
+    if not calibration:
+        return ""
+    rows = [
+        f"| {split}/{name} | {before:.4f} | {after:.4f} |"
+        for split, values in calibration["effect"].items()
+        for name, (before, after) in values.items()
+    ]
+    table = "\n".join(rows)
+    return f"""
+The logits are divided by the temperature {calibration["temperature"]:.4g}, fitted on {calibration["images"]} validation
+images, so that the confidence can be believed: the model's probabilities include it, the `loss` and `ece` above do not.
+
+| metric | without | with temperature |
+|---|---|---|
+{table}
+"""
 
 
 def _parity_section(parity: Mapping[str, Mapping[str, Any]]) -> str:

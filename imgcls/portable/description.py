@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from imgcls.errors import UserError
 from imgcls.preprocessing import PAD_COLOUR
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 WEIGHTS, DESCRIPTION, CARD, ONNX = "model.safetensors", "model.json", "README.md", "model.onnx"
 
 
@@ -45,5 +46,22 @@ def _upgrade_from_2(description: dict[str, Any]) -> dict[str, Any]:
     return {**description, "format_version": 3, "preprocessing": preprocessing}
 
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _upgrade_from_1, 2: _upgrade_from_2}
+def _upgrade_from_3(description: dict[str, Any]) -> dict[str, Any]:
+    """Format 4 adds `calibration`: the temperature of the logits, and its effect; empty: the network's own logits."""
+    return {**description, "format_version": 4, "calibration": {}}
+
+
+def temperature_of(description: dict[str, Any]) -> float:
+    """By what the network's logits are divided. Raises ValueError if the description has no such number."""
+    temperature = description["calibration"].get("temperature", 1.0)
+    if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature!r}")
+    return float(temperature)
+
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: _upgrade_from_1,
+    2: _upgrade_from_2,
+    3: _upgrade_from_3,
+}
 """Upgrades each version to the next; none is ever removed."""

@@ -32,7 +32,7 @@ class Engine(Protocol):
         """The engine and its device, for people."""
 
     def scores(self, images: np.ndarray) -> np.ndarray:
-        """float32 (N, C) logits for float32 (N, 3, S, S) normalised images."""
+        """float32 (N, C) logits, divided by the model's temperature, for float32 (N, 3, S, S) normalised images."""
 
 
 class OnnxEngine:
@@ -61,10 +61,10 @@ class OnnxEngine:
 
 
 class TorchEngine:
-    """A network in evaluation mode, on its current device."""
+    """A network in evaluation mode, on its current device; its logits are divided by `temperature`."""
 
-    def __init__(self, network: Network) -> None:
-        self.network = network.eval()
+    def __init__(self, network: Network, temperature: float = 1.0) -> None:
+        self.network, self.temperature = network.eval(), temperature
 
     @property
     def name(self) -> str:
@@ -75,11 +75,17 @@ class TorchEngine:
 
         device = next(self.network.parameters()).device
         with torch.inference_mode():
-            return self.network(torch.from_numpy(images).to(device)).float().cpu().numpy()
+            logits = self.network(torch.from_numpy(images).to(device)).float() / self.temperature
+            return logits.cpu().numpy()
 
 
 def create_engine(
-    folder: Path, architecture: Architecture, name: str = "auto", device: str | None = None, threads: int | None = None
+    folder: Path,
+    architecture: Architecture,
+    name: str = "auto",
+    device: str | None = None,
+    threads: int | None = None,
+    temperature: float = 1.0,
 ) -> Engine:
     """The engine `name` for the portable model in `folder`.
 
@@ -89,6 +95,7 @@ def create_engine(
         name: 'onnx', 'torch', or 'auto': ONNX Runtime if it and `model.onnx` exist and there is no GPU, else torch.
         device: for torch: 'cpu', 'cuda', 'cuda:1'; None: a GPU if there is one. With 'cuda', 'auto' means torch.
         threads: for ONNX Runtime.
+        temperature: by which torch's logits are divided; `model.onnx` divides its own.
 
     Raises:
         UserError: the engine is not installed, the weights cannot be read, or the device does not exist.
@@ -103,7 +110,7 @@ def create_engine(
             raise UserError(f"engine=onnx: {folder} has no {ONNX}. Export it: python -m imgcls.export run=DIR")
         check_installed(["onnxruntime"], "serve", "engine=onnx")
         return OnnxEngine(folder / ONNX, threads)
-    return TorchEngine(read_network(folder, architecture, device))
+    return TorchEngine(read_network(folder, architecture, device), temperature)
 
 
 def read_network(folder: Path, architecture: Architecture, device: str | None = "cpu") -> Network:

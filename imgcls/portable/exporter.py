@@ -20,8 +20,9 @@ from imgcls.errors import UserError
 from imgcls.models.architecture import Architecture
 from imgcls.models.backbones import network_from_architecture
 from imgcls.models.network import Network
+from imgcls.portable.calibration import Calibration
 from imgcls.portable.card import model_card
-from imgcls.portable.description import CARD, DESCRIPTION, FORMAT_VERSION, ONNX, WEIGHTS
+from imgcls.portable.description import CARD, DESCRIPTION, FORMAT_VERSION, ONNX, WEIGHTS, temperature_of
 from imgcls.portable.engines import OnnxEngine, read_network
 from imgcls.portable.model import load, softmax
 from imgcls.portable.parity import TOLERANCE, Parity, compare
@@ -42,6 +43,7 @@ def export(
     folder: Path,
     onnx: bool = True,
     pixels: np.ndarray | None = None,
+    calibration: Calibration | None = None,
 ) -> dict[str, Parity]:
     """Write the portable model beside `folder`, check it, and put it in its place whole.
 
@@ -53,6 +55,7 @@ def export(
         folder: replaced, or created if missing.
         onnx: also write `model.onnx` if the extra `onnx` is installed.
         pixels: uint8 (N, S, S, 3), real images on which the files are compared with the network.
+        calibration: the temperature of the logits, and its effect; None: 1.
 
     Returns:
         How well the files agree with the network, see `check`; empty without images.
@@ -61,7 +64,7 @@ def export(
         UserError: the files disagree with the network. A model that was there before stays.
     """
     with atomic_folder(folder) as partial:
-        return _write(network, preprocessing, class_names, metrics, partial, onnx, pixels)
+        return _write(network, preprocessing, class_names, metrics, partial, onnx, pixels, calibration)
 
 
 def _write(
@@ -72,6 +75,7 @@ def _write(
     folder: Path,
     onnx: bool,
     pixels: np.ndarray | None,
+    calibration: Calibration | None,
 ) -> dict[str, Parity]:
     """`export` into an empty folder."""
     from safetensors.torch import save_file
@@ -81,15 +85,19 @@ def _write(
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(state, temporary, metadata={"format": "pt", "class_names": json.dumps(list(class_names))})
         _sort_header(temporary)
+    temperature = calibration.temperature if calibration is not None else 1.0
     if onnx:
-        export_onnx(network, preprocessing, folder / ONNX)
-    parities = _verify(folder, network, preprocessing, pixels) if pixels is not None and len(pixels) else {}
+        export_onnx(network, preprocessing, folder / ONNX, temperature)
+    parities = (
+        _verify(folder, network, preprocessing, pixels, temperature) if pixels is not None and len(pixels) else {}
+    )
     description = {
         "format_version": FORMAT_VERSION,
         "architecture": network.architecture.as_dict(),
         "class_names": list(class_names),
         "preprocessing": preprocessing.as_dict(),
         "metrics": dict(metrics),
+        "calibration": calibration.as_dict() if calibration is not None else {},
         "parity": {name: asdict(parity) for name, parity in parities.items()},
         "versions": {
             "imgcls": imgcls.__version__,
@@ -114,15 +122,17 @@ def _sort_header(file: Path) -> None:
         opened.write(text.ljust(length))
 
 
-def _verify(folder: Path, network: Network, preprocessing: Preprocessing, pixels: np.ndarray) -> dict[str, Parity]:
+def _verify(
+    folder: Path, network: Network, preprocessing: Preprocessing, pixels: np.ndarray, temperature: float
+) -> dict[str, Parity]:
     images = preprocessing.normalise(pixels)
-    trained = _probabilities_on_cpu(network, images)
+    trained = _probabilities_on_cpu(network, images, temperature)
     if not np.isfinite(trained).all():
         log.warning(
             "The network's outputs are not finite, and neither are the export's. Lower optim.lr; "
             "the rules above and debug/rules.json report where it began."
         )
-    parities = compare_files(folder, images, network.architecture, trained)
+    parities = compare_files(folder, images, network.architecture, trained, temperature)
     for name, parity in parities.items():
         if not parity.sound:
             raise UserError(
@@ -147,18 +157,20 @@ def check(folder: str | Path, pixels: np.ndarray, network: Network | None = None
     """
     folder, model = Path(folder), load(folder)
     images = model.preprocessing.normalise(pixels)
-    reference = _probabilities_on_cpu(network or model.network, images)
-    parities = compare_files(folder, images, model.network.architecture, reference)
+    temperature = temperature_of(model.description)
+    reference = _probabilities_on_cpu(network or model.network, images, temperature)
+    parities = compare_files(folder, images, model.network.architecture, reference, temperature)
     if network is None:
         del parities["safetensors"]
     return parities
 
 
 def compare_files(
-    folder: Path, images: np.ndarray, architecture: Architecture, reference: np.ndarray
+    folder: Path, images: np.ndarray, architecture: Architecture, reference: np.ndarray, temperature: float = 1.0
 ) -> dict[str, Parity]:
     """The files in `folder` on float32 (N, 3, S, S) images, against the (N, C) probabilities `reference`."""
-    parities = {"safetensors": compare(reference, _probabilities_on_cpu(read_network(folder, architecture), images))}
+    read = _probabilities_on_cpu(read_network(folder, architecture), images, temperature)
+    parities = {"safetensors": compare(reference, read)}
     if (folder / ONNX).is_file() and importlib.util.find_spec("onnxruntime"):
         engine = OnnxEngine(folder / ONNX)
         parts = [softmax(engine.scores(batch)) for batch in _batches(images)]
@@ -171,23 +183,39 @@ def _batches(images: np.ndarray) -> list[np.ndarray]:
 
 
 @torch.inference_mode()
-def _probabilities_on_cpu(network: Network, images: np.ndarray) -> np.ndarray:
-    """float32 (N, C) of float32 (N, 3, S, S) in evaluation mode; the network's mode and device are restored.
+def _probabilities_on_cpu(network: Network, images: np.ndarray, temperature: float) -> np.ndarray:
+    """float32 (N, C), of logits divided by `temperature`, for float32 (N, 3, S, S) images in evaluation mode.
 
-    On the CPU, which computes in full float32: a GPU's reduced precision is no bug of the export.
+    On the CPU, which computes in full float32: a GPU's reduced precision is no bug of the export. The network's mode
+    and device are restored.
     """
     training, device = network.training, next(network.parameters()).device
     network.eval().cpu()
     try:
         # forward, because calling a compiled network would compile it for the CPU first
-        parts = [network.forward(torch.from_numpy(batch)).float().softmax(dim=1).numpy() for batch in _batches(images)]
+        logits = [network.forward(torch.from_numpy(batch)).float() for batch in _batches(images)]
+        parts = [(part / temperature).softmax(dim=1).numpy() for part in logits]
     finally:
         network.train(training).to(device)
     return np.concatenate(parts)
 
 
-def export_onnx(network: Network, preprocessing: Preprocessing, file: Path) -> bool:
-    """Write `file` (input `images`: normalised float32 (N, 3, S, S); output `scores`: logits); False without onnx."""
+class _Scaled(torch.nn.Module):
+    """A network whose logits are divided by a temperature."""
+
+    def __init__(self, network: Network, temperature: float) -> None:
+        super().__init__()
+        self.network, self.temperature = network, temperature
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images) / self.temperature
+
+
+def export_onnx(network: Network, preprocessing: Preprocessing, file: Path, temperature: float = 1.0) -> bool:
+    """Write `file`, whose graph also divides the logits by `temperature`; False without the extra `onnx`.
+
+    Input `images`: normalised float32 (N, 3, S, S); output `scores`: float32 (N, C).
+    """
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         return False
     frozen = network_from_architecture(network.architecture)
@@ -199,7 +227,7 @@ def export_onnx(network: Network, preprocessing: Preprocessing, file: Path) -> b
     with warnings.catch_warnings(), atomic_path(file) as temporary:
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            frozen,
+            frozen if temperature == 1 else _Scaled(frozen, temperature),
             (torch.zeros(2, 3, *preprocessing.shape),),
             input_names=["images"],
             output_names=["scores"],

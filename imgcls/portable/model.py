@@ -14,7 +14,7 @@ from imgcls.errors import UserError, first_line
 from imgcls.models.architecture import Architecture
 from imgcls.models.choices import VIEWS
 from imgcls.pictures import BadPicture, open_picture
-from imgcls.portable.description import DESCRIPTION, ONNX, read_description
+from imgcls.portable.description import DESCRIPTION, ONNX, read_description, temperature_of
 from imgcls.portable.engines import Engine, TorchEngine, create_engine
 from imgcls.portable.predictions import Prediction
 from imgcls.preprocessing import Preprocessing
@@ -44,7 +44,7 @@ class PortableModel:
 
     @property
     def network(self) -> Network:
-        """The torch network. Raises UserError if the engine is not torch."""
+        """The torch network, whose logits have no temperature. Raises UserError if the engine is not torch."""
         if not isinstance(self.engine, TorchEngine):
             raise UserError(f"This model runs in {self.engine.name}. Load it with engine='torch' to get its network.")
         return self.engine.network
@@ -141,7 +141,7 @@ def load(
             description=description,
             class_names=tuple(names),
             preprocessing=Preprocessing.from_dict(description["preprocessing"]),
-            engine=create_engine(folder, architecture, engine, device, threads),
+            engine=create_engine(folder, architecture, engine, device, threads, temperature_of(description)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / DESCRIPTION} is damaged: {first_line(error)}.") from error

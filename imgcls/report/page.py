@@ -12,8 +12,9 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from imgcls.debug.rules import NO_ISSUES
+from imgcls.portable.calibration import NAMES as CALIBRATION_NAMES
+from imgcls.portable.calibration import confidences, expected_error
 from imgcls.report import figures
-from imgcls.report.calibration import calibrate, expected_error
 from imgcls.report.selection import samples, top_losses
 from imgcls.runs.confusion import Confusion, read_confusion
 from imgcls.runs.provenance import read_configuration
@@ -23,6 +24,7 @@ from imgcls.runs.reading import (
     read_history,
     read_json,
     read_metrics,
+    read_outputs,
     read_predictions,
     read_status,
     read_steps,
@@ -48,6 +50,7 @@ METRICS = {
 SPEED = ("images_per_second", "feature_vectors_per_second", "data_wait_fraction")
 LONG_SECONDS = 60  # of training, from which its speed is worth a place at the top
 PERCENT = ("accuracy", "accuracy_top5", "data_wait_fraction")
+SPLITS = {"val": "validation", "test": "test"}
 MAX_ROWS = 20  # of the tables of errors, files and duplicates
 MAX_DRAWN_CLASSES = 500  # of a confusion matrix that is drawn whole
 WORST_CLASSES = 200  # that are drawn of a larger one
@@ -123,6 +126,8 @@ def _make_section(folder: Path, name: str, make: Callable[[Path], Section | None
 
 def _headline(folder: Path) -> dict[str, Any]:
     metrics, status, history = read_metrics(folder), read_status(folder), read_history(folder)
+    if effect := _read_calibration(folder).get("effect", {}).get("test"):
+        metrics["test/ece"] = effect["ece"][1]  # of the exported model
     if "test/accuracy" in metrics:
         count, classes = len(read_predictions(folder)), len(class_names(folder))
         sentence = f"The test accuracy is {metrics['test/accuracy']:.2%}, on {count} images of {classes} classes."
@@ -229,32 +234,46 @@ def _classes(folder: Path) -> Section | None:
     return {"table": table, "fold": len(rows) > 40} if rows else None
 
 
+def _read_calibration(folder: Path) -> dict[str, Any]:
+    """`calibration` of `model.json`; empty where the model was exported without."""
+    calibration: dict[str, Any] = read_json(folder / "model" / "model.json").get("calibration") or {}
+    return calibration
+
+
 def _calibration(folder: Path) -> Section | None:
-    predictions = read_predictions(folder)
-    if not predictions:
-        return None
-    confidence = np.array([float(row["confidence"]) for row in predictions])
-    correct = np.array([float(row["correct"]) for row in predictions])
+    """The confidence of the exported model on the test images, and what its temperature has changed."""
+    outputs = read_outputs(folder, "test")
+    if outputs is None or not len(outputs[1]):
+        predictions = read_predictions(folder)
+        columns = (np.array([float(row[name]) for row in predictions]) for name in ("confidence", "correct"))
+        return {"charts": {"calibration": figures.reliability(*columns)}} if predictions else None
+    stored = _read_calibration(folder)
+    temperature = stored.get("temperature", 1.0)
+    logits, labels = outputs
+    confidence, correct = confidences(logits / temperature, labels)
     section: Section = {"charts": {"calibration": figures.reliability(confidence, correct)}}
-    logits = folder / "test_logits.npy"
-    if not logits.is_file() or len(predictions) < 2:
-        section["text"] = f"The expected calibration error is {expected_error(confidence, correct):.4f}."
-        return section
-    index = {name: index for index, name in enumerate(class_names(folder))}
-    labels = np.array([index[row["label"]] for row in predictions])
-    fitted = calibrate(np.load(logits, allow_pickle=False), labels)
-    if fitted.after < fitted.before:
-        effect = (
-            f"The model is {'over' if fitted.temperature > 1 else 'under'}confident: dividing its logits by the "
-            f"temperature {fitted.temperature:.2f} would reduce the error to {fitted.after:.4f}."
-        )
-    else:
-        effect = f"No temperature would reduce it: the best one, {fitted.temperature:.2f}, gives {fitted.after:.4f}."
-    section["text"] = (
-        f"The expected calibration error is {fitted.before:.4f}. {effect} The temperature is fitted on the test images "
-        "themselves (each half is evaluated with the temperature of the other half), so fit it on separate images "
-        "before you rely on it."
+    error = (
+        f"The expected calibration error is {expected_error(confidence, correct):.4f}, on {len(labels)} test images."
     )
+    if not stored:
+        section["text"] = (
+            f"{error} The model was exported without a temperature: python -m imgcls.export run=DIR fits one on the "
+            "validation images."
+        )
+        return section
+    section["text"] = (
+        f"{error} The exported model divides its logits by {temperature:.3g}, which was fitted on {stored['images']} "
+        f"validation images: the network alone is {'over' if temperature > 1 else 'under'}confident."
+        if temperature != 1
+        else f"{error} No temperature would improve the confidence on {stored['images']} validation images."
+    )
+    rows = [
+        [SPLITS[split], CALIBRATION_NAMES[name], f"{before:.4f}", f"{after:.4f}"]
+        for split, values in stored["effect"].items()
+        for name, (before, after) in values.items()
+    ]
+    head = ["images", "metric", "network alone", "exported model"]
+    section["table"] = {"head": head, "numeric": [2, 3], "rows": rows if temperature != 1 else []}
     return section
 
 

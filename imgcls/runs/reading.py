@@ -67,6 +67,18 @@ def read_predictions(folder: Path) -> Rows:
     return read_table(folder / "predictions.csv")
 
 
+def read_outputs(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Logits, float32 (N, C), and labels, int64 (N,), of the `val` or `test` images; None if they are not stored."""
+    logits, labels = folder / f"{split}_logits.npy", folder / f"{split}_labels.npy"
+    if not logits.is_file():
+        return None
+    if labels.is_file():
+        return np.load(logits, allow_pickle=False), np.load(labels, allow_pickle=False)
+    index = {name: index for index, name in enumerate(class_names(folder))}  # a run of an earlier version
+    places = [index[row["label"]] for row in read_predictions(folder)] if split == "test" else []
+    return (np.load(logits, allow_pickle=False), np.array(places)) if places else None
+
+
 def read_history(folder: Path) -> list[dict[str, float]]:
     """The metrics of each epoch."""
     rows = read_table(folder / "metrics.csv")

@@ -31,6 +31,7 @@ MOVABLE = (
     "debug",
     "logger",
     "report",
+    "export.calibrate",
     "quiet",
     "search",
     "callbacks.search",

@@ -24,7 +24,13 @@ def trial_overrides(study: Study, claim: Claim, reports: int | None, *, in_job: 
         in_job: whether it runs in a job, which cannot reach the study and so does not report.
     """
     overrides = [*claim.overrides, f"run_dir={value_text(str(claim.folder))}", "resume=auto"]
-    overrides += ["test=false", "quiet=true", "export.onnx=false", f"checkpoint.rest_seconds={REST_SECONDS}"]
+    overrides += [
+        "test=false",
+        "quiet=true",
+        "export.onnx=false",
+        "export.calibrate=false",
+        f"checkpoint.rest_seconds={REST_SECONDS}",
+    ]
     if len(study.options.objectives) == 1 and not in_job:
         callback = {
             "_target_": "imgcls.sweeps.pruning.Pruning",

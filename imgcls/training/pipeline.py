@@ -25,6 +25,7 @@ from imgcls.data.stores.features import FeatureStore
 from imgcls.data.stores.sharing import remember
 from imgcls.models.backbones import check_pretrained
 from imgcls.models.classifier import Classifier
+from imgcls.models.metrics import Outputs
 from imgcls.models.network import Network
 from imgcls.system.interrupts import StopSignals
 from imgcls.training import results
@@ -110,6 +111,8 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         averaged = average_greedily(validator, classifier, data, checkpoints)
         if not averaged:
             _load_best(trainer, classifier, checkpoints)
+    calibrates = cfg.export.calibrate and images.source.val is not None
+    validation = outputs_of(tester, classifier, data, "val") if calibrates else None
     metrics = {
         **_best_row(history, checkpoints),
         **averaged,
@@ -122,7 +125,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         log.info("trainer.fast_dev_run: training, validation and test work; nothing is exported.")
         return metrics
     if trainer.is_global_zero:
-        results.write(folder, cfg, images, classifier, metrics)
+        results.write(folder, cfg, images, classifier, metrics, validation)
         if cfg.report:
             from imgcls.report.page import try_report
 
@@ -227,6 +230,16 @@ def _load_best(trainer: L.Trainer, classifier: Classifier, checkpoints: Checkpoi
         state = trainer.strategy.broadcast(state)
     if state is not None:
         classifier.load_state_dict(state)
+
+
+def outputs_of(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, split: str) -> Outputs:
+    """The outputs of `classifier` for the images of `split`, which no logger takes for those of the test."""
+    data.tested, classifier.logs_test = split, False
+    try:
+        trainer.test(classifier, datamodule=data, verbose=False)
+    finally:
+        data.tested, classifier.logs_test = "test", True
+    return classifier.test_outputs
 
 
 def _test(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule) -> dict[str, float]:

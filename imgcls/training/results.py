@@ -20,6 +20,7 @@ from imgcls.data.sources import Split
 from imgcls.models.classifier import Classifier
 from imgcls.models.metrics import Outputs
 from imgcls.models.network import Network
+from imgcls.portable.calibration import Calibration, calibrate
 from imgcls.report.report_data import gather
 from imgcls.runs.confusion import Confusion
 from imgcls.system.files import atomic_path, atomic_write_text
@@ -31,23 +32,52 @@ ROWS_AT_A_TIME = 4096  # of predictions, whose probabilities and texts take more
 
 
 def write(
-    folder: Path, cfg: DictConfig, datamodule: ImageDataModule, classifier: Classifier, metrics: dict[str, float]
+    folder: Path,
+    cfg: DictConfig,
+    datamodule: ImageDataModule,
+    classifier: Classifier,
+    metrics: dict[str, float],
+    validation: Outputs | None,
 ) -> None:
-    """Write everything that a finished run holds besides its checkpoints; `metrics.json` comes last."""
-    if cfg.test and datamodule.source.test is not None:
-        write_predictions(folder, datamodule.source.test, classifier)
+    """Write everything that a finished run holds besides its checkpoints; `metrics.json` comes last.
+
+    `validation` are the outputs for the validation images, which calibrate the exported model; None: it stays as it is.
+    """
+    tested = classifier.test_outputs if cfg.test and datamodule.source.test is not None else None
+    calibration = None
+    if validation is not None:
+        calibration = fit_calibration(folder, validation, _arrays(tested) if tested is not None else None)
+    if tested is not None and datamodule.source.test is not None:
+        write_predictions(
+            folder, datamodule.source.test, classifier, calibration.temperature if calibration is not None else 1.0
+        )
     gather(folder, datamodule, classifier)
-    export_model(folder, datamodule, classifier.network, metrics, onnx=cfg.export.onnx is not False)
+    export_model(
+        folder,
+        datamodule,
+        classifier.network,
+        metrics,
+        onnx=cfg.export.onnx is not False,
+        calibration=calibration,
+    )
     atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
 
 def export_model(
-    folder: Path, datamodule: ImageDataModule, network: Network, metrics: Mapping[str, Any], *, onnx: bool = True
+    folder: Path,
+    datamodule: ImageDataModule,
+    network: Network,
+    metrics: Mapping[str, Any],
+    *,
+    onnx: bool = True,
+    calibration: Calibration | None = None,
 ) -> dict[str, portable.Parity]:
     """Write the portable model of the run in `folder`, and return how well it agrees with `network` on real images.
 
     Raises UserError if it does not agree; see `portable.export`.
     """
+    if calibration is not None:
+        log.info("%s", calibration)
     return portable.export(
         network,
         preprocessing=datamodule.preprocessing,
@@ -56,6 +86,7 @@ def export_model(
         folder=folder / "model",
         onnx=onnx,
         pixels=sample_evaluation_pixels(datamodule),
+        calibration=calibration,
     )
 
 
@@ -69,15 +100,39 @@ def write_data_notes(folder: Path, datamodule: ImageDataModule) -> None:
         log.warning("%d files are left out, see %s.", len(source.bad), folder / "bad_files.csv")
 
 
-def write_predictions(folder: Path, split: Split, classifier: Classifier) -> None:
-    """Write `predictions.csv` (a row per test image), `test_logits.npy`, the confusion and `per_class.csv`."""
+def fit_calibration(folder: Path, validation: Outputs, test: tuple[np.ndarray, np.ndarray] | None) -> Calibration:
+    """The calibration of the run in `folder`, with its effect on the (logits, labels) of the test images.
+
+    Writes the validation logits, which the report needs too.
+    """
+    write_logits(folder, "val", validation)
+    return calibrate(*_arrays(validation), test)
+
+
+def write_logits(folder: Path, split: str, outputs: Outputs) -> None:
+    """Write `<split>_logits.npy`, float32 (N, C), and `<split>_labels.npy`, int64 (N,), of the images of `split`."""
+    for name, values in zip(("logits", "labels"), _arrays(outputs), strict=True):
+        with atomic_path(folder / f"{split}_{name}.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, values)
+
+
+def _arrays(outputs: Outputs) -> tuple[np.ndarray, np.ndarray]:
+    return outputs.logits.float().numpy(), outputs.labels.numpy()
+
+
+def write_predictions(folder: Path, split: Split, classifier: Classifier, temperature: float = 1.0) -> None:
+    """Write `predictions.csv` (a row per test image), `test_logits.npy`, `confusion.csv` and `per_class.csv`.
+
+    The probabilities are those of the exported model, whose logits are divided by `temperature`; losses are the
+    network's own.
+    """
     outputs, names = classifier.test_outputs, list(classifier.class_names)
     with atomic_path(folder / "predictions.csv") as temporary, temporary.open("wb") as file:
         for start in range(0, max(1, len(outputs.index)), ROWS_AT_A_TIME):
-            text = as_csv(_prediction_rows(split, names, outputs, slice(start, start + ROWS_AT_A_TIME)))
+            rows = _prediction_rows(split, names, outputs, slice(start, start + ROWS_AT_A_TIME), temperature)
+            text = as_csv(rows)
             file.write((text if start == 0 else text.partition("\n")[2]).encode())
-    with atomic_path(folder / "test_logits.npy") as temporary, temporary.open("wb") as binary:
-        np.save(binary, outputs.logits.float().numpy())
+    write_logits(folder, "test", outputs)
 
     true, predicted = outputs.labels, outputs.logits.argmax(dim=1)
     Confusion.of(true.numpy(), predicted.numpy(), names).write(folder)
@@ -90,8 +145,10 @@ def write_predictions(folder: Path, split: Split, classifier: Classifier) -> Non
     atomic_write_text(folder / "per_class.csv", as_csv(per_class))
 
 
-def _prediction_rows(split: Split, names: list[str], outputs: Outputs, part: slice) -> list[dict[str, Any]]:
-    best = outputs.logits[part].float().softmax(dim=1).topk(min(5, len(names)), dim=1)
+def _prediction_rows(
+    split: Split, names: list[str], outputs: Outputs, part: slice, temperature: float
+) -> list[dict[str, Any]]:
+    best = (outputs.logits[part].float() / temperature).softmax(dim=1).topk(min(5, len(names)), dim=1)
     own = outputs.index[part], outputs.labels[part], outputs.loss[part]
     columns = (tensor.tolist() for tensor in (*own, best.indices, best.values))
     return [_prediction_row(split.names[index], names, *values) for index, *values in zip(*columns, strict=True)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from imgcls import portable
-from imgcls.portable.description import FORMAT_VERSION, UPGRADES, read_description
+from imgcls.portable.description import FORMAT_VERSION, UPGRADES, read_description, temperature_of
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "portable-v1.tar.xz"
 EXPECTED = [  # computed by the version that wrote the sample
@@ -52,6 +52,8 @@ def test_an_old_description_is_upgraded(version_1: Path) -> None:
     assert description["format_version"] == FORMAT_VERSION
     assert description["parity"] == {}
     assert description["preprocessing"]["fit"] == "crop"
+    assert description["calibration"] == {}
+    assert temperature_of(description) == 1
 
 
 def test_every_version_has_an_upgrade() -> None:

@@ -16,6 +16,7 @@ from imgcls.errors import UserError
 from imgcls.models.backbones import create_network
 from imgcls.models.weight_files import read_dictionaries
 from imgcls.portable import exporter
+from imgcls.portable.calibration import Calibration, Quality
 from imgcls.portable.parity import Parity, compare
 from imgcls.portable.weights import read_safetensors, read_weights
 from imgcls.preprocessing import Preprocessing
@@ -23,7 +24,9 @@ from imgcls.preprocessing import Preprocessing
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
 
 
-def write(folder: Path, onnx: bool, diverged: bool = False) -> dict[str, Parity]:
+def write(
+    folder: Path, onnx: bool, diverged: bool = False, calibration: Calibration | None = None
+) -> dict[str, Parity]:
     torch.manual_seed(0)
     network = create_network("test_resnet", 3)
     if diverged:
@@ -31,7 +34,14 @@ def write(folder: Path, onnx: bool, diverged: bool = False) -> dict[str, Parity]
     shape = Preprocessing(32, 32)
     names = ["cat", "dog", "owl"]
     return portable.export(
-        network, preprocessing=shape, class_names=names, metrics={}, folder=folder, onnx=onnx, pixels=PIXELS
+        network,
+        preprocessing=shape,
+        class_names=names,
+        metrics={},
+        folder=folder,
+        onnx=onnx,
+        pixels=PIXELS,
+        calibration=calibration,
     )
 
 
@@ -130,3 +140,20 @@ def test_weights_that_may_not_be_read_are_not_called_missing(tmp_path: Path) -> 
                 read(file)
     finally:
         os.seteuid(user)
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_every_engine_divides_the_logits_by_the_temperature(tmp_path: Path, engine: str) -> None:
+    if engine == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    quality = Quality(0.1, 0.2, 0.3)
+    calibration = Calibration(0.25, 100, {"val": (quality, quality), "test": (quality, quality)})
+    for name, temperature in (("plain", None), ("scaled", calibration)):
+        write(tmp_path / name, onnx=engine == "onnx", calibration=temperature)
+    plain, scaled = (portable.load(tmp_path / name, engine=engine) for name in ("plain", "scaled"))
+    logits = plain.engine.scores(plain.preprocessing.normalise(PIXELS))
+    assert np.allclose(scaled.engine.scores(plain.preprocessing.normalise(PIXELS)), logits / 0.25, atol=1e-4)
+    assert (scaled.probabilities(PIXELS).argmax(axis=1) == plain.probabilities(PIXELS).argmax(axis=1)).all()
+    assert all(parity.sound for parity in portable.check(tmp_path / "scaled", PIXELS).values())
+    assert "divided by the temperature 0.25, fitted on 100 validation" in (tmp_path / "scaled/README.md").read_text()

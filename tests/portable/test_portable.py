@@ -155,6 +155,10 @@ def test_loads_without_lightning_and_hydra(exported: Path) -> None:
         {"class_names": [1, 2, 3]},
         {"class_names": 3},
         {"architecture": []},
+        {"calibration": None},
+        {"calibration": []},
+        {"calibration": {"temperature": 0}},
+        {"calibration": {"temperature": "1"}},
         {"architecture": {"name": "test_resnet", "num_classes": 3, "head": "mlp"}},
     ],
 )

@@ -11,7 +11,7 @@ from torch import nn
 
 from imgcls.callbacks.history import as_csv
 from imgcls.models.backbones import create_network
-from imgcls.report.calibration import calibrate
+from imgcls.portable.calibration import calibrate
 from imgcls.report.comparison import write_comparison
 from imgcls.report.gradcam import heat_maps
 from imgcls.report.page import write_report
@@ -184,14 +184,26 @@ def test_the_curve_of_the_learning_rate_finder_is_drawn_with_its_choice(tmp_path
     assert (folder / "figures" / "learning_rate.png").is_file()
 
 
-def test_the_temperature_of_an_overconfident_model_is_found() -> None:
-    rng = np.random.default_rng(0)
-    calibrated = rng.normal(size=(4000, 5)) * 2
-    probabilities = np.exp(calibrated) / np.exp(calibrated).sum(axis=1, keepdims=True)
-    labels = np.array([rng.choice(5, p=row) for row in probabilities])
-    fitted = calibrate(calibrated * 3, labels)
-    assert fitted.temperature == pytest.approx(3, rel=0.1)
-    assert fitted.after < 0.03 < fitted.before
+def test_the_calibration_is_that_of_the_exported_model(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", ["a", "b"])
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps({**metrics, "test/ece": 0.4}))
+    labels, logits = np.array([0, 0, 1, 1] * 50), np.zeros((200, 2), dtype=np.float32)
+    logits[np.arange(200), labels] = 4.0
+    logits[::10] *= -1
+    np.save(folder / "test_logits.npy", logits)
+    np.save(folder / "test_labels.npy", labels)
+    fitted = calibrate(logits, labels, (logits, labels))
+    (folder / "model").mkdir()
+    (folder / "model" / "model.json").write_text(json.dumps({"calibration": fitted.as_dict()}))
+    page = write_report(folder).read_text()
+    section = page.partition('id="calibration"')[2].partition("<section>")[0]
+    error = fitted.effect["test"][1].ece
+    assert f"The expected calibration error is {error:.4f}, on 200 test images." in section
+    assert f"divides its logits by {fitted.temperature:.3g}, which was fitted on 200 validation images" in section
+    assert f"<dd>{error:.4g}</dd>" in page.partition("<nav")[0]
+    (folder / "model" / "model.json").write_text("{}")
+    assert "exported without a temperature" in write_report(folder).read_text()
 
 
 def test_heat_is_where_the_class_is() -> None:

@@ -23,6 +23,7 @@ import imgcls
 from imgcls.callbacks.checkpoints import Checkpoints
 from imgcls.data.module import ImageDataModule
 from imgcls.errors import UserError
+from imgcls.export import export
 from imgcls.runs.reading import read_history
 from imgcls.runs.run import Run
 from imgcls.system.interrupts import Interrupted
@@ -81,6 +82,26 @@ def test_the_model_of_a_run_predicts_what_its_test_did(fit: Fit, pictures: Path)
     assert [answer[0][0] for answer in answers] == [row["predicted"] for row in run.predictions]
     for answer, row in zip(answers, run.predictions, strict=True):
         assert answer[0][1] == pytest.approx(float(row["confidence"]), abs=1e-4)
+
+
+def test_the_exported_model_is_calibrated_on_the_validation_images_unless_asked(fit: Fit) -> None:
+    run, plain = fit("trainer.max_epochs=6", name="a"), fit("trainer.max_epochs=6", "export.calibrate=false", name="b")
+    calibration = run.model.description["calibration"]
+    assert calibration["images"] == len(np.load(run.folder / "val_labels.npy")) > 0
+    assert calibration["temperature"] != 1
+    logits = np.load(run.folder / "test_logits.npy")
+    assert (np.load(plain.folder / "test_logits.npy") == logits).all()
+    powers = np.exp(logits / calibration["temperature"])
+    confidence = (powers / powers.sum(axis=1, keepdims=True)).max(axis=1)
+    assert [float(row["confidence"]) for row in run.predictions] == pytest.approx(confidence, abs=1e-5)
+    assert [row["predicted"] for row in run.predictions] == [row["predicted"] for row in plain.predictions]
+    assert plain.model.description["calibration"] == {}
+    assert not (plain.folder / "val_logits.npy").exists()
+    assert numbers(run) == numbers(plain), "the metrics are those of the network"
+    export(plain)
+    assert imgcls.load(plain.folder).model.description["calibration"]["temperature"] == pytest.approx(
+        calibration["temperature"], rel=1e-4
+    )
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(fit: Fit) -> None:
@@ -147,10 +168,10 @@ def test_a_finished_run_is_returned_as_it_is(fit: Fit, monkeypatch: pytest.Monke
 
 def test_validation_selects_and_the_test_set_is_used_once(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     tested = []
-    original = L.Trainer.test
-    monkeypatch.setattr(L.Trainer, "test", lambda self, *a, **k: tested.append(1) or original(self, *a, **k))
+    original = ImageDataModule.test_dataloader
+    monkeypatch.setattr(ImageDataModule, "test_dataloader", lambda self: tested.append(self.tested) or original(self))
     run = fit()
-    assert len(tested) == 1
+    assert tested == ["val", "test"], "the validation images for the temperature, then the test images once"
     assert not any(name.startswith("test/") for row in run.history for name in row)
 
 

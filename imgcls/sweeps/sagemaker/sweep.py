@@ -49,7 +49,14 @@ log = logging.getLogger(__name__)
 # Overrides that change how a search is followed, not what it finds.
 FOLLOW_OPTIONS = ("launch.wait", "launch.poll", "search.refit")
 MAX_CONFIGURATIONS = 200  # combinations of groups, each of which is packed into the source bundle
-TRIAL = ("resume=auto", "test=false", "quiet=false", "export.onnx=false", f"checkpoint.rest_seconds={REST_SECONDS}")
+TRIAL = (
+    "resume=auto",
+    "test=false",
+    "quiet=false",
+    "export.onnx=false",
+    "export.calibrate=false",
+    f"checkpoint.rest_seconds={REST_SECONDS}",
+)
 
 
 def sweep(

@@ -1,0 +1,61 @@
+"""The temperature of simulated logits, whose right probabilities are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from imgcls.portable.calibration import LOWEST, calibrate, fit_temperature, quality
+
+
+def simulate(count: int, temperature: float, classes: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that are calibrated when they are divided by `temperature`, and labels drawn accordingly."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(count, classes)) * 2
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = np.array([rng.choice(classes, p=row) for row in probabilities])
+    return logits * temperature, labels
+
+
+@pytest.mark.parametrize("temperature", [3.0, 0.4])
+def test_the_temperature_is_found_and_its_effect_is_measured_on_other_images(temperature: float) -> None:
+    test = simulate(4000, temperature, seed=1)
+    fitted = calibrate(*simulate(4000, temperature), test)
+    assert fitted.temperature == pytest.approx(temperature, rel=0.1)
+    for split in ("val", "test"):
+        before, after = fitted.effect[split]
+        assert after.ece < 0.03 < before.ece
+        assert after.nll < before.nll
+        assert after.brier < before.brier
+    assert (test[0].argmax(axis=1) == (test[0] / fitted.temperature).argmax(axis=1)).all()
+    assert f"divides its logits by {fitted.temperature:.3g}" in str(fitted)
+
+
+@pytest.mark.parametrize("count", [20, 2000])
+def test_images_that_are_all_right_give_no_certainty(count: int) -> None:
+    labels = np.arange(count) % 4
+    temperature = fit_temperature(6.0 * np.eye(4)[labels], labels)
+    assert temperature > 2 * LOWEST
+    confidence = 1 / (1 + 3 * np.exp(-6 / temperature))
+    assert confidence == pytest.approx((count + 1) / (count + 2), abs=0.1 / count), "Laplace's rule of succession"
+
+
+def test_a_temperature_that_does_not_help_is_not_used() -> None:
+    fitted = calibrate(*simulate(60, 1.0, seed=4))
+    assert fitted.temperature == 1
+    before, after = fitted.effect["val"]
+    assert before == after
+    assert "no temperature improves" in str(fitted)
+
+
+def test_a_diverged_network_has_no_temperature() -> None:
+    logits = np.full((10, 3), np.nan)
+    assert calibrate(logits, np.zeros(10, dtype=int), (logits, np.zeros(10, dtype=int))).temperature == 1
+
+
+def test_quality_has_known_values() -> None:
+    logits = np.log(np.array([[0.8, 0.2], [0.6, 0.4]]))
+    found = quality(logits, np.array([0, 1]))
+    assert found.nll == pytest.approx(-(np.log(0.8) + np.log(0.4)) / 2)
+    assert found.brier == pytest.approx((2 * 0.2**2 + 2 * 0.6**2) / 2)
+    assert found.ece == pytest.approx((0.2 + 0.6) / 2)
