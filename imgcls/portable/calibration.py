@@ -6,7 +6,7 @@ A temperature is the one correction that never changes the most likely class: ve
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -81,18 +81,74 @@ def calibrate(
     The images are split into two halves, and each is measured with the temperature of the other; if that does not
     improve their likelihood, the temperature is 1. Otherwise it is fitted on all of them.
     """
-    temperature, effect = 1.0, {"val": (quality(logits, labels),) * 2}
-    if len(labels) > 1 and np.isfinite(logits).all():
+    temperature, before = 1.0, judge(logits, labels)
+    effect = {"val": (before.quality, before.quality)}
+    if len(labels) > 1 and np.isfinite(before.losses).all():
         halves = np.array_split(np.random.default_rng(seed).permutation(len(labels)), 2)
-        scaled = np.empty_like(logits, dtype=np.float64)
-        for fitted, measured in (halves, halves[::-1]):
-            scaled[measured] = logits[measured] / fit_temperature(logits[fitted], labels[fitted])
-        before, after = quality(logits, labels), quality(scaled, labels)
-        if after.nll < before.nll:
-            temperature, effect = fit_temperature(logits, labels), {"val": (before, after)}
+        judged = [
+            judge(logits, labels, fit_temperature(logits[fitted], labels[fitted]), measured)
+            for fitted, measured in (halves, halves[::-1])
+        ]
+        after = Judgement(*map(np.concatenate, zip(*map(astuple, judged), strict=True)))
+        if after.quality.nll < before.quality.nll:
+            temperature = fit_temperature(logits, labels)
+            effect = {"val": (before.quality, after.quality)}
     if test is not None and len(test[1]):
-        effect["test"] = quality(*test), quality(test[0] / temperature, test[1])
+        effect["test"] = judge(*test).quality, judge(*test, temperature).quality
     return Calibration(temperature, len(labels), effect)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How the probabilities of N images compare with their classes.
+
+    Attributes:
+        predicted: int (N,), the most likely class.
+        confidence: float64 (N,), its probability.
+        correct: bool (N,), whether it is the true one.
+        rank: int (N,), number of classes with a higher logit than the true one.
+        losses: float64 (N,), negative log likelihood of the true class.
+        brier: float64 (N,), squared distance of the probabilities from the true class.
+    """
+
+    predicted: np.ndarray
+    confidence: np.ndarray
+    correct: np.ndarray
+    rank: np.ndarray
+    losses: np.ndarray
+    brier: np.ndarray
+
+    @property
+    def quality(self) -> Quality:
+        """The means over the images."""
+        error = expected_error(self.confidence, self.correct)
+        return Quality(error, float(self.losses.mean()), float(self.brier.mean()))
+
+
+def judge(
+    logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0, positions: np.ndarray | None = None
+) -> Judgement:
+    """The judgement of the softmax of (N, C) `logits` / `temperature`, at `positions` or of all images.
+
+    Works on some images at a time: with many classes, the logits may fill the memory.
+    """
+    positions = np.arange(len(labels)) if positions is None else positions
+    at_once = max(1, MAX_VALUES // max(1, logits.shape[1]))
+    starts = range(0, max(1, len(positions)), at_once)
+    parts = [_judge(logits[part], labels[part], temperature) for part in (positions[n : n + at_once] for n in starts)]
+    return Judgement(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _judge(logits: np.ndarray, labels: np.ndarray, temperature: float) -> tuple[np.ndarray, ...]:
+    places, predicted = np.arange(len(labels)), logits.argmax(axis=1)
+    shifted = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64) / temperature
+    powers = np.exp(shifted)
+    totals = powers.sum(axis=1)
+    losses = np.log(totals) - shifted[places, labels]
+    rank = (logits > logits[places, labels][:, None]).sum(axis=1)
+    powers /= totals[:, None]
+    brier = (powers**2).sum(axis=1) - 2 * powers[places, labels] + 1
+    return predicted, powers[places, predicted], predicted == labels, rank, losses, brier
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -124,24 +180,6 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         left, right = high - golden * (high - low), low + golden * (high - low)
         low, high = (low, right) if loss(np.exp(left)) < loss(np.exp(right)) else (left, high)
     return float(np.exp(-(low + high) / 2))
-
-
-def quality(logits: np.ndarray, labels: np.ndarray) -> Quality:
-    """The quality of the softmax of (N, C) `logits` for (N,) `labels`; N is at least 1."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    powers = np.exp(shifted)
-    totals = powers.sum(axis=1)
-    places = np.arange(len(labels))
-    nll = np.log(totals) - shifted[places, labels]
-    powers /= totals[:, None]
-    brier = (powers**2).sum(axis=1) - 2 * powers[places, labels] + 1
-    return Quality(expected_error(*confidences(logits, labels)), float(nll.mean()), float(brier.mean()))
-
-
-def confidences(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) the probability of the predicted class, and whether it is correct."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return 1 / shifted.sum(axis=1), logits.argmax(axis=1) == labels
 
 
 def expected_error(confidence: np.ndarray, correct: np.ndarray) -> float:

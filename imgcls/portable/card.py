@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from imgcls.preprocessing import sides
@@ -16,15 +16,15 @@ def model_card(description: Mapping[str, Any]) -> str:
     class_list = ", ".join(_literal(name) for name in names[:20])
     class_list += f", … ({len(names) - 20} more)" if len(names) > 20 else ""
     preprocessing, architecture = description["preprocessing"], description["architecture"]
-    metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in description["metrics"].items())
+    metrics = "\n".join(_metric_rows(description["metrics"]))
     return f"""# {architecture["name"]}, {len(names)} classes
 
 An image classifier trained with imgcls {description["versions"]["imgcls"]}.
 
 Classes: {class_list}
 
-| metric | value |
-|---|---|
+| metric | value | 95 % interval |
+|---|---|---|
 {metrics}
 
 The `val/` metrics selected this epoch of the training; the `test/` metrics were measured once, at the end.
@@ -51,6 +51,15 @@ def _fit(preprocessing: Mapping[str, Any]) -> str:
         "squash": f"resized to a {size} whatever their aspect ratio",
     }
     return f"{how[preprocessing['fit']]} ({preprocessing['interpolation']})"
+
+
+def _metric_rows(metrics: Mapping[str, float]) -> Iterator[str]:
+    for name, value in metrics.items():
+        low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+        if low is not None and high is not None:
+            yield f"| {name} | {value:.4f} | {low:.4f} to {high:.4f} |"
+        elif name.rpartition("_")[0] not in metrics or not name.endswith(("_low", "_high")):
+            yield f"| {name} | {value:.4f} | |"
 
 
 def _literal(text: str) -> str:

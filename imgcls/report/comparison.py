@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from imgcls.report import figures
-from imgcls.report.page import METRICS, Section, format_metric, training_objective, write_page
+from imgcls.report.intervals import difference
+from imgcls.report.page import METRICS, Section, format_with_bounds, training_objective, write_page
 from imgcls.runs.provenance import differences, read_configuration
-from imgcls.runs.reading import read_history, read_json, read_metrics
+from imgcls.runs.reading import read_history, read_json, read_metrics, read_outputs
 
 SEEDS = ("seed", "data.seed", "data.order_seed")
 IGNORED = ("run_dir", "resume")  # where a run is stored says nothing about what it is
@@ -26,21 +27,23 @@ def write_comparison(folders: Sequence[Path], output: Path) -> Path:
     changed = dict.fromkeys(name for config in configs[1:] for name, _, _ in differences(configs[0], config))
     options = [[name, *(_option(config, name) for config in configs)] for name in changed if name not in IGNORED]
     results = [
-        [label, *(format_metric(name, row[name]) if name in row else "" for row in metrics)]
+        [label, *(format_with_bounds(name, row) if name in row else "" for row in metrics)]
         for name, label in METRICS.items()
         if any(name in row for row in metrics)
     ]
     objectives = {training_objective(config) for config in configs}
     objective = next(iter(objectives)) if len(objectives) == 1 else "as each run defines it"
     svgs = figures.learning_curves(histories, objective=objective).as_svgs()
+    paired = compare_predictions(folders, names)
     sections: dict[str, Section] = {
         "Learning curves": {"text": "Solid lines are validation, dashed lines training.", "svgs": svgs},
         "Results": {"table": {"head": ["metric", *names], "rows": results}},
+        **({"Differences": {"text": " ".join(paired)}} if paired else {}),
         "Configuration": {"table": {"head": ["option", *names], "rows": options}}
         if options
         else {"text": "The configurations do not differ."},
     }
-    sentence = summarise(folders, names, configs, metrics)
+    sentence = " ".join([summarise(folders, names, configs, metrics), *(paired if len(paired) == 1 else [])])
     return write_page(output, f"{len(folders)} runs compared", sections, sentence=sentence)
 
 
@@ -80,6 +83,24 @@ def summarise(
         higher = max(others, key=tested.__getitem__)
         text += f"; its test accuracy is {tested[best]:.2%}, that of {higher} {tested[higher]:.2%}"
     return f"{text}."
+
+
+def compare_predictions(folders: Sequence[Path], names: Sequence[str]) -> list[str]:
+    """A sentence about the test predictions of each run after the first, paired with those of the first.
+
+    Empty where the runs were not tested on the same images.
+    """
+    if len({_split(folder, "test") for folder in folders}) != 1 or _split(folders[0], "test") is None:
+        return []
+    outputs = [read_outputs(folder, "test") for folder in folders]
+    known = [found for found in outputs if found is not None]
+    if len(known) != len(outputs) or not all(np.array_equal(known[0][1], labels) for _, labels in known):
+        return []
+    (first, labels), *others = known
+    return [
+        difference(first, logits, labels).sentence(names[0], name)
+        for name, (logits, _) in zip(names[1:], others, strict=True)
+    ]
 
 
 def _split(folder: Path, name: str) -> str | None:

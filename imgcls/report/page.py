@@ -13,8 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from imgcls.debug.rules import NO_ISSUES
 from imgcls.portable.calibration import NAMES as CALIBRATION_NAMES
-from imgcls.portable.calibration import confidences, expected_error
+from imgcls.portable.calibration import expected_error, judge
 from imgcls.report import figures
+from imgcls.report.intervals import as_metrics, intervals, is_bound
 from imgcls.report.selection import samples, top_losses
 from imgcls.runs.confusion import Confusion, read_confusion
 from imgcls.runs.provenance import read_configuration
@@ -113,6 +114,18 @@ def format_metric(name: str, value: Any) -> str:
     return f"{value:.2%}" if name.rpartition("/")[2] in PERCENT else f"{value:.4g}"
 
 
+def format_bounds(name: str, metrics: Mapping[str, Any]) -> str:
+    """The 95 % interval of a metric as text; empty where there is none."""
+    ends = [metrics.get(f"{name}_{end}") for end in ("low", "high")]
+    return " to ".join(format_metric(name, end) for end in ends) if None not in ends else ""
+
+
+def format_with_bounds(name: str, metrics: Mapping[str, Any]) -> str:
+    """A metric and its 95 % interval as text."""
+    bounds = format_bounds(name, metrics)
+    return format_metric(name, metrics[name]) + (f" ({bounds})" if bounds else "")
+
+
 def _make_section(folder: Path, name: str, make: Callable[[Path], Section | None]) -> Section | None:
     try:
         section = make(folder)
@@ -126,11 +139,15 @@ def _make_section(folder: Path, name: str, make: Callable[[Path], Section | None
 
 def _headline(folder: Path) -> dict[str, Any]:
     metrics, status, history = read_metrics(folder), read_status(folder), read_history(folder)
-    if effect := _read_calibration(folder).get("effect", {}).get("test"):
-        metrics["test/ece"] = effect["ece"][1]  # of the exported model
     if "test/accuracy" in metrics:
+        if "test/accuracy_low" not in metrics and (outputs := read_outputs(folder, "test")):  # of an earlier version
+            bounds = as_metrics(intervals(*outputs), "test")
+            metrics |= {name: value for name, value in bounds.items() if name.rpartition("_")[0] in metrics}
         count, classes = len(read_predictions(folder)), len(class_names(folder))
-        sentence = f"The test accuracy is {metrics['test/accuracy']:.2%}, on {count} images of {classes} classes."
+        sentence = f"The test accuracy is {metrics['test/accuracy']:.2%}"
+        ends = format_bounds("test/accuracy", metrics)
+        sentence += f" (95 % interval {ends})" if ends else ""
+        sentence += f", on {count} images of {classes} classes."
     elif "val/accuracy" in metrics:
         sentence = f"The validation accuracy is {metrics['val/accuracy']:.2%}; there was no test."
     elif history and "val/accuracy" in history[-1]:
@@ -138,6 +155,9 @@ def _headline(folder: Path) -> dict[str, Any]:
         sentence = f"No result yet; the validation accuracy after {epochs} is {history[-1]['val/accuracy']:.2%}."
     else:
         sentence = "The run has no result yet."
+    if effect := _read_calibration(folder).get("effect", {}).get("test"):  # of the exported model
+        metrics = {name: value for name, value in metrics.items() if not name.startswith("test/ece")}
+        metrics["test/ece"] = effect["ece"][1]
     state, stopped = status.get("state", "unknown"), read_json(folder / "debug" / "stopped.json")
     if state not in ("finished", "running"):
         ended = {"failed": "failed", "interrupted": "was interrupted"}.get(state, f"is {state}")
@@ -146,11 +166,11 @@ def _headline(folder: Path) -> dict[str, Any]:
     if stopped:
         sentence += f" The rule {stopped['rule']} ended the training: {stopped['sentence']}"
     numbers = [
-        (label, format_metric(name, metrics[name]))
+        (label, format_with_bounds(name, metrics))
         for name, label in METRICS.items()
         if name in metrics and (name not in SPEED or metrics.get("training_seconds", 0) >= LONG_SECONDS)
     ]
-    own = [name for name in metrics if name.startswith("test/") and name not in METRICS]
+    own = [name for name in metrics if name.startswith("test/") and name not in METRICS and not is_bound(name, metrics)]
     numbers += [(name, format_metric(name, metrics[name])) for name in own]
     return {"sentence": sentence, "numbers": numbers}
 
@@ -250,7 +270,8 @@ def _calibration(folder: Path) -> Section | None:
     stored = _read_calibration(folder)
     temperature = stored.get("temperature", 1.0)
     logits, labels = outputs
-    confidence, correct = confidences(logits / temperature, labels)
+    judged = judge(logits, labels, temperature)
+    confidence, correct = judged.confidence, judged.correct.astype(float)
     section: Section = {"charts": {"calibration": figures.reliability(confidence, correct)}}
     error = (
         f"The expected calibration error is {expected_error(confidence, correct):.4f}, on {len(labels)} test images."

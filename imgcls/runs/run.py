@@ -198,7 +198,11 @@ def print_summary(run: Run) -> None:
         ("macro F1", "test/macro_f1", "{:.4f}"),
         ("validation accuracy", "val/accuracy", "{:.2%}"),
     ]
-    parts = [f"{label} {pattern.format(metrics[name])}" for label, name, pattern in labels if name in metrics]
+    parts = []
+    for label, name, pattern in (row for row in labels if row[1] in metrics):
+        ends = [metrics.get(f"{name}_{end}") for end in ("low", "high")]
+        bounds = "" if None in ends else f" ({' to '.join(pattern.format(end) for end in ends)})"
+        parts.append(f"{label} {pattern.format(metrics[name])}{bounds}")
     minutes, seconds = divmod(round(metrics.get("seconds", 0)), 60)
     print(f"\n{', '.join(parts)}")
     epochs = int(metrics.get("epochs", 0))

@@ -111,7 +111,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         averaged = average_greedily(validator, classifier, data, checkpoints)
         if not averaged:
             _load_best(trainer, classifier, checkpoints)
-    calibrates = cfg.export.calibrate and images.source.val is not None
+    calibrates = cfg.export.get("calibrate", True) and images.source.val is not None
     validation = outputs_of(tester, classifier, data, "val") if calibrates else None
     metrics = {
         **_best_row(history, checkpoints),

@@ -21,6 +21,7 @@ from imgcls.models.classifier import Classifier
 from imgcls.models.metrics import Outputs
 from imgcls.models.network import Network
 from imgcls.portable.calibration import Calibration, calibrate
+from imgcls.report.intervals import as_metrics, intervals
 from imgcls.report.report_data import gather
 from imgcls.runs.confusion import Confusion
 from imgcls.system.files import atomic_path, atomic_write_text
@@ -41,9 +42,14 @@ def write(
 ) -> None:
     """Write everything that a finished run holds besides its checkpoints; `metrics.json` comes last.
 
+    Adds the 95 % intervals to `metrics`, as `test/accuracy_low` and so on.
+
     `validation` are the outputs for the validation images, which calibrate the exported model; None: it stays as it is.
     """
     tested = classifier.test_outputs if cfg.test and datamodule.source.test is not None else None
+    for split, outputs in (("val", validation), ("test", tested)):
+        if outputs is not None:
+            metrics |= as_metrics(intervals(*_arrays(outputs)), split)
     calibration = None
     if validation is not None:
         calibration = fit_calibration(folder, validation, _arrays(tested) if tested is not None else None)

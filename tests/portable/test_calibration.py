@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imgcls.portable.calibration import LOWEST, calibrate, fit_temperature, quality
+from imgcls.portable.calibration import LOWEST, calibrate, fit_temperature, judge
 
 
 def simulate(count: int, temperature: float, classes: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -50,12 +50,13 @@ def test_a_temperature_that_does_not_help_is_not_used() -> None:
 
 def test_a_diverged_network_has_no_temperature() -> None:
     logits = np.full((10, 3), np.nan)
-    assert calibrate(logits, np.zeros(10, dtype=int), (logits, np.zeros(10, dtype=int))).temperature == 1
+    labels = np.zeros(10, dtype=int)
+    assert calibrate(logits, labels, (logits, labels)).temperature == 1
 
 
 def test_quality_has_known_values() -> None:
     logits = np.log(np.array([[0.8, 0.2], [0.6, 0.4]]))
-    found = quality(logits, np.array([0, 1]))
+    found = judge(logits, np.array([0, 1])).quality
     assert found.nll == pytest.approx(-(np.log(0.8) + np.log(0.4)) / 2)
     assert found.brier == pytest.approx((2 * 0.2**2 + 2 * 0.6**2) / 2)
     assert found.ece == pytest.approx((0.2 + 0.6) / 2)

@@ -184,6 +184,25 @@ def test_the_curve_of_the_learning_rate_finder_is_drawn_with_its_choice(tmp_path
     assert (folder / "figures" / "learning_rate.png").is_file()
 
 
+def test_a_result_has_its_interval_and_a_difference_its_doubt(tmp_path: Path) -> None:
+    labels = np.arange(200) % 2
+    for name, wrong in (("a", 20), ("b", 24)):
+        folder = run_folder(tmp_path / name, ["a", "b"])
+        (folder / "data.json").write_text(json.dumps({"splits": {"val": [9, "v"], "test": [200, "t"]}}))
+        logits = 4.0 * np.eye(2)[labels]
+        logits[:wrong] *= -1
+        np.save(folder / "test_logits.npy", logits)
+        np.save(folder / "test_labels.npy", labels)
+    page = write_report(tmp_path / "a").read_text()
+    assert re.search(r"test accuracy is 50.00% \(95 % interval \d+\.\d\d% to 9\d\.\d\d%\), on", page)
+    page = write_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "both.html").read_text()
+    assert "b is -2.00 points from a in test accuracy" in page
+    assert "p = 0.12: the difference may be chance" in page
+    np.save(tmp_path / "b" / "test_labels.npy", 1 - labels)
+    page = write_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "both.html").read_text()
+    assert "points from" not in page, "the images are not the same"
+
+
 def test_the_calibration_is_that_of_the_exported_model(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", ["a", "b"])
     metrics = json.loads((folder / "metrics.json").read_text())

@@ -1,0 +1,189 @@
+"""How sure a metric is: 95 % intervals, and whether two runs differ, from the logits of a split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from imgcls.portable.calibration import BINS, judge
+
+REPLICATES = 1000
+MAX_DRAWS = 20_000_000  # images drawn in all; of more images, fewer replicates
+MIN_REPLICATES = 200
+Z = 1.959964  # the 97.5 % quantile of the normal distribution
+NAMES = ("loss", "macro_f1", "ece")  # of the metrics that are bootstrapped
+MAX_AT_ONCE = 200_000  # images of replicates that are measured together
+Interval = tuple[float, float]
+
+
+def intervals(logits: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, Interval]:
+    """95 % intervals of loss, accuracy, accuracy_top5 (more than five classes), macro_f1 and ece.
+
+    Accuracies have Wilson's interval (1927), which is right where every image is classified correctly: that does not
+    show that every image will be. The others come from a bootstrap within each class (Efron 1979); the calibration
+    error, which every sample overestimates, from the basic bootstrap, the others from percentiles.
+
+    Args:
+        logits: float (N, C).
+        labels: int (N,).
+        seed: of the bootstrap.
+    """
+    images = _Images.of(logits, labels)
+    if not len(labels) or not np.isfinite(images.losses).all():
+        return {}
+    found = {name: wilson(float(values.sum()), len(values)) for name, values in images.hits.items()}
+    replicates = min(REPLICATES, max(MIN_REPLICATES, MAX_DRAWS // len(labels)))
+    samples = images.sample(np.random.default_rng(seed), replicates)
+    [values] = images.measure(np.arange(len(labels))[None])
+    for name, value, column in zip(NAMES, values, samples.T, strict=True):
+        low, high = np.quantile(column, (0.025, 0.975))
+        found[name] = (max(0.0, 2 * value - high), max(0.0, 2 * value - low)) if name == "ece" else (low, high)
+    return {name: (float(low), float(high)) for name, (low, high) in found.items()}
+
+
+def as_metrics(found: Mapping[str, Interval], split: str) -> dict[str, float]:
+    """The intervals as metrics: `test/accuracy_low` and `test/accuracy_high`."""
+    pairs = [(f"{split}/{name}", interval) for name, interval in found.items()]
+    return {f"{name}_{end}": value for name, ends in pairs for end, value in zip(("low", "high"), ends, strict=True)}
+
+
+def is_bound(name: str, metrics: Mapping[str, object]) -> bool:
+    """Whether the metric `name` is the end of an interval of another one."""
+    return any(name.endswith(end) and name.removesuffix(end) in metrics for end in ("_low", "_high"))
+
+
+def wilson(hits: float, count: int) -> Interval:
+    """The 95 % interval of a share (Wilson 1927).
+
+    >>> [round(bound, 3) for bound in wilson(47, 47)]
+    [0.924, 1.0]
+    """
+    share, square = hits / count, Z**2 / count
+    centre = (share + square / 2) / (1 + square)
+    reach = Z * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
+    return max(0.0, min(share, centre - reach)), min(1.0, max(share, centre + reach))  # despite rounding
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What the metrics of any sample of the images need, sorted by class."""
+
+    labels: np.ndarray
+    predicted: np.ndarray
+    losses: np.ndarray
+    hits: Mapping[str, np.ndarray]
+    bins: np.ndarray
+    gaps: np.ndarray
+    starts: np.ndarray
+    counts: np.ndarray
+    classes: int
+
+    @classmethod
+    def of(cls, logits: np.ndarray, labels: np.ndarray) -> _Images:
+        order = np.argsort(labels, kind="stable")
+        judged = judge(logits, labels, positions=order)
+        labels, classes = labels[order], logits.shape[1]
+        hits = {"accuracy": judged.correct}
+        if classes > 5:
+            hits["accuracy_top5"] = judged.rank < 5
+        counts = np.bincount(labels, minlength=classes)
+        return cls(
+            labels=labels,
+            predicted=judged.predicted,
+            losses=judged.losses,
+            hits=hits,
+            bins=np.clip((judged.confidence * BINS).astype(int), 0, BINS - 1),
+            gaps=judged.confidence - judged.correct,
+            starts=(np.cumsum(counts) - counts)[labels],
+            counts=counts[labels],
+            classes=classes,
+        )
+
+    def sample(self, rng: np.random.Generator, replicates: int) -> np.ndarray:
+        """The metrics of `replicates` samples with replacement from each class, as many as it has: float (R, 3)."""
+        at_once = max(1, MAX_AT_ONCE // len(self.labels))
+        parts = []
+        for first in range(0, replicates, at_once):
+            draws = rng.random((min(at_once, replicates - first), len(self.labels))) * self.counts
+            parts.append(self.measure(self.starts + draws.astype(np.int64)))
+        return np.concatenate(parts)
+
+    def measure(self, positions: np.ndarray) -> np.ndarray:
+        """Loss, macro F1 and calibration error, float (R, 3), of the images at `positions`, int (R, N)."""
+        replicates = len(positions)
+        predicted = self.predicted[positions]
+
+        def count(values: np.ndarray, size: int, weights: np.ndarray | None = None) -> np.ndarray:
+            """The sum of `weights`, or the number, of each of `size` values in each replicate."""
+            places = values + size * np.arange(replicates)[:, None]
+            flat = weights.ravel() if weights is not None else None
+            return np.bincount(places.ravel(), weights=flat, minlength=size * replicates).reshape(replicates, size)
+
+        right = count(predicted, self.classes, (predicted == self.labels).astype(float))
+        both = count(predicted, self.classes) + np.bincount(self.labels, minlength=self.classes)
+        there = both > 0
+        f1 = np.divide(2 * right, both, out=np.zeros_like(right), where=there).sum(axis=1) / there.sum(axis=1)
+        gaps = count(self.bins[positions], BINS, self.gaps[positions])
+        ece = np.abs(gaps).sum(axis=1) / len(self.labels)
+        return np.stack([self.losses[positions].mean(axis=1), f1, ece], axis=1)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What two classifiers get right of the same images.
+
+    Attributes:
+        images: number of images, N.
+        first, second: images that only the first, or only the second, classifies correctly.
+        changed: images whose predicted class differs.
+    """
+
+    images: int
+    first: int
+    second: int
+    changed: int
+
+    @property
+    def points(self) -> float:
+        """How much higher the second accuracy is, -1 to 1."""
+        return (self.second - self.first) / self.images
+
+    @property
+    def interval(self) -> Interval:
+        """The 95 % interval of `points` for paired shares (Agresti and Min 2005), right also without a difference."""
+        first, second, count = self.first + 0.5, self.second + 0.5, self.images + 2
+        centre = (second - first) / count
+        reach = Z * math.sqrt(max(0.0, first + second - (second - first) ** 2 / count)) / count
+        return max(-1.0, centre - reach), min(1.0, centre + reach)
+
+    @property
+    def p_value(self) -> float:
+        """How often chance alone makes a difference this large: McNemar's exact test (1947)."""
+        count = self.first + self.second
+        tail = sum(math.comb(count, k) for k in range(min(self.first, self.second) + 1))
+        return min(1.0, 2 * tail / 2**count)
+
+    def sentence(self, first: str, second: str) -> str:
+        """The difference in one sentence, for runs of these names."""
+        low, high = self.interval
+        verdict = "the difference is real" if self.p_value < 0.05 else "the difference may be chance"
+        return (
+            f"{second} is {100 * self.points:+.2f} points from {first} in test accuracy (95 %: {100 * low:+.2f} to "
+            f"{100 * high:+.2f}): {self.second} images are correct in {second} only, {self.first} in {first} only, of "
+            f"{self.images}, and {self.changed} are predicted as another class; p = {self.p_value:.2g}: {verdict}."
+        )
+
+
+def difference(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> Difference:
+    """The difference of two (N, C) logits for the same images with these labels."""
+    predicted = [logits.argmax(axis=1) for logits in (first, second)]
+    right = [values == labels for values in predicted]
+    return Difference(
+        len(labels),
+        int((right[0] & ~right[1]).sum()),
+        int((right[1] & ~right[0]).sum()),
+        int((predicted[0] != predicted[1]).sum()),
+    )

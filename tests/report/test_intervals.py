@@ -1,0 +1,76 @@
+"""Intervals of simulated logits hold the true value about as often as they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from imgcls.report.intervals import Difference, as_metrics, difference, intervals, is_bound, wilson
+
+
+def simulate(rng: np.random.Generator, count: int, classes: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels of `count` images from one distribution."""
+    labels = rng.integers(0, classes, count)
+    logits = rng.normal(size=(count, classes))
+    logits[np.arange(count), labels] += 1.5
+    return logits, labels
+
+
+def test_the_intervals_hold_the_true_value_in_95_of_100_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgcls.report.intervals.REPLICATES", 200)
+    rng, repeats = np.random.default_rng(0), 300
+    logits, labels = simulate(rng, 200_000)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    truth = {
+        "accuracy": (logits.argmax(axis=1) == labels).mean(),
+        "loss": (np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).mean(),
+    }
+    held = dict.fromkeys(truth, 0)
+    for repeat in range(repeats):
+        found = intervals(*simulate(rng, 300), seed=repeat)
+        for name, value in truth.items():
+            low, high = found[name]
+            held[name] += low <= value <= high
+    for name, count in held.items():
+        assert 0.925 <= count / repeats <= 0.975, name
+
+
+def test_every_metric_has_an_interval_around_its_value() -> None:
+    found = intervals(*simulate(np.random.default_rng(0), 500))
+    assert found.keys() == {"loss", "accuracy", "accuracy_top5", "macro_f1", "ece"}
+    assert all(0 <= low < high for low, high in found.values())
+    metrics = {"test/accuracy": 0.5, **as_metrics(found, "test")}
+    assert metrics["test/accuracy_low"] < metrics["test/accuracy_high"]
+    assert [name for name in metrics if is_bound(name, metrics)] == ["test/accuracy_low", "test/accuracy_high"]
+
+
+def test_images_that_are_all_right_prove_nothing_about_others() -> None:
+    labels = np.arange(30) % 3
+    low, high = intervals(9.0 * np.eye(3)[labels], labels)["accuracy"]
+    assert (low, high) == wilson(30, 30)
+    assert low == pytest.approx(0.8865, abs=1e-3)
+
+
+def test_a_diverged_network_has_no_intervals() -> None:
+    assert intervals(np.full((4, 2), np.nan), np.zeros(4, dtype=int)) == {}
+
+
+def test_a_difference_is_real_only_where_chance_would_not_make_it() -> None:
+    assert Difference(100, 5, 5, 20).p_value == 1
+    assert Difference(100, 0, 6, 6).p_value == pytest.approx(2 / 2**6)
+    low, high = Difference(1000, 10, 40, 60).interval
+    assert 0 < low < 0.03 < high
+    assert "the difference is real" in Difference(1000, 10, 40, 60).sentence("a", "b")
+    assert "b is +3.00 points from a" in Difference(1000, 10, 40, 60).sentence("a", "b")
+    assert "may be chance" in Difference(225, 11, 15, 30).sentence("a", "b")
+    low, high = Difference(50, 0, 0, 0).interval
+    assert low < 0 < high
+
+
+def test_equal_runs_differ_by_chance_in_one_of_twenty_comparisons_at_most() -> None:
+    rng, real = np.random.default_rng(1), 0
+    for _ in range(300):
+        labels = rng.integers(0, 4, 200)
+        first, second = (rng.normal(size=(200, 4)) + 1.5 * np.eye(4)[labels] for _ in range(2))
+        real += difference(first, second, labels).p_value < 0.05
+    assert real <= 300 * 0.07
