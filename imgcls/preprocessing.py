@@ -85,7 +85,7 @@ class Preprocessing:
             raise UserError(f"interpolation={self.interpolation}: {nearest(self.interpolation, INTERPOLATIONS)}")
         for name in ("mean", "std"):
             values = tuple(float(value) for value in getattr(self, name))
-            if len(values) != 3 or (name == "std" and min(values) <= 0):
+            if len(values) != 3 or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
                 raise UserError(f"{name}={list(values)} must be three numbers, for red, green and blue; std above 0.")
             object.__setattr__(self, name, values)
 

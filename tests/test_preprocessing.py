@@ -150,3 +150,9 @@ def test_a_rectangle_survives_a_round_trip_and_an_old_description_means_crop() -
     assert Preprocessing([32, 32], 36).image_size == 32  # type: ignore[arg-type]
     old = {name: value for name, value in Preprocessing(32, 36).as_dict().items() if name not in ("fit", "pad_colour")}
     assert Preprocessing.from_dict(old) == Preprocessing(32, 36)
+
+
+@pytest.mark.parametrize("values", [{"mean": (float("nan"), 0, 0)}, {"std": (0, 1, 1)}, {"std": (1, float("inf"), 1)}])
+def test_a_normalisation_without_finite_results_is_refused(values: dict[str, tuple[float, float, float]]) -> None:
+    with pytest.raises(UserError, match="must be three numbers"):
+        Preprocessing(8, 8, **values)  # type: ignore[arg-type]

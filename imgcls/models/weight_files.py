@@ -97,13 +97,25 @@ def _read_pickle(file: Path) -> tuple[Any, bool]:
 def _walk(content: Any, path: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """The dictionaries of tensors in `content`, outermost first."""
     if isinstance(content, _Inert):
-        yield path, dict(_module_state(content, ""))
+        yield path, {name: _plain(value) for name, value in _module_state(content, "") if _has_values(value)}
     elif isinstance(content, Mapping):
         named = {name: value for name, value in content.items() if isinstance(name, str)}
-        yield path, {name: value.detach() for name, value in named.items() if isinstance(value, Tensor)}
+        tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+        yield path, {name: _plain(value) for name, value in tensors.items() if _has_values(value)}
         if depth:
             for name, value in named.items():
                 yield from _walk(value, f"{path}.{name}" if path else name, depth - 1)
+
+
+def _has_values(tensor: Tensor) -> bool:
+    return not tensor.is_meta and not tensor.is_complex()
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """`tensor` as a dense one of ordinary numbers, without gradients."""
+    tensor = tensor.detach()
+    tensor = tensor.dequantize() if tensor.is_quantized else tensor
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def _module_state(module: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
@@ -112,6 +124,6 @@ def _module_state(module: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
     for kind in ("_parameters", "_buffers"):
         for name, value in (state.get(kind) or {}).items():
             if isinstance(value, Tensor):
-                yield f"{prefix}{name}", value.detach()
+                yield f"{prefix}{name}", value
     for name, child in (state.get("_modules") or {}).items():
         yield from _module_state(child, f"{prefix}{name}.")

@@ -65,6 +65,9 @@ def load_weights(network: Network, source: Path, class_names: Sequence[str] | No
             f"model.weights={file} has the weights of another architecture than {network.architecture.name} "
             f"({part.mismatch}). Set model.name and model.stem to what the weights were trained with."
         )
+    for name, value in part.tensors.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(f"model.weights={file}: {name} is not finite, so the training that wrote it had diverged.")
     current = network.backbone.state_dict()
     network.backbone.load_state_dict(
         {**current, **{name: part.tensors[name] for name in current if name in part.tensors}}

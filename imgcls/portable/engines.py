@@ -148,7 +148,9 @@ def _check_sizes(architecture: Architecture, state: Mapping[str, Tensor]) -> Non
     except (NotImplementedError, RuntimeError):  # some of timm's networks compute with their first weights
         return
     for name, size in sizes.items():
-        if name in state and state[name].shape != size:
+        if name not in state:
+            raise RuntimeError(f"{name} is missing")
+        if state[name].shape != size:
             raise RuntimeError(f"{name} has {tuple(state[name].shape)}, not {tuple(size)}")
 
 

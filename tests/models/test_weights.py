@@ -170,6 +170,33 @@ def test_the_head_is_for_the_classes_that_it_was_trained_for(
     assert ("the head was for other classes ('b' was class 1, now 'c')" in caplog.text) is is_other
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64", "sparse", "quantised"])
+def test_other_kinds_of_tensors(tmp_path: Path, source: Network, kind: str) -> None:
+    def convert(value: torch.Tensor) -> torch.Tensor:
+        if not value.is_floating_point():
+            return value
+        if kind == "sparse":
+            return value.to_sparse()
+        if kind == "quantised":
+            return torch.quantize_per_tensor(value, 0.01, 0, torch.qint32)
+        return value.to(getattr(torch, kind))
+
+    torch.save({name: convert(value) for name, value in source.state_dict().items()}, tmp_path / "w.pth")
+    ours = create_network("test_resnet", CLASSES, weights=tmp_path / "w.pth")
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, source.state_dict()[name], rtol=0.01, atol=0.006)
+
+
+@pytest.mark.parametrize(("kind", "message"), [("nan", "is not finite"), ("meta", "no state dictionary")])
+def test_weights_without_values_are_refused(tmp_path: Path, source: Network, kind: str, message: str) -> None:
+    before = source.state_dict()
+    state = {name: value * float("nan") if kind == "nan" else value.to("meta") for name, value in before.items()}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=message):
+        load_weights(source, tmp_path / "w.pth")
+
+
 def test_a_deeper_network_of_the_family_is_refused(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet34").state_dict(), tmp_path / "w.pth")
     with pytest.raises(UserError, match="another architecture than resnet18"):

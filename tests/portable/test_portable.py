@@ -168,16 +168,21 @@ def test_a_description_with_other_values_is_damaged(exported: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("hidden", [[10**7, 10**7], [10**30], [9]])
-def test_sizes_that_the_weights_do_not_have_take_no_memory(exported: Path, tmp_path: Path, hidden: list[int]) -> None:
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_sizes_that_the_weights_do_not_have_take_no_memory(
+    exported: Path, tmp_path: Path, hidden: list[int], norm: str
+) -> None:
     shutil.copytree(exported, tmp_path / "model")
     description = json.loads((tmp_path / "model" / "model.json").read_text())
     description["architecture"]["head"]["hidden"] = hidden
+    description["architecture"]["head"]["norm"] = norm
     (tmp_path / "model" / "model.json").write_text(json.dumps(description))
     with pytest.raises(
         UserError, match=r"(model\.safetensors does not fit model\.json|model\.json is damaged)"
     ) as error:
         portable.load(tmp_path / "model")
     assert "\n" not in str(error.value)
+    assert "allocate" not in str(error.value)
 
 
 def test_a_description_can_name_no_checkpoint(exported: Path, tmp_path: Path) -> None:
