@@ -87,6 +87,8 @@ def measure(
         check_value("views", views, choice(*VIEWS))
         cfg.model.views = views
 
+    import torch
+
     from imgcls.training.build import build_data, build_trainer, restore_classifier
     from imgcls.training.checkpoint_io import read_checkpoint
     from imgcls.training.devices import choose_devices
@@ -96,6 +98,8 @@ def measure(
     datamodule = build_data(cfg, devices)
     datamodule.test_on(split, run.class_names)
     classifier = restore_classifier(cfg, datamodule, devices, state)
+    if classifier.multilabel:
+        classifier.thresholds.copy_(torch.tensor(run.model.thresholds))
     trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks=[])
     tested = trainer.test(classifier, datamodule=datamodule, verbose=False)[0]
     metrics = {

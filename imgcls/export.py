@@ -76,6 +76,7 @@ def export(
     from imgcls.training.build import build_data, build_trainer, restore_classifier
     from imgcls.training.checkpoint_io import read_checkpoint
     from imgcls.training.devices import choose_devices
+    from imgcls.training.label_results import set_thresholds
     from imgcls.training.pipeline import outputs_of
     from imgcls.training.results import export_model, fit_calibration
 
@@ -83,12 +84,23 @@ def export(
     devices = replace(choose_devices("cpu", "auto"), indices=1)
     datamodule = build_data(cfg, devices)
     classifier = restore_classifier(cfg, datamodule, devices, state)
-    calibration = None
-    if calibrate and datamodule.source.val is not None:
+    calibration = thresholds = None
+    if classifier.multilabel:
+        set_thresholds(classifier, datamodule, cfg.thresholds.aim, cfg.thresholds.at_least)
+        thresholds = classifier.thresholds.tolist()
+    elif calibrate and datamodule.source.val is not None:
         trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks=[])
         validation = outputs_of(trainer, classifier, datamodule, "val")
         calibration = fit_calibration(run.folder, validation, read_outputs(run.folder, "test"))
-    return export_model(run.folder, datamodule, classifier.network, run.metrics, onnx=onnx, calibration=calibration)
+    return export_model(
+        run.folder,
+        datamodule,
+        classifier.network,
+        run.metrics,
+        onnx=onnx,
+        thresholds=thresholds,
+        calibration=calibration,
+    )
 
 
 def _command(arguments: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgcls.cli import Option, guarded, read_options
 from imgcls.data.sources import picture_name
@@ -47,13 +47,14 @@ BATCHES_AHEAD = 4  # decoded before they are needed
 OPTIONS = {
     "run": Option(),
     "endpoint": Option(),
-    "top_k": Option(5, whole(1), int),
+    "top_k": Option(None, whole(1), int),
     "format": Option(None, choice("table", "csv", "jsonl")),
     "engine": Option("auto", choice(*ENGINES)),
     "output": Option(),
     "views": Option(None, choice(*VIEWS)),
 }
 
+TOP_K = 5
 Classes = list[tuple[str, float]]
 Answers = Iterator[tuple[str, Classes | str]]
 """Files with their likeliest classes, or the reason why there are none."""
@@ -77,7 +78,7 @@ def predict(arguments: Sequence[str]) -> None:
         if options["endpoint"] is not None:
             from imgcls.serve.client import Client
 
-            return _ask(Client(options["endpoint"]), left, options["top_k"])
+            return _ask(Client(options["endpoint"]), left, options["top_k"] or TOP_K)
         return _compute(options["run"], options["engine"], options["views"], left, options["top_k"])
 
     if options["output"] is not None:
@@ -169,13 +170,31 @@ def model_state(run: str) -> list[object]:
     return [status.st_size, status.st_mtime_ns]
 
 
+class Labelled(list[tuple[str, float]]):
+    """The likeliest classes of an image with what it is labelled with: the first, or those above their thresholds."""
+
+    label: str | list[str]
+
+    @classmethod
+    def of(
+        cls, row: np.ndarray, best: Sequence[int], names: Sequence[str], thresholds: Sequence[float] | None
+    ) -> Labelled:
+        """From the probabilities of all classes, (C,), and the `best` ones, in their order."""
+        made = cls((names[index], float(row[index])) for index in best)
+        if thresholds is None:
+            made.label = made[0][0]
+        else:
+            made.label = [name for name, value, least in zip(names, row, thresholds, strict=True) if value >= least]
+        return made
+
+
 class UnreadableError(UserError):
     """Some images could not be read; the others were classified."""
 
     exit_code = 1
 
 
-def _compute(run: str, engine: str, views: str | None, files: Sequence[str], top_k: int) -> Answers:
+def _compute(run: str, engine: str, views: str | None, files: Sequence[str], top_k: int | None) -> Answers:
     """Classify with the run's model here, a batch at a time, while threads decode the next ones."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -214,8 +233,9 @@ def _compute(run: str, engine: str, views: str | None, files: Sequence[str], top
                 answers: list[Classes] = []
                 if readable:
                     probabilities = model.probabilities(np.stack(readable))
-                    for row, best in zip(probabilities, top_classes(probabilities, top_k), strict=True):
-                        answers.append([(model.class_names[index], float(row[index])) for index in best])
+                    count = top_k or (TOP_K if model.thresholds is None else len(model.class_names))
+                    for row, best in zip(probabilities, top_classes(probabilities, count), strict=True):
+                        answers.append(Labelled.of(row, best.tolist(), model.class_names, model.thresholds))
                 classes = iter(answers)
                 for file, image in zip(batch, pixels, strict=True):
                     yield file, image if isinstance(image, str) else next(classes)
@@ -242,15 +262,21 @@ def _ask(client: Client, files: Sequence[str], top_k: int) -> Answers:
 
 
 def _as_json(file: str, answer: Classes | str) -> str:
-    content: dict[str, object] = {"file": picture_name(file)}
+    content: dict[str, Any] = {"file": picture_name(file)}
     if isinstance(answer, str):
         content["error"] = answer
     else:
+        if isinstance(answer, Labelled):
+            content["label"] = answer.label
         content["classes"] = [{"class": name, "probability": round(value, 6)} for name, value in answer]
+        if isinstance(answer, Labelled) and isinstance(answer.label, list):
+            content["classes"] = [{**entry, "above": entry["class"] in answer.label} for entry in content["classes"]]
     return json.dumps(content, ensure_ascii=False)
 
 
 def _as_csv(file: str, answer: Classes) -> str:
+    if isinstance(answer, Labelled) and isinstance(answer.label, list):
+        raise UserError("format=csv has one class per row, but images have several labels. Use format=jsonl.")
     return _csv_line([picture_name(file), *(cell for name, value in answer for cell in (name, round(value, 6)))])
 
 
@@ -265,7 +291,10 @@ def _csv_line(cells: Sequence[object]) -> str:
 
 def _as_row(width: int) -> Callable[[str, Classes], str]:
     def show(file: str, answer: Classes) -> str:
-        return f"{picture_name(file):{width}}  " + "  ".join(f"{name} {value:.1%}" for name, value in answer)
+        label = answer.label if isinstance(answer, Labelled) else None
+        shown = [pair for pair in answer if pair[0] in label] if isinstance(label, list) else answer
+        text = "  ".join(f"{name} {value:.1%}" for name, value in shown) or "(no label)"
+        return f"{picture_name(file):{width}}  {text}"
 
     return show
 

@@ -76,6 +76,7 @@ def register_resolvers() -> None:
     """
     OmegaConf.register_new_resolver("by_start", starts.by_start, replace=True)
     OmegaConf.register_new_resolver("default_lr", starts.default_lr, replace=True)
+    OmegaConf.register_new_resolver("by_task", starts.by_task, replace=True)
     OmegaConf.register_new_resolver("solves_head", starts.solves_head, replace=True)
     OmegaConf.register_new_resolver("own_conf", _own_conf, replace=True)
     OmegaConf.register_new_resolver("on_disk", _on_disk, replace=True)

@@ -16,7 +16,7 @@ from imgcls.config.choices import (
     TUNING_STRATEGIES,
     WARM_STARTS,
 )
-from imgcls.config.starts import unsolvable
+from imgcls.config.starts import is_multilabel, unsolvable
 from imgcls.errors import UserError, nearest
 from imgcls.models.choices import (
     ACTIVATIONS,
@@ -24,6 +24,7 @@ from imgcls.models.choices import (
     BATCH_NORMS,
     FREEZING,
     MODES,
+    MULTILABEL_METRICS,
     NORMS,
     STEMS,
     VALIDATION_METRICS,
@@ -88,6 +89,7 @@ def _check_together(config: Mapping[str, Any]) -> None:
     micro, batch = data.get("micro_batch_size"), data.get("batch_size")
     if isinstance(micro, int) and isinstance(batch, int) and micro > batch:
         raise UserError(f"data.micro_batch_size={micro}: it cannot be larger than data.batch_size={batch}.")
+    _check_task(config)
     if model.get("freeze") == "backbone" and not model.get("pretrained") and model.get("weights") is None:
         raise UserError(
             "model.freeze=backbone freezes random weights. "
@@ -139,6 +141,20 @@ def _check_together(config: Mapping[str, Any]) -> None:
             "trainer.max_epochs=-1 trains endlessly, so a schedule has no end to anneal to. "
             "Use optim.schedule=constant or give a number of epochs."
         )
+
+
+def _check_task(config: Mapping[str, Any]) -> None:
+    """Raise UserError for metrics and heads that the task does not have."""
+    monitors = {name: (config.get(name) or {}).get("monitor") for name in ("checkpoint", "early_stopping")}
+    several = is_multilabel(config)
+    custom = [f"val/{name}" for name in config.get("metrics") or {}]
+    for name, monitor in monitors.items():
+        if several and monitor is not None and monitor not in (*MULTILABEL_METRICS, *custom):
+            raise UserError(f"{name}.monitor={monitor}: with several labels there are {', '.join(MULTILABEL_METRICS)}.")
+        if not several and monitor in ("val/map", "val/micro_f1", "val/subset_accuracy"):
+            raise UserError(f"{name}.monitor={monitor} is a metric of task=multilabel.")
+    if several and (config.get("model") or {}).get("solve_head") is True:
+        raise UserError("model.solve_head=true is for images of one label. Use model.solve_head=false.")
 
 
 def _check_table(data: Mapping[str, Any]) -> None:
@@ -278,6 +294,12 @@ OPTIONS: dict[str, Check] = {
     "loss.label_smoothing": number(0, 1),
     "loss.class_weights": either(choice(None, "balanced"), numbers),
     "loss.focal_gamma": number(0),
+    "loss.negative_gamma": number(0),
+    "task": choice("auto", "multilabel"),
+    "thresholds.aim": choice("f1", "precision", "recall"),
+    "thresholds.at_least": number(0, 1),
+    "data.label_separator": one_name,
+    "data.label_columns": either(names, choice(None)),
     "data.root": image_root,
     "data.batch_size": whole(1),
     "data.micro_batch_size": whole(1, none=True),

@@ -29,6 +29,17 @@ def default_lr(then: Any, otherwise: Any, *, _root_: DictConfig) -> Any:
     return then if untouched and by_start(False, True, False, _root_=_root_) else otherwise
 
 
+def by_task(single: Any, multilabel: Any, *, _root_: DictConfig) -> Any:
+    """The default for images of one label, or of several."""
+    return multilabel if is_multilabel(_root_) else single
+
+
+def is_multilabel(config: Any) -> bool:
+    """Whether the options say that an image can have several labels."""
+    data = config.get("data") or {}
+    return config.get("task") == "multilabel" or bool(data.get("label_separator") or data.get("label_columns"))
+
+
 def solves_head(*, _root_: DictConfig) -> bool:
     """The default of `model.solve_head`: whether a linear head is solved on the features of trained weights.
 
@@ -39,6 +50,8 @@ def solves_head(*, _root_: DictConfig) -> bool:
     """
     model, trainer = _root_.model, _root_.trainer
     if unsolvable(plain(_root_.model), plain(_root_.loss)) is not None:
+        return False
+    if is_multilabel(_root_):
         return False
     if model.freeze != "backbone":
         return bool(model.freeze == "none" and _root_.optim.lr != "auto")

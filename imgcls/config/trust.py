@@ -60,6 +60,7 @@ def restore_configuration(
         for section, names in USED.items()
     }
     values["seed"] = stored.get("seed", 0)
+    values |= {name: stored[name] for name in ("task", "thresholds") if name in stored}
     changed = [override.removeprefix("data.").partition("=")[0] for override in overrides]
     if "data" not in changed:
         values["data"] = {name: value for name, value in _section(stored, "data").items() if name not in UNUSED_DATA}
@@ -72,8 +73,8 @@ def restore_configuration(
     for section, content in values.items():
         if section == "data":
             cfg.data = literal(content)
-        elif section == "seed":
-            cfg.seed = literal(content)
+        elif section in ("seed", "task", "thresholds"):
+            cfg[section] = literal(content)
         else:
             for name, value in content.items():
                 cfg[section][name] = literal(value)

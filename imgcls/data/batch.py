@@ -16,7 +16,7 @@ class Batch(NamedTuple):
     images: Tensor
     """float32 (N, 3, H, W), augmented in training, normalised."""
     labels: Tensor
-    """int64 (N,); in training with mixing float32 (N, C)."""
+    """int64 (N,); float32 (N, C) in training with mixing; uint8 (N, C) where an image can have several labels."""
     index: Tensor  # type: ignore[assignment]  # replaces a method of tuples that is not needed
     """int64 (N,), positions in the split."""
     weights: Tensor | None = None

@@ -66,7 +66,7 @@ def find_duplicates(
         with contextlib.suppress(OSError, ValueError, TypeError):
             return [Duplicate(*row) for row in json.loads(file.read_text(encoding="utf-8"))]
     found = [
-        Duplicate(kind, name, new.names[i], other, old.names[j], bool(new.labels[i] == old.labels[j]))
+        Duplicate(kind, name, new.names[i], other, old.names[j], bool(np.array_equal(new.labels[i], old.labels[j])))
         for (other, old), (name, new) in combinations(source.splits().items(), 2)
         for i, (kind, j) in _match(findings[name], findings[other], workers).items()
     ]

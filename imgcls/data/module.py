@@ -54,6 +54,15 @@ class Opened:
     stores: dict[tuple[str, Recipe], Store] = field(default_factory=dict)
 
 
+def _relabelled(split: Split, places: np.ndarray, num_classes: int) -> np.ndarray:
+    """The labels of `split` where class i is now `places[i]` of `num_classes`."""
+    if not split.multilabel:
+        return places[split.labels]
+    labels = np.zeros((len(split), num_classes), dtype=np.uint8)
+    labels[:, places] = split.labels
+    return labels
+
+
 class ImageDataModule(L.LightningDataModule):
     """Images and labels of a data set, as batches.
 
@@ -188,6 +197,11 @@ class ImageDataModule(L.LightningDataModule):
     def num_classes(self) -> int:
         """Number of classes, C."""
         return len(self.class_names)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image can have several labels."""
+        return self.source.train.multilabel
 
     def class_counts(self) -> Tensor:
         """Number of training images of each class, int64 (C,)."""
@@ -360,7 +374,9 @@ class ImageDataModule(L.LightningDataModule):
             raise UserError(f"The model was not trained with the class {unknown[0]!r}{more}. {close}")
         places = np.array([list(class_names).index(name) for name in self.class_names])
         tested = Split.joined(list(self.source.splits().values())) if split == "all" else self._need(split)
-        train, test = (replace(part, labels=places[part.labels]) for part in (self.source.train, tested))
+        train, test = (
+            replace(part, labels=_relabelled(part, places, len(class_names))) for part in (self.source.train, tested)
+        )
         self.opened = Opened(replace(self.source, class_names=tuple(class_names), train=train, val=None, test=test))
 
     # ---- inside
@@ -374,7 +390,7 @@ class ImageDataModule(L.LightningDataModule):
     def _training_plan(self) -> TrainingPlan:
         rank, world_size = self._ranks()
         return TrainingPlan(
-            self._need("train").labels,
+            self._need("train").strata,
             self.batch_size,
             seed=self.order_seed,
             rank=rank,

@@ -61,7 +61,7 @@ class Split:
     names: tuple[str, ...]
     """Unique and stable: the path relative to the data set's folder with forward slashes, or 'train/00012'."""
     labels: np.ndarray
-    """int64 (N,), positions in the class names."""
+    """int64 (N,), positions in the class names; or uint8 (N, C), 1 for each of an image's labels."""
     pictures: Sequence[Path] | np.ndarray
     """Files, or decoded pixels uint8 (N, H, W, 3)."""
     groups: tuple[str, ...] | None = None
@@ -70,7 +70,8 @@ class Split:
     """float32 (N,), the weights of the images in the training loss, if they differ."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int64))
+        labels = np.asarray(self.labels)
+        object.__setattr__(self, "labels", labels.astype(np.uint8 if labels.ndim == 2 else np.int64, copy=False))
         if not len(self.names) == len(self.labels) == len(self.pictures):
             raise ValueError(f"{len(self.names)} names, {len(self.labels)} labels, {len(self.pictures)} images")
         if any(len(column) != len(self.names) for column in (self.groups, self.weights) if column is not None):
@@ -130,7 +131,27 @@ class Split:
 
     def class_counts(self, num_classes: int) -> np.ndarray:
         """Number of images of each class, int64 (num_classes,)."""
+        if self.multilabel:
+            return self.labels.sum(axis=0, dtype=np.int64)
         return np.bincount(self.labels, minlength=num_classes)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image can have several labels."""
+        return self.labels.ndim == 2
+
+    @property
+    def strata(self) -> np.ndarray:
+        """int64 (N,), by which the split is cut and sampled: the label of each image, of several the rarest.
+
+        Images without a label have the number after the last class.
+        """
+        if not self.multilabel:
+            return self.labels
+        rank = np.argsort(np.argsort(self.class_counts(0), kind="stable"), kind="stable")
+        count = len(rank)
+        rarest = np.where(self.labels > 0, rank, count).min(axis=1, initial=count)
+        return np.append(np.argsort(rank, kind="stable"), count)[rarest]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,9 +183,12 @@ class Source:
             return self
         paths = {file.path for file in bad}
         train = self.train.without(paths)
-        lost = np.setdiff1d(self.train.labels, train.labels)
+        counts = (split.class_counts(len(self.class_names)) for split in (self.train, train))
+        lost = np.flatnonzero(np.greater(*(count > 0 for count in counts)))
         if len(lost):
-            at = int(np.flatnonzero(self.train.labels == lost[0])[0])
+            labels = self.train.labels
+            has = labels[:, lost[0]] > 0 if self.train.multilabel else labels == lost[0]
+            at = int(np.flatnonzero(has)[0])
             reason = next(file.reason for file in bad if file.path == self.train.files[at])
             raise UserError(
                 f"No training image of class '{self.class_names[lost[0]]}' can be used "

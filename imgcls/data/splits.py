@@ -41,8 +41,9 @@ def cut(split: Split, shares: Sequence[float], seed: int) -> list[Split]:
     cumulative = np.cumsum(shares)
     parts: list[list[int]] = [[] for _ in shares]
     before = 0
-    for label in np.unique(split.labels):
-        members = sorted(np.flatnonzero(split.labels == label).tolist(), key=keys.__getitem__)
+    strata = split.strata
+    for label in np.unique(strata):
+        members = sorted(np.flatnonzero(strata == label).tolist(), key=keys.__getitem__)
         ends = np.rint(cumulative * (before + len(members))) - np.rint(cumulative * before)
         ends = np.maximum.accumulate(np.maximum(ends, 1)).astype(int)
         for part, begin, end in zip(parts, [0, *ends[:-1]], ends, strict=True):
@@ -65,16 +66,17 @@ def _cut_groups(split: Split, shares: Sequence[float], seed: int) -> np.ndarray:
     names = sorted(set(split.groups))
     ids = {name: number for number, name in enumerate(names)}
     group_of = np.array([ids[group] for group in split.groups], dtype=np.int64)
-    classes = int(split.labels.max()) + 1 if len(split) else 0
+    strata = split.strata
+    classes = int(strata.max()) + 1 if len(split) else 0
     # the content of a group: pairs of a class and a number of images; the last "class" is the whole
     content: list[list[tuple[int, int]]] = [[] for _ in names]
-    pairs, counts = np.unique(group_of * classes + split.labels, return_counts=True)
+    pairs, counts = np.unique(group_of * classes + strata, return_counts=True)
     for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
         content[pair // classes].append((pair % classes, count))
     sizes = np.bincount(group_of, minlength=len(names)).tolist()
     for parts, size in zip(content, sizes, strict=True):
         parts.append((classes, size))
-    totals = [*np.bincount(split.labels, minlength=classes).tolist(), len(split)]
+    totals = [*np.bincount(strata, minlength=classes).tolist(), len(split)]
     lacking = [[share * total for total in totals] for share in shares]
     keys = _hashes(seed, names)
     part_of = [0] * len(names)

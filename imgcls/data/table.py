@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,8 @@ USUAL_COLUMNS = {
     "weight": ("weight", "sample_weight"),
 }
 """The names of the columns that are found without an option; case, blanks and hyphens do not matter."""
+FLAGS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "": 0}
+LISTS_LOOKED_AT = 100  # cells, by which a column of lists is recognised
 EXAMPLES = 3  # of wrong rows in a message
 MISSING_SHARE = 0.5  # with more rows than this without a file, the folder is wrong and not the rows
 
@@ -38,6 +41,8 @@ class Table(ImageDataModule):
         root: the folder that the table's paths are relative to; the table's own if None.
         table: a .csv, .tsv, .jsonl or .parquet file, also in `root`.
         file_column, label_column, split_column, weight_column: names of columns; those of USUAL_COLUMNS if None.
+        label_columns: columns with 0 or 1 for each label, of images with several labels.
+        label_separator: what is between the labels of an image with several.
         test_fraction: share of the images that is used for testing if there is no column of splits.
         **options: of ImageDataModule; `group` may also be the name of a column.
     """
@@ -51,12 +56,15 @@ class Table(ImageDataModule):
         label_column: str | None = None,
         split_column: str | None = None,
         weight_column: str | None = None,
+        label_columns: Sequence[str] | None = None,
+        label_separator: str | None = None,
         test_fraction: float = 0.2,
         **options: Any,
     ) -> None:
         super().__init__(table_root(root, table), **options)
         if not 0 <= test_fraction < 1:
             raise UserError(f"data.test_fraction={test_fraction} must be at least 0 and less than 1.")
+        self.label_columns, self.label_separator = list(label_columns or []), label_separator
         self.table, self.test_fraction = str(table), test_fraction
         self.columns = {
             "file": file_column,
@@ -73,11 +81,14 @@ class Table(ImageDataModule):
         chosen: dict[str, str] = {}
 
         def choose(header: list[str]) -> list[str]:
-            chosen.update(choose_columns(file, header, self.columns))
-            return list(dict.fromkeys(chosen.values()))
+            if unknown := [name for name in self.label_columns if name not in header]:
+                raise UserError(f"data.label_columns: {file} has no {unknown[0]!r}. {nearest(unknown[0], header)}")
+            chosen.update(choose_columns(file, header, self.columns, without_label=bool(self.label_columns)))
+            return list(dict.fromkeys([*chosen.values(), *self.label_columns]))
 
         columns = read_columns(file, choose)
-        rows = _Rows(file, columns, {role: columns.values[name] for role, name in chosen.items()})
+        cells = {role: columns.values[name] for role, name in chosen.items()}
+        rows = _Rows(file, columns, cells, self.label_separator, self.label_columns)
         source = rows.source(self.root, self.address, self.min_classes)
         if self.on_bad == "error" and source.bad:
             raise UserError(f"{source.bad[0].path}: {source.bad[0].reason}. {len(source.bad)} files are missing.")
@@ -94,13 +105,17 @@ def is_pattern(group: str) -> bool:
     return "(" in group
 
 
-def choose_columns(file: Path, header: Sequence[str], wished: Mapping[str, str | None]) -> dict[str, str]:
+def choose_columns(
+    file: Path, header: Sequence[str], wished: Mapping[str, str | None], *, without_label: bool = False
+) -> dict[str, str]:
     """The name of the column of each role: the wished one, or the only one with a usual name.
 
     Raises UserError if there is no column for files or labels, or more than one with a usual name.
     """
     chosen = {}
     for role, usual in USUAL_COLUMNS.items():
+        if role == "label" and without_label:
+            continue
         name = wished[role]
         option = "data.group" if role == "group" else f"data.{role}_column"
         if name is not None:
@@ -130,6 +145,8 @@ class _Rows:
     columns: Columns
     cells: dict[str, list[Any]]
     """The cells of each role."""
+    separator: str | None = None
+    label_columns: Sequence[str] = ()
     wrong: list[tuple[int, str]] = field(default_factory=list)
     """Rows that cannot be used, and why."""
 
@@ -141,7 +158,7 @@ class _Rows:
         keep, repeated = self._first_of_each(names, labels, splits)
         if self.wrong:
             raise UserError(self._complaint())
-        if len(class_names) < min_classes:
+        if len(class_names) < (min_classes if labels.ndim == 1 else 1):
             raise UserError(f"{self.file} has only one label, {class_names[0]!r}; a classifier needs at least two.")
         notes = [f"{repeated:,} rows of {self.file.name} repeat an earlier row."] if repeated else []
         groups = self._groups(names)
@@ -182,6 +199,10 @@ class _Rows:
 
     def _labels(self) -> tuple[tuple[str, ...], np.ndarray]:
         """The class names, sorted (as numbers if all are), and the label of each row, int64 (N,)."""
+        if self.label_columns:
+            return self._flags()
+        if self.separator is not None or any(_is_list(cell) for cell in self.cells["label"][:LISTS_LOOKED_AT]):
+            return self._several()
         cells = [cell if isinstance(cell, str) else str(cell) for cell in self.cells["label"]]
         known = set(cells)
         self.wrong += [(row, "no label") for row, cell in enumerate(cells) if not cell] if "" in known else []
@@ -189,6 +210,37 @@ class _Rows:
         names = sort_names(known)
         places = {name: place for place, name in enumerate(names)} | {"": -1}
         return names, np.fromiter((places[cell] for cell in cells), dtype=np.int64, count=len(cells))
+
+    def _several(self) -> tuple[tuple[str, ...], np.ndarray]:
+        """The class names, and the labels uint8 (N, C), of cells with lists, or texts with the separator."""
+        parts = [self._parts(row, cell) for row, cell in enumerate(self.cells["label"])]
+        names = sort_names({name for labels in parts for name in labels})
+        places = {name: place for place, name in enumerate(names)}
+        matrix = np.zeros((len(parts), len(names)), dtype=np.uint8)
+        for row, labels in enumerate(parts):
+            matrix[row, [places[name] for name in labels]] = 1
+        return names, matrix
+
+    def _parts(self, row: int, cell: Any) -> list[str]:
+        if _is_list(cell):
+            try:
+                labels = json.loads(cell) if isinstance(cell, str) else cell
+                return [str(label).strip() for label in labels]
+            except ValueError:
+                self.wrong.append((row, f"the label {cell} is not a JSON list"))
+                return []
+        return [part.strip() for part in str(cell).split(self.separator or "\0") if part.strip()]
+
+    def _flags(self) -> tuple[tuple[str, ...], np.ndarray]:
+        """The class names, and the labels uint8 (N, C), of one column of 0 and 1 for each class."""
+        matrix = np.zeros((len(self.columns.lines), len(self.label_columns)), dtype=np.uint8)
+        for place, name in enumerate(self.label_columns):
+            for row, cell in enumerate(self.columns.values[name]):
+                value = FLAGS.get(str(cell).strip().lower())
+                if value is None:
+                    self.wrong.append((row, f"{name} is {cell!r}, not 0 or 1"))
+                matrix[row, place] = value or 0
+        return tuple(self.label_columns), matrix
 
     def _splits(self) -> np.ndarray:
         """The place in SPLITS of each row, int64 (N,); 0 without a column of splits."""
@@ -235,8 +287,8 @@ class _Rows:
             if row == before or not name:
                 continue
             line = f"{self.columns.unit} {self.columns.lines[before]}"
-            if labels[row] != labels[before]:
-                cells = self.cells["label"]
+            if not np.array_equal(labels[row], labels[before]):
+                cells = self.cells.get("label") or labels.tolist()
                 self.wrong.append((row, f"{name} is {cells[row]!r} here and {cells[before]!r} in {line}"))
             elif splits[row] != splits[before]:
                 self.wrong.append(
@@ -279,6 +331,10 @@ class _Rows:
         examples = "; ".join(f"{self._line(row)}: {reason}" for row, reason in wrong[:EXAMPLES])
         rows = "1 row is" if len(wrong) == 1 else f"{len(wrong):,} rows are"
         return f"{self.file}: {rows} wrong ({examples}{'; …' if wrong[EXAMPLES:] else ''}). Correct or remove them."
+
+
+def _is_list(cell: Any) -> bool:
+    return isinstance(cell, list | tuple) or (isinstance(cell, str) and cell.startswith("[") and cell.endswith("]"))
 
 
 def sort_names(names: Iterable[str]) -> tuple[str, ...]:

@@ -22,5 +22,9 @@ VALIDATION_METRICS = {
     "val/macro_f1": "max",
     "val/loss": "min",
     "val/ece": "min",
+    "val/map": "max",
+    "val/micro_f1": "max",
+    "val/subset_accuracy": "max",
 }
-"""The metrics of an epoch, each with its mode."""
+"""The metrics of an epoch, each with its mode; the last three, and not accuracy, with task=multilabel."""
+MULTILABEL_METRICS = ("val/map", "val/macro_f1", "val/micro_f1", "val/subset_accuracy", "val/loss", "val/ece")

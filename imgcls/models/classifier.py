@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 from imgcls.errors import UserError
 from imgcls.models.choices import FREEZING
 from imgcls.models.ema import Average
 from imgcls.models.losses import picture_losses
 from imgcls.models.metrics import Collector, Outputs, compute_metrics, evaluation_metrics, update_metrics
+from imgcls.models.multilabel import label_losses, label_metrics, update_label_metrics
 from imgcls.models.network import Network
 from imgcls.models.optim import AdamW, Optim
 from imgcls.system.checks import check_value, choice
@@ -35,6 +36,8 @@ class Classifier(L.LightningModule):
         optim: optimiser and schedule.
         class_names: in the order of the logits.
         label_smoothing, class_weights, focal_gamma: see `imgcls.models.losses`.
+        negative_gamma: see `imgcls.models.multilabel.label_losses`.
+        multilabel: an image has any number of labels, which are then (N, C) in batches.
         loss: another training loss, called as loss(logits, labels) with float32 (N, C) and int64 (N,), or float (N, C)
             for mixed images. Returns the loss of each image, (N,), or their mean, a scalar.
         metrics: further metrics of validation and test by name, updated with probabilities (N, C) and labels (N,).
@@ -47,6 +50,9 @@ class Classifier(L.LightningModule):
             state.
     """
 
+    thresholds: Tensor
+    """float32 (C,): from which probability an image has each label, with several labels."""
+
     def __init__(
         self,
         network: Network | nn.Module,
@@ -56,6 +62,8 @@ class Classifier(L.LightningModule):
         label_smoothing: float = 0.0,
         class_weights: Tensor | None = None,
         focal_gamma: float = 0.0,
+        negative_gamma: float = 0.0,
+        multilabel: bool = False,
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         metrics: Mapping[str, Metric] | None = None,
         freeze: str = "none",
@@ -97,8 +105,11 @@ class Classifier(L.LightningModule):
         self.average: Average | None = None  # set by imgcls.models.ema.WeightAveraging
         self.last_loss = torch.zeros(())
         """Loss of the last micro-batch, a scalar on the device; reading its value waits for the device."""
-        self.val_metrics = evaluation_metrics(count, "val/", metrics)
-        self.test_metrics = evaluation_metrics(count, "test/", metrics)
+        self.multilabel, self.negative_gamma = multilabel, negative_gamma
+        self.register_buffer("thresholds", torch.full((count,), 0.5), persistent=False)
+        make_metrics = label_metrics if multilabel else evaluation_metrics
+        self.val_metrics = make_metrics(count, "val/", metrics)
+        self.test_metrics = make_metrics(count, "test/", metrics)
         self.test_outputs = Outputs.empty(count)
         self.logs_test = True
         """Whether a test logs its metrics; False where it only collects `test_outputs`, of other images."""
@@ -163,11 +174,10 @@ class Classifier(L.LightningModule):
         weights = batch[3] if len(batch) > 3 else None
         total = losses.sum() if weights is None else (losses * weights).sum()
         with torch.no_grad():
-            hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
-            hits = (logits.argmax(dim=1) == hard).sum()
+            hits = self._hits(logits, labels)
             # float64 where the device has it: sums over millions of images stay exact
             dtype = torch.float32 if losses.device.type == "mps" else torch.float64
-            totals = torch.stack([total.to(dtype), hits.to(dtype), torch.full_like(hits, len(hard), dtype=dtype)])
+            totals = torch.stack([total.to(dtype), hits.to(dtype), torch.full_like(hits, len(labels), dtype=dtype)])
             self._train_totals = totals if self._train_totals is None else self._train_totals + totals
         loss = total / self._expected_images(len(losses))
         self.last_loss = loss.detach()
@@ -188,7 +198,7 @@ class Classifier(L.LightningModule):
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         logits, losses = self._evaluate(batch)
         self.last_loss = losses.mean()
-        update_metrics(self.val_metrics, logits, batch[1], losses)
+        self._update(self.val_metrics, logits, batch[1], losses)
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict(compute_metrics(self.val_metrics), sync_dist=self._distributed)
@@ -200,7 +210,7 @@ class Classifier(L.LightningModule):
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         logits, losses = self._evaluate(batch)
-        update_metrics(self.test_metrics, logits, batch[1], losses)
+        self._update(self.test_metrics, logits, batch[1], losses)
         index = batch[2] if len(batch) > 2 else None
         assert self._collector is not None
         self._collector.add(index, logits, batch[1], losses, self.global_rank, self.trainer.world_size)
@@ -216,7 +226,8 @@ class Classifier(L.LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Class probabilities, float32 (N, C), of a batch that is the images or has them first."""
         images = batch if isinstance(batch, Tensor) else batch[0]
-        return self(images).float().softmax(dim=1)
+        logits = self(images).float()
+        return torch.sigmoid(logits) if self.multilabel else logits.softmax(dim=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         totals = self._reduce_totals()
@@ -271,6 +282,15 @@ class Classifier(L.LightningModule):
 
     def _training_losses(self, logits: Tensor, labels: Tensor, *, weighted: bool) -> Tensor:
         """The training loss of each image, (N,); where a custom loss returns a mean, that for each."""
+        if self.loss is None and self.multilabel:
+            return label_losses(
+                logits,
+                labels,
+                label_smoothing=self.label_smoothing,
+                class_weights=self.class_weights,  # type: ignore[arg-type]
+                focal_gamma=self.focal_gamma,
+                negative_gamma=self.negative_gamma,
+            )
         if self.loss is None:
             return picture_losses(
                 logits,
@@ -279,7 +299,7 @@ class Classifier(L.LightningModule):
                 class_weights=self.class_weights,  # type: ignore[arg-type]
                 focal_gamma=self.focal_gamma,
             )
-        losses = self.loss(logits.float(), labels)
+        losses = self.loss(logits.float(), labels.float() if self.multilabel else labels)
         shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         if shape not in ([(len(labels),)] if weighted else [(), (len(labels),)]):
             raise UserError(
@@ -292,7 +312,20 @@ class Classifier(L.LightningModule):
         """Logits, float32 (N, C), and plain cross entropies, float32 (N,)."""
         # A copy, because a CUDA graph (model.compile=reduce-overhead) overwrites the logits with the next batch's.
         logits = self(batch[0]).to(torch.float32, copy=True)
-        return logits, picture_losses(logits, batch[1])
+        return logits, (label_losses if self.multilabel else picture_losses)(logits, batch[1])
+
+    def _update(self, metrics: MetricCollection, logits: Tensor, labels: Tensor, losses: Tensor) -> None:
+        if self.multilabel:
+            update_label_metrics(metrics, logits, labels, losses, self.thresholds)
+        else:
+            update_metrics(metrics, logits, labels, losses)
+
+    def _hits(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """How many images are classified correctly; with several labels, the sum of their shares of right labels."""
+        if self.multilabel:
+            return ((logits > 0) == (labels > 0.5)).float().mean(dim=1).sum()
+        hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        return (logits.argmax(dim=1) == hard).sum()
 
     @property
     def _distributed(self) -> bool:

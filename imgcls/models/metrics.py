@@ -7,7 +7,7 @@ classes: with thousands of classes, torchmetrics' own updates are quadratic in C
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,13 +62,18 @@ def evaluation_metrics(num_classes: int, prefix: str, more: Mapping[str, Metric]
     }
     if num_classes > 5:
         metrics["accuracy_top5"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-    for name, metric in (more or {}).items():
-        if name in (*metrics, "accuracy_top5") or not name.isidentifier():
+    metrics |= check_custom_metrics(more or {}, (*metrics, "accuracy_top5"))
+    return MetricCollection(metrics, prefix=prefix, compute_groups=False)
+
+
+def check_custom_metrics(more: Mapping[str, Metric], taken: Container[str]) -> dict[str, Metric]:
+    """Copies of the metrics in `more`. Raises UserError for a name that is `taken`, or no metric."""
+    for name, metric in more.items():
+        if name in taken or not name.isidentifier():
             raise UserError(f"metrics.{name}: this name is taken, or no name. Choose one of letters, digits and _.")
         if not isinstance(metric, Metric):
             raise UserError(f"metrics.{name}: {type(metric).__name__} is not a metric of torchmetrics (a Metric).")
-        metrics[name] = metric.clone()
-    return MetricCollection(metrics, prefix=prefix, compute_groups=False)
+    return {name: metric.clone() for name, metric in more.items()}
 
 
 def update_metrics(metrics: MetricCollection, logits: Tensor, labels: Tensor, losses: Tensor) -> None:
@@ -118,7 +123,7 @@ class Outputs:
     logits: Tensor
     """float32 (N, C)."""
     labels: Tensor
-    """int64 (N,)."""
+    """int64 (N,), or with several labels (N, C)."""
     loss: Tensor
     """float32 (N,), cross entropy without smoothing."""
 

@@ -41,9 +41,9 @@ def _upgrade_from_1(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def _upgrade_from_2(description: dict[str, Any]) -> dict[str, Any]:
-    """Format 3 adds how images of other aspect ratios fit into the input: until then they were cropped."""
+    """Format 3 adds how images of other aspect ratios fit into the input, and the thresholds of several labels."""
     preprocessing = {"fit": "crop", "pad_colour": list(PAD_COLOUR), **description["preprocessing"]}
-    return {**description, "format_version": 3, "preprocessing": preprocessing}
+    return {**description, "format_version": 3, "preprocessing": preprocessing, "thresholds": None}
 
 
 def _upgrade_from_3(description: dict[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def export(
     metrics: Mapping[str, float],
     folder: Path,
     onnx: bool = True,
+    thresholds: Sequence[float] | None = None,
     pixels: np.ndarray | None = None,
     calibration: Calibration | None = None,
 ) -> dict[str, Parity]:
@@ -54,6 +55,7 @@ def export(
         metrics: for the card and `model.json`.
         folder: replaced, or created if missing.
         onnx: also write `model.onnx` if the extra `onnx` is installed.
+        thresholds: of the classes, (C,), where an image can have several; None: each image has one class.
         pixels: uint8 (N, S, S, 3), real images on which the files are compared with the network.
         calibration: the temperature of the logits, and its effect; None: 1.
 
@@ -64,7 +66,7 @@ def export(
         UserError: the files disagree with the network. A model that was there before stays.
     """
     with atomic_folder(folder) as partial:
-        return _write(network, preprocessing, class_names, metrics, partial, onnx, pixels, calibration)
+        return _write(network, preprocessing, class_names, metrics, partial, onnx, thresholds, pixels, calibration)
 
 
 def _write(
@@ -74,6 +76,7 @@ def _write(
     metrics: Mapping[str, float],
     folder: Path,
     onnx: bool,
+    thresholds: Sequence[float] | None,
     pixels: np.ndarray | None,
     calibration: Calibration | None,
 ) -> dict[str, Parity]:
@@ -96,6 +99,7 @@ def _write(
         "architecture": network.architecture.as_dict(),
         "class_names": list(class_names),
         "preprocessing": preprocessing.as_dict(),
+        "thresholds": list(thresholds) if thresholds is not None else None,
         "metrics": dict(metrics),
         "calibration": calibration.as_dict() if calibration is not None else {},
         "parity": {name: asdict(parity) for name, parity in parities.items()},

@@ -74,7 +74,31 @@ class PortableModel:
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """float32 (N, C) for uint8 (N, S, S, 3) pixels from `preprocessing.pixels`."""
-        return softmax(self.engine.scores(self.preprocessing.normalise(pixels)))
+        return self.activation(self.engine.scores(self.preprocessing.normalise(pixels)))
+
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """From which probability an image has each label, (C,); None: each image has one class."""
+        found = self.description.get("thresholds")
+        return tuple(map(float, found)) if found is not None else None
+
+    def activation(self, logits: np.ndarray) -> np.ndarray:
+        """float32 (N, C) probabilities of float32 (N, C) logits."""
+        return softmax(logits) if self.thresholds is None else sigmoid(logits)
+
+    def labels(self, pictures: Sequence[Any]) -> list[list[tuple[str, float]]]:
+        """The labels of each image whose probability is at least its threshold, each as (name, probability).
+
+        Raises UserError if the model gives each image one class.
+        """
+        if self.thresholds is None:
+            raise UserError("This model gives each image one class. Use top().")
+        thresholds = np.array(self.thresholds)
+        answers = []
+        for row in self.predict(pictures):
+            above = sorted(np.flatnonzero(row >= thresholds).tolist(), key=lambda label: -row[label])
+            answers.append([(self.class_names[label], float(row[label])) for label in above])
+        return answers
 
     def top(self, pictures: Sequence[Any], top_k: int = 5) -> list[Prediction]:
         """The `top_k` most likely classes of each image, each as (name, probability)."""
@@ -98,6 +122,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """float32 (N, C) probabilities of float32 (N, C) logits."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """float32 (N, C) probabilities of (N, C) logits of independent labels."""
+    powers = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, 1 / (1 + powers), powers / (1 + powers)).astype(np.float32)
 
 
 def top_classes(probabilities: np.ndarray, top_k: int) -> np.ndarray:
@@ -132,6 +162,9 @@ def load(
         named = isinstance(names, list) and all(isinstance(name, str) for name in names)
         if not named or len(names) != architecture.num_classes:
             raise ValueError(f"class_names are not {architecture.num_classes} names")
+        thresholds = description.get("thresholds")
+        if thresholds is not None and len(list(map(float, thresholds))) != len(names):
+            raise ValueError(f"thresholds are not {len(names)} numbers")
         if views is not None and views != architecture.views:
             check_value("views", views, choice(*VIEWS))
             if engine == "onnx":

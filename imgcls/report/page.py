@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 METRICS = {
     "test/accuracy": "test accuracy",
+    "test/map": "mean average precision",
+    "test/micro_f1": "micro F1",
+    "test/subset_accuracy": "subset accuracy",
     "test/accuracy_top5": "top-5 accuracy",
     "test/macro_f1": "macro F1",
     "test/loss": "test loss",
@@ -50,7 +53,7 @@ METRICS = {
 }
 SPEED = ("images_per_second", "feature_vectors_per_second", "data_wait_fraction")
 LONG_SECONDS = 60  # of training, from which its speed is worth a place at the top
-PERCENT = ("accuracy", "accuracy_top5", "data_wait_fraction")
+PERCENT = ("map", "subset_accuracy", "accuracy", "accuracy_top5", "data_wait_fraction")
 SPLITS = {"val": "validation", "test": "test"}
 MAX_ROWS = 20  # of the tables of errors, files and duplicates
 MAX_DRAWN_CLASSES = 500  # of a confusion matrix that is drawn whole
@@ -139,7 +142,10 @@ def _make_section(folder: Path, name: str, make: Callable[[Path], Section | None
 
 def _headline(folder: Path) -> dict[str, Any]:
     metrics, status, history = read_metrics(folder), read_status(folder), read_history(folder)
-    if "test/accuracy" in metrics:
+    if "test/map" in metrics:
+        count, classes = len(read_predictions(folder)), len(class_names(folder))
+        sentence = f"The mean average precision is {metrics['test/map']:.2%}, on {count} images of {classes} labels."
+    elif "test/accuracy" in metrics:
         if "test/accuracy_low" not in metrics and (outputs := read_outputs(folder, "test")):  # of an earlier version
             bounds = as_metrics(intervals(*outputs), "test")
             metrics |= {name: value for name, value in bounds.items() if name.rpartition("_")[0] in metrics}
@@ -214,6 +220,8 @@ def _confusion(folder: Path) -> Section | None:
     names = class_names(folder)
     if not names:
         return None
+    if (folder / "label_errors.csv").is_file():
+        return _mistaken_labels(folder)
     confusion = read_confusion(folder, names)
     pairs = _most_confused(confusion)
     section: Section = {
@@ -239,6 +247,12 @@ def _confusion(folder: Path) -> Section | None:
     return section
 
 
+def _mistaken_labels(folder: Path) -> Section:
+    cells = [list(row.values()) for row in read_table(folder / "label_errors.csv")[:MAX_ROWS]]
+    text = "Labels that images lack, and those that they were given instead." if cells else "No label was mistaken."
+    return {"text": text, "table": {"head": ["missed", "given instead", "images"], "numeric": [2], "rows": cells}}
+
+
 def _most_confused(confusion: Confusion) -> list[list[str]]:
     wrong, names = confusion.errors(), confusion.names
     order = np.argsort(-wrong.images, kind="stable")[:MAX_ROWS]
@@ -246,12 +260,26 @@ def _most_confused(confusion: Confusion) -> list[list[str]]:
 
 
 def _classes(folder: Path) -> Section | None:
+    if "average_precision" in next(iter(read_table(folder / "per_class.csv")), {}):
+        return _labels(folder)
     rows = sorted(read_table(folder / "per_class.csv"), key=lambda row: float(row["accuracy"] or 2))
     cells = [
         [row["class"], row["pictures"], f"{float(row['accuracy']):.2%}" if row["accuracy"] else ""] for row in rows
     ]
     table = {"head": ["class", "test images", "accuracy"], "numeric": [1, 2], "rows": cells}
     return {"table": table, "fold": len(rows) > 40} if rows else None
+
+
+def _labels(folder: Path) -> Section:
+    """Each label's average precision, and its precision and recall at its threshold; the worst first."""
+    rows = sorted(read_table(folder / "per_class.csv"), key=lambda row: float(row["average_precision"] or 2))
+    names = ("average_precision", "precision", "recall")
+    cells = []
+    for row in rows:
+        shares = [f"{float(row[name]):.2%}" if row[name] else "" for name in names]
+        cells.append([row["class"], row["pictures"], *shares, f"{float(row['threshold']):.3f}"])
+    head = ["label", "test images", "average precision", "precision", "recall", "threshold"]
+    return {"table": {"head": head, "numeric": [1, 2, 3, 4, 5], "rows": cells}, "fold": len(rows) > 40}
 
 
 def _read_calibration(folder: Path) -> dict[str, Any]:
@@ -262,6 +290,8 @@ def _read_calibration(folder: Path) -> dict[str, Any]:
 
 def _calibration(folder: Path) -> Section | None:
     """The confidence of the exported model on the test images, and what its temperature has changed."""
+    if (folder / "label_errors.csv").is_file():
+        return None
     outputs = read_outputs(folder, "test")
     if outputs is None or not len(outputs[1]):
         predictions = read_predictions(folder)

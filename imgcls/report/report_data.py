@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +106,14 @@ def _augment(datamodule: ImageDataModule) -> dict[str, Any]:
     images, labels = datamodule.training_examples(AUGMENTED)
     return {
         "pictures": [
-            {"label": datamodule.class_names[label], "image": _encode_jpeg(Image.fromarray(image))}
+            {"label": _label_text(datamodule.class_names, label), "image": _encode_jpeg(Image.fromarray(image))}
             for image, label in zip(images, labels, strict=True)
         ]
     }
+
+
+def _label_text(names: Sequence[str], label: np.ndarray) -> str:
+    return names[int(label)] if np.ndim(label) == 0 else "; ".join(names[i] for i in np.flatnonzero(label).tolist())
 
 
 def _explain(folder: Path, datamodule: ImageDataModule, classifier: Classifier) -> dict[str, Any]:
@@ -120,7 +124,7 @@ def _explain(folder: Path, datamodule: ImageDataModule, classifier: Classifier) 
     chosen = list(rows.values())[:EXPLAINED]
     index = {name: index for index, name in enumerate(test.names)}
     pixels = np.stack([datamodule.preprocessing.pixels(test.open(index[row["file"]])) for row in chosen])
-    predicted = [datamodule.class_names.index(row["predicted"]) for row in chosen]
+    predicted = [datamodule.class_names.index(row["top1"]) for row in chosen]  # of several labels the likeliest
     images = overlays(classifier.network, datamodule.preprocessing, pixels, predicted)
     if isinstance(images, str):
         return {"reason": images}

@@ -195,8 +195,10 @@ def print_summary(run: Run) -> None:
     labels = [
         ("test accuracy", "test/accuracy", "{:.2%}"),
         ("top-5", "test/accuracy_top5", "{:.2%}"),
+        ("mean average precision", "test/map", "{:.2%}"),
         ("macro F1", "test/macro_f1", "{:.4f}"),
         ("validation accuracy", "val/accuracy", "{:.2%}"),
+        ("validation map", "val/map", "{:.2%}"),
     ]
     parts = []
     for label, name, pattern in (row for row in labels if row[1] in metrics):

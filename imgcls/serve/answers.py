@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from imgcls.portable.model import softmax, top_classes
+from imgcls.portable.model import sigmoid, softmax, top_classes
 from imgcls.serve.refusals import Refusal
 from imgcls.system.tables import table_as_csv
 
@@ -27,12 +27,12 @@ class Wish:
     Attributes:
         kind: one of JSON, LINES, CSV, NPY.
         scores: the logits of all classes instead of the names of the most likely ones.
-        top_k: number of classes.
+        top_k: number of classes; None: TOP_K, or all where an image can have several labels.
     """
 
     kind: str = JSON
     scores: bool = False
-    top_k: int = TOP_K
+    top_k: int | None = None
 
 
 def wish(accept: str | None, top_k: str | int | None = None, lines: bool = False) -> Wish:
@@ -56,19 +56,23 @@ def wish(accept: str | None, top_k: str | int | None = None, lines: bool = False
             kind = CSV
         kind = ALIASES.get(kind, kind)
         if kind in (JSON, LINES, CSV, NPY):
-            count = _count(top_k if top_k is not None else parameters.get("top_k", TOP_K))
+            asked = top_k if top_k is not None else parameters.get("top_k")
+            count = _count(asked) if asked is not None else None
             scores = parameters.get("format") == "scores" or kind == NPY
             return Wish(kind, scores, count)
     raise Refusal(406, f"The Accept header has no supported format; supported are {JSON}, {LINES}, {CSV} and {NPY}.")
 
 
-def render(scores: np.ndarray, class_names: Sequence[str], wanted: Wish) -> tuple[bytes, str]:
+def render(
+    scores: np.ndarray, class_names: Sequence[str], wanted: Wish, thresholds: Sequence[float] | None = None
+) -> tuple[bytes, str]:
     """The body of an answer and its Content-Type.
 
     Args:
         scores: float32 (N, C) logits.
         class_names: the C names.
         wanted: the format.
+        thresholds: of the C labels, where an image can have several; each answer says which are `above`.
     """
     if wanted.kind == NPY:
         buffer = io.BytesIO()
@@ -76,13 +80,16 @@ def render(scores: np.ndarray, class_names: Sequence[str], wanted: Wish) -> tupl
         return buffer.getvalue(), NPY
     if wanted.scores:
         return _rows(scores.tolist(), wanted.kind), wanted.kind
-    probabilities = softmax(scores)
+    probabilities = softmax(scores) if thresholds is None else sigmoid(scores)
+    count = wanted.top_k or (TOP_K if thresholds is None else len(class_names))
+
+    def entry(row: np.ndarray, index: int) -> dict[str, Any]:
+        above = {} if thresholds is None else {"above": bool(row[index] >= thresholds[index])}
+        return {"class": class_names[index], "index": index, "probability": round(float(row[index]), 6), **above}
+
     predictions = [
-        [
-            {"class": class_names[index], "index": index, "probability": round(float(row[index]), 6)}
-            for index in indices.tolist()
-        ]
-        for row, indices in zip(probabilities, top_classes(probabilities, wanted.top_k), strict=True)
+        [entry(row, index) for index in indices.tolist()]
+        for row, indices in zip(probabilities, top_classes(probabilities, count), strict=True)
     ]
     if wanted.kind == CSV:
         return _table(predictions), CSV
@@ -98,10 +105,12 @@ def _rows(rows: list[list[float]], kind: str) -> bytes:
 
 
 def _table(predictions: list[list[dict[str, Any]]]) -> bytes:
-    rows: list[list[Any]] = [["picture", "rank", "class", "index", "probability"]]
+    several = any("above" in entry for classes in predictions for entry in classes)
+    rows: list[list[Any]] = [["picture", "rank", "class", "index", "probability", *(["above"] if several else [])]]
     for number, classes in enumerate(predictions):
         for rank, entry in enumerate(classes, start=1):
-            rows.append([number, rank, entry["class"], entry["index"], entry["probability"]])
+            above = [int(entry["above"])] if several else []
+            rows.append([number, rank, entry["class"], entry["index"], entry["probability"], *above])
     return table_as_csv(rows).encode()
 
 

@@ -29,6 +29,7 @@ class Prediction:
     scores: np.ndarray
     class_names: tuple[str, ...]
     lines: bool = False
+    thresholds: tuple[float, ...] | None = None
 
 
 def model_fn(model_dir: str, context: Any = None) -> Predictor:
@@ -53,7 +54,9 @@ def predict_fn(data: payloads.Request | Refusal, model: Predictor, context: Any 
     if isinstance(data, Refusal):
         return data
     try:
-        return Prediction(model.scores(model.images(data.items)), model.model.class_names, data.lines)
+        return Prediction(
+            model.scores(model.images(data.items)), model.model.class_names, data.lines, model.model.thresholds
+        )
     except Refusal as refusal:
         return refusal
 
@@ -64,7 +67,7 @@ def output_fn(prediction: Prediction | Refusal, accept: str | None, context: Any
         if isinstance(prediction, Refusal):
             raise prediction
         wish = answers.wish(accept, lines=prediction.lines)
-        return answers.render(prediction.scores, prediction.class_names, wish)
+        return answers.render(prediction.scores, prediction.class_names, wish, prediction.thresholds)
     except Refusal as refusal:
         if context is not None:
             context.set_response_status(code=refusal.status, phrase=refusal.sentence)

@@ -122,7 +122,7 @@ class Service:
                 if request.lines:
                     wish = answers.wish(accept, top_k, lines=True)
                 scores = await self._scores(request.items)
-                return answers.render(scores, self.predictor.model.class_names, wish)
+                return answers.render(scores, self.predictor.model.class_names, wish, self.predictor.model.thresholds)
         except TimeoutError as error:
             raise Refusal(503, f"The answer took more than {self.limits.seconds:g} s.", retry_after=5) from error
         except Refusal:

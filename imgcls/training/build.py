@@ -17,6 +17,7 @@ from imgcls.callbacks.epoch_table import epoch_printer
 from imgcls.callbacks.history import History
 from imgcls.callbacks.progress_bar import ProgressBar
 from imgcls.callbacks.timing import Timing
+from imgcls.config.starts import is_multilabel
 from imgcls.data.augment import Augment
 from imgcls.data.module import ImageDataModule
 from imgcls.data.samples import sample_training_images
@@ -64,7 +65,13 @@ def pretrained_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ..
 
 
 def build_network(cfg: DictConfig, datamodule: ImageDataModule, *, pretrained: bool = True) -> Network:
-    """The network of `cfg` for the classes of `datamodule`; `pretrained=False` if a checkpoint is loaded into it."""
+    """The network of `cfg` for the classes of `datamodule`; `pretrained=False` if a checkpoint is loaded into it.
+
+    Raises UserError if images have several labels, which the configuration does not say, or the other way round.
+    """
+    if datamodule.multilabel != is_multilabel(cfg):
+        lists = "Images have lists of labels: add task=multilabel."
+        raise UserError(lists if datamodule.multilabel else "task=multilabel needs lists of labels: see docs/data.md.")
     model = cfg.model
     L.seed_everything(cfg.seed, verbose=False)  # the head's random weights must not depend on what ran before
     network = create_network(
@@ -99,6 +106,8 @@ def build_classifier(
         label_smoothing=loss.get("label_smoothing", 0.0),
         class_weights=class_weights(loss.get("class_weights"), datamodule),
         focal_gamma=loss.get("focal_gamma", 0.0),
+        negative_gamma=loss.get("negative_gamma", 0.0),
+        multilabel=datamodule.multilabel,
         loss=make_loss(loss, soft=mixing is not None and mixing.active, num_classes=classes),
         metrics=make_metrics(cfg.metrics, classes),
         freeze=model.freeze,

@@ -41,6 +41,7 @@ from imgcls.training.checkpoint_io import read_checkpoint
 from imgcls.training.data_identity import check_data, record_data
 from imgcls.training.devices import Devices, choose_devices
 from imgcls.training.frozen_backbone import compute_features
+from imgcls.training.label_results import set_thresholds
 from imgcls.training.learning_rate import choose_learning_rate
 from imgcls.training.loggers import log_figures
 from imgcls.training.own_parts import with_code
@@ -111,7 +112,9 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         averaged = average_greedily(validator, classifier, data, checkpoints)
         if not averaged:
             _load_best(trainer, classifier, checkpoints)
-    calibrates = cfg.export.get("calibrate", True) and images.source.val is not None
+    if images.multilabel:
+        set_thresholds(classifier, data, cfg.thresholds.aim, cfg.thresholds.at_least, trainer.world_size)
+    calibrates = cfg.export.get("calibrate", True) and images.source.val is not None and not images.multilabel
     validation = outputs_of(tester, classifier, data, "val") if calibrates else None
     metrics = {
         **_best_row(history, checkpoints),
@@ -177,7 +180,7 @@ def _feature_data(
 def _solves(cfg: DictConfig, images: ImageDataModule, network: Network) -> bool:
     """Whether the head is solved on features: `model.solve_head`, for as many images as can be."""
     size = len(images.source.train), network.num_features, images.num_classes
-    return bool(cfg.model.get("solve_head")) and is_solvable(*size)
+    return bool(cfg.model.get("solve_head")) and is_solvable(*size) and images.source.train.weights is None
 
 
 def _solve_head(

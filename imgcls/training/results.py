@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from imgcls.report.report_data import gather
 from imgcls.runs.confusion import Confusion
 from imgcls.system.files import atomic_path, atomic_write_text
 from imgcls.system.tables import as_csv
+from imgcls.training.label_results import write_label_predictions
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +49,15 @@ def write(
     """
     tested = classifier.test_outputs if cfg.test and datamodule.source.test is not None else None
     for split, outputs in (("val", validation), ("test", tested)):
-        if outputs is not None:
+        if outputs is not None and not classifier.multilabel:
             metrics |= as_metrics(intervals(*_arrays(outputs)), split)
     calibration = None
     if validation is not None:
         calibration = fit_calibration(folder, validation, _arrays(tested) if tested is not None else None)
-    if tested is not None and datamodule.source.test is not None:
+    thresholds = classifier.thresholds.tolist() if classifier.multilabel else None
+    if tested is not None and datamodule.source.test is not None and classifier.multilabel:
+        write_label_predictions(folder, datamodule.source.test, classifier)
+    elif tested is not None and datamodule.source.test is not None:
         write_predictions(
             folder, datamodule.source.test, classifier, calibration.temperature if calibration is not None else 1.0
         )
@@ -64,6 +68,7 @@ def write(
         classifier.network,
         metrics,
         onnx=cfg.export.onnx is not False,
+        thresholds=thresholds,
         calibration=calibration,
     )
     atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
@@ -76,6 +81,7 @@ def export_model(
     metrics: Mapping[str, Any],
     *,
     onnx: bool = True,
+    thresholds: Sequence[float] | None = None,
     calibration: Calibration | None = None,
 ) -> dict[str, portable.Parity]:
     """Write the portable model of the run in `folder`, and return how well it agrees with `network` on real images.
@@ -91,6 +97,7 @@ def export_model(
         metrics={name: value for name, value in metrics.items() if name.startswith(("val/", "test/"))},
         folder=folder / "model",
         onnx=onnx,
+        thresholds=thresholds,
         pixels=sample_evaluation_pixels(datamodule),
         calibration=calibration,
     )

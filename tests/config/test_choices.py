@@ -22,7 +22,16 @@ from imgcls.data.stores.store import Recipe
 from imgcls.data.synthetic import Synthetic
 from imgcls.errors import UserError
 from imgcls.models.backbones import create_network
-from imgcls.models.choices import ACTIVATIONS, FREEZING, MODES, NORMS, STEMS, VALIDATION_METRICS, VIEWS
+from imgcls.models.choices import (
+    ACTIVATIONS,
+    FREEZING,
+    MODES,
+    MULTILABEL_METRICS,
+    NORMS,
+    STEMS,
+    VALIDATION_METRICS,
+    VIEWS,
+)
 from imgcls.models.classifier import Classifier
 from imgcls.models.heads import Mlp
 from imgcls.models.metrics import evaluation_metrics
@@ -89,12 +98,15 @@ def test_each_sampler_draws_an_epoch(sampler: str) -> None:
 
 
 def test_what_chooses_the_best_epoch_is_what_an_epoch_is_measured_by() -> None:
-    assert set(evaluation_metrics(10, "val/")) == set(VALIDATION_METRICS)
+    assert {*evaluation_metrics(10, "val/"), *MULTILABEL_METRICS} == set(VALIDATION_METRICS)
     assert set(VALIDATION_METRICS.values()) == set(MODES)
     for option in ("checkpoint.monitor", "early_stopping.monitor"):
         section, name = option.split(".")
         for metric in [*VALIDATION_METRICS, "val/mine"]:
-            check_options({section: {name: metric}, "metrics": {"mine": {}}, "trainer": {"max_epochs": 1}})
+            task = "multilabel" if metric in MULTILABEL_METRICS else "auto"
+            check_options(
+                {"task": task, section: {name: metric}, "metrics": {"mine": {}}, "trainer": {"max_epochs": 1}}
+            )
         with pytest.raises(UserError, match=f"{option}=val/mine"):
             check_options({section: {name: "val/mine"}, "trainer": {"max_epochs": 1}})
 

@@ -1,0 +1,159 @@
+"""The same labels for an image with several from evaluate, predict, the server, the SageMaker handler and ONNX."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import imgcls
+from imgcls import portable
+from imgcls.data.table import Table
+from imgcls.errors import UserError
+from imgcls.evaluate import measure
+from imgcls.pictures import open_picture
+from imgcls.portable.model import sigmoid
+from imgcls.predict import predict
+from imgcls.preprocessing import Preprocessing
+from imgcls.report.page import write_report
+from imgcls.runs.run import Run
+from tests.serve.conftest import serving
+from tests.serve.test_inference import start_container
+from tests.trainings import SMALL
+
+NAMES = ("blue", "green", "red")
+PLAIN = [word for word in SMALL if word != "data=imagefolder"]
+
+
+def write(root: Path, count: int) -> Path:
+    """Images with a patch of each of their colours, in a table with all ways of writing several labels."""
+    rng = np.random.default_rng(0)
+    root.mkdir()
+    tables = {"labels.csv": ["file;tags"], "flags.csv": [f"file,{','.join(NAMES)}"], "labels.jsonl": []}
+    for number in range(count):
+        has = rng.random(3) < 0.4
+        pixels = rng.integers(60, 120, (40, 40, 3), dtype=np.uint8)
+        for place in np.flatnonzero(has):
+            y, x = rng.integers(0, 26, 2)
+            pixels[y : y + 14, x : x + 14] = 20
+            pixels[y : y + 14, x : x + 14, 2 - place] = 255
+        name = f"{number:03}.png"
+        Image.fromarray(pixels).save(root / name)
+        labels = [NAMES[place] for place in np.flatnonzero(has)]
+        tables["labels.csv"].append(f"{name};{'|'.join(labels)}")
+        tables["flags.csv"].append(",".join([name, *(str(int(value)) for value in has)]))
+        tables["labels.jsonl"].append(json.dumps({"file": name, "label": labels}))
+    for name, lines in tables.items():
+        (root / name).write_text("\n".join(lines))
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    root = write(tmp_path_factory.mktemp("labels") / "pictures", 120)
+    words = [*PLAIN, f"data={root / 'labels.csv'}", "data.label_separator=|", "data.image_size=32", "data.resize=32"]
+    words += ["trainer.max_epochs=3", "optim.lr=3e-3", "data.batch_size=8", "debug=off", "export.onnx=auto"]
+    return imgcls.fit(imgcls.compose([*words, "data.val_fraction=0.3", f"run_dir={root.parent / 'run'}"]))
+
+
+def test_all_ways_give_the_same_labels(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("fastapi")
+    root = Path(run.config.data.table).parent
+    files = [root / row["file"] for row in run.predictions]
+    thresholds = np.array(run.model.thresholds)
+    assert len(files) == 24
+    assert np.ptp(thresholds) > 0
+
+    metrics, outputs = measure(run)
+    evaluated = sigmoid(outputs.logits.float().numpy())
+    assert metrics["map"] == pytest.approx(run.metrics["test/map"], abs=1e-4)
+    assert metrics["macro_f1"] == pytest.approx(run.metrics["test/macro_f1"], abs=1e-4), "by the same thresholds"
+    expected = evaluated >= thresholds
+    assert 0 < expected.sum() < expected.size
+    assert [row["predicted"].split(";") if row["predicted"] else [] for row in run.predictions] == [
+        [name for name, has in zip(NAMES, row, strict=True) if has] for row in expected
+    ]
+
+    predict([f"run={run.folder}", "format=jsonl", "engine=torch", *map(str, files)])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (tmp_path / "predicted.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    again = Table(root, table=tmp_path / "predicted.jsonl", test_fraction=0.0, val_fraction=0.0).source
+    assert np.array_equal(again.train.labels, expected[:, expected.any(axis=0)]), "what predict writes is a data set"
+
+    with serving(portable.load(run.folder / "model", engine="auto")) as server:
+        served = [server.post(file.read_bytes(), "application/x-image").json["predictions"][0] for file in files]
+        sent = server.post(files[0].read_bytes(), "application/x-image", Accept="text/csv").body.decode()
+    assert [row["above"] for row in csv.DictReader(sent.splitlines())] == [
+        str(int(entry["above"])) for entry in served[0]["classes"]
+    ]
+    ask = start_container(run.folder, tmp_path, monkeypatch, engine="torch")
+    handled = [json.loads(ask(file.read_bytes(), "image/png").body)["predictions"][0] for file in files]
+
+    session = onnxruntime.InferenceSession(str(run.folder / "model" / "model.onnx"))
+    preprocessing = Preprocessing.from_dict(json.loads((run.folder / "model/model.json").read_text())["preprocessing"])
+    pixels = np.stack([preprocessing.pixels(open_picture(file)) for file in files])
+    [logits] = session.run(["scores"], {"images": preprocessing.normalise(pixels)})
+    assert np.abs(sigmoid(logits) - evaluated).max() < 1e-3
+
+    for name, answers in {"predict": lines, "server": served, "handler": handled}.items():
+        for answer, probabilities, has in zip(answers, evaluated, expected, strict=True):
+            entries = {entry["class"]: entry for entry in answer["classes"]}
+            assert sorted(entries) == list(NAMES), name
+            assert np.allclose([entries[label]["probability"] for label in NAMES], probabilities, atol=1e-3), name
+            assert [entries[label]["above"] for label in NAMES] == has.tolist(), name
+
+
+def test_the_run_folder_and_its_report(run: Run) -> None:
+    rows = list(csv.DictReader((run.folder / "per_class.csv").read_text().splitlines()))
+    assert [row["class"] for row in rows] == list(NAMES)
+    assert np.mean([float(row["average_precision"]) for row in rows]) == pytest.approx(
+        run.metrics["test/map"], abs=1e-4
+    )
+    page = write_report(run.folder).read_text()
+    assert "mean average precision is" in page
+    assert "could not be created" not in page
+    again = Table(Path(run.config.data.table).parent, table=run.folder / "predictions.csv", label_separator=";")
+    assert again.class_names == NAMES
+    model = run.model
+    picture = Path(run.config.data.table).parent / run.predictions[0]["file"]
+    assert ";".join(sorted(name for name, _ in model.labels([picture])[0])) == run.predictions[0]["predicted"]
+
+
+def test_all_ways_of_writing_several_labels_are_the_same(run: Run) -> None:
+    root = Path(run.config.data.table).parent
+    options: dict[str, dict[str, object]] = {
+        "labels.csv": {"label_separator": "|"},
+        "flags.csv": {"label_columns": list(NAMES)},
+        "labels.jsonl": {},
+    }
+    sources = [Table(table=root / name, **more).source for name, more in options.items()]  # type: ignore[arg-type]
+    for source in sources:
+        assert source.class_names == NAMES
+        for name, split in source.splits().items():
+            assert split.multilabel
+            assert np.array_equal(split.labels, sources[0].splits()[name].labels)
+    train, test = sources[0].train, sources[0].test
+    assert test is not None
+    assert np.abs(train.labels.mean(axis=0) - test.labels.mean(axis=0)).max() < 0.15, "stratified"
+    assert any(not row.any() for row in train.labels), "an image may have no label"
+
+
+def test_tasks_are_said(run: Run) -> None:
+    root = Path(run.config.data.table).parent
+    lists = [*PLAIN, f"data={root / 'labels.jsonl'}", f"run_dir={root / 'other'}"]
+    with pytest.raises(UserError, match="add task=multilabel"):
+        imgcls.fit(imgcls.compose(lists))
+    assert imgcls.compose([*lists, "task=multilabel"]).checkpoint.monitor == "val/map"
+    for words, complaint in [
+        (["task=multilabel", "checkpoint.monitor=val/accuracy"], "with several labels there are val/map"),
+        (["checkpoint.monitor=val/map"], "is a metric of task=multilabel"),
+    ]:
+        with pytest.raises(UserError, match=complaint):
+            imgcls.compose([*lists, *words])
