@@ -103,14 +103,19 @@ def read_configuration(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file} is damaged: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} is damaged: it holds no options.")
-    configuration: dict[str, Any] = _rename_targets(content)
-    data = configuration.get("data")
+    return complete(_rename_targets(content))
+
+
+def complete(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """`configuration` with the options that did not exist when it was written, and what runs did before."""
+    completed = dict(configuration)
+    for group, options in ADDED.items():
+        if isinstance(completed.get(group), Mapping):
+            completed[group] = {**options, **completed[group]}
+    data = completed.get("data")
     if isinstance(data, dict) and "seed" in data:  # it used to seed the order too
         data.setdefault("order_seed", data["seed"])
-    for group, options in ADDED.items():
-        if isinstance(configuration.get(group), dict):
-            configuration[group] = {**options, **configuration[group]}
-    return configuration
+    return completed
 
 
 def _rename_targets(value: Any) -> Any:

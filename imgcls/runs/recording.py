@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from imgcls.errors import UserError, first_line
-from imgcls.runs.provenance import differences, environment, read_configuration, redact, write_configuration
+from imgcls.runs.provenance import complete, differences, environment, read_configuration, redact, write_configuration
 from imgcls.runs.reading import read_status
 from imgcls.system.files import atomic_write_text, explain_os_errors, overwrite_text, take_lock
 from imgcls.system.interrupts import Interrupted
@@ -116,7 +116,7 @@ class Recording:
             raise UserError(
                 f"{self.folder} already holds a run ({state}). Choose another run_dir, or resume it with resume=auto."
             )
-        stored, config = redact(read_configuration(self.folder)), redact(self.config)
+        stored, config = redact(read_configuration(self.folder)), redact(complete(self.config))
         roots = [(values.get("data") or {}).get("root") for values in (stored, config)]
         if state == "finished" and roots[0] != roots[1]:
             raise UserError(

@@ -161,7 +161,7 @@ def test_a_run_keeps_the_defaults_that_it_began_with(tmp_path: Path, monkeypatch
         imgcls.fit(now)
     monkeypatch.setattr("imgcls.runs.resuming.EARLIER_DEFAULTS", {"optim.weight_decay": (0.07,)})
     begun = as_begun(now, tmp_path, overrides)
-    assert (begun.optim.weight_decay, begun.model.solve_head) == (0.07, None)
+    assert (begun.optim.weight_decay, begun.model.solve_head) == (0.07, False)
     assert as_begun(now, tmp_path, [*overrides, "optim.lr=1"]).optim.weight_decay == 0.05, "another command"
     with Recording(tmp_path, plain(begun), overrides):
         pass  # is resumed
