@@ -31,7 +31,7 @@ def test_watching_a_run_does_not_change_its_model(fit: Fit) -> None:
     watched = fit("debug.every=3", name="watched")
     alone = fit("debug=off", name="alone")
     outcomes = json.loads((watched.folder / "debug" / "rules.json").read_text())
-    assert len(outcomes) == 15
+    assert len(outcomes) == 16
     assert {outcome["status"] for outcome in outcomes} <= {"NoIssuesFound", "IssuesFound"}
     single = json.loads((watched.folder / "debug" / "rules" / "VanishingGradient.json").read_text())
     assert set(single) == {"RuleTriggered", "Violations", "Details", "Datapoints", "RuleParameters"}

@@ -13,6 +13,7 @@ import imgcls
 from imgcls import portable
 from imgcls.evaluate import measure
 from imgcls.pictures import open_picture
+from imgcls.portable.description import temperature_of
 from imgcls.portable.model import softmax
 from imgcls.predict import predict
 from imgcls.preprocessing import Preprocessing
@@ -69,8 +70,10 @@ def test_all_ways_give_the_same_answer(
     assert len(files) == 36
 
     _, outputs = measure(run)
-    evaluated = softmax(outputs.logits.float().numpy())
-    assert np.allclose(evaluated, softmax(np.load(run.folder / "test_logits.npy")), atol=1e-5)
+    logits = outputs.logits.float().numpy()
+    assert np.allclose(softmax(logits), softmax(np.load(run.folder / "test_logits.npy")), atol=1e-5)
+    description = json.loads((run.folder / "model" / "model.json").read_text())
+    evaluated = softmax(logits / temperature_of(description))
 
     predict([f"run={run.folder}", "format=jsonl", "top_k=3", "engine=torch", *map(str, files)])
     predicted = np.array([_row(json.loads(line)["classes"]) for line in capsys.readouterr().out.splitlines()])
@@ -84,7 +87,6 @@ def test_all_ways_give_the_same_answer(
     handled = np.array([_row(body["predictions"][0]["classes"]) for body in bodies])
 
     session = onnxruntime.InferenceSession(str(run.folder / "model" / "model.onnx"))
-    description = json.loads((run.folder / "model" / "model.json").read_text())
     preprocessing = Preprocessing.from_dict(description["preprocessing"])
     pixels = np.stack([preprocessing.pixels(open_picture(file)) for file in files])
     [logits] = session.run(["scores"], {"images": preprocessing.normalise(pixels)})
