@@ -7,8 +7,6 @@ folder.
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import lightning as L
@@ -19,14 +17,11 @@ from omegaconf import DictConfig
 from imgcls.callbacks.checkpoints import LAST, Checkpoints
 from imgcls.callbacks.history import History
 from imgcls.callbacks.timing import Timing
-from imgcls.data.feature_module import FeatureDataModule
 from imgcls.data.module import ImageDataModule
-from imgcls.data.stores.features import FeatureStore
 from imgcls.data.stores.sharing import remember
 from imgcls.models.backbones import check_pretrained
 from imgcls.models.classifier import Classifier
 from imgcls.models.metrics import Outputs
-from imgcls.models.network import Network
 from imgcls.system.interrupts import StopSignals
 from imgcls.training import results
 from imgcls.training.build import (
@@ -35,17 +30,14 @@ from imgcls.training.build import (
     build_data,
     build_network,
     build_trainer,
-    class_weights,
 )
 from imgcls.training.checkpoint_io import read_checkpoint
 from imgcls.training.data_identity import check_data, record_data
 from imgcls.training.devices import Devices, choose_devices
-from imgcls.training.frozen_backbone import compute_features
+from imgcls.training.head_start import prepare_head, sees_images_once
 from imgcls.training.label_results import set_thresholds
 from imgcls.training.learning_rate import choose_learning_rate
 from imgcls.training.loggers import log_figures
-from imgcls.training.own_parts import with_code
-from imgcls.training.solved_head import is_solvable, solve_head
 from imgcls.training.soup import average_greedily
 from imgcls.training.strategies import is_sharded
 
@@ -71,26 +63,19 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
 
     if resume_from is None and cfg.model.pretrained and cfg.model.weights is None:
         check_pretrained(cfg.model.name)  # before the images are decoded
-    images = build_data(cfg, devices, micro_batch_size, plain=_features_once(cfg) and cfg.model.feature_views == 0)
+    images = build_data(cfg, devices, micro_batch_size, plain=sees_images_once(cfg))
     images.setup(None if cfg.test else "fit")  # reports unreadable test images before hours of training
     remember(images.opened, cfg.data)
     if resume_from is not None:
         check_data(folder, images)
     network = build_network(cfg, images, pretrained=resume_from is None)
-    timing.unit = "feature_vectors" if _features_once(cfg) else "images"
-    data = _feature_data(cfg, images, network, devices, resume_from) if _features_once(cfg) else images
-    # Fine-tuning starts from the head of another run if that has the same classes.
-    starts = _features_once(cfg) or not network.trained_head
-    if resume_from is None and starts and _solves(cfg, images, network):
-        parts = data.features if isinstance(data, FeatureDataModule) else None
-        _solve_head(cfg, images, network, devices, parts)
-    # The one epoch of a solved head on a frozen backbone measures it, and writes what every other run has.
-    solved = _features_once(cfg) and _solves(cfg, images, network)
+    data, solved = prepare_head(cfg, images, network, devices, resume_from)
+    timing.unit = "images" if data is images else "feature_vectors"
     rate = 0.0 if solved else choose_learning_rate(cfg, network, data, devices, folder)
     classifier = build_classifier(cfg, network, data, devices, rate)
     history, checkpoints, callbacks = build_callbacks(cfg, folder, stop, data, classifier, timing)
     logger = instantiate(cfg.logger) if cfg.logger.get("_target_") else False
-    length = {"max_epochs": 1} if solved else {}
+    length = {"max_epochs": 1} if solved else {}  # which measures the head, and writes what every other run has
     trainer = build_trainer(cfg, devices, data, classifier, callbacks, logger=logger, **length)
 
     if trainer.is_global_zero:
@@ -107,11 +92,8 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         tester = build_trainer(cfg, devices, data, classifier, [], strategy="ddp")
     _load_best(trainer, classifier, checkpoints)
     averaged: dict[str, float] = {}
-    if checkpoints.average == "greedy" and len(checkpoints.best_epochs) > 1:
-        validator = build_trainer(cfg, devices, data, classifier, [])
-        averaged = average_greedily(validator, classifier, data, checkpoints)
-        if not averaged:
-            _load_best(trainer, classifier, checkpoints)
+    if checkpoints.average == "greedy":
+        averaged = average_greedily(build_trainer(cfg, devices, data, classifier, []), classifier, data, checkpoints)
     if images.multilabel:
         set_thresholds(classifier, data, cfg.thresholds.aim, cfg.thresholds.at_least, trainer.world_size)
     calibrates = cfg.export.get("calibrate", True) and images.source.val is not None and not images.multilabel
@@ -143,65 +125,6 @@ def _set_up_torch(seed: int) -> None:
     # a diverged trial took twice as long. Threads inherit this setting when they start, so it must be set early.
     torch.set_flush_denormal(True)
     L.seed_everything(seed, verbose=False)
-
-
-def _features_once(cfg: DictConfig) -> bool:
-    """Whether the frozen backbone runs only once, for all epochs."""
-    return cfg.model.freeze == "backbone" and cfg.model.feature_views is not None
-
-
-def _feature_data(
-    cfg: DictConfig, images: ImageDataModule, network: Network, devices: Devices, resume_from: Path | None
-) -> FeatureDataModule:
-    """The features of all images by this run's backbone, computed or read from the cache."""
-    if resume_from is not None:
-        state = read_checkpoint(resume_from)["state_dict"]
-        prefix = "network."
-        network.load_state_dict(
-            {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        )
-    if cfg.model.feature_views == 0:
-        log.info(
-            "The backbone is frozen: the head %s on its features of the unaugmented images, computed once. "
-            "model.feature_views=8 uses 8 augmented views, null a new one in every epoch.",
-            "is solved" if _solves(cfg, images, network) else "trains",
-        )
-    features = compute_features(
-        images,
-        network,
-        views=cfg.model.feature_views,
-        augmentation=with_code(cfg.data.augment),
-        device=devices.torch_device(int(os.environ.get("LOCAL_RANK", "0"))),
-        splits=tuple(split for split in images.source.splits() if cfg.test or split != "test"),
-    )
-    return FeatureDataModule(images, features, whole=_solves(cfg, images, network))
-
-
-def _solves(cfg: DictConfig, images: ImageDataModule, network: Network) -> bool:
-    """Whether the head is solved on features: `model.solve_head`, for as many images as can be."""
-    size = len(images.source.train), network.num_features, images.num_classes
-    return bool(cfg.model.get("solve_head")) and is_solvable(*size) and images.source.train.weights is None
-
-
-def _solve_head(
-    cfg: DictConfig,
-    images: ImageDataModule,
-    network: Network,
-    devices: Devices,
-    features: Mapping[str, FeatureStore] | None,
-) -> None:
-    """Solve the head on `features`, which are computed or read from the cache if they are None."""
-    device = devices.torch_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if features is None:
-        features = compute_features(images, network, device=device, splits=("train", "val"))
-    solve_head(
-        network,
-        images,
-        features,
-        class_weights=class_weights(cfg.loss.get("class_weights"), images),
-        by_loss=cfg.checkpoint.monitor == "val/loss",
-        device=device,
-    )
 
 
 def _announce(cfg: DictConfig, images: ImageDataModule, devices: Devices, *, resuming: bool) -> None:

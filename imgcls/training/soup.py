@@ -36,6 +36,8 @@ def average_greedily(
         checkpoints: those of the run, with the best epochs.
     """
     epochs = [epoch for _, epoch in checkpoints.best_epochs if checkpoints.epoch_file(epoch).is_file()]
+    if len(epochs) < 2:
+        return {}
     states: list[State] = [read_checkpoint(checkpoints.epoch_file(epoch))["state_dict"] for epoch in epochs]
     found: dict[int, dict[str, float]] = {}
 
@@ -50,6 +52,7 @@ def average_greedily(
 
     members, state = greedy_soup(states, score)
     if len(members) < 2:
+        classifier.load_state_dict(states[0])
         return {}
     score(state, len(members))
     if trainer.is_global_zero:

@@ -14,7 +14,7 @@ from imgcls.callbacks.checkpoints import Checkpoints
 from imgcls.errors import UserError
 from imgcls.evaluate import evaluate
 from imgcls.models.backbones import create_network
-from imgcls.training import pipeline
+from imgcls.training import head_start
 from imgcls.training.build import freezes_norms
 from tests.trainings import Fit
 
@@ -52,7 +52,7 @@ def test_a_killed_run_resumes_with_the_solution(fit: Fit, monkeypatch: pytest.Mo
         with pytest.raises(BaseException, match=r".*"):
             fit(name="killed")
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "solve_head", lambda *_, **__: pytest.fail("it is solved again"))
+        patch.setattr(head_start, "solve_head", lambda *_, **__: pytest.fail("it is solved again"))
         resumed = fit(name="killed")
     weights = [load_file(run.folder / "model" / "model.safetensors") for run in (whole, resumed)]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
