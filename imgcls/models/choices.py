@@ -27,4 +27,5 @@ VALIDATION_METRICS = {
     "val/subset_accuracy": "max",
 }
 """The metrics of an epoch, each with its mode; the last three, and not accuracy, with task=multilabel."""
+SINGLE_LABEL_METRICS = ("val/accuracy", "val/accuracy_top5", "val/macro_f1", "val/loss", "val/ece")
 MULTILABEL_METRICS = ("val/map", "val/macro_f1", "val/micro_f1", "val/subset_accuracy", "val/loss", "val/ece")

@@ -52,4 +52,4 @@ def test_options_of_timm_s_optimisers_come_from_the_command() -> None:
 
 
 def test_losses() -> None:
-    assert set(compose().loss) == {"label_smoothing", "class_weights", "focal_gamma"}
+    assert set(compose().loss) == {"label_smoothing", "class_weights", "focal_gamma", "negative_gamma"}

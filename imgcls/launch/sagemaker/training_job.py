@@ -15,6 +15,7 @@ from typing import Any
 from imgcls.aws.account import Account, configure_sdk, silence_sdk
 from imgcls.aws.naming import tags
 from imgcls.aws.refusals import explain_refusals
+from imgcls.config.starts import is_multilabel
 from imgcls.errors import UserError, nearest
 from imgcls.launch.sagemaker.bundle import (
     BUNDLE,
@@ -24,7 +25,7 @@ from imgcls.launch.sagemaker.bundle import (
     write_bundle,
 )
 from imgcls.launch.sagemaker.options import JobOptions
-from imgcls.models.choices import VALIDATION_METRICS
+from imgcls.models.choices import MULTILABEL_METRICS, SINGLE_LABEL_METRICS
 from imgcls.system.extras import need
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ COMMAND = "exec python3 -m imgcls.launch.sagemaker.container"
 SCRIPT = "/opt/ml/input/data/sm_drivers/sm_train.sh"
 # With `exec` Python replaces the shells, so that it receives SIGTERM.
 ARGUMENTS = ["-c", f"chmod +x {SCRIPT} && exec {SCRIPT}"]
-METRICS = ("lr", "train/loss", "train/accuracy", *VALIDATION_METRICS, "seconds")
+METRICS = ("lr", "train/loss", "train/accuracy", *SINGLE_LABEL_METRICS, "seconds")
+LABEL_METRICS = ("lr", "train/loss", *MULTILABEL_METRICS, "seconds")
 IMAGE_FAMILIES = ("pytorch", "pytorch-amzn2023")
 NUMBER = r"[-+]?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?"  # as `metric_line` prints it, without nan and inf
 MAX_REGEX_LENGTH = 500  # of CreateTrainingJob
@@ -124,7 +126,8 @@ def create_job(account: Account, plan: JobPlan) -> str:
                 for tag in tags("training-job", {name: str(value) for name, value in options.tags.items()})
             ],
         )
-        names = [*METRICS, *(f"val/{name}" for name in plan.config.get("metrics") or {})]
+        metrics = LABEL_METRICS if is_multilabel(plan.config) else METRICS
+        names = [*metrics, *(f"val/{name}" for name in plan.config.get("metrics") or {})]
         trainer.with_metric_definitions(
             [configs.MetricDefinition(name=d["Name"], regex=d["Regex"]) for d in metric_definitions(names)]
         )
