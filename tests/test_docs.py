@@ -76,8 +76,9 @@ def _write_pictures(folder: Path) -> None:
     (folder / "labels.csv").write_text("\n".join(["file,label,split", *(f"pictures/{row}" for row in rows)]))
     shutil.make_archive(str(pictures), "zip", pictures)
     write_pictures(folder / "other_pictures", {"": 4}, ("zero", "one", "two"))
-    (folder / "holiday").mkdir()
-    for name in ("picture.png", "picture.jpg", "holiday/1.jpg"):
+    for name in ("holiday", "archive"):
+        (folder / name).mkdir()
+    for name in ("picture.png", "picture.jpg", "holiday/1.jpg", "archive/1.jpg"):
         Image.new("RGB", (40, 30), (90, 120, 40)).save(folder / name)
 
 

@@ -39,7 +39,7 @@ def _is_group(cfg: object, name: str) -> bool:
 
 
 def test_a_line_has_the_name_the_default_and_the_comment(reference: str) -> None:
-    assert "| `data.batch_size` | `64` | images per optimiser step, however" in reference
+    assert "| `data.batch_size` | `${by_start:64,32,64}` | images per optimiser step, however" in reference
     assert "| `data.augment.crop.scale` | `[0.35, 1.0]` | smallest and largest share" in reference
     assert "### `data=cifar10`\n\nCIFAR-10: 60,000 images" in reference
     assert "\n## model\n\nThe network, and where its weights start. `model=` is `" in reference

@@ -213,14 +213,14 @@ def test_serverless_limits_are_looked_at_before_anything_is_made(
     account: Account, run: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pictures = sorted((run.parent.parent / "pictures").iterdir())
-    pictures[0].write_bytes(bytes((4 << 20) + 1))
+    pictures[0].write_bytes(pictures[0].read_bytes() + bytes(4 << 20))
     deploy("mode=serverless", "wait=true", "test=true", "memory=3072")
     assert "1 of the 12 images in the test set" in capsys.readouterr().err
     command(["delete", "name=dogs", "yes=true", "poll=0.01"])
     made = len(account.sent("CreateModel"))
 
     for picture in pictures:
-        picture.write_bytes(bytes((4 << 20) + 1))
+        picture.write_bytes(picture.read_bytes() + bytes(4 << 20))
     with pytest.raises(UserError, match=r"All 12 images in .* are larger than 4 MB"):
         deploy("mode=serverless")
     (run / "model").unlink()
