@@ -48,6 +48,7 @@ def combinations(asked: argparse.Namespace) -> dict[str, tuple[str, list[str]]]:
         "digits, small ResNet from scratch, AdamW": ("adamw", [*digits, *small, "trainer.max_epochs=6"]),
         "digits, small ResNet from scratch, SGD": ("sgd", [*digits, *small, "trainer.max_epochs=6"]),
         "CIFAR-10 (2,000), small ResNet from scratch, AdamW": ("adamw", [*cifar, *small, "trainer.max_epochs=6"]),
+        "CIFAR-10 (2,000), small ResNet from scratch, SGD": ("sgd", [*cifar, *small, "trainer.max_epochs=6"]),
     }
 
 
