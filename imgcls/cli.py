@@ -98,6 +98,14 @@ def texts(text: str) -> list[str]:
     return [part.strip() for part in text.strip("[]").split(",") if part.strip()]
 
 
+def confirm_removal(question: str) -> None:
+    """Ask for confirmation on the terminal. Raises UserError if the answer is no, or there is no terminal."""
+    if not sys.stdin.isatty():
+        raise UserError("Nothing was removed: there is no terminal for the confirmation. Give yes=true.")
+    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UserError("Nothing was removed.")
+
+
 def usage_of(action: str, usage: str, options: Mapping[str, Option]) -> str:
     """The lines of `usage` about one action of a command, and its options with their defaults."""
     lines = [line.strip().removeprefix("usage: ") for line in usage.splitlines()]

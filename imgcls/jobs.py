@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls.cli import Option, boolean, guarded, read_options, texts
+from imgcls.cli import Option, boolean, confirm_removal, guarded, read_options, texts
 from imgcls.errors import UserError, nearest
 from imgcls.system.checks import flag, number, whole
 
@@ -171,11 +171,7 @@ def _clean(account: Any, options: Mapping[str, Any]) -> None:
         print("None of it is older, or not in use.")
         return
     if not options["yes"]:
-        if not sys.stdin.isatty():
-            raise UserError("Nothing was removed: there is no terminal for the confirmation. Give yes=true.")
-        question = f"Remove {len(doomed)} of them ({sum(entry.size for entry in doomed) / 1e9:,.1f} GB)? [y/N] "
-        if input(question).strip().lower() not in ("y", "yes"):
-            raise UserError("Nothing was removed.")
+        confirm_removal(f"Remove {len(doomed)} of them ({sum(entry.size for entry in doomed) / 1e9:,.1f} GB)?")
     remove_leftovers(account, doomed)
     print(f"Removed {', '.join(f'{entry.kind}/{entry.name}' for entry in doomed)}.")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from imgcls.aws.costs import hourly_price
 from imgcls.aws.naming import NAME_PREFIX, default_bucket
 from imgcls.aws.refusals import is_denied
 from imgcls.aws.rules import check_role_name
+from imgcls.cli import confirm_removal
 from imgcls.deploy import endpoint, inventory, policies
 from imgcls.deploy.deployment import create_ask, run_test
 from imgcls.deploy.function import FunctionOptions, ask, deploy_function
@@ -128,22 +128,13 @@ def delete(values: Values, more: list[str]) -> None:
     if resources:
         print_table(resources)
         if not values["yes"]:
-            confirm(len(resources))
+            confirm_removal(f"Remove these {len(resources)}?")
         remove(account, resources, poll=values["poll"], report=print)
         print("Logs, captured requests and answers of asynchronous endpoints are kept.")
     elif not hidden:
         print(f"There are no resources of {name or 'imgcls'} in {account.region}.")
     if values["all"]:
         print_running_jobs(account)
-
-
-def confirm(count: int) -> None:
-    """Ask for confirmation. Raises UserError if the answer is no, or there is no terminal."""
-    if not sys.stdin.isatty():
-        raise UserError("Nothing was removed: there is no terminal for the confirmation. Give yes=true.")
-    answer = input(f"Remove these {count}? [y/N] ")
-    if answer.strip().lower() not in ("y", "yes"):
-        raise UserError("Nothing was removed.")
 
 
 def deploy_lambda(values: Values, more: list[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +35,13 @@ def set_thresholds(
         return
     training = classifier.training
     classifier.eval()
-    parts = [torch.sigmoid(classifier(batch[0].to(classifier.device)).float()).cpu() for batch in _validation(data)]
+    batches = data.evaluation_dataloader("val")
+    parts = [torch.sigmoid(classifier(batch[0].to(classifier.device)).float()).cpu() for batch in batches]
     classifier.train(training)
     probabilities = torch.cat(parts).numpy()
     chosen = choose_thresholds(probabilities, data.source.val.labels, aim, at_least)
     classifier.thresholds.copy_(torch.from_numpy(chosen))
     log.info("The thresholds of the labels are chosen on %d validation images: model/model.json.", len(probabilities))
-
-
-def _validation(data: ImageDataModule) -> Iterator[Any]:
-    """The finished validation batches, in order."""
-    yield from data.evaluation_dataloader("val")
 
 
 def write_label_predictions(folder: Path, split: Split, classifier: Classifier) -> None:

@@ -25,7 +25,7 @@ MOST_PRODUCTS = 2**34
 
 
 def is_solvable(images: int, width: int, classes: int) -> bool:
-    """Whether the head for so many training images, features and classes is solved in minutes and in memory."""
+    """Whether a head for this number of training images, features and classes can be solved in minutes, in memory."""
     return images * width <= MOST_VALUES and images * width * classes <= MOST_PRODUCTS
 
 
