@@ -177,15 +177,15 @@ def _flatten(options: Mapping[str, Any], place: str = "") -> Iterator[str]:
             yield from _flatten(value, f"{path}.")
             continue
         sign = "+" if "+" in path else "++" if is_open(path) else ""
-        yield f"{sign}{path.replace('+', '')}={_written(value)}"
+        yield f"{sign}{path.replace('+', '')}={in_grammar(value)}"
 
 
-def _written(value: Any) -> str:
+def in_grammar(value: Any) -> str:
     """`value` in the grammar of overrides."""
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{name}:{_written(item)}" for name, item in value.items()) + "}"
+        return "{" + ",".join(f"{name}:{in_grammar(item)}" for name, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_written, value)) + "]"
+        return "[" + ",".join(map(in_grammar, value)) + "]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = str(value)

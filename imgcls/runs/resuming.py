@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgcls.config.overrides import in_grammar
 from imgcls.errors import UserError
 from imgcls.runs.provenance import differences, hide_secrets, read_configuration, read_overrides, redact
 from imgcls.runs.reading import read_status
@@ -34,10 +35,7 @@ def resume_command(arguments: Sequence[str], option: str, folder: str, program: 
     "python -m imgcls.train 'data.root=my photos' run_dir=runs/a"
     """
     kept = [text for text in arguments if not text.startswith((f"{option}=", "resume="))]
-    plain = re.fullmatch(r"[\w./:-]+", folder)
-    # Hydra reads a backslash as it is, except before a quote.
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), folder)
-    place = f"{option}={folder}" if plain else f"{option}='{escaped}'"
+    place = f"{option}={in_grammar(folder)}"
     return " ".join([program, *(shlex.quote(hide_secrets(text)) for text in (*kept, place))])
 
 
