@@ -131,7 +131,9 @@ def account(monkeypatch: pytest.MonkeyPatch, model: Path) -> Iterator[Account]:
             target.write_bytes((folder / "model" / "model.json").read_bytes())
             return target
 
-        monkeypatch.setattr("imgcls.serve.archive.write_archive", write_archive)
+        # In the modules that have imported it: one imported while it is replaced would keep the replacement.
+        for module in ("deployment", "rehearsal"):
+            monkeypatch.setattr(f"imgcls.deploy.{module}.write_archive", write_archive)
         monkeypatch.setattr(running, "serve_archive", serve_archive)
         monkeypatch.setattr("imgcls.aws.account.Account.connect", known.cloud)
         endpoints = running.Endpoints(aws)
