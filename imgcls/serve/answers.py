@@ -64,16 +64,29 @@ def wish(accept: str | None, top_k: str | int | None = None, lines: bool = False
 
 
 def render(
-    scores: np.ndarray, class_names: Sequence[str], wanted: Wish, thresholds: Sequence[float] | None = None
+    results: Sequence[np.ndarray | Refusal],
+    class_names: Sequence[str],
+    wanted: Wish,
+    thresholds: Sequence[float] | None = None,
 ) -> tuple[bytes, str]:
     """The body of an answer and its Content-Type.
 
     Args:
-        scores: float32 (N, C) logits.
+        results: float32 (C,) logits of each image, or why it has none. As JSON such an image has an `error`, and the
+            others their classes.
         class_names: the C names.
         wanted: the format.
         thresholds: of the C labels, where an image can have several; each answer says which are `above`.
+
+    Raises:
+        Refusal: that of the first image without logits, where the format has no place for it, or no image has any.
     """
+    refused = {place: result for place, result in enumerate(results) if isinstance(result, Refusal)}
+    if refused and (len(refused) == len(results) or wanted.scores or wanted.kind not in (JSON, LINES)):
+        place, refusal = next(iter(refused.items()))
+        prefix = f"Image {place + 1}: " if len(results) > 1 else ""
+        raise Refusal(refusal.status, prefix + refusal.sentence, refusal.retry_after)
+    scores = np.stack([result for result in results if not isinstance(result, Refusal)])
     if wanted.kind == NPY:
         buffer = io.BytesIO()
         np.save(buffer, scores)
@@ -93,9 +106,10 @@ def render(
     ]
     if wanted.kind == CSV:
         return _table(predictions), CSV
-    if wanted.kind == LINES:
-        return _lines([{"classes": classes} for classes in predictions]), LINES
-    return _dump({"predictions": [{"classes": classes} for classes in predictions]}), JSON
+    answers: list[dict[str, Any]] = [{"classes": classes} for classes in predictions]
+    for place, refusal in refused.items():  # in order, so that each comes to its place
+        answers.insert(place, {"error": refusal.sentence})
+    return (_lines(answers), LINES) if wanted.kind == LINES else (_dump({"predictions": answers}), JSON)
 
 
 def _rows(rows: list[list[float]], kind: str) -> bytes:

@@ -24,9 +24,9 @@ from imgcls.serve.urls import Fetcher
 
 @dataclass(frozen=True)
 class Prediction:
-    """Logits, float32 (N, C), and what else the answer needs."""
+    """Of each image its float32 (C,) logits, or why it has none; and what else the answer needs."""
 
-    scores: np.ndarray
+    results: list[np.ndarray | Refusal]
     class_names: tuple[str, ...]
     lines: bool = False
     thresholds: tuple[float, ...] | None = None
@@ -54,9 +54,7 @@ def predict_fn(data: payloads.Request | Refusal, model: Predictor, context: Any 
     if isinstance(data, Refusal):
         return data
     try:
-        return Prediction(
-            model.scores(model.images(data.items)), model.model.class_names, data.lines, model.model.thresholds
-        )
+        return Prediction(model.results(data.items), model.model.class_names, data.lines, model.model.thresholds)
     except Refusal as refusal:
         return refusal
 
@@ -67,7 +65,7 @@ def output_fn(prediction: Prediction | Refusal, accept: str | None, context: Any
         if isinstance(prediction, Refusal):
             raise prediction
         wish = answers.wish(accept, lines=prediction.lines)
-        return answers.render(prediction.scores, prediction.class_names, wish, prediction.thresholds)
+        return answers.render(prediction.results, prediction.class_names, wish, prediction.thresholds)
     except Refusal as refusal:
         if context is not None:
             context.set_response_status(code=refusal.status, phrase=refusal.sentence)

@@ -80,9 +80,9 @@ Item = Encoded | Link | Array
 
 @dataclass
 class Request:
-    """The content of a request."""
+    """The content of a request: its images, or why one of several is none."""
 
-    items: list[Item]
+    items: list[Item | Refusal]
     lines: bool = False
     """It came as JSON lines, and is answered as such by default."""
 
@@ -124,7 +124,7 @@ def parse(body: bytes | str, content_type: str | None) -> Request:
     return request
 
 
-def _bounded(items: Iterable[Item]) -> list[Item]:
+def _bounded(items: Iterable[Item | Refusal]) -> list[Item | Refusal]:
     """All items. Raises Refusal at the first beyond MAX_PICTURES, so that the others are never made."""
     first = list(islice(items, MAX_PICTURES + 1))
     if len(first) > MAX_PICTURES:
@@ -132,13 +132,13 @@ def _bounded(items: Iterable[Item]) -> list[Item]:
     return first
 
 
-def _from_json_lines(content: bytes) -> Iterator[Item]:
+def _from_json_lines(content: bytes) -> Iterator[Item | Refusal]:
     for number, line in enumerate(content.splitlines(), start=1):
         if line.strip():
             try:
                 yield from _from_json(_parse_json(line))
             except Refusal as refusal:
-                raise Refusal(refusal.status, f"Line {number}: {refusal.sentence}") from refusal
+                yield Refusal(refusal.status, f"Line {number}: {refusal.sentence}")
 
 
 def _parse_json(content: bytes) -> Any:
@@ -154,7 +154,7 @@ def _parse_json(content: bytes) -> Any:
         raise Refusal(400, f"The body is not valid JSON: {str(error)[:100]}.") from error
 
 
-def _from_json(value: Any, depth: int = 0) -> Iterator[Item]:
+def _from_json(value: Any, depth: int = 0) -> Iterator[Item | Refusal]:
     """The images in a JSON value: an object with a known key, a base64 string, a list of these, or a tensor."""
     if isinstance(value, str):
         yield Encoded(_base64(value.encode("utf-8", "replace")))
@@ -162,7 +162,10 @@ def _from_json(value: Any, depth: int = 0) -> Iterator[Item]:
         yield from _from_object(value, depth)
     elif isinstance(value, list) and value and isinstance(value[0], dict | str):
         for item in value:
-            yield from _from_json(item, depth)
+            try:
+                yield from _from_json(item, depth)
+            except Refusal as refusal:  # of this one of several
+                yield refusal
     elif isinstance(value, list) and value:
         yield from split_array(_numbers(value))
     elif value == []:
@@ -171,7 +174,7 @@ def _from_json(value: Any, depth: int = 0) -> Iterator[Item]:
         raise Refusal(400, "A JSON request must be an object, a list or a base64 string.")
 
 
-def _from_object(value: dict[str, Any], depth: int) -> Iterator[Item]:
+def _from_object(value: dict[str, Any], depth: int) -> Iterator[Item | Refusal]:
     if depth > MAX_NESTING:
         raise Refusal(400, "The JSON is nested too deeply.")
     for key in LIST_KEYS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,16 +106,24 @@ class Predictor:
             )
         return values
 
-    def images(self, items: list[Item]) -> list[np.ndarray]:
-        """`image` of each item, decoded in parallel. Raises the first Refusal."""
-        return list(self._pool.map(self._image_in_turn, items))
+    def results(self, items: Sequence[Item | Refusal]) -> list[np.ndarray | Refusal]:
+        """Of each item its float32 (C,) logits, or why it has none. The items are decoded in parallel."""
+        images = list(self._pool.map(self._image_in_turn, items))
+        good = [image for image in images if not isinstance(image, Refusal)]
+        rows = iter(self.scores(good) if good else [])
+        return [image if isinstance(image, Refusal) else next(rows) for image in images]
 
-    def _image_in_turn(self, item: Item) -> np.ndarray:
+    def _image_in_turn(self, item: Item | Refusal) -> np.ndarray | Refusal:
+        if isinstance(item, Refusal):
+            return item
         try:
-            return self.image(item, LARGE_PIXELS)
-        except LargeImage:
-            with self._large:
-                return self.image(item)
+            try:
+                return self.image(item, LARGE_PIXELS)
+            except LargeImage:
+                with self._large:
+                    return self.image(item)
+        except Refusal as refusal:
+            return refusal
 
     def scores(self, images: list[np.ndarray], batch_size: int = 32) -> np.ndarray:
         """float32 (N, C) logits for float32 (3, S, S) images."""

@@ -121,8 +121,8 @@ class Service:
                     request = await self._in_thread(payloads.parse, body, content_type)
                 if request.lines:
                     wish = answers.wish(accept, top_k, lines=True)
-                scores = await self._scores(request.items)
-                return answers.render(scores, self.predictor.model.class_names, wish, self.predictor.model.thresholds)
+                results = await self._results(request.items)
+                return answers.render(results, self.predictor.model.class_names, wish, self.predictor.model.thresholds)
         except TimeoutError as error:
             raise Refusal(503, f"The answer took more than {self.limits.seconds:g} s.", retry_after=5) from error
         except Refusal:
@@ -131,21 +131,20 @@ class Service:
             log.exception("A request failed.")
             raise Refusal(500, "The model could not answer; see the server's log.") from error
 
-    async def _scores(self, items: list[payloads.Item]) -> np.ndarray:
-        """float32 (N, C) logits."""
+    async def _results(self, items: list[payloads.Item | Refusal]) -> list[np.ndarray | Refusal]:
+        """Of each item its float32 (C,) logits, or why it has none. Raises Refusal if the server is to blame."""
         if len(items) == 1:
-            return (await self._item_scores(items[0], ""))[None]
-        tasks: list[asyncio.Task[np.ndarray]] = []
+            return [await self._result(items[0])]
         try:
             async with asyncio.TaskGroup() as group:
-                for number, item in enumerate(items, start=1):
-                    tasks.append(group.create_task(self._item_scores(item, f"Image {number}: ")))
+                tasks = [group.create_task(self._result(item)) for item in items]
         except ExceptionGroup as group_error:  # the others were cancelled
             raise group_error.exceptions[0] from group_error
-        return np.stack([task.result() for task in tasks])
+        return [task.result() for task in tasks]
 
-    async def _item_scores(self, item: payloads.Item, prefix: str) -> np.ndarray:
-        """float32 (C,) logits; a Refusal's sentence starts with `prefix`."""
+    async def _result(self, item: payloads.Item | Refusal) -> np.ndarray | Refusal:
+        if isinstance(item, Refusal):
+            return item
         try:
             if isinstance(item, payloads.Link):
                 async with self._links:
@@ -153,7 +152,9 @@ class Service:
                     return await self._compute(fetched)
             return await self._compute(item)
         except Refusal as refusal:
-            raise Refusal(refusal.status, prefix + refusal.sentence, refusal.retry_after) from refusal
+            if refusal.status >= 500:
+                raise
+            return refusal
 
     async def _compute(self, item: payloads.Item) -> np.ndarray:
         try:

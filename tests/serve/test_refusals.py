@@ -89,7 +89,7 @@ INVALID = {
         400,
         "no image",
     ),
-    "wrong line": (b'{"image": "aGVsbG8="}\n{', "application/jsonlines", 400, "Line 2"),
+    "wrong line": (b'{"image": "aGVsbG8="}\n{', "application/jsonlines", 400, "Image 1: "),
     "too many": (npy(np.zeros((1001, 2, 2, 3), np.uint8)), "application/x-npy", 413, "1,000"),
     "a lone surrogate": (b'{"image": "\\ud800"}', "application/json", 400, "not valid base64"),
     "a lone surrogate in a list": (b'["\\udfff"]', "application/json", 400, "not valid base64"),
@@ -174,10 +174,30 @@ def test_invalid_requests_are_refused_with_a_sentence(name: str, server: Server)
     check_refusal(server.post(body, content_type), status, message)
 
 
-def test_a_bad_image_among_several_is_named(server: Server) -> None:
-    texts = [base64.b64encode(content).decode() for content in (PNG, b"hello", PNG)]
-    answer = server.post(json.dumps({"images": texts}).encode(), "application/json")
-    check_refusal(answer, 400, "Image 2: ")
+def several(*contents: bytes) -> bytes:
+    return json.dumps({"images": [base64.b64encode(content).decode() for content in contents]}).encode()
+
+
+def test_of_several_images_only_the_bad_one_fails(server: Server) -> None:
+    classes = server.post(PNG).json["predictions"][0]
+    answer = server.post(several(PNG, b"hello", PNG), "application/json")
+    assert answer.status == 200
+    assert [set(image) for image in answer.json["predictions"]] == [{"classes"}, {"error"}, {"classes"}]
+    assert answer.json["predictions"][2]["classes"][0]["class"] == classes["classes"][0]["class"]
+    assert "not an image" in answer.json["predictions"][1]["error"]
+    lines = b'{"image": "%s"}\n{"image": "?"}\nnonsense\n' % base64.b64encode(PNG)
+    answers = [json.loads(line) for line in server.post(lines, "application/jsonlines").body.splitlines()]
+    assert [set(image) for image in answers] == [{"classes"}, {"error"}, {"error"}]
+    assert answers[2]["error"].startswith("Line 3: ")
+
+
+@pytest.mark.parametrize("accept", ["text/csv", "application/x-npy", "application/json;format=scores"])
+def test_a_bad_image_is_named_where_the_format_has_no_place_for_its_error(accept: str, server: Server) -> None:
+    check_refusal(server.post(several(PNG, b"hello"), "application/json", Accept=accept), 400, "Image 2: ")
+
+
+def test_nothing_but_bad_images_is_a_refusal(server: Server) -> None:
+    check_refusal(server.post(several(b"hello", b"hello"), "application/json"), 400, "Image 1: ")
 
 
 def test_unsupported_answers_and_paths(server: Server) -> None:

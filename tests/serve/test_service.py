@@ -149,7 +149,8 @@ def test_large_images_are_decoded_one_at_a_time_and_small_ones_do_not_wait(
     predictor = Predictor(model)
     with pytest.raises(LargeImage):
         predictor.image(Encoded(PNG), 100)
-    assert len(predictor.images([Encoded(encoded(picture(0, 2001, 2000), "PNG"))] * 3)) == 3
+    results = predictor.results([Encoded(encoded(picture(0, 2001, 2000), "PNG"))] * 3)
+    assert [np.shape(result) for result in results] == [(3,)] * 3
 
 
 def test_concurrent_fetches_are_bounded(model: PortableModel) -> None:
