@@ -35,6 +35,16 @@ class Network(nn.Module):
         """Number of features, F."""
         return width_of(self.backbone)
 
+    @property
+    def has_depthwise_convolutions(self) -> bool:
+        """Whether it is like MobileNet and EfficientNet: depthwise convolutions, each followed by a batch norm.
+
+        They are twice as fast with the channels innermost; those of ConvNeXt, with layer norms, are not.
+        """
+        modules = list(self.backbone.modules())
+        depthwise = any(isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels for module in modules)
+        return depthwise and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules)
+
     def features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) normalised images to (N, F) features."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):

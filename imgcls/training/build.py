@@ -113,7 +113,9 @@ def build_classifier(
         freeze=model.freeze,
         unfreeze_epoch=model.unfreeze_epoch,
         freeze_norms=freezes_norms(cfg, len(datamodule.source.train)),
-        channels_last=devices.channels_last(model.channels_last, min(sides(datamodule.image_size))),
+        channels_last=devices.channels_last(
+            model.channels_last, min(sides(datamodule.image_size)), network.has_depthwise_convolutions
+        ),
         compile=devices.compile(model.compile, datamodule.steps_per_epoch * cfg.trainer.max_epochs),
         seed=cfg.seed,
     )

@@ -43,11 +43,11 @@ class Devices:
             return "32-true"
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
-    def channels_last(self, choice: bool | str, side: int) -> bool:
-        """`choice`, or for auto: on CUDA, and on the CPU for larger images only (small ones gain nothing there)."""
+    def channels_last(self, choice: bool | str, side: int, depthwise: bool = False) -> bool:
+        """`choice`, or for auto: on CUDA, and on the CPU for larger images or `depthwise` networks."""
         if choice != "auto":
             return bool(choice)
-        return self.accelerator == "cuda" or (self.accelerator == "cpu" and side >= 128)
+        return self.accelerator == "cuda" or (self.accelerator == "cpu" and (side >= 128 or depthwise))
 
     def compile(self, choice: bool | str, steps: int) -> bool | str:
         """`choice`, or for auto: on CUDA if the run is long enough to make up for the compilation."""

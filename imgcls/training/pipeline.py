@@ -124,6 +124,8 @@ def _set_up_torch(seed: int) -> None:
     # Adam's running means of weights without a gradient end as denormal numbers, which are slow on CPUs: the epochs of
     # a diverged trial took twice as long. Threads inherit this setting when they start, so it must be set early.
     torch.set_flush_denormal(True)
+    # trainer.deterministic fills every new tensor, a quarter of the time, which only helps code that reads it unwritten
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     L.seed_everything(seed, verbose=False)
 
 

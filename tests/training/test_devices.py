@@ -54,6 +54,8 @@ def test_automatic_values_depend_on_the_device(gpus: Any) -> None:
     assert cuda.channels_last("auto", 32)
     assert not cpu.channels_last("auto", 32)
     assert cpu.channels_last("auto", 224)
+    assert cpu.channels_last("auto", 32, depthwise=True)
+    assert not cpu.channels_last(False, 224, depthwise=True)
     assert cuda.compile("auto", 10_000)
     assert not cuda.compile("auto", 100)
     assert not cpu.compile("auto", 10_000)

@@ -24,6 +24,7 @@ from imgcls.callbacks.checkpoints import Checkpoints
 from imgcls.data.module import ImageDataModule
 from imgcls.errors import UserError
 from imgcls.export import export
+from imgcls.models.classifier import Classifier
 from imgcls.runs.reading import read_history
 from imgcls.runs.run import Run
 from imgcls.system.interrupts import Interrupted
@@ -118,6 +119,22 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(fit: Fit) -> Non
     assert weights(first) != weights(other)
     images = [(run.folder / "data.json").read_text() for run in (first, other, fit("data.seed=1", name="d"))]
     assert images[0] == images[1] != images[2], "the split has a seed of its own"
+
+
+def test_depthwise_networks_train_fast_and_repeat_to_the_same_bits(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[tuple[bool, bool]] = set()
+    original = Classifier.training_step
+
+    def step(self: Classifier, *args: Any) -> torch.Tensor:
+        innermost = self.network.backbone.conv_stem.weight.is_contiguous(memory_format=torch.channels_last)
+        seen.add((innermost, torch.utils.deterministic.fill_uninitialized_memory))
+        return original(self, *args)
+
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.setattr(Classifier, "training_step", step)
+    first, second = (fit("model.name=test_efficientnet", "trainer.max_epochs=2", name=name) for name in "ab")
+    assert weights(first) == weights(second)
+    assert seen == {(True, False)}, "channels innermost, and no new tensor is filled"
 
 
 @pytest.mark.parametrize(
