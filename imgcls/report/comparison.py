@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from imgcls.report import figures
+from imgcls.report.blocks import Blocks, Figure, Table, Text
+from imgcls.report.headline import METRICS, format_with_bounds
 from imgcls.report.intervals import difference
-from imgcls.report.page import METRICS, Section, format_with_bounds, training_objective, write_page
+from imgcls.report.page import write_page
+from imgcls.report.sections.curves import training_objective
 from imgcls.runs.provenance import differences, read_configuration
 from imgcls.runs.reading import read_history, read_json, read_metrics, read_outputs
 
@@ -33,15 +36,13 @@ def write_comparison(folders: Sequence[Path], output: Path) -> Path:
     ]
     objectives = {training_objective(config) for config in configs}
     objective = next(iter(objectives)) if len(objectives) == 1 else "as each run defines it"
-    svgs = figures.learning_curves(histories, objective=objective).as_svgs()
+    chart = figures.learning_curves(histories, objective=objective)
     paired = compare_predictions(folders, names)
-    sections: dict[str, Section] = {
-        "Learning curves": {"text": "Solid lines are validation, dashed lines training.", "svgs": svgs},
-        "Results": {"table": {"head": ["metric", *names], "rows": results}},
-        **({"Differences": {"text": " ".join(paired)}} if paired else {}),
-        "Configuration": {"table": {"head": ["option", *names], "rows": options}}
-        if options
-        else {"text": "The configurations do not differ."},
+    sections: dict[str, Blocks] = {
+        "Learning curves": [Text("Solid lines are validation, dashed lines training."), Figure.of(chart)],
+        "Results": [Table(["metric", *names], results)],
+        **({"Differences": [Text(" ".join(paired))]} if paired else {}),
+        "Configuration": [Table(["option", *names], options) if options else Text("The configurations do not differ.")],
     }
     sentence = " ".join([summarise(folders, names, configs, metrics), *(paired if len(paired) == 1 else [])])
     return write_page(output, f"{len(folders)} runs compared", sections, sentence=sentence)

@@ -14,7 +14,10 @@ from imgcls.debug.rules import ISSUES, Outcome
 from imgcls.debug.smdebug_trial import read_trial
 from imgcls.errors import UserError
 from imgcls.report import figures
-from imgcls.report.page import draw_charts, outcome_section, profile_section, write_page
+from imgcls.report.blocks import Blocks, Figure
+from imgcls.report.page import write_page
+from imgcls.report.sections.profile import profile_blocks
+from imgcls.report.sections.rules import findings
 
 
 def write_trial_page(trial: str, overrides: Sequence[str], output: Path) -> list[Outcome]:
@@ -26,11 +29,11 @@ def write_trial_page(trial: str, overrides: Sequence[str], output: Path) -> list
     record = read_trial(trial)
     outcomes = [rule.check(record) for rule in rules.values()]
     steps = figures.Steps(np.asarray(record.losses), np.asarray(record.rates))
-    sections = {}
+    sections: dict[str, Blocks] = {}
     if len(steps.loss) > 1 or record.history:
         chart = figures.learning_curves({trial: record.history}, steps)
-        sections["Learning curves"] = draw_charts({"charts": {"": chart}})
-    sections["Rules"] = outcome_section([asdict(outcome) for outcome in outcomes])
+        sections["Learning curves"] = [Figure.of(chart)]
+    sections["Rules"] = findings([asdict(outcome) for outcome in outcomes])
     sentence = f"{len(record.observations)} steps of an smdebug trial. {_summary(outcomes)}"
     write_page(output, Path(trial).name, sections, sentence=sentence)
     return outcomes
@@ -46,7 +49,7 @@ def write_profile_page(folder: str, overrides: Sequence[str], output: Path) -> l
         raise UserError(f"profile={folder}: no profiler output found (no system/incremental/*/*.json).")
     content, outcomes = describe(profile, build_rules(overrides, "profile_rules"))
     sentence = f"{len(profile.samples)} samples of the machine. {_summary(outcomes)}"
-    write_page(output, Path(folder).name, {"Profile": draw_charts(profile_section(content))}, sentence=sentence)
+    write_page(output, Path(folder).name, {"Profile": profile_blocks(content)}, sentence=sentence)
     return outcomes
 
 

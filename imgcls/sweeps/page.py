@@ -12,8 +12,8 @@ from typing import Any
 from markupsafe import Markup
 
 from imgcls.report import page
+from imgcls.report.blocks import Blocks, Figure, Table, Text
 from imgcls.report.figures import Chart
-from imgcls.report.page import Section
 from imgcls.sweeps import figures, outcome
 from imgcls.sweeps.figures import Point
 from imgcls.sweeps.remote_search import Search
@@ -25,18 +25,18 @@ WIDE_REM = 34.0  # below which parallel coordinates cannot be read: a phone scro
 def write_page(study: Search) -> Path:
     """Write `sweep.html` into the sweep's folder and return its path. A section that cannot be drawn says why."""
     points, best = _points(study), outcome.best_trials(study)
-    sections: dict[str, Section] = {}
+    sections: dict[str, Blocks] = {}
     for title, charts in _charts(study, points).items():
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                svgs = [svg for chart in charts for svg in chart().as_svgs()]
-            sections[title] = {"svgs": svgs, "wide": WIDE_REM if title.startswith("Parallel") else 0}
+                wide = WIDE_REM if title.startswith("Parallel") else 0
+                sections[title] = [Figure.of(*(chart() for chart in charts), wide_rem=wide)]
         except Exception as error:  # too few trials, or equal values: the other sections are still worth it
             reason = " ".join(str(error).split()) or type(error).__name__
-            sections[title] = {"text": f"This figure cannot be drawn: {reason}"}
+            sections[title] = [Text(f"This figure cannot be drawn: {reason}")]
     rows = outcome.rows(study)
-    sections["Trials"] = {"table": _table(study, rows[:MAX_ROWS], {trial.number for trial in best})}
+    sections["Trials"] = [_table(study, rows[:MAX_ROWS], {trial.number for trial in best})]
     sentence, numbers = _sentence(study, best), _numbers(study, rows)
     return page.write_page(study.folder / "sweep.html", study.name, sections, sentence=sentence, numbers=numbers)
 
@@ -101,7 +101,7 @@ def _numbers(study: Search, rows: list[dict[str, Any]]) -> list[tuple[str, str]]
     return [*counts, ("epochs trained", str(epochs)), ("time of all trials", outcome.duration(seconds))]
 
 
-def _table(study: Search, rows: list[dict[str, Any]], best: set[int]) -> dict[str, Any]:
+def _table(study: Search, rows: list[dict[str, Any]], best: set[int]) -> Table:
     head = [name for name in rows[0] if name != "folder"]
     numeric = [
         place
@@ -118,4 +118,4 @@ def _table(study: Search, rows: list[dict[str, Any]], best: set[int]) -> dict[st
         if row["trial"] in best:
             texts[1] = Markup("<strong>best</strong>")
         cells.append(texts)
-    return {"head": head, "numeric": numeric, "rows": cells}
+    return Table(head, cells, numeric)

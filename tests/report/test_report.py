@@ -78,7 +78,7 @@ def test_a_section_that_fails_is_a_sentence(tmp_path: Path, caplog: pytest.LogCa
     (folder / "per_class.csv").write_text("class,pictures,accuracy\na,2,much\n")
     page = write_report(folder).read_text()
     assert "This section could not be created: ValueError" in page
-    assert "'classes'" in caplog.text
+    assert "'Classes'" in caplog.text
     assert "50.00%, on 4 images" in page
 
 

@@ -1,0 +1,41 @@
+"""The sections of a run's report, one module each, in the order of the page.
+
+May be imported by the pages in `report`; a section imports the other modules of `report`, and no other section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from imgcls.report.sections import (
+    calibration,
+    classes,
+    configuration,
+    confusion,
+    curves,
+    data,
+    gradcam,
+    learning_rate,
+    log,
+    profile,
+    rules,
+    samples,
+    top_losses,
+)
+from imgcls.report.sections.section import Section
+
+SECTIONS: Sequence[Section] = (
+    curves.SECTION,
+    learning_rate.SECTION,
+    confusion.SECTION,
+    classes.SECTION,
+    calibration.SECTION,
+    top_losses.SECTION,
+    samples.SECTION,
+    gradcam.SECTION,
+    data.SECTION,
+    rules.SECTION,
+    profile.SECTION,
+    log.SECTION,
+    configuration.SECTION,
+)

@@ -1,0 +1,50 @@
+"""The confidence of the exported model on the test images, and what its temperature has changed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from imgcls.portable.calibration import NAMES, expected_error
+from imgcls.report import figures
+from imgcls.report.blocks import Blocks, Figure, Table, Text
+from imgcls.report.run_data import RunData
+from imgcls.report.sections.section import Section
+
+SPLITS = {"val": "validation", "test": "test"}
+
+
+def _make(run: RunData) -> Blocks:
+    if run.multilabel:
+        return []
+    if run.judged is None:
+        columns = (np.array([float(row[name]) for row in run.predictions]) for name in ("confidence", "correct"))
+        return [Figure.of(figures.reliability(*columns), name="calibration")] if run.predictions else []
+    stored = run.calibration
+    confidence, correct = run.judged.confidence, run.judged.correct.astype(float)
+    chart = Figure.of(figures.reliability(confidence, correct), name="calibration")
+    error = (
+        f"The expected calibration error is {expected_error(confidence, correct):.4f}, on {len(correct)} test images."
+    )
+    if not stored:
+        text = (
+            f"{error} The model was exported without a temperature: python -m imgcls.export run=DIR fits one on the "
+            "validation images."
+        )
+        return [Text(text), chart]
+    temperature = stored["temperature"]
+    text = (
+        f"{error} The exported model divides its logits by {temperature:.3g}, which was fitted on {stored['images']} "
+        f"validation images: the network alone is {'over' if temperature > 1 else 'under'}confident."
+        if temperature != 1
+        else f"{error} No temperature would improve the confidence on {stored['images']} validation images."
+    )
+    rows = [
+        [SPLITS[split], NAMES[name], f"{before:.4f}", f"{after:.4f}"]
+        for split, values in stored["effect"].items()
+        for name, (before, after) in values.items()
+    ]
+    head = ["images", "metric", "network alone", "exported model"]
+    return [Text(text), chart, Table(head, rows if temperature != 1 else [], [2, 3])]
+
+
+SECTION = Section("Calibration", _make)
