@@ -50,11 +50,12 @@ from imgcls.system.checks import (
     one_name,
     whole,
 )
-from imgcls.system.extras import check_logger, check_onnx, check_smdebug
+from imgcls.system.extras import check_installed, check_logger, check_onnx, check_smdebug
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
 
 TABLE = "imgcls.data.table.Table"
+HUGGINGFACE = "imgcls.data.huggingface.HuggingFace"
 WITHOUT_FILES = ("imgcls.data.digits.Digits", "imgcls.data.synthetic.Synthetic")
 
 
@@ -81,6 +82,10 @@ def _check_together(config: Mapping[str, Any]) -> None:
         )
     if str(data.get("_target_")) == TABLE:
         _check_table(data)
+    if str(data.get("_target_")) == HUGGINGFACE:
+        if (data.get("name") is None) == (data.get("root") is None):
+            raise UserError("data=huggingface needs data.name=NAME of the hub, or data.root=DIR, a local copy.")
+        check_installed(["datasets"], "huggingface", "data=huggingface")
     crop = (data.get("augment") or {}).get("crop") or {}
     if isinstance(data.get("image_size"), list) and str(crop.get("_target_")).endswith(".PaddedCrop"):
         raise UserError(
@@ -312,6 +317,10 @@ OPTIONS: dict[str, Check] = {
     "data.val_fraction": number(0, 0.9),
     "data.group": one_name,
     "data.file_column": one_name,
+    "data.name": one_name,
+    "data.config": one_name,
+    "data.revision": one_name,
+    "data.image_column": one_name,
     "data.label_column": one_name,
     "data.split_column": one_name,
     "data.weight_column": one_name,

@@ -138,7 +138,7 @@ def _check_addresses(data: Mapping[str, Any], changed: Sequence[str]) -> None:
     """Raise UserError for the first stored address that is not the public one of a data set."""
     public = [file.read_text("utf-8") for file in (config_dir() / "data").glob("*.yaml")]
     for name, value in data.items():
-        is_address = name == "url" or "://" in str(value)
+        is_address = name in ("url", "name") or "://" in str(value)  # `name` is that of a data set on a hub
         if (
             value is not None
             and is_address

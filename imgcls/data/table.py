@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from imgcls.aws.s3 import is_remote
+from imgcls.data.embedded import EmbeddedImages, unpack_images
 from imgcls.data.imagefolder import USUAL_NAMES
 from imgcls.data.module import ImageDataModule
 from imgcls.data.sources import SPLITS, BadFile, FilesIn, Source, Split, picture_name
@@ -76,6 +77,28 @@ class Table(ImageDataModule):
 
     def find(self) -> Source:
         """The images in the table. Raises UserError that names wrong rows by their lines."""
+        file, columns, cells = self.read()
+        root = self.root
+        if isinstance(cells["file"], EmbeddedImages):
+            root, cells["file"] = self.unpack(cells)
+        assert root is not None
+        rows = _Rows(file, columns, cells, self.label_separator, self.label_columns)
+        source = rows.source(root, self.address, self.min_classes)
+        if self.on_bad == "error" and source.bad:
+            raise UserError(f"{source.bad[0].path}: {source.bad[0].reason}. {len(source.bad)} files are missing.")
+        if self.group is not None and is_pattern(self.group):
+            source = with_groups(source, self.group)
+        if "split" in cells or self.test_fraction == 0:
+            return source
+        train, test = cut(source.train, [1 - self.test_fraction, self.test_fraction], self.seed)
+        return Source(source.class_names, train, None, test if len(test) else None, source.bad, source.notes)
+
+    def unpack(self, cells: Mapping[str, Any]) -> tuple[Path, list[str]]:
+        """The folder and the files of images that are in the table itself."""
+        return unpack_images(cells["file"], self.cache)
+
+    def read(self) -> tuple[Path, Columns, dict[str, Any]]:
+        """The name of the table, its columns, and the cells of each role."""
         assert self.root is not None
         file = find_table(self.table, self.root)
         chosen: dict[str, str] = {}
@@ -87,17 +110,11 @@ class Table(ImageDataModule):
             return list(dict.fromkeys([*chosen.values(), *self.label_columns]))
 
         columns = read_columns(file, choose)
-        cells = {role: columns.values[name] for role, name in chosen.items()}
-        rows = _Rows(file, columns, cells, self.label_separator, self.label_columns)
-        source = rows.source(self.root, self.address, self.min_classes)
-        if self.on_bad == "error" and source.bad:
-            raise UserError(f"{source.bad[0].path}: {source.bad[0].reason}. {len(source.bad)} files are missing.")
-        if self.group is not None and is_pattern(self.group):
-            source = with_groups(source, self.group)
-        if "split" in chosen or self.test_fraction == 0:
-            return source
-        train, test = cut(source.train, [1 - self.test_fraction, self.test_fraction], self.seed)
-        return Source(source.class_names, train, None, test if len(test) else None, source.bad, source.notes)
+        return (
+            file,
+            columns,
+            {role: columns.embedded.get(name) or columns.values[name] for role, name in chosen.items()},
+        )
 
 
 def is_pattern(group: str) -> bool:

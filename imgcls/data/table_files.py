@@ -6,17 +6,23 @@ import csv
 import json
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from imgcls.aws.s3 import is_remote
+from imgcls.data.embedded import EmbeddedImages
+from imgcls.data.stores.fingerprint import file_state
 from imgcls.errors import UserError
 from imgcls.system.extras import need
 from imgcls.system.tables import cell_text
 
 Choose = Callable[[list[str]], Sequence[str]]
 """Takes the names of the columns and returns those to read."""
+
+IMAGES_AT_A_TIME = 64
+"""Read from a Parquet file."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,8 @@ class Columns:
     """The line of each row in the file, or its number in a Parquet file, counted from 1."""
     unit: str = "line"
     """What `lines` count: `line` or `row`."""
+    embedded: dict[str, EmbeddedImages] = field(default_factory=dict)
+    """Columns that have images instead of values."""
 
 
 def table_root(root: str | Path | None, table: str | Path) -> str | Path:
@@ -146,8 +154,50 @@ def _read_parquet(file: Path, choose: Choose) -> Columns:
     parquet = need("pyarrow.parquet", "parquet", f"data.table={file}")
     try:
         opened = parquet.ParquetFile(file)
-        table = opened.read(columns=list(choose(opened.schema_arrow.names)))
+        schema = opened.schema_arrow
+        chosen = list(choose(schema.names))
+        held = [name for name in chosen if _holds_images(str(schema.field(name).type))]
+        table = opened.read(columns=[name for name in chosen if name not in held])
     except (ValueError, NotImplementedError) as error:  # pyarrow.lib.ArrowInvalid is a ValueError
         raise UserError(f"{file} is not a readable Parquet file: {' '.join(str(error).split())}") from error
-    values = {name: ["" if cell is None else cell for cell in table[name].to_pylist()] for name in table.column_names}
-    return Columns(values, range(1, table.num_rows + 1), "row")
+    names = _class_names((schema.metadata or {}).get(b"huggingface", b""))
+    values = {
+        name: ["" if cell is None else _named(cell, names.get(name)) for cell in table[name].to_pylist()]
+        for name in table.column_names
+    }
+
+    def read(column: str) -> Iterator[Any]:
+        for batch in parquet.ParquetFile(file).iter_batches(IMAGES_AT_A_TIME, columns=[column]):
+            yield from batch.column(0).to_pylist()
+
+    key = [str(file.resolve()), file_state(file)]
+    embedded = {name: EmbeddedImages([*key, name], partial(read, name)) for name in held}
+    return Columns(values, range(1, opened.metadata.num_rows + 1), "row", embedded)
+
+
+def _holds_images(kind: str) -> bool:
+    """Whether a column of this Arrow type has the bytes of images: binary, or the struct of `datasets`."""
+    return kind in ("binary", "large_binary") or (kind.startswith("struct<") and "bytes: " in kind)
+
+
+def _class_names(metadata: bytes) -> dict[str, list[str]]:
+    """The names of the classes by column, of a table that `datasets` has written."""
+    try:
+        features = json.loads(metadata)["info"]["features"]
+        found = {
+            name: feature.get("names") or feature["feature"]["names"]
+            for name, feature in features.items()
+            if "names" in feature or "names" in feature.get("feature", {})
+        }
+        return {name: names for name, names in found.items() if all(isinstance(each, str) for each in names)}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _named(cell: Any, names: Sequence[str] | None) -> Any:
+    """The name of the class with this number, or of each in a list; other cells as they are."""
+    if names is None:
+        return cell
+    if isinstance(cell, list):
+        return [_named(item, names) for item in cell]
+    return names[cell] if isinstance(cell, int) and 0 <= cell < len(names) else ""

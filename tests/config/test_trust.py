@@ -87,13 +87,16 @@ def test_a_data_set_is_one_of_the_registry(target: Any) -> None:
         restore_configuration(changed("data._target_", target))
 
 
-TABLE = [f"data.root={Path(__file__).parent}", "data.table=labels.csv"]
+NEEDED = {
+    "table": [f"data.root={Path(__file__).parent}", "data.table=labels.csv"],
+    "huggingface": [f"data.root={Path(__file__).parent}"],
+}
 
 
 def test_every_own_data_set_and_head_needs_no_trust() -> None:
     groups = config_dir()
     for file in [*(groups / "data").glob("[!_]*.yaml"), *(groups / "head").glob("*.yaml")]:
-        cfg = imgcls.compose([f"{file.parent.name}={file.stem}", *(TABLE if file.stem == "table" else [])])
+        cfg = imgcls.compose([f"{file.parent.name}={file.stem}", *NEEDED.get(file.stem, [])])
         restored = restore_configuration(plain(cfg))
         assert restored.data._target_ == cfg.data._target_
         assert restored.model.head == cfg.model.head

@@ -136,7 +136,8 @@ def read_requirements(path: str) -> list[str]:
 
 
 def optional_requirements(configs: Iterable[Mapping[str, Any]], instance_type: str) -> list[str]:
-    """What else pip installs, because a configuration or the instance type needs it: loggers, ONNX, NVIDIA's library.
+    """What else pip installs, because a configuration or the instance type needs it: loggers, ONNX, readers of data,
+    NVIDIA's library.
 
     `export.onnx=auto` means the same as on this machine: yes if ONNX is installed here.
     """
@@ -148,6 +149,11 @@ def optional_requirements(configs: Iterable[Mapping[str, Any]], instance_type: s
         onnx = (config.get("export") or {}).get("onnx")
         if onnx is True or (onnx == "auto" and importlib.util.find_spec("onnx") is not None):
             extras["onnx"] = None
+        data = config.get("data") or {}
+        if str(data.get("_target_")).endswith(".HuggingFace"):
+            extras["huggingface"] = None
+        elif str(data.get("table")).lower().endswith(".parquet"):
+            extras["parquet"] = None
     if has_gpu(instance_type):
         extras["gpu"] = None
     return list(dict.fromkeys(line for extra in extras for line in pins_of_extra(extra)))

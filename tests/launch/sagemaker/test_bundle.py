@@ -80,6 +80,10 @@ def test_what_the_configuration_needs_travels(monkeypatch: pytest.MonkeyPatch) -
     assert names(True) == {"onnx", "onnxscript", "onnxruntime"}
     assert names(False, "imgcls.training.loggers.MLflow") == {"mlflow-skinny", "sqlalchemy", "alembic"}
     assert names(False, "imgcls.training.loggers.WeightsAndBiases") == {"wandb"}
+    data = {"_target_": "imgcls.data.huggingface.HuggingFace"}
+    for needs, package in [(data, "datasets"), ({"table": "a/labels.parquet"}, "pyarrow"), ({"table": "a.csv"}, "")]:
+        lines = optional_requirements([{"data": needs}], "ml.m5.xlarge")
+        assert [line.partition("==")[0] for line in lines] == [package] * bool(package)
     for found, expected in [(None, set()), (object(), {"onnx", "onnxscript", "onnxruntime"})]:
         monkeypatch.setattr("imgcls.launch.sagemaker.bundle.importlib.util.find_spec", lambda name, at=found: at)
         assert names("auto") == expected, "auto means the same as here"

@@ -1,0 +1,72 @@
+"""Images whose bytes are in a table or a data set of Hugging Face: unpacked once, into the cache, and used as files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from imgcls.system.cache import find_or_build
+
+FILES_PER_FOLDER = 1000
+NAMES = "names.json"
+SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2"}
+
+
+@dataclass(frozen=True)
+class EmbeddedImages:
+    """The images in a column, as the struct of bytes and path in which `datasets` writes them, or bytes alone."""
+
+    key: Sequence[object]
+    """Changes with the content."""
+    read: Callable[[], Iterable[Any]]
+    """Yields the cell of each row."""
+
+
+def unpack_images(images: EmbeddedImages, cache: Path) -> tuple[Path, list[str]]:
+    """The folder with the files of `images`, and each row's path from there; '' for a row without an image.
+
+    Files are named by the numbers of their rows, counted from 1. An image that is only a path stays where it is.
+    """
+    digest = hashlib.blake2b(json.dumps([*images.key], default=str).encode("utf-8", "surrogateescape"), digest_size=16)
+    folder = cache / "unpacked" / digest.hexdigest()
+
+    def find() -> list[str] | None:
+        try:
+            names: list[str] = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return names
+
+    def build(partial: Path) -> None:
+        names = [_write(partial, row, cell) for row, cell in enumerate(images.read(), start=1)]
+        (partial / NAMES).write_text(json.dumps(names), encoding="utf-8")
+
+    return folder, find_or_build(folder, find, build)
+
+
+def _write(folder: Path, row: int, cell: Any) -> str:
+    """Write the image of a row; return its path from `folder`."""
+    content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, Mapping) else (cell, None)
+    if not content:
+        return str(path or "")
+    name = f"{row // FILES_PER_FOLDER:03}/{row}{_suffix(content)}"
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+    return name
+
+
+def _suffix(content: bytes) -> str:
+    """The usual suffix of the format of an image; '.bin' for what is none, which is reported when it is decoded."""
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            kind = opened.format or ""
+    except Exception:  # of whatever kind, Pillow's decoders raise many
+        return ".bin"
+    return SUFFIXES.get(kind, f".{kind.lower()}")
