@@ -15,6 +15,7 @@ COMMANDS = {
     "options": "find the options of a training by a word",
     "evaluate": "measure a run's model on any images",
     "predict": "classify images",
+    "embed": "write the features of images",
     "export": "write a run's portable model again",
     "report": "write the report of a run, or compare runs",
     "serve": "answer images over HTTP, with a page to try it",

@@ -5,10 +5,11 @@ usage: python -m imgcls.predict run=DIR [top_k=5] [format=table|csv|jsonl] [engi
        python -m imgcls.predict endpoint=URL-or-SageMaker-name [top_k=5] [format=table|csv|jsonl] [output=FILE]
                                 PICTURES…
 
-PICTURES are files or folders (all images in them). An image that cannot be read is named on stderr, the others are
-classified, and the exit code is 1. `endpoint=` uses a server of `imgcls.serve`, or a SageMaker endpoint. `engine=auto`
-is ONNX Runtime where it is installed and the run has a `model.onnx`, else torch. `views` selects the views of each
-image whose logits are averaged, see model.views; it needs torch.
+run= is a run folder, or the folder of a portable model. PICTURES are files or folders (all images in them). An image
+that cannot be read is named on stderr, the others are classified, and the exit code is 1. `endpoint=` uses a server of
+`imgcls.serve`, or a SageMaker endpoint. `engine=auto` is ONNX Runtime where it is installed and the run has a
+`model.onnx`, else torch. `views` selects the views of each image whose logits are averaged, see model.views; it needs
+torch.
 
 `output=FILE` writes a JSON line per image to FILE instead, with an `error` for one that cannot be read. If the command
 is killed, run it again: it continues after the last line. FILE.csv, or format=csv, is a table for a spreadsheet, with
@@ -18,12 +19,11 @@ the columns file, class, probability, and those of the next classes; they are em
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from imgcls.serve.client import Client
 
 BATCH = 32
-BATCHES_AHEAD = 4  # decoded before they are needed
 OPTIONS = {
     "run": Option(),
     "endpoint": Option(),
@@ -164,9 +163,9 @@ def _table_of(lines: Path) -> str:
 
 def model_state(run: str) -> list[object]:
     """What changes when the run of this folder has another model."""
-    from imgcls.runs.run import load
+    from imgcls.runs.run import find_model
 
-    status = (load(run).model_folder / "model.json").stat()
+    status = (find_model(run) / "model.json").stat()
     return [status.st_size, status.st_mtime_ns]
 
 
@@ -196,51 +195,26 @@ class UnreadableError(UserError):
 
 def _compute(run: str, engine: str, views: str | None, files: Sequence[str], top_k: int | None) -> Answers:
     """Classify with the run's model here, a batch at a time, while threads decode the next ones."""
-    from concurrent.futures import Future, ThreadPoolExecutor
-
     import numpy as np
 
     from imgcls import portable
-    from imgcls.pictures import BadPicture, open_picture
     from imgcls.portable.model import top_classes
-    from imgcls.runs.run import load
-    from imgcls.system.machine import available_cores
+    from imgcls.portable.reading import read_batches
+    from imgcls.runs.run import find_model
 
-    model = portable.load(load(run).model_folder, engine, device=None, views=views)
-
-    def read(file: str) -> np.ndarray | str:
-        try:
-            return model.preprocessing.pixels(open_picture(file))
-        except BadPicture as error:
-            return str(error)
-
-    starts = iter(range(0, len(files), BATCH))
-    with ThreadPoolExecutor(available_cores(), thread_name_prefix="imgcls-predict") as pool:
-        pending: deque[tuple[Sequence[str], list[Future[np.ndarray | str]]]] = deque()
-
-        def submit(batches: int) -> None:
-            for start in itertools.islice(starts, batches):
-                batch = files[start : start + BATCH]
-                pending.append((batch, [pool.submit(read, file) for file in batch]))
-
-        try:
-            submit(BATCHES_AHEAD)
-            while pending:
-                batch, futures = pending.popleft()
-                pixels = [future.result() for future in futures]
-                submit(1)
-                readable = [image for image in pixels if not isinstance(image, str)]
-                answers: list[Classes] = []
-                if readable:
-                    probabilities = model.probabilities(np.stack(readable))
-                    count = top_k or (TOP_K if model.thresholds is None else len(model.class_names))
-                    for row, best in zip(probabilities, top_classes(probabilities, count), strict=True):
-                        answers.append(Labelled.of(row, best.tolist(), model.class_names, model.thresholds))
-                classes = iter(answers)
-                for file, image in zip(batch, pixels, strict=True):
-                    yield file, image if isinstance(image, str) else next(classes)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    model = portable.load(find_model(run), engine, device=None, views=views)
+    with closing(read_batches(files, model.preprocessing, BATCH)) as batches:
+        for batch, pixels in batches:
+            readable = [image for image in pixels if not isinstance(image, str)]
+            answers: list[Classes] = []
+            if readable:
+                probabilities = model.probabilities(np.stack(readable))
+                count = top_k or (TOP_K if model.thresholds is None else len(model.class_names))
+                for row, best in zip(probabilities, top_classes(probabilities, count), strict=True):
+                    answers.append(Labelled.of(row, best.tolist(), model.class_names, model.thresholds))
+            classes = iter(answers)
+            for file, image in zip(batch, pixels, strict=True):
+                yield file, image if isinstance(image, str) else next(classes)
 
 
 def _ask(client: Client, files: Sequence[str], top_k: int) -> Answers:

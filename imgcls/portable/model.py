@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,17 +64,33 @@ class PortableModel:
         Raises:
             BadPicture: an image cannot be read; it is named by its path, or its place in `pictures`.
         """
-        parts = [np.empty((0, len(self.class_names)), dtype=np.float32)]
+        parts = [self.probabilities(pixels) for pixels in self._read(pictures, batch_size)]
+        return np.concatenate([np.empty((0, len(self.class_names)), dtype=np.float32), *parts])
+
+    def embed(self, pictures: Sequence[Any], batch_size: int = 32) -> np.ndarray:
+        """The features of the backbone that the head classifies, float32 (N, F); arguments as for `predict`."""
+        parts = [self.features(pixels) for pixels in self._read(pictures, batch_size)]
+        return np.concatenate([np.empty((0, self.network.num_features), dtype=np.float32), *parts])
+
+    def _read(self, pictures: Sequence[Any], batch_size: int) -> Iterator[np.ndarray]:
         for start in range(0, len(pictures), batch_size):
             batch = pictures[start : start + batch_size]
             opened = [_open(picture, start + place) for place, picture in enumerate(batch)]
-            pixels = np.stack([self.preprocessing.pixels(picture) for picture in opened])
-            parts.append(self.probabilities(pixels))
-        return np.concatenate(parts)
+            yield np.stack([self.preprocessing.pixels(picture) for picture in opened])
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """float32 (N, C) for uint8 (N, S, S, 3) pixels from `preprocessing.pixels`."""
         return self.activation(self.engine.scores(self.preprocessing.normalise(pixels)))
+
+    def features(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 (N, F) features of the backbone for uint8 (N, S, S, 3) pixels; the engine must be torch."""
+        import torch
+
+        network = self.network
+        device = next(network.parameters()).device
+        with torch.inference_mode():
+            images = torch.from_numpy(self.preprocessing.normalise(pixels)).to(device)
+            return network.features(images).float().cpu().numpy()
 
     @property
     def thresholds(self) -> tuple[float, ...] | None:

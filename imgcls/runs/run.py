@@ -181,6 +181,13 @@ def load(folder: str | Path) -> Run:
     return Run(folder)
 
 
+def find_model(folder: str | Path) -> Path:
+    """The folder of a portable model: `folder` itself, or that of the run in it. Raises UserError if there is none."""
+    if not is_remote(folder) and (Path(folder).expanduser() / "model.json").is_file():
+        return Path(folder).expanduser()
+    return load(folder).model_folder
+
+
 def run_in(run: Run | str | Path) -> Run:
     """`run`, or the run in this folder."""
     return run if isinstance(run, Run) else load(run)
