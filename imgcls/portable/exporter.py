@@ -45,6 +45,7 @@ def export(
     thresholds: Sequence[float] | None = None,
     pixels: np.ndarray | None = None,
     calibration: Calibration | None = None,
+    origin: Mapping[str, str] | None = None,
 ) -> dict[str, Parity]:
     """Write the portable model beside `folder`, check it, and put it in its place whole.
 
@@ -58,6 +59,7 @@ def export(
         thresholds: of the classes, (C,), where an image can have several; None: each image has one class.
         pixels: uint8 (N, S, S, 3), real images on which the files are compared with the network.
         calibration: the temperature of the logits, and its effect; None: 1.
+        origin: the `run`, its `commit` and when it was `trained`, for `model.json`.
 
     Returns:
         How well the files agree with the network, see `check`; empty without images.
@@ -66,7 +68,9 @@ def export(
         UserError: the files disagree with the network. A model that was there before stays.
     """
     with atomic_folder(folder) as partial:
-        return _write(network, preprocessing, class_names, metrics, partial, onnx, thresholds, pixels, calibration)
+        return _write(
+            network, preprocessing, class_names, metrics, partial, onnx, thresholds, pixels, calibration, origin
+        )
 
 
 def _write(
@@ -79,6 +83,7 @@ def _write(
     thresholds: Sequence[float] | None,
     pixels: np.ndarray | None,
     calibration: Calibration | None,
+    origin: Mapping[str, str] | None,
 ) -> dict[str, Parity]:
     """`export` into an empty folder."""
     from safetensors.torch import save_file
@@ -101,6 +106,7 @@ def _write(
         "preprocessing": preprocessing.as_dict(),
         "thresholds": list(thresholds) if thresholds is not None else None,
         "metrics": dict(metrics),
+        "origin": dict(origin or {}),
         "calibration": calibration.as_dict() if calibration is not None else {},
         "parity": {name: asdict(parity) for name, parity in parities.items()},
         "versions": {

@@ -57,6 +57,14 @@ def read_json(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
+def read_origin(folder: Path) -> dict[str, str]:
+    """The name of the `run`, the `commit` of the code if it was in git, and when it was `trained`."""
+    git = read_json(folder / "environment.json").get("git", {})
+    commit = git.get("commit", "") + (" with changes" if git.get("changed") == "yes" else "")
+    found = {"run": folder.resolve().name, "commit": commit, "trained": read_status(folder).get("started", "")}
+    return {name: value for name, value in found.items() if value}
+
+
 def read_metrics(folder: Path) -> dict[str, Any]:
     """The final metrics; empty before the run has finished."""
     return read_json(folder / "metrics.json")

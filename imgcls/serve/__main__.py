@@ -2,23 +2,32 @@
 
 usage: python -m imgcls.serve run=DIR [port=8080] [host=127.0.0.1] [engine=auto|onnx|torch] [device=cpu|cuda]
                               [threads=N] [urls=true] [url_allow=HOST,*.HOST] [max_batch=16] [max_requests=64]
-                              [allowed_hosts=HOST,*.HOST]
+                              [allowed_hosts=HOST,*.HOST] [cors=ORIGIN,ORIGIN] [api_key=KEY] [access_log=true]
+                              [examples=DIR] [feedback=DIR]
        python -m imgcls.serve serve
 
 `run=` is the folder of a run or of a portable model. `host=0.0.0.0` lets other machines connect. `urls=true` fetches
 images from public http(s) URLs, `url_allow=` only from these hosts. `allowed_hosts=` answers only requests to these
-host names (but for /ping). The second form is for containers: it serves
-/opt/ml/model on all interfaces, on the port SAGEMAKER_BIND_TO_PORT or 8080, and reads IMGCLS_URLS,
-IMGCLS_URL_ALLOW and IMGCLS_ALLOWED_HOSTS from the environment.
+host names (but for /ping and /health), `cors=` lets the pages of these origins ask. `api_key=`, or IMGCLS_API_KEY in
+the environment, is what requests must carry as `Authorization: Bearer KEY`. `access_log=true` prints a line of JSON
+per request. `examples=` is a folder of images that the page offers. `feedback=` is a folder in which corrections made
+on the page are kept, with a labels.csv for data=table. SIGHUP loads the model again, without a request being lost.
+
+The second form is for containers: it serves /opt/ml/model on all interfaces, on the port SAGEMAKER_BIND_TO_PORT or
+8080, and reads IMGCLS_ENGINE, IMGCLS_DEVICE, IMGCLS_URLS, IMGCLS_URL_ALLOW, IMGCLS_ALLOWED_HOSTS, IMGCLS_CORS and
+IMGCLS_ACCESS_LOG from the environment.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls.cli import Option, boolean, guarded, read_options, texts
@@ -28,7 +37,8 @@ from imgcls.system.checks import choice, flag, whole
 from imgcls.system.extras import check_installed
 
 if TYPE_CHECKING:
-    from imgcls.serve.service import Service
+    from imgcls.serve.guards import Guards
+    from imgcls.serve.predictor import Predictor
 
 OPTIONS = {
     "run": Option(),
@@ -40,6 +50,11 @@ OPTIONS = {
     "urls": Option(False, flag, boolean),
     "url_allow": Option((), parse=texts),
     "allowed_hosts": Option((), parse=texts),
+    "cors": Option((), parse=texts),
+    "api_key": Option(),
+    "access_log": Option(False, flag, boolean),
+    "examples": Option(None, parse=Path),
+    "feedback": Option(None, parse=Path),
     "max_batch": Option(16, whole(1), int),
     "max_requests": Option(64, whole(1), int),
 }
@@ -50,6 +65,8 @@ ENVIRONMENT = {
     "urls": "IMGCLS_URLS",
     "url_allow": "IMGCLS_URL_ALLOW",
     "allowed_hosts": "IMGCLS_ALLOWED_HOSTS",
+    "cors": "IMGCLS_CORS",
+    "access_log": "IMGCLS_ACCESS_LOG",
 }
 """The options that a container takes from environment variables."""
 
@@ -61,9 +78,9 @@ def serve(arguments: Sequence[str]) -> None:
     options, _, _ = read_options(arguments, OPTIONS, usage=__doc__ or "")
     if options["run"] is None:
         raise UserError("Give the run folder: run=DIR")
-    check_installed(["fastapi", "uvicorn", "prometheus_client"], "serve", "Serving")
+    check_installed(["fastapi", "fastapi_offline", "uvicorn", "prometheus_client"], "serve", "Serving")
     with _listen(options["host"], options["port"]) as listener:  # before loading the model, which takes longer
-        _run(create_service(options), listener, options["host"], options["allowed_hosts"])
+        _run(options, listener)
 
 
 def container_arguments(arguments: Sequence[str]) -> list[str]:
@@ -74,35 +91,56 @@ def container_arguments(arguments: Sequence[str]) -> list[str]:
     return [f"run={model}", *options, "host=0.0.0.0", *overrides]
 
 
-def create_service(options: Mapping[str, Any]) -> Service:
-    """The service for the options, with its model loaded and warmed up."""
+def load_predictor(options: Mapping[str, Any]) -> Predictor:
+    """The model for the options, loaded and warmed up."""
     from imgcls import portable
     from imgcls.serve.predictor import Predictor, model_folder
-    from imgcls.serve.service import Limits, Service
     from imgcls.serve.urls import Fetcher
-    from imgcls.system.machine import available_cores
 
-    limits = Limits(
-        requests=options["max_requests"], max_batch=options["max_batch"], decoders=max(2, available_cores())
-    )
     model = portable.load(model_folder(options["run"]), options["engine"], options["device"], options["threads"])
     predictor = Predictor(model, Fetcher(allow=tuple(options["url_allow"])) if options["urls"] else None)
     predictor.warm_up()
-    return Service(predictor, limits)
+    return predictor
 
 
-def _run(service: Service, listener: socket.socket, host: str, allowed_hosts: Sequence[str]) -> None:
+def create_guards(options: Mapping[str, Any]) -> Guards:
+    """Who is answered. Raises UserError for a key or an origin that no request can have."""
+    from imgcls.serve.guards import Guards
+
+    key = options["api_key"] or os.environ.get("IMGCLS_API_KEY") or None
+    if key is not None and not re.fullmatch(r"[!-~]{8,}", key):
+        raise UserError("The API key must have at least 8 characters, which are printable ASCII without spaces.")
+    for origin in options["cors"]:
+        if origin != "*" and not re.fullmatch(r"https?://[^/\s*]+", origin):
+            raise UserError(f"cors={origin} is no origin. Write https://app.example.org, without a path, or *.")
+    log = partial(print, flush=True) if options["access_log"] else None
+    return Guards(options["allowed_hosts"], options["cors"], key, log)
+
+
+def _run(options: Mapping[str, Any], listener: socket.socket) -> None:
     import uvicorn
 
     from imgcls.serve.connections import create_config
+    from imgcls.serve.feedback import Feedback
+    from imgcls.serve.page import find_examples
     from imgcls.serve.server import create_app
+    from imgcls.serve.service import Limits, Service
+    from imgcls.system.machine import available_cores
 
+    guards, host = create_guards(options), options["host"]
+    examples = find_examples(options["examples"].expanduser()) if options["examples"] else []
+    feedback = Feedback(options["feedback"].expanduser()) if options["feedback"] else None
+    load = partial(load_predictor, options)
+    limits = Limits(
+        requests=options["max_requests"], max_batch=options["max_batch"], decoders=max(2, available_cores())
+    )
+    service = Service(load(), limits)
     address = "127.0.0.1" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
     model = service.predictor.model
     what = f"{model.description['architecture']['name']}, {len(model.class_names)} classes, with {model.engine.name}"
     print(f"Serving {what} on http://{address}:{listener.getsockname()[1]}", flush=True)
     config = create_config(
-        create_app(service, allowed_hosts),
+        create_app(service, guards, load, feedback, examples),
         log_level="warning",
         access_log=False,
         timeout_keep_alive=65,  # longer than that of load balancers

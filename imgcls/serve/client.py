@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,21 @@ class Client:
         attempts: up to N requests to an endpoint that is busy or cannot be reached; repeating one is harmless.
         parallel: concurrent requests.
         runtime: a `sagemaker-runtime` client of boto3; None: the default one.
+        api_key: of a server; None: IMGCLS_API_KEY in the environment, if it is there.
 
     >>> imgcls.Client("http://localhost:8080").predict("picture.jpg")  # doctest: +SKIP
     [[('cat', 0.97), ('dog', 0.02)]]
     """
 
     def __init__(
-        self, endpoint: str, *, seconds: float = 60.0, attempts: int = 4, parallel: int = 8, runtime: Any = None
+        self,
+        endpoint: str,
+        *,
+        seconds: float = 60.0,
+        attempts: int = 4,
+        parallel: int = 8,
+        runtime: Any = None,
+        api_key: str | None = None,
     ) -> None:
         self.endpoint, self.parallel = endpoint, parallel
         retry = Retry(
@@ -63,7 +72,8 @@ class Client:
         )
         self._transport: Http | SageMaker
         if "://" in endpoint:
-            self._transport = Http(endpoint, seconds, retry, parallel)
+            api_key = api_key or os.environ.get("IMGCLS_API_KEY")
+            self._transport = Http(endpoint, seconds, retry, parallel, api_key)
         else:
             self._transport = SageMaker(endpoint, seconds, retry, runtime)
 
@@ -107,7 +117,10 @@ class Client:
 class Http:
     """Sends to a server of `imgcls.serve` or any other `/invocations`; keeps connections open for the next request."""
 
-    def __init__(self, endpoint: str, seconds: float, retry: Retry, connections: int) -> None:
+    def __init__(
+        self, endpoint: str, seconds: float, retry: Retry, connections: int, api_key: str | None = None
+    ) -> None:
+        self._key = api_key
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(f"endpoint={endpoint} must be an http(s) URL or the name of a SageMaker endpoint.")
@@ -119,6 +132,8 @@ class Http:
     def send(self, body: bytes, content_type: str, accept: str) -> tuple[int, bytes]:
         """Status and body of the last attempt's answer."""
         headers = {"Content-Type": content_type, "Accept": accept}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
         response = self._pool.request("POST", self._url, body=body, headers=headers, redirect=False)
         return response.status, response.data
 

@@ -5,44 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from fnmatch import fnmatchcase
-from html import escape
-from importlib import resources
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import imgcls
-from imgcls.serve import answers, payloads
+from imgcls.serve.bodies import Body, refusal_response
+from imgcls.serve.current import Current
+from imgcls.serve.feedback import Feedback
+from imgcls.serve.guards import HEALTH, SECURITY_HEADERS, Guards
+from imgcls.serve.page import add_page
+from imgcls.serve.predictor import Predictor
 from imgcls.serve.refusals import Refusal
 from imgcls.serve.service import Service
 
 log = logging.getLogger(__name__)
 
-DRAIN_BYTES = 8 * payloads.MAX_BODY_BYTES
-"""How much of a body that is too large is still read, so that the client gets to read the refusal."""
-
-GRACE_SECONDS = 5.0
-MIN_BYTES_PER_SECOND = 4096
-"""Of a body, on average after GRACE_SECONDS."""
-
-PAGE_POLICY = (
-    "default-src 'none'; img-src 'self' blob: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
-)
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-}
 BINARY = {"type": "string", "format": "binary"}
 BODY: dict[str, Any] = {
     **{
@@ -74,8 +62,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"description": text, "content": {"application/json": {"example": {"error": "One sentence."}}}}
     for code, text in {
         400: "Invalid request or damaged image",
+        401: "The API key is missing or wrong",
         406: "Unsupported format in Accept",
         408: "The body did not arrive in time",
+        409: "The model was not loaded again",
         413: "Too large",
         415: "Unsupported Content-Type",
         503: "Busy (with Retry-After), or the model cannot answer",
@@ -83,107 +73,104 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(service: Service, allowed_hosts: Sequence[str] = ()) -> FastAPI:
+def create_app(
+    service: Service,
+    guards: Guards | None = None,
+    load: Callable[[], Predictor] | None = None,
+    feedback: Feedback | None = None,
+    examples: Sequence[Path] = (),
+) -> FastAPI:
     """The application around `service`, which it closes when the server stops.
 
     Args:
         service: answers the requests.
-        allowed_hosts: of the Host header, `*.example.org` for all below one; empty: all.
+        guards: who is answered; None: everybody.
+        load: loads the model again, on SIGHUP or `POST /reload`.
+        feedback: keeps the corrections that the page's users make; None: they make none.
+        examples: images that the page offers.
     """
+    guards, current = guards or Guards(), Current(service, load)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if load is not None:
+            _reload_on_hangup(current)
         yield
-        await asyncio.to_thread(service.close)
+        await current.close()
 
-    app = FastAPI(
+    # FastAPI's own pages load their scripts from a CDN.
+    app = FastAPIOffline(
+        "/docs",
+        None,  # ReDoc
         title="imgcls",
         version=imgcls.__version__,
         description="An image classifier: images in, classes out.",
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's pages load scripts from a CDN
-        redoc_url=None,
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if guards.api_key is not None else None,  # for /docs
         redirect_slashes=False,  # a redirect would lead to whatever the Host header says
     )
-    app.add_middleware(Guard, allowed_hosts=tuple(host.lower() for host in allowed_hosts))
+    guards.install(app)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _server_error)
-    _add_routes(app, service)
+    _add_routes(app, current)
+    if guards.api_key is not None and load is not None:  # anybody's would be a way to keep the server busy
+        _add_reload(app, current)
+    add_page(app, current, feedback, examples)
     return app
 
 
-class Guard:
-    """ASGI middleware: security headers on every answer, and a check of the Host header."""
+def _reload_on_hangup(current: Current) -> None:
+    """Load the model again on SIGHUP, which Windows, and threads other than the main one, do not get."""
+    loop, begun = asyncio.get_running_loop(), set()
 
-    def __init__(self, app: ASGIApp, allowed_hosts: Sequence[str]) -> None:
-        self._app, self._allowed_hosts = app, allowed_hosts
+    async def reload() -> None:
+        with contextlib.suppress(Refusal):  # it is in the log
+            await current.reload()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on if its host is allowed."""
+    def begin() -> None:
+        task = loop.create_task(reload())
+        begun.add(task)
+        task.add_done_callback(begun.discard)
 
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
+    with contextlib.suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):
+        loop.add_signal_handler(signal.SIGHUP, begin)
 
-        app = self._app
-        if scope["type"] == "http" and not self._is_allowed(scope):
-            app = JSONResponse({"error": "This server does not answer to that host name."}, 421)
-        await app(scope, receive, send_with_headers)
 
-    def _is_allowed(self, scope: Scope) -> bool:
-        if not self._allowed_hosts or scope["path"] == "/ping":  # load balancers ask by address
-            return True
+def _add_reload(app: FastAPI, current: Current) -> None:
+    @app.post("/reload", summary="Load the model again", responses={409: ERRORS[409]})
+    async def reload() -> Response:
         try:
-            host = urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
-        except ValueError:
-            return False
-        return any(fnmatchcase(host, pattern) for pattern in self._allowed_hosts)
-
-
-def _documentation(schema: dict[str, Any]) -> str:
-    """The routes of an OpenAPI schema as a page without scripts."""
-    rows = []
-    for path, methods in schema["paths"].items():
-        for method, route in methods.items():
-            bodies = ", ".join(route.get("requestBody", {}).get("content", {}))
-            answers = "".join(f"<li>{code}: {escape(str(a['description']))}" for code, a in route["responses"].items())
-            body = f"<p>Content-Type: {escape(bodies)}" if bodies else ""
-            rows.append(
-                f"<h2>{method.upper()} {escape(path)}</h2><p>{escape(route['summary'])}{body}<ul>{answers}</ul>"
-            )
-    title = f"{escape(schema['info']['title'])} {escape(schema['info']['version'])}"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><h1>{title}</h1>'
-        f'<p>{escape(schema["info"]["description"])} Schema: <a href="openapi.json">openapi.json</a>'
-        f"{''.join(rows)}</html>"
-    )
-
-
-def _add_routes(app: FastAPI, service: Service) -> None:
-    page = resources.files("imgcls.serve").joinpath("page.html").read_text(encoding="utf-8")
-
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def index() -> Response:
-        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
-
-    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
-    async def docs() -> Response:
-        return HTMLResponse(_documentation(app.openapi()))
-
-    @app.get("/ping", responses={503: ERRORS[503]}, summary="Whether the model can answer")
-    async def ping() -> Response:
-        try:
-            await service.check_health()
+            await current.reload()
         except Refusal as refusal:
-            return _refusal_response(refusal)
+            return refusal_response(refusal)
+        return JSONResponse({"status": "loaded"})
+
+
+def _add_routes(app: FastAPI, current: Current) -> None:
+    async def health() -> Response:
+        try:
+            await current.service.check_health()
+        except Refusal as refusal:
+            return refusal_response(refusal)
         return JSONResponse({"status": "healthy"})
+
+    for path in HEALTH:
+        summary = "Whether the model can answer"
+        app.add_api_route(path, health, responses={503: ERRORS[503]}, summary=summary, operation_id=path[1:])
+
+    @app.get("/version", summary="Which model this is, and which imgcls")
+    async def version() -> dict[str, Any]:
+        description = current.service.predictor.model.description
+        return {
+            "imgcls": imgcls.__version__,
+            "model": description["architecture"]["name"],
+            **dict.fromkeys(("run", "commit", "trained")),
+            **description.get("origin", {}),
+        }
 
     @app.get("/models", summary="What is served")
     async def models() -> dict[str, Any]:
-        model = service.predictor.model
+        model = current.service.predictor.model
         about = {
             "name": model.description["architecture"]["name"],
             "classes": list(model.class_names),
@@ -191,13 +178,13 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             "metrics": model.description["metrics"],
             "versions": model.description["versions"],
             "engine": model.engine.name,
-            "urls": service.predictor.fetcher is not None,
+            "urls": current.service.predictor.fetcher is not None,
         }
         return {"models": [about]}
 
     @app.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
     async def metrics() -> Response:
-        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(current.service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.post(
         "/invocations",
@@ -209,8 +196,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         responses={200: {"content": ANSWER, "description": "The most likely classes of each image"}, **ERRORS},
     )
     async def invocations(request: Request) -> Response:
-        began = time.monotonic()
-        body = _Body(request)
+        began, service = time.monotonic(), current.service
+        body = Body(request)
         try:
             with service.arrival() as count:
                 content = await body.read(service.limits.body_seconds, count)
@@ -220,59 +207,10 @@ def _add_routes(app: FastAPI, service: Service) -> None:
                 response = Response(answer, headers={"content-type": answer_kind})
         except Refusal as refusal:
             await body.drain()
-            response = _refusal_response(refusal)
+            response = refusal_response(refusal)
         service.metrics.requests.labels(str(response.status_code)).inc()
         service.metrics.seconds.observe(time.monotonic() - began)
         return response
-
-
-class _Body:
-    """The body of a request, read within limits of size and time."""
-
-    def __init__(self, request: Request) -> None:
-        self._request, self._ended = request, False
-        value = request.headers.get("content-length", "")
-        self.declared = int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
-        """Bytes according to Content-Length; None without it."""
-
-    async def read(self, seconds: float, count: Callable[[int], None]) -> bytes:
-        """The whole body; `count` takes the size of each part. Raises Refusal, 408 if it takes more than `seconds`."""
-        if (self.declared or 0) > payloads.MAX_BODY_BYTES:
-            count(self.declared or 0)
-        content = bytearray()
-        began = asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout(None) as timer:
-                while not self._ended:
-                    timer.reschedule(began + min(seconds, GRACE_SECONDS + len(content) / MIN_BYTES_PER_SECOND))
-                    part = await self._part()
-                    count(len(part))
-                    content += part
-        except TimeoutError as error:
-            self._ended = True
-            raise Refusal(408, f"The body did not arrive within {seconds:g} s, or too slowly.") from error
-        return bytes(content)
-
-    async def drain(self) -> None:
-        """Read the rest of the body, within limits: many clients read the answer only after sending it."""
-        remaining = DRAIN_BYTES
-        with contextlib.suppress(TimeoutError, Refusal):
-            async with asyncio.timeout(5):
-                while remaining > 0 and not self._ended:
-                    remaining -= len(await self._part())
-
-    async def _part(self) -> bytes:
-        message = await self._request.receive()
-        self._ended = message["type"] != "http.request" or not message.get("more_body")
-        if message["type"] == "http.disconnect":
-            raise Refusal(400, "The client has disconnected.")
-        part: bytes = message.get("body", b"")
-        return part
-
-
-def _refusal_response(refusal: Refusal) -> Response:
-    headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after is not None else None
-    return Response(refusal.body, refusal.status, headers, media_type=answers.JSON)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

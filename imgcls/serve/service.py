@@ -34,7 +34,7 @@ class Limits:
         requests: answered at the same time; more are refused with 503.
         bytes: total size of all bodies, of those that arrive too.
         seconds: for a request; SageMaker's limit is 60.
-        body_seconds: for the client to send the body; a slow one has less (`server.MIN_BYTES_PER_SECOND`).
+        body_seconds: for the client to send the body; a slow one has less (`bodies.MIN_BYTES_PER_SECOND`).
         decoders: threads that decode images.
         fetches: threads that fetch images from URLs.
         max_batch: images that go through the model at once.
@@ -52,9 +52,9 @@ class Limits:
 class Service:
     """Answers concurrent requests with a predictor, which has been warmed up."""
 
-    def __init__(self, predictor: Predictor, limits: Limits | None = None) -> None:
+    def __init__(self, predictor: Predictor, limits: Limits | None = None, metrics: Metrics | None = None) -> None:
         self.predictor, self.limits = predictor, limits or Limits()
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
         self.batcher = Batcher(predictor.model.engine.scores, self.limits.max_batch, self.metrics.batch)
         self._decoders = ThreadPoolExecutor(self.limits.decoders, "imgcls-decode")
         self._fetchers = ThreadPoolExecutor(self.limits.fetches, "imgcls-fetch")
@@ -64,7 +64,7 @@ class Service:
         self._large = asyncio.Semaphore(1)
         # Bounds the fetched images; a slow host must not block images that came with their requests.
         self._links = asyncio.Semaphore(2 * self.limits.fetches)
-        self._requests = self._bytes = 0
+        self._requests = self._bytes = self._arrivals = 0
         self._probe: Future[np.ndarray] | None = None
 
     @contextmanager
@@ -84,11 +84,17 @@ class Service:
             size, self._bytes = size + part, self._bytes + part
 
         self.metrics.in_progress.inc()
+        self._arrivals += 1
         try:
             yield add
         finally:
             self.metrics.in_progress.dec()
-            self._bytes -= size
+            self._arrivals, self._bytes = self._arrivals - 1, self._bytes - size
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a request is in progress."""
+        return bool(self._arrivals)
 
     @contextmanager
     def admission(self, size: int = 0) -> Iterator[None]:

@@ -24,6 +24,7 @@ from imgcls.portable.calibration import Calibration, calibrate
 from imgcls.report.intervals import as_metrics, intervals
 from imgcls.report.report_data import gather
 from imgcls.runs.confusion import Confusion
+from imgcls.runs.reading import read_origin
 from imgcls.system.files import atomic_path, atomic_write_text
 from imgcls.system.tables import as_csv
 from imgcls.training.label_results import write_label_predictions
@@ -100,6 +101,7 @@ def export_model(
         thresholds=thresholds,
         pixels=sample_evaluation_pixels(datamodule),
         calibration=calibration,
+        origin=read_origin(folder),
     )
 
 

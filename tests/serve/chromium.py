@@ -89,11 +89,11 @@ class Page:
             " else setTimeout(look, 20); }; look(); })"
         )
 
-    def choose_file(self, selector: str, file: Path) -> None:
-        """Choose a file for an input, as in the file dialogue or after taking a photo on a phone."""
+    def choose_file(self, selector: str, *files: Path) -> None:
+        """Choose files for an input, as in the file dialogue or after taking a photo on a phone."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
-        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
 
     def drop_file(self, x: int, y: int, file: Path) -> None:
         """Drag a file over the page and drop it at (x, y)."""

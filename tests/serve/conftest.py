@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +99,7 @@ def serving(
     model: portable.PortableModel,
     limits: Limits | None = None,
     fetcher: Any = None,
-    allowed_hosts: Sequence[str] = (),
+    application: Mapping[str, Any] | None = None,
     **connections: Any,
 ) -> Iterator[Server]:
     import uvicorn
@@ -110,7 +110,11 @@ def serving(
     predictor = Predictor(model, fetcher)
     service = Service(predictor, limits)
     config = create_config(
-        create_app(service, allowed_hosts), port=0, log_level="error", timeout_graceful_shutdown=5, **connections
+        create_app(service, **(application or {})),
+        port=0,
+        log_level="error",
+        timeout_graceful_shutdown=5,
+        **connections,
     )
     server = uvicorn.Server(config)
     started = threading.Event()

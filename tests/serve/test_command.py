@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -63,6 +65,28 @@ def test_the_container_entrypoint_answers_and_exits_cleanly(model_dir: Path) -> 
         assert connection.getresponse().status == 200
         connection.close()
         assert running.wait(20) == 0
+
+
+def test_a_hangup_loads_the_new_model(model_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    model = shutil.copytree(model_dir, tmp_path / "model")
+    with process(f"run={model}", "port=0") as (running, port):
+        assert _version(port)["run"] is None
+        description = json.loads((model / "model.json").read_text())
+        (model / "model.json").write_text(json.dumps(description | {"origin": {"run": "second"}}))
+        running.send_signal(signal.SIGHUP)
+        for _ in range(20_000):
+            if _version(port)["run"] == "second":
+                return
+    raise AssertionError("the new model was not loaded")
+
+
+def _version(port: int) -> dict[str, str | None]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/version")
+    answer = json.loads(connection.getresponse().read())
+    connection.close()
+    return answer
 
 
 def _wait_for_requests(port: int, count: int) -> None:
@@ -134,6 +158,9 @@ def test_mistakes_give_one_clear_line(model_dir: Path, tmp_path: Path) -> None:
             ([run, "port=0", "max_batch=0"], "at least 1"),
             ([f"run={tmp_path / 'nothing'}", "port=0"], "no such folder"),
             ([f"run={tmp_path}", "port=0"], "no exported model"),
+            ([run, "port=0", "api_key=short"], "at least 8"),
+            ([run, "port=0", "cors=app.example.org"], "is no origin"),
+            ([run, "port=0", f"examples={tmp_path}"], "there is no image"),
         ]:
             with pytest.raises(UserError, match=message):
                 serve(arguments)

@@ -98,7 +98,7 @@ def test_slow_bodies_take_no_place(model: PortableModel) -> None:
 
 
 def test_a_body_below_the_least_rate_is_refused(model: PortableModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgcls.serve.server.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("imgcls.serve.bodies.GRACE_SECONDS", 0.1)
     with serving(model) as server, connections(server, 1, SLOW_BODY) as [slow]:
         assert b"408 Request Timeout" in slow.recv(1000)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from imgcls.portable import PortableModel
 from tests.inputs.images import encoded
-from tests.serve.conftest import NAMES, SIDE, Server, picture, serving
+from tests.serve.conftest import NAMES, SIDE, Server, picture
 
 PNG = encoded(picture(), "PNG")
 TEXT = base64.b64encode(PNG)
@@ -201,7 +201,7 @@ def test_the_other_routes(server: Server) -> None:
     assert model["preprocessing"]["image_size"] == SIDE
     assert model["metrics"] == {"test/accuracy": 0.875}
     paths = server.ask("GET", "/openapi.json").json["paths"]
-    assert {"/ping", "/invocations", "/models", "/metrics"} <= paths.keys()
+    assert {"/ping", "/health", "/version", "/invocations", "/models", "/metrics"} <= paths.keys()
     assert "image/jpeg" in paths["/invocations"]["post"]["requestBody"]["content"]
     assert server.ask("GET", "/docs").status == 200
 
@@ -218,28 +218,12 @@ def test_every_answer_has_security_headers_and_loads_nothing_from_elsewhere(path
     assert (refused.status, refused.headers["x-content-type-options"]) == (400, "nosniff")
 
 
-def test_the_documentation_names_every_route(server: Server) -> None:
-    text = server.ask("GET", "/docs").body.decode()
-    assert "<script" not in text
-    for part in ("POST /invocations", "GET /ping", "image/jpeg", "415: Unsupported Content-Type"):
-        assert part in text
-
-
-def test_allowed_hosts(model: PortableModel) -> None:
-    with serving(model, allowed_hosts=["Images.example.org", "*.example.com", "::1"]) as server:
-        for host in ("images.example.org", "IMAGES.EXAMPLE.ORG:8080", "a.b.example.com", "[::1]:80"):
-            assert server.ask("GET", "/models", Host=host).status == 200, host
-        for host in (
-            "evil.example",
-            "images.example.org.evil.example",
-            "127.0.0.1",
-            "[",
-            "example.com",
-            "a@evil.example",
-        ):
-            answer = server.ask("GET", "/models", Host=host)
-            assert (answer.status, list(answer.json)) == (421, ["error"]), host
-            assert server.ask("GET", "/ping", Host=host).status == 200
+def test_the_documentation_is_swagger_from_this_server(server: Server) -> None:
+    page = server.ask("GET", "/docs").body.decode()
+    scripts = re.findall(r'<script src="([^"]+)"', page)
+    assert scripts
+    assert all(server.ask("GET", script).status == 200 for script in scripts)
+    assert server.ask("GET", "/redoc").status == 404
 
 
 def test_a_slash_too_many_leads_nowhere(server: Server) -> None:
