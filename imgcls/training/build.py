@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from imgcls.callbacks.checkpoints import Checkpoints
 from imgcls.callbacks.epoch_table import epoch_printer
+from imgcls.callbacks.feature_sample import FeatureSample
 from imgcls.callbacks.history import History
 from imgcls.callbacks.progress_bar import ProgressBar
 from imgcls.callbacks.timing import Timing
@@ -186,6 +187,7 @@ def build_callbacks(
         timing,
         ProgressBar(),
         history,
+        FeatureSample(folder / "report_data"),
         *_build_debug_callbacks(cfg, folder, datamodule),
         *([instantiate(cfg.early_stopping)] if cfg.early_stopping.get("_target_") else []),
         *(make(f"callbacks.{name}", callback) for name, callback in cfg.callbacks.items()),

@@ -1,0 +1,77 @@
+"""The map shows the test images by their features: as many as were tested, with the errors of the predictions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from imgcls.callbacks import feature_sample
+from imgcls.callbacks.feature_sample import principal_components
+from imgcls.report.run_data import RunData
+from imgcls.report.sections import feature_map
+from tests.trainings import Fit
+
+
+def text_of(folder: Path) -> str:
+    figure, text = feature_map.SECTION.make(RunData(folder))
+    assert figure.png.startswith(b"\x89PNG")  # type: ignore[attr-defined]
+    return str(text.text)  # type: ignore[attr-defined]
+
+
+def test_a_run_maps_what_its_head_saw(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = fit("trainer.max_epochs=1", "debug=off", "model.views=flip")
+    with np.load(run.folder / "report_data" / "test_features.npz") as stored:
+        files, components, share = stored["files"].tolist(), stored["components"], stored["share"]
+    assert files == [row["file"] for row in run.predictions]
+    root = Path(str(run.config.data.root))
+    features = torch.from_numpy(run.model.embed([root / name for name in files]))
+    # what principal components keep: distances between images
+    np.testing.assert_allclose(torch.cdist(torch.from_numpy(components), torch.from_numpy(components)),
+                               torch.cdist(features, features), atol=2e-3)  # fmt: skip
+    assert share.sum() == pytest.approx(1, abs=0.01)
+    wrong = sum(row["correct"] != "1" for row in run.predictions)
+    assert f"24 test images, along the two directions with {share[:2].sum():.0%}" in text_of(run.folder)
+    assert f"crosses are the {wrong} errors" in text_of(run.folder)
+
+    umap, calls = ModuleType("umap"), []
+    umap.__spec__ = SimpleNamespace()  # type: ignore[assignment]
+    umap.UMAP = (
+        lambda **options: SimpleNamespace(  # type: ignore[attr-defined]
+            fit_transform=lambda values: (calls.append((options, values.shape)), values[:, :2])[1]
+        )
+    )
+    monkeypatch.setitem(sys.modules, "umap", umap)
+    assert "in a map of UMAP" in text_of(run.folder)
+    assert calls == [({"random_state": 0, "n_neighbors": 15}, components.shape)]
+
+
+def test_of_many_images_some_are_kept(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_sample, "MAX_IMAGES", 10)
+    run = fit("trainer.max_epochs=1", "debug=off")
+    with np.load(run.folder / "report_data" / "test_features.npz") as stored:
+        assert stored["files"].tolist() == [row["file"] for row in run.predictions][::3]
+    feature_map.MIN_IMAGES, before = 8, feature_map.MIN_IMAGES
+    try:
+        assert "features of 8 test images" in text_of(run.folder)
+    finally:
+        feature_map.MIN_IMAGES = before
+
+
+def test_principal_components_find_the_widest_direction() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(40, 12) @ torch.diag(torch.tensor([9.0, 4.0] + 10 * [0.1]))
+    components, share = principal_components(features + 5, count=2)
+    state = torch.random.get_rng_state()
+    again, _ = principal_components(features + 5, count=2)
+    assert torch.equal(components, again)
+    assert torch.equal(state, torch.random.get_rng_state())
+    exact = torch.linalg.svd(features - features.mean(dim=0)).U[:, :2]
+    correlation = torch.nn.functional.normalize(components, dim=0).T @ exact
+    torch.testing.assert_close(correlation.diagonal().abs(), torch.ones(2), atol=1e-3, rtol=0)
+    assert share[0] > share[1] > 0
+    assert share.sum() > 0.99
