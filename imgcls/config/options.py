@@ -95,6 +95,7 @@ def _check_together(config: Mapping[str, Any]) -> None:
     if isinstance(micro, int) and isinstance(batch, int) and micro > batch:
         raise UserError(f"data.micro_batch_size={micro}: it cannot be larger than data.batch_size={batch}.")
     _check_task(config)
+    _check_teacher(config)
     if model.get("freeze") == "backbone" and not model.get("pretrained") and model.get("weights") is None:
         raise UserError(
             "model.freeze=backbone freezes random weights. "
@@ -160,6 +161,28 @@ def _check_task(config: Mapping[str, Any]) -> None:
             raise UserError(f"{name}.monitor={monitor} is a metric of task=multilabel.")
     if several and (config.get("model") or {}).get("solve_head") is True:
         raise UserError("model.solve_head=true is for images of one label. Use model.solve_head=false.")
+
+
+def _check_teacher(config: Mapping[str, Any]) -> None:
+    """Raise UserError for what a teacher does not fit."""
+    model, data, loss = (config.get(name) or {} for name in ("model", "data", "loss"))
+    teacher, unlabeled = loss.get("teacher"), data.get("unlabeled")
+    if loss.get("_target_") is not None:
+        teacher = None
+    if teacher is None and unlabeled is not None:
+        raise UserError(f"data.unlabeled={unlabeled}: images without labels need a teacher: loss.teacher=RUN.")
+    if teacher is None:
+        return
+    for name, value in (("loss.teacher", teacher), ("data.unlabeled", unlabeled)):
+        if "://" in str(value):
+            raise UserError(f"{name}={value}: give a folder on this machine.")
+    if is_multilabel(config):
+        raise UserError("loss.teacher is for images of one label each, not for task=multilabel.")
+    if model.get("freeze") == "backbone" and model.get("feature_views") is not None:
+        raise UserError(
+            "loss.teacher teaches from images, not from the features of a frozen backbone. "
+            "Use model.feature_views=null, which runs the frozen backbone in every epoch, or another model.freeze."
+        )
 
 
 def _check_table(data: Mapping[str, Any]) -> None:
@@ -300,12 +323,17 @@ OPTIONS: dict[str, Check] = {
     "loss.class_weights": either(choice(None, "balanced"), numbers),
     "loss.focal_gamma": number(0),
     "loss.negative_gamma": number(0),
+    "loss.teacher": existing_folder,
+    "loss.teacher_share": number(0, 1),
+    "loss.teacher_temperature": number(0, open_low=True),
+    "loss.teacher_views": whole(0),
     "task": choice("auto", "multilabel"),
     "thresholds.aim": choice("f1", "precision", "recall"),
     "thresholds.at_least": number(0, 1),
     "data.label_separator": one_name,
     "data.label_columns": either(names, choice(None)),
     "data.root": image_root,
+    "data.unlabeled": existing_folder,
     "data.batch_size": whole(1),
     "data.micro_batch_size": whole(1, none=True),
     "data.image_size": size,

@@ -22,7 +22,7 @@ USED = {
     "trainer": ("accelerator", "precision"),
 }
 """The options of a stored run that evaluation depends on, besides `seed` and `data`."""
-UNUSED_DATA = ("cache",)
+UNUSED_DATA = ("cache", "unlabeled")
 AUGMENTATION = re.compile(r"imgcls\.data\.(augment|crops|mixing|policies)\.\w+")
 """Its classes do nothing but compute; how it cuts decides what data.normalization=dataset has computed."""
 SPECIAL_KEY = re.compile(r"_\w+_")  # Hydra's: _target_, _args_, _partial_, …

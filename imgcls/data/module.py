@@ -41,6 +41,8 @@ from imgcls.system.machine import available_cores
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from imgcls.data.teaching import Teacher
+
 log = logging.getLogger(__name__)
 
 Statistics = tuple[Sequence[float], Sequence[float]]
@@ -92,6 +94,7 @@ class ImageDataModule(L.LightningDataModule):
         cache: folder for stores on disk; the user's cache folder if None.
         micro_batch_size: maximum number of images per forward pass of a device; None: its whole share of the batch.
         world_size: processes that share a batch, if no trainer is attached.
+        unlabeled: folder of images without labels, which a teacher's answers are learnt for.
         pretrained_statistics: (means, stds) that the backbone's weights were trained with.
         opened: the source and stores of another data module of the same data set.
     """
@@ -120,6 +123,7 @@ class ImageDataModule(L.LightningDataModule):
         cache: str | Path | None = None,
         micro_batch_size: int | None = None,
         world_size: int = 1,
+        unlabeled: str | Path | None = None,
         pretrained_statistics: Statistics | None = None,
         opened: Opened | None = None,
     ) -> None:
@@ -161,6 +165,9 @@ class ImageDataModule(L.LightningDataModule):
         self.pretrained_statistics = pretrained_statistics
         self.opened = opened or Opened()
         self.min_classes = 2  # which `find` demands
+        self.unlabeled = unlabeled
+        self.teacher: Teacher | None = None
+        """Whose answers are joined to the labels of the training batches."""
         self.tested = "test"
         """The split that a trainer tests on."""
         self._computed: Statistics | None = None
@@ -266,7 +273,8 @@ class ImageDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> Loader[RawBatch | Batch]:
         """Training batches, in another order per epoch."""
-        return self._make_loader("train", self._training_plan(), training=True)
+        loader = self._make_loader("train", self._training_plan(), training=True)
+        return self.teacher.teach(loader) if self.teacher is not None else loader
 
     def val_dataloader(self) -> Loader[RawBatch | Batch] | list[Any]:
         """Validation images in order; an empty list if there are none."""

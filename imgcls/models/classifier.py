@@ -14,6 +14,7 @@ from torchmetrics import Metric, MetricCollection
 
 from imgcls.errors import UserError
 from imgcls.models.choices import FREEZING
+from imgcls.models.distillation import hard_labels
 from imgcls.models.ema import Average
 from imgcls.models.losses import picture_losses
 from imgcls.models.metrics import Collector, Outputs, compute_metrics, evaluation_metrics, update_metrics
@@ -324,8 +325,7 @@ class Classifier(L.LightningModule):
         """How many images are classified correctly; with several labels, the sum of their shares of right labels."""
         if self.multilabel:
             return ((logits > 0) == (labels > 0.5)).float().mean(dim=1).sum()
-        hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
-        return (logits.argmax(dim=1) == hard).sum()
+        return (logits.argmax(dim=1) == hard_labels(labels, logits.shape[1])).sum()
 
     @property
     def _distributed(self) -> bool:

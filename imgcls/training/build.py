@@ -100,16 +100,17 @@ def build_classifier(
     """The LightningModule of `cfg` that trains `network` on `datamodule`."""
     model, loss, classes = cfg.model, cfg.loss, datamodule.num_classes
     mixing = datamodule.augment.mixing
+    weights = class_weights(loss.get("class_weights"), datamodule)
     return Classifier(
         network,
         optim=make("optim", cfg.optim, lr=learning_rate, schedule=make_schedule(cfg.optim.schedule)),
         class_names=datamodule.class_names,
         label_smoothing=loss.get("label_smoothing", 0.0),
-        class_weights=class_weights(loss.get("class_weights"), datamodule),
+        class_weights=weights,
         focal_gamma=loss.get("focal_gamma", 0.0),
         negative_gamma=loss.get("negative_gamma", 0.0),
         multilabel=datamodule.multilabel,
-        loss=make_loss(loss, soft=mixing is not None and mixing.active, num_classes=classes),
+        loss=make_loss(loss, weights, soft=mixing is not None and mixing.active, num_classes=classes),
         metrics=make_metrics(cfg.metrics, classes),
         freeze=model.freeze,
         unfreeze_epoch=model.unfreeze_epoch,

@@ -20,7 +20,7 @@ ADVICE = "Restore them, or choose another run_dir."
 
 
 def record_data(folder: Path, images: ImageDataModule) -> None:
-    """Write the class names and the fingerprints of the splits, unless the run folder already holds them."""
+    """Write the class names and the fingerprints of splits and teacher, unless the run folder already holds them."""
     if not (folder / FILE).is_file():
         atomic_write_text(folder / FILE, json.dumps(_identity(images), indent=2) + "\n")
 
@@ -38,6 +38,8 @@ def check_data(folder: Path, images: ImageDataModule) -> None:
         names = {"removed": removed, "new": added}
         changes = "; ".join(f"{', '.join(map(repr, some[:3]))} {kind}" for kind, some in names.items() if some)
         raise UserError(f"{folder} holds a run with other classes ({changes or 'in another order'}). {ADVICE}")
+    if before.get("teacher") != now["teacher"]:
+        raise UserError(f"{folder} holds a run whose loss.teacher was another model. {ADVICE}")
     for split, digest in before.get("labels", {}).items():
         if digest != now["labels"].get(split):
             raise UserError(f"{folder} holds a run in which {split} images had other labels or weights. {ADVICE}")
@@ -54,7 +56,8 @@ def _identity(images: ImageDataModule) -> dict[str, Any]:
     splits = images.source.splits()
     fingerprints = {name: [len(split), fingerprint(split, images.cache)] for name, split in splits.items()}
     labels = {name: _labels_digest(split) for name, split in splits.items()}
-    return {"class_names": list(images.class_names), "splits": fingerprints, "labels": labels}
+    teacher = images.teacher.key if images.teacher is not None else None
+    return {"class_names": list(images.class_names), "splits": fingerprints, "labels": labels, "teacher": teacher}
 
 
 def _labels_digest(split: Split) -> str:

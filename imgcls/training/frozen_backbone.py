@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
+from torch import Tensor
 
 from imgcls.data.module import ImageDataModule
 from imgcls.data.sources import SPLITS
@@ -56,7 +57,7 @@ def compute_features(
     features: dict[str, FeatureStore] = {}
     for split in (name for name in datamodule.source.splits() if name in splits):
         epochs: list[int | None] = list(range(views)) if split == "train" and views else [None]
-        key = _store_key(datamodule, split, backbone, augmentation if epochs[0] is not None else None)
+        key = outputs_key(datamodule, split, backbone, augmentation if epochs[0] is not None else None)
         folder = datamodule.cache / "features" / key
         count = len(datamodule.source.splits()[split])
         shape = (len(epochs), count, network.num_features)
@@ -64,7 +65,8 @@ def compute_features(
         if store is None:
             suffix = f" in {len(epochs)} views" if epochs[0] is not None else ""
             log.info("%s: computing the features of %d images%s once.", split, count, suffix)
-            store = build_features(folder, shape, _compute(datamodule, network, split, epochs, device))
+            parts = run_once(datamodule, network, split, epochs, device, network.features, "Features of")
+            store = build_features(folder, shape, parts)
         else:
             log.info("%s: features of %d images found in %s.", split, count, folder)
         features[split] = store
@@ -81,19 +83,43 @@ def backbone_key(network: Network) -> str:
     return content.hexdigest()
 
 
-def _store_key(datamodule: ImageDataModule, split: str, backbone: str, augmentation: Any) -> str:
+def outputs_key(datamodule: ImageDataModule, split: str, network: str, augmentation: Any = None) -> str:
+    """A hash of everything that the outputs of a network for a split depend on.
+
+    Args:
+        datamodule: how the network sees the images.
+        split: of the data set.
+        network: the key of the network.
+        augmentation: plain values that define the augmentation; None: the images as in evaluation.
+    """
     training = augmentation is not None
     recipe: Recipe = datamodule.recipe_of(split, evaluation=not training)
     pictures = store_key(datamodule.source.splits()[split], recipe, datamodule.cache)
     preprocessing = datamodule.preprocessing.as_dict()
-    parts = [pictures, backbone, preprocessing, [datamodule.order_seed, augmentation] if training else None]
+    parts = [pictures, network, preprocessing, [datamodule.order_seed, augmentation] if training else None]
     return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 
-def _compute(
-    datamodule: ImageDataModule, network: Network, split: str, epochs: list[int | None], device: torch.device
+def run_once(
+    datamodule: ImageDataModule,
+    network: Network,
+    split: str,
+    epochs: Sequence[int | None],
+    device: torch.device,
+    output: Callable[[Tensor], Tensor],
+    title: str,
 ) -> Iterator[np.ndarray]:
-    """The features of all views in order, batch by batch."""
+    """What `output`, which uses `network`, makes of the images of all views in order: float32 (n, F), batch by batch.
+
+    Args:
+        datamodule: after its `setup`.
+        network: moved to `device` and put into evaluation mode meanwhile.
+        split: of the data set.
+        epochs: those whose augmented views are seen; None: the images as in evaluation.
+        device: where the network runs.
+        output: from images, (n, 3, H, W).
+        title: of the bar.
+    """
     was_training, was_frozen = network.training, network.frozen
     network.to(device).eval()
     network.freeze(True)
@@ -101,12 +127,12 @@ def _compute(
         for epoch in epochs:
             loader: Any = datamodule.in_order(split, min(BATCH, datamodule.micro_batch_size or BATCH), epoch)
             loader.finish = None
-            title = f"Features of {split}" + (f", view {epoch + 1} of {len(epochs)}" if epoch is not None else "")
-            for raw in with_bar(loader, len(loader), title):
+            named = f"{title} {split}" + (f", view {epoch + 1} of {len(epochs)}" if epoch is not None else "")
+            for raw in with_bar(loader, len(loader), named):
                 batch = datamodule.on_after_batch_transfer(move_data_to_device(raw, device), 0)
                 with torch.inference_mode():
-                    features = network.features(batch.images).float()
-                yield features.cpu().numpy()
+                    values = output(batch.images).float()
+                yield values.cpu().numpy()
     finally:
         network.freeze(was_frozen)
         network.to("cpu").train(was_training)

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from imgcls.errors import UserError, first_line, is_users_file, users_frames
+from imgcls.models.distillation import Distillation
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -53,11 +54,12 @@ def _refusal(place: str, config: Any, error: Exception, cause: BaseException) ->
     return f"{name}: {reason}. Give package.Class, of a file in this folder or an installed package."
 
 
-def make_loss(config: DictConfig, *, soft: bool, num_classes: int) -> Loss | None:
-    """The loss of `loss=custom`; None for the configurable cross entropy.
+def make_loss(config: DictConfig, class_weights: Tensor | None, *, soft: bool, num_classes: int) -> Loss | None:
+    """The loss of `loss=custom`, or with a teacher; None for the configurable cross entropy.
 
     Args:
         config: the options `loss.*`.
+        class_weights: float32 (C,), a factor for each class; not for a custom loss.
         soft: whether the labels are soft, because images are mixed.
         num_classes: of the data set.
 
@@ -65,6 +67,9 @@ def make_loss(config: DictConfig, *, soft: bool, num_classes: int) -> Loss | Non
         UserError: it is not callable, or does not take soft labels but is given some.
     """
     target = config.get("_target_")
+    if target is None and config.get("teacher") is not None:
+        options = {name: config[name] for name in ("label_smoothing", "focal_gamma")}
+        return Distillation(config.teacher_share, config.teacher_temperature, class_weights, **options)
     if target is None:
         return None
     loss: Loss = make("loss", config, **_partial(config))

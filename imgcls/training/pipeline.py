@@ -40,6 +40,7 @@ from imgcls.training.learning_rate import choose_learning_rate
 from imgcls.training.loggers import log_figures
 from imgcls.training.soup import average_greedily
 from imgcls.training.strategies import is_sharded
+from imgcls.training.teacher import add_teacher
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     images = build_data(cfg, devices, micro_batch_size, plain=sees_images_once(cfg))
     images.setup(None if cfg.test else "fit")  # reports unreadable test images before hours of training
     remember(images.opened, cfg.data)
+    add_teacher(cfg, images, devices)
     if resume_from is not None:
         check_data(folder, images)
     network = build_network(cfg, images, pretrained=resume_from is None)

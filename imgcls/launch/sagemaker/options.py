@@ -85,6 +85,8 @@ def check_job(config: Mapping[str, Any]) -> None:
     launch, trainer, model = config["launch"], config["trainer"], config["model"]
     if is_remote(config["run_dir"]):
         raise UserError("run_dir=s3://…: the job stores its run in S3 by itself. Give a local folder.")
+    if (config.get("loss") or {}).get("teacher") is not None:
+        raise UserError("loss.teacher: a job does not get the teacher's folder. Train with a teacher on this machine.")
     _check_values(launch)
     _check_instance(launch, trainer)
     if launch["network_isolation"]:

@@ -30,6 +30,7 @@ def training_objective(config: Mapping[str, Any]) -> str:
     parts += [f"label smoothing {smoothing:g}"] if smoothing else []
     parts += ["class weights"] if loss.get("class_weights") else []
     parts += ["focal"] if loss.get("focal_gamma") else []
+    parts += ["a teacher"] if loss.get("teacher") else []
     parts += ["mixed images"] if mixing.get("mixup") or mixing.get("cutmix") else []
     return ", ".join(parts)
 
