@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.errors import UserError
+from imgcls.runs.earlier import complete
 from imgcls.system.files import atomic_write_text
 
 MOVED = {
@@ -22,14 +23,6 @@ MOVED = {
     "imgcls.loggers.WeightsAndBiases": "imgcls.training.loggers.WeightsAndBiases",
 }
 """Old and new `_target_` of the classes that have moved since the first runs of imgcls 0.1.0 were stored."""
-
-ADDED: dict[str, dict[str, Any]] = {
-    "model": {"solve_head": False, "batch_norm": "train"},
-    "optim": {"few_images": 0},
-    "data": {"fit": "crop", "pad_colour": [124, 116, 104]},
-    "checkpoint": {"average": "none"},
-}
-"""What runs did, by group and option, before these options existed."""
 
 PACKAGES = ("imgcls", "torch", "torchvision", "lightning", "timm", "torchmetrics", "hydra-core", "numpy", "pillow")
 
@@ -104,18 +97,6 @@ def read_configuration(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{file} is damaged: it holds no options.")
     return complete(_rename_targets(content))
-
-
-def complete(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """`configuration` with the options that did not exist when it was written, and what runs did before."""
-    completed = dict(configuration)
-    for group, options in ADDED.items():
-        if isinstance(completed.get(group), Mapping):
-            completed[group] = {**options, **completed[group]}
-    data = completed.get("data")
-    if isinstance(data, dict) and "seed" in data:  # it used to seed the order too
-        data.setdefault("order_seed", data["seed"])
-    return completed
 
 
 def _rename_targets(value: Any) -> Any:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from imgcls.errors import UserError, first_line
-from imgcls.runs.provenance import complete, differences, environment, read_configuration, redact, write_configuration
+from imgcls.runs.earlier import complete
+from imgcls.runs.provenance import differences, environment, read_configuration, redact, write_configuration
 from imgcls.runs.reading import read_status
 from imgcls.system.files import atomic_write_text, explain_os_errors, overwrite_text, take_lock
 from imgcls.system.interrupts import Interrupted

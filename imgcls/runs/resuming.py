@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls.config.overrides import in_grammar
 from imgcls.errors import UserError
+from imgcls.runs.earlier import EARLIER
 from imgcls.runs.provenance import differences, hide_secrets, read_configuration, read_overrides, redact
 from imgcls.runs.reading import read_status
 from imgcls.runs.recording import MOVABLE
@@ -39,15 +40,6 @@ def resume_command(arguments: Sequence[str], option: str, folder: str, program: 
     return " ".join([program, *(shlex.quote(hide_secrets(text)) for text in (*kept, place))])
 
 
-EARLIER_DEFAULTS: dict[str, tuple[Any, ...]] = {
-    "data.batch_size": (64,),
-    "model.solve_head": (False,),
-    "model.batch_norm": ("train",),
-    "loss.label_smoothing": (0.1,),
-}
-"""The values that options had by default in earlier versions."""
-
-
 def as_begun(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> DictConfig:
     """`cfg` with the defaults of the version that began the run in `folder`, if it was begun by the same overrides.
 
@@ -69,7 +61,8 @@ def as_begun(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> DictCon
         for name, value, _ in differences(redact(stored), redact(plain(cfg)))
         if not name.startswith(MOVABLE)
     ]
-    if before != now or not all(value is None or value in EARLIER_DEFAULTS.get(name, ()) for name, value in changes):
+    earlier = {name: EARLIER[name].values if name in EARLIER else () for name, _ in changes}
+    if before != now or not all(value is None or value in earlier[name] for name, value in changes):
         return cfg
     cfg = cfg.copy()
     for name, value in changes:

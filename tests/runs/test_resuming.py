@@ -15,6 +15,7 @@ import imgcls
 from imgcls.callbacks.checkpoints import Checkpoints
 from imgcls.config.composition import compose, plain
 from imgcls.errors import UserError
+from imgcls.runs.earlier import EARLIER, Earlier
 from imgcls.runs.reading import read_status
 from imgcls.runs.recording import Recording
 from imgcls.runs.resuming import as_begun, resume_command, resume_last
@@ -159,7 +160,7 @@ def test_a_run_keeps_the_defaults_that_it_began_with(tmp_path: Path, monkeypatch
     assert as_begun(now, tmp_path, overrides).optim.weight_decay == 0.05, "0.07 was never a default"
     with pytest.raises(UserError, match="another configuration"):
         imgcls.fit(now)
-    monkeypatch.setattr("imgcls.runs.resuming.EARLIER_DEFAULTS", {"optim.weight_decay": (0.07,)})
+    monkeypatch.setitem(EARLIER, "optim.weight_decay", Earlier((0.07,)))
     begun = as_begun(now, tmp_path, overrides)
     assert (begun.optim.weight_decay, begun.model.solve_head) == (0.07, False)
     assert as_begun(now, tmp_path, [*overrides, "optim.lr=1"]).optim.weight_decay == 0.05, "another command"
