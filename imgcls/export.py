@@ -77,7 +77,7 @@ def export(
     from imgcls.training.checkpoint_io import read_checkpoint
     from imgcls.training.devices import choose_devices
     from imgcls.training.label_results import set_thresholds
-    from imgcls.training.pipeline import outputs_of
+    from imgcls.training.outputs import outputs_of
     from imgcls.training.results import export_model, fit_calibration
 
     state = read_checkpoint(checkpoint_file(run, checkpoint))["state_dict"]

@@ -27,7 +27,7 @@ class Checkpoints(Checkpoint):
         mode: 'max' or 'min'.
         top_k: number of best epochs to keep; more than one adds files `epoch=N.ckpt`.
         average: 'greedy' averages the best epochs after the training, at least MEMBERS of which are then kept; see
-            imgcls.training.soup.
+            imgcls.training.soup. 'start' mixes the best one with the start; see imgcls.training.mixture.
         every_minutes: also write `last.ckpt` within an epoch, at most this often.
         rest_seconds: least time between two `last.ckpt`, except after the last epoch. An epoch within this time writes
             nothing, and its weights stay in memory if they are the best. Ignored with several processes.
@@ -153,7 +153,8 @@ class Checkpoints(Checkpoint):
 
     def _rank(self, pair: tuple[float, int]) -> tuple[bool, float, int]:
         value, epoch = pair
-        return (value != value, -value if self.mode == "max" else value, epoch)  # NaN last; ties to the earlier epoch
+        # NaN last; of equal epochs the later one, whose learning rate was lower
+        return (value != value, -value if self.mode == "max" else value, -epoch)
 
     def epoch_file(self, epoch: int) -> Path:
         """The file of one of several best epochs."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 STEMS = ("standard", "small")
 FREEZING = ("none", "backbone", "head_first")
-AVERAGES = ("none", "greedy")
+AVERAGES = ("none", "greedy", "start")
 BATCH_NORMS = ("auto", "train", "frozen")
 VIEWS = ("one", "flip", "flip_shift")
 ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "tanh": "Tanh", "identity": "Identity"}

@@ -16,6 +16,7 @@ from imgcls.training.build import class_weights
 from imgcls.training.checkpoint_io import read_checkpoint
 from imgcls.training.devices import Devices
 from imgcls.training.frozen_backbone import compute_features
+from imgcls.training.mixture import save_start
 from imgcls.training.own_parts import with_code
 from imgcls.training.solved_head import is_solvable, solve_head
 
@@ -35,11 +36,17 @@ class Start(NamedTuple):
 
 
 def prepare_head(
-    cfg: DictConfig, images: ImageDataModule, network: Network, devices: Devices, resume_from: Path | None
+    cfg: DictConfig,
+    images: ImageDataModule,
+    network: Network,
+    devices: Devices,
+    folder: Path,
+    resume_from: Path | None,
 ) -> Start:
     """Compute the features that a frozen backbone needs, and solve the head of `network` if `model.solve_head` says so.
 
     Fine-tuning starts from the solved head (Kumar et al. 2022), or from that of another run with the same classes.
+    `folder` is that of the run, which keeps this start.
     """
     device = devices.torch_device(int(os.environ.get("LOCAL_RANK", "0")))
     once = _runs_backbone_once(cfg)
@@ -75,6 +82,8 @@ def prepare_head(
             by_loss=cfg.checkpoint.monitor == "val/loss",
             device=device,
         )
+        if not once and cfg.checkpoint.average == "start" and int(os.environ.get("RANK", "0")) == 0:
+            save_start(network, folder / "checkpoints")
     return Start(data, solved=once and solves)
 
 

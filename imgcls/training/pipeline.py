@@ -21,7 +21,6 @@ from imgcls.data.module import ImageDataModule
 from imgcls.data.stores.sharing import remember
 from imgcls.models.backbones import check_pretrained
 from imgcls.models.classifier import Classifier
-from imgcls.models.metrics import Outputs
 from imgcls.system.interrupts import StopSignals
 from imgcls.training import results
 from imgcls.training.build import (
@@ -38,7 +37,8 @@ from imgcls.training.head_start import prepare_head, sees_images_once
 from imgcls.training.label_results import set_thresholds
 from imgcls.training.learning_rate import choose_learning_rate
 from imgcls.training.loggers import log_figures
-from imgcls.training.soup import average_greedily
+from imgcls.training.outputs import outputs_of
+from imgcls.training.soup import average_weights
 from imgcls.training.strategies import is_sharded
 from imgcls.training.teacher import add_teacher
 
@@ -71,7 +71,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     if resume_from is not None:
         check_data(folder, images)
     network = build_network(cfg, images, pretrained=resume_from is None)
-    data, solved = prepare_head(cfg, images, network, devices, resume_from)
+    data, solved = prepare_head(cfg, images, network, devices, folder, resume_from)
     timing.unit = "images" if data is images else "feature_vectors"
     rate = 0.0 if solved else choose_learning_rate(cfg, network, data, devices, folder)
     classifier = build_classifier(cfg, network, data, devices, rate)
@@ -94,8 +94,9 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         tester = build_trainer(cfg, devices, data, classifier, [], strategy="ddp")
     _load_best(trainer, classifier, checkpoints)
     averaged: dict[str, float] = {}
-    if checkpoints.average == "greedy":
-        averaged = average_greedily(build_trainer(cfg, devices, data, classifier, []), classifier, data, checkpoints)
+    if checkpoints.average != "none":
+        plain = tester if tester is not trainer else build_trainer(cfg, devices, data, classifier, [])
+        averaged = average_weights(plain, classifier, data, checkpoints)
     if images.multilabel:
         set_thresholds(classifier, data, cfg.thresholds.aim, cfg.thresholds.at_least, trainer.world_size)
     calibrates = cfg.export.get("calibrate", True) and images.source.val is not None and not images.multilabel
@@ -160,16 +161,6 @@ def _load_best(trainer: L.Trainer, classifier: Classifier, checkpoints: Checkpoi
         state = trainer.strategy.broadcast(state)
     if state is not None:
         classifier.load_state_dict(state)
-
-
-def outputs_of(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, split: str) -> Outputs:
-    """The outputs of `classifier` for the images of `split`, which no logger takes for those of the test."""
-    data.tested, classifier.logs_test = split, False
-    try:
-        trainer.test(classifier, datamodule=data, verbose=False)
-    finally:
-        data.tested, classifier.logs_test = "test", True
-    return classifier.test_outputs
 
 
 def _test(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule) -> dict[str, float]:

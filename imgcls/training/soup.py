@@ -6,20 +6,29 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import lightning as L
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from imgcls.callbacks.checkpoints import Checkpoints
-from imgcls.data.batch import Batch
 from imgcls.data.module import ImageDataModule
 from imgcls.models.classifier import Classifier
+from imgcls.training.batch_norms import compute_statistics
 from imgcls.training.checkpoint_io import AtomicCheckpointIO, read_checkpoint
+from imgcls.training.mixture import mix_with_start
 
 log = logging.getLogger(__name__)
 
 State = Mapping[str, Tensor]
-STATISTICS_BATCHES = 50
-"""The most training batches from which the statistics of batch norms are computed anew."""
+
+
+def average_weights(
+    trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, checkpoints: Checkpoints
+) -> dict[str, float]:
+    """Load the average that `checkpoint.average` names into `classifier`, if validation approves of it.
+
+    Arguments and result are those of `average_greedily`.
+    """
+    average = mix_with_start if checkpoints.average == "start" else average_greedily
+    return average(trainer, classifier, data, checkpoints)
 
 
 def average_greedily(
@@ -87,31 +96,3 @@ def greedy_soup(states: Sequence[State], score: Callable[[State, int], float]) -
         if (value := score(candidate, len(members) + 1)) >= best:
             members, best, average = [*members, index], value, candidate
     return members, average
-
-
-@torch.no_grad()
-def compute_statistics(network: nn.Module, data: ImageDataModule) -> None:
-    """Replace the statistics of all batch norms by the mean over training batches, which averaged weights do not have.
-
-    Args:
-        network: changed in place, and put back into its mode.
-        data: its training images are used as they are in the first epoch.
-    """
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return
-    momenta, training = [module.momentum for module in norms], network.training
-    device = next(network.parameters()).device
-    network.eval()
-    for module in norms:
-        module.reset_running_stats()
-        module.momentum = None  # the plain mean over all batches
-        module.train()
-    for number, raw in enumerate(data.in_order("train", data.batch_size, epoch=0)):
-        batch = raw if isinstance(raw, Batch) else data.on_after_batch_transfer(raw, 0)
-        if number == STATISTICS_BATCHES or (number and len(batch.images) < data.batch_size):
-            break  # the last batch may be too short for a mean
-        network(batch.images.to(device))
-    for module, momentum in zip(norms, momenta, strict=True):
-        module.momentum = momentum
-    network.train(training)

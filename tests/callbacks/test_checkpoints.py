@@ -9,8 +9,8 @@ import pytest
 from imgcls.callbacks.checkpoints import Checkpoints
 
 
-@pytest.mark.parametrize(("mode", "best"), [("max", [1, 2]), ("min", [0, 3])])
-def test_the_best_epochs_come_first_and_nan_last(tmp_path: Path, mode: str, best: list[int]) -> None:
+@pytest.mark.parametrize(("mode", "best"), [("max", [2, 1]), ("min", [3, 0])])
+def test_the_best_epochs_come_first_the_later_of_equal_ones(tmp_path: Path, mode: str, best: list[int]) -> None:
     checkpoints = Checkpoints(tmp_path, mode=mode, top_k=2)
     values = [0.1, 0.9, 0.9, 0.1, float("nan")]
     assert [epoch for _, epoch in sorted(zip(values, range(5), strict=True), key=checkpoints._rank)][:2] == best

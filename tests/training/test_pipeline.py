@@ -54,7 +54,7 @@ def test_a_run_leaves_a_complete_run_folder(fit: Fit) -> None:
     right = sum(int(row["correct"]) for row in run.predictions)
     assert run.metrics["test/accuracy"] == pytest.approx(right / 24)
     assert run.metrics["test/loss"] == pytest.approx(sum(float(row["loss"]) for row in run.predictions) / 24, abs=1e-4)
-    best = max(run.history, key=lambda row: (row["val/accuracy"], -row["epoch"]))
+    best = max(run.history, key=lambda row: (row["val/accuracy"], row["epoch"]))
     assert run.metrics["best_epoch"] == best["epoch"]
     assert "test/accuracy_top5" not in run.metrics  # three classes
     assert not list(run.folder.rglob("*.tmp"))

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from imgcls.evaluate import evaluate
 from imgcls.models.backbones import create_network
+from imgcls.training.batch_norms import compute_statistics
 from imgcls.training.checkpoint_io import read_checkpoint
-from imgcls.training.soup import compute_statistics, greedy_soup
+from imgcls.training.soup import greedy_soup
 from tests.trainings import Fit
 
 
