@@ -6,7 +6,8 @@ usage: python -m imgcls.export run=DIR [format=portable|sagemaker] [checkpoint=b
 format=portable writes `model/` in the run folder again, as at the end of the run, and compares it with the checkpoint
 on validation images (`data.…` gives their current place). format=sagemaker packs the existing `model/` as
 `model.tar.gz`, or `output=FILE`, with the code that SageMaker's PyTorch inference container needs to serve it.
-`calibrate=true` also fits the temperature of the logits on the validation images, as at the end of a run.
+`calibrate=true` also fits the temperature of the logits, and sets of classes, on the validation images, as at the end
+of a run.
 `trust=true` runs classes that are not imgcls's own, see docs/run-folder.md.
 """
 
@@ -53,7 +54,7 @@ def export(
         run: a run with a checkpoint, or its folder.
         checkpoint: 'best', 'last', or the path of a checkpoint of this run.
         onnx: also write `model.onnx`, where the extra `onnx` is installed.
-        calibrate: fit the temperature of the logits on the validation images.
+        calibrate: fit the temperature of the logits, and the sets of classes, on the validation images.
         overrides: `data.…=…`, where the data set has moved.
         trust: instantiate classes that are not imgcls's own, and fetch from the addresses in the run's `config.yaml`.
 
@@ -84,14 +85,14 @@ def export(
     devices = replace(choose_devices("cpu", "auto"), indices=1)
     datamodule = build_data(cfg, devices)
     classifier = restore_classifier(cfg, datamodule, devices, state)
-    calibration = thresholds = None
+    calibration = sets = thresholds = None
     if classifier.multilabel:
         set_thresholds(classifier, datamodule, cfg.thresholds.aim, cfg.thresholds.at_least)
         thresholds = classifier.thresholds.tolist()
     elif calibrate and datamodule.source.val is not None:
         trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks=[])
         validation = outputs_of(trainer, classifier, datamodule, "val")
-        calibration = fit_calibration(run.folder, validation, read_outputs(run.folder, "test"))
+        calibration, sets = fit_calibration(run.folder, validation, read_outputs(run.folder, "test"))
     return export_model(
         run.folder,
         datamodule,
@@ -100,6 +101,7 @@ def export(
         onnx=onnx,
         thresholds=thresholds,
         calibration=calibration,
+        sets=sets,
     )
 
 

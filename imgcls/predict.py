@@ -1,15 +1,16 @@
 """`python -m imgcls.predict run=DIR PICTURES…`: classify images with a finished run.
 
-usage: python -m imgcls.predict run=DIR [top_k=5] [format=table|csv|jsonl] [engine=auto|onnx|torch] [output=FILE]
-                                [views=one|flip|flip_shift] PICTURES…
-       python -m imgcls.predict endpoint=URL-or-SageMaker-name [top_k=5] [format=table|csv|jsonl] [output=FILE]
-                                PICTURES…
+usage: python -m imgcls.predict run=DIR [top_k=5|coverage=0.95] [format=table|csv|jsonl] [engine=auto|onnx|torch]
+                                [output=FILE] [views=one|flip|flip_shift] PICTURES…
+       python -m imgcls.predict endpoint=URL-or-SageMaker-name [top_k=5|coverage=0.95] [format=table|csv|jsonl]
+                                [output=FILE] PICTURES…
 
 run= is a run folder, or the folder of a portable model. PICTURES are files or folders (all images in them). An image
 that cannot be read is named on stderr, the others are classified, and the exit code is 1. `endpoint=` uses a server of
 `imgcls.serve`, or a SageMaker endpoint. `engine=auto` is ONNX Runtime where it is installed and the run has a
 `model.onnx`, else torch. `views` selects the views of each image whose logits are averaged, see model.views; it needs
-torch.
+torch. `coverage=0.95` prints, instead of the `top_k` likeliest classes, the smallest set of classes that holds the true
+one in 95 % of the cases.
 
 `output=FILE` writes a JSON line per image to FILE instead, with an `error` for one that cannot be read. If the command
 is killed, run it again: it continues after the last line. FILE.csv, or format=csv, is a table for a spreadsheet, with
@@ -32,7 +33,7 @@ from imgcls.data.sources import picture_name
 from imgcls.errors import UserError
 from imgcls.models.choices import VIEWS
 from imgcls.portable.engines import ENGINES
-from imgcls.system.checks import choice, whole
+from imgcls.system.checks import choice, share, whole
 from imgcls.system.files import atomic_write_text, explain_os_errors, take_lock
 from imgcls.system.tables import table_as_csv
 from imgcls.system.text import printable
@@ -51,6 +52,7 @@ OPTIONS = {
     "engine": Option("auto", choice(*ENGINES)),
     "output": Option(),
     "views": Option(None, choice(*VIEWS)),
+    "coverage": Option(None, share, float),
 }
 
 TOP_K = 5
@@ -71,19 +73,24 @@ def predict(arguments: Sequence[str]) -> None:
         raise UserError("Give image files or folders: python -m imgcls.predict run=DIR PICTURES…")
     if options["views"] is not None and options["endpoint"] is not None:
         raise UserError("views= is for run=DIR: an endpoint's model has views of its own.")
+    if options["coverage"] is not None and options["top_k"] is not None:
+        raise UserError("Give top_k= or coverage=, not both.")
+    if options["coverage"] is not None and options["format"] == "csv" and options["output"] is None:
+        raise UserError("format=csv with coverage= has as many columns as the largest set: give output=FILE.csv")
     files = [str(file) for file in picture_files(paths)]
 
     def classify(left: Sequence[str]) -> Answers:
         if options["endpoint"] is not None:
             from imgcls.serve.client import Client
 
-            return _ask(Client(options["endpoint"]), left, options["top_k"] or TOP_K)
-        return _compute(options["run"], options["engine"], options["views"], left, options["top_k"])
+            return _ask(Client(options["endpoint"]), left, options["top_k"] or TOP_K, options["coverage"])
+        wished = options["top_k"], options["coverage"]
+        return _compute(options["run"], options["engine"], options["views"], left, *wished)
 
     if options["output"] is not None:
         output = Path(options["output"]).expanduser()
         key = [options["run"] and model_state(options["run"]), options["endpoint"], options["engine"], options["top_k"]]
-        key += [options["views"]] if options["views"] is not None else []
+        key += [options[name] for name in ("views", "coverage") if options[name] is not None]
         as_table = "csv" in (options["format"], output.suffix.lower().removeprefix("."))
         unreadable = _write(output, key, files, classify, as_table=as_table and options["format"] != "jsonl")
     else:
@@ -193,16 +200,20 @@ class UnreadableError(UserError):
     exit_code = 1
 
 
-def _compute(run: str, engine: str, views: str | None, files: Sequence[str], top_k: int | None) -> Answers:
+def _compute(
+    run: str, engine: str, views: str | None, files: Sequence[str], top_k: int | None, coverage: float | None
+) -> Answers:
     """Classify with the run's model here, a batch at a time, while threads decode the next ones."""
     import numpy as np
 
     from imgcls import portable
-    from imgcls.portable.model import top_classes
+    from imgcls.portable.model import NO_SETS, likeliest
     from imgcls.portable.reading import read_batches
     from imgcls.runs.run import find_model
 
     model = portable.load(find_model(run), engine, device=None, views=views)
+    if coverage is not None and model.sets is None:
+        raise UserError(NO_SETS)
     with closing(read_batches(files, model.preprocessing, BATCH)) as batches:
         for batch, pixels in batches:
             readable = [image for image in pixels if not isinstance(image, str)]
@@ -210,24 +221,26 @@ def _compute(run: str, engine: str, views: str | None, files: Sequence[str], top
             if readable:
                 probabilities = model.probabilities(np.stack(readable))
                 count = top_k or (TOP_K if model.thresholds is None else len(model.class_names))
-                for row, best in zip(probabilities, top_classes(probabilities, count), strict=True):
-                    answers.append(Labelled.of(row, best.tolist(), model.class_names, model.thresholds))
+                chosen = likeliest(probabilities, count, model.sets, coverage)
+                for row, best in zip(probabilities, chosen, strict=True):
+                    answers.append(Labelled.of(row, best, model.class_names, model.thresholds))
             classes = iter(answers)
             for file, image in zip(batch, pixels, strict=True):
                 yield file, image if isinstance(image, str) else next(classes)
 
 
-def _ask(client: Client, files: Sequence[str], top_k: int) -> Answers:
+def _ask(client: Client, files: Sequence[str], top_k: int, coverage: float | None) -> Answers:
     """Classify with the endpoint; an error that is not about an image ends the command."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from imgcls.portable.model import NO_SETS
     from imgcls.serve.client import EndpointError
 
     def predict_one(file: str) -> Classes | str:
         try:
-            return client.predict_one(Path(file), top_k)
+            return client.predict_one(Path(file), top_k, coverage)
         except EndpointError as error:
-            if error.status not in (400, 413, 415):
+            if error.status not in (400, 413, 415) or NO_SETS in str(error):
                 raise
             return str(error)
 

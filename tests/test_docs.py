@@ -35,7 +35,7 @@ ELSEWHERE = {
 
 NOT_COMPOSED = re.compile(
     r"s3:|DIR|FILE|URI|…|^group\b|^(run|job|output|split|checkpoint|logger|model\.weights|run_dir|experiment)=|augment=mine"
-    r"|^(host|port|target|urls|url_allow|engine|format|top_k|endpoint|onnx)="
+    r"|^(host|port|target|urls|url_allow|engine|format|top_k|coverage|endpoint|onnx)="
 )
 """Options of other commands, and those that name what is not here."""
 

@@ -14,6 +14,7 @@ from imgcls import portable
 from imgcls import predict as module
 from imgcls.cli import guarded
 from imgcls.models.backbones import create_network
+from imgcls.portable.conformal import ClassSets
 from imgcls.predict import predict
 from imgcls.preprocessing import Preprocessing
 
@@ -31,6 +32,7 @@ def run(tmp_path: Path) -> Path:
         folder=folder / "model",
         onnx=False,
         pixels=None,
+        sets=ClassSets(0.0, 1, np.linspace(0, 0.5, 99), 99),
     )
     (folder / "status.json").write_text(json.dumps({"state": "finished", "reason": None}))
     (folder / "config.yaml").write_text("seed: 0\n")
@@ -113,3 +115,24 @@ def test_what_is_printed_is_what_the_model_answers(run: Path, photos: Path, caps
         assert line["classes"][0]["class"] == name
         assert line["classes"][0]["probability"] == pytest.approx(value, abs=1e-5)
     assert "05.png" in printed.err
+
+
+def test_coverage_prints_sets(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"run={run}", "engine=torch", str(photos / "00.png"), str(photos / "01.png")]
+    for coverage, size in ((0.01, 1), (0.999, 3)):
+        assert guarded(lambda coverage=coverage: predict([*words, "format=jsonl", f"coverage={coverage}"])) == 0  # type: ignore[misc]
+        assert [len(json.loads(line)["classes"]) for line in capsys.readouterr().out.splitlines()] == [size] * 2
+    table = tmp_path / "sets.csv"
+    assert guarded(lambda: predict([*words, "coverage=0.999", f"output={table}"])) == 0
+    assert table.read_text().splitlines()[0] == "file,class,probability,class_2,probability_2,class_3,probability_3"
+    capsys.readouterr()
+    for option, message in [("top_k=2", "not both"), ("format=csv", "output=FILE.csv")]:
+        assert guarded(lambda option=option: predict([*words, "coverage=0.9", option])) == 2  # type: ignore[misc]
+        assert message in capsys.readouterr().err
+    assert guarded(lambda: predict([*words, "coverage=95"])) == 2
+    assert "coverage=95.0: must be a number between 0 and 1" in capsys.readouterr().err
+    description = json.loads((run / "model" / "model.json").read_text())
+    del description["sets"]
+    (run / "model" / "model.json").write_text(json.dumps(description))
+    assert guarded(lambda: predict([*words, "coverage=0.9"])) == 2
+    assert "exported without sets" in capsys.readouterr().err

@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from imgcls.portable.conformal import ClassSets
 from imgcls.preprocessing import sides
 
 
 def model_card(description: Mapping[str, Any]) -> str:
     """What the model is, how good it is and how to use it; `description` is the content of `model.json`."""
-    names = description["class_names"]
+    names, parity = description["class_names"], description["parity"]
     class_list = ", ".join(_literal(name) for name in names[:20])
     class_list += f", … ({len(names) - 20} more)" if len(names) > 20 else ""
     preprocessing, architecture = description["preprocessing"], description["architecture"]
@@ -31,7 +32,7 @@ The `val/` metrics selected this epoch of the training; the `test/` metrics were
 
 Images are rotated upright and converted to RGB, {_fit(preprocessing)}, and normalised with mean
 {preprocessing["mean"]} and standard deviation {preprocessing["std"]}.
-{_calibration_section(description.get("calibration", {}))}{_parity_section(description["parity"])}
+{_calibration_section(description.get("calibration", {}))}{_sets_section(description)}{_parity_section(parity)}
 ```python
 from imgcls import portable
 
@@ -84,6 +85,10 @@ images, so that the confidence can be believed: the model's probabilities includ
 |---|---|---|
 {table}
 """
+
+
+def _sets_section(description: Mapping[str, Any]) -> str:
+    return f"\n{ClassSets.from_dict(description['sets'])}\n" if description.get("sets") else ""
 
 
 def _parity_section(parity: Mapping[str, Mapping[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from imgcls.errors import UserError
 from imgcls.preprocessing import PAD_COLOUR
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 WEIGHTS, DESCRIPTION, CARD, ONNX = "model.safetensors", "model.json", "README.md", "model.onnx"
 
 
@@ -51,6 +51,11 @@ def _upgrade_from_3(description: dict[str, Any]) -> dict[str, Any]:
     return {**description, "format_version": 4, "calibration": {}}
 
 
+def _upgrade_from_4(description: dict[str, Any]) -> dict[str, Any]:
+    """Format 5 adds `sets`, where there are any: what makes sets of classes with a wished coverage."""
+    return {**description, "format_version": 5}
+
+
 def temperature_of(description: dict[str, Any]) -> float:
     """By what the network's logits are divided. Raises ValueError if the description has no such number."""
     temperature = description["calibration"].get("temperature", 1.0)
@@ -63,5 +68,6 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: _upgrade_from_1,
     2: _upgrade_from_2,
     3: _upgrade_from_3,
+    4: _upgrade_from_4,
 }
 """Upgrades each version to the next; none is ever removed."""

@@ -22,6 +22,7 @@ from imgcls.models.backbones import network_from_architecture
 from imgcls.models.network import Network
 from imgcls.portable.calibration import Calibration
 from imgcls.portable.card import model_card
+from imgcls.portable.conformal import ClassSets
 from imgcls.portable.description import CARD, DESCRIPTION, FORMAT_VERSION, ONNX, WEIGHTS, temperature_of
 from imgcls.portable.engines import OnnxEngine, read_network
 from imgcls.portable.model import load, softmax
@@ -46,6 +47,7 @@ def export(
     pixels: np.ndarray | None = None,
     calibration: Calibration | None = None,
     origin: Mapping[str, str] | None = None,
+    sets: ClassSets | None = None,
 ) -> dict[str, Parity]:
     """Write the portable model beside `folder`, check it, and put it in its place whole.
 
@@ -60,6 +62,7 @@ def export(
         pixels: uint8 (N, S, S, 3), real images on which the files are compared with the network.
         calibration: the temperature of the logits, and its effect; None: 1.
         origin: the `run`, its `commit` and when it was `trained`, for `model.json`.
+        sets: of classes with a wished coverage; None: the model has none.
 
     Returns:
         How well the files agree with the network, see `check`; empty without images.
@@ -69,7 +72,7 @@ def export(
     """
     with atomic_folder(folder) as partial:
         return _write(
-            network, preprocessing, class_names, metrics, partial, onnx, thresholds, pixels, calibration, origin
+            network, preprocessing, class_names, metrics, partial, onnx, thresholds, pixels, calibration, origin, sets
         )
 
 
@@ -84,6 +87,7 @@ def _write(
     pixels: np.ndarray | None,
     calibration: Calibration | None,
     origin: Mapping[str, str] | None,
+    sets: ClassSets | None,
 ) -> dict[str, Parity]:
     """`export` into an empty folder."""
     from safetensors.torch import save_file
@@ -108,6 +112,7 @@ def _write(
         "metrics": dict(metrics),
         "origin": dict(origin or {}),
         "calibration": calibration.as_dict() if calibration is not None else {},
+        **({"sets": sets.as_dict()} if sets is not None else {}),
         "parity": {name: asdict(parity) for name, parity in parities.items()},
         "versions": {
             "imgcls": imgcls.__version__,

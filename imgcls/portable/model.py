@@ -14,6 +14,7 @@ from imgcls.errors import UserError, first_line
 from imgcls.models.architecture import Architecture
 from imgcls.models.choices import VIEWS
 from imgcls.pictures import BadPicture, open_picture
+from imgcls.portable.conformal import ClassSets
 from imgcls.portable.description import DESCRIPTION, ONNX, read_description, temperature_of
 from imgcls.portable.engines import Engine, TorchEngine, create_engine
 from imgcls.portable.predictions import Prediction
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from imgcls.models.network import Network
 
 
+NO_SETS = (
+    "coverage: the model was exported without sets of classes. Validation images give them, where each image has one "
+    "class: python -m imgcls.export run=DIR"
+)
+
+
 @dataclass
 class PortableModel:
     """A trained model with everything needed to use it.
@@ -35,12 +42,14 @@ class PortableModel:
         preprocessing: from an image to the engine's input.
         class_names: in the order of the logits.
         description: the content of `model.json`.
+        sets: of classes with a wished coverage; None: the model was exported without.
     """
 
     engine: Engine
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     description: dict[str, Any]
+    sets: ClassSets | None = None
 
     @property
     def network(self) -> Network:
@@ -116,13 +125,19 @@ class PortableModel:
             answers.append([(self.class_names[label], float(row[label])) for label in above])
         return answers
 
-    def top(self, pictures: Sequence[Any], top_k: int = 5) -> list[Prediction]:
-        """The `top_k` most likely classes of each image, each as (name, probability)."""
+    def top(self, pictures: Sequence[Any], top_k: int = 5, coverage: float | None = None) -> list[Prediction]:
+        """The `top_k` most likely classes of each image, each as (name, probability).
+
+        With `coverage` instead the set of classes that holds the true one in this share of the cases; raises UserError
+        if the model was exported without sets.
+        """
         probabilities = self.predict(pictures)
         files = [str(picture) if isinstance(picture, str | Path) else None for picture in pictures]
         return [
             Prediction([(self.class_names[index], float(row[index])) for index in indices], file)
-            for row, indices, file in zip(probabilities, top_classes(probabilities, top_k), files, strict=True)
+            for row, indices, file in zip(
+                probabilities, likeliest(probabilities, top_k, self.sets, coverage), files, strict=True
+            )
         ]
 
 
@@ -149,6 +164,23 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 def top_classes(probabilities: np.ndarray, top_k: int) -> np.ndarray:
     """int (N, k): indices of the highest of (N, C) probabilities, highest first; ties go to the lower index."""
     return np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+
+
+def likeliest(
+    probabilities: np.ndarray, top_k: int, sets: ClassSets | None = None, coverage: float | None = None
+) -> list[list[int]]:
+    """Indices of the `top_k` likeliest classes of (N, C) probabilities, or of those in the set with `coverage`.
+
+    Raises UserError for a coverage without sets.
+    """
+    if coverage is None:
+        found: list[list[int]] = top_classes(probabilities, top_k).tolist()
+        return found
+    if sets is None:
+        raise UserError(NO_SETS)
+    sizes = sets.sizes(probabilities, coverage)
+    order = top_classes(probabilities, int(sizes.max(initial=1)))
+    return [row[:size].tolist() for row, size in zip(order, sizes, strict=True)]
 
 
 def load(
@@ -191,6 +223,7 @@ def load(
             class_names=tuple(names),
             preprocessing=Preprocessing.from_dict(description["preprocessing"]),
             engine=create_engine(folder, architecture, engine, device, threads, temperature_of(description)),
+            sets=ClassSets.from_dict(description["sets"]) if description.get("sets") else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / DESCRIPTION} is damaged: {first_line(error)}.") from error

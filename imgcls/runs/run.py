@@ -111,13 +111,15 @@ class Run:
         """The classes, in the order of the model's outputs."""
         return list(self.model.class_names)
 
-    def predict(self, pictures: Any, top_k: int = 5) -> Any:
+    def predict(self, pictures: Any, top_k: int = 5, coverage: float | None = None) -> Any:
         """The `top_k` most likely classes of each image.
 
         Args:
             pictures: paths, bytes, Pillow images or uint8 arrays (H, W, 3); a single one, or a sequence of them. Or a
                 folder, for all images in it.
             top_k: number of classes, up to all of them.
+            coverage: return the set of classes that holds the true one in this share of the cases instead; not for a
+                folder.
 
         Returns:
             A list of `imgcls.portable.Prediction`, each a list of (name, probability) with `label`, `probability` and
@@ -129,8 +131,10 @@ class Run:
         if isinstance(pictures, str | Path) and Path(pictures).expanduser().is_dir():
             from imgcls.portable import predict_folder
 
+            if coverage is not None:
+                raise UserError("coverage is for images, not for a folder.")
             return predict_folder(self.model, Path(pictures).expanduser(), top_k)
-        return self.model.top(as_list(pictures), top_k)
+        return self.model.top(as_list(pictures), top_k, coverage)
 
     def top_losses(self, count: int = 9) -> list[dict[str, Any]]:
         """The test images with the largest losses, largest first: rows of `predictions`, with numbers as numbers."""

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from imgcls.portable.model import sigmoid, softmax, top_classes
+from imgcls.errors import UserError
+from imgcls.portable.conformal import ClassSets, check_coverage
+from imgcls.portable.model import NO_SETS, likeliest, sigmoid, softmax
 from imgcls.serve.refusals import Refusal
 from imgcls.system.tables import table_as_csv
 
@@ -28,26 +30,31 @@ class Wish:
         kind: one of JSON, LINES, CSV, NPY.
         scores: the logits of all classes instead of the names of the most likely ones.
         top_k: number of classes; None: TOP_K, or all where an image can have several labels.
+        coverage: the set of classes that holds the true one in this share of the cases, instead of `top_k` classes.
     """
 
     kind: str = JSON
     scores: bool = False
     top_k: int | None = None
+    coverage: float | None = None
 
 
-def wish(accept: str | None, top_k: str | int | None = None, lines: bool = False) -> Wish:
+def wish(
+    accept: str | None, top_k: str | int | None = None, lines: bool = False, coverage: str | float | None = None
+) -> Wish:
     """The supported format that an Accept header prefers.
 
-    `application/json`, `application/jsonlines` and `text/csv` take the parameters `format=scores` and `top_k=3`;
-    `application/x-npy` always holds the logits.
+    `application/json`, `application/jsonlines` and `text/csv` take the parameters `format=scores`, `top_k=3` and
+    `coverage=0.95`; `application/x-npy` always holds the logits.
 
     Args:
         accept: the header.
         top_k: from the query string; overrides the header's.
         lines: the request was JSON lines, which is then the default of the answer.
+        coverage: from the query string; overrides the header's.
 
     Raises:
-        Refusal: 406 if no format is supported, 400 for an invalid `top_k`.
+        Refusal: 406 if no format is supported, 400 for an invalid `top_k` or `coverage`.
     """
     for kind, parameters in _media_types(accept or "*/*"):
         if kind in ("*/*", "application/*"):
@@ -59,7 +66,10 @@ def wish(accept: str | None, top_k: str | int | None = None, lines: bool = False
             asked = top_k if top_k is not None else parameters.get("top_k")
             count = _count(asked) if asked is not None else None
             scores = parameters.get("format") == "scores" or kind == NPY
-            return Wish(kind, scores, count)
+            wished = coverage if coverage is not None else parameters.get("coverage")
+            if count is not None and wished is not None:
+                raise Refusal(400, "Give top_k or coverage, not both.")
+            return Wish(kind, scores, count, _share(wished) if wished is not None else None)
     raise Refusal(406, f"The Accept header has no supported format; supported are {JSON}, {LINES}, {CSV} and {NPY}.")
 
 
@@ -68,6 +78,7 @@ def render(
     class_names: Sequence[str],
     wanted: Wish,
     thresholds: Sequence[float] | None = None,
+    sets: ClassSets | None = None,
 ) -> tuple[bytes, str]:
     """The body of an answer and its Content-Type.
 
@@ -77,9 +88,11 @@ def render(
         class_names: the C names.
         wanted: the format.
         thresholds: of the C labels, where an image can have several; each answer says which are `above`.
+        sets: of classes, for `coverage`.
 
     Raises:
         Refusal: that of the first image without logits, where the format has no place for it, or no image has any.
+            400, `coverage` of a model without sets.
     """
     refused = {place: result for place, result in enumerate(results) if isinstance(result, Refusal)}
     if refused and (len(refused) == len(results) or wanted.scores or wanted.kind not in (JSON, LINES)):
@@ -94,6 +107,8 @@ def render(
     if wanted.scores:
         return _rows(scores.tolist(), wanted.kind), wanted.kind
     probabilities = softmax(scores) if thresholds is None else sigmoid(scores)
+    if wanted.coverage is not None and sets is None:
+        raise Refusal(400, NO_SETS)
     count = wanted.top_k or (TOP_K if thresholds is None else len(class_names))
 
     def entry(row: np.ndarray, index: int) -> dict[str, Any]:
@@ -101,8 +116,8 @@ def render(
         return {"class": class_names[index], "index": index, "probability": round(float(row[index]), 6), **above}
 
     predictions = [
-        [entry(row, index) for index in indices.tolist()]
-        for row, indices in zip(probabilities, top_classes(probabilities, count), strict=True)
+        [entry(row, index) for index in indices]
+        for row, indices in zip(probabilities, likeliest(probabilities, count, sets, wanted.coverage), strict=True)
     ]
     if wanted.kind == CSV:
         return _table(predictions), CSV
@@ -161,3 +176,10 @@ def _count(value: str | int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
         raise Refusal(400, "top_k must be a whole number of at least 1.")
     return int(text)
+
+
+def _share(value: str | float) -> float:
+    try:
+        return check_coverage(value)
+    except UserError as error:
+        raise Refusal(400, str(error)) from error

@@ -80,12 +80,13 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self.endpoint!r})"
 
-    def predict(self, pictures: Any, top_k: int = 5) -> list[list[tuple[str, float]]]:
+    def predict(self, pictures: Any, top_k: int = 5, coverage: float | None = None) -> list[list[tuple[str, float]]]:
         """The `top_k` most likely classes of each image, each as (name, probability).
 
         Args:
             pictures: what `open_picture` takes: paths, bytes, Pillow images or arrays; a single one or a sequence.
             top_k: number of classes; all if there are fewer.
+            coverage: return the set of classes that holds the true one in this share of the cases instead.
 
         Raises:
             EndpointError: an image was refused, or there was no answer.
@@ -93,11 +94,12 @@ class Client:
         """
         pictures = as_list(pictures)
         with ThreadPoolExecutor(max(1, min(self.parallel, len(pictures)))) as pool:
-            return list(pool.map(lambda picture: self.predict_one(picture, top_k), pictures))
+            return list(pool.map(lambda picture: self.predict_one(picture, top_k, coverage), pictures))
 
-    def predict_one(self, picture: Any, top_k: int = 5) -> list[tuple[str, float]]:
+    def predict_one(self, picture: Any, top_k: int = 5, coverage: float | None = None) -> list[tuple[str, float]]:
         """`predict` for a single image."""
-        answer = json.loads(self.invoke(_content(picture), "application/x-image", f"application/json;top_k={top_k}"))
+        wished = f"top_k={top_k}" if coverage is None else f"coverage={coverage}"
+        answer = json.loads(self.invoke(_content(picture), "application/x-image", f"application/json;{wished}"))
         return [(entry["class"], float(entry["probability"])) for entry in answer["predictions"][0]["classes"]]
 
     def invoke(self, body: bytes, content_type: str, accept: str = "application/json") -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from imgcls import portable
+from imgcls.portable.conformal import ClassSets
 from imgcls.serve import answers, payloads
 from imgcls.serve.predictor import Predictor, model_folder
 from imgcls.serve.refusals import Refusal
@@ -30,6 +31,7 @@ class Prediction:
     class_names: tuple[str, ...]
     lines: bool = False
     thresholds: tuple[float, ...] | None = None
+    sets: ClassSets | None = None
 
 
 def model_fn(model_dir: str, context: Any = None) -> Predictor:
@@ -54,7 +56,8 @@ def predict_fn(data: payloads.Request | Refusal, model: Predictor, context: Any 
     if isinstance(data, Refusal):
         return data
     try:
-        return Prediction(model.results(data.items), model.model.class_names, data.lines, model.model.thresholds)
+        served = model.model
+        return Prediction(model.results(data.items), served.class_names, data.lines, served.thresholds, served.sets)
     except Refusal as refusal:
         return refusal
 
@@ -65,7 +68,7 @@ def output_fn(prediction: Prediction | Refusal, accept: str | None, context: Any
         if isinstance(prediction, Refusal):
             raise prediction
         wish = answers.wish(accept, lines=prediction.lines)
-        return answers.render(prediction.results, prediction.class_names, wish, prediction.thresholds)
+        return answers.render(prediction.results, prediction.class_names, wish, prediction.thresholds, prediction.sets)
     except Refusal as refusal:
         if context is not None:
             context.set_response_status(code=refusal.status, phrase=refusal.sentence)

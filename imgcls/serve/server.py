@@ -191,7 +191,14 @@ def _add_routes(app: FastAPI, current: Current) -> None:
         summary="Classify images",
         openapi_extra={
             "requestBody": {"content": BODY, "required": True},
-            "parameters": [{"name": "top_k", "in": "query", "schema": {"type": "integer", "minimum": 1, "default": 5}}],
+            "parameters": [
+                {"name": "top_k", "in": "query", "schema": {"type": "integer", "minimum": 1, "default": 5}},
+                {
+                    "name": "coverage",
+                    "in": "query",
+                    "schema": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+                },
+            ],
         },
         responses={200: {"content": ANSWER, "description": "The most likely classes of each image"}, **ERRORS},
     )
@@ -203,7 +210,8 @@ def _add_routes(app: FastAPI, current: Current) -> None:
                 content = await body.read(service.limits.body_seconds, count)
                 kind, accept = request.headers.get("content-type"), request.headers.get("accept")
                 with service.admission():
-                    answer, answer_kind = await service.answer(content, kind, accept, request.query_params.get("top_k"))
+                    asked = (request.query_params.get(name) for name in ("top_k", "coverage"))
+                    answer, answer_kind = await service.answer(content, kind, accept, *asked)
                 response = Response(answer, headers={"content-type": answer_kind})
         except Refusal as refusal:
             await body.drain()

@@ -115,20 +115,26 @@ class Service:
         return Refusal(503, "The server is busy; try again in a second.", retry_after=1)
 
     async def answer(
-        self, body: bytes, content_type: str | None, accept: str | None, top_k: str | None = None
+        self,
+        body: bytes,
+        content_type: str | None,
+        accept: str | None,
+        top_k: str | None = None,
+        coverage: str | None = None,
     ) -> tuple[bytes, str]:
         """The body of the answer and its Content-Type. Raises Refusal."""
         try:
             async with asyncio.timeout(self.limits.seconds):
-                wish = answers.wish(accept, top_k)  # before any work
+                wish = answers.wish(accept, top_k, coverage=coverage)  # before any work
                 if (content_type or "").startswith(RAW_TYPES):
                     request = payloads.parse(body, content_type)  # trivial: waking a thread would take longer
                 else:
                     request = await self._in_thread(payloads.parse, body, content_type)
                 if request.lines:
-                    wish = answers.wish(accept, top_k, lines=True)
+                    wish = answers.wish(accept, top_k, lines=True, coverage=coverage)
                 results = await self._results(request.items)
-                return answers.render(results, self.predictor.model.class_names, wish, self.predictor.model.thresholds)
+                model = self.predictor.model
+                return answers.render(results, model.class_names, wish, model.thresholds, model.sets)
         except TimeoutError as error:
             raise Refusal(503, f"The answer took more than {self.limits.seconds:g} s.", retry_after=5) from error
         except Refusal:

@@ -66,6 +66,11 @@ def number(
     return check
 
 
+def share(value: Any) -> str | None:
+    """A number between 0 and 1, without these."""
+    return None if is_number(value) and 0 < value < 1 else "must be a number between 0 and 1, as 0.95."
+
+
 def choice(*names: str | int | bool | None) -> Check:
     """One of `names`."""
 

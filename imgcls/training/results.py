@@ -21,6 +21,8 @@ from imgcls.models.classifier import Classifier
 from imgcls.models.metrics import Outputs
 from imgcls.models.network import Network
 from imgcls.portable.calibration import Calibration, calibrate
+from imgcls.portable.conformal import ClassSets, fit_sets
+from imgcls.portable.model import softmax
 from imgcls.report.intervals import as_metrics, intervals
 from imgcls.report.report_data import gather
 from imgcls.runs.confusion import Confusion
@@ -52,9 +54,9 @@ def write(
     for split, outputs in (("val", validation), ("test", tested)):
         if outputs is not None and not classifier.multilabel:
             metrics |= as_metrics(intervals(*_arrays(outputs)), split)
-    calibration = None
+    calibration = sets = None
     if validation is not None:
-        calibration = fit_calibration(folder, validation, _arrays(tested) if tested is not None else None)
+        calibration, sets = fit_calibration(folder, validation, _arrays(tested) if tested is not None else None)
     thresholds = classifier.thresholds.tolist() if classifier.multilabel else None
     if tested is not None and datamodule.source.test is not None and classifier.multilabel:
         write_label_predictions(folder, datamodule.source.test, classifier)
@@ -71,6 +73,7 @@ def write(
         onnx=cfg.export.onnx is not False,
         thresholds=thresholds,
         calibration=calibration,
+        sets=sets,
     )
     atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
@@ -84,13 +87,15 @@ def export_model(
     onnx: bool = True,
     thresholds: Sequence[float] | None = None,
     calibration: Calibration | None = None,
+    sets: ClassSets | None = None,
 ) -> dict[str, portable.Parity]:
     """Write the portable model of the run in `folder`, and return how well it agrees with `network` on real images.
 
     Raises UserError if it does not agree; see `portable.export`.
     """
-    if calibration is not None:
-        log.info("%s", calibration)
+    for found in (calibration, sets):
+        if found is not None:
+            log.info("%s", found)
     return portable.export(
         network,
         preprocessing=datamodule.preprocessing,
@@ -102,6 +107,7 @@ def export_model(
         pixels=sample_evaluation_pixels(datamodule),
         calibration=calibration,
         origin=read_origin(folder),
+        sets=sets,
     )
 
 
@@ -115,13 +121,20 @@ def write_data_notes(folder: Path, datamodule: ImageDataModule) -> None:
         log.warning("%d files are left out, see %s.", len(source.bad), folder / "bad_files.csv")
 
 
-def fit_calibration(folder: Path, validation: Outputs, test: tuple[np.ndarray, np.ndarray] | None) -> Calibration:
-    """The calibration of the run in `folder`, with its effect on the (logits, labels) of the test images.
+def fit_calibration(
+    folder: Path, validation: Outputs, test: tuple[np.ndarray, np.ndarray] | None
+) -> tuple[Calibration, ClassSets | None]:
+    """Calibration and sets of classes of the run in `folder`, with their effect on the (logits, labels) of `test`.
 
     Writes the validation logits, which the report needs too.
     """
     write_logits(folder, "val", validation)
-    return calibrate(*_arrays(validation), test)
+    logits, labels = _arrays(validation)
+    calibration = calibrate(logits, labels, test)
+    sets = fit_sets(softmax(logits / calibration.temperature), labels)
+    if sets is not None and test is not None:
+        sets = sets.measured(softmax(test[0] / calibration.temperature), test[1])
+    return calibration, sets
 
 
 def write_logits(folder: Path, split: str, outputs: Outputs) -> None:

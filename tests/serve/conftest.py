@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from imgcls import portable
+from imgcls.portable.conformal import ClassSets
 from imgcls.serve.predictor import Predictor
 from imgcls.serve.service import Limits, Service
 
@@ -48,6 +49,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         class_names=NAMES,
         metrics={"test/accuracy": 0.875},
         folder=folder,
+        sets=ClassSets(0.0, 1, np.linspace(0, 1, 99), 99),
     )
     return folder
 

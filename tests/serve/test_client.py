@@ -36,6 +36,8 @@ def test_the_client_answers_like_a_run(server: Server, model: PortableModel, tmp
         for answer in [*client.predict(inputs, top_k), *client.predict(inputs[0], top_k)]:
             assert [name for name, _ in answer] == [name for name, _ in expected]
             assert np.allclose([value for _, value in answer], [value for _, value in expected], atol=1e-5)
+    [expected] = model.top([picture()], coverage=0.9)
+    assert [name for name, _ in client.predict_one(PNG, coverage=0.9)] == [name for name, _ in expected]
     assert client.predict([]) == []
     many = [picture(seed) for seed in range(20)]
     assert [best[0] for best, *_ in client.predict(many)] == [best[0] for best, *_ in model.top(many)]

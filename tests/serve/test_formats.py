@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from imgcls.portable import PortableModel
+from imgcls.serve import answers
+from imgcls.serve.refusals import Refusal
 from tests.inputs.images import encoded
 from tests.serve.conftest import NAMES, SIDE, Server, picture
 
@@ -191,6 +193,25 @@ def test_the_accept_header_decides(accept: str, content_type: str, server: Serve
 def test_top_k(server: Server) -> None:
     for path, accept, count in [("?top_k=1", "*/*", 1), ("", "application/json;top_k=2", 2), ("?top_k=99", "*/*", 3)]:
         assert len(server.post(PNG, path=path, Accept=accept).json["predictions"][0]["classes"]) == count
+
+
+def test_coverage_gives_sets(server: Server, model: PortableModel) -> None:
+    for seed in range(4):
+        body = encoded(picture(seed), "PNG")
+        [expected] = model.top([picture(seed)], coverage=0.9)
+        for path, accept in (("?coverage=0.9", "*/*"), ("", "application/json;coverage=0.9")):
+            [prediction] = server.post(body, "image/png", path=path, Accept=accept).json["predictions"]
+            assert [entry["class"] for entry in prediction["classes"]] == [name for name, _ in expected]
+    for query, message in [
+        ("coverage=2", "between 0 and 1"),
+        ("coverage=nan", "between"),
+        ("coverage=.9&top_k=2", "both"),
+    ]:
+        refused = server.post(PNG, "image/png", path=f"?{query}")
+        assert (refused.status, message in refused.json["error"]) == (400, True)
+    without = answers.Wish(coverage=0.9)
+    with pytest.raises(Refusal, match="export run="):
+        answers.render([np.zeros(3, np.float32)], NAMES, without)
 
 
 def test_the_other_routes(server: Server) -> None:

@@ -90,6 +90,8 @@ def test_answers(ask: Ask) -> None:
     assert np.allclose(np.load(io.BytesIO(npy.body)), logits, atol=1e-5)
     top = json.loads(ask(PNG, "image/png", "application/json;top_k=1").body)
     assert len(top["predictions"][0]["classes"]) == 1
+    all_of_them = json.loads(ask(PNG, "image/png", "application/json;coverage=0.999").body)
+    assert len(all_of_them["predictions"][0]["classes"]) == len(NAMES)
 
 
 def test_refusals_carry_no_traceback(ask: Ask) -> None:
