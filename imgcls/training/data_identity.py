@@ -52,6 +52,17 @@ def check_data(folder: Path, images: ImageDataModule) -> None:
             )
 
 
+def read_identity(folder: Path) -> dict[str, Any]:
+    """The class names, and the count and fingerprint of each split, that the run in `folder` began with.
+
+    Raises UserError for a run of an earlier version, which has not recorded them.
+    """
+    if not (folder / FILE).is_file():
+        raise UserError(f"{folder} has no {FILE}: it was trained by an earlier version of imgcls.")
+    identity: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return identity
+
+
 def _identity(images: ImageDataModule) -> dict[str, Any]:
     splits = images.source.splits()
     fingerprints = {name: [len(split), fingerprint(split, images.cache)] for name, split in splits.items()}

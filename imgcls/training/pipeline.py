@@ -104,7 +104,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     metrics = {
         **_best_row(history, checkpoints),
         **averaged,
-        **(_test(tester, classifier, data) if cfg.test else {}),
+        **(run_test(tester, classifier, data) if cfg.test else {}),
         **timing.summary(),
         "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
         "seconds": round(sum(row["seconds"] for row in history.rows), 3),
@@ -163,7 +163,7 @@ def _load_best(trainer: L.Trainer, classifier: Classifier, checkpoints: Checkpoi
         classifier.load_state_dict(state)
 
 
-def _test(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule) -> dict[str, float]:
+def run_test(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule) -> dict[str, float]:
     """The test metrics; empty if the data set has no test images."""
     if data.source.test is None:
         log.info("There are no test images: the run ends with its validation metrics.")

@@ -1,11 +1,13 @@
-"""The greedy soup of a run: the average of those of its best epochs that validation approves of."""
+"""The greedy soup: the average of those epochs of a run, or of those runs, that validation approves of."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import lightning as L
+import torch
 from torch import Tensor
 
 from imgcls.callbacks.checkpoints import Checkpoints
@@ -48,17 +50,7 @@ def average_greedily(
     if len(epochs) < 2:
         return {}
     states: list[State] = [read_checkpoint(checkpoints.epoch_file(epoch))["state_dict"] for epoch in epochs]
-    found: dict[int, dict[str, float]] = {}
-
-    def score(state: State, members: int) -> float:
-        classifier.load_state_dict(state)
-        if members > 1 and not classifier.network.frozen_norms:
-            compute_statistics(classifier.network, data)
-        [metrics] = trainer.validate(classifier, datamodule=data, verbose=False)
-        found[members] = {name: float(value) for name, value in sorted(metrics.items())}
-        value = float(metrics[checkpoints.monitor])
-        return value if checkpoints.mode == "max" else -value
-
+    score = Scorer(trainer, classifier, data, checkpoints.monitor, checkpoints.mode, statistics_differ(states))
     members, state = greedy_soup(states, score)
     if len(members) < 2:
         classifier.load_state_dict(states[0])
@@ -68,7 +60,46 @@ def average_greedily(
         content = {**read_checkpoint(checkpoints.best), "state_dict": classifier.state_dict()}
         AtomicCheckpointIO().save_checkpoint(content, checkpoints.best)
     log.info("The model is the average of the epochs %s.", ", ".join(str(epochs[index]) for index in members))
-    return {**found[len(members)], "averaged_epochs": len(members)}
+    return {**score.metrics, "averaged_epochs": len(members)}
+
+
+@dataclass
+class Scorer:
+    """Scores weights on the validation images; larger is better. The weights stay in the classifier.
+
+    Attributes:
+        trainer: without callbacks.
+        classifier: which the weights are loaded into.
+        data: its data.
+        monitor: the validation metric.
+        mode: 'max' or 'min'.
+        adapts: whether an average needs its own batch-norm statistics.
+        metrics: the validation metrics of the last weights.
+    """
+
+    trainer: L.Trainer
+    classifier: Classifier
+    data: ImageDataModule
+    monitor: str
+    mode: str
+    adapts: bool
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, state: State, members: int) -> float:
+        """The score of `state`, the average of this number of members."""
+        self.classifier.load_state_dict(state)
+        if members > 1 and self.adapts:
+            compute_statistics(self.classifier.network, self.data)
+        [metrics] = self.trainer.validate(self.classifier, datamodule=self.data, verbose=False)
+        self.metrics = {name: float(value) for name, value in sorted(metrics.items())}
+        value = self.metrics[self.monitor]
+        return value if self.mode == "max" else -value
+
+
+def statistics_differ(states: Sequence[State]) -> bool:
+    """Whether the states have different batch-norm statistics: those of a frozen backbone are the same."""
+    names = [name for name in states[0] if name.endswith("running_mean")]
+    return any(not torch.equal(states[0][name], state[name]) for state in states[1:] for name in names)
 
 
 def greedy_soup(states: Sequence[State], score: Callable[[State, int], float]) -> tuple[list[int], State]:

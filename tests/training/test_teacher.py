@@ -36,7 +36,9 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("teacher")
     root = write_pictures(folder / "pictures", {"train": 24, "test": 8})
     options = ["data.image_size=32", "data.resize=32", "trainer.max_epochs=8", "augment=none", f"data.root={root}"]
-    run = imgcls.fit(imgcls.compose([*SMALL, *options, f"run_dir={folder / 'run'}"]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMGCLS_CACHE", str(folder / "cache"))
+        run = imgcls.fit(imgcls.compose([*SMALL, *options, f"run_dir={folder / 'run'}"]))
     assert run.metrics["test/accuracy"] > 0.9
     return run
 
@@ -86,6 +88,21 @@ def test_images_without_labels_are_learnt_from(fit: Fit, pictures: Path, teacher
     images = json.loads((student.folder / "data.json").read_text())["splits"]["train"]
     assert images[0] == 9 + 63
     assert "broken.png" in (student.folder / "bad_files.csv").read_text()
+
+
+def test_the_class_that_the_teacher_takes_an_image_for_is_no_label(pictures: Path, teacher: Run) -> None:
+    images = taught(teacher.folder, pictures, f"data.unlabeled={pictures / 'test'}", "data.augment.mixing.mixup=0")
+    train = images.source.train
+    assert [len(train), sum(name.startswith("unlabeled/") for name in train.names)] == [65 + 24, 24]
+    right = [
+        name.split("/")[1] == images.class_names[label] for name, label in zip(train.names, train.labels, strict=True)
+    ]
+    assert sum(right[65:]) > 20, "counts of classes and the solved head use the teacher's answers"
+    loader: Any = images.train_dataloader()
+    for batch in loader:
+        labelled = batch.index < 65
+        assert batch.labels[:, :3].sum(1).tolist() == labelled.float().tolist()
+        assert torch.allclose(batch.labels[:, 3:].sum(1), torch.ones(len(labelled)))
 
 
 def test_the_teacher_sees_the_view_of_the_student(pictures: Path, teacher: Run, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from imgcls.report.sections import (
     profile,
     rules,
     samples,
+    soup,
     top_losses,
 )
 from imgcls.report.sections.section import Section
@@ -28,6 +29,7 @@ from imgcls.report.sections.section import Section
 SECTIONS: Sequence[Section] = (
     curves.SECTION,
     learning_rate.SECTION,
+    soup.SECTION,
     confusion.SECTION,
     classes.SECTION,
     calibration.SECTION,
