@@ -1,4 +1,4 @@
-"""What a training prints of each epoch: an aligned row for people, a line of name=value for programs."""
+"""What a training shows of each epoch: an aligned row for people, a line of name=value for programs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from html import escape
 
 from imgcls.callbacks.history import Announce, Row, metric_line
 from imgcls.system.bars import say
+from imgcls.system.notebook import LiveHtml, in_notebook
 
 TITLES = {"val/macro_f1": "macro F1", "seconds": "time"}
 PERCENT = ("val/accuracy", "train/accuracy", "val/accuracy_top5")
@@ -33,24 +35,36 @@ class EpochTable:
 
     def lines(self, rows: Sequence[Row]) -> list[str]:
         """The line of the last of `rows`, which are all epochs so far, and before the first the titles."""
-        row = rows[-1]
-        total = f"/{self.epochs}" if self.epochs and self.epochs > 0 else ""
-        cells = {
-            "epoch": f"{int(row['epoch']) + 1}{total}",
-            "lr": f"{row['lr']:.1e}",
-            **{name: self._text(name, row) for name in self.columns},
-            "seconds": f"{row['seconds']:.1f} s" if row["seconds"] < 100 else f"{row['seconds']:.0f} s",
-        }
-        titles = {name: TITLES.get(name, name.replace("/", " ")) for name in cells}
-        widths = {name: max(len(titles[name]), 7) for name in cells}
-        line = "  ".join(f"{text:>{widths[name]}}" for name, text in cells.items())
+        cells = self._cells(rows[-1])
+        widths = {title: max(len(title), 7) for title in cells}
+        line = "  ".join(f"{text:>{widths[title]}}" for title, text in cells.items())
         line = f"{'*' if self._is_best(rows) else ' '} {line}"
         if self.bold and line.startswith("*"):
             line = f"{BOLD}{line}{PLAIN}"
         if self._headed:
             return [line]
         self._headed = True
-        return [f"  {'  '.join(f'{titles[name]:>{widths[name]}}' for name in cells)}", line]
+        return [f"  {'  '.join(f'{title:>{widths[title]}}' for title in cells)}", line]
+
+    def html(self, rows: Sequence[Row]) -> str:
+        """All `rows` as a table in HTML, the best epoch so far in bold type."""
+        best = max((count for count in range(1, len(rows) + 1) if self._is_best(rows[:count])), default=0)
+        lines = []
+        for number, row in enumerate(rows, start=1):
+            style = ' style="font-weight: bold"' if number == best else ""
+            lines.append(f"<tr{style}>{''.join(f'<td>{escape(text)}</td>' for text in self._cells(row).values())}</tr>")
+        titles = "".join(f"<th>{escape(title)}</th>" for title in self._cells(rows[-1]))
+        return f"<table><thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+    def _cells(self, row: Row) -> dict[str, str]:
+        """What stands under each title."""
+        total = f"/{self.epochs}" if self.epochs and self.epochs > 0 else ""
+        return {
+            "epoch": f"{int(row['epoch']) + 1}{total}",
+            "lr": f"{row['lr']:.1e}",
+            **{TITLES.get(name, name.replace("/", " ")): self._text(name, row) for name in self.columns},
+            TITLES["seconds"]: f"{row['seconds']:.1f} s" if row["seconds"] < 100 else f"{row['seconds']:.0f} s",
+        }
 
     def _text(self, name: str, row: Mapping[str, float | int]) -> str:
         if name not in row:
@@ -66,10 +80,13 @@ class EpochTable:
 
 
 def epoch_printer(monitor: str, mode: str, epochs: int | None) -> Announce:
-    """What prints each epoch: a row of an `EpochTable` on a terminal, the line of `metric_line` elsewhere.
+    """What reports each epoch: a row of an `EpochTable` on a terminal, the line of `metric_line` elsewhere.
 
-    Rows are not set in bold where NO_COLOR is set (no-color.org).
+    In a notebook the table is below the cell. Rows are not set in bold where NO_COLOR is set (no-color.org).
     """
+    if in_notebook():
+        below, of_notebook = LiveHtml(), EpochTable(monitor, mode, epochs)
+        return lambda rows: below.show(of_notebook.html(rows))
     if not sys.stdout.isatty():
         return lambda rows: say(metric_line(rows[-1]))
     table = EpochTable(monitor, mode, epochs, bold=not os.environ.get("NO_COLOR"))

@@ -1,24 +1,24 @@
-"""The progress bar of a training on a terminal."""
+"""The progress bar of a training, on a terminal or in a notebook."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import lightning as L
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
+from imgcls.system.bars import is_watched
 from imgcls.system.lightning_internals import batch_number
 
 
 class ProgressBar(L.Callback):
     """One bar over all epochs, counted in images: rate, estimated time left, epoch and last validation accuracy.
 
-    Nothing is drawn if stderr is not a terminal; the metric lines report the progress there.
+    Nothing is drawn elsewhere; the metric lines report the progress there.
     """
 
     def __init__(self, enabled: bool | None = None) -> None:
-        self.enabled = sys.stderr.isatty() if enabled is None else enabled
+        self.enabled = is_watched() if enabled is None else enabled
         self._bar: Any = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

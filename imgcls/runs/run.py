@@ -42,6 +42,22 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {self.status.get('state', 'unknown')})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the state, the results with their intervals, and where they are."""
+        facts = {"run": str(self.folder), "state": self.status.get("state", "unknown")}
+        metrics = self.metrics
+        for name in ("test/accuracy", "test/accuracy_top5", "test/macro_f1", "test/map", "val/accuracy", "val/map"):
+            if name in metrics:
+                low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+                interval = f" ({low:.2%} to {high:.2%})" if low is not None and high is not None else ""
+                facts[name.replace("/", " ")] = f"{metrics[name]:.2%}{interval}"
+        if self.report_file.is_file():
+            facts["report"] = str(self.report_file)
+        rows = "".join(
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in facts.items()
+        )
+        return f"<table>{rows}</table>"
+
     @property
     def status(self) -> dict[str, Any]:
         """State (`running`, `finished`, `failed`, `interrupted`), reason and times."""

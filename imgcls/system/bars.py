@@ -1,4 +1,4 @@
-"""Progress bars, drawn where stderr is a terminal, and lines that are printed above them."""
+"""Progress bars, drawn on terminals and in notebooks, and lines that are printed above them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import sys
 from collections.abc import Iterable
 from typing import TypeVar
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
+
+from imgcls.system.notebook import in_notebook
 
 T = TypeVar("T")
 
 
-def on_terminal() -> bool:
-    """Whether bars are drawn."""
-    return sys.stderr.isatty()
+def is_watched() -> bool:
+    """Whether bars are drawn: where stderr is a terminal, and in notebooks."""
+    return sys.stderr.isatty() or in_notebook()
 
 
 def with_bar(items: Iterable[T], total: int | None, title: str) -> Iterable[T]:
-    """`items`, on a terminal with a progress bar."""
-    if not on_terminal():
+    """`items`, with a progress bar where somebody watches."""
+    if not is_watched():
         return items
     bar: Iterable[T] = tqdm(items, total=total, desc=title, unit="", leave=False)
     return bar
@@ -26,7 +28,7 @@ def with_bar(items: Iterable[T], total: int | None, title: str) -> Iterable[T]:
 
 def byte_bar(title: str, total: int | None, done: int = 0) -> tqdm:
     """A bar to update with the bytes of a transfer of `total` bytes, if known, which resumes after `done`."""
-    return tqdm(initial=done, total=total, unit="B", unit_scale=True, desc=title, disable=not on_terminal())
+    return tqdm(initial=done, total=total, unit="B", unit_scale=True, desc=title, disable=not is_watched())
 
 
 def say(line: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from imgcls.system.files import explain_os_errors
+from imgcls.system.notebook import in_notebook
 from imgcls.system.text import printable
 
 
@@ -17,11 +18,17 @@ class _TerminalFormatter(logging.Formatter):
         return printable(super().format(record))
 
 
+def _terminal_handler() -> logging.Handler:
+    """Writes to stderr; in a notebook, which shows that in red, to stdout."""
+    handler = logging.StreamHandler(sys.stdout if in_notebook() else sys.stderr)
+    handler.setFormatter(_TerminalFormatter("%(message)s"))
+    return handler
+
+
 @contextlib.contextmanager
 def log_to_terminal() -> Iterator[None]:
-    """Send imgcls's messages to stderr, a line each, and silence Lightning and Python's warnings."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_TerminalFormatter("%(message)s"))
+    """Send imgcls's messages to the terminal, a line each, and silence Lightning and Python's warnings."""
+    handler = _terminal_handler()
     handlers: dict[str, list[logging.Handler]] = {"imgcls": [handler]}
     handlers |= {name: [logging.NullHandler()] for name in ("lightning.pytorch", "lightning.fabric", "py.warnings")}
     with replace_handlers(handlers):
@@ -54,12 +61,11 @@ class _QuietFileHandler(logging.FileHandler):
 
 @contextlib.contextmanager
 def log_to_file(file: Path, *, terminal: bool = True) -> Iterator[None]:
-    """Send the messages of imgcls and Lightning to `file`, and imgcls's also to stderr if `terminal`."""
+    """Send the messages of imgcls and Lightning to `file`, and imgcls's also to the terminal if `terminal`."""
     with explain_os_errors(file):
         to_file = _QuietFileHandler(file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    to_terminal = logging.StreamHandler(sys.stderr)
-    to_terminal.setFormatter(_TerminalFormatter("%(message)s"))
+    to_terminal = _terminal_handler()
     handlers: dict[str, list[logging.Handler]] = {
         "imgcls": [to_file, *([to_terminal] if terminal else [])],
         "lightning": [to_file],

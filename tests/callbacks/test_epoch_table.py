@@ -51,3 +51,19 @@ def test_programs_get_a_line_of_names_and_values(
     monkeypatch.delenv("NO_COLOR")
     epoch_printer("val/accuracy", "max", 3)([row(0)])
     assert capsys.readouterr().out.splitlines()[1].startswith("\033[1m*     1/3")
+
+
+def test_a_notebook_shows_a_table_that_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("imgcls.callbacks.epoch_table.in_notebook", lambda: True)
+    monkeypatch.setattr("imgcls.system.notebook.LiveHtml.show", lambda self, content: shown.append(content))
+    show, rows = epoch_printer("val/accuracy", "max", 3), []
+    for epoch, accuracy in enumerate((0.5, 0.75, 0.25)):
+        rows.append(row(epoch, **{"val/accuracy": accuracy}))
+        show(rows)
+    assert [content.count("<tr") for content in shown] == [2, 3, 4]
+    assert "<th>val accuracy</th>" in shown[2]
+    bold = [line for line in shown[2].split("<tr") if "bold" in line]
+    assert len(bold) == 1
+    assert "<td>2/3</td>" in bold[0]
+    assert "<td>75.00%</td>" in bold[0]
