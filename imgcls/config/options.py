@@ -29,6 +29,7 @@ from imgcls.models.choices import (
     STEMS,
     VALIDATION_METRICS,
     VIEWS,
+    metric_names,
 )
 from imgcls.models.schedules import SCHEDULES
 from imgcls.preprocessing import FITS, INTERPOLATIONS
@@ -65,6 +66,7 @@ def check_options(config: Mapping[str, Any]) -> None:
         value = _look_up(config, name)
         if value is not _ABSENT:
             check_value(name, value, check)
+    _check_metrics(config.get("metrics"), multilabel=is_multilabel(config))
     metrics = [*VALIDATION_METRICS, *(f"val/{name}" for name in config.get("metrics") or {})]
     for name in ("checkpoint.monitor", "early_stopping.monitor"):
         value = _look_up(config, name)
@@ -147,6 +149,20 @@ def _check_together(config: Mapping[str, Any]) -> None:
             "trainer.max_epochs=-1 trains endlessly, so a schedule has no end to anneal to. "
             "Use optim.schedule=constant or give a number of epochs."
         )
+
+
+def _check_metrics(metrics: Any, *, multilabel: bool) -> None:
+    """Raise UserError unless `metrics` are names of metrics, or a mapping of such or of classes."""
+    if metrics is not None and not isinstance(metrics, list | Mapping):
+        raise UserError(f"metrics={metrics}: must be a list of names, such as [auroc,cohen_kappa], or null.")
+    valid = metric_names(multilabel=multilabel)
+    for name in metrics.values() if isinstance(metrics, Mapping) else metrics or ():
+        if not isinstance(name, str):
+            if isinstance(metrics, Mapping) and isinstance(name, Mapping):
+                continue
+            raise UserError(f"metrics: {name} is no name. A class is given as +metrics.NAME._target_=package.Class.")
+        if name not in valid:
+            raise UserError(f"metrics: {name!r} is not known. {nearest(name, valid)}")
 
 
 def _check_task(config: Mapping[str, Any]) -> None:

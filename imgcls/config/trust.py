@@ -64,9 +64,10 @@ def restore_configuration(
     changed = [override.removeprefix("data.").partition("=")[0] for override in overrides]
     if "data" not in changed:
         values["data"] = {name: value for name, value in _section(stored, "data").items() if name not in UNUSED_DATA}
-    if trust:
-        cfg.metrics = literal(_section(stored, "metrics"))
-    else:
+    metrics = stored.get("metrics")
+    if trust or (isinstance(metrics, list) and all(isinstance(name, str) for name in metrics)):
+        cfg.metrics = literal(metrics)
+    if not trust:
         _drop_foreign_augmentation(values.get("data") or {})
         _check_classes(values)
         _check_addresses(values.get("data") or {}, changed)

@@ -19,6 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from imgcls.errors import UserError
+from imgcls.models.named_metrics import Counted
 
 CALIBRATION_BINS = 15
 
@@ -95,7 +96,7 @@ def update_metrics(metrics: MetricCollection, logits: Tensor, labels: Tensor, lo
         elif name == "accuracy_top5":
             best = probabilities.topk(5, dim=1).indices
             metric.update(torch.where((best == labels[:, None]).any(dim=1), labels, best[:, 0]), labels)
-        elif name in ("accuracy", "macro_f1"):
+        elif name in ("accuracy", "macro_f1") or isinstance(metric, Counted):
             metric.update(predicted, labels)
         else:
             metric.update(probabilities, labels)

@@ -18,7 +18,10 @@ from torchmetrics.classification import (
 )
 
 from imgcls.models.metrics import CALIBRATION_BINS, check_custom_metrics
+from imgcls.models.named_metrics import Counted
 
+ANSWERED = (Counted, MultilabelExactMatch)
+"""Metrics of the labels that are given, and not of their probabilities."""
 ASYMMETRIC_MARGIN = 0.05  # by which the probabilities of negatives are lowered (Ridnik et al. 2021)
 
 
@@ -87,7 +90,7 @@ def update_label_metrics(
     for name, metric in metrics.items(keep_base=True):
         if name == "loss":
             metric.update(losses)
-        elif name in ("macro_f1", "micro_f1", "subset_accuracy"):
+        elif name in ("macro_f1", "micro_f1", "subset_accuracy") or isinstance(metric, ANSWERED):
             metric.update(answers, labels)
         elif name == "ece":
             metric.update(probabilities.reshape(-1), labels.reshape(-1))

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
         UserError: for what the user can fix, such as too many failed trials.
     """
     plain: Any = OmegaConf.to_container(config.search, resolve=True)
-    space, fixed, options = read_search(plain, int(config.seed), arguments, context.config_loader)
+    metrics = config.get("metrics")
+    space, fixed, options = read_search(plain, int(config.seed), arguments, context.config_loader, metrics)
     if importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is not None:
         log.warning("hydra-optuna-sweeper is installed too, but imgcls uses its own sweeper. pip uninstall the other.")
     in_jobs = _runs_in_jobs(config, options)
@@ -90,9 +91,15 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
 
 
 def read_search(
-    search: Mapping[str, Any], seed: int, arguments: Sequence[str] = (), config_loader: Any = None
+    search: Mapping[str, Any],
+    seed: int,
+    arguments: Sequence[str] = (),
+    config_loader: Any = None,
+    metrics: Iterable[str] | None = None,
 ) -> tuple[Space, list[str], SearchOptions]:
-    """The space, the overrides that all trials share, and the options, from the plain `search.*` and a command.
+    """The space, the overrides that all trials share, and the options.
+
+    They come from the plain `search.*`, a command and the option `metrics`.
 
     Raises UserError where an option cannot be right, or nothing is searched over.
     """
@@ -102,7 +109,7 @@ def read_search(
             "There is nothing to search over: give a space, such as 'optim.lr=tag(log,interval(1e-3,1e-1))', "
             "or in Python {'optim.lr': 'tag(log,interval(1e-3,1e-1))'}."
         )
-    return space, fixed, search_options(search, seed)
+    return space, fixed, search_options(search, seed, metrics or ())
 
 
 def finish(study: Search) -> None:

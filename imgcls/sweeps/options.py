@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from imgcls.errors import UserError
-from imgcls.models.choices import MODES, VALIDATION_METRICS
+from imgcls.models.choices import MODES, VALIDATION_METRICS, metric_mode
 from imgcls.system.checks import check_value, choice
 
 COSTS = {"seconds": "min", "training_seconds": "min", "parameters": "min", "images_per_second": "max"}
-METRICS = {**VALIDATION_METRICS, **COSTS}
 PRUNED = "pruning"  # the rule in `status.json` that ended a trial early
 
 
@@ -60,14 +59,18 @@ class SearchOptions:
         return not str(self.pruner.get("_target_")).endswith(".NopPruner")
 
 
-def search_options(search: Mapping[str, Any], seed: int) -> SearchOptions:
+def search_options(search: Mapping[str, Any], seed: int, metrics: Iterable[str] = ()) -> SearchOptions:
     """The options from the plain dictionary `search` of a configuration. Raises UserError for what cannot be right.
+
+    `metrics` are the names of the option `metrics`, which are objectives too.
 
     >>> from imgcls import compose
     >>> from imgcls.config import plain
     >>> search_options(plain(compose(["search.objective=val/loss"]))["search"], seed=0).objectives
     {'val/loss': 'min'}
     """
+    measured = {f"val/{name}": metric_mode(name) for name in metrics} | VALIDATION_METRICS
+    known = {**measured, **COSTS}
     names = _as_list(search["objective"])
     ways = _as_list(search["direction"]) if search["direction"] is not None else [None] * len(names)
     if len(names) != len(ways):
@@ -81,13 +84,13 @@ def search_options(search: Mapping[str, Any], seed: int) -> SearchOptions:
                 f"search.objective={name}: the test set is never searched on. Choose a validation metric, "
                 "and search.refit=true to test the best configuration once."
             )
-        check_value("search.objective", name, choice(*METRICS))
+        check_value("search.objective", name, choice(*known))
     for way in ways:
         check_value("search.direction", way, choice(*MODES, None))
-    if names[0] not in VALIDATION_METRICS:
+    if names[0] not in measured:
         raise UserError(f"search.objective={names[0]}: alone it would choose the worst model. Put a val/ metric first.")
     options = SearchOptions(
-        objectives={name: way or METRICS[name] for name, way in zip(names, ways, strict=True)},
+        objectives={name: way or known[name] for name, way in zip(names, ways, strict=True)},
         seed=seed,
         **{name: value for name, value in search.items() if name not in ("objective", "direction", "space", "tuning")},
     )

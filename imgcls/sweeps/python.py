@@ -126,7 +126,8 @@ class _Job:
             overrides = list(cfg)
             base = config.compose([*overrides, *search_overrides])
         searched = config.plain(base)["search"]
-        swept, _, checked = read_search(searched if space is None else {**searched, "space": space}, int(base.seed))
+        searched = searched if space is None else {**searched, "space": space}
+        swept, _, checked = read_search(searched, int(base.seed), metrics=base.get("metrics"))
         if overrides is None and (group := next((name for name in swept.names if not is_option(base, name)), None)):
             raise UserError(
                 f"{group} is a group, or not in the configuration. "

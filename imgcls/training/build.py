@@ -111,7 +111,7 @@ def build_classifier(
         negative_gamma=loss.get("negative_gamma", 0.0),
         multilabel=datamodule.multilabel,
         loss=make_loss(loss, weights, soft=mixing is not None and mixing.active, num_classes=classes),
-        metrics=make_metrics(cfg.metrics, classes),
+        metrics=make_metrics(cfg.metrics, classes, multilabel=datamodule.multilabel),
         freeze=model.freeze,
         unfreeze_epoch=model.unfreeze_epoch,
         freeze_norms=freezes_norms(cfg, len(datamodule.source.train)),

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from imgcls.errors import UserError, first_line, is_users_file, users_frames
 from imgcls.models.distillation import Distillation
+from imgcls.models.named_metrics import named_metric
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -88,11 +89,22 @@ def make_loss(config: DictConfig, class_weights: Tensor | None, *, soft: bool, n
     return loss
 
 
-def make_metrics(config: DictConfig, num_classes: int) -> dict[str, Any]:
-    """The metrics `metrics.*` by name; one that takes `num_classes` or `task` is told of the classes."""
+def make_metrics(config: Any, num_classes: int, *, multilabel: bool = False) -> dict[str, Any]:
+    """The metrics of the option `metrics`, a list of names or a mapping; see `named_metric`.
+
+    One of a class that takes `num_classes` or `task` is told of the classes.
+    """
+    known = {
+        "num_classes": num_classes,
+        "num_labels": num_classes,
+        "task": "multilabel" if multilabel else "multiclass",
+    }
+    items = config.items() if OmegaConf.is_dict(config) else ((name, name) for name in config or ())
     return {
-        name: make(f"metrics.{name}", metric, **_classes(metric, {"num_classes": num_classes, "task": "multiclass"}))
-        for name, metric in ((str(name), metric) for name, metric in config.items())
+        str(name): named_metric(metric, num_classes, multilabel=multilabel)
+        if isinstance(metric, str)
+        else make(f"metrics.{name}", metric, **_classes(metric, known))
+        for name, metric in items
     }
 
 

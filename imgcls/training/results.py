@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
 
 from imgcls import portable
@@ -20,19 +19,22 @@ from imgcls.data.sources import Split
 from imgcls.models.classifier import Classifier
 from imgcls.models.metrics import Outputs
 from imgcls.models.network import Network
+from imgcls.models.ranking import areas, in_parts, softmax_columns
 from imgcls.portable.calibration import Calibration, calibrate
 from imgcls.portable.conformal import ClassSets, fit_sets
 from imgcls.portable.model import softmax
-from imgcls.report.intervals import as_metrics, intervals
+from imgcls.report.intervals import as_metrics
 from imgcls.report.report_data import gather
 from imgcls.runs.confusion import Confusion
 from imgcls.runs.reading import read_origin
 from imgcls.system.files import atomic_path, atomic_write_text
 from imgcls.system.tables import as_csv
 from imgcls.training.label_results import write_label_predictions
+from imgcls.training.metric_intervals import metric_intervals
 
 log = logging.getLogger(__name__)
 
+MAX_SORTED = 50_000_000  # logits, whose order takes seconds
 ROWS_AT_A_TIME = 4096  # of predictions, whose probabilities and texts take more memory than the logits
 
 
@@ -52,8 +54,8 @@ def write(
     """
     tested = classifier.test_outputs if cfg.test and datamodule.source.test is not None else None
     for split, outputs in (("val", validation), ("test", tested)):
-        if outputs is not None and not classifier.multilabel:
-            metrics |= as_metrics(intervals(*_arrays(outputs)), split)
+        if outputs is not None:
+            metrics |= as_metrics(metric_intervals(classifier, outputs), split)
     calibration = sets = None
     if validation is not None:
         calibration, sets = fit_calibration(folder, validation, _arrays(tested) if tested is not None else None)
@@ -164,13 +166,38 @@ def write_predictions(folder: Path, split: Split, classifier: Classifier, temper
 
     true, predicted = outputs.labels, outputs.logits.argmax(dim=1)
     Confusion.of(true.numpy(), predicted.numpy(), names).write(folder)
-    counts = torch.bincount(true, minlength=len(names)).tolist()
-    columns = zip(names, counts, classifier.test_class_accuracy.tolist(), strict=True)
-    per_class = [
-        {"class": name, "pictures": count, "accuracy": round(accuracy, 6) if count else ""}
-        for name, count, accuracy in columns
+    write_per_class(folder, names, *_arrays(outputs))
+
+
+def write_per_class(folder: Path, names: Sequence[str], logits: np.ndarray, labels: np.ndarray) -> None:
+    """Write `per_class.csv`, of (N, C) `logits` and (N,) `labels`; empty where a class has no images to measure.
+
+    `accuracy` is the recall. The average precision is left out where the logits are too many to sort them all.
+    """
+    count, predicted = len(names), logits.argmax(axis=1) if len(labels) else labels
+    true, answers, hits = (
+        np.bincount(part, minlength=count) for part in (labels, predicted, labels[predicted == labels])
+    )
+    precisions = np.full(count, np.nan)
+    if logits.size <= MAX_SORTED:
+        for part, scores, positive in in_parts(softmax_columns(logits), labels, count):
+            precisions[part] = areas(scores, positive).average_precision
+    columns = {
+        "accuracy": (hits, true),
+        "precision": (hits, answers),
+        "recall": (hits, true),
+        "f1": (2 * hits, np.where(true > 0, true + answers, 0)),
+        "average_precision": (np.where(np.isnan(precisions), 0, precisions), ~np.isnan(precisions)),
+    }
+    rows = [
+        {"class": name, "pictures": int(true[place])}
+        | {
+            column: round(float(part[place] / whole[place]), 6) if whole[place] else ""
+            for column, (part, whole) in columns.items()
+        }
+        for place, name in enumerate(names)
     ]
-    atomic_write_text(folder / "per_class.csv", as_csv(per_class))
+    atomic_write_text(folder / "per_class.csv", as_csv(rows))
 
 
 def _prediction_rows(

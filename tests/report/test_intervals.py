@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from imgcls.report.intervals import Difference, as_metrics, difference, intervals, is_bound, wilson
+from imgcls.models.named_metrics import Counted, named_metric
+from imgcls.report.intervals import Difference, as_metrics, difference, intervals, is_bound, jackknife, wilson
 
 
 def simulate(rng: np.random.Generator, count: int, classes: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -74,3 +76,43 @@ def test_equal_runs_differ_by_chance_in_one_of_twenty_comparisons_at_most() -> N
         first, second = (rng.normal(size=(200, 4)) + 1.5 * np.eye(4)[labels] for _ in range(2))
         real += difference(first, second, labels).p_value < 0.05
     assert real <= 300 * 0.07
+
+
+@pytest.mark.parametrize("name", ["auroc", "average_precision", "cohen_kappa", "balanced_accuracy"])
+def test_the_intervals_of_named_metrics_hold_the_true_value(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgcls.report.intervals.REPLICATES", 200)
+    rng, repeats = np.random.default_rng(1), 300
+
+    def measure(logits: np.ndarray, labels: np.ndarray) -> float:
+        metric = named_metric(name, logits.shape[1])
+        probabilities = torch.tensor(logits, dtype=torch.float32).softmax(dim=1)
+        metric.update(
+            probabilities.argmax(dim=1) if isinstance(metric, Counted) else probabilities, torch.tensor(labels)
+        )
+        return float(metric.compute())
+
+    truth = measure(*simulate(rng, 100_000))
+    held = 0
+    for repeat in range(repeats):
+        low, high = intervals(*simulate(rng, 300), seed=repeat, named=[name])[name]
+        held += low <= truth <= high
+    assert 0.925 <= held / repeats <= 0.98
+
+
+def test_a_perfect_order_does_not_prove_itself() -> None:
+    labels = np.arange(30) % 3
+    found = intervals(9.0 * np.eye(3)[labels], labels, named=["auroc", "macro_f1_score"])
+    assert found["auroc"] == found["macro_f1_score"] == found["macro_f1"] == wilson(30, 30)
+
+
+def test_the_jackknife_holds_the_true_value_of_any_metric() -> None:
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(300):
+        values = rng.exponential(size=200)
+        interval = jackknife(
+            lambda places, values=values: float(values[places].mean()), values.mean(), np.zeros(200, int)
+        )
+        assert interval is not None
+        held += interval[0] <= 1 <= interval[1]
+    assert 0.92 <= held / 300 <= 0.98
+    assert jackknife(lambda places: 0.0, 0.0, np.zeros(5, int)) is None

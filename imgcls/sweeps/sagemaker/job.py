@@ -140,7 +140,9 @@ def trial_request(account: Account, plan: TuningPlan, image: str, channels: Mapp
         "AlgorithmSpecification": {
             "TrainingImage": image,
             "TrainingInputMode": "File",
-            "MetricDefinitions": metric_definitions(METRICS),
+            "MetricDefinitions": metric_definitions(
+                [*METRICS, *(name for name in plan.search.objectives if name not in METRICS)]
+            ),
         },
         "RoleArn": account.role_arn,
         "InputDataConfig": [_channel(name, uri) for name, uri in sorted(channels.items())],

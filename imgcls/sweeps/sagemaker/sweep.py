@@ -74,7 +74,9 @@ def sweep(
     """
     searched: Any = OmegaConf.to_container(config.search, resolve=True)
     tuning = TuningOptions(**searched["tuning"])
-    space, fixed, options = read_search(searched, int(config.seed), arguments, context.config_loader)
+    space, fixed, options = read_search(
+        searched, int(config.seed), arguments, context.config_loader, config.get("metrics")
+    )
     launcher = create_launcher(config, "hydra/sweeper=sagemaker")
     check_tuning(tuning, options, space, {"launch": plain(config.launch), "trainer": plain(config.trainer)})
     groups, configs = configurations(context, config, fixed, space)
