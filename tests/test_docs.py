@@ -27,6 +27,7 @@ from tests.documents import PAGES, ROOT, Command, blocks, commands, one_trial, o
 HYDRA = ("train", "prepare")
 ELSEWHERE = {
     r"^python3 -m venv \.venv && ": ".ci/run runs the second of them, test_readme.py looks at both",
+    r"^uv venv ": "the same with another installer",
     r"^\.venv/bin/(python -m pytest|ruff|mypy)": "what .ci/run does",
     r"^(\.venv/bin/)?(sphinx-build|jupyter|jupytext) ": "test_pages.py and test_notebooks.py build and run them",
     r"^(pip install 'imgcls\[|curl|docker) ?": "other programs; tests/serve sends the same requests",
@@ -35,7 +36,7 @@ ELSEWHERE = {
 
 NOT_COMPOSED = re.compile(
     r"s3:|DIR|FILE|URI|…|^group\b|^(run|job|output|split|checkpoint|logger|model\.weights|run_dir|experiment)=|augment=mine"
-    r"|^(host|port|target|urls|url_allow|engine|format|top_k|coverage|endpoint|onnx)="
+    r"|^(host|port|target|urls|url_allow|allowed_hosts|cors|api_key|access_log|examples|feedback|engine|format|top_k|coverage|endpoint|onnx)="
 )
 """Options of other commands, and those that name what is not here."""
 
@@ -74,6 +75,7 @@ def _write_pictures(folder: Path) -> None:
     rows = [f"{path.relative_to(pictures)},{path.parent.name},{path.parent.parent.name}" for path in every(pictures)]
     (pictures / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
     (folder / "labels.csv").write_text("\n".join(["file,label,split", *(f"pictures/{row}" for row in rows)]))
+    shutil.copytree(pictures, folder / "corrections")
     shutil.make_archive(str(pictures), "zip", pictures)
     write_pictures(folder / "other_pictures", {"": 4}, ("zero", "one", "two"))
     for name in ("holiday", "archive"):
@@ -111,7 +113,7 @@ def test_every_command_is_run_or_composed() -> None:
         if command.module is None and not any(re.search(pattern, command.line) for pattern in ELSEWHERE)
     ]
     assert not unknown
-    assert all(any(re.search(pattern, command.line) for command in commands()) for pattern in list(ELSEWHERE)[:2])
+    assert all(any(re.search(pattern, command.line) for command in commands()) for pattern in list(ELSEWHERE)[:3])
 
 
 IN_ANOTHER_TEST = re.compile(r"runs/cosine|-m imgcls\.(jobs|deploy)")
