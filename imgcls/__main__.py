@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "measure a run's model on any images",
     "predict": "classify images",
     "embed": "write the features of images",
+    "extend": "add a class to a model without training",
     "soup": "average runs that began from the same weights",
     "export": "write a run's portable model again",
     "report": "write the report of a run, or compare runs",

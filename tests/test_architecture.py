@@ -8,7 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = {"train", "evaluate", "predict", "export", "soup", "prepare", "doctor", "jobs", "cache", "options", "embed"}
+COMMANDS = {
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "soup",
+    "prepare",
+    "doctor",
+    "jobs",
+    "cache",
+    "options",
+    "embed",
+    "extend",
+}
 SHARED = {"errors", "pictures", "preprocessing", "cli"}  # of which the commands alone import cli
 # A package imports those after it, never those before it.
 ORDER = [

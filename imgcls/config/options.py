@@ -16,7 +16,7 @@ from imgcls.config.choices import (
     TUNING_STRATEGIES,
     WARM_STARTS,
 )
-from imgcls.config.starts import is_multilabel, unsolvable
+from imgcls.config.starts import MEMORY, is_multilabel, unfit_for_memory, unsolvable
 from imgcls.errors import UserError, nearest
 from imgcls.models.choices import (
     ACTIVATIONS,
@@ -110,7 +110,11 @@ def _check_together(config: Mapping[str, Any]) -> None:
             "model.stem=small with model.freeze=backbone would freeze a first convolution with random weights. "
             "Use model.freeze=head_first, or model.stem=standard."
         )
-    if model.get("solve_head") is True and (reason := unsolvable(model, config.get("loss") or {})) is not None:
+    memory = MEMORY.get(str((model.get("head") or {}).get("_target_")))
+    if memory is not None:
+        if (reason := unfit_for_memory(config)) is not None:
+            raise UserError(f"head={memory} keeps features of a frozen backbone, of one view and one label. {reason}.")
+    elif model.get("solve_head") is True and (reason := unsolvable(model, config.get("loss") or {})) is not None:
         raise UserError(f"model.solve_head=true: {reason}, or model.solve_head=false.")
     check_logger(config.get("logger") or {})
     debug = config.get("debug") or {}
@@ -175,7 +179,9 @@ def _check_task(config: Mapping[str, Any]) -> None:
             raise UserError(f"{name}.monitor={monitor}: with several labels there are {', '.join(MULTILABEL_METRICS)}.")
         if not several and monitor in ("val/map", "val/micro_f1", "val/subset_accuracy"):
             raise UserError(f"{name}.monitor={monitor} is a metric of task=multilabel.")
-    if several and (config.get("model") or {}).get("solve_head") is True:
+    model = config.get("model") or {}
+    memory = str((model.get("head") or {}).get("_target_")) in MEMORY  # whose own check comes later
+    if several and model.get("solve_head") is True and not memory:
         raise UserError("model.solve_head=true is for images of one label. Use model.solve_head=false.")
 
 
@@ -318,6 +324,7 @@ OPTIONS: dict[str, Check] = {
     "model.head.dropout": number(0, 1),
     "model.head.activation": choice(*ACTIVATIONS),
     "model.head.norm": choice(*NORMS),
+    "model.head.k": whole(1),
     "optim.lr": number(0, open_low=True, words=["auto"]),
     "optim.few_images": whole(0),
     "optim.weight_decay": number(0),

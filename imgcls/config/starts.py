@@ -11,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from imgcls.config.groups import config_dir
 
 LINEAR = "imgcls.models.heads.Linear"
+MEMORY = {"imgcls.models.heads.Prototype": "prototype", "imgcls.models.heads.Knn": "knn"}
+"""The heads that keep features of a frozen backbone, by their classes."""
 STEPS = ("max_epochs", "min_epochs", "max_steps", "max_time", "limit_train_batches")
 """The options of the trainer that say how many steps the head is trained for."""
 
@@ -49,6 +51,8 @@ def solves_head(*, _root_: DictConfig) -> bool:
     focal loss or one of your own.
     """
     model, trainer = _root_.model, _root_.trainer
+    if model.head.get("_target_") in MEMORY:
+        return True
     if unsolvable(plain(_root_.model), plain(_root_.loss)) is not None:
         return False
     if is_multilabel(_root_):
@@ -79,6 +83,23 @@ def unsolvable(model: Mapping[str, Any], loss: Mapping[str, Any]) -> str | None:
     if model.get("freeze") == "backbone" and model.get("feature_views") != 0:
         return "it needs one view of each image. Use model.feature_views=0"
     return None
+
+
+def unfit_for_memory(config: Mapping[str, Any]) -> str | None:
+    """Why the head of this configuration, which keeps features of a frozen backbone, cannot do so; None if it can.
+
+    A configuration without trained weights is one that evaluates a run, where nothing is kept.
+    """
+    model = config.get("model") or {}
+    if not model.get("pretrained") and model.get("weights") is None:
+        return None
+    if model.get("freeze") != "backbone":
+        return "Use model.freeze=backbone"
+    if model.get("feature_views") != 0:
+        return "Use model.feature_views=0"
+    if model.get("solve_head") is not True:
+        return "It is filled, not trained: use model.solve_head=true"
+    return "Use head=linear for images of several labels" if is_multilabel(config) else None
 
 
 def plain(node: DictConfig) -> dict[str, Any]:

@@ -128,11 +128,12 @@ def _own_classes() -> dict[str, list[str]]:
     import yaml
 
     files = {"data._target_": "data", "model.head._target_": "head"}
-    contents = {
-        place: [yaml.safe_load(file.read_text("utf-8")) for file in (config_dir() / group).glob("[!_]*.yaml")]
-        for place, group in files.items()
-    }
-    return {place: [each.get("data", each)["_target_"] for each in found] for place, found in contents.items()}
+    own: dict[str, list[str]] = {}
+    for place, group in files.items():
+        for file in (config_dir() / group).glob("[!_]*.yaml"):
+            content = yaml.safe_load(file.read_text("utf-8"))
+            own.setdefault(place, []).append(content.get(group, content)["_target_"])  # some set other groups too
+    return own
 
 
 def _check_addresses(data: Mapping[str, Any], changed: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from imgcls.errors import UserError
 from imgcls.models.choices import ACTIVATIONS, NORMS
+from imgcls.models.memory import Neighbours, Prototypes
 from imgcls.system.checks import check_value, choice
 
 
@@ -88,6 +89,38 @@ class Mlp:
 
     def as_dict(self) -> dict[str, Any]:
         return {"kind": "mlp", **asdict(self)}
+
+
+@register_head("prototype")
+@dataclass(frozen=True)
+class Prototype:
+    """The mean features of each class, see `imgcls.models.memory.Prototypes`; filled, not trained."""
+
+    def __call__(self, in_features: int, num_classes: int) -> nn.Module:
+        return Prototypes(in_features, num_classes)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": "prototype"}
+
+
+@register_head("knn")
+@dataclass(frozen=True)
+class Knn:
+    """The nearest training images of each class, see `imgcls.models.memory.Neighbours`; filled, not trained.
+
+    Args:
+        k: images of a class whose similarity counts.
+        images: number of images of each class that are kept, of a head that is filled.
+    """
+
+    k: int = 5
+    images: Sequence[int] | None = None
+
+    def __call__(self, in_features: int, num_classes: int) -> nn.Module:
+        return Neighbours(in_features, self.images or [0] * num_classes, self.k)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": "knn", **asdict(self)}
 
 
 def head_from_dict(values: Mapping[str, Any]) -> Head:

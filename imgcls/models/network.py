@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 import imgcls.models.cifarnet  # noqa: F401 - registers its networks with timm
 from imgcls.errors import UserError
 from imgcls.models.architecture import Architecture
+from imgcls.models.memory import Memory
 from imgcls.models.views import views
 
 
@@ -20,15 +23,21 @@ class Network(nn.Module):
         frozen: whether the backbone is frozen: no gradients are computed for it, and it is in evaluation mode.
         frozen_norms: whether the backbone's batch norms keep their statistics in training and normalise with them.
         trained_head: whether the head's weights come from another run.
-        architecture: the description that `network_from_architecture` rebuilds the network from.
         dimensions: number of dimensions of each parameter by name, valid while processes have flat shards of it.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, architecture: Architecture) -> None:
         super().__init__()
-        self.backbone, self.head, self.architecture = backbone, head, architecture
+        self.backbone, self.head, self._architecture = backbone, head, architecture
         self.frozen = self.frozen_norms = self.trained_head = False
         self.dimensions = {name: parameter.ndim for name, parameter in self.named_parameters()}
+
+    @property
+    def architecture(self) -> Architecture:
+        """The description that `network_from_architecture` rebuilds the network from."""
+        if isinstance(self.head, Memory):  # whose size depends on the images that it keeps
+            return replace(self._architecture, head=self.head.head)
+        return self._architecture
 
     @property
     def num_features(self) -> int:

@@ -28,7 +28,7 @@ Classes: {class_list}
 |---|---|---|
 {metrics}
 
-The `val/` metrics selected this epoch of the training; the `test/` metrics were measured once, at the end.
+{_origin_of_metrics(description.get("added", {}))}
 
 Images are rotated upright and converted to RGB, {_fit(preprocessing)}, and normalised with mean
 {preprocessing["mean"]} and standard deviation {preprocessing["std"]}.
@@ -54,6 +54,17 @@ def _fit(preprocessing: Mapping[str, Any]) -> str:
     return f"{how[preprocessing['fit']]} ({preprocessing['interpolation']})"
 
 
+def _origin_of_metrics(added: Mapping[str, int]) -> str:
+    if not added:
+        selected = "The `val/` metrics selected this epoch of the training"
+        return f"{selected}; the `test/` metrics were measured once, at the end."
+    classes = ", ".join(f"{_literal(name)} ({count} image{'s' * (count != 1)})" for name, count in added.items())
+    return (
+        f"Classes that were added after the training: {classes}. The model was not tested with them, and its "
+        "temperature is that of the others."
+    )
+
+
 def _metric_rows(metrics: Mapping[str, float]) -> Iterator[str]:
     for name, value in metrics.items():
         low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
@@ -76,13 +87,11 @@ def _calibration_section(calibration: Mapping[str, Any]) -> str:
         for split, values in calibration["effect"].items()
         for name, (before, after) in values.items()
     ]
-    table = "\n".join(rows)
+    head = ["| metric | without | with temperature |", "|---|---|---|"]
+    table = "".join(f"\n{line}" for line in [*head, *rows]) if rows else ""
     return f"""
 The logits are divided by the temperature {calibration["temperature"]:.4g}, fitted on {calibration["images"]} validation
 images, so that the confidence can be believed: the model's probabilities include it, the `loss` and `ece` above do not.
-
-| metric | without | with temperature |
-|---|---|---|
 {table}
 """
 

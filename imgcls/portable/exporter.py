@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +20,14 @@ import imgcls
 from imgcls.errors import UserError
 from imgcls.models.architecture import Architecture
 from imgcls.models.backbones import network_from_architecture
+from imgcls.models.memory import Memory
 from imgcls.models.network import Network
 from imgcls.portable.calibration import Calibration
 from imgcls.portable.card import model_card
 from imgcls.portable.conformal import ClassSets
 from imgcls.portable.description import CARD, DESCRIPTION, FORMAT_VERSION, ONNX, WEIGHTS, temperature_of
 from imgcls.portable.engines import OnnxEngine, read_network
+from imgcls.portable.memory_onnx import FEATURES, SCORES, write_with_head
 from imgcls.portable.model import load, softmax
 from imgcls.portable.parity import TOLERANCE, Parity, compare
 from imgcls.preprocessing import Preprocessing
@@ -90,13 +93,7 @@ def _write(
     sets: ClassSets | None,
 ) -> dict[str, Parity]:
     """`export` into an empty folder."""
-    from safetensors.torch import save_file
-
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    with atomic_path(folder / WEIGHTS) as temporary:
-        save_file(state, temporary, metadata={"format": "pt", "class_names": json.dumps(list(class_names))})
-        _sort_header(temporary)
+    write_weights(network, class_names, folder / WEIGHTS)
     temperature = calibration.temperature if calibration is not None else 1.0
     if onnx:
         export_onnx(network, preprocessing, folder / ONNX, temperature)
@@ -120,9 +117,25 @@ def _write(
             "python": platform.python_version(),
         },
     }
+    write_description(description, folder)
+    return parities
+
+
+def write_weights(network: Network, class_names: Sequence[str], file: Path) -> None:
+    """Write the weights of `network` as float32 safetensors, with the class names beside them."""
+    from safetensors.torch import save_file
+
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    with atomic_path(file) as temporary:
+        save_file(state, temporary, metadata={"format": "pt", "class_names": json.dumps(list(class_names))})
+        _sort_header(temporary)
+
+
+def write_description(description: Mapping[str, Any], folder: Path) -> None:
+    """Write `model.json` and the model card."""
     atomic_write_text(folder / CARD, model_card(description))
     atomic_write_text(folder / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
-    return parities
 
 
 def _sort_header(file: Path) -> None:
@@ -236,20 +249,24 @@ def export_onnx(network: Network, preprocessing: Preprocessing, file: Path, temp
     frozen = network_from_architecture(network.architecture)
     frozen.load_state_dict({name: value.float().cpu() for name, value in network.state_dict().items()}, strict=True)
     frozen.eval()
+    memory = frozen.head if isinstance(frozen.head, Memory) and network.architecture.views == "one" else None
     levels = {name: logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")}
     for logger in levels.values():
         logger.setLevel(logging.ERROR)
     with warnings.catch_warnings(), atomic_path(file) as temporary:
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            frozen if temperature == 1 else _Scaled(frozen, temperature),
+            frozen.backbone if memory else frozen if temperature == 1 else _Scaled(frozen, temperature),
             (torch.zeros(2, 3, *preprocessing.shape),),
             input_names=["images"],
-            output_names=["scores"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+            output_names=[FEATURES if memory else SCORES],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
             dynamo=True,
             verbose=False,
         )
         assert program is not None
-        program.save(str(temporary))
+        if memory:
+            write_with_head(program.model_proto, temporary, memory, temperature)
+        else:
+            program.save(str(temporary))
     return True

@@ -1,4 +1,4 @@
-"""Between a new network and its first step: the features of a frozen backbone, and the head solved on features."""
+"""Between a new network and its first step: the features of a frozen backbone, and the head solved on them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from omegaconf import DictConfig
 
 from imgcls.data.feature_module import FeatureDataModule
 from imgcls.data.module import ImageDataModule
+from imgcls.models.memory import Memory
 from imgcls.models.network import Network
 from imgcls.training.build import class_weights
 from imgcls.training.checkpoint_io import read_checkpoint
 from imgcls.training.devices import Devices
 from imgcls.training.frozen_backbone import compute_features
+from imgcls.training.memory_head import check_memory, fill_memory
 from imgcls.training.mixture import save_start
 from imgcls.training.own_parts import with_code
 from imgcls.training.solved_head import is_solvable, solve_head
@@ -58,9 +60,9 @@ def prepare_head(
             _load_network(network, resume_from)
         if cfg.model.feature_views == 0:
             log.info(
-                "The backbone is frozen: the head %s on its features of the unaugmented images, computed once. "
+                "The backbone is frozen: the head %s its features of the unaugmented images, computed once. "
                 "model.feature_views=8 uses 8 augmented views, null a new one in every epoch.",
-                "is solved" if solves else "trains",
+                "keeps" if isinstance(network.head, Memory) else "is solved on" if solves else "trains on",
             )
         features = compute_features(
             images,
@@ -70,18 +72,21 @@ def prepare_head(
             device=device,
             splits=tuple(split for split in images.source.splits() if cfg.test or split != "test"),
         )
-        data = FeatureDataModule(images, features, whole=solves)
+        data = FeatureDataModule(images, features, whole=solves and not isinstance(network.head, Memory))
     if solves and resume_from is None and (once or not network.trained_head):
         if features is None:
             features = compute_features(images, network, device=device, splits=("train", "val"))
-        solve_head(
-            network,
-            images,
-            features,
-            class_weights=class_weights(cfg.loss.get("class_weights"), images),
-            by_loss=cfg.checkpoint.monitor == "val/loss",
-            device=device,
-        )
+        if isinstance(network.head, Memory):
+            fill_memory(network.head, images, features, device)
+        else:
+            solve_head(
+                network,
+                images,
+                features,
+                class_weights=class_weights(cfg.loss.get("class_weights"), images),
+                by_loss=cfg.checkpoint.monitor == "val/loss",
+                device=device,
+            )
         if not once and cfg.checkpoint.average == "start" and int(os.environ.get("RANK", "0")) == 0:
             save_start(network, folder / "checkpoints")
     return Start(data, solved=once and solves)
@@ -99,6 +104,9 @@ def _runs_backbone_once(cfg: DictConfig) -> bool:
 def _solves(cfg: DictConfig, images: ImageDataModule, network: Network) -> bool:
     """Whether the head is solved on features: `model.solve_head`, for as many images as can be."""
     size = len(images.source.train), network.num_features, images.num_classes
+    if isinstance(network.head, Memory):
+        check_memory(network.head, images, frozen=_runs_backbone_once(cfg))
+        return True
     return bool(cfg.model.get("solve_head")) and is_solvable(*size) and images.source.train.weights is None
 
 

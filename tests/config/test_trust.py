@@ -88,6 +88,8 @@ def test_a_data_set_is_one_of_the_registry(target: Any) -> None:
 
 
 NEEDED = {
+    "prototype": ["model.pretrained=true"],
+    "knn": ["model.pretrained=true"],
     "table": [f"data.root={Path(__file__).parent}", "data.table=labels.csv"],
     "huggingface": [f"data.root={Path(__file__).parent}"],
 }
