@@ -20,6 +20,7 @@ from imgcls.config.starts import MEMORY, is_multilabel, unfit_for_memory, unsolv
 from imgcls.errors import UserError, nearest
 from imgcls.models.choices import (
     ACTIVATIONS,
+    ADAPTERS,
     AVERAGES,
     BATCH_NORMS,
     FREEZING,
@@ -110,6 +111,8 @@ def _check_together(config: Mapping[str, Any]) -> None:
             "model.stem=small with model.freeze=backbone would freeze a first convolution with random weights. "
             "Use model.freeze=head_first, or model.stem=standard."
         )
+    if model.get("adapter") == "lora":
+        _check_adapter(config)
     memory = MEMORY.get(str((model.get("head") or {}).get("_target_")))
     if memory is not None:
         if (reason := unfit_for_memory(config)) is not None:
@@ -167,6 +170,20 @@ def _check_metrics(metrics: Any, *, multilabel: bool) -> None:
             raise UserError(f"metrics: {name} is no name. A class is given as +metrics.NAME._target_=package.Class.")
         if name not in valid:
             raise UserError(f"metrics: {name!r} is not known. {nearest(name, valid)}")
+
+
+def _check_adapter(config: Mapping[str, Any]) -> None:
+    """Raise UserError for options that adapters do not go with, or without `peft`."""
+    model = config.get("model") or {}
+    if not model.get("pretrained") and model.get("weights") is None:
+        raise UserError("model.adapter=lora adapts trained weights: model.pretrained=true or model.weights=FILE.")
+    if model.get("freeze") == "backbone":
+        raise UserError("model.adapter=lora trains beside the backbone, which model.freeze=backbone excludes. Use one.")
+    if model.get("stem") == "small":
+        raise UserError("model.adapter=lora would freeze the random weights of model.stem=small. Use one of them.")
+    if (config.get("trainer") or {}).get("strategy") == "fsdp":
+        raise UserError("model.adapter=lora needs all weights in each process. Use trainer.strategy=auto.")
+    check_installed(["peft"], "lora", "model.adapter=lora")
 
 
 def _check_task(config: Mapping[str, Any]) -> None:
@@ -310,6 +327,8 @@ OPTIONS: dict[str, Check] = {
     "model.weights": existing_file,
     "model.stem": choice(*STEMS),
     "model.freeze": choice(*FREEZING),
+    "model.adapter": choice(*ADAPTERS),
+    "model.adapter_rank": whole(1),
     "model.feature_views": whole(0, none=True),
     "model.solve_head": flag,
     "model.unfreeze_epoch": whole(1),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 STEMS = ("standard", "small")
 FREEZING = ("none", "backbone", "head_first")
+ADAPTERS = ("none", "lora")
 AVERAGES = ("none", "greedy", "start")
 BATCH_NORMS = ("auto", "train", "frozen")
 VIEWS = ("one", "flip", "flip_shift")

@@ -16,18 +16,22 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
 from imgcls.errors import UserError, first_line
+from imgcls.models.adapters import adapted_checkpoint, merged_checkpoint
 from imgcls.system.files import atomic_path
 
 FULL_DISK_BYTES = 1 << 20  # with less free space after a failed write, the disk was full
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its target, syncs and renames it; reads it with `weights_only=True`."""
+    """Writes a checkpoint beside its target, syncs and renames it; reads it with `weights_only=True`.
+
+    In the file the adapters of a network are merged; the training that resumes gets them as they were.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         with atomic_path(Path(path)) as temporary:
             try:
-                torch.save(checkpoint, temporary)
+                torch.save(merged_checkpoint(checkpoint), temporary)
             except RuntimeError as error:  # torch's own writer hides the OSError of a full disk
                 full = shutil.disk_usage(temporary.parent).free < FULL_DISK_BYTES
                 for cause in (error, error.__context__):  # their frames keep the half-written file open, and its space
@@ -39,7 +43,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 ) from None
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return read_checkpoint(Path(path))
+        return adapted_checkpoint(read_checkpoint(Path(path)))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

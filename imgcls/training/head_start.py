@@ -1,4 +1,4 @@
-"""Between a new network and its first step: the features of a frozen backbone, and the head solved on them."""
+"""Between a new network and its first step: the features of a frozen backbone, the head solved on them, adapters."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from imgcls.data.feature_module import FeatureDataModule
 from imgcls.data.module import ImageDataModule
+from imgcls.models.adapters import add_adapters
 from imgcls.models.memory import Memory
 from imgcls.models.network import Network
 from imgcls.training.build import class_weights
@@ -48,7 +49,7 @@ def prepare_head(
     """Compute the features that a frozen backbone needs, and solve the head of `network` if `model.solve_head` says so.
 
     Fine-tuning starts from the solved head (Kumar et al. 2022), or from that of another run with the same classes.
-    `folder` is that of the run, which keeps this start.
+    `folder` is that of the run, which keeps this start. Adapters are added last, if `model.adapter` says so.
     """
     device = devices.torch_device(int(os.environ.get("LOCAL_RANK", "0")))
     once = _runs_backbone_once(cfg)
@@ -89,6 +90,11 @@ def prepare_head(
             )
         if not once and cfg.checkpoint.average == "start" and int(os.environ.get("RANK", "0")) == 0:
             save_start(network, folder / "checkpoints")
+    if cfg.model.get("adapter") == "lora":
+        add_adapters(network, cfg.model.adapter_rank, images.preprocessing.shape, cfg.seed)
+        trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+        total = sum(parameter.numel() for parameter in network.parameters())
+        log.info("Adapters and head are trained: %.2f %% of %d parameters.", 100 * trained / total, total)
     return Start(data, solved=once and solves)
 
 

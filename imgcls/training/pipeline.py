@@ -19,6 +19,7 @@ from imgcls.callbacks.history import History
 from imgcls.callbacks.timing import Timing
 from imgcls.data.module import ImageDataModule
 from imgcls.data.stores.sharing import remember
+from imgcls.models.adapters import merge_adapters
 from imgcls.models.backbones import check_pretrained
 from imgcls.models.classifier import Classifier
 from imgcls.system.interrupts import StopSignals
@@ -155,6 +156,7 @@ def _announce(cfg: DictConfig, images: ImageDataModule, devices: Devices, *, res
 
 def _load_best(trainer: L.Trainer, classifier: Classifier, checkpoints: Checkpoints) -> None:
     """Load the weights of the best epoch in the first process; machines of others may not see its files."""
+    merge_adapters(classifier.network)
     file = checkpoints.best if checkpoints.best.is_file() else checkpoints.last
     state = read_checkpoint(file)["state_dict"] if trainer.is_global_zero and file.is_file() else None
     if trainer.world_size > 1:
