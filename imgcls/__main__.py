@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "fine-tune a network; -m runs sweeps and searches",
     "options": "find the options of a training by a word",
     "evaluate": "measure a run's model on any images",
+    "audit": "wrong labels, copies and poor images of a run, and what causes its errors",
     "predict": "classify images",
     "embed": "write the features of images",
     "extend": "add a class to a model without training",
@@ -42,7 +43,7 @@ def main() -> None:
     """Run the command line."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
-        is_package = name in ("report", "serve", "deploy")
+        is_package = name in ("audit", "report", "serve", "deploy")
         module = importlib.import_module(f"imgcls.{name}{'.__main__' if is_package else ''}")
         sys.argv = [f"imgcls {name}", *rest]
         module.main()

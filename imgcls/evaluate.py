@@ -82,7 +82,7 @@ def measure(
     """What `evaluate` returns, and the model's outputs for each image, in the order of the split."""
     check_value("split", split, choice(*SPLITS))
     run = run_in(run)
-    cfg = _configuration(run, split, overrides, trust)
+    cfg = configuration_of(run, split, overrides, trust)
     if views is not None:
         check_value("views", views, choice(*VIEWS))
         cfg.model.views = views
@@ -109,7 +109,8 @@ def measure(
     return metrics, classifier.test_outputs
 
 
-def _configuration(run: Run, split: str, overrides: Sequence[str], trust: bool) -> DictConfig:
+def configuration_of(run: Run, split: str, overrides: Sequence[str], trust: bool) -> DictConfig:
+    """The configuration that measures `run` on `split`, with the preprocessing of its model."""
     from omegaconf import OmegaConf
 
     from imgcls.config.trust import restore_configuration

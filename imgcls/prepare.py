@@ -1,10 +1,14 @@
 """`python -m imgcls.prepare data=…`: prepare a data set for training, and print what is in it.
 
-usage: python -m imgcls.prepare data=NAME [data.option=value …] [duplicates=true|false] [output=FOLDER]
+usage: python -m imgcls.prepare data=NAME [data.option=value …] [duplicates=true|false] [audit=true] [output=FOLDER]
 
 Downloads what is missing, checks every image, builds the store of decoded pixels that training reads (give the same
 options as to train), and prints a table: images per class and split, sizes, formats, files that cannot be used, and
 images that are in two splits. `output=FOLDER` also writes bad_files.csv and duplicates.csv there.
+
+`audit=true` also runs the pretrained backbone of `model.…` on all images, and lists labels that are probably wrong,
+copies within a split, poor images, and classes that may be two; and the causes of the errors of a linear head, with
+what correcting them is worth. `output=FOLDER` then has audit.csv, which data=table reads. See docs/audit.md.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
     from imgcls.data.module import ImageDataModule
     from imgcls.data.sources import BadFile
 
-OPTIONS = {"duplicates": Option(True, flag, boolean), "output": Option()}
+OPTIONS = {"duplicates": Option(True, flag, boolean), "audit": Option(False, flag, boolean), "output": Option()}
 OVERRIDES = ("data", "model", "augment", "seed", "experiment", "trainer")
 MAX_FILES = 10  # of each kind in the printed table
 
@@ -188,19 +192,44 @@ def _command(arguments: Sequence[str]) -> None:
     from imgcls.config.composition import compose
 
     cfg: Any = compose(overrides)
-    from hydra.utils import instantiate
-
-    preparation = prepare(instantiate(cfg.data, _convert_="all"), duplicates=options["duplicates"])
+    folder = Path(options["output"]).expanduser() if options["output"] else None
+    images = _open(cfg)
+    preparation = prepare(images, duplicates=options["duplicates"])
     print(table(preparation))
-    if options["output"]:
+    if folder is not None:
         from imgcls.data.checks import bad_as_csv
         from imgcls.data.duplicates import Duplicate
         from imgcls.system.tables import as_csv
 
-        folder = Path(options["output"]).expanduser()
         atomic_write_text(folder / "bad_files.csv", bad_as_csv(preparation.bad))
         duplicates = [pair._asdict() for pair in preparation.duplicates or []]
         atomic_write_text(folder / "duplicates.csv", as_csv(duplicates, Duplicate._fields))
+    if options["audit"]:
+        _audit(cfg, images, folder)
+
+
+def _open(cfg: Any) -> ImageDataModule:
+    from hydra.utils import instantiate
+
+    from imgcls.training.build import pretrained_statistics
+
+    statistics = pretrained_statistics(cfg.model.name)
+    images: ImageDataModule = instantiate(cfg.data, _convert_="all", pretrained_statistics=statistics)
+    return images
+
+
+def _audit(cfg: Any, images: ImageDataModule, folder: Path | None) -> None:
+    """Audit `images` by the pretrained backbone of `cfg`, print what is found, and write it to `folder`."""
+    from imgcls.audit.tables import as_text
+    from imgcls.training.auditing import audit_images, write_audit
+    from imgcls.training.build import build_network
+    from imgcls.training.devices import choose_devices
+
+    devices = choose_devices(cfg.trainer.accelerator, 1)
+    found = audit_images(images, build_network(cfg, images), devices.torch_device())
+    print(f"\n{as_text(found)}")
+    if folder is not None:
+        print(f"table       {write_audit(found, folder, images)}")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,34 @@ def find_duplicates(
     return found
 
 
+def find_copies(found: Findings) -> list[tuple[Kind, int, int]]:
+    """Pairs of images that show the same: (kind, position, position of an earlier one), in the order of positions.
+
+    Of identical images each is paired with the first. Near-duplicates are compared where their hashes have few
+    candidates, as those of photographs have.
+    """
+    usable = np.flatnonzero(found.reasons == "")
+    if not len(usable):
+        return []
+    _, first, place = np.unique(found.digests[usable], axis=0, return_index=True, return_inverse=True)
+    earlier = usable[first][place.reshape(-1)]
+    pairs: list[tuple[Kind, int, int]] = [
+        ("identical", int(i), int(j)) for i, j in zip(usable, earlier, strict=True) if i != j
+    ]
+    rows = usable[(earlier == usable) & _has_contrast(found.thumbnails[usable])]
+    thumbnails = found.thumbnails[rows]
+    hashes = difference_hashes(thumbnails)
+    index = _HashIndex(hashes)
+    few = np.flatnonzero(index.count(hashes) <= MANY_CANDIDATES)
+    near = set()
+    for i, j in index.candidates(hashes[few]):
+        later = few[i] > j
+        i, j = few[i[later]], j[later]
+        close = _differences(thumbnails, thumbnails, i, j) <= MAX_RMS_DIFFERENCE
+        near |= set(zip(rows[i[close]].tolist(), rows[j[close]].tolist(), strict=True))
+    return sorted([*pairs, *(("near", i, j) for i, j in near)], key=lambda pair: pair[1:])
+
+
 def _key(source: Source, findings: Mapping[str, Findings]) -> str:
     """32 hexadecimal digits of everything that the result depends on."""
     digest = hashlib.blake2b(VERSION, digest_size=16)

@@ -89,8 +89,8 @@ def solve(
     if image_weights is not None:
         weights = weights * image_weights
 
-    def path(chosen: Tensor, test: Pair) -> Iterator[tuple[_Regression, _Score]]:
-        regression = _Regression(features[chosen], labels[chosen], weights[chosen], num_classes)
+    def path(chosen: Tensor, test: Pair) -> Iterator[tuple[Regression, _Score]]:
+        regression = Regression(features[chosen], labels[chosen], weights[chosen], num_classes)
         test_weights = (ones if class_weights is None else class_weights.to(features))[test[1]]
         for penalty in PENALTIES:
             regression.solve(penalty)
@@ -111,7 +111,7 @@ def solve(
     else:
         scores = _scores_of_folds(path, features, labels, seed)
         place = _choose(scores, by_loss)
-        regression = _Regression(features, labels, weights, num_classes)
+        regression = Regression(features, labels, weights, num_classes)
         for penalty in PENALTIES[: place + 1]:
             regression.solve(penalty)
         layer = regression.layer()
@@ -119,7 +119,7 @@ def solve(
 
 
 def _scores_of_folds(
-    path: Callable[[Tensor, Pair], Iterator[tuple[_Regression, _Score]]], features: Tensor, labels: Tensor, seed: int
+    path: Callable[[Tensor, Pair], Iterator[tuple[Regression, _Score]]], features: Tensor, labels: Tensor, seed: int
 ) -> list[_Score]:
     """The score of each penalty over the held-out parts of all folds."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
@@ -152,16 +152,30 @@ def _rises(scores: list[_Score]) -> bool:
     return len(losses) > PATIENCE and min(losses[:-PATIENCE]) < min(losses[-PATIENCE:])
 
 
-class _Regression:
-    """The regression on given images, whose solution for one penalty is the start for the next."""
+class Regression:
+    """The regression on given images, whose solution for one penalty is the start for the next.
 
-    def __init__(self, features: Tensor, labels: Tensor, weights: Tensor, num_classes: int) -> None:
+    Args:
+        features: float32 (N, F), which are standardised.
+        labels: int64 (N,).
+        weights: float32 (N,) of the images.
+        num_classes: number of classes, C.
+        start: the weight (C, F) and bias (C,) of another regression, from which the first search starts.
+    """
+
+    def __init__(
+        self, features: Tensor, labels: Tensor, weights: Tensor, num_classes: int, start: Pair | None = None
+    ) -> None:
         std, self.mean = torch.std_mean(features, dim=0, correction=0)
         self.std = std.clamp(min=max(CONSTANT * float(std.median()), 1e-6))
         self.features = (features - self.mean) / self.std
         self.weights = (weights / weights.sum())[:, None]
         self.targets = F.one_hot(labels, num_classes).to(features) * self.weights
         self.parameters = features.new_zeros(num_classes, features.shape[1] + 1)  # weights, then biases
+        if start is not None:
+            weight, bias = start
+            self.parameters[:, :-1] = weight * self.std
+            self.parameters[:, -1] = bias + weight @ self.mean
 
     def solve(self, penalty: float) -> None:
         """Find the minimum for `penalty` by L-BFGS (Liu and Nocedal 1989), from the last one."""

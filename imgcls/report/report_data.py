@@ -97,7 +97,7 @@ def _collect_thumbnails(folder: Path, datamodule: ImageDataModule) -> dict[str, 
         return {}
     index = {name: index for index, name in enumerate(test.names)}
     files = dict.fromkeys(row["file"] for row in [*top_losses(predictions), *samples(predictions)])
-    return {file: _encode_jpeg(test.open(index[file])) for file in files}
+    return {file: encode_jpeg(test.open(index[file])) for file in files}
 
 
 def _augment(datamodule: ImageDataModule) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _augment(datamodule: ImageDataModule) -> dict[str, Any]:
     images, labels = datamodule.training_examples(AUGMENTED)
     return {
         "pictures": [
-            {"label": _label_text(datamodule.class_names, label), "image": _encode_jpeg(Image.fromarray(image))}
+            {"label": _label_text(datamodule.class_names, label), "image": encode_jpeg(Image.fromarray(image))}
             for image, label in zip(images, labels, strict=True)
         ]
     }
@@ -131,7 +131,7 @@ def _explain(folder: Path, datamodule: ImageDataModule, classifier: Classifier) 
     return {
         "pictures": {
             row["file"]: {
-                "image": _encode_jpeg(Image.fromarray(image)),
+                "image": encode_jpeg(Image.fromarray(image)),
                 "seen": row["predicted"],
                 "shown": row["label"],
             }
@@ -140,7 +140,8 @@ def _explain(folder: Path, datamodule: ImageDataModule, classifier: Classifier) 
     }
 
 
-def _encode_jpeg(image: Image.Image) -> str:
+def encode_jpeg(image: Image.Image) -> str:
+    """A small JPEG of `image`, as base64."""
     small = image.convert("RGB")
     small.thumbnail((SIDE_PX, SIDE_PX))
     if max(small.size) < SIDE_PX // 2:  # a browser would blur the few pixels of a digit

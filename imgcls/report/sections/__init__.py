@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from imgcls.report.sections import (
+    audit,
     calibration,
     classes,
     configuration,
@@ -37,6 +38,7 @@ SECTIONS: Sequence[Section] = (
     samples.SECTION,
     gradcam.SECTION,
     feature_map.SECTION,
+    audit.SECTION,
     data.SECTION,
     rules.SECTION,
     profile.SECTION,
