@@ -15,12 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from imgcls.cli import Option, announce, boolean, guarded, read_options
 from imgcls.errors import UserError
 from imgcls.runs.provenance import read_configuration
-from imgcls.runs.reading import read_outputs
 from imgcls.runs.run import checkpoint_file, run_in
 from imgcls.system.checks import flag
 from imgcls.system.logs import log_to_terminal
@@ -56,7 +53,7 @@ def audit_run(run: Run | str | Path, overrides: Sequence[str] = (), *, trust: bo
     cfg = configuration_of(run, "val", overrides, trust)
 
     from imgcls.report.page import write_report
-    from imgcls.training.auditing import audit_images, write_audit
+    from imgcls.training.auditing import audit_images, stored_classes, write_audit
     from imgcls.training.build import build_data
     from imgcls.training.devices import choose_devices
 
@@ -66,7 +63,7 @@ def audit_run(run: Run | str | Path, overrides: Sequence[str] = (), *, trust: bo
     if list(images.class_names) != run.class_names:
         raise UserError(f"{run.folder}: the data set has other classes than the model was trained with.")
     network = _backbone(run, cfg, images, devices)
-    found = audit_images(images, network, devices.torch_device(), predicted=_predicted(run, images))
+    found = audit_images(images, network, devices.torch_device(), predicted=stored_classes(run.folder, images))
     write_audit(found, run.folder, images, report=True)
     write_report(run.folder)
     return found
@@ -91,14 +88,6 @@ def _backbone(run: Run, cfg: DictConfig, images: ImageDataModule, devices: Devic
             log.warning("%s The features are those of the trained backbone instead.", error)
     state = read_checkpoint(checkpoint_file(run, "best"))["state_dict"]
     return restore_classifier(cfg, images, devices, state).network
-
-
-def _predicted(run: Run, images: ImageDataModule) -> np.ndarray | None:
-    """int64 (M,): the model's classes of the validation images; None where they are not stored, or of other images."""
-    outputs, val = read_outputs(run.folder, "val"), images.source.val
-    if outputs is None or val is None or not np.array_equal(outputs[1], val.labels):
-        return None
-    return outputs[0].argmax(axis=1)
 
 
 def main() -> None:

@@ -161,7 +161,11 @@ def as_data(found: Audit, thumbnail: Callable[[int], str]) -> dict[str, Any]:
         thumbnail: from the place of an image among all to a JPEG as base64.
     """
     classes, given, errors = found.source.class_names, found.given, found.errors
-    suspects, poor = suspicious(found), [row for row, text in enumerate(found.poor) if text]
+    wrong = int(found.labels.wrong.sum())
+    suspects, poor = (
+        suspicious(found)[: min(SHOWN, max(LISTED, wrong))],
+        [row for row, text in enumerate(found.poor) if text],
+    )
 
     def picture(row: int, note: str, predicted: str = "") -> dict[str, str]:
         label = classes[given[row]]
@@ -182,8 +186,8 @@ def as_data(found: Audit, thumbnail: Callable[[int], str]) -> dict[str, Any]:
         "images": len(given),
         "accuracy": float((found.probabilities.argmax(axis=1) == given).mean()),
         "wrong": {
-            "found": int(found.labels.wrong.sum()),
-            "pictures": [suggestion(row) for row in suspects[:SHOWN].tolist()],
+            "found": wrong,
+            "pictures": [suggestion(row) for row in suspects.tolist()],
         },
         "copies": {
             "found": len(found.copies),

@@ -18,25 +18,31 @@ from imgcls.audit.findings import Audit
 from imgcls.audit.quality import measure_sharpness
 from imgcls.audit.search import audit
 from imgcls.audit.tables import as_data, as_table
-from imgcls.data.checks import inspect
+from imgcls.data.checks import Findings, inspect, inspect_few
+from imgcls.data.feature_module import FeatureDataModule
 from imgcls.data.module import ImageDataModule
 from imgcls.data.stores.features import FeatureStore
 from imgcls.errors import UserError
 from imgcls.models.network import Network
 from imgcls.preprocessing import sides
-from imgcls.report.report_data import encode_jpeg
+from imgcls.report.report_data import MAX_DECODED, encode_jpeg
+from imgcls.runs.reading import read_outputs
 from imgcls.system.files import atomic_write_text
 from imgcls.training.frozen_backbone import BATCH, compute_features
 
 log = logging.getLogger(__name__)
 
+MOST_PRODUCTS = 2**27
+"""The most products of images, features and classes that are audited at the end of a training, in seconds."""
+
 
 def audit_images(
     images: ImageDataModule,
     network: Network,
-    device: torch.device,
+    device: torch.device | None,
     *,
     features: Mapping[str, FeatureStore] | None = None,
+    findings: Mapping[str, Findings] | None = None,
     predicted: np.ndarray | None = None,
 ) -> Audit:
     """Audit all images of a data set.
@@ -44,8 +50,9 @@ def audit_images(
     Args:
         images: set up.
         network: its backbone computes the features; the best one has not been trained on these labels.
-        device: where it runs.
+        device: where it runs; None: it does not run again, not even to see what the crop cuts off.
         features: of all splits, if they are there already.
+        findings: of all splits, likewise.
         predicted: int64 (M,), the classes of the validation images by the model whose errors are explained; None: those
             of a head on the features.
 
@@ -54,19 +61,64 @@ def audit_images(
     """
     if images.multilabel:
         raise UserError("The audit is for images with one label each, not for task=multilabel.")
-    features = features or compute_features(images, network, device=device)
+    if features is None:
+        features = compute_features(images, network, device=device or torch.device("cpu"))
     splits = images.source.splits()
+    if findings is None:
+        findings = {name: inspect(split.pictures, images.cache, images.num_workers) for name, split in splits.items()}
     log.info("Auditing %d images.", sum(map(len, splits.values())))
     return audit(
         images.source,
         {name: features[name].features[0] for name in splits},
-        {name: inspect(split.pictures, images.cache, images.num_workers) for name, split in splits.items()},
+        findings,
         sharpness=measure_sharpness([images.store_of(name, evaluation=True) for name in splits]),
         input_side=min(sides(images.image_size)),
         predicted=predicted,
-        see_whole=_see_whole(images, network, device),
+        see_whole=_see_whole(images, network, device) if device is not None else None,
         seed=images.seed,
     )
+
+
+def try_audit(folder: Path, images: ImageDataModule, network: Network, data: ImageDataModule) -> None:
+    """Audit the images at the end of the training in `folder`, where all features are there and it takes seconds.
+
+    What the crop cuts off is not asked, since the backbone would have to run again.
+    """
+    splits = images.source.splits()
+    if not isinstance(data, FeatureDataModule) or images.multilabel or set(data.features) != set(splits):
+        return
+    values = sum(map(len, splits.values())) * network.num_features
+    if values * images.num_classes > MOST_PRODUCTS or any(store.views > 1 for store in data.features.values()):
+        return
+    try:
+        findings = {}
+        for name, split in splits.items():
+            known = inspect_few(split.pictures, MAX_DECODED, images.cache, images.num_workers)
+            if known is None:
+                return
+            findings[name] = known
+        found = audit_images(
+            images,
+            network,
+            None,
+            features=data.features,
+            findings=findings,
+            predicted=stored_classes(folder, images),
+        )
+        write_audit(found, folder, images, report=True)
+    except Exception as error:  # a finished training must not fail on its report
+        log.warning("The images could not be audited. %s: %s", type(error).__name__, error)
+
+
+def stored_classes(folder: Path, images: ImageDataModule) -> np.ndarray | None:
+    """int64 (M,): the classes of the validation images by the model of the run in `folder`.
+
+    None where they are not stored, or of other images.
+    """
+    outputs, val = read_outputs(folder, "val"), images.source.val
+    if outputs is None or val is None or not np.array_equal(outputs[1], val.labels):
+        return None
+    return outputs[0].argmax(axis=1)
 
 
 def _see_whole(images: ImageDataModule, network: Network, device: torch.device) -> See | None:

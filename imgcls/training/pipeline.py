@@ -24,6 +24,7 @@ from imgcls.models.backbones import check_pretrained
 from imgcls.models.classifier import Classifier
 from imgcls.system.interrupts import StopSignals
 from imgcls.training import results
+from imgcls.training.auditing import try_audit
 from imgcls.training.build import (
     build_callbacks,
     build_classifier,
@@ -118,6 +119,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         if cfg.report:
             from imgcls.report.page import try_report
 
+            try_audit(folder, images, classifier.network, data)
             try_report(folder)
         log_figures(trainer.logger, folder)
     return metrics

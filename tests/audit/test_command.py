@@ -68,3 +68,23 @@ def test_images_with_several_labels_are_refused(tmp_path: Path) -> None:
     data = Table(root, table="labels.csv", label_separator=";", image_size=24, resize=24)
     with pytest.raises(UserError, match="one label each"):
         audit_images(data, create_network("test_resnet", 4), torch.device("cpu"))
+
+
+def test_the_tables_of_audit_and_predict_are_data_sets(
+    fit: Fit, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imgcls.audit.__main__ import audit_run
+    from imgcls.data.table import Table
+    from imgcls.predict import predict
+
+    monkeypatch.chdir(tmp_path)
+    run = fit()
+    predict([f"run={run.folder}", "output=answers.csv", "engine=torch", "pictures/test"])
+    answered = Table(table="answers.csv", test_fraction=0).source
+    assert sum(map(len, answered.splits().values())) == 3 * 8
+    assert set(answered.class_names) <= set(run.class_names)
+    audit_run(run)
+    audited = Table(pictures, table=run.folder / "audit.csv").source
+    counts = {name: len(split) for name, split in audited.splits().items()}
+    assert counts["train"] + counts["val"] == 3 * 24
+    assert counts["test"] == 3 * 8

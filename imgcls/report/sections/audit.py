@@ -15,7 +15,8 @@ def _make(run: RunData) -> Blocks:
     blocks: list[Block] = [
         Text(
             f"{wrong['found']:,} of {found['images']:,} labels are probably wrong, {copies['found']:,} images show the "
-            f"same as another one, and {poor['found']:,} are poor. All are in audit.csv."
+            f"same as an earlier one, and {poor['found']:,} are poor. audit.csv has all images, the least likely "
+            "labels first, and data=table reads it."
         ),
         *_errors(found["errors"]),
     ]
