@@ -86,7 +86,7 @@ def as_text(found: Audit) -> str:
 def _lines(found: Audit) -> Iterator[str]:
     classes, given = found.source.class_names, found.given
     suspects = suspicious(found)
-    yield f"labels      {int(found.labels.wrong.sum()):,} of {len(given):,} are probably wrong; the first to look at:"
+    yield f"labels      about {int(found.labels.wrong.sum()):,} of {len(given):,} are wrong; the first to look at:"
     yield from _some(
         (
             f"{_name(found, row)}: {classes[given[row]]}, rather {classes[found.labels.suggested[row]]}"

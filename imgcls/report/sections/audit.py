@@ -14,7 +14,7 @@ def _make(run: RunData) -> Blocks:
     wrong, copies, poor = found["wrong"], found["copies"], found["poor"]
     blocks: list[Block] = [
         Text(
-            f"{wrong['found']:,} of {found['images']:,} labels are probably wrong, {copies['found']:,} images show the "
+            f"About {wrong['found']:,} of {found['images']:,} labels are wrong, {copies['found']:,} images show the "
             f"same as an earlier one, and {poor['found']:,} are poor. audit.csv has all images, the least likely "
             "labels first, and data=table reads it."
         ),
