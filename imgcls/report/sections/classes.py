@@ -14,7 +14,7 @@ def _make(run: RunData) -> Blocks:
     rows = run.table("per_class.csv")
     if not rows:
         return []
-    if "average_precision" in rows[0]:
+    if "threshold" in rows[0]:
         return [_labels(rows)]
     rows = sorted(rows, key=lambda row: float(row["accuracy"] or 2))
     cells = [
