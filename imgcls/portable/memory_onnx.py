@@ -46,7 +46,7 @@ def write_with_head(model: Any, target: Path, head: Memory, temperature: float) 
     layers = _Layers(model.graph)
     units = layers.add("Div", FEATURES, layers.add("Max", layers.norm(FEATURES), layers.constant(np.float32(1e-12))))
     products = layers.products(units, list(map(_as_array, head.blocks())), len(head.rows))
-    scale = float(head.scale) / temperature
+    scale = head.scale.item() / temperature
     if isinstance(head, Prototypes):
         squares = _as_array(head.squares())
         doubled = layers.add("Mul", products, layers.constant(np.float32(2 * scale)))

@@ -55,5 +55,5 @@ def fill_memory(
     log.info(
         "The head keeps the features of %d images; of %d of them, each by the others, %.2f %% are classified "
         "correctly. Its scale is %.3g.",
-        *(len(labels), len(true), 100 * accuracy, float(head.scale)),
+        *(len(labels), len(true), 100 * accuracy, head.scale.item()),
     )

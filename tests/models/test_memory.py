@@ -12,7 +12,7 @@ from imgcls.models.backbones import create_network
 from imgcls.models.heads import Knn, Prototype, head_from_dict
 from imgcls.models.memory import Memory, Neighbours, Prototypes, check_rows
 
-WIDTH, CLASSES = 24, 5
+WIDTH, CLASSES = 24, 3
 HEADS = [Prototype(), Knn(k=3), Knn(k=1)]
 
 
@@ -57,15 +57,18 @@ def test_scores_are_those_of_the_papers(head: Prototype | Knn) -> None:
 @pytest.mark.parametrize("images", [30, 700])
 def test_a_new_class_changes_no_bit_of_the_others(head: Prototype | Knn, images: int) -> None:
     layers, (test, _) = filled(head, images), clusters(33, seed=1)
-    before, generator = layers(test), torch.Generator().manual_seed(3)
-    for count in (1, 400):  # the second is larger than any class before, and than a block
+    generator = torch.Generator().manual_seed(3)
+    batches = [test[:1], test[:7], test]  # one product over all rows would differ in some of these
+    before = [layers(batch) for batch in batches]
+    for added, count in enumerate(
+        (1, 2, 4, 600), start=1
+    ):  # the last is larger than any class before, and than a block
         new = torch.rand(count, WIDTH, generator=generator)
         layers = layers.extended(new)
-        scores = layers(test)
-        assert torch.equal(scores[:, : before.shape[1]], before)
-        assert scores.shape[1] == before.shape[1] + 1
-        assert int(layers(new[:1]).argmax()) == before.shape[1] or count > 1
-        before = scores
+        for batch, scores in zip(batches, before, strict=True):
+            assert torch.equal(layers(batch)[:, :CLASSES], scores)
+        assert layers(test).shape[1] == CLASSES + added
+        assert int(layers(new[:1]).argmax()) == CLASSES + added - 1 or count > 1
 
 
 @pytest.mark.parametrize("head", HEADS)
