@@ -19,6 +19,7 @@ from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_o
 from imgcls.errors import UserError
 from imgcls.system.checks import choice, flag
 from imgcls.system.extras import check_onnx
+from imgcls.system.logs import log_to_terminal
 
 if TYPE_CHECKING:
     from imgcls.runs.run import Run
@@ -79,8 +80,14 @@ def _command(arguments: Sequence[str]) -> None:
     if options["onnx"] is True:
         check_onnx("onnx=true")
     announce("loading PyTorch, Lightning and timm")
-    made = soup(runs, options["output"], onnx=options["onnx"] is not False, overrides=overrides, trust=options["trust"])
+    import lightning  # noqa: F401 - sets up its loggers, which are silenced below
+
     from imgcls.runs.reading import read_json
+
+    with log_to_terminal():
+        made = soup(
+            runs, options["output"], onnx=options["onnx"] is not False, overrides=overrides, trust=options["trust"]
+        )
 
     for member in read_json(made.folder / "soup.json")["members"]:
         print(f"{member['score']:<10.6g} {'averaged' if member['averaged'] else 'left out':9} {member['run']}")

@@ -95,7 +95,10 @@ def make_soup(
         log_to_file(output / "log.txt"),
     ):
         names = ", ".join(str(member["run"]) for member in members if member["averaged"])
-        log.info("The soup averages %d of %d runs: %s.", len(chosen), len(runs), names)
+        if len(chosen) > 1:
+            log.info("The soup averages %d of %d runs: %s.", len(chosen), len(runs), names)
+        else:
+            log.info("No average is as good on validation as the best run: the soup has the weights of %s.", names)
         soup = {"monitor": monitor[0], "mode": monitor[1], "score": sign * final, "members": members}
         atomic_write_text(output / "soup.json", json.dumps(soup, indent=2) + "\n")
         content = {**read_checkpoint(best.folder / "checkpoints" / BEST), "state_dict": classifier.state_dict()}

@@ -105,8 +105,12 @@ def test_the_class_that_the_teacher_takes_an_image_for_is_no_label(pictures: Pat
         assert torch.allclose(batch.labels[:, 3:].sum(1), torch.ones(len(labelled)))
 
 
-def test_the_teacher_sees_the_view_of_the_student(pictures: Path, teacher: Run, tmp_path: Path) -> None:
-    images = taught(teacher.folder, pictures, "loss.teacher_views=2", "data.image_size=32", "data.resize=32")
+@pytest.mark.parametrize(
+    "augmentation", [[], ["augment=none", "data.augment.per_image=[{_target_: torchvision.transforms.RandomInvert}]"]]
+)
+def test_the_teacher_sees_the_view_of_the_student(augmentation: list[str], pictures: Path, teacher: Run) -> None:
+    same_size = ["data.image_size=32", "data.resize=32"]
+    images = taught(teacher.folder, pictures, "loss.teacher_views=2", *same_size, *augmentation)
     network, temperature = teacher.model.network, teacher.model.description["calibration"]["temperature"]
     loader: Any = images.train_dataloader()
     views = []

@@ -15,7 +15,7 @@ def _make(run: RunData) -> Blocks:
         [member["run"], f"{member['score']:.4g}", "averaged" if member["averaged"] else "left out"]
         for member in soup["members"]
     ]
-    text = f"The weights are the average of these runs; their {soup['monitor']} is {soup['score']:.4g}."
+    text = f"The weights of the averaged runs became one model; its {soup['monitor']} is {soup['score']:.4g}."
     return [Text(text), Table(["run", soup["monitor"], "weights"], rows, [1])]
 
 
