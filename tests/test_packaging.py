@@ -22,6 +22,7 @@ def test_the_wheel_holds_the_package_its_configuration_and_its_hydra_plugins(
         "imgcls/sweeps/study.py",
         "imgcls/report/report.html.j2",
         "imgcls/report/blocks.html.j2",
+        "imgcls/report/script.js",
         "imgcls/conf/train.yaml",
         "imgcls/conf/hydra/sweeper/optuna.yaml",
         "imgcls/conf/search/sampler/tpe.yaml",

@@ -66,6 +66,7 @@ class Table(Block):
         title: above it.
         note: below it.
         fold: the text that unfolds it; empty: it is open.
+        file: name of the CSV file that a button makes of it, without its ending; empty: that of the section.
     """
 
     head: Sequence[str]
@@ -75,6 +76,7 @@ class Table(Block):
     title: str = ""
     note: str = ""
     fold: str = ""
+    file: str = ""
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, object]], most: int, file: str, title: str, count: int = 0) -> Table:
@@ -86,30 +88,32 @@ class Table(Block):
 
 @dataclass(frozen=True)
 class Pictures(Block):
-    """Small images with their classes.
+    """Small images with their classes, each larger after a click.
 
     Args:
         pictures: each `image` (JPEG as base64, or empty), `file`, `label`, `predicted` and `note`.
         title: above them.
+        search: whether there is a field that searches in their classes and files.
     """
 
     pictures: Sequence[Mapping[str, str]]
     title: str = ""
+    search: bool = False
 
 
 @dataclass(frozen=True)
 class Matrix(Block):
-    """A confusion matrix of many classes: a pixel per cell, read by pointing.
+    """A confusion matrix, drawn by the page's script, which normalises it and reads it out to keys and pointer.
 
     Args:
-        image: PNG as base64.
-        names: of the classes.
-        cells: "row,column" to the number of images; cells without any are left out.
+        names: of the C classes.
+        cells: [row, column, number of images] of the cells that have any.
+        errors: the anchor of the misclassified images, which a click on a cell searches; empty: there are none.
     """
 
-    image: str
     names: Sequence[str]
-    cells: Mapping[str, int]
+    cells: Sequence[Sequence[int]]
+    errors: str = ""
 
 
 @dataclass(frozen=True)

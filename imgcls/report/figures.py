@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from imgcls.models.ranking import Curve
 from imgcls.portable.calibration import BINS
 from imgcls.runs.confusion import Confusion
 
@@ -68,7 +69,8 @@ class Chart:
             text = io.StringIO()
             with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{self.alt}{number}"}):
                 FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})
-            svgs.append(_for_page(text.getvalue(), self.alt if number == 0 else ""))
+            title = str(figure.axes[0].get_title() or figure.axes[0].get_label())
+            svgs.append(_for_page(text.getvalue(), self.alt if number == 0 else title))
         return svgs
 
     @cached_property
@@ -240,6 +242,58 @@ def reliability(confidence: np.ndarray, correct: np.ndarray) -> Chart:
     return Chart("Accuracy by confidence, and the distribution of confidence", (diagram, amount))
 
 
+def class_curves(curves: Mapping[str, Curve]) -> Chart:
+    """The ROC and the precision-recall curve of each class."""
+    colours = matplotlib.colormaps["tab20" if len(curves) > 10 else "tab10"]
+
+    def panel(title: str, across: str, up: str, start: tuple[float, float]) -> Callable[[Any], None]:
+        def draw(axes: Any) -> None:
+            for number, (name, found) in enumerate(curves.items()):
+                places = np.unique(np.linspace(0, len(found.recall) - 1, MAX_POINTS // 4).astype(int))
+                horizontal, vertical = (
+                    np.concatenate([[first], getattr(found, part)[places]])
+                    for first, part in zip(start, (across, up), strict=True)
+                )
+                axes.plot(
+                    horizontal,
+                    vertical,
+                    color=colours(number % colours.N),
+                    linewidth=1.2,
+                    label=plain_text(name if len(name) <= 16 else name[:15] + "…"),
+                )
+            axes.set(xlim=(-0.02, 1.02), ylim=(0, 1.04), ylabel=up.replace("_", " "))
+            finish(axes, title, across.replace("_", " "), whole=False)
+
+        return draw
+
+    def legend(axes: Any) -> None:
+        for number, name in enumerate(curves):
+            label = plain_text(name if len(name) <= 26 else name[:25] + "…")
+            axes.plot([], [], color=colours(number % colours.N), linewidth=2, label=label)
+        axes.legend(loc="center left", frameon=False, labelcolor=INK, fontsize=8, ncols=1 + (len(curves) > 12))
+        axes.set_axis_off()
+        axes.set_label("legend")
+
+    panels = (
+        panel("ROC", "false_positive_rate", "recall", (0.0, 0.0)),
+        panel("precision-recall", "recall", "precision", (0.0, 1.0)),
+        legend,
+    )
+    return Chart(f"ROC and precision-recall curves of {len(curves)} classes; their areas are in the table", panels)
+
+
+def risk_coverage(coverage: np.ndarray, risk: np.ndarray) -> Chart:
+    """The share of errors among the surest answers, by how many of them are accepted; both float (N,)."""
+    places = np.unique(np.linspace(0, len(risk) - 1, MAX_POINTS).astype(int))
+
+    def draw(axes: Any) -> None:
+        axes.plot(100 * coverage[places], 100 * (1 - risk[places]), color=BLUE, linewidth=1.5)
+        axes.set(xlim=(0, 101), ylabel="right, %")
+        finish(axes, "accuracy of the surest answers", "answers accepted, %", whole=False)
+
+    return Chart("Accuracy of the surest answers, by the share of answers that is accepted", (draw,), (6.5, 2.9))
+
+
 def profile_shares(profile: Mapping[str, Any]) -> Chart:
     """Where the time of the run and of its steps went, in %, and how busy the machine was."""
 
@@ -314,10 +368,15 @@ def ink(axes: Any) -> None:
 
 
 def _for_page(svg: str, alt: str) -> str:
-    """`svg` without what only a file needs, in the page's text colour; without `alt` hidden from screen readers."""
+    """`svg` without what only a file needs, in the page's text colour, with the title `alt`; without, hidden."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r' id="(?:figure|axes|patch|line2d|text|matplotlib|xtick|ytick|legend|QuadMesh)[\w.]*"', "", svg)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href").replace(INK, "currentColor")
-    role = f'role="img" aria-label="{html.escape(alt)}"' if alt else 'aria-hidden="true"'
-    return re.sub(r'<svg (?=.*?viewBox)[^>]*?(viewBox="[^"]*")[^>]*>', rf"<svg {role} \1>", svg, count=1).strip()
+    title = html.escape(alt)
+    role = f'role="img" aria-label="{title}"' if alt else 'aria-hidden="true"'
+
+    def start(found: re.Match[str]) -> str:
+        return f"<svg {role} {found[1]}>" + (f"<title>{title}</title>" if alt else "")
+
+    return re.sub(r'<svg (?=.*?viewBox)[^>]*?(viewBox="[^"]*")[^>]*>', start, svg, count=1).strip()

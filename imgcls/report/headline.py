@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from imgcls.report.intervals import as_metrics, intervals, is_bound
@@ -26,6 +27,7 @@ METRICS = {
 }
 SPEED = ("images_per_second", "feature_vectors_per_second", "data_wait_fraction")
 LONG_SECONDS = 60  # of training, from which its speed is worth a place at the top
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
 PERCENT = ("map", "subset_accuracy", "accuracy", "accuracy_top5", "data_wait_fraction")
 
 
@@ -48,8 +50,36 @@ def format_with_bounds(name: str, metrics: Mapping[str, Any]) -> str:
     return format_metric(name, metrics[name]) + (f" ({bounds})" if bounds else "")
 
 
-def headline(run: RunData) -> tuple[str, Sequence[tuple[str, str]]]:
-    """The sentence, and the metrics by their labels."""
+def facts(run: RunData) -> list[tuple[str, str]]:
+    """What was trained on what, when, for how long and where: label and value."""
+    config, metrics, status = run.config, run.metrics, run.status
+    model, data = config.get("model") or {}, config.get("data") or {}
+    start = "pretrained weights" if model.get("pretrained") else "random weights"
+    frozen = ", frozen backbone" if model.get("freeze") == "backbone" else ""
+    splits = run.json("data.json").get("splits") or {}
+    sizes = [f"{count} {SPLITS.get(name, name)}" for name, (count, *_) in splits.items()]
+    name = Path(str(data.get("root") or "")).name or str(data.get("_target_") or "").rpartition(".")[2]
+    environment, gpus = run.json("environment.json"), run.json("debug/profile/facts.json").get("gpus") or []
+    device = ", ".join(gpus) if gpus else f"{environment['cpus']} CPU cores" if "cpus" in environment else ""
+    found = {
+        "model": f"{model['name']}, {start}{frozen}" if model.get("name") else "",
+        "parameters": f"{metrics['parameters']:,}" if "parameters" in metrics else "",
+        "data": f"{name}: {', '.join(sizes)} images" if sizes else name,
+        "started": str(status.get("started") or "")[:16].replace("T", " "),
+        "training": _duration(metrics["seconds"]) if "seconds" in metrics else "",
+        "machine": device,
+    }
+    return [(label, value) for label, value in found.items() if value]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"
+
+
+def headline(run: RunData) -> tuple[str, Sequence[tuple[str, ...]]]:
+    """The verdict in words, and the metrics: label, value and interval."""
     metrics, status, history = run.metrics, run.status, run.history
     if "test/map" in metrics:
         count, classes = len(run.predictions), len(run.classes)
@@ -58,11 +88,7 @@ def headline(run: RunData) -> tuple[str, Sequence[tuple[str, str]]]:
         if "test/accuracy_low" not in metrics and (outputs := run.test_outputs):  # of an earlier version
             bounds = as_metrics(intervals(*outputs), "test")
             metrics |= {name: value for name, value in bounds.items() if name.rpartition("_")[0] in metrics}
-        count, classes = len(run.predictions), len(run.classes)
-        sentence = f"The test accuracy is {metrics['test/accuracy']:.2%}"
-        ends = format_bounds("test/accuracy", metrics)
-        sentence += f" (95 % interval {ends})" if ends else ""
-        sentence += f", on {count} images of {classes} classes."
+        sentence = _verdict(run, metrics)
     elif "val/accuracy" in metrics:
         sentence = f"The validation accuracy is {metrics['val/accuracy']:.2%}; there was no test."
     elif history and "val/accuracy" in history[-1]:
@@ -81,10 +107,28 @@ def headline(run: RunData) -> tuple[str, Sequence[tuple[str, str]]]:
     if stopped:
         sentence += f" The rule {stopped['rule']} ended the training: {stopped['sentence']}"
     numbers = [
-        (label, format_with_bounds(name, metrics))
+        (label, format_metric(name, metrics[name]), format_bounds(name, metrics))
         for name, label in METRICS.items()
         if name in metrics and (name not in SPEED or metrics.get("training_seconds", 0) >= LONG_SECONDS)
     ]
     own = [name for name in metrics if name.startswith("test/") and name not in METRICS and not is_bound(name, metrics)]
-    numbers += [(name, format_metric(name, metrics[name])) for name in own]
+    numbers += [(name, format_metric(name, metrics[name]), format_bounds(name, metrics)) for name in own]
     return sentence, numbers
+
+
+def _verdict(run: RunData, metrics: Mapping[str, Any]) -> str:
+    """The test accuracy, how sure it is, and what answering always with the largest class would reach."""
+    count, classes = len(run.predictions), len(run.classes)
+    accuracy, ends = metrics["test/accuracy"], format_bounds("test/accuracy", metrics)
+    sentence = f"The test accuracy is {accuracy:.2%}"
+    sentence += f" (95 % interval {ends})" if ends else ""
+    sentence += f", on {count} images of {classes} classes."
+    sizes = {row["class"]: int(row["pictures"]) for row in run.table("per_class.csv")}
+    largest = max(sizes, key=sizes.__getitem__, default="")
+    if not largest or not sum(sizes.values()):
+        return sentence
+    share = sizes[largest] / sum(sizes.values())
+    sentence += f" Always answering {largest}, the largest class, would be right for {share:.1%} of them"
+    if metrics.get("test/accuracy_low", accuracy) > share:
+        return f"{sentence}."
+    return f"{sentence}: the model is not clearly better than that."

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from imgcls.report.blocks import Blocks, Figure, Text
-from imgcls.report.headline import headline
+from imgcls.report.headline import facts, headline
 from imgcls.report.run_data import RunData
 from imgcls.report.sections import SECTIONS
 from imgcls.report.sections.section import Section
@@ -26,8 +26,11 @@ def write_report(folder: Path) -> Path:
     run = RunData(folder)
     sections = {section.title: _make_section(run, section) for section in SECTIONS}
     sentence, numbers = headline(run)
+    about = facts(run)
     present = {title: blocks for title, blocks in sections.items() if blocks}
-    return write_page(folder / "report.html", folder.resolve().name, present, sentence=sentence, numbers=numbers)
+    return write_page(
+        folder / "report.html", folder.resolve().name, present, sentence=sentence, numbers=numbers, facts=about
+    )
 
 
 def try_report(folder: Path) -> None:
@@ -41,9 +44,25 @@ def try_report(folder: Path) -> None:
 
 
 def write_page(
-    output: Path, title: str, sections: Mapping[str, Blocks], *, sentence: str, numbers: Sequence[tuple[str, str]] = ()
+    output: Path,
+    title: str,
+    sections: Mapping[str, Blocks],
+    *,
+    sentence: str,
+    numbers: Sequence[tuple[str, ...]] = (),
+    facts: Sequence[tuple[str, str]] = (),
 ) -> Path:
-    """Write a page of `sections`, each by its title; return its path."""
+    """Write a page; return its path.
+
+    Args:
+        output: the file.
+        title: of the page.
+        sections: the blocks of each section by its title.
+        sentence: what the page says in short.
+        numbers: label, value and, where there is one, interval of the most important numbers.
+        facts: label and value of what the page is about.
+    """
+    numbers = [(*number, "")[:3] for number in numbers]
     content = [
         {"id": name.lower().replace(" ", "-"), "title": name, "blocks": blocks} for name, blocks in sections.items()
     ]
@@ -55,7 +74,9 @@ def write_page(
         lstrip_blocks=True,
     )
     template = environment.get_template("report.html.j2")
-    atomic_write_text(output, template.render(title=title, sections=content, sentence=sentence, numbers=numbers))
+    atomic_write_text(
+        output, template.render(title=title, sections=content, sentence=sentence, numbers=numbers, facts=facts)
+    )
     return output
 
 

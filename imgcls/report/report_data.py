@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,18 @@ from imgcls.data.duplicates import find_duplicates
 from imgcls.data.module import ImageDataModule
 from imgcls.models.classifier import Classifier
 from imgcls.report.gradcam import overlays
-from imgcls.report.selection import samples, top_losses
+from imgcls.report.selection import misclassified, samples, top_losses
 from imgcls.runs.reading import read_predictions
 from imgcls.system.files import atomic_write_text
 
 log = logging.getLogger(__name__)
 
 SIDE_PX = 128  # of an image on the page
+SIDES_PX: Mapping[float, int] = {25: 224, 60: 160, 120: 128, 240: 96, math.inf: 64}
+"""The side of misclassified images, where there are up to this number of them."""
+MAX_CHARACTERS = 420_000  # of the images of the page, which stays below a megabyte
+MARKUP_CHARACTERS = 450  # of one image's place on it
+MAX_IMAGES = 600
 AUGMENTED, EXPLAINED = 12, 8  # images
 MAX_DECODED = 2000  # files of a split to decode again in search of duplicates, which takes seconds
 MAX_COMPARED = 100_000  # images of all splits
@@ -40,7 +46,8 @@ def gather(folder: Path, datamodule: ImageDataModule, classifier: Classifier) ->
 
     - `counts.json`: `splits`, split to the number of images of each class; `notes`.
     - `duplicates.json`: how many were `found`, the first 100 as `rows`; or a `note` why they are unknown.
-    - `pictures.json`: file name to a small JPEG as base64, for the top losses and the samples.
+    - `pictures.json`: file name to a small JPEG as base64, for the samples and, as far as there is room, the
+      misclassified images.
     - `augmented.json`: `pictures`, each `label` and `image`, as used in training; empty without augmentation.
     - `gradcam.json`: `pictures`, file name to `image`, `shown` (the label) and `seen` (the predicted class); or the
       `reason` why there are none.
@@ -92,12 +99,22 @@ def _list_duplicates(datamodule: ImageDataModule) -> dict[str, Any]:
 
 
 def _collect_thumbnails(folder: Path, datamodule: ImageDataModule) -> dict[str, str]:
+    """Samples and misclassified images, the largest loss first, until the page would become too large."""
     predictions, test = read_predictions(folder), datamodule.source.test
     if test is None:
         return {}
     index = {name: index for index, name in enumerate(test.names)}
-    files = dict.fromkeys(row["file"] for row in [*top_losses(predictions), *samples(predictions)])
-    return {file: encode_jpeg(test.open(index[file])) for file in files}
+    wrong = [row["file"] for row in misclassified(predictions)]
+    side = next(side for most, side in SIDES_PX.items() if len(wrong) <= most)
+    files = dict.fromkeys([*(row["file"] for row in samples(predictions)), *wrong])
+    shown, images = set(wrong[:MAX_IMAGES]), dict[str, str]()
+    left = MAX_CHARACTERS
+    for file in files:
+        images[file] = encode_jpeg(test.open(index[file]), side if file in shown else SIDE_PX)
+        left -= len(images[file]) + MARKUP_CHARACTERS
+        if left < 0 or len(images) > MAX_IMAGES:
+            break
+    return images
 
 
 def _augment(datamodule: ImageDataModule) -> dict[str, Any]:
@@ -140,13 +157,10 @@ def _explain(folder: Path, datamodule: ImageDataModule, classifier: Classifier) 
     }
 
 
-def encode_jpeg(image: Image.Image) -> str:
-    """A small JPEG of `image`, as base64."""
+def encode_jpeg(image: Image.Image, side: int = SIDE_PX) -> str:
+    """A small JPEG of `image`, as base64, of at most `side` pixels each way."""
     small = image.convert("RGB")
-    small.thumbnail((SIDE_PX, SIDE_PX))
-    if max(small.size) < SIDE_PX // 2:  # a browser would blur the few pixels of a digit
-        factor = SIDE_PX // max(small.size)
-        small = small.resize((small.width * factor, small.height * factor), Image.Resampling.NEAREST)
+    small.thumbnail((side, side))
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=80, optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()

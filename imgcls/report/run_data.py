@@ -88,6 +88,22 @@ class RunData:
         return calibration
 
     @cached_property
+    def neighbours(self) -> dict[str, list[dict[str, str]]]:
+        """Of misclassified images by file: the most similar training images, each `image` and `label`."""
+        found: dict[str, list[dict[str, str]]] = self.image_data("neighbours").get("pictures", {})
+        return found
+
+    @property
+    def answers(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Confidence, float (N,), and whether it is right, bool (N,), of the exported model; None without a test."""
+        if self.judged is not None:
+            return self.judged.confidence, self.judged.correct
+        if not self.predictions:
+            return None
+        confidence, correct = ([float(row[name]) for row in self.predictions] for name in ("confidence", "correct"))
+        return np.array(confidence), np.array(correct) > 0
+
+    @cached_property
     def judged(self) -> Judgement | None:
         """How the exported model judges the test images; None without stored outputs, or with several labels."""
         if self.multilabel or self.test_outputs is None or not len(self.test_outputs[1]):

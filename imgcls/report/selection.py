@@ -9,10 +9,15 @@ from imgcls.runs.reading import Rows
 SHOWN_IMAGES = 24
 
 
+def misclassified(predictions: Rows) -> Rows:
+    """The misclassified images, the largest loss first."""
+    wrong = [row for row in predictions if row["correct"] == "0"]
+    return sorted(wrong, key=lambda row: -float(row["loss"]))
+
+
 def top_losses(predictions: Rows) -> Rows:
     """The misclassified images with the largest losses, largest first."""
-    wrong = [row for row in predictions if row["correct"] == "0"]
-    return sorted(wrong, key=lambda row: -float(row["loss"]))[:SHOWN_IMAGES]
+    return misclassified(predictions)[:SHOWN_IMAGES]
 
 
 def samples(predictions: Rows) -> Rows:

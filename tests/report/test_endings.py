@@ -57,7 +57,7 @@ def test_a_run_of_one_epoch_reports_its_duplicates(fit: Fit, pictures: Path) -> 
     (pictures / "test" / "dog" / "empty.png").touch()
     run = fit(*REPORTED, "trainer.max_epochs=1")
     written = {file.stem for file in (run.folder / "report_data").iterdir()}
-    assert written == {"counts", "duplicates", "pictures", "augmented", "gradcam"}
+    assert {"counts", "duplicates", "pictures", "augmented", "gradcam"} <= written
     page = run.report_file.read_text()
     data = page.partition('id="data"')[2].partition('id="rules"')[0]
     assert "in two splits" in data
@@ -122,7 +122,7 @@ def test_long_lists_and_many_classes_are_bounded(tmp_path: Path) -> None:
     assert "5000 files were left out" in page
     assert "and 4980 more in bad_files.csv" in page
     assert "4999.jpg" not in page
-    assert "200 classes with the most errors" in page
+    assert "150 classes with the most errors" in page
     assert len(page) < 1_000_000
 
 
@@ -131,7 +131,7 @@ def test_a_report_that_was_disabled_is_created_on_request(
     tmp_path: Path, fit: Fit, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     if fails:
-        monkeypatch.setattr("imgcls.training.pipeline._test", lambda *_: 1 / 0)
+        monkeypatch.setattr("imgcls.training.pipeline.run_test", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
         fit(*REPORTED, "trainer.max_epochs=1", "report=false")
     run = load(tmp_path / "run")

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from imgcls.report.sections import (
     audit,
     calibration,
+    class_curves,
     classes,
     configuration,
     confusion,
     curves,
     data,
+    errors,
     feature_map,
     gradcam,
     learning_rate,
@@ -23,7 +25,7 @@ from imgcls.report.sections import (
     rules,
     samples,
     soup,
-    top_losses,
+    thresholds,
 )
 from imgcls.report.sections.section import Section
 
@@ -33,8 +35,10 @@ SECTIONS: Sequence[Section] = (
     soup.SECTION,
     confusion.SECTION,
     classes.SECTION,
+    class_curves.SECTION,
+    errors.SECTION,
+    thresholds.SECTION,
     calibration.SECTION,
-    top_losses.SECTION,
     samples.SECTION,
     gradcam.SECTION,
     feature_map.SECTION,

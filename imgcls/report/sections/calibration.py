@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from imgcls.portable.calibration import NAMES, expected_error
+from imgcls.portable.calibration import BINS, NAMES, expected_error
 from imgcls.report import figures
 from imgcls.report.blocks import Blocks, Figure, Table, Text
 from imgcls.report.run_data import RunData
 from imgcls.report.sections.section import Section
 
+FEW_IMAGES = 1000
+IMAGES_PER_BIN = 20
 SPLITS = {"val": "validation", "test": "test"}
+
+
+def adaptive_bins(count: int) -> int:
+    """Number of bins for `count` images, at least 20 in each."""
+    return min(BINS, max(1, count // IMAGES_PER_BIN))
+
+
+def adaptive_error(confidence: np.ndarray, correct: np.ndarray, bins: int) -> float:
+    """The calibration error over bins of equally many images (Nguyen and O'Connor 2015)."""
+    order = np.argsort(confidence, kind="stable")
+    parts = np.array_split((confidence - correct)[order], bins)
+    return float(sum(abs(part.sum()) for part in parts) / len(order))
 
 
 def _make(run: RunData) -> Blocks:
@@ -25,6 +39,12 @@ def _make(run: RunData) -> Blocks:
     error = (
         f"The expected calibration error is {expected_error(confidence, correct):.4f}, on {len(correct)} test images."
     )
+    if len(correct) < FEW_IMAGES:
+        bins = adaptive_bins(len(correct))
+        error += (
+            f" With so few images, {BINS} bins of equal width exaggerate it; over {bins} bins of equally many images "
+            f"it is {adaptive_error(confidence, correct, bins):.4f}."
+        )
     if not stored:
         text = (
             f"{error} The model was exported without a temperature: python -m imgcls.export run=DIR fits one on the "

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-
 import numpy as np
 
 from imgcls.report import figures
-from imgcls.report.blocks import Block, Blocks, Figure, Matrix, Table, Text
+from imgcls.report.blocks import Block, Blocks, Matrix, Table, Text
 from imgcls.report.run_data import RunData
 from imgcls.report.sections.section import Section
 from imgcls.runs.confusion import Confusion, read_confusion
 from imgcls.system.files import atomic_write_bytes
 
 MAX_ROWS = 20  # of the table of errors
-MAX_DRAWN_CLASSES = 500  # of a confusion matrix that is drawn whole
-WORST_CLASSES = 200  # that are drawn of a larger one
+MAX_DRAWN_CLASSES = 250  # of a confusion matrix that is drawn whole
+WORST_CLASSES = 150  # that are drawn of a larger one
 
 
 def _make(run: RunData) -> Blocks:
@@ -26,11 +24,7 @@ def _make(run: RunData) -> Blocks:
         return _mistaken_labels(run)
     confusion = read_confusion(run.folder, names)
     pairs = _most_confused(confusion)
-    table = Table(["true", "predicted", "images"], pairs, [2])
     blocks: list[Block] = [] if pairs else [Text("Every test image was classified correctly.")]
-    if len(names) <= figures.MAX_CLASSES:
-        chart = figures.confusion_matrix(confusion.dense(), names)
-        return [*blocks, Figure.of(chart, name="confusion", wide_rem=6 + 1.5 * len(names)), table]
     if len(names) > MAX_DRAWN_CLASSES:
         wrong, count = confusion.errors(), len(names)
         errors = sum(np.bincount(part, wrong.images, count) for part in (wrong.true, wrong.predicted))
@@ -39,10 +33,12 @@ def _make(run: RunData) -> Blocks:
         blocks = [Text(f"The matrix shows the {WORST_CLASSES} classes with the most errors.")]
     else:
         counts = confusion.dense()
-    image = figures.confusion_pixels(counts)
+    small = len(names) <= figures.MAX_CLASSES
+    image = figures.confusion_matrix(counts, names).as_png() if small else figures.confusion_pixels(counts)
     atomic_write_bytes(run.folder / "figures" / "confusion.png", image)
-    cells = {f"{row},{column}": int(counts[row, column]) for row, column in zip(*np.nonzero(counts), strict=True)}
-    return [*blocks, Matrix(base64.b64encode(image).decode(), names, cells), table]
+    cells = [[int(row), int(column), int(counts[row, column])] for row, column in zip(*np.nonzero(counts), strict=True)]
+    table = Table(["true", "predicted", "images"], pairs, [2], title="Most confused classes", file="confused")
+    return [*blocks, Matrix(names, cells, "misclassified-images" if pairs else ""), table]
 
 
 def _mistaken_labels(run: RunData) -> Blocks:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from imgcls.report import figures
-from imgcls.report.blocks import Blocks, Figure
+from imgcls.report.blocks import Blocks, Figure, Text
+from imgcls.report.intervals import wilson
 from imgcls.report.run_data import RunData
 from imgcls.report.sections.section import Section
 from imgcls.runs.reading import read_steps
@@ -17,8 +18,30 @@ def _make(run: RunData) -> Blocks:
     steps = figures.Steps(stored["loss"], stored["rate"]) if stored else None
     if not run.history and (steps is None or len(steps.loss) < 2):
         return []
+    if len(run.history) == 1 and steps is None:
+        return [Text("There was one epoch, or the head was solved without any: there is no curve to draw.")]
     histories = {run.folder.name: run.history}
-    return [Figure.of(figures.learning_curves(histories, steps, training_objective(run.config)), name="curves")]
+    chart = Figure.of(figures.learning_curves(histories, steps, training_objective(run.config)), name="curves")
+    choice = _choice(run)
+    return [chart, Text(choice)] if choice else [chart]
+
+
+def _choice(run: RunData) -> str:
+    """How sure the choice of the best epoch by its validation accuracy is."""
+    images = (run.json("data.json").get("splits", {}).get("val") or [0])[0]
+    values = [row["val/accuracy"] for row in run.history if "val/accuracy" in row]
+    if not images or len(values) < 2 or (run.config.get("checkpoint") or {}).get("monitor") != "val/accuracy":
+        return ""
+    best = max(values)
+    low, high = wilson(best * images, images)
+    near = sum(value >= low for value in values)
+    text = (
+        f"The best epoch was chosen by its accuracy on {images} validation images, {best:.1%} (95 % interval {low:.1%} "
+        f"to {high:.1%}). "
+    )
+    if near == 1:
+        return f"{text}No other of the {len(values)} epochs is in that interval: the choice is sure."
+    return f"{text}{near} of the {len(values)} epochs are in that interval: which of them is best is not sure."
 
 
 def training_objective(config: Mapping[str, Any]) -> str:
