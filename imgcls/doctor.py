@@ -33,6 +33,7 @@ FEATURES = {
     "search": "searches with Optuna: -m hydra/sweeper=optuna",
     "serve": "python -m imgcls.serve, and predict without torch",
     "parquet": "tables in Parquet: data.table=labels.parquet",
+    "lora": "low-rank adapters: model.adapter=lora",
     "huggingface": "data sets of the Hugging Face hub: data=huggingface",
     "s3": "images in S3: data.root=s3://bucket/prefix",
     "tensorboard": "logger=tensorboard",

