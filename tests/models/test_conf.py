@@ -41,7 +41,7 @@ def test_optimisers_and_their_rates(name: str) -> None:
         return optim.lr
 
     finetuned = rate("model.pretrained=true")
-    assert rate("model.pretrained=false") >= pytest.approx(6 * finetuned)
+    assert rate("model.pretrained=false") > 5 * finetuned
     assert rate("model.pretrained=true", "model.freeze=backbone") > finetuned
     assert rate("optim.lr=0.125") == 0.125
 
