@@ -15,6 +15,8 @@ one in 95 % of the cases.
 `output=FILE` writes a JSON line per image to FILE instead, with an `error` for one that cannot be read. If the command
 is killed, run it again: it continues after the last line. FILE.csv, or format=csv, is a table for a spreadsheet, with
 the columns file, class, probability, and those of the next classes; they are empty for an image that cannot be read.
+Where images can have several labels, the columns are file, label (all of them, with ; in between), and the probability
+of each label.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +37,7 @@ from imgcls.models.choices import VIEWS
 from imgcls.portable.engines import ENGINES
 from imgcls.system.checks import choice, share, whole
 from imgcls.system.files import atomic_write_text, explain_os_errors, take_lock
-from imgcls.system.tables import table_as_csv
+from imgcls.system.tables import join_labels, table_as_csv
 from imgcls.system.text import printable
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ def predict(arguments: Sequence[str]) -> None:
         if options["endpoint"] is not None:
             from imgcls.serve.client import Client
 
-            return _ask(Client(options["endpoint"]), left, options["top_k"] or TOP_K, options["coverage"])
+            return _ask(Client(options["endpoint"]), left, options["top_k"], options["coverage"])
         wished = options["top_k"], options["coverage"]
         return _compute(options["run"], options["engine"], options["views"], left, *wished)
 
@@ -101,7 +103,8 @@ def predict(arguments: Sequence[str]) -> None:
 
 def _print(files: Sequence[str], answers: Answers, form: str) -> int:
     """Print the answers, those without classes on stderr; return how many these are."""
-    show = {"jsonl": _as_json, "csv": _as_csv}.get(form, _as_row(max(map(len, files), default=0)))
+    show = _as_json if form == "jsonl" else _as_row(max(map(len, files), default=0))
+    head: list[str] = []
     unreadable = shown = 0
     for file, answer in answers:
         if isinstance(answer, str):
@@ -109,9 +112,12 @@ def _print(files: Sequence[str], answers: Answers, form: str) -> int:
             print(printable(f"{picture_name(file)}: {answer}"), file=sys.stderr)
         else:
             if form == "csv" and not shown:
-                print(_csv_header(len(answer)))
+                head = _csv_head(_as_content(file, answer))
+                print(printable(_csv_line(head)))
             shown += 1
-            print(printable(show(file, answer)))
+            print(
+                printable(_csv_line(_csv_row(_as_content(file, answer), head)) if form == "csv" else show(file, answer))
+            )
     return unreadable
 
 
@@ -159,13 +165,10 @@ def _write(
 
 def _table_of(lines: Path) -> str:
     """The answers in a file of JSON lines as CSV."""
-    rows = []
     with lines.open(encoding="utf-8") as file:
-        for content in map(json.loads, file):
-            classes = [(each["class"], each["probability"]) for each in content.get("classes", [])]
-            rows.append((len(classes), _as_csv(content["file"], classes)))
-    width = max((count for count, _ in rows), default=1)
-    return "".join(f"{row}\n" for row in [_csv_header(width), *(row for _, row in rows)])
+        contents = [json.loads(line) for line in file]
+    head = _csv_head(max(contents, key=lambda content: len(content.get("classes", ())), default={}))
+    return table_as_csv([head, *(_csv_row(content, head) for content in contents)])
 
 
 def model_state(run: str) -> list[object]:
@@ -229,7 +232,7 @@ def _compute(
                 yield file, image if isinstance(image, str) else next(classes)
 
 
-def _ask(client: Client, files: Sequence[str], top_k: int, coverage: float | None) -> Answers:
+def _ask(client: Client, files: Sequence[str], top_k: int | None, coverage: float | None) -> Answers:
     """Classify with the endpoint; an error that is not about an image ends the command."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -238,7 +241,14 @@ def _ask(client: Client, files: Sequence[str], top_k: int, coverage: float | Non
 
     def predict_one(file: str) -> Classes | str:
         try:
-            return client.predict_one(Path(file), top_k, coverage)
+            entries = client.entries(Path(file), top_k, coverage)
+            answer = Labelled((entry["class"], float(entry["probability"])) for entry in entries)
+            answer.label = answer[0][0]
+            if "above" in entries[0]:
+                every = client.entries(Path(file)) if top_k is not None else entries
+                above = [entry for entry in every if entry["above"]]
+                answer.label = [entry["class"] for entry in sorted(above, key=lambda entry: entry["index"])]
+            return answer
         except EndpointError as error:
             if error.status not in (400, 413, 415) or NO_SETS in str(error):
                 raise
@@ -249,27 +259,40 @@ def _ask(client: Client, files: Sequence[str], top_k: int, coverage: float | Non
 
 
 def _as_json(file: str, answer: Classes | str) -> str:
+    return json.dumps(_as_content(file, answer), ensure_ascii=False)
+
+
+def _as_content(file: str, answer: Classes | str) -> dict[str, Any]:
+    """An answer as a line of JSON has it."""
     content: dict[str, Any] = {"file": picture_name(file)}
     if isinstance(answer, str):
-        content["error"] = answer
-    else:
-        if isinstance(answer, Labelled):
-            content["label"] = answer.label
-        content["classes"] = [{"class": name, "probability": round(value, 6)} for name, value in answer]
-        if isinstance(answer, Labelled) and isinstance(answer.label, list):
-            content["classes"] = [{**entry, "above": entry["class"] in answer.label} for entry in content["classes"]]
-    return json.dumps(content, ensure_ascii=False)
-
-
-def _as_csv(file: str, answer: Classes) -> str:
+        return {**content, "error": answer}
+    if isinstance(answer, Labelled):
+        content["label"] = answer.label
+    content["classes"] = [{"class": name, "probability": round(value, 6)} for name, value in answer]
     if isinstance(answer, Labelled) and isinstance(answer.label, list):
-        raise UserError("format=csv has one class per row, but images have several labels. Use format=jsonl.")
-    return _csv_line([picture_name(file), *(cell for name, value in answer for cell in (name, round(value, 6)))])
+        content["classes"] = [{**entry, "above": entry["class"] in answer.label} for entry in content["classes"]]
+    return content
 
 
-def _csv_header(count: int) -> str:
-    later = [f"{name}_{place}" for place in range(2, count + 1) for name in ("class", "probability")]
-    return _csv_line(["file", "class", "probability", *later])
+def _csv_head(content: Mapping[str, Any]) -> list[str]:
+    """The columns for answers like `content`: of the likeliest classes, or of the labels and each one's probability."""
+    classes = content.get("classes", ())
+    if isinstance(content.get("label"), list):
+        return ["file", "label", *sorted(entry["class"] for entry in classes)]
+    later = [f"{name}_{place}" for place in range(2, len(classes) + 1) for name in ("class", "probability")]
+    return ["file", "class", "probability", *later]
+
+
+def _csv_row(content: Mapping[str, Any], head: Sequence[str]) -> list[object]:
+    """The cells of an answer; only the file of an image that cannot be read."""
+    classes = content.get("classes", ())
+    if not isinstance(content.get("label"), list):
+        return [content["file"], *(cell for entry in classes for cell in (entry["class"], entry["probability"]))]
+    values = {entry["class"]: entry["probability"] for entry in classes}
+    if sorted(values) != list(head[2:]):
+        raise UserError("format=csv has a column for each label: leave top_k out, or use format=jsonl.")
+    return [content["file"], join_labels(content["label"], head[2:]), *(values[name] for name in head[2:])]
 
 
 def _csv_line(cells: Sequence[object]) -> str:

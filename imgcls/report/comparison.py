@@ -95,6 +95,8 @@ def compare_predictions(folders: Sequence[Path], names: Sequence[str]) -> list[s
         return []
     outputs = [read_outputs(folder, "test") for folder in folders]
     known = [found for found in outputs if found is not None]
+    if any(labels.ndim > 1 for _, labels in known):
+        return []
     if len(known) != len(outputs) or not all(np.array_equal(known[0][1], labels) for _, labels in known):
         return []
     (first, labels), *others = known

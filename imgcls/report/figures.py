@@ -125,6 +125,10 @@ def learning_curves(
 
     metrics = {name.rpartition("/")[2] for history in runs.values() for row in history for name in row}
     columns = {name: {"training": f"train/{name}", "validation": f"val/{name}"} for name in ("loss", "accuracy")}
+    if "map" in metrics:  # of several labels; the accuracy of single labels is high where most are absent
+        columns["accuracy"] = {"validation": "val/map"}
+        columns["mean average precision"] = columns.pop("accuracy")
+        metrics.add("mean average precision")
     columns = {name: columns[name] for name in columns if name in metrics}
     if objective and "loss" in columns:
         apart = columns.pop("loss").items()
@@ -292,6 +296,21 @@ def risk_coverage(coverage: np.ndarray, risk: np.ndarray) -> Chart:
         finish(axes, "accuracy of the surest answers", "answers accepted, %", whole=False)
 
     return Chart("Accuracy of the surest answers, by the share of answers that is accepted", (draw,), (6.5, 2.9))
+
+
+def precision_recall(
+    name: str, recall: np.ndarray, precision: np.ndarray, point: tuple[float, float] | None, average: float
+) -> Chart:
+    """The curve of the label `name`, float (K,) each, and the (recall, precision) of its threshold."""
+
+    def draw(axes: Any) -> None:
+        axes.step([0, *recall], [precision[0], *precision], where="pre", color=BLUE)
+        if point is not None:
+            axes.plot(*point, color=ORANGE, marker="o", markersize=6)
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.05), ylabel="precision")
+        finish(axes, f"{plain_text(name)}, average precision {average:.0%}", "recall", whole=False)
+
+    return Chart(f"Precision by recall of {name}", (draw,), size=(3.2, 2.4))
 
 
 def profile_shares(profile: Mapping[str, Any]) -> Chart:

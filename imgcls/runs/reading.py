@@ -76,7 +76,10 @@ def read_predictions(folder: Path) -> Rows:
 
 
 def read_outputs(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Logits, float32 (N, C), and labels, int64 (N,), of the `val` or `test` images; None if they are not stored."""
+    """Logits, float32 (N, C), and labels, int64 (N,), of the `val` or `test` images; None if they are not stored.
+
+    With several labels these are uint8 (N, C).
+    """
     logits, labels = folder / f"{split}_logits.npy", folder / f"{split}_labels.npy"
     if not logits.is_file():
         return None

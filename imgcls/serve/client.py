@@ -98,9 +98,32 @@ class Client:
 
     def predict_one(self, picture: Any, top_k: int = 5, coverage: float | None = None) -> list[tuple[str, float]]:
         """`predict` for a single image."""
-        wished = f"top_k={top_k}" if coverage is None else f"coverage={coverage}"
-        answer = json.loads(self.invoke(_content(picture), "application/x-image", f"application/json;{wished}"))
-        return [(entry["class"], float(entry["probability"])) for entry in answer["predictions"][0]["classes"]]
+        return [(entry["class"], float(entry["probability"])) for entry in self.entries(picture, top_k, coverage)]
+
+    def entries(
+        self, picture: Any, top_k: int | None = None, coverage: float | None = None
+    ) -> list[dict[str, Any]]:
+        """The endpoint's entries for an image: `class`, `index`, `probability`; with several labels also `above`.
+
+        Args:
+            picture: what `open_picture` takes.
+            top_k: number of classes; None: the five most likely, or with several labels all.
+            coverage: instead, of the set that has the true class that often.
+        """
+        wished = f";top_k={top_k}" if top_k is not None else ""
+        accept = "application/json" + (wished if coverage is None else f";coverage={coverage}")
+        answer = json.loads(self.invoke(_content(picture), "application/x-image", accept))
+        return list(answer["predictions"][0]["classes"])
+
+    def labels(self, picture: Any) -> list[tuple[str, float]]:
+        """The labels of an image whose probability is at least their threshold, each as (name, probability).
+
+        Raises UserError if the model gives each image one class.
+        """
+        entries = self.entries(picture)
+        if "above" not in entries[0]:
+            raise UserError("This model gives each image one class. Use predict().")
+        return [(entry["class"], float(entry["probability"])) for entry in entries if entry["above"]]
 
     def invoke(self, body: bytes, content_type: str, accept: str = "application/json") -> bytes:
         """The body of the endpoint's answer to a request, which is repeated while the endpoint is busy."""

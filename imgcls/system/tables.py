@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+SEPARATORS = (";", "|", "\t")
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
@@ -29,6 +30,16 @@ def _cell(value: Any) -> str:
         text = f"'{text}"
     quoted = text.replace('"', '""')
     return f'"{quoted}"' if re.search(r'[",\r\n]', text) else text  # csv.writer does not quote \r
+
+
+def join_labels(labels: Iterable[str], names: Iterable[str]) -> str:
+    """The `labels` of an image as one cell, with the first of SEPARATORS in between that is in none of all `names`.
+
+    >>> join_labels(["cat", "sofa"], ["cat", "dog", "sofa"])
+    'cat;sofa'
+    """
+    every = list(names)
+    return next((mark for mark in SEPARATORS if not any(mark in name for name in every)), ";").join(labels)
 
 
 def cell_text(cell: str) -> str:

@@ -15,11 +15,9 @@ from imgcls.data.sources import Split
 from imgcls.models.classifier import Classifier
 from imgcls.models.multilabel import choose_thresholds
 from imgcls.system.files import atomic_path, atomic_write_text
-from imgcls.system.tables import as_csv
+from imgcls.system.tables import as_csv, join_labels
 
 log = logging.getLogger(__name__)
-
-SEPARATORS = (";", "|", "\t")
 
 
 @torch.inference_mode()
@@ -45,9 +43,9 @@ def set_thresholds(
 
 
 def write_label_predictions(folder: Path, split: Split, classifier: Classifier) -> None:
-    """Write `predictions.csv` (a row per test image), `test_logits.npy`, `per_class.csv` and `label_errors.csv`."""
+    """Write `predictions.csv` (a row per test image), `test_logits.npy`, `test_labels.npy`, `per_class.csv` and
+    `label_errors.csv`."""
     outputs, names = classifier.test_outputs, list(classifier.class_names)
-    separator = next((mark for mark in SEPARATORS if not any(mark in name for name in names)), ";")
     probabilities = torch.sigmoid(outputs.logits.float())
     thresholds = classifier.thresholds.cpu()
     answers, labels = (probabilities >= thresholds).numpy(), outputs.labels.numpy().astype(bool)
@@ -57,8 +55,8 @@ def write_label_predictions(folder: Path, split: Split, classifier: Classifier) 
         right = bool((answers[place] == labels[place]).all())
         row: dict[str, Any] = {
             "file": split.names[index],
-            "label": separator.join(names[label] for label in np.flatnonzero(labels[place])),
-            "predicted": separator.join(names[label] for label in np.flatnonzero(answers[place])),
+            "label": join_labels([names[label] for label in np.flatnonzero(labels[place])], names),
+            "predicted": join_labels([names[label] for label in np.flatnonzero(answers[place])], names),
             "correct": int(right),
             "confidence": round(float(best.values[place, 0]), 6),
             "loss": round(float(outputs.loss[place]), 6),
@@ -67,8 +65,9 @@ def write_label_predictions(folder: Path, split: Split, classifier: Classifier) 
             row |= {f"top{rank}": names[int(label)], f"top{rank}_probability": round(float(value), 6)}
         rows.append(row)
     atomic_write_text(folder / "predictions.csv", as_csv(rows))
-    with atomic_path(folder / "test_logits.npy") as temporary, temporary.open("wb") as binary:
-        np.save(binary, outputs.logits.float().numpy())
+    for name, values in (("logits", outputs.logits.float().numpy()), ("labels", labels.astype(np.uint8))):
+        with atomic_path(folder / f"test_{name}.npy") as temporary, temporary.open("wb") as binary:
+            np.save(binary, values)
 
     precisions = multilabel_average_precision(probabilities, outputs.labels.long(), len(names), average="none")
     hits, found, true = (answers & labels).sum(0), answers.sum(0), labels.sum(0)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +24,12 @@ from imgcls.portable.model import sigmoid
 from imgcls.predict import predict
 from imgcls.preprocessing import Preprocessing
 from imgcls.report.page import write_report
+from imgcls.report.sections.precision_recall import precision_recall
+from imgcls.runs.reading import read_outputs
 from imgcls.runs.run import Run
+from imgcls.serve import lambda_function
 from tests.serve.conftest import serving
-from tests.serve.test_inference import start_container
+from tests.serve.test_inference import Ask, start_container
 from tests.trainings import SMALL
 
 NAMES = ("blue", "green", "red")
@@ -90,10 +97,25 @@ def test_all_ways_give_the_same_labels(
     with serving(portable.load(run.folder / "model", engine="auto")) as server:
         served = [server.post(file.read_bytes(), "application/x-image").json["predictions"][0] for file in files]
         sent = server.post(files[0].read_bytes(), "application/x-image", Accept="text/csv").body.decode()
+        capsys.readouterr()
+        predict([f"endpoint={server.url}", "format=jsonl", *map(str, files)])
+        asked = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        predict([f"endpoint={server.url}", "format=jsonl", "top_k=1", *map(str, files)])
+        likeliest = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        remote = imgcls.Client(server.url).labels(files[0])
     assert [row["above"] for row in csv.DictReader(sent.splitlines())] == [
         str(int(entry["above"])) for entry in served[0]["classes"]
     ]
+    for answers in (asked, likeliest):
+        assert [line["label"] for line in answers] == [line["label"] for line in lines]
+    assert {len(line["classes"]) for line in likeliest} == {1}
+    assert sorted(name for name, _ in remote) == sorted(lines[0]["label"])
     ask = start_container(run.folder, tmp_path, monkeypatch, engine="torch")
+    endpoint = SimpleNamespace(invoke_endpoint=lambda **sent: _passed_on(ask, **sent))
+    monkeypatch.setattr(lambda_function, "runtime", lambda: endpoint)
+    monkeypatch.setenv("ENDPOINT_NAME", "labels")
+    events = [{"image": base64.b64encode(file.read_bytes()).decode()} for file in files]
+    behind = [json.loads(lambda_function.lambda_handler(event)["body"])["predictions"][0] for event in events]
     handled = [json.loads(ask(file.read_bytes(), "image/png").body)["predictions"][0] for file in files]
 
     session = onnxruntime.InferenceSession(str(run.folder / "model" / "model.onnx"))
@@ -102,12 +124,35 @@ def test_all_ways_give_the_same_labels(
     [logits] = session.run(["scores"], {"images": preprocessing.normalise(pixels)})
     assert np.abs(sigmoid(logits) - evaluated).max() < 1e-3
 
-    for name, answers in {"predict": lines, "server": served, "handler": handled}.items():
+    for name, answers in {
+        **{"predict": lines, "server": served, "endpoint": asked, "handler": handled, "lambda": behind},
+    }.items():
         for answer, probabilities, has in zip(answers, evaluated, expected, strict=True):
             entries = {entry["class"]: entry for entry in answer["classes"]}
             assert sorted(entries) == list(NAMES), name
             assert np.allclose([entries[label]["probability"] for label in NAMES], probabilities, atol=1e-3), name
             assert [entries[label]["above"] for label in NAMES] == has.tolist(), name
+
+
+def _passed_on(ask: Ask, *, EndpointName: str, Body: bytes, ContentType: str, Accept: str) -> Any:  # noqa: N803
+    """The answer of SageMaker's runtime: that of the handler."""
+    return {"Body": io.BytesIO(ask(Body, ContentType, Accept).body.encode()), "ContentType": "application/json"}
+
+
+def test_predictions_as_csv(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    root = Path(run.config.data.table).parent
+    files = [str(root / row["file"]) for row in run.predictions]
+    predict([f"run={run.folder}", "engine=torch", f"output={tmp_path / 'labels.csv'}", *files])
+    rows = list(csv.DictReader((tmp_path / "labels.csv").read_text().splitlines()))
+    assert list(rows[0]) == ["file", "label", *NAMES]
+    assert [row["label"] for row in rows] == [row["predicted"] for row in run.predictions]
+    capsys.readouterr()
+    predict([f"run={run.folder}", "engine=torch", "format=csv", *files])
+    assert capsys.readouterr().out == (tmp_path / "labels.csv").read_text()
+    again = Table(root, table=tmp_path / "labels.csv", label_separator=";", test_fraction=0.0, val_fraction=0.0)
+    assert set(again.class_names) <= set(NAMES)
+    with pytest.raises(UserError, match="leave top_k out"):
+        predict([f"run={run.folder}", "engine=torch", "format=csv", "top_k=1", *files])
 
 
 def test_the_run_folder_and_its_report(run: Run) -> None:
@@ -119,6 +164,14 @@ def test_the_run_folder_and_its_report(run: Run) -> None:
     page = write_report(run.folder).read_text()
     assert "mean average precision is" in page
     assert "could not be created" not in page
+    assert page.count("Precision by recall of") == 1 + len(NAMES), "a chart for each label, and the sentence"
+    assert ">mean average precision<" in page, "its curve over the training"
+    outputs = read_outputs(run.folder, "test")
+    assert outputs is not None
+    for place, row in enumerate(rows):
+        recall, precision = precision_recall(sigmoid(outputs[0])[:, place], outputs[1][:, place])
+        steps = np.diff(recall, prepend=0.0)
+        assert (steps * precision).sum() == pytest.approx(float(row["average_precision"]), abs=1e-4)
     again = Table(Path(run.config.data.table).parent, table=run.folder / "predictions.csv", label_separator=";")
     assert again.class_names == NAMES
     model = run.model
