@@ -41,7 +41,6 @@ def extend(run: str, name: str, files: Sequence[str], output: Path) -> int:
     import numpy as np
 
     from imgcls import portable
-    from imgcls.pictures import open_picture
     from imgcls.portable import extension
     from imgcls.runs.run import find_model
 
@@ -55,7 +54,7 @@ def extend(run: str, name: str, files: Sequence[str], output: Path) -> int:
     if not readable:
         raise UserError("None of the images can be read: nothing was written.")
     began = time.monotonic()
-    pixels = [model.preprocessing.pixels(open_picture(file)) for file in readable[: extension.CHECKED]]
+    pixels = [model.preprocessing.pixels(model.preprocessing.open(file)) for file in readable[: extension.CHECKED]]
     extension.extend(model, source, output, name, np.concatenate(batches), np.stack(pixels))
     print(f"{output}  {len(model.class_names) + 1} classes, in {time.monotonic() - began:.1f} s after the features")
     return len(readable)

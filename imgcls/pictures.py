@@ -6,14 +6,16 @@ Needs only Pillow and numpy.
 from __future__ import annotations
 
 import io
+import math
 import struct
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy_format
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 Source = Path | str | bytes | Image.Image | np.ndarray
@@ -23,6 +25,7 @@ MAX_PIXELS = 89_478_485
 PICTURE_SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
     | {".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".qoi"}
+    | {".npy"}
 )
 """Lower-case suffixes of the files that count as images when a folder is searched."""
 
@@ -46,6 +49,7 @@ BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
 ICON_SIGNATURE = b"\0\0\x01\0"
 AVIF_BRANDS = (b"avif", b"avis")
+NPY_MAGIC = b"\x93NUMPY"
 SIGNATURES = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a"),
     *(b"II*\0", b"MM\0*", b"qoif", b"\0\0\0\x0cjP  "),
@@ -116,8 +120,39 @@ def open_scaled(source: Source, side: int) -> tuple[Image.Image, float]:
     return image, width / height
 
 
-def _decode(source: Source, max_pixels: int, side: int = 0) -> tuple[Image.Image, str, tuple[int, int]]:
-    """The image, its format, and its full size, upright."""
+def open_unconverted(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """As `open_picture`, in the mode of the file. Raises BadPicture."""
+    return _decode(source, max_pixels, convert=lambda image: image)[0]
+
+
+def read_npy(stream: io.BytesIO) -> np.ndarray:
+    """An array of numbers in numpy's format; its header is compared with the size before memory is allocated.
+
+    Raises BadPicture.
+    """
+    try:
+        version = npy_format.read_magic(stream)
+        read_header = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}[version]
+        shape, fortran, dtype = read_header(stream, max_header_size=10_000)
+        start, content = stream.tell(), stream.getbuffer()
+        if dtype.hasobject or dtype.kind not in "iufb":
+            raise BadPicture(f"an NPY array of {dtype}, not of numbers")
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content) - start:
+            raise BadPicture("an NPY array that is shorter or longer than its header says")
+        return np.frombuffer(content, dtype, offset=start).reshape(shape, order="F" if fortran else "C")
+    except BadPicture:
+        raise
+    except Exception as error:  # numpy parses the header with Python's tokenizer and raises its errors
+        raise BadPicture("not an NPY array") from error
+
+
+def _decode(
+    source: Source,
+    max_pixels: int,
+    side: int = 0,
+    convert: Callable[[Image.Image], Image.Image] | None = None,
+) -> tuple[Image.Image, str, tuple[int, int]]:
+    """The image, its format, and its full size, upright; converted to RGB if not by `convert`."""
     if isinstance(source, np.ndarray):
         image = _load(_from_array(source, max_pixels), max_pixels, is_ours=True)
         return image, "", image.size
@@ -134,13 +169,17 @@ def _decode(source: Source, max_pixels: int, side: int = 0) -> tuple[Image.Image
         expected = "a path, bytes, a Pillow image or a uint8 numpy array (height, width, 3)"
         raise BadPicture(f"of type {type(source).__name__}, not {expected}")
     try:
+        if _starts_with(file, NPY_MAGIC):
+            stream = file if isinstance(file, io.BytesIO) else io.BytesIO(Path(file).read_bytes())
+            image = _load(_from_array(read_npy(stream), max_pixels), max_pixels, is_ours=True)
+            return image, "NPY", image.size
         _check_icon(file, max_pixels)
         with Image.open(file, formats=_formats()) as image:
             width, height = image.size
             if side and image.format == "JPEG" and width * height <= max_pixels:
                 image.draft(None, (SCALED_SIDES * side, SCALED_SIDES * side))
             decoded, kind = image.size, image.format or ""
-            rgb = _load(image, max_pixels, is_ours=True)
+            rgb = _load(image, max_pixels, is_ours=True, convert=convert)
             return rgb, kind, (width, height) if rgb.size == decoded else (height, width)
     except BadPicture:
         raise
@@ -158,6 +197,15 @@ def _decode(source: Source, max_pixels: int, side: int = 0) -> tuple[Image.Image
         raise
     except Exception as error:  # Pillow raises ValueError, SyntaxError, struct.error and others, not only OSError
         raise BadPicture(_phrase(error)) from error
+
+
+def _starts_with(file: io.BytesIO | str, magic: bytes) -> bool:
+    if isinstance(file, io.BytesIO):
+        return bytes(file.getbuffer()[: len(magic)]) == magic
+    if not file.lower().endswith(".npy"):
+        return False  # images are not opened twice
+    with Path(file).open("rb") as opened:
+        return opened.read(len(magic)) == magic
 
 
 def has_picture_signature(file: Path) -> bool:
@@ -194,7 +242,12 @@ def is_upright_rgb(image: Image.Image) -> bool:
     return image.mode == "RGB" and "transparency" not in image.info and _orientation(image) == 1
 
 
-def _load(image: Image.Image, max_pixels: int, is_ours: bool = False) -> Image.Image:
+def _load(
+    image: Image.Image,
+    max_pixels: int,
+    is_ours: bool = False,
+    convert: Callable[[Image.Image], Image.Image] | None = None,
+) -> Image.Image:
     """`image` as upright RGB; beside the result it takes up to one image more, which is freed if it `is_ours`."""
     width, height = image.size
     if image.format == "JPEG2000" and max_pixels < MAX_PIXELS:
@@ -206,7 +259,7 @@ def _load(image: Image.Image, max_pixels: int, is_ours: bool = False) -> Image.I
     try:
         image.load()
         orientation = _orientation(image)
-        rgb = _to_rgb(image)
+        rgb = (convert or _to_rgb)(image)
         if rgb is image:
             rgb = image._new(image.im) if is_ours else image.copy()
         rgb.info.clear()

@@ -78,7 +78,7 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
     datamodule.prepare_data()
     source = datamodule.source
     findings = {
-        name: inspect(split.pictures, datamodule.cache, datamodule.num_workers)
+        name: inspect(split.pictures, datamodule.cache, datamodule.num_workers, datamodule.depth)
         for name, split in source.splits().items()
     }
     bad = [
@@ -134,7 +134,7 @@ def _properties(preparation: Preparation) -> Iterator[str]:
     yield f"sizes       {_sizes(preparation.sizes)}"
     if preparation.formats:
         yield f"formats     {', '.join(f'{kind} {count:,}' for kind, count in preparation.formats.items())}"
-    yield f"mean        {' '.join(f'{value:.4f}' for value in preparation.mean)}    (training pixels: red, green, blue)"
+    yield f"mean        {' '.join(f'{value:.4f}' for value in preparation.mean)}    (training pixels, by channel)"
     yield f"std         {' '.join(f'{value:.4f}' for value in preparation.std)}"
     folders = {str(folder) for folder in preparation.stores.values() if folder is not None}
     for title, folder in zip(["decoded in", *[""] * len(folders)], sorted(folders), strict=False):

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from imgcls.channels import MAX_CHANNELS, RGB, STEP, TOP, Depth, Planes, open_planes, spread
 from imgcls.errors import UserError, nearest
-from imgcls.pictures import is_upright_rgb, open_picture
+from imgcls.pictures import MAX_PIXELS, Source, is_upright_rgb, open_picture
 
 INTERPOLATIONS = {
     name: Image.Resampling[name.upper()] for name in ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
@@ -58,14 +59,18 @@ class Preprocessing:
     """With `crop`, shorter side before the centre crop, px; at least that of `image_size`."""
     interpolation: str = "bicubic"
     """Name of Pillow's filter; one of INTERPOLATIONS."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Subtracted from red, green, blue in 0..1."""
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """Subtracted from the channels, red, green and blue, in 0..1."""
+    std: tuple[float, ...] = IMAGENET_STD
     """Divides the differences, per channel."""
     fit: str = "crop"
     """How images of other aspect ratios fit; one of FITS."""
     pad_colour: tuple[int, int, int] = PAD_COLOUR
-    """Red, green and blue in 0..255 of the border with `pad`."""
+    """Red, green and blue in 0..255 of the border with `pad`; of other channels their mean."""
+    channels: int = 3
+    """Of the model's input."""
+    bits: int = 8
+    """Of the pixels: 8, or 16."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", as_size(self.image_size))
@@ -83,10 +88,15 @@ class Preprocessing:
             )
         if self.interpolation not in INTERPOLATIONS:
             raise UserError(f"interpolation={self.interpolation}: {nearest(self.interpolation, INTERPOLATIONS)}")
-        for name in ("mean", "std"):
+        if not 1 <= self.channels <= MAX_CHANNELS or self.bits not in TOP:
+            raise UserError(f"channels={self.channels}, bits={self.bits}: 1 to {MAX_CHANNELS}, of 8 or 16 bits.")
+        for name, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             values = tuple(float(value) for value in getattr(self, name))
-            if len(values) != 3 or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
-                raise UserError(f"{name}={list(values)} must be three numbers, for red, green and blue; std above 0.")
+            values = spread(values, self.channels) if values == default else values
+            count = self.channels
+            if len(values) != count or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
+                each = "three numbers, for red, green and blue" if count == 3 else f"{count} numbers, one a channel"
+                raise UserError(f"{name}={list(values)} must be {each}; std above 0.")
             object.__setattr__(self, name, values)
 
     @property
@@ -94,40 +104,55 @@ class Preprocessing:
         """Height and width of the model's input, px."""
         return sides(self.image_size)
 
-    def pixels(self, picture: Image.Image) -> np.ndarray:
-        """The image as uint8 (H, W, 3), before normalisation.
+    @property
+    def depth(self) -> Depth:
+        """Channels and bits of the pixels."""
+        return Depth(self.channels, self.bits)
+
+    def open(self, source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image | Planes:
+        """The image with the channels that the model takes, see `open_picture` and `open_planes`. Raises BadPicture."""
+        return open_picture(source, max_pixels) if self.depth == RGB else open_planes(source, self.depth, max_pixels)
+
+    def pixels(self, picture: Image.Image | Planes) -> np.ndarray:
+        """The image as uint8 (H, W, 3), before normalisation; with other channels and bits, uint8 or uint16 (H, W, C).
 
         With `crop` the same as torchvision's Resize(resize) and CenterCrop(image_size) on a PIL image, in one
         resampling that computes only what the crop keeps.
         """
-        if not is_upright_rgb(picture):
+        if self.depth != RGB or isinstance(picture, Planes):
+            picture = open_planes(picture, self.depth)
+        elif not is_upright_rgb(picture):
             picture = open_picture(picture)
         if picture.size == self.shape[::-1]:
-            return np.array(picture, dtype=np.uint8)
+            return self._array(picture)
         if self.fit == "squash":
-            return np.array(self._resized(picture, *self.shape), dtype=np.uint8)
+            return self._array(self._resized(picture, *self.shape))
         if self.fit == "pad":
             return self._padded(picture)
         return self._cropped(picture) if isinstance(self.image_size, int) else self._cropped_to_shape(picture)
 
-    def _resized(self, picture: Image.Image, height: int, width: int) -> Image.Image:
+    def _array(self, picture: Image.Image | Planes) -> np.ndarray:
+        return np.array(picture, dtype=self.depth.type)
+
+    def _resized(self, picture: Image.Image | Planes, height: int, width: int) -> Image.Image | Planes:
         same = picture.size == (width, height)
         return picture if same else picture.resize((width, height), INTERPOLATIONS[self.interpolation])
 
-    def _padded(self, picture: Image.Image) -> np.ndarray:
+    def _padded(self, picture: Image.Image | Planes) -> np.ndarray:
         """The largest copy of the whole image that fits, in the middle of a border."""
         (height, width), (old_width, old_height) = self.shape, picture.size
         scale = min(height / old_height, width / old_width)
         inner_height = min(height, max(1, round(old_height * scale)))
         inner_width = min(width, max(1, round(old_width * scale)))
-        out = np.empty((height, width, 3), dtype=np.uint8)
-        out[:] = self.pad_colour
+        out = np.empty((height, width, self.channels), dtype=self.depth.type)
+        border = spread(self.pad_colour, 1) if self.channels != 3 else self.pad_colour
+        out[:] = np.rint(border).astype(self.depth.type) * (STEP if self.bits == 16 else 1)
         top, left = (height - inner_height) // 2, (width - inner_width) // 2
         inner = self._resized(picture, inner_height, inner_width)
         out[top : top + inner_height, left : left + inner_width] = np.asarray(inner)
         return out
 
-    def _cropped_to_shape(self, picture: Image.Image) -> np.ndarray:
+    def _cropped_to_shape(self, picture: Image.Image | Planes) -> np.ndarray:
         """The centre, with the aspect ratio of the input, of an image that covers it with the margin of `resize`."""
         (height, width), (old_width, old_height) = self.shape, picture.size
         covered = max(height / old_height, width / old_width)  # scale at which the image covers the input
@@ -136,9 +161,9 @@ class Preprocessing:
         left, top = (old_width - box_width) / 2, (old_height - box_height) / 2
         box = (left, top, left + box_width, top + box_height)
         resized = picture.resize((width, height), INTERPOLATIONS[self.interpolation], box=box)
-        return np.array(resized, dtype=np.uint8)
+        return self._array(resized)
 
-    def _cropped(self, picture: Image.Image) -> np.ndarray:
+    def _cropped(self, picture: Image.Image | Planes) -> np.ndarray:
         """The central square."""
         assert isinstance(self.image_size, int)
         size, (width, height) = self.image_size, picture.size
@@ -146,13 +171,13 @@ class Preprocessing:
         scaled_width, scaled_height = self.resize * width // short, self.resize * height // short
         left, top = round((scaled_width - size) / 2), round((scaled_height - size) / 2)
         if short == self.resize:
-            return np.array(picture.crop((left, top, left + size, top + size)), dtype=np.uint8)
+            return self._array(picture.crop((left, top, left + size, top + size)))
         x, y = width / scaled_width, height / scaled_height
         box = (left * x, top * y, min((left + size) * x, width), min((top + size) * y, height))
-        return np.array(picture.resize((size, size), INTERPOLATIONS[self.interpolation], box=box), dtype=np.uint8)
+        return self._array(picture.resize((size, size), INTERPOLATIONS[self.interpolation], box=box))
 
     def normalise(self, pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """uint8 (N, H, W, 3) to float32 (N, 3, H, W), into `out` if given: minus the mean, divided by the std.
+        """uint8 or uint16 (N, H, W, C) to float32 (N, C, H, W), into `out` if given: minus the mean, by the std.
 
         Subtraction before multiplication, in float32: no fused operation can round it differently, so the result is
         bit for bit what the data module computes on any device.
@@ -165,19 +190,23 @@ class Preprocessing:
         for start in range(0, len(out), step):
             part = out[start : start + step]
             part[...] = channels_first[start : start + step]
+            if pixels.dtype == np.uint16:
+                part /= STEP
             part -= offset[:, None, None]
             part *= scale[:, None, None]
         return out
 
     def offset_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
-        """Two float32 (3,) arrays: normalised = (value in 0..255 - offset) * scale."""
+        """Two float32 (C,) arrays: normalised = (value in 0..255 - offset) * scale."""
         offset = 255.0 * np.asarray(self.mean, dtype=np.float64)
         scale = 1.0 / (255.0 * np.asarray(self.std, dtype=np.float64))
         return offset.astype(np.float32), scale.astype(np.float32)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        usual = {"channels": RGB.channels, "bits": RGB.bits}  # which are left out, as in earlier formats
+        return {name: value for name, value in values.items() if usual.get(name) != value}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:

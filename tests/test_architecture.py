@@ -22,7 +22,7 @@ COMMANDS = {
     "embed",
     "extend",
 }
-SHARED = {"errors", "pictures", "preprocessing", "cli"}  # of which the commands alone import cli
+SHARED = {"errors", "pictures", "channels", "preprocessing", "cli"}  # of which the commands alone import cli
 # A package imports those after it, never those before it.
 ORDER = [
     *("deploy", "sweeps", "launch", "training", "serve", "report", "portable", "debug", "callbacks", "audit", "data"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from imgcls.channels import MAX_CHANNELS
 from imgcls.config.choices import (
     ARCHIVE_SUFFIXES,
     NORMALIZATIONS,
@@ -278,9 +279,10 @@ def spaces(value: Any) -> str | None:
 
 
 def mean_and_std(value: Any) -> str | None:
-    """Means and standard deviations of the three channels."""
-    right = isinstance(value, list) and len(value) == 2 and all(not numbers(item) and len(item) == 3 for item in value)
-    return None if right else "must be [[mean, mean, mean], [std, std, std]]."
+    """Means and standard deviations of the channels."""
+    right = isinstance(value, list) and len(value) == 2 and all(not numbers(item) for item in value)
+    right = right and len(value[0]) == len(value[1]) > 0
+    return None if right else "must be [[mean, mean, mean], [std, std, std]], one number a channel."
 
 
 def size(value: Any) -> str | None:
@@ -379,6 +381,9 @@ OPTIONS: dict[str, Check] = {
     "data.batch_size": whole(1),
     "data.micro_batch_size": whole(1, none=True),
     "data.image_size": size,
+    "model.in_channels": whole(1, MAX_CHANNELS),
+    "data.channels": whole(1, MAX_CHANNELS),
+    "data.bits": choice(8, 16),
     "data.fit": choice(*FITS),
     "data.pad_colour": colour,
     "data.resize": whole(8, 8192, none=True),

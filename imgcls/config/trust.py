@@ -17,7 +17,17 @@ from imgcls.config.groups import config_dir
 from imgcls.errors import UserError, nearest
 
 USED = {
-    "model": ("name", "stem", "head", "options", "views", "drop_rate", "drop_path_rate", "channels_last"),
+    "model": (
+        "name",
+        "stem",
+        "in_channels",
+        "head",
+        "options",
+        "views",
+        "drop_rate",
+        "drop_path_rate",
+        "channels_last",
+    ),
     "loss": ("label_smoothing", "focal_gamma"),
     "trainer": ("accelerator", "precision"),
 }

@@ -19,6 +19,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from imgcls.channels import RGB, Depth, open_planes
 from imgcls.data.sources import BadFile
 from imgcls.data.stores.fingerprint import file_state
 from imgcls.data.threads import map_with_bar
@@ -41,6 +42,9 @@ _SUFFIXES = {
     "AVIF": {".avif", ".avifs"},
     "HEIF": {".heic", ".heif", ".hif"},
     "JPEG2000": {".jp2", ".j2k"},
+    "NPY": {".npy"},
+    "TIF": {".tif"},
+    "JPG": {".jpg"},
     "PPM": {".ppm", ".pgm", ".pbm", ".pnm"},
 }
 
@@ -75,10 +79,10 @@ class Findings:
         """The arrays of all fields."""
         return list(vars(self).values())
 
-    def fill(self, row: int, picture: Path | np.ndarray) -> None:
+    def fill(self, row: int, picture: Path | np.ndarray, depth: Depth = RGB) -> None:
         """Decode `picture` and fill row `row`."""
         try:
-            image, self.formats[row] = decode(picture)
+            image, self.formats[row] = decode(picture) if depth == RGB else _decode_planes(picture, depth)
         except BadPicture as error:
             self.reasons[row] = error.reason
             return
@@ -89,34 +93,50 @@ class Findings:
         self.thumbnails[row] = image.resize((width, height), Image.Resampling.BOX, reducing_gap=3.0)
 
 
-def inspect(pictures: Sequence[Path] | np.ndarray, cache: Path | None = None, workers: int | None = None) -> Findings:
+def _decode_planes(picture: Path | np.ndarray, depth: Depth) -> tuple[Image.Image, str]:
+    """An image of other channels or bits as people see it, and its format."""
+    planes = open_planes(picture, depth)
+    return planes.preview(), "" if isinstance(picture, np.ndarray) else picture.suffix.lstrip(".").upper()
+
+
+def inspect(
+    pictures: Sequence[Path] | np.ndarray,
+    cache: Path | None = None,
+    workers: int | None = None,
+    depth: Depth = RGB,
+) -> Findings:
     """Decode every image and return the findings, with a progress bar on a terminal.
 
     Args:
         pictures: files, or pixels uint8 (N, H, W, 3).
         cache: the folder in which the findings for files are cached; the user's cache folder if None.
         workers: threads that decode; as many as cores if None.
+        depth: channels and bits that the images must have.
     """
-    findings = inspect_few(pictures, len(pictures), cache, workers)
+    findings = inspect_few(pictures, len(pictures), cache, workers, depth)
     assert findings is not None
     return findings
 
 
 def inspect_few(
-    pictures: Sequence[Path] | np.ndarray, limit: int, cache: Path | None = None, workers: int | None = None
+    pictures: Sequence[Path] | np.ndarray,
+    limit: int,
+    cache: Path | None = None,
+    workers: int | None = None,
+    depth: Depth = RGB,
 ) -> Findings | None:
     """As `inspect`; None, and nothing is decoded, where more than `limit` files have no cached findings."""
     findings = Findings.empty(len(pictures))
     if isinstance(pictures, np.ndarray) or not pictures:
-        list(_fill_rows(findings, pictures, range(len(pictures)), workers))
+        list(_fill_rows(findings, pictures, range(len(pictures)), workers, depth))
         return findings
-    stamps, cached = _stamps(pictures), _CachedFindings(pictures, cache)
+    stamps, cached = _stamps(pictures), _CachedFindings(pictures, cache, depth)
     known = cached.restore(pictures, stamps, findings)
     unknown = np.flatnonzero(~known)
     if len(unknown) > limit:
         return None
     try:
-        for row in _fill_rows(findings, pictures, unknown.tolist(), workers):
+        for row in _fill_rows(findings, pictures, unknown.tolist(), workers, depth):
             known[row] = True
     finally:  # an interrupted check resumes where it stopped
         if len(unknown):
@@ -141,12 +161,16 @@ def bad_as_csv(bad: Iterable[BadFile]) -> str:
 
 
 def _fill_rows(
-    findings: Findings, pictures: Sequence[Path] | np.ndarray, rows: Sequence[int], workers: int | None
+    findings: Findings,
+    pictures: Sequence[Path] | np.ndarray,
+    rows: Sequence[int],
+    workers: int | None,
+    depth: Depth,
 ) -> Iterator[int]:
     """Fill `rows` of `findings` in threads, and yield each row when it is filled."""
 
     def fill(row: int) -> int:
-        findings.fill(row, pictures[row])
+        findings.fill(row, pictures[row], depth)
         return row
 
     return map_with_bar(fill, rows, workers or available_cores(), f"Checking {len(rows):,} images")
@@ -163,9 +187,10 @@ class _CachedFindings:
     Empty if the cache file is missing, damaged, or from another version.
     """
 
-    def __init__(self, paths: Sequence[Path], cache: Path | None) -> None:
+    def __init__(self, paths: Sequence[Path], cache: Path | None, depth: Depth = RGB) -> None:
         common = os.path.commonpath([os.path.abspath(path) for path in paths])  # noqa: PTH100
-        key = hashlib.blake2b(os.fsencode(common), digest_size=12).hexdigest()
+        place = os.fsencode(common) + (b"" if depth == RGB else b"\0%d %d" % depth)
+        key = hashlib.blake2b(place, digest_size=12).hexdigest()
         self.file = (cache or cache_folder()) / "checks" / f"{key}.npz"
         self.paths, self.stamps, self.findings = [], np.zeros((0, 4), dtype=np.int64), Findings.empty(0)
         with (

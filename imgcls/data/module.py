@@ -19,6 +19,7 @@ from torch import Tensor
 
 from imgcls.aws.download import local_root, synchronise
 from imgcls.aws.s3 import is_remote
+from imgcls.channels import RGB, Depth, spread
 from imgcls.config.choices import NORMALIZATIONS, ON_BAD, SAMPLERS, STORE_KINDS
 from imgcls.data.augment import Augment
 from imgcls.data.batch import Batch, Fate, RawBatch
@@ -76,6 +77,8 @@ class ImageDataModule(L.LightningDataModule):
         resize: shorter side before the centre crop in evaluation, px; image_size / 0.875 if None.
         fit: `crop` cuts the centre out, `pad` keeps the whole image with a border, `squash` changes its aspect ratio.
         pad_colour: red, green and blue of the border in 0..255.
+        channels: of the images: 3 is RGB, 1 grey, others the pages or bands of TIFF files and `.npy` arrays.
+        bits: of the pixels: 8, or 16, which keeps what files with more than 8 have.
         interpolation: Pillow's filter for all resizing before the store.
         num_workers: threads that decode images; `auto`: as many as processor cores.
         val_fraction: share of the training images used for validation if the data set has no validation images.
@@ -108,6 +111,8 @@ class ImageDataModule(L.LightningDataModule):
         resize: int | None = None,
         fit: str = "crop",
         pad_colour: Sequence[int] = PAD_COLOUR,
+        channels: int = 3,
+        bits: int = 8,
         interpolation: str = "bicubic",
         num_workers: int | str = "auto",
         val_fraction: float = 0.1,
@@ -149,7 +154,9 @@ class ImageDataModule(L.LightningDataModule):
         self.batch_size, self.image_size, self.interpolation = batch_size, as_size(image_size), interpolation
         self.resize = resize if resize is not None else round(min(sides(image_size)) / 0.875)
         check_value("data.fit", fit, choice(*FITS))
-        self.fit, self.pad_colour = fit, tuple(pad_colour)
+        self.fit, self.pad_colour, self.depth = fit, tuple(pad_colour), Depth(channels, bits)
+        if self.depth != RGB and augment is not None and augment.per_image:
+            raise UserError("data.augment.per_image is for RGB images of 8 bits, not for other channels.")
         self.num_workers = available_cores() if num_workers == "auto" else max(1, int(num_workers))
         self.val_fraction, self.store_kind, self.on_bad = val_fraction, store, on_bad
         self.seed, self.order_seed = seed, seed if order_seed is None else order_seed
@@ -218,7 +225,7 @@ class ImageDataModule(L.LightningDataModule):
     def preprocessing(self) -> Preprocessing:
         """From an image to the model's input; `normalization=dataset` decodes the training images first."""
         mean, std = map(tuple, self._statistics())
-        return replace(self._shape, mean=mean, std=std)  # type: ignore[arg-type]
+        return replace(self._shape, mean=mean, std=std)
 
     @property
     def _shape(self) -> Preprocessing:
@@ -229,16 +236,18 @@ class ImageDataModule(L.LightningDataModule):
             self.interpolation,
             fit=self.fit,
             pad_colour=self.pad_colour,  # type: ignore[arg-type]
+            channels=self.depth.channels,
+            bits=self.depth.bits,
         )
 
     @property
-    def mean(self) -> tuple[float, float, float]:
-        """Subtracted by the normalisation from red, green and blue in 0..1."""
+    def mean(self) -> tuple[float, ...]:
+        """Subtracted by the normalisation from the channels in 0..1."""
         return self.preprocessing.mean
 
     @property
-    def std(self) -> tuple[float, float, float]:
-        """Divisor of the normalisation for red, green and blue."""
+    def std(self) -> tuple[float, ...]:
+        """Divisor of the normalisation for the channels."""
         return self.preprocessing.std
 
     def _statistics(self) -> Statistics:
@@ -249,9 +258,9 @@ class ImageDataModule(L.LightningDataModule):
             if self._computed is None:
                 self._computed = channel_statistics(self.store_of("train"))
             return self._computed
-        if self.normalization == "pretrained" and self.pretrained_statistics is not None:
-            return self.pretrained_statistics
-        return IMAGENET_MEAN, IMAGENET_STD
+        known = self.pretrained_statistics if self.normalization == "pretrained" else None
+        mean, std = known or (IMAGENET_MEAN, IMAGENET_STD)
+        return spread(mean, self.depth.channels), spread(std, self.depth.channels)
 
     # ---- Lightning's hooks
 
@@ -309,7 +318,7 @@ class ImageDataModule(L.LightningDataModule):
             epoch: counted from 0.
 
         Returns:
-            Pixels, uint8 (N, S, S, 3), and labels, int64 (N,).
+            Pixels, uint8 (N, S, S, C), and labels, int64 (N,).
         """
         self.store_of("train")  # which leaves out what cannot be read
         split = self._need("train")

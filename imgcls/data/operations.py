@@ -11,7 +11,9 @@ from torch import Tensor
 
 
 def grey(images: Tensor) -> Tensor:
-    """Luma (n, 1, H, W), by ITU-R 601."""
+    """Luma (n, 1, H, W), by ITU-R 601; of other channels than red, green and blue their mean."""
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True)
     red, green, blue = images.unbind(1)
     return (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
 
@@ -22,7 +24,9 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def color(images: Tensor, factor: Tensor) -> Tensor:
-    """Factor 0 gives grey, 1 the image."""
+    """Factor 0 gives grey, 1 the image; other channels than red, green and blue have no colour to change."""
+    if images.shape[1] != 3:
+        return images
     return _blend(grey(images), images, factor)
 
 
@@ -33,15 +37,18 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     """Factor 0 gives a smoothed image, 1 the image; its outermost pixels do not change."""
-    kernel = images.new_ones(3, 1, 3, 3)
+    channels = images.shape[1]
+    kernel = images.new_ones(channels, 1, 3, 3)
     kernel[:, :, 1, 1] = 5
     smooth = images.clone()
-    smooth[..., 1:-1, 1:-1] = F.conv2d(images, kernel / 13, groups=3)
+    smooth[..., 1:-1, 1:-1] = F.conv2d(images, kernel / 13, groups=channels)
     return _blend(smooth, images, factor)
 
 
 def hue(images: Tensor, turn: Tensor) -> Tensor:
     """Rotate colours by `turn` of a full circle around the grey axis, which keeps the luma."""
+    if images.shape[1] != 3:
+        return images
     luma = grey(images)
     angle = _each(turn * 2 * torch.pi)
     red, _, blue = (images - luma).split(1, 1)

@@ -36,5 +36,5 @@ def sample_evaluation_pixels(datamodule: ImageDataModule, count: int = 32) -> np
     pixels = []
     for position in positions.tolist():
         with contextlib.suppress(BadPicture):  # images that training skips, and files that have been removed since
-            pixels.append(datamodule.preprocessing.pixels(split.open(position)))
+            pixels.append(datamodule.preprocessing.pixels(datamodule.preprocessing.open(split.pictures[position])))
     return np.stack(pixels) if pixels else None

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from imgcls.channels import preview
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -26,6 +28,6 @@ def image_grid(images: np.ndarray, titles: Sequence[str]) -> Figure:
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.set_axis_off()
     for axes, image, title in zip(figure.axes, images, titles, strict=False):
-        axes.imshow(image)
+        axes.imshow(preview(image))
         axes.set_title(title.replace("$", r"\$"), fontsize=9)
     return figure

@@ -12,6 +12,7 @@ from typing import NamedTuple, overload
 import numpy as np
 from PIL import Image
 
+from imgcls.channels import RGB, Depth, Planes, open_planes
 from imgcls.errors import UserError
 from imgcls.pictures import open_picture, open_scaled
 
@@ -88,6 +89,14 @@ class Split:
     def open(self, index: int) -> Image.Image:
         """Decode the image at `index`, RGB and upright. Raises BadPicture."""
         return open_picture(self.pictures[index])
+
+    def open_planes(self, index: int, depth: Depth) -> Planes:
+        """Decode the image at `index` with other channels or bits. Raises BadPicture."""
+        return open_planes(self.pictures[index], depth)
+
+    def preview(self, index: int, depth: Depth = RGB) -> Image.Image:
+        """The image at `index` for people, RGB. Raises BadPicture."""
+        return self.open(index) if depth == RGB else self.open_planes(index, depth).preview()
 
     def open_scaled(self, index: int, side: int) -> tuple[Image.Image, float]:
         """The image at `index` for a square of `side` px, and its width / height; see `pictures.open_scaled`."""

@@ -72,8 +72,9 @@ def targets(backbone: nn.Module, rank: int, shape: Iterable[int]) -> list[str]:
     ]
     training = backbone.training
     parameter = next(backbone.parameters())
+    channels = next((layer.in_channels for name, layer in backbone.named_modules() if name in stem), 3)
     try:
-        backbone.eval()(torch.zeros(1, 3, *shape, device=parameter.device, dtype=parameter.dtype))
+        backbone.eval()(torch.zeros(1, channels, *shape, device=parameter.device, dtype=parameter.dtype))
     finally:
         backbone.train(training)
         for hook in hooks:

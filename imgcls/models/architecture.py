@@ -67,13 +67,15 @@ class Architecture:
     """Further arguments of the timm model, of those in `OPTIONS`."""
     views: str = "one"
     """Views of each image that evaluation averages over, see `imgcls.models.views`."""
+    in_channels: int = 3
+    """Channels of the images."""
 
     def __post_init__(self) -> None:
         check_network_options(self.options)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+        """Plain values, for JSON; without the usual number of channels, which earlier versions do not know."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("in_channels", 3)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Architecture:

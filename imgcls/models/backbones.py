@@ -43,6 +43,7 @@ def create_network(
     image_size: Size | None = None,
     options: Mapping[str, Any] | None = None,
     views: str = "one",
+    in_channels: int = 3,
 ) -> Network:
     """Build a network around the timm model `name`.
 
@@ -53,7 +54,8 @@ def create_network(
         weights: read weights from this file or run folder instead, see `imgcls.models.weights`.
         class_names: in the order of the logits; the head of weights that are known to be for others is not loaded.
         head: maps features to logits; a linear layer by default.
-        stem, drop_rate, drop_path_rate, image_size, options, views: see `imgcls.models.architecture.Architecture`.
+        stem, drop_rate, drop_path_rate, image_size, options, views, in_channels: see
+            `imgcls.models.architecture.Architecture`.
 
     Raises:
         UserError: unknown model, weights that cannot be loaded or do not fit, a stem that cannot be made small.
@@ -70,6 +72,7 @@ def create_network(
         image_size=image_size,
         options=dict(options or {}),
         views=views,
+        in_channels=in_channels,
     )
     network = network_from_architecture(architecture, name=name, pretrained=pretrained)
     if stem == "small" and pretrained:
@@ -92,6 +95,8 @@ def network_from_architecture(
     options: dict[str, Any] = {**architecture.options, "num_classes": 0}
     rates = {"drop_rate": architecture.drop_rate, "drop_path_rate": architecture.drop_path_rate}
     options |= {rate: value for rate, value in rates.items() if value}
+    if architecture.in_channels != 3:
+        options["in_chans"] = architecture.in_channels  # timm adapts pretrained weights
     config = timm.get_pretrained_cfg(architecture.name, allow_unregistered=True)
     if architecture.image_size is not None and config is not None and config.fixed_input_size:
         options["img_size"] = architecture.image_size
@@ -143,7 +148,7 @@ def _check_image_size(network: Network, image_size: Size) -> None:
     """Raise UserError if the network cannot process images of this size."""
     training = network.training
     try:
-        network.eval()(torch.zeros(1, 3, *sides(image_size)))
+        network.eval()(torch.zeros(1, network.architecture.in_channels, *sides(image_size)))
     except (RuntimeError, AssertionError, ValueError) as error:
         name, stem = network.architecture.name, network.architecture.stem
         with_stem = " with model.stem=small" if stem == "small" else ""

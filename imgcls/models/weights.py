@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from imgcls.errors import UserError
@@ -143,6 +145,7 @@ def _as_backbone(network: Network, path: str, prefix: str, tensors: dict[str, Te
     for attempt, options in attempts:
         loaded = attempt()
         _skip_other_stem(network, loaded, file)
+        _adapt_channels(network, loaded)
         parts.append(_Part(path, prefix, loaded, _explain_mismatch(backbone, loaded), options))
         if not parts[-1].mismatch:
             return parts[-1]
@@ -187,6 +190,18 @@ def _skip_other_stem(network: Network, loaded: dict[str, Tensor], file: Path) ->
     if network.architecture.stem == "small" and name in loaded and loaded[name].shape[2:] != current[name].shape[2:]:
         log.info("%s: its first convolution has no small stem; the network's starts from random weights.", file)
         loaded[name] = current[name]
+
+
+def _adapt_channels(network: Network, loaded: dict[str, Tensor]) -> None:
+    """Adapt first convolutions for red, green and blue to the channels of the network, as timm does.
+
+    Grey gets their sum, more channels repeat them, scaled by their number.
+    """
+    first: Any = getattr(network.backbone, "default_cfg", {}).get("first_conv")
+    channels, current = network.architecture.in_channels, network.backbone.state_dict()
+    for name in [f"{layer}.weight" for layer in ([first] if isinstance(first, str) else first or [])]:
+        if name in loaded and name in current and loaded[name].shape[1] == 3 != current[name].shape[1]:
+            loaded[name] = adapt_input_conv(channels, loaded[name])
 
 
 def _load_head(network: Network, head: dict[str, Tensor], before: Sequence[str], now: Sequence[str] | None) -> str:

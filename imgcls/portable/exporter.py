@@ -257,7 +257,7 @@ def export_onnx(network: Network, preprocessing: Preprocessing, file: Path, temp
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             frozen.backbone if memory else frozen if temperature == 1 else _Scaled(frozen, temperature),
-            (torch.zeros(2, 3, *preprocessing.shape),),
+            (torch.zeros(2, preprocessing.channels, *preprocessing.shape),),
             input_names=["images"],
             output_names=[FEATURES if memory else SCORES],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),

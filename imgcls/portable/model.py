@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from imgcls.channels import Planes
 from imgcls.errors import UserError, first_line
 from imgcls.models.architecture import Architecture
 from imgcls.models.choices import VIEWS
-from imgcls.pictures import BadPicture, open_picture
+from imgcls.pictures import BadPicture
 from imgcls.portable.conformal import ClassSets
 from imgcls.portable.description import DESCRIPTION, ONNX, read_description, temperature_of
 from imgcls.portable.engines import Engine, TorchEngine, create_engine
@@ -84,7 +85,7 @@ class PortableModel:
     def _read(self, pictures: Sequence[Any], batch_size: int) -> Iterator[np.ndarray]:
         for start in range(0, len(pictures), batch_size):
             batch = pictures[start : start + batch_size]
-            opened = [_open(picture, start + place) for place, picture in enumerate(batch)]
+            opened = [_open(picture, start + place, self.preprocessing) for place, picture in enumerate(batch)]
             yield np.stack([self.preprocessing.pixels(picture) for picture in opened])
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
@@ -141,9 +142,9 @@ class PortableModel:
         ]
 
 
-def _open(picture: Any, place: int) -> Image.Image:
+def _open(picture: Any, place: int, preprocessing: Preprocessing) -> Image.Image | Planes:
     try:
-        return open_picture(picture)
+        return preprocessing.open(picture)
     except BadPicture as error:
         name = str(picture) if isinstance(picture, str | Path) else f"image {place + 1}"
         raise BadPicture(f"{name}: {error.reason}") from error

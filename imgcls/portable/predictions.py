@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.errors import UserError
-from imgcls.pictures import BadPicture, open_picture
+from imgcls.pictures import BadPicture
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def predict_folder(model: Any, folder: Path, top_k: int = 5) -> Any:
         pictures = {}
         for name in names[start : start + BATCH]:
             try:
-                pictures[name] = open_picture(folder / name)
+                pictures[name] = model.preprocessing.open(folder / name)
             except BadPicture as error:
                 log.warning("%s: %s; left out.", folder / name, error.reason)
         answers = model.top(list(pictures.values()), top_k)

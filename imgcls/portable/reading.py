@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from imgcls.pictures import BadPicture, open_picture
+from imgcls.pictures import BadPicture
 from imgcls.preprocessing import Preprocessing
 from imgcls.system.machine import available_cores
 
@@ -27,7 +27,7 @@ def read_batches(
 
     def read(file: str) -> np.ndarray | str:
         try:
-            return preprocessing.pixels(open_picture(file))
+            return preprocessing.pixels(preprocessing.open(file))
         except BadPicture as error:
             return str(error)
 

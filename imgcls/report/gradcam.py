@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from imgcls.channels import preview
 from imgcls.models.network import Network
 from imgcls.preprocessing import Preprocessing
 
@@ -35,7 +36,8 @@ def overlays(
         return heat
     colours = matplotlib.colormaps["inferno"](heat.cpu().numpy())[..., :3] * 255
     weight = 0.55 * heat.cpu().numpy()[..., None]
-    return np.rint(pixels * (1 - weight) + colours * weight).astype(np.uint8)
+    shown = np.stack([np.asarray(preview(image)) for image in pixels])
+    return np.rint(shown * (1 - weight) + colours * weight).astype(np.uint8)
 
 
 def heat_maps(network: Network, images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor | str:

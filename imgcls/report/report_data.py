@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from imgcls.channels import preview
 from imgcls.data.checks import inspect_few
 from imgcls.data.duplicates import find_duplicates
 from imgcls.data.module import ImageDataModule
@@ -80,7 +81,7 @@ def _list_duplicates(datamodule: ImageDataModule) -> dict[str, Any]:
         return {"note": DUPLICATES_UNKNOWN}
     findings = {}
     for name, split in splits.items():
-        found = inspect_few(split.pictures, MAX_DECODED, cache, datamodule.num_workers)
+        found = inspect_few(split.pictures, MAX_DECODED, cache, datamodule.num_workers, datamodule.depth)
         if found is None:
             return {"note": DUPLICATES_UNKNOWN}
         findings[name] = found
@@ -110,7 +111,7 @@ def _collect_thumbnails(folder: Path, datamodule: ImageDataModule) -> dict[str, 
     shown, images = set(wrong[:MAX_IMAGES]), dict[str, str]()
     left = MAX_CHARACTERS
     for file in files:
-        images[file] = encode_jpeg(test.open(index[file]), side if file in shown else SIDE_PX)
+        images[file] = encode_jpeg(test.preview(index[file], datamodule.depth), side if file in shown else SIDE_PX)
         left -= len(images[file]) + MARKUP_CHARACTERS
         if left < 0 or len(images) > MAX_IMAGES:
             break
@@ -123,7 +124,7 @@ def _augment(datamodule: ImageDataModule) -> dict[str, Any]:
     images, labels = datamodule.training_examples(AUGMENTED)
     return {
         "pictures": [
-            {"label": _label_text(datamodule.class_names, label), "image": encode_jpeg(Image.fromarray(image))}
+            {"label": _label_text(datamodule.class_names, label), "image": encode_jpeg(preview(image))}
             for image, label in zip(images, labels, strict=True)
         ]
     }
@@ -140,9 +141,11 @@ def _explain(folder: Path, datamodule: ImageDataModule, classifier: Classifier) 
     rows = {row["file"]: row for row in [*top_losses(predictions)[: EXPLAINED // 2], *samples(predictions)]}
     chosen = list(rows.values())[:EXPLAINED]
     index = {name: index for index, name in enumerate(test.names)}
-    pixels = np.stack([datamodule.preprocessing.pixels(test.open(index[row["file"]])) for row in chosen])
+    preprocessing = datamodule.preprocessing
+    opened = [preprocessing.open(test.pictures[index[row["file"]]]) for row in chosen]
+    pixels = np.stack([preprocessing.pixels(picture) for picture in opened])
     predicted = [datamodule.class_names.index(row["top1"]) for row in chosen]  # of several labels the likeliest
-    images = overlays(classifier.network, datamodule.preprocessing, pixels, predicted)
+    images = overlays(classifier.network, preprocessing, pixels, predicted)
     if isinstance(images, str):
         return {"reason": images}
     return {

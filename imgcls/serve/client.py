@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 from urllib3 import PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError, ProtocolError
 
@@ -100,9 +101,7 @@ class Client:
         """`predict` for a single image."""
         return [(entry["class"], float(entry["probability"])) for entry in self.entries(picture, top_k, coverage)]
 
-    def entries(
-        self, picture: Any, top_k: int | None = None, coverage: float | None = None
-    ) -> list[dict[str, Any]]:
+    def entries(self, picture: Any, top_k: int | None = None, coverage: float | None = None) -> list[dict[str, Any]]:
         """The endpoint's entries for an image: `class`, `index`, `probability`; with several labels also `above`.
 
         Args:
@@ -219,11 +218,19 @@ def _content(picture: Any) -> bytes:
     if isinstance(picture, bytes | bytearray | memoryview):
         return bytes(picture)
     buffer = io.BytesIO()
+    if isinstance(picture, np.ndarray) and picture.ndim == 3 and not _is_colours(picture):
+        np.save(buffer, picture)  # of a model with as many channels
+        return buffer.getvalue()
     try:
         open_picture(picture).save(buffer, "PNG")
     except BadPicture as error:
         raise UserError(f"The image cannot be used: {error.reason}.") from error
     return buffer.getvalue()
+
+
+def _is_colours(array: np.ndarray) -> bool:
+    """Whether an image (H, W, C) is grey, RGB, or RGB with transparency, and not one of other channels."""
+    return array.shape[2] in (1, 3) or (array.shape[2] == 4 and array.dtype == np.uint8)
 
 
 def _sentence(content: bytes) -> str:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import shutil
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from PIL import Image
-
 from imgcls.errors import UserError
-from imgcls.pictures import BadPicture, open_picture
+from imgcls.pictures import BadPicture, decode
 from imgcls.serve.predictor import MAX_PIXELS
 from imgcls.serve.refusals import Refusal
 from imgcls.system.files import atomic_write_bytes, atomic_write_text
@@ -48,12 +45,10 @@ class Feedback:
         """
         labels = [self._checked(label) for label in labels]
         try:
-            open_picture(content, MAX_PIXELS)
+            _, kind = decode(content, MAX_PIXELS)
         except BadPicture as error:
             raise Refusal(400, f"The image cannot be used: {error.reason}.") from error
-        with Image.open(io.BytesIO(content)) as image:  # which open_picture has checked
-            suffix = (image.format or "image").lower()
-        name = f"{IMAGES}/{hashlib.sha256(content).hexdigest()[:20]}.{suffix}"
+        name = f"{IMAGES}/{hashlib.sha256(content).hexdigest()[:20]}.{(kind or 'image').lower()}"
         row = {
             "file": name,
             "label": SEPARATOR.join(labels),

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from imgcls import portable
+from imgcls.channels import RGB
 from imgcls.portable.conformal import ClassSets
 from imgcls.serve import answers, payloads
 from imgcls.serve.predictor import Predictor, model_folder
@@ -34,19 +35,25 @@ class Prediction:
     sets: ClassSets | None = None
 
 
+_depth = RGB
+"""Of the model that this process has loaded: the toolkit passes `input_fn` no model."""
+
+
 def model_fn(model_dir: str, context: Any = None) -> Predictor:
     """The model in `model_dir`, loaded and warmed up."""
     folder = model_folder(model_dir)
     model = portable.load(folder, os.environ.get("IMGCLS_ENGINE", "auto"), os.environ.get("IMGCLS_DEVICE") or None)
     predictor = Predictor(model, fetcher_from(os.environ))
     predictor.warm_up()
+    global _depth
+    _depth = model.preprocessing.depth
     return predictor
 
 
 def input_fn(body: bytes | str, content_type: str | None, context: Any = None) -> payloads.Request | Refusal:
     """The images of a request."""
     try:
-        return payloads.parse(body, content_type)
+        return payloads.parse(body, content_type, _depth)
     except Refusal as refusal:
         return refusal
 

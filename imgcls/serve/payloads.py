@@ -6,7 +6,6 @@ import base64
 import binascii
 import io
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from itertools import chain, islice
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy_format
 
+from imgcls.channels import RGB, TOP, Depth
+from imgcls.pictures import NPY_MAGIC, BadPicture, read_npy
 from imgcls.serve.refusals import Refusal
 
 MAX_BODY_BYTES = 6 * 1024 * 1024
@@ -47,7 +47,6 @@ MAX_PART_HEAD_BYTES = 16_384
 MAX_JSON_OBJECTS = 4 * MAX_PICTURES
 MAX_JSON_LISTS = 1_000_000  # 6 MB of pixels have up to 800,000
 MAX_NESTING = 2  # objects in objects
-NPY_MAGIC = b"\x93NUMPY"
 
 
 TOO_MANY = f"The request has more than {MAX_PICTURES:,} images."
@@ -87,12 +86,13 @@ class Request:
     """It came as JSON lines, and is answered as such by default."""
 
 
-def parse(body: bytes | str, content_type: str | None) -> Request:
+def parse(body: bytes | str, content_type: str | None, depth: Depth = RGB) -> Request:
     """The images in `body`.
 
     Args:
         body: the request's body; SageMaker's toolkit passes JSON as a string.
         content_type: the HTTP header with its parameters.
+        depth: channels and bits of the model's images.
 
     Raises:
         Refusal: 400, 413 or 415, and why.
@@ -106,11 +106,11 @@ def parse(body: bytes | str, content_type: str | None) -> Request:
     if not content.strip():
         raise Refusal(400, "The request is empty; send an image.")
     if kind in JSON_LINES:
-        request = Request(_bounded(_from_json_lines(content)), lines=True)
+        request = Request(_bounded(_from_json_lines(content, depth)), lines=True)
     elif kind == "application/json" or kind.endswith("+json"):
-        request = Request(_bounded(_from_json(_parse_json(content))))
+        request = Request(_bounded(_from_json(_parse_json(content), depth)))
     elif kind in NPY or (kind in BYTES and content.startswith(NPY_MAGIC)):
-        request = Request(_bounded(split_array(_npy(content))))
+        request = Request(_bounded(split_array(_npy(content), depth)))
     elif kind in BASE64:
         request = Request([Encoded(_base64(content))])
     elif kind == FORM:
@@ -132,11 +132,11 @@ def _bounded(items: Iterable[Item | Refusal]) -> list[Item | Refusal]:
     return first
 
 
-def _from_json_lines(content: bytes) -> Iterator[Item | Refusal]:
+def _from_json_lines(content: bytes, pixels: Depth) -> Iterator[Item | Refusal]:
     for number, line in enumerate(content.splitlines(), start=1):
         if line.strip():
             try:
-                yield from _from_json(_parse_json(line))
+                yield from _from_json(_parse_json(line), pixels)
             except Refusal as refusal:
                 yield Refusal(refusal.status, f"Line {number}: {refusal.sentence}")
 
@@ -154,27 +154,27 @@ def _parse_json(content: bytes) -> Any:
         raise Refusal(400, f"The body is not valid JSON: {str(error)[:100]}.") from error
 
 
-def _from_json(value: Any, depth: int = 0) -> Iterator[Item | Refusal]:
+def _from_json(value: Any, pixels: Depth, depth: int = 0) -> Iterator[Item | Refusal]:
     """The images in a JSON value: an object with a known key, a base64 string, a list of these, or a tensor."""
     if isinstance(value, str):
         yield Encoded(_base64(value.encode("utf-8", "replace")))
     elif isinstance(value, dict):
-        yield from _from_object(value, depth)
+        yield from _from_object(value, pixels, depth)
     elif isinstance(value, list) and value and isinstance(value[0], dict | str):
         for item in value:
             try:
-                yield from _from_json(item, depth)
+                yield from _from_json(item, pixels, depth)
             except Refusal as refusal:  # of this one of several
                 yield refusal
     elif isinstance(value, list) and value:
-        yield from split_array(_numbers(value))
+        yield from split_array(_numbers(value), pixels)
     elif value == []:
         raise Refusal(400, "The batch is empty; send at least one image.")
     else:
         raise Refusal(400, "A JSON request must be an object, a list or a base64 string.")
 
 
-def _from_object(value: dict[str, Any], depth: int) -> Iterator[Item | Refusal]:
+def _from_object(value: dict[str, Any], pixels: Depth, depth: int) -> Iterator[Item | Refusal]:
     if depth > MAX_NESTING:
         raise Refusal(400, "The JSON is nested too deeply.")
     for key in LIST_KEYS:
@@ -184,7 +184,7 @@ def _from_object(value: dict[str, Any], depth: int) -> Iterator[Item | Refusal]:
                 raise Refusal(400, f'"{key}" must be a list.')
             if not values:
                 raise Refusal(400, "The batch is empty; send at least one image.")
-            yield from map(_link, values) if key == "urls" else _from_json(values, depth + 1)
+            yield from map(_link, values) if key == "urls" else _from_json(values, pixels, depth + 1)
             return
     if "url" in value:
         yield _link(value["url"])
@@ -195,7 +195,7 @@ def _from_object(value: dict[str, Any], depth: int) -> Iterator[Item | Refusal]:
             return
     for key in (*TENSOR_KEYS, *CONTENT_KEYS):
         if isinstance(value.get(key), list):
-            yield from split_array(_numbers(value[key]))
+            yield from split_array(_numbers(value[key]), pixels)
             return
     raise Refusal(400, 'The JSON object has no image; it needs one of "image", "images", "tensor", "instances", "url".')
 
@@ -242,28 +242,17 @@ def _numbers(values: list[Any]) -> np.ndarray:
 
 
 def _npy(content: bytes) -> np.ndarray:
-    """An array in numpy's format; its header is checked against the size of the body before memory is allocated."""
-    stream = io.BytesIO(content)
+    """An array in numpy's format."""
     try:
-        version = npy_format.read_magic(stream)
-        read_header = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}[version]
-        shape, fortran, dtype = read_header(stream, max_header_size=10_000)
-        if dtype.hasobject or dtype.kind not in "iufb":
-            raise Refusal(400, f"An NPY tensor must hold numbers, not {dtype}.")
-        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
-            raise Refusal(400, "The NPY tensor is shorter or longer than its header says.")
-        array = np.frombuffer(content, dtype, offset=stream.tell())
-        return array.reshape(shape, order="F" if fortran else "C")
-    except Refusal:
-        raise
-    except Exception as error:  # numpy parses the header with Python's tokenizer and raises its errors
-        raise Refusal(400, "The body is not an NPY tensor.") from error
+        return read_npy(io.BytesIO(content))
+    except BadPicture as error:
+        raise Refusal(400, f"The body is {error.reason}.") from error
 
 
-def split_array(array: np.ndarray) -> Iterator[Array]:
+def split_array(array: np.ndarray, depth: Depth = RGB) -> Iterator[Array]:
     """The images of an array: a batch has four dimensions, a single image three.
 
-    uint8, uint16 or integers with the channels last are pixels; everything else is the model's input.
+    uint8, uint16 or integers with the channels of `depth` last are pixels; everything else is the model's input.
     """
     shape = "x".join(map(str, array.shape))
     if array.ndim not in (3, 4):
@@ -272,13 +261,15 @@ def split_array(array: np.ndarray) -> Iterator[Array]:
         raise Refusal(400, "The batch is empty; send at least one image.")
     if array.ndim == 4 and len(array) > MAX_PICTURES:
         raise Refusal(413, TOO_MANY)
-    if array.dtype == np.uint8 or (array.dtype.kind in "iu" and array.shape[-1] == 3):
-        if array.shape[-1] != 3:
-            raise Refusal(400, f"Pixels must have the shape (height, width, 3) or (N, height, width, 3), not {shape}.")
+    count, most = depth.channels, TOP[depth.bits]
+    if array.dtype == np.uint8 or (array.dtype.kind in "iu" and array.shape[-1] == count):
+        if array.shape[-1] != count:
+            expected = f"(height, width, {count}) or (N, height, width, {count})"
+            raise Refusal(400, f"Pixels must have the shape {expected}, not {shape}.")
         if array.dtype.kind != "u" or array.itemsize > 2:  # uint16 goes from 0 to 65535, as everywhere
-            if array.min() < 0 or array.max() > 255:
-                raise Refusal(400, "Pixels must be whole numbers from 0 to 255.")
-            array = array.astype(np.uint8)
+            if array.min() < 0 or array.max() > most:
+                raise Refusal(400, f"Pixels must be whole numbers from 0 to {most}.")
+            array = array.astype(depth.type)
     else:
         with np.errstate(over="ignore"):
             array = array.astype(np.float32, copy=False)

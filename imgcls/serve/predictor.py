@@ -12,7 +12,7 @@ import numpy as np
 
 from imgcls import portable
 from imgcls.errors import UserError
-from imgcls.pictures import BadPicture, HugePicture, open_picture
+from imgcls.pictures import BadPicture, HugePicture
 from imgcls.portable import PortableModel
 from imgcls.serve.batching import NOT_FINITE
 from imgcls.serve.payloads import Array, Encoded, Item, Link
@@ -54,8 +54,8 @@ class Predictor:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(3, H, W), the shape of the model's input."""
-        return 3, *self.model.preprocessing.shape
+        """(C, H, W), the shape of the model's input."""
+        return self.model.preprocessing.channels, *self.model.preprocessing.shape
 
     def image(self, item: Item, max_pixels: int | None = None) -> np.ndarray:
         """The model's input, float32 (3, S, S).
@@ -70,7 +70,7 @@ class Predictor:
             return self._check(item.values)
         source = item.values if isinstance(item, Array) else item.content
         try:
-            picture = open_picture(source, min(max_pixels or self.max_pixels, self.max_pixels))
+            picture = self.model.preprocessing.open(source, min(max_pixels or self.max_pixels, self.max_pixels))
         except HugePicture as error:
             if max_pixels is not None and max_pixels < self.max_pixels:
                 raise LargeImage from error
@@ -93,7 +93,8 @@ class Predictor:
             shape, expected = ("x".join(map(str, shape)) for shape in (values.shape, self.shape))
             raise Refusal(
                 400,
-                f"The tensor has the shape {shape}; the model takes {expected}, or pixels as uint8 (height, width, 3).",
+                f"The tensor has the shape {shape}; the model takes {expected}, or pixels as uint8 "
+                f"(height, width, {self.shape[0]}).",
             )
         largest = np.abs(values).max()
         if not np.isfinite(largest):

@@ -126,10 +126,11 @@ class Service:
         try:
             async with asyncio.timeout(self.limits.seconds):
                 wish = answers.wish(accept, top_k, coverage=coverage)  # before any work
+                depth = self.predictor.model.preprocessing.depth
                 if (content_type or "").startswith(RAW_TYPES):
-                    request = payloads.parse(body, content_type)  # trivial: waking a thread would take longer
+                    request = payloads.parse(body, content_type, depth)  # trivial: waking a thread would take longer
                 else:
-                    request = await self._in_thread(payloads.parse, body, content_type)
+                    request = await self._in_thread(payloads.parse, body, content_type, depth)
                 if request.lines:
                     wish = answers.wish(accept, top_k, lines=True, coverage=coverage)
                 results = await self._results(request.items)

@@ -65,7 +65,10 @@ def audit_images(
         features = compute_features(images, network, device=device or torch.device("cpu"))
     splits = images.source.splits()
     if findings is None:
-        findings = {name: inspect(split.pictures, images.cache, images.num_workers) for name, split in splits.items()}
+        findings = {
+            name: inspect(split.pictures, images.cache, images.num_workers, images.depth)
+            for name, split in splits.items()
+        }
     log.info("Auditing %d images.", sum(map(len, splits.values())))
     return audit(
         images.source,
@@ -134,7 +137,8 @@ def _see_whole(images: ImageDataModule, network: Network, device: torch.device) 
         parts = []
         with torch.inference_mode():
             for start in range(0, len(rows), BATCH):
-                pixels = np.stack([whole.pixels(val.open(row)) for row in rows[start : start + BATCH].tolist()])
+                opened = [whole.open(val.pictures[row]) for row in rows[start : start + BATCH].tolist()]
+                pixels = np.stack([whole.pixels(picture) for picture in opened])
                 parts.append(network.features(torch.from_numpy(whole.normalise(pixels)).to(device)).float().cpu())
         network.to("cpu").train(was_training)
         return torch.cat(parts) if parts else torch.empty(0, network.num_features)
@@ -150,7 +154,7 @@ def write_audit(found: Audit, folder: Path, images: ImageDataModule, *, report: 
 
         def thumbnail(image: int) -> str:
             split, row = found.place(image)
-            picture: Image.Image = found.source.splits()[split].open(row)
+            picture: Image.Image = found.source.splits()[split].preview(row, images.depth)
             return encode_jpeg(picture)
 
         atomic_write_text(folder / "report_data" / "audit.json", json.dumps(as_data(found, thumbnail)) + "\n")

@@ -74,6 +74,8 @@ def build_network(cfg: DictConfig, datamodule: ImageDataModule, *, pretrained: b
         lists = "Images have lists of labels: add task=multilabel."
         raise UserError(lists if datamodule.multilabel else "task=multilabel needs lists of labels: see docs/data.md.")
     model = cfg.model
+    if datamodule.depth.channels != model.get("in_channels", 3):
+        raise UserError("data.channels and model.in_channels must be the same. Set model.in_channels alone.")
     L.seed_everything(cfg.seed, verbose=False)  # the head's random weights must not depend on what ran before
     network = create_network(
         model.name,
@@ -88,6 +90,7 @@ def build_network(cfg: DictConfig, datamodule: ImageDataModule, *, pretrained: b
         image_size=datamodule.image_size,
         options=OmegaConf.to_container(model.options) if model.get("options") else None,  # type: ignore[arg-type]
         views=model.get("views", "one"),
+        in_channels=model.get("in_channels", 3),
     )
     if pretrained and model.weights is None and isinstance(network.backbone, FromPictures):
         network.backbone.initialise_from(sample_training_images(datamodule, INITIAL_PICTURES))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgcls.channels import Depth
 from imgcls.data import checks
 from imgcls.data.checks import Findings, bad_as_csv, find_mislabelled, inspect
 from imgcls.data.duplicates import difference_hashes, find_duplicates
@@ -75,9 +76,9 @@ def test_findings_are_cached(odd_files: dict[str, Path], monkeypatch: pytest.Mon
     files, decoded = list(odd_files.values()), []
     fill = Findings.fill
 
-    def record(self: Findings, row: int, picture: Path) -> None:
+    def record(self: Findings, row: int, picture: Path, *depth: Depth) -> None:
         decoded.append(picture.name)
-        fill(self, row, picture)
+        fill(self, row, picture, *depth)
 
     monkeypatch.setattr(Findings, "fill", record)
     first = inspect(files)
@@ -112,15 +113,15 @@ def test_an_interrupted_check_resumes(tmp_path: Path, monkeypatch: pytest.Monkey
         scene(number, 8).save(file)
     fill = Findings.fill
 
-    def interrupt(self: Findings, row: int, picture: Path) -> None:
+    def interrupt(self: Findings, row: int, picture: Path, *depth: Depth) -> None:
         if picture.name == "70.png":
             raise KeyboardInterrupt
-        fill(self, row, picture)
+        fill(self, row, picture, *depth)
 
     monkeypatch.setattr(Findings, "fill", interrupt)
     with pytest.raises(KeyboardInterrupt):
         inspect(files, workers=1)
-    monkeypatch.setattr(Findings, "fill", lambda self, row, file: decoded.append(row) or fill(self, row, file))
+    monkeypatch.setattr(Findings, "fill", lambda self, row, *more: decoded.append(row) or fill(self, row, *more))
     inspect(files, workers=1)
     assert decoded == list(range(50, 100)), "threads take 25 of 100 images at a time"
 

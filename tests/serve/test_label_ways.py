@@ -115,7 +115,9 @@ def test_all_ways_give_the_same_labels(
     monkeypatch.setattr(lambda_function, "runtime", lambda: endpoint)
     monkeypatch.setenv("ENDPOINT_NAME", "labels")
     events = [{"image": base64.b64encode(file.read_bytes()).decode()} for file in files]
-    behind = [json.loads(lambda_function.lambda_handler(event)["body"])["predictions"][0] for event in events]
+    bodies = [json.loads(lambda_function.lambda_handler(event)["body"]) for event in events]
+    assert "predictions" in bodies[0], bodies[0]
+    behind = [body["predictions"][0] for body in bodies]
     handled = [json.loads(ask(file.read_bytes(), "image/png").body)["predictions"][0] for file in files]
 
     session = onnxruntime.InferenceSession(str(run.folder / "model" / "model.onnx"))
@@ -136,7 +138,7 @@ def test_all_ways_give_the_same_labels(
 
 def _passed_on(ask: Ask, *, EndpointName: str, Body: bytes, ContentType: str, Accept: str) -> Any:  # noqa: N803
     """The answer of SageMaker's runtime: that of the handler."""
-    return {"Body": io.BytesIO(ask(Body, ContentType, Accept).body.encode()), "ContentType": "application/json"}
+    return {"Body": io.BytesIO(ask(Body, ContentType, Accept).body), "ContentType": "application/json"}
 
 
 def test_predictions_as_csv(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def open_on_disk(folder: Path, count: int, recipe: Recipe) -> ArrayStore | None:
             return None
         bad = [(int(position), str(reason)) for position, reason in description["bad"]]
         aspects = np.load(folder / ASPECTS)
-        pixels = np.memmap(folder / PIXELS, dtype=np.uint8, mode="r", shape=recipe.shape(count))
+        pixels = np.memmap(folder / PIXELS, dtype=recipe.depth.type, mode="r", shape=recipe.shape(count))
         os.utime(folder / DESCRIPTION)  # the time of last use, for those who clear the cache
         return ArrayStore(pixels, aspects, bad, folder, checker, held)
     except Exception:  # whatever is wrong with it, it can be rebuilt
@@ -71,7 +71,7 @@ def build_on_disk(folder: Path, split: Split, recipe: Recipe, workers: int) -> A
         with (partial / PIXELS).open("r+b" if progress.done else "w+b") as file:
             file.truncate(recipe.nbytes(len(split)))
             reserve(partial / PIXELS)
-            pixels = np.memmap(file, dtype=np.uint8, mode="r+", shape=recipe.shape(len(split)))
+            pixels = np.memmap(file, dtype=recipe.depth.type, mode="r+", shape=recipe.shape(len(split)))
             start, known = progress.done, progress.bad
             advance = functools.partial(progress.advance, pixels)
             bad = decode_all(split, recipe, pixels, progress.aspects, workers, known, start, advance)

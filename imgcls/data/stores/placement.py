@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from imgcls.channels import RGB
 from imgcls.data.sources import Split
 from imgcls.data.stores.compressed import EXPECTED_SHARE, build_compressed, open_compressed
 from imgcls.data.stores.disk import DISK_SHARE, build_on_disk, open_on_disk, store_key
@@ -48,11 +49,12 @@ def open_store(
         processes: processes on this machine that open the same store; in memory each would have its own.
         quality: of JPEGs, 1 to 100.
     """
-    if kind == "device" or (kind == "jpeg" and recipe.layout != "squash"):
+    if kind == "device" or (kind == "jpeg" and not _compressible(recipe)):
         kind = "auto"
     if (
         isinstance(split.pictures, np.ndarray)
         and split.pictures.shape[1:] == recipe.shape(0)[1:]
+        and recipe.depth == RGB
         and kind not in ("disk", "jpeg")
     ):
         return ArrayStore(split.pictures, np.ones(len(split), dtype=np.float32))
@@ -61,7 +63,7 @@ def open_store(
         if place == "none":
             break
         if place == "jpeg":
-            if recipe.layout == "squash" and (compressed := _compress(split, recipe, cache, title, workers, quality)):
+            if _compressible(recipe) and (compressed := _compress(split, recipe, cache, title, workers, quality)):
                 return compressed
             continue
         if place == "disk":
@@ -84,7 +86,8 @@ def open_store(
         where = "in memory" if place == "memory" else f"on disk, in {folder}"
         log.info("%s: decoding %s images once, %s %s.", title, f"{len(split):,}", _bytes(size), where)
         if place == "memory":
-            pixels, aspects = np.empty(recipe.shape(len(split)), dtype=np.uint8), np.ones(len(split), dtype=np.float32)
+            pixels = np.empty(recipe.shape(len(split)), dtype=recipe.depth.type)
+            aspects = np.ones(len(split), dtype=np.float32)
             return ArrayStore(pixels, aspects, decode_all(split, recipe, pixels, aspects, workers))
         try:
             return build_on_disk(folder, split, recipe, workers)
@@ -92,6 +95,11 @@ def open_store(
             log.warning("%s: no store on disk. %s", title, error)
     log.info("%s: no store; each image is decoded in every epoch.", title)
     return DecodingStore(split, recipe, workers, cache)
+
+
+def _compressible(recipe: Recipe) -> bool:
+    """Whether the images may be JPEGs: of training, whose pixels need not be exact, and RGB."""
+    return recipe.layout == "squash" and recipe.depth == RGB
 
 
 def _compress(split: Split, recipe: Recipe, cache: Path, title: str, workers: int, quality: int) -> Store | None:
@@ -117,7 +125,7 @@ def _compress(split: Split, recipe: Recipe, cache: Path, title: str, workers: in
 
 def on_device(store: Store, kind: str, device: torch.device) -> Store:
     """`store`, or its pixels on a CUDA `device` if they fit; with `auto`, if they fit into a small share of it."""
-    if kind not in ("auto", "device") or not isinstance(store, ArrayStore):
+    if kind not in ("auto", "device") or not isinstance(store, ArrayStore) or store.pixels.dtype != np.uint8:
         return store
     if device.type != "cuda":
         if kind == "device":

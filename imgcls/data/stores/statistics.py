@@ -8,6 +8,7 @@ import json
 import numpy as np
 import torch
 
+from imgcls.channels import STEP
 from imgcls.data.stores.store import Store
 from imgcls.errors import UserError
 from imgcls.system.files import atomic_write_text
@@ -16,7 +17,7 @@ CHUNK_IMAGES = 1024
 
 
 def channel_statistics(store: Store) -> tuple[list[float], list[float]]:
-    """(means, stds) of red, green and blue in 0..1 over all pixels of a store, in one pass.
+    """(means, stds) of the channels in 0..1 over all pixels of a store, in one pass.
 
     Pixels are counted by value, so the sums are exact integers in any order, and only the last step is in float64.
     The result is saved with a store on disk.
@@ -25,7 +26,8 @@ def channel_statistics(store: Store) -> tuple[list[float], list[float]]:
     if file is not None and file.is_file():
         saved = json.loads(file.read_text())
         return saved["mean"], saved["std"]
-    counts, values = _count(store), np.arange(256)
+    counts = _count(store)
+    values = np.arange(counts.shape[1]) * (255 / (counts.shape[1] - 1))
     total = counts.sum(1)
     means = (counts * values).sum(1) / total
     variances = (counts * values**2).sum(1) / total - means**2
@@ -37,10 +39,15 @@ def channel_statistics(store: Store) -> tuple[list[float], list[float]]:
 
 
 def _count(store: Store) -> np.ndarray:
-    """Number of pixels per channel and value, int64 (3, 256)."""
-    counts = np.zeros((3, 256), dtype=np.int64)
+    """Number of pixels per channel and value, int64 (C, 256), or (C, 65536) of 16 bits."""
+    counts = None
     for positions in torch.arange(len(store)).split(CHUNK_IMAGES):
         pixels = store.gather(positions).cpu()
-        for channel in range(3):
-            counts[channel] += np.bincount(pixels[:, channel].reshape(-1).numpy(), minlength=256)
+        if pixels.is_floating_point():
+            pixels = (pixels * STEP).round().to(torch.int64)
+        if counts is None:
+            counts = np.zeros((pixels.shape[1], 256 if pixels.dtype == torch.uint8 else 65536), dtype=np.int64)
+        for channel, row in enumerate(counts):
+            row += np.bincount(pixels[:, channel].reshape(-1).numpy(), minlength=len(row))
+    assert counts is not None
     return counts

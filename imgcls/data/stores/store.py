@@ -6,6 +6,7 @@ The kind of store never changes the content of a batch, only how fast it is load
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from imgcls.channels import RGB, STEP, Depth, Planes
 from imgcls.data.batch import send
 from imgcls.data.checks import inspect
 from imgcls.data.crops import Layout
@@ -46,13 +48,19 @@ class Recipe:
     interpolation: str
     fit: str = "crop"
     pad_colour: tuple[int, int, int] = PAD_COLOUR
+    depth: Depth = RGB
 
     @cached_property
     def _centre(self) -> Preprocessing:
-        return Preprocessing(self.side, self.resize, self.interpolation, fit=self.fit, pad_colour=self.pad_colour)
+        channels, bits = self.depth
+        fit = {"fit": self.fit, "pad_colour": self.pad_colour}
+        return Preprocessing(self.side, self.resize, self.interpolation, channels=channels, bits=bits, **fit)  # type: ignore[arg-type]
 
     def read(self, split: Split, position: int) -> tuple[np.ndarray, float]:
         """The pixels of an image of `split`, uint8 (H, W, 3), and its width / height. Raises BadPicture."""
+        if self.depth != RGB:
+            planes = split.open_planes(position, self.depth)
+            return self.pixels(planes), planes.width / planes.height
         if self.layout == "squash":  # for training alone: evaluation's pixels are exact
             picture, aspect = split.open_scaled(position, max(sides(self.side)))
         else:
@@ -60,14 +68,14 @@ class Recipe:
             aspect = picture.width / picture.height
         return self.pixels(picture), aspect
 
-    def pixels(self, picture: Image.Image) -> np.ndarray:
-        """The pixels of `picture`, uint8 (H, W, 3)."""
+    def pixels(self, picture: Image.Image | Planes) -> np.ndarray:
+        """The pixels of `picture`, uint8 (H, W, 3), or of other channels and bits."""
         if self.layout == "centre":
             return self._centre.pixels(picture)
         height, width = sides(self.side)
         if picture.size == (width, height):
-            return np.asarray(picture, dtype=np.uint8)
-        if self.interpolation in ("bilinear", "bicubic"):
+            return np.asarray(picture)
+        if self.depth == RGB and self.interpolation in ("bilinear", "bicubic"):
             # antialiased like Pillow, in half the time; training pixels need not equal the portable model's exactly
             pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
             resized = F.interpolate(pixels, size=(height, width), mode=self.interpolation, antialias=True)
@@ -76,12 +84,11 @@ class Recipe:
 
     def shape(self, count: int) -> tuple[int, int, int, int]:
         """Shape of the array of `count` images."""
-        return count, *sides(self.side), 3
+        return count, *sides(self.side), self.depth.channels
 
     def nbytes(self, count: int) -> int:
         """Bytes of `count` images."""
-        height, width = sides(self.side)
-        return count * height * width * 3
+        return math.prod(self.shape(count)) * np.dtype(self.depth.type).itemsize
 
 
 def evaluation_recipe(preprocessing: Preprocessing) -> Recipe:
@@ -93,6 +100,7 @@ def evaluation_recipe(preprocessing: Preprocessing) -> Recipe:
         preprocessing.interpolation,
         preprocessing.fit,
         preprocessing.pad_colour,
+        preprocessing.depth,
     )
 
 
@@ -111,11 +119,11 @@ def training_recipe(split: Split, layout: Layout, preprocessing: Preprocessing) 
         return replace(evaluation_recipe(preprocessing), side=as_size((height, width)))
     if layout == "squash":
         side = min(round(1.14 * size), largest)
-        return Recipe("squash", side, side, preprocessing.interpolation)
+        return Recipe("squash", side, side, preprocessing.interpolation, depth=preprocessing.depth)
     if len(sizes) == 1 and preprocessing.resize == preprocessing.image_size:
         width, height = next(iter(sizes))
         if width == height < size:
-            return Recipe("centre", width, width, preprocessing.interpolation)
+            return Recipe("centre", width, width, preprocessing.interpolation, depth=preprocessing.depth)
     return evaluation_recipe(preprocessing)
 
 
@@ -126,6 +134,10 @@ def picture_sizes(split: Split) -> set[tuple[int, int]]:
     sizes = set()
     for path in split.pictures[:: max(1, len(split) // SAMPLED_FILES)]:
         try:
+            if path.suffix.lower() == ".npy":
+                height, width = sorted(np.load(path, mmap_mode="r", allow_pickle=False).shape)[-2:]
+                sizes.add((width, height))
+                continue
             with Image.open(path) as picture:
                 sizes.add(picture.size)
         except (OSError, ValueError, Image.DecompressionBombError):
@@ -149,7 +161,10 @@ class Store(Protocol):
     def __len__(self) -> int: ...
 
     def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
-        """uint8 (n, 3, H, W), in channels_last order, of the images at `positions`, int64 (n,)."""
+        """uint8 (n, 3, H, W), in channels_last order, of the images at `positions`, int64 (n,).
+
+        Pixels of 16 bits are float32, scaled to 0..255.
+        """
 
 
 class ArrayStore:
@@ -186,11 +201,21 @@ class ArrayStore:
         if self._checker is not None and self._gathered % CHECK_EVERY_BATCHES == 0 and not self._checker.next_matches():
             raise UserError(f"{self.folder} is damaged: its pixels have changed on disk. Remove it.")
         rows = self.rows[positions.numpy()]
-        out = torch.empty((len(rows), *self.pixels.shape[1:]), dtype=torch.uint8, pin_memory=pin)
         read_ahead(self.pixels, rows)
+        if self.pixels.dtype == np.uint16:
+            return _from_16_bits(self.pixels[rows], pin)
+        out = torch.empty((len(rows), *self.pixels.shape[1:]), dtype=torch.uint8, pin_memory=pin)
         # numpy's take runs in the loader's thread without starting torch's threads, which the model needs
         np.take(self.pixels, rows, axis=0, out=out.numpy(), mode="clip")
         return out.permute(0, 3, 1, 2)
+
+
+def _from_16_bits(pixels: np.ndarray, pin: bool) -> Tensor:
+    """uint16 (n, H, W, C) as float32 (n, C, H, W) in 0..255, with which everything after the store computes."""
+    values = pixels.astype(np.float32)
+    values /= STEP
+    images = torch.from_numpy(values)
+    return (images.pin_memory() if pin else images).permute(0, 3, 1, 2)
 
 
 class DeviceStore:
@@ -220,7 +245,7 @@ class DecodingStore:
 
     def __init__(self, split: Split, recipe: Recipe, workers: int, cache: Path) -> None:
         self.recipe, self.workers = recipe, workers
-        findings = inspect(split.pictures, cache, workers)
+        findings = inspect(split.pictures, cache, workers, recipe.depth)
         self.bad = tuple((position, reason) for position, reason in enumerate(findings.reasons) if reason)
         good = np.delete(np.arange(len(split)), [position for position, _ in self.bad])
         self.split = split.subset(good)
@@ -230,7 +255,9 @@ class DecodingStore:
         return len(self.split)
 
     def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
-        out = torch.empty(self.recipe.shape(len(positions)), dtype=torch.uint8, pin_memory=pin)
+        deep = self.recipe.depth.bits == 16
+        kind = torch.uint16 if deep else torch.uint8
+        out = torch.empty(self.recipe.shape(len(positions)), dtype=kind, pin_memory=pin and not deep)
         target = out.numpy()
 
         def decode(row: int, position: int) -> None:
@@ -242,7 +269,7 @@ class DecodingStore:
 
         for _ in pool(self.workers).map(decode, range(len(positions)), positions.tolist()):
             pass
-        return out.permute(0, 3, 1, 2)
+        return _from_16_bits(target, pin) if deep else out.permute(0, 3, 1, 2)
 
 
 def decode_all(
