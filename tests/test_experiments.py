@@ -81,7 +81,7 @@ def test_heads_and_pictures_are_the_reference_systems() -> None:
     assert b2["data"]["normalization"] == "dataset"
     assert caltech["data"]["clutter"] is True
     assert bins["data"]["augment"]["crop"] is None
-    assert bins["data"]["resize"] == bins["data"]["image_size"]
+    assert bins["data"]["fit"] == "pad", "nothing that counts is cut off"
 
 
 def test_an_override_beats_the_recipe() -> None:
