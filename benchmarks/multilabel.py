@@ -1,7 +1,7 @@
 """Several labels for one image: imgcls against a plain loop of forty lines, and the step against one of a single label.
 
     python benchmarks/multilabel.py --caltech DIR --dogs DIR --weights FILE [--model tf_efficientnet_lite0]
-        [--seeds 0 1 2] [--epochs 5] [--size 96] [--train 800] [--systems NAME …] [--out FILE]
+        [--seeds 0 1 2] [--epochs 4] [--size 96] [--train 480] [--systems NAME …] [--out FILE]
 
 Images with several things are made of eight classes of Caltech (a folder each in --caltech) and four breeds of dogs
 (train, valid and test in --dogs): one to four of them, in the quarters of a square. The things of the test images are
@@ -48,7 +48,7 @@ def write_data(arguments: argparse.Namespace, root: Path) -> None:
         things["val"][label] = rest[::6]
         things["train"][label] = [file for number, file in enumerate(rest) if number % 6]
     lines = ["file,split,label"]
-    for split, count in (("train", arguments.train), ("val", arguments.train // 4), ("test", arguments.train // 2)):
+    for split, count in (("train", arguments.train), ("val", arguments.train // 4), ("test", arguments.train)):
         for number in range(count):
             chosen = rng.choice(sorted(things[split]), rng.integers(1, 5), replace=False)
             canvas = Image.fromarray(rng.integers(90, 150, (2 * QUARTER, 2 * QUARTER, 3), dtype=np.uint8))
@@ -196,9 +196,9 @@ def main(words: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--model", default="tf_efficientnet_lite0")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--train", type=int, default=800)
+    parser.add_argument("--train", type=int, default=480)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     parser.add_argument("--out", type=Path, default=Path("multilabel.jsonl"))
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from imgcls.data.batch import Batch, RawBatch
+from imgcls.data.batches import scaled_weights
 from imgcls.data.loader import EvaluationPlan, Loader, Plan
 from imgcls.data.module import ImageDataModule
 from imgcls.data.stores.features import FeatureStore
@@ -49,7 +50,7 @@ class FeatureDataModule(ImageDataModule):
 
     def _make_loader(self, name: str, plan: Plan, *, training: bool = False) -> Loader[RawBatch | Batch]:
         features, labels = self.features[name], torch.from_numpy(self._need(name).labels)
-        weights = self._weights(name)
+        weights = scaled_weights(self._need(name))
 
         def load(positions: Tensor, draws: Tensor, epoch: int) -> RawBatch | Batch:
             return Batch(features.gather(positions, epoch), labels[positions], positions, weights(positions))

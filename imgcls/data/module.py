@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,18 +22,18 @@ from imgcls.aws.s3 import is_remote
 from imgcls.channels import RGB, Depth, spread
 from imgcls.config.choices import NORMALIZATIONS, ON_BAD, SAMPLERS, STORE_KINDS
 from imgcls.data.augment import Augment
-from imgcls.data.batch import Batch, Fate, RawBatch
+from imgcls.data.batch import Batch, RawBatch
+from imgcls.data.batches import batches_of, scaled_weights
 from imgcls.data.loader import EvaluationPlan, Loader, Plan, TrainingPlan
 from imgcls.data.normalization import normalise
 from imgcls.data.packed import is_archive, unpack_once, unpacked_folder
 from imgcls.data.per_image import stream_transformed
-from imgcls.data.randomness import Draws
 from imgcls.data.sources import SPLITS, BadFile, Source, Split
 from imgcls.data.splits import shared_groups, with_groups, with_validation
 from imgcls.data.stores.placement import on_device, open_store
 from imgcls.data.stores.statistics import channel_statistics
 from imgcls.data.stores.store import Recipe, Store, evaluation_recipe, training_recipe
-from imgcls.errors import UserError, nearest
+from imgcls.errors import UserError
 from imgcls.preprocessing import FITS, IMAGENET_MEAN, IMAGENET_STD, PAD_COLOUR, Preprocessing, Size, as_size, sides
 from imgcls.system.cache import cache_folder
 from imgcls.system.checks import check_value, choice, whole
@@ -55,15 +55,6 @@ class Opened:
 
     source: Source | None = None
     stores: dict[tuple[str, Recipe], Store] = field(default_factory=dict)
-
-
-def _relabelled(split: Split, places: np.ndarray, num_classes: int) -> np.ndarray:
-    """The labels of `split` where class i is now `places[i]` of `num_classes`."""
-    if not split.multilabel:
-        return places[split.labels]
-    labels = np.zeros((len(split), num_classes), dtype=np.uint8)
-    labels[:, places] = split.labels
-    return labels
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -333,12 +324,12 @@ class ImageDataModule(L.LightningDataModule):
 
     def show_batch(self, count: int = 9, epoch: int = 0) -> Figure:
         """`training_examples` with their class names, as a figure of matplotlib."""
-        from imgcls.data.showing import image_grid
+        from imgcls.data.showing import image_grid, label_text
 
         if self.opened.source is None:
             self.prepare_data()
         images, labels = self.training_examples(count, epoch)
-        return image_grid(images, [self.class_names[label] for label in labels])
+        return image_grid(images, [label_text(self.class_names, label) for label in labels])
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment (in training) and normalise a whole batch on its device."""
@@ -384,17 +375,8 @@ class ImageDataModule(L.LightningDataModule):
         missing split.
         """
         self.min_classes = 1
-        unknown = [name for name in self.class_names if name not in class_names]
-        if unknown:
-            more = f" and {len(unknown) - 1} more" if unknown[1:] else ""
-            close = nearest(unknown[0], class_names)
-            raise UserError(f"The model was not trained with the class {unknown[0]!r}{more}. {close}")
-        places = np.array([list(class_names).index(name) for name in self.class_names])
         tested = Split.joined(list(self.source.splits().values())) if split == "all" else self._need(split)
-        train, test = (
-            replace(part, labels=_relabelled(part, places, len(class_names))) for part in (self.source.train, tested)
-        )
-        self.opened = Opened(replace(self.source, class_names=tuple(class_names), train=train, val=None, test=test))
+        self.opened = Opened(self.source.tested_on(tested, class_names))
 
     # ---- inside
 
@@ -474,27 +456,14 @@ class ImageDataModule(L.LightningDataModule):
                 seed=self.order_seed,
                 workers=max(1, self.num_workers // self._processes_here()),
                 pin=device.type == "cuda",
-                weights=self._weights(name),
+                weights=scaled_weights(self._need(name)),
             )
             return Loader(plan, stream=stream, finish=self._finish_without_trainer)
         store = on_device(self.store_of(name, evaluation=not training), self.store_kind, device)
-        labels, aspects = torch.from_numpy(self._need(name).labels), self.aspects_of(name)
-        weights = self._weights(name)
+        aspects = self.aspects_of(name) if training else None
         pin = device.type == "cuda"
-
-        def load(positions: Tensor, draws: Tensor, epoch: int) -> RawBatch | Batch:
-            fate = Fate(Draws.of(self.order_seed, epoch, draws), aspects[positions]) if training else None
-            return RawBatch(store.gather(positions, pin=pin), labels[positions], positions, fate, weights(positions))
-
+        load = batches_of(store, self._need(name), pin=pin, seed=self.order_seed, aspects=aspects)
         return Loader(plan, load, finish=self._finish_without_trainer)
-
-    def _weights(self, name: str) -> Callable[[Tensor], Tensor | None]:
-        """The weights of the images of a split at given positions, float32 (n,), with a mean of 1 over the split."""
-        weights = self._need(name).weights
-        if weights is None:
-            return lambda positions: None
-        scaled = torch.from_numpy(weights / weights.mean())
-        return lambda positions: scaled[positions]
 
     def _finish_without_trainer(self, batch: RawBatch | Batch) -> RawBatch | Batch:
         """Finish batches in the loader if no trainer runs that calls the hook above, as in a notebook."""

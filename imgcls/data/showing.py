@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 SIDE_INCHES = 1.8
 
 
+def label_text(names: Sequence[str], label: np.ndarray) -> str:
+    """The name of a class, or the names of the labels in a row of 0 and 1."""
+    if np.ndim(label) == 0:
+        return names[int(label)]
+    return ", ".join(names[place] for place in np.flatnonzero(label).tolist()) or "(none)"
+
+
 def image_grid(images: np.ndarray, titles: Sequence[str]) -> Figure:
     """A figure of (N, S, S, 3) uint8 images in a square grid, each under its title."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

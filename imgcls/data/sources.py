@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from imgcls.channels import RGB, Depth, Planes, open_planes
-from imgcls.errors import UserError
+from imgcls.errors import UserError, nearest
 from imgcls.pictures import open_picture, open_scaled
 
 SPLITS = ("train", "val", "test")
@@ -183,6 +183,20 @@ class Source:
         splits = {"train": self.train, "val": self.val, "test": self.test}
         return {name: split for name, split in splits.items() if split is not None}
 
+    def tested_on(self, tested: Split, class_names: Sequence[str]) -> Source:
+        """The data set with `tested` as its test images, no validation images, and labels by `class_names`.
+
+        Raises UserError for a class that is not among `class_names`.
+        """
+        unknown = [name for name in self.class_names if name not in class_names]
+        if unknown:
+            more = f" and {len(unknown) - 1} more" if unknown[1:] else ""
+            close = nearest(unknown[0], class_names)
+            raise UserError(f"The model was not trained with the class {unknown[0]!r}{more}. {close}")
+        places = np.array([list(class_names).index(name) for name in self.class_names])
+        train, test = (_relabelled(part, places, len(class_names)) for part in (self.train, tested))
+        return replace(self, class_names=tuple(class_names), train=train, val=None, test=test)
+
     def without(self, bad: Sequence[BadFile]) -> Source:
         """The data set without the `bad` files, which are added to its own `bad`, and without splits that they emptied.
 
@@ -208,6 +222,15 @@ class Source:
         notes = tuple(f"None of the {len(self.splits()[name])} {name} images can be read." for name in empty)
         val, test = (left[name] if name in left and name not in empty else None for name in ("val", "test"))
         return replace(self, train=train, val=val, test=test, bad=(*self.bad, *bad), notes=(*self.notes, *notes))
+
+
+def _relabelled(split: Split, places: np.ndarray, num_classes: int) -> Split:
+    """`split` where class i is now `places[i]` of `num_classes`."""
+    if not split.multilabel:
+        return replace(split, labels=places[split.labels])
+    labels = np.zeros((len(split), num_classes), dtype=np.uint8)
+    labels[:, places] = split.labels
+    return replace(split, labels=labels)
 
 
 def picture_name(relative: str) -> str:

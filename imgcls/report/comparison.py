@@ -56,33 +56,36 @@ def summarise(
     Runs that differ in their seeds alone are not competitors, but samples of one result: mean and standard deviation.
     Others are compared by validation accuracy, as long as they were validated on the same images.
     """
+    metric = "map" if any(name in row for row in metrics for name in ("val/map", "test/map")) else "accuracy"
+    val, test = f"val/{metric}", f"test/{metric}"
     changed = {name for config in configs[1:] for name, _, _ in differences(configs[0], config)} - set(IGNORED)
-    if changed and changed <= set(SEEDS) and all("val/accuracy" in row for row in metrics):
+    if changed and changed <= set(SEEDS) and all(val in row for row in metrics):
         spreads = [
-            f"{METRICS[metric]} {np.mean(column):.2%} ± {np.std(column, ddof=1):.2%}"
-            for metric in ("test/accuracy", "val/accuracy")
-            if len(column := [row[metric] for row in metrics if metric in row]) == len(metrics)
+            f"{METRICS[name]} {np.mean(column):.2%} ± {np.std(column, ddof=1):.2%}"
+            for name in (test, val)
+            if len(column := [row[name] for row in metrics if name in row]) == len(metrics)
         ]
         return f"{len(metrics)} seeds of one configuration: {', '.join(spreads)} (mean ± standard deviation)."
-    tested = {name: row["test/accuracy"] for name, row in zip(names, metrics, strict=True) if "test/accuracy" in row}
+    tested = {name: row[test] for name, row in zip(names, metrics, strict=True) if test in row}
     if len({_split(folder, "val") for folder in folders} - {None}) > 1:
         text = "The runs were validated on different images, so their validation accuracies cannot be compared."
         if len(tested) == len(names) and len({_split(folder, "test") for folder in folders}) == 1:
             results = ", ".join(f"{name} {value:.2%}" for name, value in tested.items())
-            text += f" Accuracies on the test images, which are the same: {results}."
+            label = "Accuracies" if metric == "accuracy" else "Mean average precision"
+            text += f" {label} on the test images, which are the same: {results}."
         return text
-    values = {name: row["val/accuracy"] for name, row in zip(names, metrics, strict=True) if "val/accuracy" in row}
-    kind = "val/accuracy"
+    values = {name: row[val] for name, row in zip(names, metrics, strict=True) if val in row}
+    kind = val
     if not values:
-        values, kind = tested, "test/accuracy"
+        values, kind = tested, test
     if not values:
         return "None of the runs has a result yet."
     best = max(values, key=values.__getitem__)
     text = f"{best} is best, with a {METRICS[kind]} of {values[best]:.2%}"
     others = [name for name, value in tested.items() if best in tested and value > tested[best]]
-    if others and kind == "val/accuracy":
+    if others and kind == val:
         higher = max(others, key=tested.__getitem__)
-        text += f"; its test accuracy is {tested[best]:.2%}, that of {higher} {tested[higher]:.2%}"
+        text += f"; its {METRICS[test]} is {tested[best]:.2%}, that of {higher} {tested[higher]:.2%}"
     return f"{text}."
 
 

@@ -19,12 +19,14 @@ METRICS = {
     "test/loss": "test loss",
     "test/ece": "calibration error",
     "val/accuracy": "validation accuracy",
+    "val/map": "mean average precision, validation",
     "train/accuracy": "training accuracy",
     "best_epoch": "best epoch",
     "images_per_second": "images per second",
     "feature_vectors_per_second": "feature vectors per second",
     "data_wait_fraction": "time waiting for data",
 }
+VALIDATED = {"val/map": "mean average precision of the validation images", "val/accuracy": "validation accuracy"}
 SPEED = ("images_per_second", "feature_vectors_per_second", "data_wait_fraction")
 LONG_SECONDS = 60  # of training, from which its speed is worth a place at the top
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
@@ -89,11 +91,11 @@ def headline(run: RunData) -> tuple[str, Sequence[tuple[str, ...]]]:
             bounds = as_metrics(intervals(*outputs), "test")
             metrics |= {name: value for name, value in bounds.items() if name.rpartition("_")[0] in metrics}
         sentence = _verdict(run, metrics)
-    elif "val/accuracy" in metrics:
-        sentence = f"The validation accuracy is {metrics['val/accuracy']:.2%}; there was no test."
-    elif history and "val/accuracy" in history[-1]:
+    elif found := [name for name in ("val/map", "val/accuracy") if name in metrics]:
+        sentence = f"The {VALIDATED[found[0]]} is {metrics[found[0]]:.2%}; there was no test."
+    elif found := [name for name in ("val/map", "val/accuracy") if history and name in history[-1]]:
         epochs = f"{len(history)} epoch{'s' if history[1:] else ''}"
-        sentence = f"No result yet; the validation accuracy after {epochs} is {history[-1]['val/accuracy']:.2%}."
+        sentence = f"No result yet; the {VALIDATED[found[0]]} after {epochs} is {history[-1][found[0]]:.2%}."
     else:
         sentence = "The run has no result yet."
     if effect := run.calibration.get("effect", {}).get("test"):  # of the exported model

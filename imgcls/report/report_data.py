@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from imgcls.channels import preview
 from imgcls.data.checks import inspect_few
 from imgcls.data.duplicates import find_duplicates
 from imgcls.data.module import ImageDataModule
+from imgcls.data.showing import label_text
 from imgcls.models.classifier import Classifier
 from imgcls.report.gradcam import overlays
 from imgcls.report.selection import misclassified, samples, top_losses
@@ -124,14 +125,10 @@ def _augment(datamodule: ImageDataModule) -> dict[str, Any]:
     images, labels = datamodule.training_examples(AUGMENTED)
     return {
         "pictures": [
-            {"label": _label_text(datamodule.class_names, label), "image": encode_jpeg(preview(image))}
+            {"label": label_text(datamodule.class_names, label), "image": encode_jpeg(preview(image))}
             for image, label in zip(images, labels, strict=True)
         ]
     }
-
-
-def _label_text(names: Sequence[str], label: np.ndarray) -> str:
-    return names[int(label)] if np.ndim(label) == 0 else "; ".join(names[i] for i in np.flatnonzero(label).tolist())
 
 
 def _explain(folder: Path, datamodule: ImageDataModule, classifier: Classifier) -> dict[str, Any]:

@@ -164,12 +164,16 @@ class Run:
     def plot_confusion(self) -> Figure:
         """The confusion matrix of the test images, as a figure of matplotlib; of many classes those with most errors.
 
-        Raises UserError for a run without a test.
+        Raises UserError for a run without a test, and where images have several labels.
         """
         from imgcls.report.figures import confusion_figure
 
         if not self.predictions:
             raise UserError(f"{self.folder} has no confusion matrix: the run has tested no images.")
+        if (self.folder / "label_errors.csv").is_file():
+            raise UserError(
+                "A confusion matrix is for images of one label. Which labels were mistaken: label_errors.csv."
+            )
         return confusion_figure(read_confusion(self.folder, class_names(self.folder)))
 
     def _nearby(self) -> str:
