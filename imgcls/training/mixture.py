@@ -76,7 +76,11 @@ def mix_with_start(
     if done is None and trainer.is_global_zero:
         content = {**content, "state_dict": classifier.state_dict(), "finetuned_share": best}
         AtomicCheckpointIO().save_checkpoint(content, checkpoints.best)
-        log.info("The model is %.2g fine-tuned and %.2g its start, which validate best.", best, 1 - best)
+        log.info(
+            "The weights are mixed: %.0f %% fine-tuned, %.0f %% the start, which validates best.",
+            100 * best,
+            100 - 100 * best,
+        )
     validated = {name: float(value) for name, value in sorted(metrics.items())}
     return {**validated, "finetuned_share": best if done is None else done}
 
