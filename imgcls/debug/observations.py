@@ -50,6 +50,10 @@ class Observation:
     """Number of images in this process's share of the step."""
 
 
+FAR_BELOW = 0.7
+"""Of the loss of a guess: a training that begins below it has weights that were good from the start."""
+
+
 @dataclass(frozen=True)
 class Record:
     """Everything the rules check."""
@@ -81,6 +85,12 @@ class Record:
         """The loss of guessing each class as often as it is drawn, its entropy; 0 if the classes are not known."""
         total = sum(self.class_counts)
         return -sum(count / total * math.log(count / total) for count in self.class_counts if count)
+
+    def is_good(self, loss: float) -> bool:
+        """Whether `loss` is far below that of a guess. Never where images have several labels: a guess is not known."""
+        if self.history and "train/accuracy" not in self.history[-1]:
+            return False
+        return loss < FAR_BELOW * self.guess_loss
 
     @property
     def settled(self) -> bool:

@@ -64,9 +64,6 @@ class ExplodingTensor(Rule):
         return self._issue(sentence, datapoints, steps, names)
 
 
-FAR_BELOW = 0.7
-
-
 @dataclass(frozen=True)
 class PoorWeightInitialization(Rule):
     """In the first `steps` observed steps the loss is flat, and either the variances of layers' inputs differ by more
@@ -89,10 +86,7 @@ class PoorWeightInitialization(Rule):
         if len(losses) < self.patience * 2 or not early or not record.settled:
             return self._healthy(len(early))
         before, after = fmean(losses[: self.patience]), fmean(losses[-self.patience :])
-        if (
-            before < FAR_BELOW * record.guess_loss
-            or min(after, fmean(record.losses[-2 * self.patience :])) < before * 0.999
-        ):
+        if record.is_good(before) or min(after, fmean(record.losses[-2 * self.patience :])) < before * 0.999:
             return self._healthy(len(early))
         for observation in early:
             variances = [value for value in observation.input_variance.values() if math.isfinite(value)]

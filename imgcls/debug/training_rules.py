@@ -99,7 +99,7 @@ class LossNotDecreasing(Rule):
 
     SageMaker compares single steps, which would fire in any training because mini-batch losses are noisy. Here means
     are compared, at least `patience` of them, and only some time after the learning rate's warm-up. A plateau after
-    progress does not count.
+    progress does not count, nor does a loss that was good from the start, as that of a solved head, and still is.
     """
 
     num_steps: int = 10
@@ -112,7 +112,11 @@ class LossNotDecreasing(Rule):
 
     def find(self, record: Record) -> Outcome:
         means = _window_means(record.losses, self.num_steps)
-        if len(means) <= self.patience or not record.settled:
+        if (
+            len(means) <= self.patience
+            or not record.settled
+            or (record.is_good(means[0]) and record.is_good(means[-1]))
+        ):
             return self._healthy(len(means))
         fallen, risen = means[0] * (1 - self.diff_percent / 100), means[0] * (1 + self.increase_threshold_percent / 100)
         stuck = [window for window, mean in enumerate(means) if window and not mean < fallen]

@@ -278,15 +278,20 @@ def test_rules_wait_for_the_warm_up(name: str) -> None:
     assert status(200, 0, falling=0.01) == NO_ISSUES
 
 
-def test_good_weights_from_the_start_are_not_called_poor() -> None:
+@pytest.mark.parametrize("name", ["LossNotDecreasing", "PoorWeightInitialization"])
+def test_weights_that_are_good_from_the_start_need_not_get_better(name: str) -> None:
     early = Observation(0, 0, 0.2, input_variance={"a": 1.0, "b": 100.0})
 
-    def status(loss: float) -> str:
-        record = Record((early,), (loss,) * 200, (0.1,) * 200, class_counts=(20, 20, 20, 20))
-        return RULES["PoorWeightInitialization"].check(record).status
+    def status(loss: float, last: float, metric: str = "train/accuracy") -> str:
+        losses = (*(loss,) * 100, *(last,) * 100)
+        history = ({"epoch": 0.0, metric: 0.9},)
+        return RULES[name].check(Record((early,), losses, (0.1,) * 200, history, class_counts=(20, 20, 20, 20))).status
 
-    assert status(1.4) == ISSUES, "the loss of a guess is 1.39"
-    assert status(0.2) == NO_ISSUES
+    assert status(1.4, 1.4) == ISSUES, "the loss of a guess is 1.39"
+    assert status(0.2, 0.3) == NO_ISSUES
+    assert status(0.2, 0.3, metric="train/map") == ISSUES, "of several labels nobody knows what a guess costs"
+    if name == "LossNotDecreasing":
+        assert status(0.2, 1.3) == ISSUES, "what was good is no longer"
 
 
 def test_tiny_steps_of_a_warm_up_are_no_unchanged_layers() -> None:
