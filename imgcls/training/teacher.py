@@ -52,6 +52,8 @@ def add_teacher(cfg: DictConfig, images: ImageDataModule, devices: Devices) -> N
     if images.unlabeled is not None:
         _add_unlabelled(images, model, Path(images.unlabeled).expanduser())
     views = cfg.loss.teacher_views if images.augment.changes or images.augment.per_image else 0
+    if cfg.trainer.max_epochs > 0:
+        views = min(views, cfg.trainer.max_epochs)  # no epoch would use the others
     seen = model.sees(images)
     seen.augment = copy.copy(images.augment)
     seen.augment.mixing = None  # answers are mixed like labels, batch by batch
@@ -140,7 +142,7 @@ class _Model:
         """
         count = len(seen.source.train)
         shape = (max(views, 1), count, len(self.order))
-        key = outputs_key(seen, "train", f"{self.key} {self.order.tolist()}", augmentation if views else None)
+        key = outputs_key(seen, "train", f"{self.key} {self.order.tolist()} {views}", augmentation if views else None)
 
         def compute() -> Iterator[np.ndarray]:
             log.info("The teacher sees %d images%s once.", count, f" in {views} views" if views else "")

@@ -150,7 +150,9 @@ def test_the_teacher_sees_its_own_size_and_its_classes_are_matched_by_name(
 
 
 def test_answers_are_computed_once(pictures: Path, teacher: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    taught(teacher.folder, pictures)
+    images = taught(teacher.folder, pictures)
+    assert images.teacher is not None
+    assert images.teacher.views == 3, "as many as there are epochs"
     monkeypatch.setattr(Network, "forward", lambda *_: pytest.fail("the teacher was asked again"))
     taught(teacher.folder, pictures, "data.batch_size=8", "loss.teacher_temperature=4", "loss.teacher_share=0.1")
 
