@@ -69,13 +69,16 @@ class Architecture:
     """Views of each image that evaluation averages over, see `imgcls.models.views`."""
     in_channels: int = 3
     """Channels of the images."""
+    backbones: int = 1
+    """Number of backbones beside each other, of an ensemble; see `imgcls.models.ensemble`."""
 
     def __post_init__(self) -> None:
         check_network_options(self.options)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; without the usual number of channels, which earlier versions do not know."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("in_channels", 3)}
+        """Plain values, for JSON; without one backbone and three channels, which earlier versions do not know."""
+        usual = ("in_channels", 3), ("backbones", 1)
+        return {name: value for name, value in asdict(self).items() if (name, value) not in usual}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Architecture:

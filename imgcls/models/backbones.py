@@ -20,6 +20,7 @@ import imgcls.models.cifarnet  # noqa: F401 - registers its networks with timm
 from imgcls.errors import UserError, first_line, nearest
 from imgcls.models.architecture import Architecture
 from imgcls.models.choices import STEMS, VIEWS
+from imgcls.models.ensemble import Backbones
 from imgcls.models.heads import Head, Linear, head_from_dict
 from imgcls.models.network import Network, width_of
 from imgcls.models.weights import load_weights
@@ -100,9 +101,11 @@ def network_from_architecture(
     config = timm.get_pretrained_cfg(architecture.name, allow_unregistered=True)
     if architecture.image_size is not None and config is not None and config.fixed_input_size:
         options["img_size"] = architecture.image_size
-    backbone = _create_backbone(name, pretrained, options)
+    backbones = [_create_backbone(name, pretrained, options) for _ in range(architecture.backbones)]
     if architecture.stem == "small":
-        _make_stem_small(backbone, name)
+        for backbone in backbones:
+            _make_stem_small(backbone, name)
+    backbone = backbones[0] if architecture.backbones == 1 else Backbones(backbones)
     head = head_from_dict(architecture.head)
     return Network(backbone, head(width_of(backbone), architecture.num_classes), architecture)
 
