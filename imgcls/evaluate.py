@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_options
 from imgcls.errors import UserError
 from imgcls.models.choices import VIEWS
+from imgcls.runs.folds import read_summary
 from imgcls.runs.provenance import read_configuration
 from imgcls.runs.run import checkpoint_file, run_in
 from imgcls.system.checks import check_value, choice, flag
@@ -89,15 +90,20 @@ def measure(
 
     import torch
 
-    from imgcls.training.build import build_data, build_trainer, restore_classifier
+    from imgcls import portable
+    from imgcls.training.build import build_classifier, build_data, build_trainer, restore_classifier
     from imgcls.training.checkpoint_io import read_checkpoint
     from imgcls.training.devices import choose_devices
 
     devices = replace(choose_devices(cfg.trainer.accelerator, "auto"), indices=1)
-    state = read_checkpoint(checkpoint_file(run, checkpoint))["state_dict"]
+    ensemble = read_summary(run.folder) and portable.load(run.model_folder, views=views).network
+    state = {} if ensemble else read_checkpoint(checkpoint_file(run, checkpoint))["state_dict"]
     datamodule = build_data(cfg, devices)
     datamodule.test_on(split, run.class_names)
-    classifier = restore_classifier(cfg, datamodule, devices, state)
+    if ensemble:
+        classifier = build_classifier(cfg, ensemble, datamodule, devices, 1.0)
+    else:
+        classifier = restore_classifier(cfg, datamodule, devices, state)
     if classifier.multilabel:
         classifier.thresholds.copy_(torch.tensor(run.model.thresholds))
     trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks=[])

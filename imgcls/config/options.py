@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ def _check_together(config: Mapping[str, Any]) -> None:
         raise UserError(f"data.micro_batch_size={micro}: it cannot be larger than data.batch_size={batch}.")
     _check_task(config)
     _check_teacher(config)
+    _check_folds(config)
     if model.get("freeze") == "backbone" and not model.get("pretrained") and model.get("weights") is None:
         raise UserError(
             "model.freeze=backbone freezes random weights. "
@@ -225,6 +227,23 @@ def _check_teacher(config: Mapping[str, Any]) -> None:
         )
 
 
+def _check_folds(config: Mapping[str, Any]) -> None:
+    """Raise UserError for what a cross-validation cannot do."""
+    cv, data, trainer = (config.get(name) or {} for name in ("cv", "data", "trainer"))
+    if cv.get("ensemble") and not cv.get("folds"):
+        raise UserError("cv.ensemble=true is the mean of the folds' models. Say how many folds: cv.folds=5.")
+    if not cv.get("folds"):
+        return
+    if data.get("fold") is not None:
+        raise UserError(f"cv.folds trains all folds, data.fold={data['fold']} a single one. Leave one of them out.")
+    if data.get("unlabeled") is not None:
+        raise UserError("data.unlabeled adds images to a single training. Leave it out, or cv.folds.")
+    if trainer.get("fast_dev_run"):
+        raise UserError("trainer.fast_dev_run tries a single run. Leave out cv.folds.")
+    if (trainer.get("num_nodes") or 1) > 1:
+        raise UserError("cv.folds trains each fold on the devices of one machine. Use trainer.num_nodes=1.")
+
+
 def _check_table(data: Mapping[str, Any]) -> None:
     """Raise UserError where there is no table; what is in S3 or at the end of its path in the root is found later."""
     table, root = data.get("table"), data.get("root")
@@ -283,6 +302,13 @@ def mean_and_std(value: Any) -> str | None:
     right = isinstance(value, list) and len(value) == 2 and all(not numbers(item) for item in value)
     right = right and len(value[0]) == len(value[1]) > 0
     return None if right else "must be [[mean, mean, mean], [std, std, std]], one number a channel."
+
+
+def fold(value: Any) -> str | None:
+    """A fold and the number of folds."""
+    found = re.fullmatch(r"(\d+)/(\d+)(:val)?", str(value))
+    right = value is None or (found is not None and 1 <= int(found[1]) <= int(found[2]) and int(found[2]) > 1)
+    return None if right else "must be the number of a fold and of all folds, such as 1/5, or null."
 
 
 def size(value: Any) -> str | None:
@@ -371,6 +397,8 @@ OPTIONS: dict[str, Check] = {
     "loss.teacher_share": number(0, 1),
     "loss.teacher_temperature": number(0, open_low=True),
     "loss.teacher_views": whole(0),
+    "cv.folds": whole(2, none=True),
+    "cv.ensemble": flag,
     "task": choice("auto", "multilabel"),
     "thresholds.aim": choice("f1", "precision", "recall"),
     "thresholds.at_least": number(0, 1),
@@ -390,6 +418,7 @@ OPTIONS: dict[str, Check] = {
     "data.interpolation": choice(*INTERPOLATIONS),
     "data.num_workers": either(whole(0), choice("auto")),
     "data.val_fraction": number(0, 0.9),
+    "data.fold": fold,
     "data.group": one_name,
     "data.file_column": one_name,
     "data.name": one_name,
@@ -411,6 +440,7 @@ OPTIONS: dict[str, Check] = {
     "search.max_failures": whole(1),
     "search.attempts": whole(1),
     "search.dead_after": number(1),
+    "search.cv": whole(2, none=True),
     "search.refit": flag,
     "search.first": mappings,
     "search.space": spaces,

@@ -55,6 +55,16 @@ class Opened:
 
     source: Source | None = None
     stores: dict[tuple[str, Recipe], Store] = field(default_factory=dict)
+    whole: Whole | None = None
+    """Where the splits are parts of the training images of another data module; see `imgcls.data.folds`."""
+
+
+@dataclass
+class Whole:
+    """The data module whose training images the splits are parts of, with the positions of each split, int64 (n,)."""
+
+    images: ImageDataModule
+    places: dict[str, np.ndarray]
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -91,6 +101,7 @@ class ImageDataModule(L.LightningDataModule):
         unlabeled: folder of images without labels, which a teacher's answers are learnt for.
         pretrained_statistics: (means, stds) that the backbone's weights were trained with.
         opened: the source and stores of another data module of the same data set.
+        fold: the fold of a cross-validation that `opened` holds the images of; see `imgcls.data.folds`.
     """
 
     def __init__(
@@ -122,6 +133,7 @@ class ImageDataModule(L.LightningDataModule):
         unlabeled: str | Path | None = None,
         pretrained_statistics: Statistics | None = None,
         opened: Opened | None = None,
+        fold: str | None = None,
     ) -> None:
         super().__init__()
         # with more processes than images, some have none to evaluate
@@ -137,6 +149,10 @@ class ImageDataModule(L.LightningDataModule):
             raise UserError(
                 f"data.augment: {type(augment).__name__} is no imgcls.data.augment.Augment. Transforms of single "
                 "images, such as those of torchvision, belong in its list per_image: data.augment.per_image=[…]."
+            )
+        if fold is not None and (opened is None or opened.whole is None):
+            raise UserError(
+                f"data.fold={fold}: imgcls.fit holds it out. A data module alone: imgcls.data.folds.open_fold."
             )
         if batch_size < 1:
             raise UserError(f"data.batch_size={batch_size} must be 1 or more.")
@@ -428,6 +444,8 @@ class ImageDataModule(L.LightningDataModule):
     def recipe_of(self, name: str, *, evaluation: bool = False) -> Recipe:
         """How the pixels of a split are stored; those of `train` as training needs them."""
         training = name == "train" and not evaluation
+        if self.opened.whole is not None:
+            return self.opened.whole.images.recipe_of("train", evaluation=not training)
         return (
             training_recipe(self._need(name), self.augment.layout, self._shape)
             if training

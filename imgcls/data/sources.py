@@ -136,7 +136,15 @@ class Split:
         else:
             pictures = tuple(path for split in splits for path in split.files)
         names = tuple(name for split in splits for name in split.names)
-        return Split(names, np.concatenate([split.labels for split in splits]), pictures)
+        groups = [split.groups for split in splits]
+        weights = [split.weights for split in splits]
+        return Split(
+            names,
+            np.concatenate([split.labels for split in splits]),
+            pictures,
+            groups=None if None in groups else tuple(group for part in groups for group in part or ()),
+            weights=None if any(part is None for part in weights) else np.concatenate(weights),  # type: ignore[arg-type]
+        )
 
     def class_counts(self, num_classes: int) -> np.ndarray:
         """Number of images of each class, int64 (num_classes,)."""

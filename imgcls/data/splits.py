@@ -35,8 +35,13 @@ def cut(split: Split, shares: Sequence[float], seed: int) -> list[Split]:
     so that a part has its share of the whole even if no class is large enough for one image of it. Where the images
     have groups, each group is in one part, and the shares are met as far as the groups allow.
     """
+    return [split.subset(part) for part in cut_positions(split, shares, seed)]
+
+
+def cut_positions(split: Split, shares: Sequence[float], seed: int) -> list[np.ndarray]:
+    """The positions of the images of each part of `cut`, int64 (n,), in order."""
     if split.groups is not None:
-        return [split.subset(np.flatnonzero(parts)) for parts in _cut_groups(split, shares, seed)]
+        return [np.flatnonzero(parts) for parts in _cut_groups(split, shares, seed, first_has_all=True)]
     keys = _hashes(seed, split.names)
     cumulative = np.cumsum(shares)
     parts: list[list[int]] = [[] for _ in shares]
@@ -49,14 +54,27 @@ def cut(split: Split, shares: Sequence[float], seed: int) -> list[Split]:
         for part, begin, end in zip(parts, [0, *ends[:-1]], ends, strict=True):
             part.extend(members[begin:end])
         before += len(members)
-    return [split.subset(sorted(part)) for part in parts]
+    return [np.array(sorted(part), dtype=np.int64) for part in parts]
+
+
+def deal(split: Split, count: int, seed: int) -> list[np.ndarray]:
+    """The positions of the images of `count` parts that are alike, int64 (n,), in order.
+
+    The images of each class are dealt in the order of a hash, and the parts differ by one image at most, of each class
+    and of the whole. Where the images have groups, each group is in one part, as in `cut`.
+    """
+    if split.groups is not None:
+        return [np.flatnonzero(parts) for parts in _cut_groups(split, [1 / count] * count, seed, first_has_all=False)]
+    keys, strata = _hashes(seed, split.names), split.strata.tolist()
+    order = np.array(sorted(range(len(split)), key=lambda at: (strata[at], keys[at])), dtype=np.int64)
+    return [np.sort(order[start::count]) for start in range(count)]
 
 
 def _hashes(seed: int, names: Sequence[str]) -> list[bytes]:
     return [hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest() for name in names]
 
 
-def _cut_groups(split: Split, shares: Sequence[float], seed: int) -> np.ndarray:
+def _cut_groups(split: Split, shares: Sequence[float], seed: int, *, first_has_all: bool) -> np.ndarray:
     """Which images are in each part, bool (parts, N), such that no group is in two parts.
 
     Greedy, as scikit-learn's StratifiedGroupKFold: the largest groups first, each into the part where it reduces the
@@ -88,7 +106,8 @@ def _cut_groups(split: Split, shares: Sequence[float], seed: int) -> np.ndarray:
         part_of[group] = part = costs.index(min(costs))
         for label, count in content[group]:
             lacking[part][label] -= count
-    _repair(part_of, content, sizes, shares, classes)
+    if first_has_all:
+        _repair(part_of, content, sizes, shares, classes)
     return np.array(part_of)[group_of] == np.arange(len(shares))[:, None]
 
 

@@ -123,6 +123,8 @@ def _verdict(run: RunData, metrics: Mapping[str, Any]) -> str:
     count, classes = len(run.predictions), len(run.classes)
     accuracy, ends = metrics["test/accuracy"], format_bounds("test/accuracy", metrics)
     sentence = f"The test accuracy is {accuracy:.2%}"
+    if folds := [spread for spread in run.folds if spread.name == "test/accuracy"]:
+        sentence = f"The accuracy of {len(folds[0].values)} folds is {folds[0].text}"
     sentence += f" (95 % interval {ends})" if ends else ""
     sentence += f", on {count} images of {classes} classes."
     sizes = {row["class"]: int(row["pictures"]) for row in run.table("per_class.csv")}

@@ -118,8 +118,8 @@ def as_metrics(found: Mapping[str, Interval], split: str) -> dict[str, float]:
 
 
 def is_bound(name: str, metrics: Mapping[str, object]) -> bool:
-    """Whether the metric `name` is the end of an interval of another one."""
-    return any(name.endswith(end) and name.removesuffix(end) in metrics for end in ("_low", "_high"))
+    """Whether the metric `name` is the end of an interval of another one, or its standard deviation over folds."""
+    return any(name.endswith(end) and name.removesuffix(end) in metrics for end in ("_low", "_high", "_sd"))
 
 
 def wilson(hits: float, count: float) -> Interval:

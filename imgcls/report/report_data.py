@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from imgcls.system.files import atomic_write_text
 
 log = logging.getLogger(__name__)
 
+PARTS = ("counts", "duplicates", "pictures", "augmented", "gradcam")
 SIDE_PX = 128  # of an image on the page
 SIDES_PX: Mapping[float, int] = {25: 224, 60: 160, 120: 128, 240: 96, math.inf: 64}
 """The side of misclassified images, where there are up to this number of them."""
@@ -43,8 +44,10 @@ DUPLICATES_UNKNOWN = (
 )
 
 
-def gather(folder: Path, datamodule: ImageDataModule, classifier: Classifier) -> None:
-    """Write the files of `report_data`; a part that fails becomes a warning and a reason.
+def gather(
+    folder: Path, datamodule: ImageDataModule, classifier: Classifier | None, only: Sequence[str] = PARTS
+) -> None:
+    """Write the files of `report_data`, or `only` some; a part that fails becomes a warning and a reason.
 
     - `counts.json`: `splits`, split to the number of images of each class; `notes`.
     - `duplicates.json`: how many were `found`, the first 100 as `rows`; or a `note` why they are unknown.
@@ -61,9 +64,9 @@ def gather(folder: Path, datamodule: ImageDataModule, classifier: Classifier) ->
         "augmented": lambda: _augment(datamodule),
         "gradcam": lambda: _explain(folder, datamodule, classifier),
     }
-    for name, make in parts.items():
+    for name in only:
         try:
-            content = make()
+            content = parts[name]()
         except Exception as error:  # a finished training must not fail on its report
             content = {"reason": f"This section could not be created: {type(error).__name__}: {error}"}
             log.warning("Report: no %s. %s: %s", name, type(error).__name__, error)
@@ -131,9 +134,9 @@ def _augment(datamodule: ImageDataModule) -> dict[str, Any]:
     }
 
 
-def _explain(folder: Path, datamodule: ImageDataModule, classifier: Classifier) -> dict[str, Any]:
+def _explain(folder: Path, datamodule: ImageDataModule, classifier: Classifier | None) -> dict[str, Any]:
     predictions, test = read_predictions(folder), datamodule.source.test
-    if test is None or not predictions:
+    if test is None or not predictions or classifier is None:
         return {"reason": "There are no test images to explain."}
     rows = {row["file"]: row for row in [*top_losses(predictions)[: EXPLAINED // 2], *samples(predictions)]}
     chosen = list(rows.values())[:EXPLAINED]

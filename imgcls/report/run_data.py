@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from imgcls.portable.calibration import Judgement, judge
+from imgcls.runs.folds import Spread, read_summary
 from imgcls.runs.provenance import read_configuration
 from imgcls.runs.reading import (
     Rows,
@@ -55,6 +56,11 @@ class RunData:
     def metrics(self) -> dict[str, Any]:
         """The final metrics."""
         return read_metrics(self.folder)
+
+    @cached_property
+    def folds(self) -> list[Spread]:
+        """The metrics over the folds of a cross-validation."""
+        return read_summary(self.folder)
 
     @cached_property
     def history(self) -> list[dict[str, float]]:

@@ -12,6 +12,7 @@ from imgcls.aws.s3 import is_remote
 from imgcls.errors import UserError
 from imgcls.pictures import as_list
 from imgcls.runs.confusion import read_confusion
+from imgcls.runs.folds import FOLDS, OUT_OF_FOLD, SUMMARY, read_summary, summary_table
 from imgcls.runs.provenance import read_configuration
 from imgcls.runs.reading import class_names, read_history, read_metrics, read_predictions, read_status
 
@@ -116,6 +117,11 @@ class Run:
         """Folder of the portable model. Raises UserError before the run has one."""
         folder = self.folder / "model"
         if not (folder / "model.json").is_file():
+            if (self.folder / SUMMARY).is_file():
+                raise UserError(
+                    f"{self.folder} is a cross-validation without a model of its own. Name a fold, such as "
+                    f"run={self.folder / FOLDS / '1'}, or train it with cv.ensemble=true."
+                )
             state = self.status.get("state", "not finished")
             raise UserError(
                 f"{self.folder} holds no model yet (the run is {state}). Run its command again to finish it."
@@ -231,6 +237,8 @@ def print_summary(run: Run) -> None:
         ("validation accuracy", "val/accuracy", "{:.2%}"),
         ("validation map", "val/map", "{:.2%}"),
     ]
+    if folds := read_summary(run.folder):
+        print(f"\n{summary_table(folds)}")
     parts = []
     for label, name, pattern in (row for row in labels if row[1] in metrics):
         ends = [metrics.get(f"{name}_{end}") for end in ("low", "high")]
@@ -238,6 +246,8 @@ def print_summary(run: Run) -> None:
         parts.append(f"{label} {pattern.format(metrics[name])}{bounds}")
     minutes, seconds = divmod(round(metrics.get("seconds", 0)), 60)
     print(f"\n{', '.join(parts)}")
+    if "ensemble/accuracy" in metrics:
+        print(f"ensemble    test accuracy {metrics['ensemble/accuracy']:.2%}, on the data set's own test images")
     epochs = int(metrics.get("epochs", 0))
     best = f" (the best: {int(metrics['best_epoch']) + 1})" if epochs > 1 and "best_epoch" in metrics else ""
     speed = f", {metrics['images_per_second']:.0f} images/s" if "images_per_second" in metrics else ""
@@ -245,7 +255,9 @@ def print_summary(run: Run) -> None:
     print(f"run folder  {run.folder}")
     if run.report_file.is_file():
         print(f"report      {run.report_file}")
-    if run.model_folder.is_dir():
+    if folds and (run.folder / OUT_OF_FOLD).is_file():
+        print(f"out of fold {run.folder / OUT_OF_FOLD}")
+    if (run.folder / "model" / "model.json").is_file():
         folder = shlex.quote(f"run={run.folder}")
         print(f"classify    python -m imgcls predict {folder} IMAGES")
         print(f"try it      python -m imgcls serve {folder}")

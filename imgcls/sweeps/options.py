@@ -27,6 +27,7 @@ class SearchOptions:
         max_failures: the number of failed trials at which the search stops.
         attempts: how often a worker may die at the same point of a trial before the trial counts as failed.
         dead_after: seconds without a heartbeat after which a worker on another machine counts as dead.
+        cv: the number of folds of the cross-validation that compares the trials; None: there is none.
         refit: whether to train the best configuration again at the end, and test it.
         first: good values to try before all others.
         sampler: the configuration of an Optuna sampler; its `_target_` may be 'grid'.
@@ -42,6 +43,7 @@ class SearchOptions:
     max_failures: int = 5
     attempts: int = 3
     dead_after: float = 300.0
+    cv: int | None = None
     refit: bool = False
     first: Sequence[Mapping[str, Any]] = ()
     sampler: Mapping[str, Any] = field(default_factory=lambda: {"_target_": "optuna.samplers.TPESampler"})

@@ -72,7 +72,10 @@ class Pruning(L.Callback):
             trainer.should_stop = True
 
     def is_hopeless(self, epoch: int, epochs: int, value: float, optim: Any) -> bool:
-        """Report `value` after `epoch` (from 1) of `epochs` (-1: endless); whether the pruner gives it up."""
+        """Report `value` after `epoch` (from 1) of `epochs` (-1: endless); whether the pruner gives it up.
+
+        `optim` has the schedule of the learning rate; None where the epochs are the folds of a cross-validation.
+        """
         step = report_step(epoch, epochs, self.reports)
         try:
             trial = self._open()
@@ -85,7 +88,8 @@ class Pruning(L.Callback):
             return False
         if hopeless:
             name = type(self.pruner).__name__.removesuffix("Pruner")
-            sentence = f"{self.monitor} is {value:.4g} after {epoch} of {epochs} epochs, which {name} prunes"
+            unit = "epochs" if optim is not None else "folds"
+            sentence = f"{self.monitor} is {value:.4g} after {epoch} of {epochs} {unit}, which {name} prunes"
             atomic_write_text(self.file, json.dumps({"rule": PRUNED, "sentence": sentence}) + "\n")
             log.info("This trial is pruned: %s.", sentence)
         return bool(hopeless)
@@ -117,7 +121,7 @@ def report_step(epoch: int, epochs: int, reports: int | None) -> int:
 
 
 def _can_be_judged(epoch: int, epochs: int, optim: Any) -> bool:
-    if not isinstance(optim.schedule, str):
+    if optim is None or not isinstance(optim.schedule, str):
         return epoch != epochs
     rise = Schedule(optim.schedule, epochs if epochs > 0 else float("inf"), optim.warmup_epochs).rise
     return rise < epoch != epochs

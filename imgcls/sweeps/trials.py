@@ -20,7 +20,7 @@ def trial_overrides(study: Study, claim: Claim, reports: int | None, *, in_job: 
 
     Args:
         study, claim: the trial and its study.
-        reports: how often a trial reports to the pruner, see `imgcls.sweeps.pruning`.
+        reports: how often a trial reports to the pruner, see `imgcls.sweeps.pruning`; with folds, after each of them.
         in_job: whether it runs in a job, which cannot reach the study and so does not report.
     """
     overrides = [*claim.overrides, f"run_dir={value_text(str(claim.folder))}", "resume=auto"]
@@ -31,6 +31,9 @@ def trial_overrides(study: Study, claim: Claim, reports: int | None, *, in_job: 
         "export.calibrate=false",
         f"checkpoint.rest_seconds={REST_SECONDS}",
     ]
+    if study.options.cv is not None:
+        overrides.append(f"cv.folds={study.options.cv}")
+        reports = study.options.cv
     if len(study.options.objectives) == 1 and not in_job:
         callback = {
             "_target_": "imgcls.sweeps.pruning.Pruning",

@@ -20,9 +20,10 @@ from imgcls.callbacks.progress_bar import ProgressBar
 from imgcls.callbacks.timing import Timing
 from imgcls.config.starts import is_multilabel
 from imgcls.data.augment import Augment
-from imgcls.data.module import ImageDataModule
+from imgcls.data.folds import Fold, open_fold
+from imgcls.data.module import ImageDataModule, Opened
 from imgcls.data.samples import sample_training_images
-from imgcls.data.stores.sharing import recall
+from imgcls.data.stores.sharing import recall, remember
 from imgcls.errors import UserError
 from imgcls.models.backbones import create_network
 from imgcls.models.classifier import Classifier
@@ -41,15 +42,30 @@ def build_data(
     cfg: DictConfig, devices: Devices, micro_batch_size: int | None = None, *, plain: bool = False
 ) -> ImageDataModule:
     """The data module of `cfg`, with its files in place; `plain` disables the augmentation."""
-    opened = recall(cfg.data)
-    options: dict[str, Any] = {"augment": Augment()} if plain else {}
+    given: dict[str, Any] = {"augment": Augment()} if plain else {}
     if micro_batch_size is not None:
-        options["micro_batch_size"] = micro_batch_size
+        given["micro_batch_size"] = micro_batch_size
+    if (fold := cfg.data.get("fold")) is None:
+        return _build_data(cfg, devices, recall(cfg.data), **given)
+    whole = build_whole(cfg, devices, **given)
+    opened = open_fold(whole, Fold.parse(fold), cfg.data.get("val_fraction") or 0.0)
+    return _build_data(cfg, devices, opened, **given)
+
+
+def build_whole(cfg: DictConfig, devices: Devices, **given: Any) -> ImageDataModule:
+    """The data module of all images that folds are cut from, which the folds of one process share."""
+    key = {**cfg.data, "fold": "all"}
+    whole = _build_data(cfg, devices, recall(key), **given, val_fraction=0.0, fold=None)
+    remember(whole.opened, key)
+    return whole
+
+
+def _build_data(cfg: DictConfig, devices: Devices, opened: Opened | None, **given: Any) -> ImageDataModule:
     datamodule: ImageDataModule = make("data", cfg.data, _partial_=True)(
         world_size=devices.total,
         opened=opened,
         pretrained_statistics=pretrained_statistics(cfg.model.name),
-        **options,
+        **given,
     )
     if opened is None:
         datamodule.prepare_data()

@@ -34,6 +34,9 @@ def fit(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
     folder = Path(cfg.run_dir).expanduser()
     cfg = as_begun(keep_split(cfg, folder), folder, overrides or [])
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    folds = (cfg.get("cv") or {}).get("folds")
+    if folds and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("cv.folds trains each fold on the devices of one machine. Start it without torchrun.")
     if rank > 0:  # started from outside, for example by torchrun: rank 0 owns the run folder
         _fit_with_enough_memory(cfg, folder, None)
         return load(folder)
@@ -45,7 +48,12 @@ def fit(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
 
         with log_to_file(folder / "log.txt", terminal=not cfg.quiet):
             try:
-                _fit_with_enough_memory(cfg, folder, recording)
+                if folds:
+                    from imgcls.training.folds import cross_validate
+
+                    cross_validate(cfg, overrides or [], folder, fit)
+                else:
+                    _fit_with_enough_memory(cfg, folder, recording)
             except BaseException as error:
                 recording.record_failure(error)  # before the report of its progress, which shows why it ended
                 if cfg.report and ((folder / "metrics.csv").is_file() or (folder / "debug").is_dir()):

@@ -53,6 +53,14 @@ def compute_features(
         device: where the backbone runs.
         splits: splits to compute, if the data set has them.
     """
+    if (whole := datamodule.opened.whole) is not None:  # computed once for all folds
+        plain = compute_features(whole.images, network, device=device, splits=("train",))["train"]
+        sources = dict.fromkeys(SPLITS, plain)
+        if views:
+            sources |= compute_features(
+                whole.images, network, views=views, augmentation=augmentation, device=device, splits=("train",)
+            )
+        return {name: sources[name].part(places) for name, places in whole.places.items() if name in splits}
     backbone = backbone_key(network)
     features: dict[str, FeatureStore] = {}
     for split in (name for name in datamodule.source.splits() if name in splits):

@@ -24,7 +24,7 @@ from imgcls.portable.calibration import Calibration, calibrate
 from imgcls.portable.conformal import ClassSets, fit_sets
 from imgcls.portable.model import softmax
 from imgcls.report.intervals import as_metrics
-from imgcls.report.report_data import gather
+from imgcls.report.report_data import PARTS, gather
 from imgcls.runs.confusion import Confusion
 from imgcls.runs.reading import read_origin
 from imgcls.system.files import atomic_path, atomic_write_text
@@ -66,7 +66,8 @@ def write(
         write_predictions(
             folder, datamodule.source.test, classifier, calibration.temperature if calibration is not None else 1.0
         )
-    gather(folder, datamodule, classifier)
+    # a fold of a cross-validation shows its images in the report of all folds
+    gather(folder, datamodule, classifier, PARTS if cfg.report or cfg.data.get("fold") is None else ("counts",))
     export_model(
         folder,
         datamodule,

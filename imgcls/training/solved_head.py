@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,7 +54,7 @@ def solve_head(
         class_weights = counts.sum() / (len(counts) * counts.clamp(min=1))
 
     def pair(split: str) -> tuple[Tensor, Tensor]:
-        values = torch.from_numpy(np.array(features[split].features[0])).to(device)
+        values = features[split].gather(torch.arange(len(features[split]))).to(device)
         return values, torch.from_numpy(images.source.splits()[split].labels).to(device)
 
     began = time.monotonic()

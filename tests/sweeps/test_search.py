@@ -15,6 +15,7 @@ import pytest
 import imgcls
 from imgcls.data.imagefolder import ImageFolder
 from imgcls.errors import UserError
+from imgcls.runs.reading import read_metrics
 from imgcls.sweeps.python import Search
 from tests.trainings import SMALL
 
@@ -250,3 +251,27 @@ def test_a_killed_search_is_resumed(overrides: Overrides, tmp_path: Path) -> Non
     for killed, whole in zip(found.trials, untouched.trials, strict=True):
         for name in ("val/accuracy", "optim.lr", "model.head.dropout", "epochs", "best_epoch"):
             assert killed[name] == whole[name], (killed["trial"], name)
+
+
+def test_trials_are_compared_by_cross_validation(overrides: Overrides, tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    fixed = [*overrides, "trainer.max_epochs=1", "search.cv=2"]
+    found = imgcls.search(fixed, {"optim.lr": [1e-3, 1e-2]}, folder=folder, trials=2, refit=True, sampler="grid")
+    for trial in found.trials:
+        folds = [read_metrics(folder / str(trial["trial"]) / "folds" / number) for number in "12"]
+        assert trial["val/accuracy"] == pytest.approx(sum(fold["val/accuracy"] for fold in folds) / 2)
+        assert "test/accuracy" not in folds[0]
+    assert found.refit is not None
+    assert not (found.refit.folder / "folds").exists(), "the best is trained once"
+    assert "test/accuracy" in found.refit.metrics
+
+
+def test_a_trial_is_pruned_after_a_fold(overrides: Overrides, tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    fixed = [*overrides, "search.cv=3", "search.pruner.n_startup_trials=1"]
+    space = {"optim.lr": [1e-2, 1e-9]}  # of which the second learns nothing
+    found = imgcls.search(fixed, space, folder=folder, trials=2, sampler="grid", pruner="median")
+    best, worst = found.trials
+    assert (best["state"], worst["state"], worst["optim.lr"]) == ("complete", "pruned", 1e-9)
+    assert "of 3 folds" in worst["reason"]
+    assert not (folder / str(worst["trial"]) / "folds" / "3").exists()

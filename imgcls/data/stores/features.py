@@ -28,23 +28,35 @@ FEATURES, DESCRIPTION = "features.npy", "features.json"
 class FeatureStore:
     """Features of the images of one split, float32 (V, N, F), of V views of each image.
 
-    `held` is kept open as long as they are used, see `imgcls.system.cache.hold`.
+    `held` is kept open as long as they are used, see `imgcls.system.cache.hold`. With `places`, int64 (n,), the split
+    is the images at these positions.
     """
 
-    def __init__(self, features: np.ndarray, held: IO[bytes] | None = None) -> None:
-        self.features, self._held = features, held
+    def __init__(self, features: np.ndarray, held: IO[bytes] | None = None, places: np.ndarray | None = None) -> None:
+        self._features, self._held, self._places = features, held, places
 
     def __len__(self) -> int:
-        return int(self.features.shape[1])
+        return int(self._features.shape[1]) if self._places is None else len(self._places)
+
+    @property
+    def features(self) -> np.ndarray:
+        """The features as an array, float32 (V, N, F): mapped from the disk, or of a part of the images a copy."""
+        return self._features if self._places is None else self._features[:, self._places]
+
+    def part(self, places: np.ndarray) -> FeatureStore:
+        """The features of the images at `places`, int64 (n,), without a copy."""
+        return FeatureStore(self._features, self._held, places if self._places is None else self._places[places])
 
     @property
     def views(self) -> int:
         """Number of views, V."""
-        return int(self.features.shape[0])
+        return int(self._features.shape[0])
 
     def gather(self, positions: Tensor, epoch: int = 0) -> Tensor:
         """float32 (n, F) of the images at `positions`, int64 (n,); `epoch` selects one of the views in turn."""
-        features, rows = self.features[epoch % self.views], positions.numpy()
+        features, rows = self._features[epoch % self.views], positions.numpy()
+        if self._places is not None:
+            rows = self._places[rows]
         read_ahead(features, rows)
         return torch.from_numpy(features[rows])
 

@@ -5,6 +5,7 @@ The kind of store never changes the content of a batch, only how fast it is load
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -218,12 +219,36 @@ def _from_16_bits(pixels: np.ndarray, pin: bool) -> Tensor:
     return (images.pin_memory() if pin else images).permute(0, 3, 1, 2)
 
 
+class PartOfStore:
+    """The images of another store at `places`, int64 (n,), which count as positions without unreadable images."""
+
+    def __init__(self, store: Store, places: np.ndarray) -> None:
+        self.bad: tuple[tuple[int, str], ...] = ()
+        self.aspects, self.folder = store.aspects[places], store.folder
+        self._store, self._places = store, torch.from_numpy(places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
+        return self._store.gather(self._places[positions], pin=pin)
+
+
+def part_of_store(store: Store, places: np.ndarray) -> Store:
+    """The images of `store` at `places`, int64 (n,), without a copy of their pixels."""
+    if not isinstance(store, ArrayStore):
+        return PartOfStore(store, places)
+    part = copy.copy(store)
+    part.rows, part.aspects, part.bad = store.rows[places], store.aspects[places], ()
+    return part
+
+
 class DeviceStore:
     """Pixels on the device of the model."""
 
     def __init__(self, store: ArrayStore, device: torch.device) -> None:
         self.bad, self.aspects, self.folder = store.bad, store.aspects, store.folder
-        good = store.pixels if not store.bad else store.pixels[store.rows]
+        good = store.pixels if len(store.rows) == len(store.pixels) else store.pixels[store.rows]
         # a private mapping or a copy: torch needs writable memory
         self._pixels = torch.from_numpy(np.array(good, copy=not good.flags.writeable or None)).to(device)
 

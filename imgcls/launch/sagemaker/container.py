@@ -237,7 +237,8 @@ def export_results(folder: Path, model: Path, output: Path) -> None:
     """Copy the portable model to `model`, and the rest of the run to `output`: SageMaker archives both in S3."""
     for target in (model, output):
         target.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(folder / "model", model, dirs_exist_ok=True)
+    if (folder / "model").is_dir():  # a cross-validation may have no model of its own
+        shutil.copytree(folder / "model", model, dirs_exist_ok=True)
     for path in sorted(folder.iterdir()):
         if path.name == "model" or path.name == ".lock" or path.name.endswith(".tmp"):
             continue

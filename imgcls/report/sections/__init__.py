@@ -18,6 +18,7 @@ from imgcls.report.sections import (
     data,
     errors,
     feature_map,
+    folds,
     gradcam,
     learning_rate,
     log,
@@ -31,6 +32,7 @@ from imgcls.report.sections import (
 from imgcls.report.sections.section import Section
 
 SECTIONS: Sequence[Section] = (
+    folds.SECTION,
     curves.SECTION,
     learning_rate.SECTION,
     soup.SECTION,

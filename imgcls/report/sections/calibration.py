@@ -45,6 +45,8 @@ def _make(run: RunData) -> Blocks:
             f" With so few images, {BINS} bins of equal width exaggerate it; over {bins} bins of equally many images "
             f"it is {adaptive_error(confidence, correct, bins):.4f}."
         )
+    if run.folds:
+        return [Text(f"{error} The models of the folds have temperatures of their own, which it leaves out."), chart]
     if not stored:
         text = (
             f"{error} The model was exported without a temperature: python -m imgcls.export run=DIR fits one on the "

@@ -82,6 +82,8 @@ def most_epochs(space: Space, epochs: int | None) -> int | None:
 def _check_search(search: SearchOptions) -> None:
     if len(search.objectives) > 1:
         raise UserError("search.objective: a tuning job has one objective. Give one metric, such as val/accuracy.")
+    if search.cv is not None:
+        raise UserError("search.cv: AWS compares single epochs, not the mean of folds. Use hydra/sweeper=optuna.")
     if search.prunes:
         raise UserError("search/pruner is Optuna's. A tuning job has search.tuning.stop_early=true instead.")
     if not str(search.sampler.get("_target_")).endswith(".TPESampler"):

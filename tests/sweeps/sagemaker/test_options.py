@@ -135,6 +135,7 @@ def test_it_learns_from_earlier_jobs(composed: dict[str, Any]) -> None:
         ({"search.sampler": {"_target_": "grid"}}, RATE, "search.tuning.strategy="),
         ({"search.pruner": {"_target_": "optuna.pruners.MedianPruner"}}, RATE, "search.tuning.stop_early=true"),
         ({"search.first": [{"optim.lr": 0.01}]}, RATE, "cannot be given first values"),
+        ({"search.cv": 5}, RATE, "not the mean of folds"),
         ({"search.storage": "journal"}, RATE, "AWS stores a tuning job"),
         ({}, "launch.instance_type=ml.g5.xlarge,ml.g4dn.xlarge", "cannot be searched over"),
         ({}, "data=digits,cifar10", "cannot be searched over"),
