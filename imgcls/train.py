@@ -67,7 +67,22 @@ def main() -> None:
     """Run the command line."""
     if all(not text.startswith("-") or text in ("-m", "--multirun") for text in sys.argv[1:]):
         announce("reading the configuration, then loading PyTorch, Lightning and timm")
-    sys.exit(guarded(lambda: run_hydra(train)))
+    sys.exit(guarded(_run))
+
+
+def _run() -> None:
+    """Run the configuration, or all of a multirun, of which a failed run leaves the table of the others."""
+    interrupted = False
+    try:
+        run_hydra(train)
+    except (Interrupted, KeyboardInterrupt):
+        interrupted = True
+        raise
+    finally:
+        if "imgcls.sweeps.multirun" in sys.modules and not interrupted:
+            from imgcls.sweeps.multirun import conclude
+
+            conclude()
 
 
 if __name__ == "__main__":

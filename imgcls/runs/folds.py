@@ -9,7 +9,7 @@ from pathlib import Path
 
 from imgcls.runs.reading import read_table
 from imgcls.system.files import atomic_write_text
-from imgcls.system.tables import as_csv
+from imgcls.system.tables import aligned, as_csv
 
 FOLDS, SUMMARY, OUT_OF_FOLD = "folds", "cross_validation.csv", "out_of_fold.csv"
 SHARES = ("accuracy", "accuracy_top5", "map", "subset_accuracy")
@@ -73,10 +73,10 @@ def read_summary(folder: Path) -> list[Spread]:
 def summary_table(found: Sequence[Spread]) -> str:
     """The metrics of validation and test as an aligned table, a line each."""
     shown = [spread for spread in found if spread.name.startswith(("val/", "test/"))]
-    rows = [["metric", "mean ± sd", *(f"fold {number + 1}" for number in range(len(found[0].values)))]]
-    rows += [[spread.name, spread.text, *(f"{value:.4f}" for value in spread.values)] for spread in shown]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) if not place else cell.rjust(width) for place, (cell, width) in enumerate(cells))
-        for cells in (list(zip(row, widths, strict=True)) for row in rows)
+    return aligned(
+        [
+            {"metric": spread.name, "mean ± sd": spread.text}
+            | {f"fold {number}": f"{value:.4f}" for number, value in enumerate(spread.values, start=1)}
+            for spread in shown
+        ]
     )

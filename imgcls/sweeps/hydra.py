@@ -187,12 +187,15 @@ def hydra_launcher(context: HydraContext, task: TaskFunction, config: DictConfig
 
 def refit(launcher: Any, study: Search, fixed: Sequence[str]) -> None:
     """Train the best configuration of `study` again and test it. Raises the error that ends the run."""
+    from imgcls.sweeps.page import write_page  # which loads matplotlib
+
     best = outcome.best_trials(study)[0]
     print(f"\nTraining the best configuration (trial {best.number}) again, to test it.", flush=True)
     overrides = [*command_overrides(fixed), *refit_overrides(study, best.params), "hydra.sweep.subdir=refit"]
     (job,) = launcher.launch([overrides], initial_job_idx=study.total)
     if (error := _error_of(job)) is not None:
         raise error
+    write_page(study)  # which now has its test
 
 
 def _runs_in_jobs(config: DictConfig, options: SearchOptions) -> bool:

@@ -14,6 +14,8 @@ from markupsafe import Markup
 from imgcls.report import page
 from imgcls.report.blocks import Blocks, Figure, Table, Text
 from imgcls.report.figures import Chart
+from imgcls.report.headline import format_with_bounds
+from imgcls.runs.reading import read_metrics
 from imgcls.sweeps import figures, outcome
 from imgcls.sweeps.figures import Point
 from imgcls.sweeps.remote_search import Search
@@ -91,7 +93,10 @@ def _sentence(study: Search, best: list[Any]) -> str:
     objectives = zip(study.options.objectives, best[0].values, strict=True)
     values = ", ".join(f"{name} {value:.5g}" for name, value in objectives)
     more = f" It is one of {len(best)} best compromises." if len(best) > 1 else ""
-    return f"Trial {best[0].number} is best: {values} with {outcome.shown(best[0].params)}.{more}"
+    again = ""
+    if "test/accuracy" in (refit := read_metrics(study.folder / "refit")):
+        again = f" Trained again, its test accuracy is {format_with_bounds('test/accuracy', refit)}."
+    return f"Trial {best[0].number} is best: {values} with {outcome.shown(best[0].params)}.{more}{again}"
 
 
 def _numbers(study: Search, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:

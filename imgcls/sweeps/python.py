@@ -77,6 +77,8 @@ def search(
     Raises:
         UserError: for what the user can fix, such as too many failed trials.
     """
+    from imgcls.sweeps.page import write_page  # which loads matplotlib
+
     job = _Job.compose(cfg, space, options)
     name = job.options.study or (Path(folder).name if folder is not None else job.name())
     study = Study(name, job.options, job.space, Path(folder) if folder is not None else Path("sweeps") / name)
@@ -89,6 +91,8 @@ def search(
         finish(study)
         best = outcome.best_trials(study)[0].params
         refit = job.refit(study, best) if job.options.refit else None
+        if refit is not None:
+            write_page(study)  # which now has its test
     finally:
         study.close()
     return Search(study.optuna, outcome.rows(study), job.space.typed(best), study.folder, refit)

@@ -24,6 +24,16 @@ def table_as_csv(rows: Iterable[Iterable[Any]]) -> str:
     return "".join(",".join(_cell(value) for value in row) + "\n" for row in rows)
 
 
+def aligned(rows: Sequence[Mapping[str, Any]]) -> str:
+    """`rows` as lines of a table whose columns are aligned: the first to the left, the others to the right."""
+    head = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [head, *([str(row.get(name, "")) for name in head] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(map(str.rjust, line[1:], widths[1:]))]).rstrip() for line in lines
+    )
+
+
 def _cell(value: Any) -> str:
     text = "" if value is None else str(value)
     if isinstance(value, str) and _FORMULA.match(value):
