@@ -19,6 +19,7 @@ from imgcls.runs.reading import read_metrics
 from imgcls.sweeps import figures, outcome
 from imgcls.sweeps.figures import Point
 from imgcls.sweeps.remote_search import Search
+from imgcls.sweeps.selection import correction_of
 
 MAX_ROWS = 1000  # of the table; sweep.csv has all
 WIDE_REM = 34.0  # below which parallel coordinates cannot be read: a phone scrolls
@@ -93,9 +94,15 @@ def _sentence(study: Search, best: list[Any]) -> str:
     objectives = zip(study.options.objectives, best[0].values, strict=True)
     values = ", ".join(f"{name} {value:.5g}" for name, value in objectives)
     more = f" It is one of {len(best)} best compromises." if len(best) > 1 else ""
-    again = ""
+    folders = [
+        Path(trial.user_attrs["folder"])
+        for trial in study.trials
+        if trial.state.name == "COMPLETE" and "folder" in trial.user_attrs
+    ]
+    correction = correction_of(folders, next(iter(study.options.objectives)))
+    again = f" {correction.sentence(next(iter(study.options.objectives)))}" if correction is not None else ""
     if "test/accuracy" in (refit := read_metrics(study.folder / "refit")):
-        again = f" Trained again, its test accuracy is {format_with_bounds('test/accuracy', refit)}."
+        again += f" Trained again, its test accuracy is {format_with_bounds('test/accuracy', refit)}."
     return f"Trial {best[0].number} is best: {values} with {outcome.shown(best[0].params)}.{more}{again}"
 
 

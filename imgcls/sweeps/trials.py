@@ -28,7 +28,6 @@ def trial_overrides(study: Study, claim: Claim, reports: int | None, *, in_job: 
         "test=false",
         "quiet=true",
         "export.onnx=false",
-        "export.calibrate=false",
         f"checkpoint.rest_seconds={REST_SECONDS}",
     ]
     if study.options.cv is not None:
