@@ -11,26 +11,38 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from imgcls.report.blocks import Blocks, Figure, Text
 from imgcls.report.headline import facts, headline
 from imgcls.report.run_data import RunData
-from imgcls.report.sections import SECTIONS
+from imgcls.report.sections import SECTIONS, errors
 from imgcls.report.sections.section import Section
 from imgcls.system.files import atomic_write_bytes, atomic_write_text
 
 log = logging.getLogger(__name__)
 
+MAX_BYTES = 1_000_000  # of a report: with more, fewer misclassified images are drawn
+FEWER_ERRORS = (100, 30, 10)
+
 
 def write_report(folder: Path) -> Path:
     """Write `report.html` and `figures/*.png` of the run in `folder`; return the page's path.
 
-    A section that fails becomes a warning and a sentence on the page.
+    A section that fails becomes a warning and a sentence on the page. Above a megabyte, fewer misclassified images are
+    drawn.
     """
     run = RunData(folder)
     sections = {section.title: _make_section(run, section) for section in SECTIONS}
+    for most in FEWER_ERRORS:
+        page = _write(run, sections)
+        if page.stat().st_size <= MAX_BYTES:
+            return page
+        run.most_errors = most
+        sections[errors.SECTION.title] = _make_section(run, errors.SECTION)
+    return _write(run, sections)
+
+
+def _write(run: RunData, sections: Mapping[str, Blocks]) -> Path:
     sentence, numbers = headline(run)
-    about = facts(run)
+    about, name = facts(run), run.folder.resolve().name
     present = {title: blocks for title, blocks in sections.items() if blocks}
-    return write_page(
-        folder / "report.html", folder.resolve().name, present, sentence=sentence, numbers=numbers, facts=about
-    )
+    return write_page(run.folder / "report.html", name, present, sentence=sentence, numbers=numbers, facts=about)
 
 
 def try_report(folder: Path) -> None:

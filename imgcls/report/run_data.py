@@ -29,6 +29,8 @@ class RunData:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.most_errors: int | None = None
+        """The most misclassified images that are drawn; None: all that are stored."""
 
     def table(self, name: str) -> Rows:
         """The rows of a CSV file of the run folder."""

@@ -39,6 +39,7 @@ from imgcls.training.head_start import prepare_head, sees_images_once
 from imgcls.training.label_results import set_thresholds
 from imgcls.training.learning_rate import choose_learning_rate
 from imgcls.training.loggers import log_figures
+from imgcls.training.neighbours import try_neighbours
 from imgcls.training.outputs import outputs_of
 from imgcls.training.soup import average_weights
 from imgcls.training.strategies import is_sharded
@@ -120,6 +121,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
             from imgcls.report.page import try_report
 
             try_audit(folder, images, classifier.network, data)
+            try_neighbours(folder, images, data)
             try_report(folder)
         log_figures(trainer.logger, folder)
     return metrics

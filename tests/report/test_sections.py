@@ -296,3 +296,16 @@ def test_every_figure_has_a_title_for_screen_readers(tmp_path: Path) -> None:
     assert len(svgs) > 5
     assert all("<title>" in svg for svg in svgs)
     assert all('role="img"' in svg for svg in svgs)
+
+
+def test_a_page_that_would_be_too_large_draws_fewer_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _, _ = run_with_outputs(tmp_path / "run")
+    wrong = [row["file"] for row in run.predictions if row["correct"] == "0"]
+    (run.folder / "report_data").mkdir()
+    (run.folder / "report_data" / "pictures.json").write_text(json.dumps(dict.fromkeys(wrong, "x" * 4000)))
+    assert write_report(run.folder).read_text().count("data:image/jpeg") >= len(wrong) > 40
+    monkeypatch.setattr("imgcls.report.page.MAX_BYTES", 300_000)
+    page = write_report(run.folder).read_text()
+    section = page.partition('id="misclassified-images"')[2].partition("</section>")[0]
+    assert section.count("data:image/jpeg") in (30, 10)
+    assert all(f">{file}<" in section for file in wrong)

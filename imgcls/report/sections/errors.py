@@ -16,12 +16,12 @@ def _make(run: RunData) -> Blocks:
     wrong, images = selection.misclassified(run.predictions), run.image_data("pictures")
     if not wrong:
         return []
-    shown = [row for row in wrong if row["file"] in images] or wrong[:WITHOUT_IMAGES]
+    shown = [row for row in wrong if row["file"] in images][: run.most_errors] or wrong[:WITHOUT_IMAGES]
     files = {row["file"] for row in shown}
     rest = [row for row in wrong if row["file"] not in files]
     text = f"{len(wrong)} of {len(run.predictions)} test images, the largest loss first."
     if run.neighbours:
-        text += " The enlarged image has the most similar training images beside it."
+        text += f" The first {len(run.neighbours)}, enlarged, have the most similar training images beside them."
     cells = [[row["file"], row["label"], row["predicted"], f"{float(row['confidence']):.0%}"] for row in rest]
     table = Table(
         ["file", "true", "predicted", "confidence"],
