@@ -15,6 +15,7 @@ NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 REDUCED = {
     "quick_start": "EPOCHS = 1",
     "your_pictures": "PICTURES, EPOCHS = 12, 1",
+    "tags": "PICTURES, EPOCHS = 60, 1",
     "search_and_compare": "TRIALS, EPOCHS = 2, 1",
     "inside_a_run": "PICTURES, EPOCHS = 12, 1",
     "sagemaker": 'LAUNCH, EPOCHS = "rehearsal", 2',
