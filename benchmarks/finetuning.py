@@ -31,7 +31,7 @@ SHARED = ("data", "system", "seed", "epochs", "size", "model")
 SETS = ("caltech", "dogs", "dogs5", "cifar1000")
 IMGCLS: dict[str, list[str]] = {
     "imgcls": [],
-    "imgcls, frozen backbone": ["model.freeze=backbone", "trainer.max_epochs=${by_start:10,10,30}"],
+    "imgcls, frozen backbone": ["model.freeze=backbone", "trainer.max_epochs=${by_start:10,${preset.epochs},30}"],
 }
 BATCH = 64
 

@@ -27,8 +27,13 @@ def by_start(frozen: Any, finetuned: Any, scratch: Any, *, _root_: DictConfig) -
 
 def default_lr(then: Any, otherwise: Any, *, _root_: DictConfig) -> Any:
     """The default that depends on whether trained weights are fine-tuned with the default learning rate."""
-    untouched = str(plain(_root_.optim).get("lr")).startswith("${by_start:")
-    return then if untouched and by_start(False, True, False, _root_=_root_) else otherwise
+    return then if is_default("optim.lr", _root_=_root_) and by_start(False, True, False, _root_=_root_) else otherwise
+
+
+def is_default(option: str, *, _root_: DictConfig) -> bool:
+    """Whether the option, such as `trainer.max_epochs`, has the default that depends on other options."""
+    group, _, name = option.partition(".")
+    return str(plain(_root_[group]).get(name)).startswith("${")
 
 
 def by_task(single: Any, multilabel: Any, *, _root_: DictConfig) -> Any:
@@ -53,7 +58,7 @@ def solves_head(*, _root_: DictConfig) -> bool:
     model, trainer = _root_.model, _root_.trainer
     if model.head.get("_target_") in MEMORY:
         return True
-    if unsolvable(plain(_root_.model), plain(_root_.loss)) is not None:
+    if unsolvable({**plain(model), "freeze": model.freeze}, plain(_root_.loss)) is not None:
         return False
     if is_multilabel(_root_):
         return False

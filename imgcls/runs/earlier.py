@@ -21,6 +21,14 @@ class Earlier:
 
 
 EARLIER: dict[str, Earlier] = {
+    "preset.name": Earlier(("good",), is_new=True),
+    "preset.freeze": Earlier(("none",), is_new=True),
+    "preset.views": Earlier(("one",), is_new=True),
+    "preset.average": Earlier(("none",), is_new=True),
+    "preset.epochs": Earlier((10,), is_new=True),
+    "preset.steps": Earlier((0,), is_new=True),
+    "preset.most_epochs": Earlier((10,), is_new=True),
+    "preset.by_images": Earlier((False, True), is_new=True),
     "data.batch_size": Earlier((64,)),
     "data.fit": Earlier(("crop",), is_new=True),
     "data.pad_colour": Earlier(([124, 116, 104],), is_new=True),
@@ -32,6 +40,7 @@ EARLIER: dict[str, Earlier] = {
     "checkpoint.average": Earlier(("none",), is_new=True),
 }
 """By the dotted name of the option."""
+NEW_GROUPS = ("preset",)
 
 
 def complete(configuration: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,8 +48,8 @@ def complete(configuration: Mapping[str, Any]) -> dict[str, Any]:
     completed = dict(configuration)
     for name, earlier in EARLIER.items():
         group, _, option = name.partition(".")
-        if earlier.is_new and isinstance(completed.get(group), Mapping):
-            completed[group] = {option: earlier.values[0], **completed[group]}
+        if earlier.is_new and isinstance(completed.get(group, {} if group in NEW_GROUPS else None), Mapping):
+            completed[group] = {option: earlier.values[0], **completed.get(group, {})}
     data = completed.get("data")
     if isinstance(data, dict) and "seed" in data:  # it used to seed the order too
         data.setdefault("order_seed", data["seed"])

@@ -35,6 +35,7 @@ from imgcls.system.interrupts import StopSignals
 from imgcls.training.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
 from imgcls.training.devices import Devices
 from imgcls.training.own_parts import make, make_loss, make_metrics, make_schedule
+from imgcls.training.plan import freezes_norms
 from imgcls.training.strategies import choose_strategy
 
 
@@ -140,19 +141,6 @@ def build_classifier(
         compile=devices.compile(model.compile, datamodule.steps_per_epoch * cfg.trainer.max_epochs),
         seed=cfg.seed,
     )
-
-
-FEW_IMAGES = 10_000
-"""With fewer training images than this, the statistics of batch norms are better kept than adapted."""
-
-
-def freezes_norms(cfg: DictConfig, images: int) -> bool:
-    """Whether the batch norms of the backbone keep their statistics: `model.batch_norm`."""
-    choice = cfg.model.get("batch_norm") or "train"
-    if choice != "auto":
-        return bool(choice == "frozen")
-    trained = (cfg.model.pretrained or cfg.model.weights is not None) and cfg.model.stem == "standard"
-    return trained and images < FEW_IMAGES
 
 
 def restore_classifier(

@@ -22,6 +22,7 @@ from imgcls.models.network import Network
 from imgcls.system.files import atomic_write_text
 from imgcls.training.build import build_classifier, build_trainer
 from imgcls.training.devices import Devices
+from imgcls.training.plan import rate_share
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +61,10 @@ class Curve:
 def choose_learning_rate(
     cfg: DictConfig, network: Network, data: ImageDataModule, devices: Devices, folder: Path
 ) -> float:
-    """`optim.lr`, or with `auto` the rate found by a search, which a resumed run reads from its folder."""
+    """The share of `optim.lr` that suits the images, or for `auto` that of a search, which a resumed run reads."""
     if cfg.optim.lr != "auto":
-        return float(cfg.optim.lr) * _share_by_images(cfg.optim.get("few_images"), data)
+        share = rate_share(cfg.optim.get("few_images"), len(data.source.train) / data.num_classes)
+        return float(cfg.optim.lr) * share
     file = folder / "learning_rate.json"
     if file.is_file():
         return float(json.loads(file.read_text(encoding="utf-8"))["suggestion"])
@@ -72,20 +74,6 @@ def choose_learning_rate(
     atomic_write_text(file, json.dumps(asdict(curve), indent=2) + "\n")
     log.info("Learning-rate finder: optim.lr=%.2g.", curve.suggestion)
     return curve.suggestion
-
-
-def _share_by_images(few: int | None, data: ImageDataModule) -> float:
-    """The share of the learning rate to use: with fewer than `few` images per class, the square root of their share.
-
-    Five images per class say little about where a backbone should go: a half to a third of the rate that suits sixty
-    was better there.
-    """
-    per_class = len(data.source.train) / data.num_classes
-    if not few or per_class >= few:
-        return 1.0
-    share = math.sqrt(per_class / few)
-    log.info("%.3g training images per class: the learning rate is %.2g of its default.", per_class, share)
-    return share
 
 
 def find_learning_rate(cfg: DictConfig, network: Network, data: ImageDataModule, devices: Devices) -> Curve:

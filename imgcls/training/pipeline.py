@@ -41,6 +41,7 @@ from imgcls.training.learning_rate import choose_learning_rate
 from imgcls.training.loggers import log_figures
 from imgcls.training.neighbours import try_neighbours
 from imgcls.training.outputs import outputs_of
+from imgcls.training.plan import follow_plan
 from imgcls.training.soup import average_weights
 from imgcls.training.strategies import is_sharded
 from imgcls.training.teacher import add_teacher
@@ -75,6 +76,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         check_data(folder, images)
     network = build_network(cfg, images, pretrained=resume_from is None)
     data, solved = prepare_head(cfg, images, network, devices, folder, resume_from)
+    cfg = follow_plan(cfg, images, solved=solved)
     timing.unit = "images" if data is images else "feature_vectors"
     rate = 0.0 if solved else choose_learning_rate(cfg, network, data, devices, folder)
     classifier = build_classifier(cfg, network, data, devices, rate)

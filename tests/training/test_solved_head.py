@@ -15,7 +15,7 @@ from imgcls.errors import UserError
 from imgcls.evaluate import evaluate
 from imgcls.models.backbones import create_network
 from imgcls.training import head_start
-from imgcls.training.build import freezes_norms
+from imgcls.training.plan import freezes_norms
 from tests.trainings import Fit
 
 FROZEN = ["data=cifar10", "model.freeze=backbone"]
@@ -27,7 +27,9 @@ def fit(fit: Fit, tmp_path: Path) -> Fit:
     torch.manual_seed(0)
     file = tmp_path / "backbone.safetensors"
     save_file(create_network("test_resnet", 3).backbone.state_dict(), file)
-    return functools.partial(fit, "trainer.max_epochs=${by_start:10,10,30}", f"model.weights={file}", *FROZEN[1:])
+    return functools.partial(
+        fit, "trainer.max_epochs=${by_start:10,${preset.epochs},30}", f"model.weights={file}", *FROZEN[1:]
+    )
 
 
 def test_a_solved_head_is_a_complete_run(fit: Fit, pictures: Path) -> None:
