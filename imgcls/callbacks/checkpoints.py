@@ -27,7 +27,7 @@ class Checkpoints(Checkpoint):
         mode: 'max' or 'min'.
         top_k: number of best epochs to keep; more than one adds files `epoch=N.ckpt`.
         average: 'greedy' averages the best epochs after the training, at least MEMBERS of which are then kept; see
-            imgcls.training.soup. 'start' mixes the best one with the start; see imgcls.training.mixture.
+            imgcls.training.soup. 'start' mixes the last one with the start; see imgcls.training.mixture.
         every_minutes: also write `last.ckpt` within an epoch, at most this often.
         rest_seconds: least time between two `last.ckpt`, except after the last epoch. An epoch within this time writes
             nothing, and its weights stay in memory if they are the best. Ignored with several processes.

@@ -1,10 +1,12 @@
-"""Between the start of a fine-tuning and its best epoch: the mixture of their weights that validation prefers."""
+"""The model of a fine-tuning: the mixture of its end and its start that validation prefers."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -14,6 +16,7 @@ from imgcls.callbacks.checkpoints import Checkpoints
 from imgcls.data.module import ImageDataModule
 from imgcls.models.classifier import Classifier
 from imgcls.models.network import Network
+from imgcls.models.schedules import SCHEDULES
 from imgcls.portable.calibration import fit_temperature, judge
 from imgcls.training.batch_norms import compute_statistics
 from imgcls.training.checkpoint_io import AtomicCheckpointIO, read_checkpoint
@@ -23,8 +26,20 @@ log = logging.getLogger(__name__)
 
 State = Mapping[str, Tensor]
 START = "start.ckpt"
-SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
-"""The shares of the fine-tuned weights that are compared; 0 is the solved head on the backbone as it came."""
+SHARES = (1.0, 0.75, 0.5, 0.25)
+"""The shares of the fine-tuned weights in the mixtures that are compared."""
+
+
+class Mixture(NamedTuple):
+    """Weights between the start of a fine-tuning and an epoch of it.
+
+    Attributes:
+        epoch: counted from 0.
+        share: that of the epoch; the rest is the start's.
+    """
+
+    epoch: int
+    share: float
 
 
 def save_start(network: Network, folder: Path) -> None:
@@ -37,68 +52,103 @@ def save_start(network: Network, folder: Path) -> None:
 def mix_with_start(
     trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, checkpoints: Checkpoints
 ) -> dict[str, float]:
-    """Load the mixture of start and fine-tuned weights that validates best, and return its validation.
+    """Load the mixture of the start with the last epoch that validates best, and return its validation.
 
-    Weights in between are often better than both ends (WiSE-FT, Wortsman et al. 2022), and where fine-tuning has harmed
-    the network, the solved head is what remains. Empty if the fine-tuned weights are the best.
+    Weights in between are often better than both ends (WiSE-FT, Wortsman et al. 2022). The last epoch, whose learning
+    rate has annealed, is better than the one with the best accuracy on a hundred images. That one, and the start alone,
+    are taken only where the validation images are clearly for them: where fine-tuning has harmed the network.
+    Empty if the run did not begin with a solved head, or has no validation images.
 
     Args:
         trainer: evaluates the mixtures; without callbacks.
-        classifier: of the run, with the fine-tuned weights; batch norms that kept their statistics.
+        classifier: of the run, after its training.
         data: its data.
         checkpoints: those of the run; `best.ckpt` is written again.
     """
-    file = checkpoints.folder / START
-    content = read_checkpoint(checkpoints.best) if trainer.is_global_zero and checkpoints.best.is_file() else {}
-    start: State | None = read_checkpoint(file)["state_dict"] if content and file.is_file() else None
-    done: float | None = content.get("finetuned_share")  # a run killed after this was written
+    ends = _read(checkpoints) if trainer.is_global_zero else None
     if trainer.world_size > 1:
-        start, done = trainer.strategy.broadcast((start, done))
-    if start is None or data.source.val is None:
+        ends = trainer.strategy.broadcast(ends)
+    if ends is None or data.source.val is None:
         return {}
-    tuned = {name: value.detach().cpu().clone() for name, value in classifier.state_dict().items()}
+    start, best, last = (content["state_dict"] for content in ends)
+    best_epoch, last_epoch = ends[1]["epoch"], ends[2]["epoch"]
+    if not _has_annealed(classifier, checkpoints):
+        last, last_epoch = best, best_epoch
+    epochs = {best_epoch: best, last_epoch: last}
 
-    def load(share: float) -> None:
-        classifier.load_state_dict(mix(start, tuned, share))
-        if 0 < share < 1 and not classifier.network.frozen_norms:
+    def load(mixture: Mixture) -> None:
+        classifier.load_state_dict(mix(start, epochs[mixture.epoch], mixture.share))
+        if 0 < mixture.share < 1 and not classifier.network.frozen_norms:
             compute_statistics(classifier.network, data)
 
-    losses: dict[float, float] = {}
-    for share in SHARES if done is None else (1.0,):
-        load(share)
+    def losses(mixture: Mixture) -> np.ndarray:
+        load(mixture)
         outputs = outputs_of(trainer, classifier, data, "val")
-        losses[share] = calibrated_loss(outputs.logits.numpy(), outputs.labels.numpy())
-    best = choose(losses)
-    load(best)
-    if best == 1 and done is None:
-        return {}
+        return calibrated_losses(outputs.logits.numpy(), outputs.labels.numpy())
+
+    if "mixture" in ends[1]:  # the run was killed after this was written
+        chosen = Mixture(**ends[1]["mixture"])
+        classifier.load_state_dict(best)
+    else:
+        mixtures = [Mixture(last_epoch, share) for share in SHARES]
+        others = [Mixture(last_epoch, 0.0), *([Mixture(best_epoch, 1.0)] if best_epoch != last_epoch else [])]
+        candidates = [*mixtures, *others]
+        chosen = candidates[choose([losses(mixture) for mixture in candidates], preferred=len(mixtures))]
+        load(chosen)
     [metrics] = trainer.validate(classifier, datamodule=data, verbose=False)
-    if done is None and trainer.is_global_zero:
-        content = {**content, "state_dict": classifier.state_dict(), "finetuned_share": best}
+    if trainer.is_global_zero:
+        content = {**ends[1], "state_dict": classifier.state_dict(), "mixture": chosen._asdict()}
         AtomicCheckpointIO().save_checkpoint(content, checkpoints.best)
-        log.info(
-            "The weights are mixed: %.0f %% fine-tuned, %.0f %% the start, which validates best.",
-            100 * best,
-            100 - 100 * best,
-        )
+    log.info(
+        "The weights are mixed: %.0f %% of epoch %d, %.0f %% of the start, which validates best.",
+        100 * chosen.share,
+        chosen.epoch,
+        100 - 100 * chosen.share,
+    )
     validated = {name: float(value) for name, value in sorted(metrics.items())}
-    return {**validated, "finetuned_share": best if done is None else done}
+    return {**validated, "best_epoch": chosen.epoch, "finetuned_share": chosen.share}
 
 
-def calibrated_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The mean log loss of (N, C) logits with their own best temperature; infinite if they are not finite.
+def _read(checkpoints: Checkpoints) -> list[dict[str, Any]] | None:
+    """The contents of the start, the best and the last checkpoint; None if there is no start, or no epoch."""
+    files = (checkpoints.folder / START, checkpoints.best, checkpoints.last)
+    return [read_checkpoint(file) for file in files] if all(file.is_file() for file in files) else None
+
+
+def _has_annealed(classifier: Classifier, checkpoints: Checkpoints) -> bool:
+    """Whether the learning rate has come down by the last epoch."""
+    schedule = classifier.optim.schedule
+    return schedule in SCHEDULES and schedule != "constant" and not checkpoints.stopped_early
+
+
+def calibrated_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The log loss of each image, (N,), of (N, C) logits with their best temperature; infinite if they are not finite.
 
     Few images tell two networks apart by their losses rather than by the number of their errors, but fine-tuning makes
     a network more confident than a regularised head, which would count against it.
     """
     if not np.isfinite(logits).all():
-        return float("inf")
-    return judge(logits, labels, fit_temperature(logits, labels)).quality.nll
+        return np.full(len(labels), np.inf)
+    return judge(logits, labels, fit_temperature(logits, labels)).losses
 
 
-def choose(losses: Mapping[float, float]) -> float:
-    """The share with the lowest loss; of equal ones the first."""
-    return min(losses, key=lambda share: losses[share])
+def choose(losses: Sequence[np.ndarray], preferred: int) -> int:
+    """The index of the candidate with the lowest mean loss.
+
+    Args:
+        losses: (N,) of each candidate, for the same images.
+        preferred: the first so many candidates are chosen from by their mean; of the others one is chosen only if it is
+            better than that by more than the standard error of the difference.
+    """
+    means = [float(np.mean(values)) for values in losses]
+    best = min(range(preferred), key=means.__getitem__)
+    for other in sorted(range(preferred, len(losses)), key=means.__getitem__):
+        if not math.isfinite(means[best]):
+            return other
+        gain = losses[best] - losses[other]
+        if gain.mean() > gain.std(ddof=min(1, len(gain) - 1)) / math.sqrt(len(gain)):
+            return other
+    return best
 
 
 def mix(start: State, tuned: State, share: float) -> dict[str, Tensor]:

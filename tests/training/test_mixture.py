@@ -14,7 +14,7 @@ from imgcls.evaluate import evaluate
 from imgcls.models.backbones import create_network
 from imgcls.training import pipeline
 from imgcls.training.checkpoint_io import read_checkpoint
-from imgcls.training.mixture import calibrated_loss, choose, mix
+from imgcls.training.mixture import calibrated_losses, choose, mix
 from tests.trainings import Fit
 
 
@@ -47,9 +47,15 @@ def test_weights_in_between_are_the_share_of_both() -> None:
     assert all(torch.equal(mix(start, tuned, 1.0)[name], value) for name, value in tuned.items())
 
 
-def test_the_lowest_loss_chooses_and_a_tie_keeps_the_fine_tuning() -> None:
-    assert choose({1.0: 0.5, 0.5: 0.4, 0.0: 0.6}) == 0.5
-    assert choose({1.0: 0.4, 0.5: 0.4}) == 1.0
+def test_what_is_not_preferred_must_be_clearly_better() -> None:
+    noise = np.random.default_rng(0).normal(size=100)
+    mixtures = [np.full(100, 1.0), np.full(100, 0.9)]
+    assert choose([*mixtures, np.full(100, 1.1)], preferred=2) == 1
+    assert choose([*mixtures, 0.85 + noise - noise.mean()], preferred=2) == 1, "0.05 with a standard error of 0.1"
+    assert choose([*mixtures, 0.6 + noise - noise.mean()], preferred=2) == 2
+    assert choose([*mixtures, np.full(100, 0.8), np.full(100, 0.7)], preferred=2) == 3
+    assert choose([np.full(5, np.inf), np.full(5, 2.0)], preferred=1) == 1
+    assert choose([np.array([1.0]), np.array([0.5])], preferred=1) == 1, "a single image"
 
 
 def test_confidence_does_not_count_against_a_network() -> None:
@@ -57,9 +63,22 @@ def test_confidence_does_not_count_against_a_network() -> None:
     labels = generator.integers(0, 4, 400)
     better = generator.normal(size=(400, 4)) + 2.0 * np.eye(4)[labels]
     worse = generator.normal(size=(400, 4)) + 1.0 * np.eye(4)[labels]
-    assert calibrated_loss(8 * better, labels) == pytest.approx(calibrated_loss(better, labels), rel=1e-3)
-    assert calibrated_loss(8 * better, labels) < calibrated_loss(worse, labels)
-    assert calibrated_loss(np.full((400, 4), np.nan), labels) == float("inf")
+    assert calibrated_losses(8 * better, labels) == pytest.approx(calibrated_losses(better, labels), abs=1e-3)
+    assert calibrated_losses(8 * better, labels).mean() < calibrated_losses(worse, labels).mean()
+    assert np.isinf(calibrated_losses(np.full((400, 4), np.nan), labels)).all()
+
+
+def test_the_last_epoch_is_the_model_unless_its_rate_has_not_annealed(fit: Fit) -> None:
+    run = fit("optim.lr=1e-5", "trainer.max_epochs=3", "checkpoint.monitor=val/loss", name="run")
+    files = [run.folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt", "start.ckpt")]
+    best, last, start = (read_checkpoint(file)["state_dict"] for file in files)
+    share = run.metrics["finetuned_share"]
+    assert run.metrics["best_epoch"] == 2, "though the largest loss, the monitored value, is that of an earlier one"
+    expected = mix(start, last, share)
+    assert all(torch.equal(value, expected[name]) for name, value in best.items())
+    constant = fit("optim.lr=1e-5", "optim.schedule=constant", "checkpoint.monitor=val/loss", name="constant")
+    worst = max(constant.history, key=lambda row: row["val/loss"])
+    assert constant.metrics["best_epoch"] == worst["epoch"]
 
 
 def test_a_run_killed_after_the_mixture_was_written_keeps_it(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
