@@ -14,7 +14,7 @@ import torch
 from tests.conftest import write_pictures
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-SYSTEMS = ["imgcls", "imgcls, frozen backbone", "tutorial loop", "LogisticRegressionCV"]
+SYSTEMS = ["imgcls", "imgcls, preset=fast", "tutorial loop", "LogisticRegressionCV"]
 
 
 @pytest.fixture
