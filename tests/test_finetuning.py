@@ -44,7 +44,7 @@ def test_each_row_is_measured_once(finetuning: Any, tmp_path: Path, capsys: pyte
     words += ["--size", "24", "--epochs", "1", "--seeds", "0", "--out", str(tmp_path / "out.jsonl")]
     threads = torch.get_num_threads()
     finetuning.main([*words, "--systems", *SYSTEMS[:2]])
-    finetuning.main(words)
+    finetuning.main([*words, "--systems", *SYSTEMS])
     torch.set_num_threads(threads)
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [(row["data"], row["system"]) for row in rows] == [("caltech", system) for system in SYSTEMS]
