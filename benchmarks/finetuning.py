@@ -29,7 +29,7 @@ from typing import Any
 
 SHARED = ("data", "system", "seed", "epochs", "size", "model")
 SETS = ("caltech", "dogs", "dogs5", "cifar1000")
-PRESET_LENGTH = "trainer.max_epochs=${by_start:10,${preset.epochs},30}"
+PRESET_LENGTH = "trainer.max_epochs=${by_start:10,${preset.length},30}"
 """The default, so that a preset chooses its own number of epochs."""
 IMGCLS: dict[str, list[str]] = {
     "imgcls": [],

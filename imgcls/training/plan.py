@@ -80,7 +80,7 @@ def epochs(cfg: DictConfig, steps_per_epoch: int) -> int | None:
     if not preset.by_images or not fine_tunes or given in (-1, None):
         return given
     wanted = math.ceil(preset.steps / max(1, steps_per_epoch))
-    return max(given, min(wanted, preset.most_epochs))
+    return max(given, min(wanted, preset.longest))
 
 
 def rate_share(few: int | None, per_class: float) -> float:

@@ -74,8 +74,8 @@ def test_a_run_says_what_it_plans_and_does_it(fit: Fit, tmp_path: Path) -> None:
     torch.manual_seed(0)
     file = tmp_path / "backbone.safetensors"
     save_file(create_network("test_resnet", 3).backbone.state_dict(), file)
-    run = functools.partial(fit, f"model.weights={file}", "trainer.max_epochs=${by_start:10,${preset.epochs},30}")
-    best = run("preset=best", "preset.epochs=1", "preset.steps=9", name="best")
+    run = functools.partial(fit, f"model.weights={file}", "trainer.max_epochs=${by_start:10,${preset.length},30}")
+    best = run("preset=best", "preset.length=1", "preset.steps=9", name="best")
     assert best.metrics["epochs"] == len(best.history) == 3, "nine steps, four per epoch"
     assert "preset=best for 65 images, 3 classes: 3 epochs, batches of 16" in (best.folder / "log.txt").read_text()
     fast = run("preset=fast", name="fast")

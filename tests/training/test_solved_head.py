@@ -28,7 +28,7 @@ def fit(fit: Fit, tmp_path: Path) -> Fit:
     file = tmp_path / "backbone.safetensors"
     save_file(create_network("test_resnet", 3).backbone.state_dict(), file)
     return functools.partial(
-        fit, "trainer.max_epochs=${by_start:10,${preset.epochs},30}", f"model.weights={file}", *FROZEN[1:]
+        fit, "trainer.max_epochs=${by_start:10,${preset.length},30}", f"model.weights={file}", *FROZEN[1:]
     )
 
 
