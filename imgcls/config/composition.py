@@ -70,13 +70,13 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 def register_resolvers() -> None:
     """Register the resolvers of `conf/`.
 
-    `${by_start:frozen,finetuned,scratch}`, `${default_lr:then,otherwise}`, `${is_default:option}` and `${solves_head:}`
-    are defaults that depend on other options; `${own_conf:}` is the folder `conf` where a command runs, if it exists;
-    `${on_disk:ADDRESS}` is the local folder of a run_dir in S3.
+    `${by_start:frozen,finetuned,scratch}`, `${default_lr:then,otherwise}`, `${if_default:option,then,otherwise}` and
+    `${solves_head:}` are defaults that depend on other options; `${own_conf:}` is the folder `conf` where a command
+    runs, if it exists; `${on_disk:ADDRESS}` is the local folder of a run_dir in S3.
     """
     OmegaConf.register_new_resolver("by_start", starts.by_start, replace=True)
     OmegaConf.register_new_resolver("default_lr", starts.default_lr, replace=True)
-    OmegaConf.register_new_resolver("is_default", starts.is_default, replace=True)
+    OmegaConf.register_new_resolver("if_default", starts.if_default, replace=True)
     OmegaConf.register_new_resolver("by_task", starts.by_task, replace=True)
     OmegaConf.register_new_resolver("solves_head", starts.solves_head, replace=True)
     OmegaConf.register_new_resolver("own_conf", _own_conf, replace=True)

@@ -370,7 +370,6 @@ OPTIONS: dict[str, Check] = {
     "preset.length": whole(1),
     "preset.steps": whole(0),
     "preset.longest": whole(1),
-    "preset.by_images": flag,
     "model.channels_last": choice("auto", True, False),
     "model.compile": choice("auto", True, False, *COMPILE_MODES),
     "model.options": mapping,

@@ -27,13 +27,18 @@ def by_start(frozen: Any, finetuned: Any, scratch: Any, *, _root_: DictConfig) -
 
 def default_lr(then: Any, otherwise: Any, *, _root_: DictConfig) -> Any:
     """The default that depends on whether trained weights are fine-tuned with the default learning rate."""
-    return then if is_default("optim.lr", _root_=_root_) and by_start(False, True, False, _root_=_root_) else otherwise
+    return then if _is_default("optim.lr", _root_) and by_start(False, True, False, _root_=_root_) else otherwise
 
 
-def is_default(option: str, *, _root_: DictConfig) -> bool:
-    """Whether the option, such as `trainer.max_epochs`, has the default that depends on other options."""
+def if_default(option: str, then: Any, otherwise: Any, *, _root_: DictConfig) -> Any:
+    """The default that depends on whether an option, such as `trainer.max_epochs`, has its default."""
+    return then if _is_default(option, _root_) else otherwise
+
+
+def _is_default(option: str, root: DictConfig) -> bool:
+    """Whether the option has a default that depends on other options, and is therefore not a plain value."""
     group, _, name = option.partition(".")
-    return str(plain(_root_[group]).get(name)).startswith("${")
+    return str(plain(root[group]).get(name)).startswith("${")
 
 
 def by_task(single: Any, multilabel: Any, *, _root_: DictConfig) -> Any:

@@ -77,7 +77,7 @@ def epochs(cfg: DictConfig, steps_per_epoch: int) -> int | None:
     """`trainer.max_epochs`, or the more that `preset.steps` asks for where the images are few."""
     preset, given = cfg.preset, cfg.trainer.max_epochs
     fine_tunes = cfg.model.freeze != "backbone" and (cfg.model.pretrained or cfg.model.weights is not None)
-    if not preset.by_images or not fine_tunes or given in (-1, None):
+    if not fine_tunes or given in (-1, None):
         return given
     wanted = math.ceil(preset.steps / max(1, steps_per_epoch))
     return max(given, min(wanted, preset.longest))
