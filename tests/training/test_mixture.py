@@ -84,7 +84,7 @@ def test_the_last_epoch_is_the_model_unless_its_rate_has_not_annealed(fit: Fit) 
 def test_a_run_killed_after_the_mixture_was_written_keeps_it(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit(name="whole")
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_test", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(pipeline, "run_test", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(BaseException, match=r".*"):
             fit(name="killed")
     resumed = fit(name="killed")
