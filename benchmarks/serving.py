@@ -213,7 +213,7 @@ def measure(arguments: argparse.Namespace, place: Path) -> dict[str, list[float]
     for _ in range(arguments.repeats):
         for batch in (1, 8):
             for name, model in (("torch", torch), ("onnx", onnx)):
-                speed = images_per_second(model.engine.scores, batch, arguments.size, arguments.requests)
+                speed = images_per_second(model.engine.outputs, batch, arguments.size, arguments.requests)
                 note(f"{name}, batches of {batch}, images/s", speed)
     for _ in range(arguments.repeats):
         note("import of the training stack, s", import_of_the_stack())

@@ -1,39 +1,47 @@
 """`python -m imgcls.export run=DIR`: export a run's model.
 
 usage: python -m imgcls.export run=DIR [format=portable|sagemaker] [checkpoint=best|last|FILE] [onnx=auto|true|false]
-                               [calibrate=true|false] [output=FILE] [trust=true] [data.root=DIR …]
+                               [calibrate=true|false] [known=0.95|auto|false] [output=FILE] [trust=true]
+                               [data.root=DIR …]
 
 format=portable writes `model/` in the run folder again, as at the end of the run, and compares it with the checkpoint
 on validation images (`data.…` gives their current place). format=sagemaker packs the existing `model/` as
 `model.tar.gz`, or `output=FILE`, with the code that SageMaker's PyTorch inference container needs to serve it.
 `calibrate=true` also fits the temperature of the logits, and sets of classes, on the validation images, as at the end
-of a run.
+of a run; `known=0.95` makes the model tell unknown images, such that it knows 95 % of these.
 `trust=true` runs classes that are not imgcls's own, see docs/run-folder.md.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_options
 from imgcls.errors import UserError
-from imgcls.system.checks import choice, flag
+from imgcls.system.checks import check_value, choice, flag, share_or
 from imgcls.system.extras import check_onnx
 
 if TYPE_CHECKING:
     from imgcls.portable import Parity
     from imgcls.runs.run import Run
 
+
+def _known(text: str) -> float | bool | str:
+    return False if text.lower() == "false" else text if text == "auto" else float(text)
+
+
+KNOWN = share_or("auto", False)
 OPTIONS = {
     "run": Option(),
     "format": Option("portable", choice("portable", "sagemaker")),
     "checkpoint": Option("best"),
     "onnx": Option("auto", choice("auto", True, False), boolean),
     "calibrate": Option(True, flag, boolean),
+    "known": Option(None, KNOWN, _known),
     "output": Option(),
     "trust": Option(False, flag, boolean),
 }
@@ -45,6 +53,7 @@ def export(
     *,
     onnx: bool = True,
     calibrate: bool = True,
+    known: float | bool | str | None = None,
     overrides: Sequence[str] = (),
     trust: bool = False,
 ) -> dict[str, Parity]:
@@ -55,6 +64,8 @@ def export(
         checkpoint: 'best', 'last', or the path of a checkpoint of this run.
         onnx: also write `model.onnx`, where the extra `onnx` is installed.
         calibrate: fit the temperature of the logits, and the sets of classes, on the validation images.
+        known: the share of validation images that the model is to know, so that it tells unknown ones; 'auto': 0.95
+            with a frozen backbone, else none; False: none; None: as in the run's configuration.
         overrides: `data.…=…`, where the data set has moved.
         trust: instantiate classes that are not imgcls's own, and fetch from the addresses in the run's `config.yaml`.
 
@@ -71,7 +82,9 @@ def export(
     run = run_in(run)
     if any(override.startswith("data=") for override in overrides):
         raise UserError("An export is checked on the run's own data set. Use data.root=DIR where it has moved.")
-    cfg = restore_configuration(read_configuration(run.folder), overrides, trust=trust)
+    stored = read_configuration(run.folder)
+    share, frozen = _wished(stored, known)
+    cfg = restore_configuration(stored, overrides, trust=trust)
 
     from imgcls.runs.reading import read_outputs
     from imgcls.training.build import build_data, build_trainer, restore_classifier
@@ -80,6 +93,7 @@ def export(
     from imgcls.training.label_results import set_thresholds
     from imgcls.training.outputs import outputs_of
     from imgcls.training.results import export_model, fit_calibration
+    from imgcls.training.unknown import fit_known
 
     state = read_checkpoint(checkpoint_file(run, checkpoint))["state_dict"]
     devices = replace(choose_devices("cpu", "auto"), indices=1)
@@ -102,7 +116,17 @@ def export(
         thresholds=thresholds,
         calibration=calibration,
         sets=sets,
+        novelty=fit_known(share, datamodule, classifier.network, frozen=frozen),
     )
+
+
+def _wished(stored: Mapping[str, Any], known: float | bool | str | None) -> tuple[float | bool | str, bool]:
+    """`known`, or where it is None what the configuration `stored` says, and whether its backbone is frozen."""
+    if known is None:
+        known = (stored.get("export") or {}).get("known")
+        known = known if known is not None and KNOWN(known) is None else "auto"
+    check_value("known", known, KNOWN)
+    return known, (stored.get("model") or {}).get("freeze") == "backbone"
 
 
 def _command(arguments: Sequence[str]) -> None:
@@ -130,6 +154,7 @@ def _command(arguments: Sequence[str]) -> None:
         options["checkpoint"],
         onnx=options["onnx"] is not False,
         calibrate=options["calibrate"],
+        known=options["known"],
         overrides=overrides,
         trust=options["trust"],
     )

@@ -183,13 +183,21 @@ class Labelled(list[tuple[str, float]]):
     """The likeliest classes of an image with what it is labelled with: the first, or those above their thresholds."""
 
     label: str | list[str]
+    novelty: float | None = None
+    """How unlike the training images it is, above 1 for an unknown one; None: the model does not say."""
 
     @classmethod
     def of(
-        cls, row: np.ndarray, best: Sequence[int], names: Sequence[str], thresholds: Sequence[float] | None
+        cls,
+        row: np.ndarray,
+        best: Sequence[int],
+        names: Sequence[str],
+        thresholds: Sequence[float] | None,
+        novelty: Sequence[float] = (),
     ) -> Labelled:
-        """From the probabilities of all classes, (C,), and the `best` ones, in their order."""
+        """From the probabilities of all classes, (C,), the `best` ones in their order, and any novelty."""
         made = cls((names[index], float(row[index])) for index in best)
+        made.novelty = next(map(float, novelty), None)
         if thresholds is None:
             made.label = made[0][0]
         else:
@@ -222,11 +230,12 @@ def _compute(
             readable = [image for image in pixels if not isinstance(image, str)]
             answers: list[Classes] = []
             if readable:
-                probabilities = model.probabilities(np.stack(readable))
+                outputs, columns = model.outputs(np.stack(readable)), len(model.class_names)
+                probabilities, novelty = model.activation(outputs[:, :columns]), outputs[:, columns:]
                 count = top_k or (TOP_K if model.thresholds is None else len(model.class_names))
                 chosen = likeliest(probabilities, count, model.sets, coverage)
-                for row, best in zip(probabilities, chosen, strict=True):
-                    answers.append(Labelled.of(row, best, model.class_names, model.thresholds))
+                for row, best, score in zip(probabilities, chosen, novelty, strict=True):
+                    answers.append(Labelled.of(row, best, model.class_names, model.thresholds, score))
             classes = iter(answers)
             for file, image in zip(batch, pixels, strict=True):
                 yield file, image if isinstance(image, str) else next(classes)
@@ -241,11 +250,12 @@ def _ask(client: Client, files: Sequence[str], top_k: int | None, coverage: floa
 
     def predict_one(file: str) -> Classes | str:
         try:
-            entries = client.entries(Path(file), top_k, coverage)
+            prediction = client.answer(Path(file), top_k, coverage)
+            entries = prediction["classes"]
             answer = Labelled((entry["class"], float(entry["probability"])) for entry in entries)
-            answer.label = answer[0][0]
+            answer.label, answer.novelty = answer[0][0], prediction.get("novelty")
             if "above" in entries[0]:
-                every = client.entries(Path(file)) if top_k is not None else entries
+                every = client.answer(Path(file))["classes"] if top_k is not None else entries
                 above = [entry for entry in every if entry["above"]]
                 answer.label = [entry["class"] for entry in sorted(above, key=lambda entry: entry["index"])]
             return answer
@@ -272,6 +282,8 @@ def _as_content(file: str, answer: Classes | str) -> dict[str, Any]:
     content["classes"] = [{"class": name, "probability": round(value, 6)} for name, value in answer]
     if isinstance(answer, Labelled) and isinstance(answer.label, list):
         content["classes"] = [{**entry, "above": entry["class"] in answer.label} for entry in content["classes"]]
+    if isinstance(answer, Labelled) and answer.novelty is not None:
+        content |= {"known": answer.novelty <= 1, "novelty": round(answer.novelty, 4)}
     return content
 
 
@@ -281,14 +293,16 @@ def _csv_head(content: Mapping[str, Any]) -> list[str]:
     if isinstance(content.get("label"), list):
         return ["file", "label", *sorted(entry["class"] for entry in classes)]
     later = [f"{name}_{place}" for place in range(2, len(classes) + 1) for name in ("class", "probability")]
-    return ["file", "class", "probability", *later]
+    return ["file", "class", "probability", *(["known", "novelty"] if "novelty" in content else []), *later]
 
 
 def _csv_row(content: Mapping[str, Any], head: Sequence[str]) -> list[object]:
     """The cells of an answer; only the file of an image that cannot be read."""
     classes = content.get("classes", ())
     if not isinstance(content.get("label"), list):
-        return [content["file"], *(cell for entry in classes for cell in (entry["class"], entry["probability"]))]
+        cells: list[object] = [cell for entry in classes for cell in (entry["class"], entry["probability"])]
+        cells[2:2] = [int(content["known"]), content["novelty"]] if "novelty" in content else []
+        return [content["file"], *cells]
     values = {entry["class"]: entry["probability"] for entry in classes}
     if sorted(values) != list(head[2:]):
         raise UserError("format=csv has a column for each label: leave top_k out, or use format=jsonl.")
@@ -304,6 +318,8 @@ def _as_row(width: int) -> Callable[[str, Classes], str]:
         label = answer.label if isinstance(answer, Labelled) else None
         shown = [pair for pair in answer if pair[0] in label] if isinstance(label, list) else answer
         text = "  ".join(f"{name} {value:.1%}" for name, value in shown) or "(no label)"
+        if isinstance(answer, Labelled) and answer.novelty is not None and answer.novelty > 1:
+            text = f"unknown (novelty {answer.novelty:.2f})  {text}"
         return f"{picture_name(file):{width}}  {text}"
 
     return show

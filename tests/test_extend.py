@@ -58,7 +58,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 def scores(folder: Path, engine: str, images: list[Path]) -> np.ndarray:
     model = portable.load(folder, engine)
     pixels = np.stack([model.preprocessing.pixels(open_picture(image)) for image in images])
-    return model.engine.scores(model.preprocessing.normalise(pixels))
+    return model.engine.outputs(model.preprocessing.normalise(pixels))
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -63,16 +63,16 @@ def test_a_killed_command_continues_to_the_same_lines(
     assert [len(line["classes"]) for line in lines if "classes" in line] == [3] * 10
     assert "1 of 11 images could not be read" in capsys.readouterr().err
 
-    probabilities, calls = portable.PortableModel.probabilities, []
+    outputs, calls = portable.PortableModel.outputs, []
 
     def dying(model: portable.PortableModel, pixels: np.ndarray) -> np.ndarray:
         calls.append(len(pixels))
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return probabilities(model, pixels)
+        return outputs(model, pixels)
 
     with monkeypatch.context() as patched:
-        patched.setattr(portable.PortableModel, "probabilities", dying)
+        patched.setattr(portable.PortableModel, "outputs", dying)
         assert guarded(lambda: predict([*words, f"output={killed}"])) == 130
     assert not killed.exists()
     (partial,) = tmp_path.glob(".killed.jsonl.*.partial")

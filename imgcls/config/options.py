@@ -52,6 +52,7 @@ from imgcls.system.checks import (
     number,
     numbers,
     one_name,
+    share_or,
     whole,
 )
 from imgcls.system.extras import check_installed, check_logger, check_onnx, check_smdebug
@@ -349,6 +350,7 @@ OPTIONS: dict[str, Check] = {
     "report": flag,
     "quiet": flag,
     "export.calibrate": flag,
+    "export.known": share_or("auto", False),
     "export.onnx": choice("auto", True, False),
     "model.name": timm_model,
     "model.pretrained": flag,

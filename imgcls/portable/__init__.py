@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from imgcls.portable.description import CARD, DESCRIPTION, FORMAT_VERSION, ONNX, WEIGHTS
+from imgcls.portable.description import CARD, DESCRIPTION, FORMAT_VERSION, NOVELTY, ONNX, WEIGHTS
 from imgcls.portable.model import PortableModel, load
 from imgcls.portable.parity import Parity, compare
 from imgcls.portable.predictions import Prediction, predict_folder
@@ -21,6 +21,7 @@ __all__ = [
     "CARD",
     "DESCRIPTION",
     "FORMAT_VERSION",
+    "NOVELTY",
     "ONNX",
     "WEIGHTS",
     "Parity",

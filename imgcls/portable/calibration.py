@@ -6,7 +6,7 @@ A temperature is the one correction that never changes the most likely class: ve
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,11 +42,14 @@ class Calibration:
         images: number of validation images that it was fitted on.
         effect: quality without and with the temperature, of `val`, where each half is measured with the temperature of
             the other, and of `test`.
+        noise: of `val` and `test`, the calibration error that a perfectly calibrated model with the same confidences
+            would show on as many images.
     """
 
     temperature: float
     images: int
     effect: Mapping[str, tuple[Quality, Quality]]
+    noise: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         if self.temperature == 1:
@@ -56,8 +59,13 @@ class Calibration:
         confident = "over" if self.temperature > 1 else "under"
         return (
             f"Calibration: the network is {confident}confident on {self.images} validation images; the exported model "
-            f"divides its logits by {self.temperature:.3g}. {title} images: {changes}."
+            f"divides its logits by {self.temperature:.3g}. {title} images: {changes}.{self._noise(name)}"
         )
+
+    def _noise(self, split: str) -> str:
+        if split not in self.noise:
+            return ""
+        return f" On as few images, a perfectly calibrated model has a calibration error of {self.noise[split]:.2g}."
 
     def changes(self, split: str) -> dict[str, tuple[float, float]]:
         """Each quality of `split`, by its name, without and with the temperature."""
@@ -70,7 +78,8 @@ class Calibration:
             split: {name: [value, getattr(after, name)] for name, value in asdict(before).items()}
             for split, (before, after) in self.effect.items()
         }
-        return {"temperature": self.temperature, "images": self.images, "effect": effect}
+        noise = {"noise": dict(self.noise)} if self.noise else {}
+        return {"temperature": self.temperature, "images": self.images, "effect": effect, **noise}
 
 
 def calibrate(
@@ -82,7 +91,7 @@ def calibrate(
     improve their likelihood, the temperature is 1. Otherwise it is fitted on all of them.
     """
     temperature, before = 1.0, judge(logits, labels)
-    effect = {"val": (before.quality, before.quality)}
+    after = before
     if len(labels) > 1 and np.isfinite(before.losses).all():
         halves = np.array_split(np.random.default_rng(seed).permutation(len(labels)), 2)
         judged = [
@@ -92,10 +101,15 @@ def calibrate(
         after = Judgement(*map(np.concatenate, zip(*map(astuple, judged), strict=True)))
         if after.quality.nll < before.quality.nll:
             temperature = fit_temperature(logits, labels)
-            effect = {"val": (before.quality, after.quality)}
+        else:
+            after = before
+    judged_by_split = {"val": (before, after)}
     if test is not None and len(test[1]):
-        effect["test"] = judge(*test).quality, judge(*test, temperature).quality
-    return Calibration(temperature, len(labels), effect)
+        judged_by_split["test"] = judge(*test), judge(*test, temperature)
+    effect = {split: (first.quality, second.quality) for split, (first, second) in judged_by_split.items()}
+    noise = {split: noise_of(second.confidence) for split, (_, second) in judged_by_split.items()}
+    noise = {split: value for split, value in noise.items() if np.isfinite(value)}  # JSON has no NaN
+    return Calibration(temperature, len(labels), effect, noise)
 
 
 @dataclass(frozen=True)
@@ -188,3 +202,16 @@ def expected_error(confidence: np.ndarray, correct: np.ndarray) -> float:
     bins = np.clip((np.where(finite, confidence, 0) * BINS).astype(int), 0, BINS - 1)
     gaps = np.bincount(bins, weights=confidence - correct, minlength=BINS)
     return float(np.abs(gaps).sum() / max(len(confidence), 1))
+
+
+def noise_of(confidence: np.ndarray, draws: int = 100, seed: int = 0) -> float:
+    """The expected calibration error of a perfectly calibrated model with these confidences, float (N,).
+
+    It is not 0, because the accuracy in a bin of few images is chance (Broecker and Smith 2007): the mean over answers
+    that are drawn to be right as often as the confidence says. NaN where a confidence is.
+    """
+    rng = np.random.default_rng(seed)
+    if not len(confidence) or not np.isfinite(confidence).all():
+        return float("nan")
+    draws = max(1, min(draws, MAX_VALUES // len(confidence)))
+    return float(np.mean([expected_error(confidence, rng.random(len(confidence)) < confidence) for _ in range(draws)]))

@@ -7,7 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from imgcls.portable.conformal import ClassSets
+from imgcls.portable.novelty import Novelty
 from imgcls.preprocessing import sides
 
 
@@ -32,7 +35,7 @@ Classes: {class_list}
 
 Images are rotated upright and converted to RGB, {_fit(preprocessing)}, and normalised with mean
 {preprocessing["mean"]} and standard deviation {preprocessing["std"]}.
-{_calibration_section(description.get("calibration", {}))}{_sets_section(description)}{_parity_section(parity)}
+{_calibration_section(description.get("calibration", {}))}{_doubt_section(description)}{_parity_section(parity)}
 ```python
 from imgcls import portable
 
@@ -96,8 +99,12 @@ images, so that the confidence can be believed: the model's probabilities includ
 """
 
 
-def _sets_section(description: Mapping[str, Any]) -> str:
-    return f"\n{ClassSets.from_dict(description['sets'])}\n" if description.get("sets") else ""
+def _doubt_section(description: Mapping[str, Any]) -> str:
+    """The sets of classes and the unknown images, of a model that has them."""
+    sets, novelty = description.get("sets"), description.get("novelty")
+    lines = [str(ClassSets.from_dict(sets))] if sets else []
+    lines += [str(Novelty.from_dict(novelty, np.empty((0, 0))))] if novelty else []
+    return "".join(f"\n{line}\n" for line in lines)
 
 
 def _parity_section(parity: Mapping[str, Mapping[str, Any]]) -> str:

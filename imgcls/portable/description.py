@@ -13,6 +13,7 @@ from imgcls.preprocessing import PAD_COLOUR
 
 FORMAT_VERSION = 5
 WEIGHTS, DESCRIPTION, CARD, ONNX = "model.safetensors", "model.json", "README.md", "model.onnx"
+NOVELTY = "novelty.safetensors"
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def _upgrade_from_3(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def _upgrade_from_4(description: dict[str, Any]) -> dict[str, Any]:
-    """Format 5 adds `sets`, where there are any: what makes sets of classes with a wished coverage."""
+    """Format 5 adds, where there are any, `sets` of classes with a wished coverage, and the `novelty` of images."""
     return {**description, "format_version": 5}
 
 

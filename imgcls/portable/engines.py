@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from imgcls.errors import UserError, first_line
 from imgcls.models.architecture import Architecture
-from imgcls.portable.description import DESCRIPTION, ONNX, WEIGHTS
+from imgcls.portable.description import DESCRIPTION, NOVELTY, ONNX, WEIGHTS, temperature_of
 from imgcls.system.checks import check_value, choice
 from imgcls.system.extras import check_installed
 from imgcls.system.machine import available_cores
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from imgcls.models.network import Network
+    from imgcls.portable.novelty import Novelty
 
 ENGINES = ("auto", "onnx", "torch")
 
@@ -31,8 +32,11 @@ class Engine(Protocol):
     def name(self) -> str:
         """The engine and its device, for people."""
 
-    def scores(self, images: np.ndarray) -> np.ndarray:
-        """float32 (N, C) logits, divided by the model's temperature, for float32 (N, 3, S, S) normalised images."""
+    def outputs(self, images: np.ndarray) -> np.ndarray:
+        """float32 (N, C) logits, divided by the model's temperature, for float32 (N, 3, S, S) normalised images.
+
+        Of a model that knows unknown images float32 (N, C + 1), with their novelty in the last column.
+        """
 
 
 class OnnxEngine:
@@ -53,30 +57,56 @@ class OnnxEngine:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise UserError(f"{file} cannot be read: {first_line(error)}") from error
+        names = {output.name for output in self._session.get_outputs()}
+        self._names = ["scores", *({"novelty"} & names)]
         self.name = f"ONNX Runtime on {options.intra_op_num_threads} threads"
 
-    def scores(self, images: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = self._session.run(["scores"], {"images": images})[0]
-        return logits
+    def outputs(self, images: np.ndarray) -> np.ndarray:
+        scores, *novelty = self._session.run(self._names, {"images": images})
+        return np.column_stack([scores, *novelty])
 
 
 class TorchEngine:
     """A network in evaluation mode, on its current device; its logits are divided by `temperature`."""
 
-    def __init__(self, network: Network, temperature: float = 1.0) -> None:
-        self.network, self.temperature = network.eval(), temperature
+    def __init__(self, network: Network, temperature: float = 1.0, novelty: Novelty | None = None) -> None:
+        from imgcls.portable.exported import Exported
+
+        self.network = network.eval()
+        self._exported = Exported(network, temperature, novelty).eval()
 
     @property
     def name(self) -> str:
         return f"torch on {next(self.network.parameters()).device}"
 
-    def scores(self, images: np.ndarray) -> np.ndarray:
+    def outputs(self, images: np.ndarray) -> np.ndarray:
         import torch
 
         device = next(self.network.parameters()).device
         with torch.inference_mode():
-            logits = self.network(torch.from_numpy(images).to(device)).float() / self.temperature
-            return logits.cpu().numpy()
+            return as_columns(self._exported(torch.from_numpy(images).to(device)))
+
+
+def as_columns(outputs: Tensor | tuple[Tensor, Tensor]) -> np.ndarray:
+    """The outputs of an engine from those of `Exported`."""
+    parts = outputs if isinstance(outputs, tuple) else (outputs,)
+    return np.column_stack([part.float().cpu().numpy() for part in parts])
+
+
+def read_novelty(folder: Path, description: Mapping[str, Any]) -> Novelty | None:
+    """What knows unknown images, of the portable model in `folder` with the content of its `model.json`; None: nothing.
+
+    Raises UserError if it cannot be read.
+    """
+    if not description.get("novelty"):
+        return None
+    from imgcls.portable.novelty import MEANS, Novelty
+    from imgcls.portable.weights import read_weights
+
+    means = read_weights(folder / NOVELTY).get(MEANS)
+    if means is None or means.ndim != 2:
+        raise UserError(f"{folder / NOVELTY} does not fit {DESCRIPTION}: it holds no {MEANS}")
+    return Novelty.from_dict(description["novelty"], means.float().numpy())
 
 
 def create_engine(
@@ -85,7 +115,7 @@ def create_engine(
     name: str = "auto",
     device: str | None = None,
     threads: int | None = None,
-    temperature: float = 1.0,
+    description: Mapping[str, Any] | None = None,
 ) -> Engine:
     """The engine `name` for the portable model in `folder`.
 
@@ -95,7 +125,7 @@ def create_engine(
         name: 'onnx', 'torch', or 'auto': ONNX Runtime if it and `model.onnx` exist and there is no GPU, else torch.
         device: for torch: 'cpu', 'cuda', 'cuda:1'; None: a GPU if there is one. With 'cuda', 'auto' means torch.
         threads: for ONNX Runtime.
-        temperature: by which torch's logits are divided; `model.onnx` divides its own.
+        description: the content of `model.json`, of which torch needs temperature and novelty; `model.onnx` has them.
 
     Raises:
         UserError: the engine is not installed, the weights cannot be read, or the device does not exist.
@@ -110,7 +140,10 @@ def create_engine(
             raise UserError(f"engine=onnx: {folder} has no {ONNX}. Export it: python -m imgcls.export run=DIR")
         check_installed(["onnxruntime"], "serve", "engine=onnx")
         return OnnxEngine(folder / ONNX, threads)
-    return TorchEngine(read_network(folder, architecture, device), temperature)
+    network = read_network(folder, architecture, device)
+    if description is None:
+        return TorchEngine(network)
+    return TorchEngine(network, temperature_of(dict(description)), read_novelty(folder, description))
 
 
 def read_network(folder: Path, architecture: Architecture, device: str | None = "cpu") -> Network:

@@ -9,7 +9,7 @@ import logging
 import platform
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from imgcls.models.network import Network
 from imgcls.portable.calibration import Calibration
 from imgcls.portable.card import model_card
 from imgcls.portable.conformal import ClassSets
-from imgcls.portable.description import CARD, DESCRIPTION, FORMAT_VERSION, ONNX, WEIGHTS, temperature_of
-from imgcls.portable.engines import OnnxEngine, read_network
+from imgcls.portable.description import CARD, DESCRIPTION, FORMAT_VERSION, NOVELTY, ONNX, WEIGHTS, temperature_of
+from imgcls.portable.engines import OnnxEngine, as_columns, read_network, read_novelty
+from imgcls.portable.exported import Exported
 from imgcls.portable.memory_onnx import FEATURES, SCORES, write_with_head
 from imgcls.portable.model import load, softmax
+from imgcls.portable.novelty import MEANS, Novelty
 from imgcls.portable.parity import TOLERANCE, Parity, compare
 from imgcls.preprocessing import Preprocessing
 from imgcls.system.files import atomic_folder, atomic_path, atomic_write_text
@@ -36,6 +38,7 @@ from imgcls.system.files import atomic_folder, atomic_path, atomic_write_text
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 8  # images that go through a network at once in a check
+NOVELTY_TOLERANCE = 0.01  # of a scale on which 1 is the bound of known images
 
 
 def export(
@@ -51,6 +54,7 @@ def export(
     calibration: Calibration | None = None,
     origin: Mapping[str, str] | None = None,
     sets: ClassSets | None = None,
+    novelty: Novelty | None = None,
 ) -> dict[str, Parity]:
     """Write the portable model beside `folder`, check it, and put it in its place whole.
 
@@ -66,6 +70,7 @@ def export(
         calibration: the temperature of the logits, and its effect; None: 1.
         origin: the `run`, its `commit` and when it was `trained`, for `model.json`.
         sets: of classes with a wished coverage; None: the model has none.
+        novelty: by which it knows unknown images; None: it does not.
 
     Returns:
         How well the files agree with the network, see `check`; empty without images.
@@ -75,7 +80,18 @@ def export(
     """
     with atomic_folder(folder) as partial:
         return _write(
-            network, preprocessing, class_names, metrics, partial, onnx, thresholds, pixels, calibration, origin, sets
+            network,
+            preprocessing,
+            class_names,
+            metrics,
+            partial,
+            onnx,
+            thresholds,
+            pixels,
+            calibration,
+            origin,
+            sets,
+            novelty,
         )
 
 
@@ -91,15 +107,20 @@ def _write(
     calibration: Calibration | None,
     origin: Mapping[str, str] | None,
     sets: ClassSets | None,
+    novelty: Novelty | None,
 ) -> dict[str, Parity]:
     """`export` into an empty folder."""
     write_weights(network, class_names, folder / WEIGHTS)
     temperature = calibration.temperature if calibration is not None else 1.0
     if onnx:
-        export_onnx(network, preprocessing, folder / ONNX, temperature)
-    parities = (
-        _verify(folder, network, preprocessing, pixels, temperature) if pixels is not None and len(pixels) else {}
-    )
+        export_onnx(network, preprocessing, folder / ONNX, temperature, novelty)
+    if novelty is not None:
+        from safetensors.torch import save_file
+
+        with atomic_path(folder / NOVELTY) as temporary:
+            save_file({MEANS: torch.from_numpy(novelty.means)}, temporary)
+    exported = Exported(network, temperature, novelty)
+    parities = _verify(folder, exported, preprocessing, pixels) if pixels is not None and len(pixels) else {}
     description = {
         "format_version": FORMAT_VERSION,
         "architecture": network.architecture.as_dict(),
@@ -110,6 +131,7 @@ def _write(
         "origin": dict(origin or {}),
         "calibration": calibration.as_dict() if calibration is not None else {},
         **({"sets": sets.as_dict()} if sets is not None else {}),
+        **({"novelty": novelty.as_dict()} if novelty is not None else {}),
         "parity": {name: asdict(parity) for name, parity in parities.items()},
         "versions": {
             "imgcls": imgcls.__version__,
@@ -150,17 +172,16 @@ def _sort_header(file: Path) -> None:
         opened.write(text.ljust(length))
 
 
-def _verify(
-    folder: Path, network: Network, preprocessing: Preprocessing, pixels: np.ndarray, temperature: float
-) -> dict[str, Parity]:
+def _verify(folder: Path, exported: Exported, preprocessing: Preprocessing, pixels: np.ndarray) -> dict[str, Parity]:
     images = preprocessing.normalise(pixels)
-    trained = _probabilities_on_cpu(network, images, temperature)
+    trained = _outputs_on_cpu(exported, images)
     if not np.isfinite(trained).all():
         log.warning(
             "The network's outputs are not finite, and neither are the export's. Lower optim.lr; "
             "the rules above and debug/rules.json report where it began."
         )
-    parities = compare_files(folder, images, network.architecture, trained, temperature)
+    architecture = exported.network.architecture
+    parities = compare_files(folder, images, architecture, trained, exported.temperature, exported.novelty)
     for name, parity in parities.items():
         if not parity.sound:
             raise UserError(
@@ -185,25 +206,39 @@ def check(folder: str | Path, pixels: np.ndarray, network: Network | None = None
     """
     folder, model = Path(folder), load(folder)
     images = model.preprocessing.normalise(pixels)
-    temperature = temperature_of(model.description)
-    reference = _probabilities_on_cpu(network or model.network, images, temperature)
-    parities = compare_files(folder, images, model.network.architecture, reference, temperature)
+    temperature, novelty = temperature_of(model.description), read_novelty(folder, model.description)
+    reference = _outputs_on_cpu(Exported(network or model.network, temperature, novelty), images)
+    parities = compare_files(folder, images, model.network.architecture, reference, temperature, novelty)
     if network is None:
         del parities["safetensors"]
     return parities
 
 
 def compare_files(
-    folder: Path, images: np.ndarray, architecture: Architecture, reference: np.ndarray, temperature: float = 1.0
+    folder: Path,
+    images: np.ndarray,
+    architecture: Architecture,
+    reference: np.ndarray,
+    temperature: float = 1.0,
+    novelty: Novelty | None = None,
 ) -> dict[str, Parity]:
-    """The files in `folder` on float32 (N, 3, S, S) images, against the (N, C) probabilities `reference`."""
-    read = _probabilities_on_cpu(read_network(folder, architecture), images, temperature)
-    parities = {"safetensors": compare(reference, read)}
+    """The files in `folder` on float32 (N, 3, S, S) images, against the outputs `reference`, (N, C) or (N, C + 1)."""
+    read = _outputs_on_cpu(Exported(read_network(folder, architecture), temperature, novelty), images)
+    parities = {"safetensors": _compare(reference, read, architecture.num_classes)}
     if (folder / ONNX).is_file() and importlib.util.find_spec("onnxruntime"):
         engine = OnnxEngine(folder / ONNX)
-        parts = [softmax(engine.scores(batch)) for batch in _batches(images)]
-        parities["onnx"] = compare(reference, np.concatenate(parts))
+        parts = [engine.outputs(batch) for batch in _batches(images)]
+        parities["onnx"] = _compare(reference, np.concatenate(parts), architecture.num_classes)
     return parities
+
+
+def _compare(first: np.ndarray, second: np.ndarray, classes: int) -> Parity:
+    """The parity of the probabilities; images whose novelty differs by more than NOVELTY_TOLERANCE do not agree."""
+    if first.shape != second.shape:
+        raise ValueError(f"outputs have the shapes {first.shape} and {second.shape}")
+    parity = compare(softmax(first[:, :classes]), softmax(second[:, :classes]))
+    close = np.isclose(first[:, classes:], second[:, classes:], rtol=0, atol=NOVELTY_TOLERANCE, equal_nan=True)
+    return replace(parity, agreement=min(parity.agreement, float(close.all(axis=1).mean()))) if len(first) else parity
 
 
 def _batches(images: np.ndarray) -> list[np.ndarray]:
@@ -211,38 +246,33 @@ def _batches(images: np.ndarray) -> list[np.ndarray]:
 
 
 @torch.inference_mode()
-def _probabilities_on_cpu(network: Network, images: np.ndarray, temperature: float) -> np.ndarray:
-    """float32 (N, C), of logits divided by `temperature`, for float32 (N, 3, S, S) images in evaluation mode.
+def _outputs_on_cpu(exported: Exported, images: np.ndarray) -> np.ndarray:
+    """The outputs of an engine, float32 (N, C) or (N, C + 1), for float32 (N, 3, S, S) images in evaluation mode.
 
     On the CPU, which computes in full float32: a GPU's reduced precision is no bug of the export. The network's mode
     and device are restored.
     """
+    network = exported.network
     training, device = network.training, next(network.parameters()).device
     network.eval().cpu()
     try:
-        # forward, because calling a compiled network would compile it for the CPU first
-        logits = [network.forward(torch.from_numpy(batch)).float() for batch in _batches(images)]
-        parts = [(part / temperature).softmax(dim=1).numpy() for part in logits]
+        parts = [as_columns(exported(torch.from_numpy(batch))) for batch in _batches(images)]
     finally:
         network.train(training).to(device)
     return np.concatenate(parts)
 
 
-class _Scaled(torch.nn.Module):
-    """A network whose logits are divided by a temperature."""
-
-    def __init__(self, network: Network, temperature: float) -> None:
-        super().__init__()
-        self.network, self.temperature = network, temperature
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.network(images) / self.temperature
-
-
-def export_onnx(network: Network, preprocessing: Preprocessing, file: Path, temperature: float = 1.0) -> bool:
+def export_onnx(
+    network: Network,
+    preprocessing: Preprocessing,
+    file: Path,
+    temperature: float = 1.0,
+    novelty: Novelty | None = None,
+) -> bool:
     """Write `file`, whose graph also divides the logits by `temperature`; False without the extra `onnx`.
 
-    Input `images`: normalised float32 (N, 3, S, S); output `scores`: float32 (N, C).
+    Input `images`: normalised float32 (N, 3, S, S); outputs `scores`: float32 (N, C), and with `novelty` also
+    `novelty`: float32 (N,).
     """
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         return False
@@ -250,16 +280,17 @@ def export_onnx(network: Network, preprocessing: Preprocessing, file: Path, temp
     frozen.load_state_dict({name: value.float().cpu() for name, value in network.state_dict().items()}, strict=True)
     frozen.eval()
     memory = frozen.head if isinstance(frozen.head, Memory) and network.architecture.views == "one" else None
+    plain = temperature == 1 and novelty is None
     levels = {name: logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")}
     for logger in levels.values():
         logger.setLevel(logging.ERROR)
     with warnings.catch_warnings(), atomic_path(file) as temporary:
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            frozen.backbone if memory else frozen if temperature == 1 else _Scaled(frozen, temperature),
+            frozen.backbone if memory else frozen if plain else Exported(frozen, temperature, novelty).eval(),
             (torch.zeros(2, preprocessing.channels, *preprocessing.shape),),
             input_names=["images"],
-            output_names=[FEATURES if memory else SCORES],
+            output_names=[FEATURES] if memory else [SCORES] if novelty is None else [SCORES, "novelty"],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
             dynamo=True,
             verbose=False,

@@ -69,7 +69,8 @@ def extend(
         write_weights(network, names, partial / WEIGHTS)
         _write_onnx(network, source / ONNX, partial / ONNX, model.preprocessing, pixels[:CHECKED], temperature)
         description = {
-            **old,
+            # the sets are of validation images without the new class
+            **{field: value for field, value in old.items() if field != "sets"},
             "architecture": network.architecture.as_dict(),
             "class_names": names,
             "metrics": {},
@@ -105,7 +106,7 @@ def _write_onnx(
         export_onnx(network, preprocessing, target, temperature)
     if importlib.util.find_spec("onnxruntime"):
         images = preprocessing.normalise(pixels)
-        expected = TorchEngine(network, temperature).scores(images)
-        parity = compare(softmax(expected), softmax(OnnxEngine(target).scores(images)))
+        expected = TorchEngine(network, temperature).outputs(images)
+        parity = compare(softmax(expected), softmax(OnnxEngine(target).outputs(images)))
         if not parity.sound:
             raise UserError(f"{ONNX} disagrees with the extended network ({parity}): nothing was written.")

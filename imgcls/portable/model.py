@@ -16,7 +16,7 @@ from imgcls.models.architecture import Architecture
 from imgcls.models.choices import VIEWS
 from imgcls.pictures import BadPicture
 from imgcls.portable.conformal import ClassSets
-from imgcls.portable.description import DESCRIPTION, ONNX, read_description, temperature_of
+from imgcls.portable.description import DESCRIPTION, ONNX, read_description
 from imgcls.portable.engines import Engine, TorchEngine, create_engine
 from imgcls.portable.predictions import Prediction
 from imgcls.preprocessing import Preprocessing
@@ -32,6 +32,9 @@ NO_SETS = (
     "coverage: the model was exported without sets of classes. Validation images give them, where each image has one "
     "class: python -m imgcls.export run=DIR"
 )
+
+
+NO_NOVELTY = "The model was exported without a novelty score: python -m imgcls.export run=DIR known=0.95"
 
 
 @dataclass
@@ -88,9 +91,29 @@ class PortableModel:
             opened = [_open(picture, start + place, self.preprocessing) for place, picture in enumerate(batch)]
             yield np.stack([self.preprocessing.pixels(picture) for picture in opened])
 
+    @property
+    def known_share(self) -> float | None:
+        """The share of images like those of validation that are known; None: the model knows no unknown images."""
+        found = self.description.get("novelty")
+        return float(found["share"]) if found else None
+
+    def outputs(self, pixels: np.ndarray) -> np.ndarray:
+        """The logits of uint8 (N, S, S, 3) pixels, float32 (N, C), and in a further column their novelty, if any."""
+        return self.engine.outputs(self.preprocessing.normalise(pixels))
+
+    def novelty(self, pictures: Sequence[Any], batch_size: int = 32) -> np.ndarray:
+        """How unlike the training images each image is, float32 (N,): 0 for a usual one, above 1 for an unknown one.
+
+        Raises UserError if the model was exported without.
+        """
+        if self.known_share is None:
+            raise UserError(NO_NOVELTY)
+        parts = [self.outputs(pixels)[:, -1] for pixels in self._read(pictures, batch_size)]
+        return np.concatenate([np.empty(0, np.float32), *parts])
+
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """float32 (N, C) for uint8 (N, S, S, 3) pixels from `preprocessing.pixels`."""
-        return self.activation(self.engine.scores(self.preprocessing.normalise(pixels)))
+        return self.activation(self.outputs(pixels)[:, : len(self.class_names)])
 
     def features(self, pixels: np.ndarray) -> np.ndarray:
         """float32 (N, F) features of the backbone for uint8 (N, S, S, 3) pixels; the engine must be torch."""
@@ -132,14 +155,23 @@ class PortableModel:
         With `coverage` instead the set of classes that holds the true one in this share of the cases; raises UserError
         if the model was exported without sets.
         """
-        probabilities = self.predict(pictures)
-        files = [str(picture) if isinstance(picture, str | Path) else None for picture in pictures]
-        return [
-            Prediction([(self.class_names[index], float(row[index])) for index in indices], file)
-            for row, indices, file in zip(
-                probabilities, likeliest(probabilities, top_k, self.sets, coverage), files, strict=True
-            )
-        ]
+        count = len(self.class_names)
+        answers: list[Prediction] = []
+        for pixels in self._read(pictures, 32):
+            outputs = self.outputs(pixels)
+            probabilities, novelty = self.activation(outputs[:, :count]), outputs[:, count:]
+            for row, indices, score in zip(
+                probabilities, likeliest(probabilities, top_k, self.sets, coverage), novelty, strict=True
+            ):
+                picture = pictures[len(answers)]
+                answers.append(
+                    Prediction(
+                        [(self.class_names[index], float(row[index])) for index in indices],
+                        str(picture) if isinstance(picture, str | Path) else None,
+                        float(score[0]) if len(score) else None,
+                    )
+                )
+        return answers
 
 
 def _open(picture: Any, place: int, preprocessing: Preprocessing) -> Image.Image | Planes:
@@ -223,7 +255,7 @@ def load(
             description=description,
             class_names=tuple(names),
             preprocessing=Preprocessing.from_dict(description["preprocessing"]),
-            engine=create_engine(folder, architecture, engine, device, threads, temperature_of(description)),
+            engine=create_engine(folder, architecture, engine, device, threads, description),
             sets=ClassSets.from_dict(description["sets"]) if description.get("sets") else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

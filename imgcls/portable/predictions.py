@@ -23,10 +23,19 @@ class Prediction(list[tuple[str, float]]):
     ('cat', 0.9, 'tom.jpg')
     """
 
-    def __init__(self, classes: Iterable[tuple[str, float]], file: str | None = None) -> None:
+    def __init__(
+        self, classes: Iterable[tuple[str, float]], file: str | None = None, novelty: float | None = None
+    ) -> None:
         super().__init__(classes)
         self.file = file
         """Path of the image, if it was given as one."""
+        self.novelty = novelty
+        """How unlike the training images it is, 0 for a usual one; None: the model has no such score."""
+
+    @property
+    def known(self) -> bool | None:
+        """Whether it is like the training images, with a novelty of at most 1; None: the model does not say."""
+        return None if self.novelty is None else self.novelty <= 1
 
     @property
     def label(self) -> str:

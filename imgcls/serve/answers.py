@@ -83,8 +83,8 @@ def render(
     """The body of an answer and its Content-Type.
 
     Args:
-        results: float32 (C,) logits of each image, or why it has none. As JSON such an image has an `error`, and the
-            others their classes.
+        results: float32 (C,) logits of each image, followed by its novelty if the model has it, or why it has none.
+            As JSON such an image has an `error`, and the others their classes.
         class_names: the C names.
         wanted: the format.
         thresholds: of the C labels, where an image can have several; each answer says which are `above`.
@@ -99,7 +99,8 @@ def render(
         place, refusal = next(iter(refused.items()))
         prefix = f"Image {place + 1}: " if len(results) > 1 else ""
         raise Refusal(refusal.status, prefix + refusal.sentence, refusal.retry_after)
-    scores = np.stack([result for result in results if not isinstance(result, Refusal)])
+    outputs = np.stack([result for result in results if not isinstance(result, Refusal)])
+    scores, novelty = outputs[:, : len(class_names)], outputs[:, len(class_names) :]
     if wanted.kind == NPY:
         buffer = io.BytesIO()
         np.save(buffer, scores)
@@ -119,9 +120,14 @@ def render(
         [entry(row, index) for index in indices]
         for row, indices in zip(probabilities, likeliest(probabilities, count, sets, wanted.coverage), strict=True)
     ]
+    notes = [
+        {"known": bool(score[0] <= 1), "novelty": round(float(score[0]), 4)} if len(score) else {} for score in novelty
+    ]
     if wanted.kind == CSV:
-        return _table(predictions), CSV
-    answers: list[dict[str, Any]] = [{"classes": classes} for classes in predictions]
+        return _table(predictions, notes), CSV
+    answers: list[dict[str, Any]] = [
+        {"classes": classes, **note} for classes, note in zip(predictions, notes, strict=True)
+    ]
     for place, refusal in refused.items():  # in order, so that each comes to its place
         answers.insert(place, {"error": refusal.sentence})
     return (_lines(answers), LINES) if wanted.kind == LINES else (_dump({"predictions": answers}), JSON)
@@ -133,13 +139,16 @@ def _rows(rows: list[list[float]], kind: str) -> bytes:
     return _lines(rows) if kind == LINES else _dump(rows)
 
 
-def _table(predictions: list[list[dict[str, Any]]]) -> bytes:
+def _table(predictions: list[list[dict[str, Any]]], notes: list[dict[str, Any]]) -> bytes:
+    """One row per image and class, with its notes in further columns."""
     several = any("above" in entry for classes in predictions for entry in classes)
-    rows: list[list[Any]] = [["picture", "rank", "class", "index", "probability", *(["above"] if several else [])]]
-    for number, classes in enumerate(predictions):
+    head = ["picture", "rank", "class", "index", "probability", *(["above"] if several else []), *notes[0]]
+    rows: list[list[Any]] = [head]
+    for number, (classes, note) in enumerate(zip(predictions, notes, strict=True)):
+        last = [int(value) if isinstance(value, bool) else value for value in note.values()]
         for rank, entry in enumerate(classes, start=1):
             above = [int(entry["above"])] if several else []
-            rows.append([number, rank, entry["class"], entry["index"], entry["probability"], *above])
+            rows.append([number, rank, entry["class"], entry["index"], entry["probability"], *above, *last])
     return table_as_csv(rows).encode()
 
 

@@ -17,6 +17,7 @@ from urllib3.exceptions import HTTPError, ProtocolError
 
 from imgcls.errors import UserError
 from imgcls.pictures import BadPicture, as_list, open_picture
+from imgcls.portable.predictions import Prediction
 from imgcls.serve.payloads import MAX_BODY_BYTES
 from imgcls.system.extras import need
 
@@ -81,8 +82,8 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self.endpoint!r})"
 
-    def predict(self, pictures: Any, top_k: int = 5, coverage: float | None = None) -> list[list[tuple[str, float]]]:
-        """The `top_k` most likely classes of each image, each as (name, probability).
+    def predict(self, pictures: Any, top_k: int = 5, coverage: float | None = None) -> list[Prediction]:
+        """The `top_k` most likely classes of each image, each as (name, probability), with `known` and `novelty`.
 
         Args:
             pictures: what `open_picture` takes: paths, bytes, Pillow images or arrays; a single one or a sequence.
@@ -97,12 +98,16 @@ class Client:
         with ThreadPoolExecutor(max(1, min(self.parallel, len(pictures)))) as pool:
             return list(pool.map(lambda picture: self.predict_one(picture, top_k, coverage), pictures))
 
-    def predict_one(self, picture: Any, top_k: int = 5, coverage: float | None = None) -> list[tuple[str, float]]:
+    def predict_one(self, picture: Any, top_k: int = 5, coverage: float | None = None) -> Prediction:
         """`predict` for a single image."""
-        return [(entry["class"], float(entry["probability"])) for entry in self.entries(picture, top_k, coverage)]
+        prediction = self.answer(picture, top_k, coverage)
+        classes = ((entry["class"], float(entry["probability"])) for entry in prediction["classes"])
+        return Prediction(classes, novelty=prediction.get("novelty"))
 
-    def entries(self, picture: Any, top_k: int | None = None, coverage: float | None = None) -> list[dict[str, Any]]:
-        """The endpoint's entries for an image: `class`, `index`, `probability`; with several labels also `above`.
+    def answer(self, picture: Any, top_k: int | None = None, coverage: float | None = None) -> dict[str, Any]:
+        """The endpoint's answer for an image: `classes`, and `known` and `novelty` if its model has them.
+
+        The classes have `class`, `index`, `probability`; with several labels also `above`.
 
         Args:
             picture: what `open_picture` takes.
@@ -112,14 +117,15 @@ class Client:
         wished = f";top_k={top_k}" if top_k is not None else ""
         accept = "application/json" + (wished if coverage is None else f";coverage={coverage}")
         answer = json.loads(self.invoke(_content(picture), "application/x-image", accept))
-        return list(answer["predictions"][0]["classes"])
+        prediction: dict[str, Any] = answer["predictions"][0]
+        return prediction
 
     def labels(self, picture: Any) -> list[tuple[str, float]]:
         """The labels of an image whose probability is at least their threshold, each as (name, probability).
 
         Raises UserError if the model gives each image one class.
         """
-        entries = self.entries(picture)
+        entries = self.answer(picture)["classes"]
         if "above" not in entries[0]:
             raise UserError("This model gives each image one class. Use predict().")
         return [(entry["class"], float(entry["probability"])) for entry in entries if entry["above"]]

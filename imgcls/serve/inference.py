@@ -26,7 +26,7 @@ from imgcls.serve.urls import Fetcher
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of each image its float32 (C,) logits, or why it has none; and what else the answer needs."""
+    """Of each image its outputs, float32 (C,) or (C + 1,), or why it has none; and what else the answer needs."""
 
     results: list[np.ndarray | Refusal]
     class_names: tuple[str, ...]
@@ -59,7 +59,7 @@ def input_fn(body: bytes | str, content_type: str | None, context: Any = None) -
 
 
 def predict_fn(data: payloads.Request | Refusal, model: Predictor, context: Any = None) -> Prediction | Refusal:
-    """The logits of the images."""
+    """The outputs of the model for the images."""
     if isinstance(data, Refusal):
         return data
     try:

@@ -17,6 +17,7 @@ class Metrics:
             "imgcls_request_seconds", "From the head of a request to its answer", buckets=SECONDS, registry=registry
         )
         self.pictures = Counter("imgcls_pictures", "Classified images", registry=registry)
+        self.unknown = Counter("imgcls_unknown_pictures", "Images that the model does not know", registry=registry)
         self.batches = Histogram(
             "imgcls_batch_pictures", "Images per batch", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
         )

@@ -108,10 +108,10 @@ class Predictor:
         return values
 
     def results(self, items: Sequence[Item | Refusal]) -> list[np.ndarray | Refusal]:
-        """Of each item its float32 (C,) logits, or why it has none. The items are decoded in parallel."""
+        """Of each item its outputs, float32 (C,) or (C + 1,), or why it has none. The items are decoded in parallel."""
         images = list(self._pool.map(self._image_in_turn, items))
         good = [image for image in images if not isinstance(image, Refusal)]
-        rows = iter(self.scores(good) if good else [])
+        rows = iter(self.outputs(good) if good else [])
         return [image if isinstance(image, Refusal) else next(rows) for image in images]
 
     def _image_in_turn(self, item: Item | Refusal) -> np.ndarray | Refusal:
@@ -126,20 +126,20 @@ class Predictor:
         except Refusal as refusal:
             return refusal
 
-    def scores(self, images: list[np.ndarray], batch_size: int = 32) -> np.ndarray:
-        """float32 (N, C) logits for float32 (3, S, S) images."""
+    def outputs(self, images: list[np.ndarray], batch_size: int = 32) -> np.ndarray:
+        """The outputs of the engine for float32 (3, S, S) images: logits, and novelty if the model has it."""
         batches = [np.stack(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
-        scores = np.concatenate([self.model.engine.scores(batch) for batch in batches])
-        if not np.isfinite(scores).all():
+        outputs = np.concatenate([self.model.engine.outputs(batch) for batch in batches])
+        if not np.isfinite(outputs).all():
             raise Refusal(500, NOT_FINITE)
-        return scores
+        return outputs
 
     def warm_up(self) -> None:
         """Run the model once, so that the first request is not slowed by its initialisation."""
-        scores = self.model.engine.scores(np.zeros((1, *self.shape), dtype=np.float32))
-        if scores.shape != (1, len(self.model.class_names)):
-            raise UserError(f"The model has {scores.shape[1]} outputs for {len(self.model.class_names)} class names.")
-        if not np.isfinite(scores).all():
+        outputs = self.model.engine.outputs(np.zeros((1, *self.shape), dtype=np.float32))
+        if outputs.shape != (1, len(self.model.class_names) + (self.model.known_share is not None)):
+            raise UserError(f"The model has {outputs.shape[1]} outputs for {len(self.model.class_names)} class names.")
+        if not np.isfinite(outputs).all():
             raise UserError(f"{NOT_FINITE} It cannot be served; train or export it again.")
 
 

@@ -179,6 +179,7 @@ def _add_routes(app: FastAPI, current: Current) -> None:
             "versions": model.description["versions"],
             "engine": model.engine.name,
             "urls": current.service.predictor.fetcher is not None,
+            **({"known": model.known_share} if model.known_share is not None else {}),
         }
         return {"models": [about]}
 

@@ -55,7 +55,7 @@ class Service:
     def __init__(self, predictor: Predictor, limits: Limits | None = None, metrics: Metrics | None = None) -> None:
         self.predictor, self.limits = predictor, limits or Limits()
         self.metrics = metrics or Metrics()
-        self.batcher = Batcher(predictor.model.engine.scores, self.limits.max_batch, self.metrics.batch)
+        self.batcher = Batcher(predictor.model.engine.outputs, self.limits.max_batch, self.metrics.batch)
         self._decoders = ThreadPoolExecutor(self.limits.decoders, "imgcls-decode")
         self._fetchers = ThreadPoolExecutor(self.limits.fetches, "imgcls-fetch")
         # Bounds the decoded images that wait for the model.
@@ -135,6 +135,8 @@ class Service:
                     wish = answers.wish(accept, top_k, lines=True, coverage=coverage)
                 results = await self._results(request.items)
                 model = self.predictor.model
+                if model.known_share is not None:
+                    self.metrics.unknown.inc(sum(not isinstance(row, Refusal) and bool(row[-1] > 1) for row in results))
                 return answers.render(results, model.class_names, wish, model.thresholds, model.sets)
         except TimeoutError as error:
             raise Refusal(503, f"The answer took more than {self.limits.seconds:g} s.", retry_after=5) from error
@@ -145,7 +147,7 @@ class Service:
             raise Refusal(500, "The model could not answer; see the server's log.") from error
 
     async def _results(self, items: list[payloads.Item | Refusal]) -> list[np.ndarray | Refusal]:
-        """Of each item its float32 (C,) logits, or why it has none. Raises Refusal if the server is to blame."""
+        """Of each item its outputs, float32 (C,) or (C + 1,), or why not. Raises Refusal if the server is to blame."""
         if len(items) == 1:
             return [await self._result(items[0])]
         try:

@@ -71,6 +71,17 @@ def share(value: Any) -> str | None:
     return None if is_number(value) and 0 < value < 1 else "must be a number between 0 and 1, as 0.95."
 
 
+def share_or(*words: str | bool) -> Check:
+    """A share, or one of `words`."""
+    texts = ["true" if word is True else "false" if word is False else str(word) for word in words]
+
+    def check(value: Any) -> str | None:
+        right = share(value) is None or any(type(value) is type(word) and value == word for word in words)
+        return None if right else f"must be a number between 0 and 1, as 0.95, or {' or '.join(texts)}."
+
+    return check
+
+
 def choice(*names: str | int | bool | None) -> Check:
     """One of `names`."""
 

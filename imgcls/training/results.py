@@ -23,14 +23,17 @@ from imgcls.models.ranking import areas, in_parts, softmax_columns
 from imgcls.portable.calibration import Calibration, calibrate
 from imgcls.portable.conformal import ClassSets, fit_sets
 from imgcls.portable.model import softmax
+from imgcls.portable.novelty import Novelty
 from imgcls.report.intervals import as_metrics
 from imgcls.report.report_data import PARTS, gather
 from imgcls.runs.confusion import Confusion
 from imgcls.runs.reading import read_origin
 from imgcls.system.files import atomic_path, atomic_write_text
 from imgcls.system.tables import as_csv
+from imgcls.training.devices import choose_devices
 from imgcls.training.label_results import write_label_predictions
 from imgcls.training.metric_intervals import metric_intervals
+from imgcls.training.unknown import fit_known
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +71,13 @@ def write(
         )
     # a fold of a cross-validation shows its images in the report of all folds
     gather(folder, datamodule, classifier, PARTS if cfg.report or cfg.data.get("fold") is None else ("counts",))
+    novelty = fit_known(
+        cfg.export.get("known", False),
+        datamodule,
+        classifier.network,
+        frozen=cfg.model.freeze == "backbone",
+        device=choose_devices(cfg.trainer.accelerator, "auto").torch_device(),
+    )
     export_model(
         folder,
         datamodule,
@@ -77,6 +87,7 @@ def write(
         thresholds=thresholds,
         calibration=calibration,
         sets=sets,
+        novelty=novelty,
     )
     atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
@@ -91,12 +102,13 @@ def export_model(
     thresholds: Sequence[float] | None = None,
     calibration: Calibration | None = None,
     sets: ClassSets | None = None,
+    novelty: Novelty | None = None,
 ) -> dict[str, portable.Parity]:
     """Write the portable model of the run in `folder`, and return how well it agrees with `network` on real images.
 
     Raises UserError if it does not agree; see `portable.export`.
     """
-    for found in (calibration, sets):
+    for found in (calibration, sets, novelty):
         if found is not None:
             log.info("%s", found)
     return portable.export(
@@ -111,6 +123,7 @@ def export_model(
         calibration=calibration,
         origin=read_origin(folder),
         sets=sets,
+        novelty=novelty,
     )
 
 

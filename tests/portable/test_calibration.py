@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imgcls.portable.calibration import LOWEST, calibrate, fit_temperature, judge
+from imgcls.portable.calibration import LOWEST, calibrate, expected_error, fit_temperature, judge, noise_of
 
 
 def simulate(count: int, temperature: float, classes: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -60,3 +60,18 @@ def test_quality_has_known_values() -> None:
     assert found.nll == pytest.approx(-(np.log(0.8) + np.log(0.4)) / 2)
     assert found.brier == pytest.approx((2 * 0.2**2 + 2 * 0.6**2) / 2)
     assert found.ece == pytest.approx((0.2 + 0.6) / 2)
+
+
+def test_the_error_of_perfect_confidences_is_noise_and_shrinks_with_the_root_of_the_images() -> None:
+    noises, errors = {}, {}
+    for count in (500, 8000):
+        logits, labels = simulate(count, 1.0, seed=3)
+        judged = judge(logits, labels)
+        noises[count] = noise_of(judged.confidence)
+        drawn = [judge(*simulate(count, 1.0, seed=10 + seed)) for seed in range(20)]
+        errors[count] = np.mean([expected_error(part.confidence, part.correct) for part in drawn])
+        assert noises[count] == pytest.approx(errors[count], rel=0.15)
+    assert noises[500] == pytest.approx(4 * noises[8000], rel=0.15)
+    assert noise_of(np.full(100, 1.0)) == 0
+    fitted = calibrate(*simulate(500, 3.0), simulate(500, 3.0, seed=1))
+    assert f"{fitted.noise['test']:.2g}." in str(fitted)

@@ -14,9 +14,12 @@ from safetensors.torch import load_file, save_file
 from imgcls import portable
 from imgcls.errors import UserError
 from imgcls.models.backbones import create_network
+from imgcls.models.network import Network
 from imgcls.models.weight_files import read_dictionaries
 from imgcls.portable import exporter
 from imgcls.portable.calibration import Calibration, Quality
+from imgcls.portable.exported import mean_features
+from imgcls.portable.novelty import Novelty, fit_novelty
 from imgcls.portable.parity import Parity, compare
 from imgcls.portable.weights import read_safetensors, read_weights
 from imgcls.preprocessing import Preprocessing
@@ -25,10 +28,15 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uin
 
 
 def write(
-    folder: Path, onnx: bool, diverged: bool = False, calibration: Calibration | None = None
+    folder: Path,
+    onnx: bool,
+    diverged: bool = False,
+    calibration: Calibration | None = None,
+    network: Network | None = None,
+    novelty: Novelty | None = None,
 ) -> dict[str, Parity]:
     torch.manual_seed(0)
-    network = create_network("test_resnet", 3)
+    network = network or create_network("test_resnet", 3)
     if diverged:
         torch.nn.init.constant_(next(network.backbone.parameters()), torch.nan)
     shape = Preprocessing(32, 32)
@@ -42,6 +50,7 @@ def write(
         onnx=onnx,
         pixels=PIXELS,
         calibration=calibration,
+        novelty=novelty,
     )
 
 
@@ -152,8 +161,33 @@ def test_every_engine_divides_the_logits_by_the_temperature(tmp_path: Path, engi
     for name, temperature in (("plain", None), ("scaled", calibration)):
         write(tmp_path / name, onnx=engine == "onnx", calibration=temperature)
     plain, scaled = (portable.load(tmp_path / name, engine=engine) for name in ("plain", "scaled"))
-    logits = plain.engine.scores(plain.preprocessing.normalise(PIXELS))
-    assert np.allclose(scaled.engine.scores(plain.preprocessing.normalise(PIXELS)), logits / 0.25, atol=1e-4)
+    logits = plain.engine.outputs(plain.preprocessing.normalise(PIXELS))
+    assert np.allclose(scaled.engine.outputs(plain.preprocessing.normalise(PIXELS)), logits / 0.25, atol=1e-4)
     assert (scaled.probabilities(PIXELS).argmax(axis=1) == plain.probabilities(PIXELS).argmax(axis=1)).all()
     assert all(parity.sound for parity in portable.check(tmp_path / "scaled", PIXELS).values())
     assert "divided by the temperature 0.25, fitted on 100 validation" in (tmp_path / "scaled/README.md").read_text()
+
+
+@pytest.mark.parametrize("views", ["one", "flip"])
+def test_every_engine_has_the_same_novelty(tmp_path: Path, views: str) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(1)
+    network = create_network("test_resnet", 3, views=views).eval()
+    images = Preprocessing(32, 32).normalise(PIXELS)
+    with torch.inference_mode():
+        mean = mean_features(network, torch.from_numpy(images)).numpy()
+    novelty = fit_novelty(mean, np.arange(len(mean)) % 3, mean, 0.5)
+    assert novelty is not None
+    write(tmp_path / "model", network=network, onnx=True, novelty=novelty)
+    expected = novelty.of(mean)
+    for engine in ("torch", "onnx"):
+        model = portable.load(tmp_path / "model", engine=engine)
+        assert model.known_share == 0.5
+        assert np.allclose(model.outputs(PIXELS)[:, -1], expected, atol=0.01)
+        assert np.allclose(model.novelty(list(PIXELS)), expected, atol=0.01)
+        assert [answer.known for answer in model.top(list(PIXELS))] == (expected <= 1).tolist()
+    assert all(parity.sound for parity in portable.check(tmp_path / "model", PIXELS).values())
+    (tmp_path / "model" / portable.NOVELTY).unlink()
+    with pytest.raises(UserError, match="novelty"):
+        portable.load(tmp_path / "model", engine="torch")

@@ -56,6 +56,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         "trainer.max_epochs=2",
         "data.normalization=dataset",
         *FITS[request.param],
+        "export.known=0.7",
     ]
     return imgcls.fit(imgcls.compose([*overrides, "export.onnx=auto", f"run_dir={root / 'run'}"]))
 
@@ -76,20 +77,24 @@ def test_all_ways_give_the_same_answer(
     evaluated = softmax(logits / temperature_of(description))
 
     predict([f"run={run.folder}", "format=jsonl", "top_k=3", "engine=torch", *map(str, files)])
-    predicted = np.array([_row(json.loads(line)["classes"]) for line in capsys.readouterr().out.splitlines()])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    predicted = np.array([_row(line["classes"]) for line in lines])
 
     with serving(portable.load(run.folder / "model", engine="auto")) as server:
-        answers = [server.post(file.read_bytes(), "application/x-image") for file in files]
-    served = np.array([_row(answer.json["predictions"][0]["classes"]) for answer in answers])
+        answers = [server.post(file.read_bytes()).json["predictions"][0] for file in files]
+        table = server.post(files[0].read_bytes(), path="?top_k=1", Accept="text/csv").body.decode().splitlines()
+        asked = imgcls.Client(server.url).predict_one(files[0])
+        counted = server.ask("GET", "/metrics").body.decode()
+    served = np.array([_row(answer["classes"]) for answer in answers])
 
     ask = start_container(run.folder, tmp_path, monkeypatch, engine="torch")
-    bodies = [json.loads(ask(file.read_bytes(), "image/jpeg").body) for file in files]
-    handled = np.array([_row(body["predictions"][0]["classes"]) for body in bodies])
+    bodies = [json.loads(ask(file.read_bytes(), "image/jpeg").body)["predictions"][0] for file in files]
+    handled = np.array([_row(body["classes"]) for body in bodies])
 
     session = onnxruntime.InferenceSession(str(run.folder / "model" / "model.onnx"))
     preprocessing = Preprocessing.from_dict(description["preprocessing"])
     pixels = np.stack([preprocessing.pixels(open_picture(file)) for file in files])
-    [logits] = session.run(["scores"], {"images": preprocessing.normalise(pixels)})
+    logits, novelty = session.run(["scores", "novelty"], {"images": preprocessing.normalise(pixels)})
 
     ways = {"predict": predicted, "server": served, "handler": handled, "onnx": softmax(logits)}
     assert len(set(evaluated.argmax(axis=1).tolist())) > 1, "this test needs a model that predicts several classes"
@@ -97,6 +102,18 @@ def test_all_ways_give_the_same_answer(
         assert probabilities.shape == evaluated.shape
         assert np.array_equal(probabilities.argmax(axis=1), evaluated.argmax(axis=1)), name
         assert np.abs(probabilities - evaluated).max() < 1e-3, name
+
+    known = {"predict": lines, "server": answers, "handler": bodies}
+    assert 0 < sum(novelty > 1) < 36, "this test needs known images and unknown ones"
+    for name, entries in known.items():
+        assert np.allclose([entry["novelty"] for entry in entries], novelty, atol=0.01), name
+        assert [entry["known"] for entry in entries] == [entry["novelty"] <= 1 for entry in entries], name
+    assert np.mean(novelty <= 1) == pytest.approx(description["novelty"]["test"], abs=0.03)
+    assert table[0] == "picture,rank,class,index,probability,known,novelty"
+    assert table[1].endswith(f",{int(answers[0]['known'])},{answers[0]['novelty']}")
+    unknown = sum(not answer["known"] for answer in answers) + (not answers[0]["known"]) * 2  # and by table and client
+    assert f"imgcls_unknown_pictures_total {unknown:.1f}" in counted
+    assert (asked.known, asked.novelty) == (answers[0]["known"], answers[0]["novelty"])
 
 
 def _row(classes: list[dict[str, object]]) -> list[float]:

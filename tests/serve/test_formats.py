@@ -130,7 +130,7 @@ def test_tensors_go_into_the_model_unchanged(kind: str, server: Server, model: P
     answer = server.post(body, content_type, Accept="application/x-npy")
     assert answer.headers["content-type"] == "application/x-npy"
     logits = np.load(io.BytesIO(answer.body))
-    assert np.allclose(logits, model.engine.scores(images)[: len(logits)], atol=1e-4)
+    assert np.allclose(logits, model.engine.outputs(images)[: len(logits)], atol=1e-4)
     assert len(logits) == (1 if kind == "npy alone" else 2)
 
 
@@ -172,7 +172,7 @@ def test_logits(kind: str, server: Server, model: PortableModel) -> None:
     text = answer.body.decode()
     rows = json.loads(text) if kind == "application/json" else [json.loads(f"[{text.strip().strip('[]')}]")]
     images = model.preprocessing.normalise(model.preprocessing.pixels(picture())[None])
-    assert np.allclose(rows, model.engine.scores(images), atol=1e-4)
+    assert np.allclose(rows, model.engine.outputs(images), atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -38,13 +38,13 @@ class GatedEngine:
         self.error: Exception | None = None
         self.batches: list[int] = []
 
-    def scores(self, images: np.ndarray) -> np.ndarray:
+    def outputs(self, images: np.ndarray) -> np.ndarray:
         self.entered.set()
         assert self.gate.wait(30)
         if self.error is not None:
             raise self.error
         self.batches.append(len(images))
-        return self.model.engine.scores(images)
+        return self.model.engine.outputs(images)
 
 
 @contextmanager
@@ -201,8 +201,8 @@ class BrokenEngine:
     def __init__(self, model: PortableModel, limit: float = -np.inf) -> None:
         self.model, self.limit = model, limit
 
-    def scores(self, images: np.ndarray) -> np.ndarray:
-        scores = self.model.engine.scores(images).copy()
+    def outputs(self, images: np.ndarray) -> np.ndarray:
+        scores = self.model.engine.outputs(images).copy()
         scores[images.mean(axis=(1, 2, 3)) > self.limit, 0] = np.nan
         return scores
 
@@ -213,7 +213,7 @@ def test_a_model_without_finite_outputs_is_unhealthy_and_not_served(model: Porta
     with pytest.raises(UserError, match="not finite"):
         predictor.warm_up()
     with pytest.raises(Refusal, match="not finite"):
-        predictor.scores([np.zeros(predictor.shape, np.float32)])
+        predictor.outputs([np.zeros(predictor.shape, np.float32)])
     pytest.importorskip("fastapi")
     with serving(broken) as server:
         for kind in ("application/json", "application/x-npy", "text/csv;format=scores"):
@@ -223,7 +223,7 @@ def test_a_model_without_finite_outputs_is_unhealthy_and_not_served(model: Porta
 
 
 def test_an_image_without_finite_outputs_harms_no_other(model: PortableModel) -> None:
-    batcher = Batcher(BrokenEngine(model, limit=0.5).scores)
+    batcher = Batcher(BrokenEngine(model, limit=0.5).outputs)
     side = model.preprocessing.image_size
     bad, good = (batcher.submit(np.full((3, side, side), value, np.float32)) for value in (1.0, 0.0))
     with pytest.raises(Refusal):

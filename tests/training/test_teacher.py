@@ -144,7 +144,7 @@ def test_the_teacher_sees_its_own_size_and_its_classes_are_matched_by_name(
     assert images.image_size == 24
     pixels = teacher.model.preprocessing.pixels(images.source.train.open(5))
     assert pixels.shape == (32, 32, 3)
-    scores = teacher.model.engine.scores(teacher.model.preprocessing.normalise(pixels[None]))[0]
+    scores = teacher.model.engine.outputs(teacher.model.preprocessing.normalise(pixels[None]))[0]
     assert logits[0][5] == pytest.approx(scores, abs=1e-4)
     assert logits[1] == pytest.approx(logits[0][:, [1, 2, 0]])
 

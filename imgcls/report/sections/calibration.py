@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from imgcls.portable.calibration import BINS, NAMES, expected_error
+from imgcls.portable.calibration import BINS, NAMES, expected_error, noise_of
 from imgcls.report import figures
 from imgcls.report.blocks import Blocks, Figure, Table, Text
 from imgcls.report.run_data import RunData
@@ -37,7 +37,8 @@ def _make(run: RunData) -> Blocks:
     confidence, correct = run.judged.confidence, run.judged.correct.astype(float)
     chart = Figure.of(figures.reliability(confidence, correct), name="calibration")
     error = (
-        f"The expected calibration error is {expected_error(confidence, correct):.4f}, on {len(correct)} test images."
+        f"The expected calibration error is {expected_error(confidence, correct):.4f}, on {len(correct)} test images. "
+        f"A perfectly calibrated model would have {noise_of(confidence):.4f} on as many."
     )
     if len(correct) < FEW_IMAGES:
         bins = adaptive_bins(len(correct))

@@ -1,0 +1,46 @@
+"""Runs whose models know unknown images, and those whose do not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import imgcls
+from imgcls.errors import UserError
+from imgcls.export import export
+from imgcls.models.backbones import create_network
+from imgcls.portable import NOVELTY
+from tests.trainings import DIGITS
+
+
+def test_a_frozen_backbone_knows_unknown_images_without_being_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "backbone.safetensors"
+    save_file(create_network("test_resnet", 3).backbone.state_dict(), weights)
+    frozen = [*DIGITS, "model.freeze=backbone", f"model.weights={weights}", "report=false"]
+    run = imgcls.fit(imgcls.compose([*frozen, f"run_dir={tmp_path / 'run'}"]))
+    model = run.folder / "model"
+    found = json.loads((model / "model.json").read_text())["novelty"]
+    assert found["share"] == 0.95
+    assert found["test"] == pytest.approx(0.95, abs=0.05)
+    noise = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    assert [answer.known for answer in run.predict(list(noise))] == [False] * 8
+    assert "of the test images" in (model / "README.md").read_text()
+
+    export(run, onnx=False)
+    assert json.loads((model / "model.json").read_text())["novelty"] == found, "as at the end of the run"
+    export(run, onnx=False, known=False)
+    assert "novelty" not in json.loads((model / "model.json").read_text())
+    assert not (model / NOVELTY).exists()
+    with pytest.raises(UserError, match=r"known=0\.95"):
+        imgcls.load(run.folder).model.novelty(list(noise))
+    export(run, onnx=False, known=0.999)
+    assert "needs 999 validation images" in caplog.text
+    assert not (model / NOVELTY).exists()
