@@ -36,7 +36,7 @@ ELSEWHERE = {
 
 NOT_COMPOSED = re.compile(
     r"s3:|DIR|FILE|URI|…|^group\b|^(run|job|output|split|checkpoint|logger|model\.weights|run_dir|experiment)=|augment=mine"
-    r"|^(host|port|target|urls|url_allow|allowed_hosts|cors|api_key|access_log|examples|feedback|engine|format|top_k|coverage|endpoint|onnx|audit)="
+    r"|^(host|port|target|urls|url_allow|allowed_hosts|cors|api_key|access_log|examples|feedback|engine|format|top_k|coverage|endpoint|onnx|audit)=|^data=(table|huggingface)$"
 )
 """Options of other commands, and those that name what is not here."""
 
@@ -103,7 +103,7 @@ def inside(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
     kinds = {block.language.partition("}")[0] for block in blocks()}
-    assert kinds <= {"", "bash", "yaml", "python", "{eval-rst", "{toctree", "{include"}
+    assert kinds <= {"", "text", "bash", "yaml", "python", "{eval-rst", "{toctree", "{include"}
 
 
 def test_every_command_is_run_or_composed() -> None:

@@ -29,13 +29,17 @@ EARLIER: dict[str, Earlier] = {
     "preset.steps": Earlier((0,), is_new=True),
     "preset.longest": Earlier((10,), is_new=True),
     "data.batch_size": Earlier((64,)),
+    "data.channels": Earlier((3,), is_new=True),
+    "data.bits": Earlier((8,), is_new=True),
     "data.fit": Earlier(("crop",), is_new=True),
     "data.pad_colour": Earlier(([124, 116, 104],), is_new=True),
+    "model.in_channels": Earlier((3,), is_new=True),
     "model.solve_head": Earlier((False,), is_new=True),
     "model.batch_norm": Earlier(("train",), is_new=True),
     "optim.lr": Earlier((2e-4,)),
     "optim.few_images": Earlier((0,), is_new=True),
     "loss.label_smoothing": Earlier((0.1,)),
+    "export.known": Earlier((False,), is_new=True),
     "checkpoint.average": Earlier(("none",), is_new=True),
 }
 """By the dotted name of the option."""

@@ -83,7 +83,8 @@ def _extract(archive: Path, folder: Path) -> None:
 
 
 def _open(archive: Path) -> tuple[AbstractContextManager[Any], Iterator[_Member]]:
-    if zipfile.is_zipfile(archive):
+    # A tar whose last member is a zip, such as numpy's .npz, ends like a zip: so tar is asked for first.
+    if not tarfile.is_tarfile(archive) and zipfile.is_zipfile(archive):
         zipped = zipfile.ZipFile(archive)
         return zipped, (_of_zip(zipped, member) for member in zipped.infolist())
     tarred = tarfile.open(archive)  # noqa: SIM115 - closed by the caller

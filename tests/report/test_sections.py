@@ -169,11 +169,11 @@ def test_images_are_as_many_and_as_large_as_the_page_has_room_for(tmp_path: Path
         def __init__(self, names: list[str]) -> None:
             self.names = names
 
-        def open(self, index: int) -> Image.Image:
+        def preview(self, index: int, depth: object) -> Image.Image:
             return noise[index % 5]
 
     class Data:
-        pass
+        depth = None
 
     sizes = {}
     for count in (20, 100, 2000):

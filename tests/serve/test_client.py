@@ -81,7 +81,9 @@ def test_images_of_any_kind_are_answered_as_by_the_model(name: str, server: Serv
         assert model.probabilities(pixels).max() == pytest.approx(expected[0][1], abs=1e-6)
 
 
-@pytest.mark.parametrize("source", [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3)), None, 3])
+@pytest.mark.parametrize(
+    "source", [np.zeros((4, 4, 3)), np.zeros((4, 4, 2, 1), np.uint8), np.zeros((0, 4, 3)), None, 3]
+)
 def test_what_is_not_an_image_is_one_line(source: Any, model: PortableModel) -> None:
     with pytest.raises(BadPicture, match="not ") as bad:
         model.top([source])

@@ -36,7 +36,7 @@ def test_a_run_measures_the_named_metrics_and_chooses_by_them(fit: Fit) -> None:
             low, value, high = (stored[f"{split}/{name}{end}"] for end in ("_low", "", "_high"))
             assert low - 1e-6 <= value <= high + 1e-6, (split, name)
             assert low < high
-    assert stored["best_epoch"] == max(run.history, key=lambda row: (row["val/auroc"], -row["epoch"]))["epoch"]
+    assert stored["best_epoch"] == max(run.history, key=lambda row: (row["val/auroc"], row["epoch"]))["epoch"]
     measured = evaluate(run)  # names are no classes of others: nothing to trust
     assert measured["auroc"] == pytest.approx(stored["test/auroc"], abs=1e-5)
     logits, labels = (np.load(run.folder / f"test_{name}.npy") for name in ("logits", "labels"))

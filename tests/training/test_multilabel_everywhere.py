@@ -105,7 +105,7 @@ def test_the_probe_of_an_endpoint(run: Run, root: Path) -> None:
 
     def ask(content: bytes, accept: str) -> bytes:
         model = run.model
-        logits = model.engine.scores(
+        logits = model.engine.outputs(
             model.preprocessing.normalise(model.preprocessing.pixels(model.preprocessing.open(content))[None])
         )
         return render(list(np.asarray(logits)), model.class_names, wish(accept), model.thresholds)[0]
