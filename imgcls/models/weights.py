@@ -210,14 +210,14 @@ def _load_head(network: Network, head: dict[str, Tensor], before: Sequence[str],
     if not head or {name: value.shape for name, value in head.items()} != {
         name: value.shape for name, value in current.items()
     }:
-        return "only the backbone is loaded; the head starts from random weights"
+        return "only the backbone is loaded; the head is new"
     if before and now is not None and list(before) != list(now):
         changed = next(
             f"{old!r} was class {index}, now {new!r}"
             for index, (old, new) in enumerate(zip(before, now, strict=True))
             if old != new
         )
-        return f"only the backbone is loaded; the head was for other classes ({changed}) and starts from random weights"
+        return f"only the backbone is loaded; the head was for other classes ({changed}) and is new"
     network.head.load_state_dict(head)
     network.trained_head = True
     return "backbone and head are loaded"

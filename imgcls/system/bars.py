@@ -20,7 +20,7 @@ def is_watched() -> bool:
 
 def with_bar(items: Iterable[T], total: int | None, title: str) -> Iterable[T]:
     """`items`, with a progress bar where somebody watches."""
-    if not is_watched():
+    if not is_watched() or total == 0:
         return items
     bar: Iterable[T] = tqdm(items, total=total, desc=title, unit="", leave=False)
     return bar

@@ -132,7 +132,7 @@ def test_a_checkpoint_of_lightning_with_more_than_the_network(tmp_path: Path, ca
     theirs.reset_classifier(0)
     assert same(ours.backbone, theirs)
     line = caplog.messages[-1]
-    assert "(state_dict.model): only the backbone is loaded; the head starts from random weights; left out: " in line
+    assert "(state_dict.model): only the backbone is loaded; the head is new; left out: " in line
     assert all(part in line for part in ("fc (2 tensors)", "accuracy (2 tensors)", "criterion (1 tensor)"))
 
 
@@ -213,7 +213,7 @@ def test_a_head_of_another_size_is_skipped_and_logged(tmp_path: Path, caplog: An
     torch.save(other.state_dict(), tmp_path / "w.pt")
     with caplog.at_level(logging.INFO):
         ours = create_network("test_resnet", CLASSES, weights=tmp_path / "w.pt")
-    assert "the head starts from random weights" in caplog.text
+    assert "the head is new" in caplog.text
     assert same(ours.backbone, other.backbone)
 
 
