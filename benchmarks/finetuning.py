@@ -252,12 +252,12 @@ SYSTEMS: dict[str, Callable[[Row, Path, Path, Path], Row]] = {
 }
 
 
-def measure(row: Row, arguments: argparse.Namespace, root: Path) -> Row | None:
-    """The row with its figures, measured in a process of its own; None where that failed."""
+def measure(row: Row, arguments: argparse.Namespace, root: Path, script: str = __file__) -> Row | None:
+    """The row with its figures, measured in a process of its own, of `script`; None where that failed."""
     python = str(arguments.fastai) if row["system"].startswith("fastai") else sys.executable
     with tempfile.TemporaryDirectory() as temporary:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "IMGCLS_CACHE": f"{temporary}/cache"}
-        words = [python, __file__, "--one", json.dumps(row), "--root", str(root), "--weights", str(arguments.weights)]
+        words = [python, script, "--one", json.dumps(row), "--root", str(root), "--weights", str(arguments.weights)]
         done = subprocess.run(
             [*words, "--folder", temporary], env=environment, stdout=subprocess.PIPE, text=True, check=False
         )

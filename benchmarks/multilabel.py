@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from finetuning import measure, read_rows
 
 SYSTEMS = ("imgcls", "plain loop", "step")
 CALTECH, DOGS, QUARTER = 8, 4, 96
@@ -171,24 +170,6 @@ def run_step(row: Row, root: Path, weights: Path, folder: Path) -> Row:
 RUNS = {"imgcls": run_imgcls, "plain loop": run_plain, "step": run_step}
 
 
-def measure(row: Row, arguments: argparse.Namespace, root: Path) -> Row | None:
-    """The row with its figures, measured in a process of its own; None where that failed."""
-    with tempfile.TemporaryDirectory() as temporary:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "IMGCLS_CACHE": f"{temporary}/cache"}
-        words = [sys.executable, __file__, "--one", json.dumps(row), "--root", str(root)]
-        words += ["--weights", str(arguments.weights), "--folder", temporary]
-        done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        print(f"{row}: failed with exit code {done.returncode}", file=sys.stderr)
-        return None
-    return {**row, **json.loads(done.stdout.splitlines()[-1])}
-
-
-def read_rows(file: Path) -> list[Row]:
-    """The rows measured so far."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-
-
 def main(words: list[str] | None = None) -> None:
     """Measure the missing rows, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -218,7 +199,7 @@ def main(words: list[str] | None = None) -> None:
                     continue
                 if system != "step" and not (Path(temporary) / "labels.csv").is_file():
                     write_data(arguments, Path(temporary))
-                if (found := measure(row, arguments, Path(temporary))) is not None:
+                if (found := measure(row, arguments, Path(temporary), __file__)) is not None:
                     print(json.dumps(found), flush=True)
                     with arguments.out.open("a") as file:
                         file.write(json.dumps(found) + "\n")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -40,3 +42,23 @@ def fit(tmp_path: Path, pictures: Path) -> Fit:
         return imgcls.fit(imgcls.compose([*SMALL, f"data.root={pictures}", f"run_dir={tmp_path / name}", *overrides]))
 
     return run
+
+
+@contextmanager
+def stopped_at(monkeypatch: pytest.MonkeyPatch, batch: int) -> Iterator[None]:
+    """The training inside gets SIGTERM after the batch with this number, and ends as interrupted."""
+    from imgcls.callbacks.checkpoints import Checkpoints
+    from imgcls.system.interrupts import Interrupted
+    from imgcls.system.lightning_internals import batch_number
+
+    original = Checkpoints.on_train_batch_end
+
+    def signalled(self: Checkpoints, trainer: Any, *args: Any) -> None:
+        if batch_number(trainer) == batch:
+            signal.raise_signal(signal.SIGTERM)
+        original(self, trainer, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_batch_end", signalled)
+        with pytest.raises(Interrupted):
+            yield

@@ -137,8 +137,8 @@ def choose(losses: Sequence[np.ndarray], preferred: int) -> int:
 
     Args:
         losses: (N,) of each candidate, for the same images.
-        preferred: the first so many candidates are chosen from by their mean; of the others one is chosen only if it is
-            better than that by more than the standard error of the difference.
+        preferred: number of candidates, the first ones, of which the lowest mean wins. One of the others is chosen only
+            if it is better than the winner by more than the standard error of the difference.
     """
     means = [float(np.mean(values)) for values in losses]
     best = min(range(preferred), key=means.__getitem__)

@@ -41,30 +41,32 @@ def test_all_values_are_those_of_torchmetrics_to_the_bit() -> None:
     assert torch.equal(metrics["macro_f1"].fn, reference["macro_f1"].fn)
 
 
+class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
+    """Watches what is computed inside it: the size of the largest tensor."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for part in result if isinstance(result, tuple) else (result,):
+            if isinstance(part, torch.Tensor):
+                self.nbytes = max(self.nbytes, part.nbytes)
+        return result
+
+
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_ten_thousand_classes_need_no_matrix_of_classes(deterministic: bool) -> None:
     """With deterministic algorithms torchmetrics would build a mesh of N · C² integers, 51 GB here."""
     classes = 10_000
     ((logits, labels),) = batches(1, 64, classes)
     metrics = evaluation_metrics(classes, "")
-    largest = 0
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            nonlocal largest
-            result = func(*args, **(kwargs or {}))
-            for part in result if isinstance(result, tuple) else (result,):
-                if isinstance(part, torch.Tensor):
-                    largest = max(largest, part.nbytes)
-            return result
-
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     try:
-        with Watch():
+        with LargestTensor() as made:
             update_metrics(metrics, logits, labels, torch.ones(64))
     finally:
         torch.use_deterministic_algorithms(False)
-    assert largest == logits.nbytes, "the probabilities are the largest array"
+    assert made.nbytes == logits.nbytes, "the probabilities are the largest array"
     assert metrics["macro_f1"].tp.sum() + metrics["macro_f1"].fn.sum() == 64
 
 

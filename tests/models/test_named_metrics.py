@@ -17,7 +17,7 @@ from imgcls.models.metrics import evaluation_metrics, update_metrics
 from imgcls.models.multilabel import label_metrics, update_label_metrics
 from imgcls.models.named_metrics import named_metric
 from imgcls.models.ranking import areas
-from tests.models.test_metrics import CLASSES, batches
+from tests.models.test_metrics import CLASSES, LargestTensor, batches
 
 WITH_ARGUMENTS = ("fbeta_score", "exact_match")
 """Those that need a beta, or more dimensions than classes."""
@@ -95,21 +95,11 @@ def test_ten_thousand_classes_need_no_matrix_of_classes(name: str) -> None:
     classes = 10_000
     ((logits, labels),) = batches(1, 64, classes)
     metrics = evaluation_metrics(classes, "", {"mine": named_metric(name, classes)})
-    largest = 0
 
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            nonlocal largest
-            result = func(*args, **(kwargs or {}))
-            for part in result if isinstance(result, tuple) else (result,):
-                if isinstance(part, torch.Tensor):
-                    largest = max(largest, part.nbytes)
-            return result
-
-    with Watch():
+    with LargestTensor() as made:
         update_metrics(metrics, logits, labels, torch.ones(64))
     states = sum(part.nbytes for part in metrics["mine"].metric_state.values() if isinstance(part, torch.Tensor))
-    assert largest <= logits.nbytes
+    assert made.nbytes <= logits.nbytes
     assert states <= 3 * 8 * classes + 64
     assert 0 < float(metrics["mine"].compute()) <= 1
 

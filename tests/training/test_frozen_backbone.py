@@ -6,27 +6,21 @@ import functools
 import json
 import multiprocessing
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
 
 import imgcls
-from imgcls.callbacks.checkpoints import Checkpoints
 from imgcls.data.stores.features import FeatureStore, build_features, open_features
 from imgcls.errors import UserError
 from imgcls.evaluate import evaluate
 from imgcls.models.backbones import create_network
 from imgcls.models.network import Network
-from imgcls.system.interrupts import Interrupted
-from imgcls.system.lightning_internals import batch_number
 from imgcls.training.frozen_backbone import backbone_key
-from tests.trainings import Fit
+from tests.trainings import Fit, stopped_at
 
 SHAPE = (2, 5, 3)
 
@@ -110,17 +104,8 @@ def test_views_take_turns(fit: Fit, passes: list[int], monkeypatch: pytest.Monke
 def test_a_stopped_run_resumes_to_the_same_bits(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("model.feature_views=2", "optim.ema=0.9")
     whole = fit(*options, name="whole")
-    original = Checkpoints.on_train_batch_end
-
-    def signalled(self: Checkpoints, trainer: L.Trainer, *args: Any) -> None:
-        if batch_number(trainer) == 5:
-            signal.raise_signal(signal.SIGTERM)
-        original(self, trainer, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "on_train_batch_end", signalled)
-        with pytest.raises(Interrupted):
-            fit(*options, name="stopped")
+    with stopped_at(monkeypatch, batch=5):
+        fit(*options, name="stopped")
     resumed = fit(*options, name="stopped")
     assert (resumed.folder / "model" / "model.safetensors").read_bytes() == (
         whole.folder / "model" / "model.safetensors"

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
 
 import imgcls
-from imgcls.callbacks.checkpoints import Checkpoints
 from imgcls.data.module import ImageDataModule
 from imgcls.errors import UserError
 from imgcls.evaluate import evaluate
 from imgcls.launch.sagemaker.options import check_job
 from imgcls.models.network import Network
 from imgcls.runs.run import Run
-from imgcls.system.interrupts import Interrupted
-from imgcls.system.lightning_internals import batch_number
 from imgcls.training.build import build_data
 from imgcls.training.devices import choose_devices
 from imgcls.training.teacher import add_teacher
 from tests.conftest import write_pictures
-from tests.trainings import SMALL, Fit
+from tests.trainings import SMALL, Fit, stopped_at
 
 
 @pytest.fixture(scope="module")
@@ -180,17 +175,8 @@ def test_a_stopped_run_resumes_to_the_same_bits_and_with_no_other_teacher(
     shutil.copytree(teacher.model_folder, own)
     options = (f"loss.teacher={own}", "loss.teacher_views=2", f"data.unlabeled={pictures / 'test'}")
     whole = fit(*options, name="whole")
-    original = Checkpoints.on_train_batch_end
-
-    def signalled(self: Checkpoints, trainer: L.Trainer, *args: Any) -> None:
-        if batch_number(trainer) == 8:
-            signal.raise_signal(signal.SIGTERM)
-        original(self, trainer, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "on_train_batch_end", signalled)
-        with pytest.raises(Interrupted):
-            fit(*options, name="stopped")
+    with stopped_at(monkeypatch, batch=8):
+        fit(*options, name="stopped")
     description = json.loads((own / "model.json").read_text())
     warmer = {**description, "calibration": {**description["calibration"], "temperature": 9.0}}
     (own / "model.json").write_text(json.dumps(warmer))
