@@ -6,8 +6,9 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # One of several workers of pytest-xdist has a core to itself. What their parent has set here they find in their
 # environment: more threads than cores wait for each other, and small convolutions take twenty times as long.
@@ -53,6 +54,36 @@ def own_log() -> Iterator[None]:
     for handler in set(root.handlers) - set(before):
         root.removeHandler(handler)
     root.setLevel(level)
+
+
+Command = Callable[..., int]
+
+DAMAGED_PNG = b"\x89PNG\r\n\x1a\n"
+"""The first bytes of a PNG file, and no more."""
+
+
+@pytest.fixture
+def run_command(monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run `main` of a command's module with arguments, in this process; returns the exit code."""
+
+    def run(module: Any, *arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", [module.__name__.removesuffix(".__main__"), *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            module.main()
+        return int(ended.value.code or 0)
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Seven images of 20 px: the third, `2.png`, is damaged, the last, `=6.png`, has the name of a formula."""
+    folder, dice = tmp_path / "photos", np.random.default_rng(0)
+    folder.mkdir()
+    for name in (*"012345", "=6"):
+        Image.fromarray(dice.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    (folder / "2.png").write_bytes(DAMAGED_PNG)
+    return folder
 
 
 def write_pictures(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from imgcls import extend as module
 from imgcls import portable
 from imgcls.pictures import open_picture
 from imgcls.runs.run import Run
-from tests.conftest import write_pictures
+from tests.conftest import DAMAGED_PNG, Command, write_pictures
 from tests.trainings import SMALL
 
 HEADS = ("prototype", "knn")
@@ -44,15 +43,8 @@ def grey(tmp_path: Path) -> Path:
     folder.mkdir()
     for number in range(5):
         Image.new("RGB", (24, 24), (200 + number,) * 3).save(folder / f"{number}.png")
-    (folder / "4.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (folder / "4.png").write_bytes(DAMAGED_PNG)
     return folder
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["imgcls.extend", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        module.main()
-    return int(ended.value.code or 0)
 
 
 def scores(folder: Path, engine: str, images: list[Path]) -> np.ndarray:
@@ -63,13 +55,13 @@ def scores(folder: Path, engine: str, images: list[Path]) -> np.ndarray:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_the_new_class_is_known_and_the_others_keep_their_scores(
-    head: str, trained: Path, grey: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    head: str, trained: Path, grey: Path, tmp_path: Path, run_command: Command
 ) -> None:
     pytest.importorskip("onnxruntime")
     run_folder, once, twice = trained / head, tmp_path / "once", tmp_path / "twice"
     assert Run(run_folder).metrics["test/accuracy"] > 0.9
-    assert run(monkeypatch, f"run={run_folder}", "class=grey", f"output={once}", grey) == 0
-    assert run(monkeypatch, f"run={once}", "class=grey 2", f"output={twice}", grey / "0.png") == 0
+    assert run_command(module, f"run={run_folder}", "class=grey", f"output={once}", grey) == 0
+    assert run_command(module, f"run={once}", "class=grey 2", f"output={twice}", grey / "0.png") == 0
     tests = sorted((trained / "pictures" / "test").rglob("*.png"))
     for engine in ("torch", "onnx"):
         before, after, later = (scores(each, engine, tests) for each in (run_folder / "model", once, twice))
@@ -126,6 +118,7 @@ def test_mistakes_leave_nothing(
     trained: Path,
     grey: Path,
     tmp_path: Path,
+    run_command: Command,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -135,13 +128,13 @@ def test_mistakes_leave_nothing(
     monkeypatch.chdir(tmp_path)
     images = [] if any(word.endswith(".png") for word in arguments) else ["grey"]
     before = sorted(tmp_path.iterdir())
-    assert run(monkeypatch, "run=prototype", "output=new", *arguments, *images) == 2
+    assert run_command(module, "run=prototype", "output=new", *arguments, *images) == 2
     assert message in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_kill_leaves_the_model_that_was_there(
-    trained: Path, grey: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, grey: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from imgcls.portable import extension
 

@@ -8,29 +8,21 @@ import sys
 import pytest
 
 from imgcls import __main__, __version__
+from tests.conftest import Command
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["imgcls", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        __main__.main()
-    return int(ended.value.code or 0)
-
-
-def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_command(run_command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["--help"], ["help"]):
-        assert run(monkeypatch, *arguments) == 0
+        assert run_command(__main__, *arguments) == 0
         text = capsys.readouterr().out
         assert all(f"\n  {name} " in text for name in __main__.COMMANDS)
-    assert run(monkeypatch, "--version") == 0
+    assert run_command(__main__, "--version") == 0
     assert capsys.readouterr().out == f"imgcls {__version__}\n"
 
 
 @pytest.mark.parametrize("name", __main__.COMMANDS)
-def test_each_command_explains_itself(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch, name, "--help") == 0
+def test_each_command_explains_itself(name: str, run_command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(__main__, name, "--help") == 0
     output = capsys.readouterr()
     assert output.out.startswith(("usage: ", f"`python -m imgcls.{name}", f"`python -m imgcls {name}"))
     assert "usage: " in output.out
@@ -54,7 +46,7 @@ def test_a_command_gets_its_arguments(monkeypatch: pytest.MonkeyPatch, capsys: p
     ],
 )
 def test_mistakes_are_one_line(
-    argument: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    argument: str, message: str, run_command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, argument) == 2
+    assert run_command(__main__, argument) == 2
     assert capsys.readouterr().err == f"imgcls: error: {message}\n"
