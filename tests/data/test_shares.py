@@ -9,7 +9,6 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from imgcls.data.augment import Augment
@@ -18,6 +17,7 @@ from imgcls.data.sources import Source
 from imgcls.data.stores.store import ArrayStore
 from imgcls.models.backbones import create_network
 from imgcls.models.classifier import Classifier
+from tests.processes import Forked
 
 from .test_module import Noise, Recorder, split, trainer
 
@@ -36,9 +36,6 @@ class Reporter(L.Callback):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        torch.set_num_threads(1)  # a forked process may not use the threads of its parent
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._write(trainer, pl_module, "fit")
@@ -67,18 +64,10 @@ def run(folder: Path, processes: int, task: str = "fit", **options: Any) -> list
     augment = Augment(PaddedCrop(0.25), flip=0.5)
     datamodule = Few(count=COUNT, batch_size=BATCH, augment=augment, **options)
     datamodule.setup()
-    ddp = DDPStrategy(start_method="fork", process_group_backend="gloo")
-    devices = {"devices": processes, "strategy": ddp} if processes > 1 else {"devices": 1}
+    devices = {"devices": processes, "strategy": Forked()} if processes > 1 else {"devices": 1}
     quiet = trainer(folder, epochs=EPOCHS, callbacks=[Reporter(folder)], num_sanity_val_steps=0, **devices)
     getattr(quiet, task)(Recorder(), datamodule=datamodule)
     return [torch.load(folder / f"{task}-{rank}.pt", weights_only=True) for rank in range(processes)]
-
-
-@pytest.fixture(autouse=True)
-def restore_threads() -> Any:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("options", [{}, {"store": "disk"}, {"micro_batch_size": 2}], ids=str)
@@ -130,9 +119,6 @@ class Measured(L.Callback):
     def __init__(self, file: Path) -> None:
         self.file = file
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        torch.set_num_threads(1)
-
     def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
             metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
@@ -147,8 +133,7 @@ def test_metrics_of_uneven_shares_equal_those_of_one_process(split_name: str, tm
         torch.manual_seed(0)
         datamodule = Few(count=COUNT, batch_size=4, image_size=32, resize=32)
         datamodule.test_on(split_name, ("a", "b", "c"))
-        ddp = DDPStrategy(start_method="fork", process_group_backend="gloo")
-        devices = {"devices": processes, "strategy": ddp} if processes > 1 else {"devices": 1}
+        devices = {"devices": processes, "strategy": Forked()} if processes > 1 else {"devices": 1}
         file = tmp_path / f"{processes}.pt"
         quiet = trainer(tmp_path, callbacks=[Measured(file)], **devices)
         quiet.test(Classifier(create_network("test_resnet", 3)), datamodule=datamodule, verbose=False)

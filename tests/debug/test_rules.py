@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 import imgcls
@@ -25,7 +24,8 @@ from imgcls.debug.storage import read_record
 from imgcls.debug.tensor_rules import DeadRelu
 from imgcls.debug.training_rules import StalledTraining
 from imgcls.models.ema import WeightAveraging
-from tests.debug.trainings import WIDTH, OneThread, deep_backbone, healthy_backbone, indistinct, pictures, train
+from tests.debug.trainings import WIDTH, deep_backbone, healthy_backbone, indistinct, pictures, train
+from tests.processes import Forked
 
 RULES: dict[str, Rule] = instantiate(imgcls.compose([]).debug.rules, _convert_="all")
 
@@ -165,12 +165,9 @@ def test_no_way_of_training_confuses_rules(name: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def two_processes() -> Iterator[dict[str, Any]]:
+def two_processes() -> dict[str, Any]:
     """Options of a training in two processes."""
-    threads = torch.get_num_threads()
-    ddp = DDPStrategy(start_method="fork", process_group_backend="gloo")
-    yield {"callbacks": (OneThread(),), "strategy": ddp, "devices": 2, "batch_size": 16}
-    torch.set_num_threads(threads)
+    return {"strategy": Forked(), "devices": 2, "batch_size": 16}
 
 
 def test_gradients_of_two_processes_are_those_of_the_whole_batch(tmp_path: Path, two_processes: dict[str, Any]) -> None:

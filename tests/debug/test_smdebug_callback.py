@@ -10,15 +10,14 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pytest
-import torch
-from lightning.pytorch.strategies import DDPStrategy
 
 from imgcls.debug.smdebug_callback import SMDebug
 from imgcls.errors import UserError
 from imgcls.models.ema import WeightAveraging
 from imgcls.system import extras
 from imgcls.system.extras import check_smdebug
-from tests.debug.trainings import OneThread, healthy_backbone, train
+from tests.debug.trainings import healthy_backbone, train
+from tests.processes import Forked
 
 SUPPORTED_NUMPY = tuple(map(int, version("numpy").split(".")[:2])) < (2, 3)
 needs_smdebug = pytest.mark.skipif(
@@ -65,17 +64,13 @@ def test_gradients_are_those_of_the_optimiser(kind: str, tmp_path: Path) -> None
     options: dict[str, Any] = {
         "bf16": {"precision": "bf16-mixed"},
         "accumulated": {"accumulate_grad_batches": 5},
-        "two processes": {"strategy": DDPStrategy(start_method="fork", process_group_backend="gloo"), "devices": 2},
+        "two processes": {"strategy": Forked(), "devices": 2},
     }.get(kind, {})
     averaging = (WeightAveraging(decay=0.9),) if kind == "ema" else ()
     if kind == "compiled":
         backbone.compile(backend="eager")
-    callbacks = (OneThread(), *averaging, used, SMDebug(tmp_path / "trial", every=2))
-    threads = torch.get_num_threads()
-    try:
-        train(tmp_path, backbone, epochs=2, callbacks=callbacks, **options)
-    finally:
-        torch.set_num_threads(threads)
+    callbacks = (*averaging, used, SMDebug(tmp_path / "trial", every=2))
+    train(tmp_path, backbone, epochs=2, callbacks=callbacks, **options)
     gradients = np.load(used.file)
 
     trial = create_trial(str(tmp_path / "trial"))

@@ -61,13 +61,6 @@ def deep_backbone(activation: type[nn.Module], depth: int = 30) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-class OneThread(L.Callback):
-    """Limits a forked process to one thread: it must not use the threads of its parent."""
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        torch.set_num_threads(1)
-
-
 def train(
     folder: Path,
     backbone: nn.Module,

@@ -7,10 +7,10 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.strategies import DDPStrategy
 
 from imgcls.models.ema import WeightAveraging
 from imgcls.models.optim import SGD
+from tests.processes import Forked
 
 from .helpers import Loader, classifier, pictures, trainer
 
@@ -67,20 +67,12 @@ class Save(Checkpoint):
             torch.save({"rows": self.rows, "test": metrics, "outputs": outputs, "state": state}, self.file)
 
 
-class OneThread(L.Callback):
-    """A forked process may not use the threads of its parent."""
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        torch.set_num_threads(1)
-
-
 def run(file: Path, world_size: int, **options: Any) -> dict[str, Any]:
     module = classifier("test_vit", optim=SGD(lr=0.05, schedule="cosine"), **options)
-    unused = module.needs_find_unused_parameters
-    ddp = DDPStrategy(start_method="fork", process_group_backend="gloo", find_unused_parameters=unused)
-    strategy = {"strategy": ddp, "devices": world_size} if world_size > 1 else {"devices": 1}
+    forked = Forked(find_unused_parameters=module.needs_find_unused_parameters)
+    strategy = {"strategy": forked, "devices": world_size} if world_size > 1 else {"devices": 1}
     file.parent.mkdir()
-    callbacks = [OneThread(), WeightAveraging(0.9), Save(file)]
+    callbacks = [WeightAveraging(0.9), Save(file)]
     quiet, datamodule = trainer(2, callbacks, **strategy), Shares(world_size)
     quiet.fit(module, datamodule=datamodule)
     quiet.test(module, datamodule=datamodule, verbose=False)
@@ -89,11 +81,7 @@ def run(file: Path, world_size: int, **options: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("options", [{}, {"freeze": "head_first"}, {"freeze": "backbone"}], ids=str)
 def test_two_processes_compute_the_numbers_of_one(options: dict[str, Any], tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
-    try:
-        one, two = run(tmp_path / "one/results.pt", 1, **options), run(tmp_path / "two/results.pt", 2, **options)
-    finally:
-        torch.set_num_threads(threads)
+    one, two = run(tmp_path / "one/results.pt", 1, **options), run(tmp_path / "two/results.pt", 2, **options)
     # each `fit` and `test` forks new processes, and the rows stay in those of the training
     for name, value in one["test"].items():
         assert two["test"][name] == pytest.approx(value, rel=1e-4), name
