@@ -78,69 +78,38 @@ def export(
     Raises:
         UserError: the files disagree with the network. A model that was there before stays.
     """
-    with atomic_folder(folder) as partial:
-        return _write(
-            network,
-            preprocessing,
-            class_names,
-            metrics,
-            partial,
-            onnx,
-            thresholds,
-            pixels,
-            calibration,
-            origin,
-            sets,
-            novelty,
-        )
-
-
-def _write(
-    network: Network,
-    preprocessing: Preprocessing,
-    class_names: Sequence[str],
-    metrics: Mapping[str, float],
-    folder: Path,
-    onnx: bool,
-    thresholds: Sequence[float] | None,
-    pixels: np.ndarray | None,
-    calibration: Calibration | None,
-    origin: Mapping[str, str] | None,
-    sets: ClassSets | None,
-    novelty: Novelty | None,
-) -> dict[str, Parity]:
-    """`export` into an empty folder."""
-    write_weights(network, class_names, folder / WEIGHTS)
     temperature = calibration.temperature if calibration is not None else 1.0
-    if onnx:
-        export_onnx(network, preprocessing, folder / ONNX, temperature, novelty)
-    if novelty is not None:
-        from safetensors.torch import save_file
-
-        with atomic_path(folder / NOVELTY) as temporary:
-            save_file({MEANS: torch.from_numpy(novelty.means)}, temporary)
     exported = Exported(network, temperature, novelty)
-    parities = _verify(folder, exported, preprocessing, pixels) if pixels is not None and len(pixels) else {}
-    description = {
-        "format_version": FORMAT_VERSION,
-        "architecture": network.architecture.as_dict(),
-        "class_names": list(class_names),
-        "preprocessing": preprocessing.as_dict(),
-        "thresholds": list(thresholds) if thresholds is not None else None,
-        "metrics": dict(metrics),
-        "origin": dict(origin or {}),
-        "calibration": calibration.as_dict() if calibration is not None else {},
-        **({"sets": sets.as_dict()} if sets is not None else {}),
-        **({"novelty": novelty.as_dict()} if novelty is not None else {}),
-        "parity": {name: asdict(parity) for name, parity in parities.items()},
-        "versions": {
-            "imgcls": imgcls.__version__,
-            **{name: importlib.metadata.version(name) for name in ("torch", "timm")},
-            "python": platform.python_version(),
-        },
-    }
-    write_description(description, folder)
-    return parities
+    with atomic_folder(folder) as partial:
+        write_weights(network, class_names, partial / WEIGHTS)
+        if onnx:
+            export_onnx(network, preprocessing, partial / ONNX, temperature, novelty)
+        if novelty is not None:
+            from safetensors.torch import save_file
+
+            with atomic_path(partial / NOVELTY) as temporary:
+                save_file({MEANS: torch.from_numpy(novelty.means)}, temporary)
+        parities = _verify(partial, exported, preprocessing, pixels) if pixels is not None and len(pixels) else {}
+        description = {
+            "format_version": FORMAT_VERSION,
+            "architecture": network.architecture.as_dict(),
+            "class_names": list(class_names),
+            "preprocessing": preprocessing.as_dict(),
+            "thresholds": list(thresholds) if thresholds is not None else None,
+            "metrics": dict(metrics),
+            "origin": dict(origin or {}),
+            "calibration": calibration.as_dict() if calibration is not None else {},
+            **({"sets": sets.as_dict()} if sets is not None else {}),
+            **({"novelty": novelty.as_dict()} if novelty is not None else {}),
+            "parity": {name: asdict(parity) for name, parity in parities.items()},
+            "versions": {
+                "imgcls": imgcls.__version__,
+                **{name: importlib.metadata.version(name) for name in ("torch", "timm")},
+                "python": platform.python_version(),
+            },
+        }
+        write_description(description, partial)
+        return parities
 
 
 def write_weights(network: Network, class_names: Sequence[str], file: Path) -> None:
