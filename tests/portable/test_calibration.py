@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from imgcls.portable.calibration import LOWEST, calibrate, expected_error, fit_temperature, judge, noise_of
+from imgcls.portable.calibration import (
+    LOWEST,
+    calibrate,
+    expected_error,
+    fit_temperature,
+    judge,
+    match_confidence,
+    noise_of,
+)
 
 
 def simulate(count: int, temperature: float, classes: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -31,10 +41,28 @@ def test_the_temperature_is_found_and_its_effect_is_measured_on_other_images(tem
     assert f"divides its logits by {fitted.temperature:.3g}" in str(fitted)
 
 
+def test_the_confidence_is_right_even_where_the_other_classes_are_not() -> None:
+    """Logits whose unlikely classes are too unlikely: the lowest log loss raises them, and loses the confidence."""
+    rng = np.random.default_rng(0)
+
+    def simulate_steep(count: int) -> tuple[np.ndarray, np.ndarray]:
+        logits, labels = simulate(count, 1.0, 40, seed=int(rng.integers(1000)))
+        order = np.sort(logits, axis=1)[:, ::-1]
+        return np.where(logits < order[:, 3:4], order[:, 3:4] - 2 * (order[:, 3:4] - logits), logits), labels
+
+    (logits, labels), test = simulate_steep(4000), simulate_steep(4000)
+    matched, likeliest = (judge(*test, fit(logits, labels)).quality.ece for fit in (match_confidence, fit_temperature))
+    assert matched < 0.04 < 0.06 < likeliest
+    assert calibrate(logits, labels).temperature == match_confidence(logits, labels)
+
+
+@pytest.mark.parametrize("fit", [fit_temperature, match_confidence])
 @pytest.mark.parametrize("count", [20, 2000])
-def test_images_that_are_all_right_give_no_certainty(count: int) -> None:
+def test_images_that_are_all_right_give_no_certainty(
+    count: int, fit: Callable[[np.ndarray, np.ndarray], float]
+) -> None:
     labels = np.arange(count) % 4
-    temperature = fit_temperature(6.0 * np.eye(4)[labels], labels)
+    temperature = fit(6.0 * np.eye(4)[labels], labels)
     assert temperature > 2 * LOWEST
     confidence = 1 / (1 + 3 * np.exp(-6 / temperature))
     assert confidence == pytest.approx((count + 1) / (count + 2), abs=0.1 / count), "Laplace's rule of succession"
