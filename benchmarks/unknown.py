@@ -8,8 +8,8 @@ CIFAR-10 against dogs, ten classes of Caltech against dogs, and five of these ag
 the backbone is frozen and its head solved on the features, which are computed once into --cache; otherwise each network
 is fine-tuned with imgcls for so many epochs.
 
-Prints the area under the ROC curve of each score, and for that of imgcls the share of known test images above the bound
-for 5 % of the validation images; then what the score adds to the time of an image.
+Prints what the score adds to the time of an image; then the area under the ROC curve of each score, and for that of
+imgcls the share of known test images above the bound for 5 %.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Case(NamedTuple):
-    """Features and labels of the known images by split, features of unknown ones, and the head."""
+    """Features and labels of the known images by split, features of unknown ones, the head, and whether it is all that
+    has been trained.
+    """
 
     name: str
     train: tuple[np.ndarray, np.ndarray]
@@ -53,6 +55,7 @@ class Case(NamedTuple):
     unknown: np.ndarray
     weight: np.ndarray
     bias: np.ndarray
+    frozen: bool
 
 
 def files_in(folder: Path, count: int | None = None) -> list[Path]:
@@ -138,7 +141,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def ours(case: Case, share: float) -> Novelty:
-    found = fit_novelty(*case.train, case.val[0], share)
+    found = fit_novelty(*case.train, case.val[0], share, frozen=case.frozen)
     if found is None:
         raise SystemExit(f"{case.name}: too few validation images")
     return found
@@ -160,7 +163,7 @@ def frozen_case(name: str, seed: int, known: tuple[np.ndarray, np.ndarray], unkn
     train, val, test = ((values[part], labels[part]) for part in np.split(order, cuts))
     pairs = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in (train, val)]
     head = solve(*pairs[0], int(labels.max()) + 1, held_out=pairs[1], seed=seed)
-    return Case(name, train, val, test, unknown, head.weight.double().numpy(), head.bias.double().numpy())
+    return Case(name, train, val, test, unknown, head.weight.double().numpy(), head.bias.double().numpy(), True)
 
 
 def frozen_cases(arguments: argparse.Namespace) -> Iterator[Case]:
@@ -231,7 +234,7 @@ def tuned_case(
     parts = {split: (run.model.embed(files), labels) for split, (files, labels) in splits_of(run).items()}
     head = [layer for layer in run.model.network.head.modules() if isinstance(layer, torch.nn.Linear)][-1]
     weight, bias = (value.detach().double().numpy() for value in (head.weight, head.bias))
-    return Case(name, parts["train"], parts["val"], parts["test"], run.model.embed(unknown), weight, bias)
+    return Case(name, parts["train"], parts["val"], parts["test"], run.model.embed(unknown), weight, bias, False)
 
 
 def splits_of(run: imgcls.Run) -> dict[str, tuple[list[Path], np.ndarray]]:

@@ -23,9 +23,17 @@ class FeatureDataModule(ImageDataModule):
         images: the data module of the images, set up.
         features: the features of each split.
         whole: make all training images one batch.
+        augmented: the features of `train` are those of augmented images.
     """
 
-    def __init__(self, images: ImageDataModule, features: Mapping[str, FeatureStore], *, whole: bool = False) -> None:
+    def __init__(
+        self,
+        images: ImageDataModule,
+        features: Mapping[str, FeatureStore],
+        *,
+        whole: bool = False,
+        augmented: bool = False,
+    ) -> None:
         super().__init__(
             batch_size=max(images.batch_size, len(features["train"])) if whole else images.batch_size,
             micro_batch_size=images.micro_batch_size,
@@ -36,7 +44,7 @@ class FeatureDataModule(ImageDataModule):
             cache=images.cache,
             opened=images.opened,
         )
-        self.features = features
+        self.features, self.augmented = features, augmented
 
     def setup(self, stage: str | None = None) -> None:
         """Do nothing: `images` is set up."""
@@ -56,3 +64,10 @@ class FeatureDataModule(ImageDataModule):
             return Batch(features.gather(positions, epoch), labels[positions], positions, weights(positions))
 
         return Loader(plan, load)
+
+
+def evaluation_features(data: ImageDataModule) -> dict[str, FeatureStore]:
+    """The features in `data` of images as evaluation sees them, by split; none of batches of images."""
+    if not isinstance(data, FeatureDataModule):
+        return {}
+    return {split: store for split, store in data.features.items() if split != "train" or not data.augmented}

@@ -27,8 +27,8 @@ class Novelty:
         means: float32 (K, F), the mean directions of the features of the K classes with training images, of length 1.
         scale: by which 1 - cosine is multiplied.
         offset: is added then.
-        share: of the validation images that are known, with a score of at most 1.
-        images: number of validation images.
+        share: of the images of `images` that are known, with a score of at most 1.
+        images: number of images that the bound is chosen by, which neither the means nor the network have seen.
         test: the share of the test images that are known; None: not measured.
     """
 
@@ -40,7 +40,7 @@ class Novelty:
     test: float | None = None
 
     def __str__(self) -> str:
-        text = f"Unknown images: a novelty above 1, as that of {1 - self.share:.1%} of {self.images} validation images"
+        text = f"Unknown images: a novelty above 1, as that of {1 - self.share:.1%} of {self.images} other known images"
         return f"{text}." if self.test is None else f"{text}, and of {1 - self.test:.1%} of the test images."
 
     def of(self, features: np.ndarray) -> np.ndarray:
@@ -65,7 +65,9 @@ class Novelty:
         return cls(means, scale, offset, share, int(values["images"]), values.get("test"))
 
 
-def fit_novelty(features: np.ndarray, labels: np.ndarray, held_out: np.ndarray, share: float) -> Novelty | None:
+def fit_novelty(
+    features: np.ndarray, labels: np.ndarray, held_out: np.ndarray, share: float, *, frozen: bool = False
+) -> Novelty | None:
     """The score whose bound `share` of images like the held-out ones do not exceed; None if they are too few to tell.
 
     The bound is that of split conformal prediction, so that the share holds in the mean for any number of images.
@@ -75,22 +77,39 @@ def fit_novelty(features: np.ndarray, labels: np.ndarray, held_out: np.ndarray, 
         labels: int (M,), their classes.
         held_out: float32 (N, F), features of validation images.
         share: of known images, between 0 and 1.
+        frozen: the network has not been trained on the training images either. Each of them is then judged by the means
+            without it (leave one out), and the bound is chosen by several times as many images.
     """
-    place = math.ceil((len(held_out) + 1) * share - 1e-9)
-    if place > len(held_out) or not all(np.isfinite(values).all() for values in (features, held_out)):
+    if not all(np.isfinite(values).all() for values in (features, held_out)):
         return None
-    directions = _unit(features)
-    means = _unit(np.stack([directions[labels == label].mean(axis=0) for label in np.unique(labels)]))
-    angles = np.sort(_angles(held_out, means))
-    usual, bound = float(np.median(angles)), float(angles[place - 1])
+    directions, (_, labels) = _unit(features), np.unique(labels, return_inverse=True)
+    counts = np.bincount(labels)
+    sums = np.stack([directions[labels == label].sum(axis=0) for label in range(len(counts))])
+    means = _unit(sums)
+    angles = [_angles(held_out, means)]
+    if frozen:
+        angles.append(_left_out(directions, labels, sums)[counts[labels] > 1])
+    ordered = np.sort(np.concatenate(angles))
+    place = math.ceil((len(ordered) + 1) * share - 1e-9)
+    if place > len(ordered):
+        return None
+    usual, bound = float(np.median(ordered)), float(ordered[place - 1])
     if bound - usual < SMALLEST:
         return None
     scale = 1 / (bound - usual)
-    return Novelty(means.astype(np.float32), scale, -usual * scale - ROUNDING, share, len(held_out))
+    return Novelty(means.astype(np.float32), scale, -usual * scale - ROUNDING, share, len(ordered))
+
+
+def _left_out(directions: np.ndarray, labels: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """1 - the cosine of each (M, F) direction to the nearest mean, of its own class without it."""
+    cosines = directions @ _unit(sums).T
+    cosines[np.arange(len(labels)), labels] = (directions * _unit(sums[labels] - directions)).sum(axis=1)
+    nearest: np.ndarray = 1 - cosines.max(axis=1)
+    return nearest
 
 
 def minimum_images(share: float) -> int:
-    """How many validation images a bound for `share` needs.
+    """How many images a bound for `share` needs.
 
     >>> minimum_images(0.95)
     19

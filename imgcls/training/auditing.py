@@ -19,7 +19,7 @@ from imgcls.audit.quality import measure_sharpness
 from imgcls.audit.search import audit
 from imgcls.audit.tables import as_data, as_table
 from imgcls.data.checks import Findings, inspect, inspect_few
-from imgcls.data.feature_module import FeatureDataModule
+from imgcls.data.feature_module import evaluation_features
 from imgcls.data.module import ImageDataModule
 from imgcls.data.stores.features import FeatureStore
 from imgcls.errors import UserError
@@ -88,10 +88,11 @@ def try_audit(folder: Path, images: ImageDataModule, network: Network, data: Ima
     What the crop cuts off is not asked, since the backbone would have to run again.
     """
     splits = images.source.splits()
-    if not isinstance(data, FeatureDataModule) or images.multilabel or set(data.features) != set(splits):
+    features = evaluation_features(data)
+    if images.multilabel or set(features) != set(splits):
         return
     values = sum(map(len, splits.values())) * network.num_features
-    if values * images.num_classes > MOST_PRODUCTS or any(store.views > 1 for store in data.features.values()):
+    if values * images.num_classes > MOST_PRODUCTS:
         return
     try:
         findings = {}
@@ -104,7 +105,7 @@ def try_audit(folder: Path, images: ImageDataModule, network: Network, data: Ima
             images,
             network,
             None,
-            features=data.features,
+            features=features,
             findings=findings,
             predicted=stored_classes(folder, images),
         )

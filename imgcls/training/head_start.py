@@ -73,7 +73,12 @@ def prepare_head(
             device=device,
             splits=tuple(split for split in images.source.splits() if cfg.test or split != "test"),
         )
-        data = FeatureDataModule(images, features, whole=solves and not isinstance(network.head, Memory))
+        data = FeatureDataModule(
+            images,
+            features,
+            whole=solves and not isinstance(network.head, Memory),
+            augmented=cfg.model.feature_views > 0,
+        )
     if solves and resume_from is None and (once or not network.trained_head):
         if features is None:
             features = compute_features(images, network, device=device, splits=("train", "val"))

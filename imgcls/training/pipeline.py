@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from imgcls.callbacks.checkpoints import LAST, Checkpoints
 from imgcls.callbacks.history import History
 from imgcls.callbacks.timing import Timing
+from imgcls.data.feature_module import evaluation_features
 from imgcls.data.module import ImageDataModule
 from imgcls.data.stores.sharing import remember
 from imgcls.models.adapters import merge_adapters
@@ -118,7 +119,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         log.info("trainer.fast_dev_run: training, validation and test work; nothing is exported.")
         return metrics
     if trainer.is_global_zero:
-        results.write(folder, cfg, images, classifier, metrics, validation)
+        results.write(folder, cfg, images, classifier, metrics, validation, evaluation_features(data))
         if cfg.report:
             from imgcls.report.page import try_report
 

@@ -16,6 +16,7 @@ from imgcls.data.checks import bad_as_csv
 from imgcls.data.module import ImageDataModule
 from imgcls.data.samples import sample_evaluation_pixels
 from imgcls.data.sources import Split
+from imgcls.data.stores.features import FeatureStore
 from imgcls.models.classifier import Classifier
 from imgcls.models.metrics import Outputs
 from imgcls.models.network import Network
@@ -48,12 +49,14 @@ def write(
     classifier: Classifier,
     metrics: dict[str, float],
     validation: Outputs | None,
+    features: Mapping[str, FeatureStore] | None = None,
 ) -> None:
     """Write everything that a finished run holds besides its checkpoints; `metrics.json` comes last.
 
     Adds the 95 % intervals to `metrics`, as `test/accuracy_low` and so on.
 
     `validation` are the outputs for the validation images, which calibrate the exported model; None: it stays as it is.
+    `features` are those that the training has stored, of images as evaluation sees them.
     """
     tested = classifier.test_outputs if cfg.test and datamodule.source.test is not None else None
     for split, outputs in (("val", validation), ("test", tested)):
@@ -76,6 +79,7 @@ def write(
         datamodule,
         classifier.network,
         frozen=cfg.model.freeze == "backbone",
+        features=features,
         device=choose_devices(cfg.trainer.accelerator, "auto").torch_device(),
     )
     export_model(

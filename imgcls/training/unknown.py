@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from imgcls.data.module import ImageDataModule
+from imgcls.data.stores.features import FeatureStore
 from imgcls.models.memory import Memory
 from imgcls.models.network import Network
 from imgcls.pictures import BadPicture
@@ -31,17 +33,19 @@ def fit_known(
     network: Network,
     *,
     frozen: bool,
+    features: Mapping[str, FeatureStore] | None = None,
     device: torch.device | None = None,
 ) -> Novelty | None:
     """The score of unknown images for `network`, or None where there is none.
 
     Args:
-        share: of the validation images that are to be known; 'auto': 0.95 with a frozen backbone, whose features are
+        share: of known images, which are to be taken for such; 'auto': 0.95 with a frozen backbone, whose features are
             stored, else none; False: none.
         datamodule: the images, set up.
         network: with its final weights.
         frozen: whether its backbone is the one that the training began with.
-        device: where the features are computed; None: the CPU.
+        features: those of a frozen backbone that are there already, by split.
+        device: where others are computed; None: the CPU.
     """
     source = datamodule.source
     if share is False or (share == "auto" and not frozen) or datamodule.multilabel or source.val is None:
@@ -49,66 +53,88 @@ def fit_known(
     if isinstance(network.head, Memory):  # to which classes are added later, whose images would be unknown
         return None
     wished = DEFAULT if share == "auto" else float(share)
-    if len(source.val) < minimum_images(wished):
+    unseen = len(source.val) + (len(source.train) if frozen else 0)
+    if unseen < minimum_images(wished):
         if share != "auto":
             log.warning(
-                "export.known=%g needs %d validation images, and there are %d: the model knows no unknown images.",
+                "export.known=%g needs %d images that the network has not seen, and there are %d: the model knows no "
+                "unknown images.",
                 wished,
                 minimum_images(wished),
-                len(source.val),
+                unseen,
             )
         return None
-    parts = {
-        name: _features(datamodule, network, name, device or torch.device("cpu"), stored=frozen)
-        for name in ("train", "val", "test")
-        if name in source.splits()
-    }
-    novelty = fit_novelty(*parts["train"], parts["val"][0], wished)
+    device = device or torch.device("cpu")
+    splits = tuple(name for name in ("train", "val", "test") if name in source.splits())
+    if frozen and network.architecture.views == "one":
+        stored = dict(features or {})
+        missing = tuple(split for split in splits if split not in stored)
+        stored |= compute_features(datamodule, network, device=device, splits=missing) if missing else {}
+        parts = {split: _pick(datamodule, split, stored[split]) for split in splits}
+    else:
+        parts = {split: _compute(datamodule, network, split, device) for split in splits}
+    novelty = fit_novelty(*parts["train"], parts["val"][0], wished, frozen=frozen)
     if novelty is None:
-        log.warning("The features of the validation images give no bound: the model knows no unknown images.")
+        log.warning("The features of the images give no bound: the model knows no unknown images.")
         return None
     return novelty.measured(parts["test"][0]) if "test" in parts else novelty
 
 
-def _features(
-    datamodule: ImageDataModule, network: Network, split: str, device: torch.device, *, stored: bool
+def _positions(datamodule: ImageDataModule, split: str) -> np.ndarray:
+    """Of some images of `split`, spread over it, int64 (n,)."""
+    count = len(datamodule.source.splits()[split])
+    limit = min(max(LEAST, PER_CLASS * datamodule.num_classes), MOST, count)
+    return np.unique(np.linspace(0, count - 1, limit).astype(np.int64))
+
+
+def _pick(datamodule: ImageDataModule, split: str, store: FeatureStore) -> tuple[np.ndarray, np.ndarray]:
+    """Stored features, float32 (n, F), and labels, int64 (n,)."""
+    positions = _positions(datamodule, split)
+    return store.gather(torch.from_numpy(positions)).numpy(), datamodule.source.splits()[split].labels[positions]
+
+
+def _compute(
+    datamodule: ImageDataModule, network: Network, split: str, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features, float32 (n, F), and labels, int64 (n,), of some images of `split`, spread over it."""
-    images = datamodule.source.splits()[split]
-    limit = min(max(LEAST, PER_CLASS * datamodule.num_classes), MOST, len(images))
-    positions = np.unique(np.linspace(0, len(images) - 1, limit).astype(np.int64))
-    if stored and network.architecture.views == "one":
-        store = compute_features(datamodule, network, device=device, splits=(split,))[split]
-        return np.array(store.features[0][positions]), images.labels[positions]
+    """Features, float32 (n, F), and labels, int64 (n,)."""
+    if split != "train":
+        datamodule.store_of(split, evaluation=True)  # which leaves out what cannot be read
     kept, parts = [], []
     was_training = network.training
     network.to(device).eval()
     try:
-        for chosen, pixels in _read(datamodule, split, positions):
-            batch = torch.from_numpy(datamodule.preprocessing.normalise(pixels)).to(device)
+        for chosen, pixels in _pixels(datamodule, split, _positions(datamodule, split)):
+            batch = datamodule.normalise(pixels).to(device)
             with torch.inference_mode():
                 parts.append(mean_features(network, batch).cpu().numpy())
             kept.append(chosen)
     finally:
         network.to("cpu").train(was_training)
-    chosen = np.concatenate(kept)
-    return np.concatenate(parts), images.labels[chosen]
+    return np.concatenate(parts), datamodule.source.splits()[split].labels[np.concatenate(kept)]
 
 
-def _read(datamodule: ImageDataModule, split: str, positions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The positions of readable images, with their pixels as the exported model sees them, in batches."""
-    images = datamodule.source.splits()[split]
+def _pixels(datamodule: ImageDataModule, split: str, positions: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Positions, int64 (n,), with pixels as evaluation sees them, uint8 (n, 3, S, S), in batches.
+
+    From the store of decoded pixels, which all splits but that of the training images have.
+    """
+    batches = np.array_split(positions, -(-len(positions) // BATCH))
+    if split != "train" or (split, datamodule.recipe_of(split, evaluation=True)) in datamodule.opened.stores:
+        store = datamodule.store_of(split, evaluation=True)
+        yield from ((batch, store.gather(torch.from_numpy(batch))) for batch in batches)
+        return
+    images, preprocessing = datamodule.source.splits()[split], datamodule.preprocessing
 
     def read(position: int) -> np.ndarray | None:
         try:
-            return datamodule.preprocessing.pixels(images.open(position))
+            return preprocessing.pixels(preprocessing.open(images.pictures[position]))
         except BadPicture:
             return None
 
     with ThreadPoolExecutor(max(1, datamodule.num_workers)) as pool:
-        for start in range(0, len(positions), BATCH):
-            batch = positions[start : start + BATCH]
+        for batch in batches:
             pixels = list(pool.map(read, batch.tolist()))
             good = [place for place, image in enumerate(pixels) if image is not None]
             if good:
-                yield batch[good], np.stack([image for image in pixels if image is not None])
+                values = np.stack([image for image in pixels if image is not None])
+                yield batch[good], torch.from_numpy(values).permute(0, 3, 1, 2)

@@ -45,6 +45,30 @@ def test_as_many_known_images_as_wished_are_known_in_the_mean_of_small_validatio
     assert np.mean(shares) == pytest.approx(share, abs=0.015)
 
 
+def test_a_frozen_network_needs_no_more_validation_images_for_a_bound_that_hardly_varies() -> None:
+    """Training images count too, each by the means without it: as known as any other image, however few a class has."""
+    known = simulate(2000, 1)[0]
+    shares: dict[bool, list[float]] = {True: [], False: []}
+    for seed in range(100):
+        train, val = simulate(60, 1000 + seed), simulate(39, 2000 + seed)[0]
+        for frozen, found in shares.items():
+            novelty = fit_novelty(*train, val, 0.9, frozen=frozen)
+            assert novelty is not None
+            assert novelty.images == (99 if frozen else 39)
+            found.append(float((novelty.of(known) <= 1).mean()))
+    assert np.mean(shares[True]) == pytest.approx(0.9, abs=0.01)
+    assert np.std(shares[True]) < 0.75 * np.std(shares[False])
+
+
+def test_the_only_training_image_of_a_class_does_not_count() -> None:
+    features, labels = simulate(100, 0)
+    labels = np.append(np.where(labels == 3, 2, labels), 7)
+    features = np.append(features, np.eye(WIDTH, dtype=np.float32)[-1:], axis=0)
+    novelty = fit_novelty(features, labels, features[:0], 0.9, frozen=True)
+    assert novelty is not None
+    assert (novelty.images, len(novelty.means)) == (100, 4)
+
+
 def test_too_few_images_give_no_bound() -> None:
     assert minimum_images(0.95) == 19
     features, labels = simulate(100, 0)

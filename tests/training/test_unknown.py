@@ -15,6 +15,7 @@ from imgcls.errors import UserError
 from imgcls.export import export
 from imgcls.models.backbones import create_network
 from imgcls.portable import NOVELTY
+from imgcls.preprocessing import Preprocessing
 from tests.trainings import DIGITS
 
 
@@ -25,7 +26,9 @@ def test_a_frozen_backbone_knows_unknown_images_without_being_asked(
     weights = tmp_path / "backbone.safetensors"
     save_file(create_network("test_resnet", 3).backbone.state_dict(), weights)
     frozen = [*DIGITS, "model.freeze=backbone", f"model.weights={weights}", "report=false"]
-    run = imgcls.fit(imgcls.compose([*frozen, f"run_dir={tmp_path / 'run'}"]))
+    with caplog.at_level("INFO"):
+        run = imgcls.fit(imgcls.compose([*frozen, f"run_dir={tmp_path / 'run'}"]))
+    assert sum("features of" in record.message for record in caplog.records) == 3, "each split once"
     model = run.folder / "model"
     found = json.loads((model / "model.json").read_text())["novelty"]
     assert found["share"] == 0.95
@@ -41,6 +44,18 @@ def test_a_frozen_backbone_knows_unknown_images_without_being_asked(
     assert not (model / NOVELTY).exists()
     with pytest.raises(UserError, match=r"known=0\.95"):
         imgcls.load(run.folder).model.novelty(list(noise))
-    export(run, onnx=False, known=0.999)
-    assert "needs 999 validation images" in caplog.text
+    export(run, onnx=False, known=0.9999)
+    assert "needs 9999 images" in caplog.text
     assert not (model / NOVELTY).exists()
+
+
+def test_a_fine_tuned_network_sees_the_decoded_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    original = Preprocessing.open
+    monkeypatch.setattr(Preprocessing, "open", lambda self, picture: opened.append(picture) or original(self, picture))
+    run = imgcls.fit(imgcls.compose([*DIGITS, "export.known=0.9", "report=false", f"run_dir={tmp_path / 'run'}"]))
+    found = json.loads((run.folder / "model" / "model.json").read_text())["novelty"]
+    assert found["test"] == pytest.approx(0.9, abs=0.1)
+    assert found["images"] < 200, "of the validation: the network has seen the training images"
+    train = 1797 - found["images"] - len(run.predictions)
+    assert len(opened) == train + 32, "whose pixels are stored for augmentation, and those of a check"
