@@ -82,11 +82,12 @@ def measure_sharpness(stores: Sequence[Store]) -> np.ndarray:
 def _sharpness_of(store: Store) -> Iterator[np.ndarray]:
     for start in range(0, len(store), BATCH):
         pixels = store.gather(torch.arange(start, min(start + BATCH, len(store))))
-        yield _sharpness(pixels[:, 1]).numpy()  # green, of which the eye's grey mostly consists
+        middle = pixels.shape[1] // 2  # of colours green, of which the eye's grey mostly consists
+        yield _sharpness(pixels[:, middle]).numpy()
 
 
 def _sharpness(grey: Tensor) -> Tensor:
-    """float32 (n,) of uint8 (n, H, W)."""
+    """float32 (n,) of uint8 or uint16 (n, H, W)."""
     values = grey.float()
     inner = values[:, 1:-1, 1:-1]
     around = values[:, :-2, 1:-1] + values[:, 2:, 1:-1] + values[:, 1:-1, :-2] + values[:, 1:-1, 2:]

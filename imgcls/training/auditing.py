@@ -97,7 +97,7 @@ def try_audit(folder: Path, images: ImageDataModule, network: Network, data: Ima
     try:
         findings = {}
         for name, split in splits.items():
-            known = inspect_few(split.pictures, MAX_DECODED, images.cache, images.num_workers)
+            known = inspect_few(split.pictures, MAX_DECODED, images.cache, images.num_workers, images.depth)
             if known is None:
                 return
             findings[name] = known

@@ -50,7 +50,7 @@ def _find(folder: Path, images: ImageDataModule, data: FeatureDataModule) -> dic
         similarity = known @ data.features["test"].features[0, index[row["file"]]] / lengths
         near = [
             {
-                "image": encode_jpeg(train.open(int(place)), SIDE_PX),
+                "image": encode_jpeg(train.preview(int(place), images.depth), SIDE_PX),
                 "label": images.class_names[int(train.labels[place])],
             }
             for place in np.argsort(-similarity, kind="stable")[:NEIGHBOURS]

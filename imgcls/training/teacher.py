@@ -129,6 +129,7 @@ class _Model:
         seen.opened = Opened(source or images.source)
         seen.image_size, seen.resize, seen.interpolation = own.image_size, own.resize, own.interpolation
         seen.fit, seen.pad_colour, seen.normalization = own.fit, own.pad_colour, (own.mean, own.std)
+        seen.depth = own.depth
         seen.teacher = None
         return seen
 

@@ -198,6 +198,12 @@ def test_two_processes_give_the_numbers_of_one(fit: Fit, teacher: Run) -> None:
         assert row["train/loss"] == pytest.approx(reference["train/loss"], rel=1e-3)
 
 
+def test_a_teacher_sees_colours_where_its_student_sees_grey(fit: Fit, teacher: Run) -> None:
+    student = fit(f"loss.teacher={teacher.folder}", "model.in_channels=1", "trainer.max_epochs=1")
+    assert student.model.preprocessing.channels == 1
+    assert np.isfinite(student.metrics["test/loss"])
+
+
 def test_other_classes_are_refused(teacher: Run, tmp_path: Path) -> None:
     other = write_pictures(tmp_path / "other", {"train": 6, "test": 2}, classes=("cat", "cow", "dog"))
     with pytest.raises(UserError, match="it lacks 'cow'; it also has 'owl'"):
