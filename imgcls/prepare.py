@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from imgcls.data.sources import BadFile
 
 OPTIONS = {"duplicates": Option(True, flag, boolean), "audit": Option(False, flag, boolean), "output": Option()}
-OVERRIDES = ("data", "model", "augment", "seed", "experiment", "trainer")
+OVERRIDES = ("data", "task", "model", "augment", "seed", "experiment", "trainer")
 MAX_FILES = 10  # of each kind in the printed table
 
 

@@ -262,6 +262,6 @@ def test_grey_digits_and_wrong_options(tmp_path: Path) -> None:
     augment = Augment(per_image=[lambda image: image])
     with pytest.raises(UserError, match="per_image is for RGB"):
         ImageFolder(root, channels=1, augment=augment)
-    for wrong in (["model.in_channels=0"], ["data.bits=12"]):
+    for wrong in (["model.in_channels=0"], ["data.bits=12"], ["data.store=jpeg", "model.in_channels=1"]):
         with pytest.raises(UserError):
-            imgcls.compose(wrong)
+            imgcls.compose(["data=digits", *wrong])

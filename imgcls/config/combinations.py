@@ -36,6 +36,8 @@ def check_combinations(config: Mapping[str, Any]) -> None:
         raise UserError(
             "augment=pad_crop is for square images. Use augment=default, or one number for data.image_size."
         )
+    if data.get("store") == "jpeg" and (model.get("in_channels", 3) != 3 or data.get("bits", 8) != 8):
+        raise UserError("data.store=jpeg is for RGB images of 8 bits. Use data.store=auto.")
     micro, batch = data.get("micro_batch_size"), data.get("batch_size")
     if isinstance(micro, int) and isinstance(batch, int) and micro > batch:
         raise UserError(f"data.micro_batch_size={micro}: it cannot be larger than data.batch_size={batch}.")
@@ -139,6 +141,9 @@ def _check_task(config: Mapping[str, Any]) -> None:
             raise UserError(f"{name}.monitor={monitor}: with several labels there are {', '.join(MULTILABEL_METRICS)}.")
         if not several and monitor in ("val/map", "val/micro_f1", "val/subset_accuracy"):
             raise UserError(f"{name}.monitor={monitor} is a metric of task=multilabel.")
+    known = (config.get("export") or {}).get("known", "auto")
+    if several and known not in ("auto", False):
+        raise UserError(f"export.known={known} is for images with one label each, not for task=multilabel.")
     model = config.get("model") or {}
     memory = str((model.get("head") or {}).get("_target_")) in MEMORY  # whose own check comes later
     if several and model.get("solve_head") is True and not memory:

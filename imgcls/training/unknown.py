@@ -12,6 +12,7 @@ from torch import Tensor
 
 from imgcls.data.module import ImageDataModule
 from imgcls.data.stores.features import FeatureStore
+from imgcls.errors import UserError
 from imgcls.models.memory import Memory
 from imgcls.models.network import Network
 from imgcls.pictures import BadPicture
@@ -46,8 +47,13 @@ def fit_known(
         frozen: whether its backbone is the one that the training began with.
         features: those of a frozen backbone that are there already, by split.
         device: where others are computed; None: the CPU.
+
+    Raises:
+        UserError: a share for images with several labels.
     """
     source = datamodule.source
+    if datamodule.multilabel and share not in ("auto", False):
+        raise UserError(f"known={share}: unknown images are told for images with one label each, not task=multilabel.")
     if share is False or (share == "auto" and not frozen) or datamodule.multilabel or source.val is None:
         return None
     if isinstance(network.head, Memory):  # to which classes are added later, whose images would be unknown

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 import imgcls
+from imgcls.audit.__main__ import audit_run
 from imgcls.data.table import Table
 from imgcls.deploy.probe import compare
 from imgcls.deploy.samples import Sample
 from imgcls.errors import UserError
 from imgcls.export import export
+from imgcls.prepare import _command as prepare_command
 from imgcls.prepare import prepare, table
 from imgcls.report.comparison import write_comparison
 from imgcls.runs.run import Run
@@ -77,7 +79,12 @@ def test_a_search(root: Path, tmp_path: Path) -> None:
     assert all(0 < trial["val/map"] <= 1 for trial in found.trials)
 
 
-def test_checks_before_the_training(root: Path) -> None:
+def test_checks_before_the_training(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare_command(
+        [f"data={root / 'labels.jsonl'}", "task=multilabel", "data.image_size=24", "model.pretrained=false"]
+    )
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in NAMES)
     data = Table(table=root / "labels.csv", label_separator="|", image_size=24, resize=24)
     shown = table(prepare(data))
     assert all(name in shown for name in NAMES)
@@ -96,6 +103,15 @@ def test_what_a_run_offers(run: Run, root: Path, tmp_path: Path) -> None:
     page = write_comparison([run.folder, other.folder], tmp_path / "comparison.html").read_text()
     assert "2 seeds of one configuration: mean average precision" in page
     assert "could not be created" not in page
+
+
+def test_what_is_for_images_of_one_label_is_refused(run: Run, root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"export\.known=0\.9 is for images with one label each"):
+        train(root, tmp_path / "known", "export.known=0.9")
+    with pytest.raises(UserError, match=r"known=0\.9: unknown images are told for images with one label each"):
+        export(run, onnx=False, known=0.9)
+    with pytest.raises(UserError, match="The audit is for images with one label each"):
+        audit_run(run)
 
 
 def test_the_probe_of_an_endpoint(run: Run, root: Path) -> None:
