@@ -79,3 +79,21 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "peft" else find(name, *more))
     with pytest.raises(UserError, match=r"model.adapter=lora needs peft: pip install 'imgcls\[lora\]'."):
         imgcls.compose(["data=imagefolder", f"data.root={tmp_path}", "model.adapter=lora"])
+
+
+def test_two_processes_give_the_numbers_and_the_model_of_one(fit: Fit) -> None:
+    first = fit("debug=off", "trainer.max_epochs=1", name="first")
+    # SGD: Adam's first steps are signs, which rounding can flip
+    options = [*LORA, f"model.weights={first.folder}", "debug=off", "optim=sgd", "trainer.max_epochs=2"]
+    options += ["checkpoint.average=none", "model.solve_head=false", "optim.lr=0.5"]
+    one = fit(*options, name="one")
+    two = fit(*options, "trainer.devices=2", name="two")
+    for row, reference in zip(two.history, one.history, strict=True):
+        for name in ("train/loss", "val/loss"):
+            assert row[name] == pytest.approx(reference[name], rel=1e-3), name
+    before, alone, shared = (run.model.network.backbone.state_dict() for run in (first, one, two))
+    assert alone.keys() == shared.keys()
+    moved = {name: float((alone[name] - before[name]).norm()) for name in alone if alone[name].is_floating_point()}
+    assert sum(moved.values()) > 1e-3, "the adapters are trained and merged"
+    for name, distance in moved.items():
+        assert (shared[name] - alone[name]).norm() <= 0.02 * distance, name
