@@ -206,6 +206,21 @@ def duplicates_on_white(n: int, folder: Path) -> Work:
     return _duplicates(np.where(inside[..., None], colours, 255).clip(0, 255).astype(np.uint8))
 
 
+@part("a table of labels that is opened, with files in a thousand folders", "images", 100_000, 1_000_000)
+def tables(n: int, folder: Path) -> Work:
+    from imgcls.data.table import Table
+
+    file, folders = folder / "labels.csv", [folder / f"{number:03}" for number in range(1_000)]
+    for each in folders:
+        each.mkdir()
+    with file.open("w") as opened:
+        opened.write("file,label,patient\n")
+        for number in range(n):
+            (folders[number % 1_000] / f"{number}.jpg").touch()
+            opened.write(f"{number % 1_000:03}/{number}.jpg,class {number % 500},{number // 4}\n")
+    return lambda: Table(table=file, group="patient", cache=folder).source
+
+
 @part("store on disk, half of the images at random, out of the page cache", "images", 4_000, 16_000)
 def cold_store(n: int, folder: Path) -> Work:
     import numpy as np

@@ -15,6 +15,7 @@ SMALL = {
     "outputs": 7,
     "duplicates_photographs": 60,
     "duplicates_on_white": 60,
+    "tables": 2000,
     "cold_store": 70,
     "cold_preadv": 70,
 }
