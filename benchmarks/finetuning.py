@@ -79,11 +79,10 @@ def write_data(name: str, arguments: argparse.Namespace, root: Path) -> None:
             for place in sorted((arguments.dogs / {"val": "valid"}.get(split, split)).iterdir()):
                 link(root, split, place.name, pictures(place))
     elif name == "dogs5":
-        for number, place in enumerate(sorted((arguments.dogs / "train").iterdir())):
-            files = pictures(place)[:5]
-            held_out = files[:1] if number % 2 else []  # every tenth image
-            link(root, "val", place.name, held_out)
-            link(root, "train", place.name, [file for file in files if file not in held_out])
+        for place in sorted((arguments.dogs / "train").iterdir()):
+            files = pictures(place)
+            link(root, "train", place.name, files[:5])
+            link(root, "val", place.name, files[5:6])
             link(root, "test", place.name, pictures(arguments.dogs / "test" / place.name))
     else:
         for place in sorted((arguments.cifar / "train").iterdir()):

@@ -83,7 +83,7 @@ def export(
     if any(override.startswith("data=") for override in overrides):
         raise UserError("An export is checked on the run's own data set. Use data.root=DIR where it has moved.")
     stored = read_configuration(run.folder)
-    share, frozen = _wished(stored, known)
+    share, frozen = _given_share(stored, known)
     cfg = restore_configuration(stored, overrides, trust=trust)
 
     from imgcls.runs.reading import read_outputs
@@ -120,7 +120,7 @@ def export(
     )
 
 
-def _wished(stored: Mapping[str, Any], known: float | bool | str | None) -> tuple[float | bool | str, bool]:
+def _given_share(stored: Mapping[str, Any], known: float | bool | str | None) -> tuple[float | bool | str, bool]:
     """`known`, or where it is None what the configuration `stored` says, and whether its backbone is frozen."""
     if known is None:
         known = (stored.get("export") or {}).get("known")

@@ -86,8 +86,8 @@ def predict(arguments: Sequence[str]) -> None:
             from imgcls.serve.client import Client
 
             return _ask(Client(options["endpoint"]), left, options["top_k"], options["coverage"])
-        wished = options["top_k"], options["coverage"]
-        return _compute(options["run"], options["engine"], options["views"], left, *wished)
+        answer = options["top_k"], options["coverage"]
+        return _compute(options["run"], options["engine"], options["views"], left, *answer)
 
     if options["output"] is not None:
         output = Path(options["output"]).expanduser()

@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     """float32 (N,), of the images in the training loss; None: all are equal."""
 
 
-class Fate:
+class AugmentationInput:
     """The input of augmentation for each image; stays on the CPU, see Draws."""
 
     def __init__(self, draws: Draws, aspect: Tensor) -> None:
@@ -40,7 +40,7 @@ class RawBatch(NamedTuple):
     """int64 (N,)."""
     index: Tensor  # type: ignore[assignment]
     """int64 (N,), positions in the split."""
-    fate: Fate | None
+    augmentation: AugmentationInput | None
     """None in evaluation."""
     weights: Tensor | None = None
     """float32 (N,), of the images in the training loss."""

@@ -1,4 +1,4 @@
-"""What a loader calls for each batch: the pixels of a store, with labels, weights and, in training, their fate."""
+"""What a loader calls for each batch: the pixels of a store with labels, weights and what augmentation needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from imgcls.data.batch import Batch, Fate, RawBatch
+from imgcls.data.batch import AugmentationInput, Batch, RawBatch
 from imgcls.data.randomness import Draws
 from imgcls.data.sources import Split
 from imgcls.data.stores.store import Store
@@ -29,8 +29,12 @@ def batches_of(store: Store, split: Split, *, pin: bool, seed: int, aspects: Ten
     labels, weights = torch.from_numpy(split.labels), scaled_weights(split)
 
     def load(positions: Tensor, draws: Tensor, epoch: int) -> RawBatch | Batch:
-        fate = Fate(Draws.of(seed, epoch, draws), aspects[positions]) if aspects is not None else None
-        return RawBatch(store.gather(positions, pin=pin), labels[positions], positions, fate, weights(positions))
+        augmentation = (
+            AugmentationInput(Draws.of(seed, epoch, draws), aspects[positions]) if aspects is not None else None
+        )
+        return RawBatch(
+            store.gather(positions, pin=pin), labels[positions], positions, augmentation, weights(positions)
+        )
 
     return load
 

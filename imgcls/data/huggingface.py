@@ -71,9 +71,9 @@ class HuggingFace(Table):
         splits = self._load(datasets)
         [first, *_] = splits.values()
         image = self._image_column(datasets, first.features)
-        wished = {**self.columns, "file": image, "split": None}
+        wanted = {**self.columns, "file": image, "split": None}
         where = Path(self.table)
-        chosen = choose_columns(where, list(first.features), wished)
+        chosen = choose_columns(where, list(first.features), wanted)
         chosen.pop("split", None)
         cells: dict[str, Any] = {
             role: [cell for split in splits.values() for cell in _texts(split, column)]
@@ -120,8 +120,8 @@ class HuggingFace(Table):
         return label is not None and hasattr(split.features[label], "names") and set(split[label]) == {-1}
 
     def _image_column(self, datasets: Any, features: Mapping[str, Any]) -> str:
-        if (wished := self.columns["file"]) is not None:
-            return wished
+        if (wanted := self.columns["file"]) is not None:
+            return wanted
         found = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
         if len(found) != 1:
             named = f"the image columns {', '.join(found)}" if found else f"no image column, only {', '.join(features)}"

@@ -351,14 +351,14 @@ class ImageDataModule(L.LightningDataModule):
         """Augment (in training) and normalise a whole batch on its device."""
         if not isinstance(batch, RawBatch):
             return batch
-        images, labels, weights, fate = batch.images, batch.labels, batch.weights, batch.fate
+        images, labels, weights, augmentation = batch.images, batch.labels, batch.weights, batch.augmentation
         with torch.no_grad():
-            if fate is not None:
-                images = self.augment.pixels(images, fate.draws, self.image_size, fate.aspect)
+            if augmentation is not None:
+                images = self.augment.pixels(images, augmentation.draws, self.image_size, augmentation.aspect)
             images = self.normalise(images)
-            if fate is not None:
+            if augmentation is not None:
                 images, labels, weights = self.augment.finish_weighted(
-                    images, labels, weights, fate.draws, self.num_classes
+                    images, labels, weights, augmentation.draws, self.num_classes
                 )
         if self.trainer is not None and self._running():
             images = self.trainer.precision_plugin.convert_input(images)

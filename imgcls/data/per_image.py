@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from imgcls.data.batch import Batch, Fate, RawBatch
+from imgcls.data.batch import AugmentationInput, Batch, RawBatch
 from imgcls.data.randomness import Draws
 from imgcls.data.sources import Split
 from imgcls.data.stores.store import Recipe
@@ -82,9 +82,11 @@ def stream_transformed(
                 if isinstance(answer, str):
                     raise UserError(answer)
                 pixels, aspects = (torch.from_numpy(array) for array in answer)
-                fate = Fate(Draws.of(seed, epoch, draws), aspects)
+                augmentation = AugmentationInput(Draws.of(seed, epoch, draws), aspects)
                 images = pixels.pin_memory() if pin else pixels
-                yield RawBatch(images.permute(0, 3, 1, 2), labels[positions], positions, fate, weights(positions))
+                yield RawBatch(
+                    images.permute(0, 3, 1, 2), labels[positions], positions, augmentation, weights(positions)
+                )
             next(answers, None)  # ends the workers
         finally:
             del answers

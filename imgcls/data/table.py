@@ -123,9 +123,9 @@ def is_pattern(group: str) -> bool:
 
 
 def choose_columns(
-    file: Path, header: Sequence[str], wished: Mapping[str, str | None], *, without_label: bool = False
+    file: Path, header: Sequence[str], given: Mapping[str, str | None], *, without_label: bool = False
 ) -> dict[str, str]:
-    """The name of the column of each role: the wished one, or the only one with a usual name.
+    """The name of the column of each role: the given one, or the only one with a usual name.
 
     Raises UserError if there is no column for files or labels, or more than one with a usual name.
     """
@@ -133,7 +133,7 @@ def choose_columns(
     for role, usual in USUAL_COLUMNS.items():
         if role == "label" and without_label:
             continue
-        name = wished[role]
+        name = given[role]
         option = "data.group" if role == "group" else f"data.{role}_column"
         if name is not None:
             if name not in header:

@@ -111,7 +111,7 @@ def choose_thresholds(
     Args:
         aim: `f1`: the highest F1. `precision`: the highest recall of those with a precision of `at_least`; `recall`:
             the highest precision of those with such a recall. Where none has, the highest F1.
-        at_least: the wished precision or recall.
+        at_least: the required precision or recall.
 
     A class without positives has 0.5.
     """
@@ -125,8 +125,8 @@ def choose_thresholds(
         hits, found = np.cumsum(true)[ends], ends + 1
         precision, recall = hits / found, hits / true.sum()
         f1 = 2 * hits / (found + true.sum())
-        wished, other = {"f1": (f1, f1), "precision": (precision, recall), "recall": (recall, precision)}[aim]
-        allowed = wished >= at_least if aim != "f1" else np.ones(len(f1), dtype=bool)
+        wanted, other = {"f1": (f1, f1), "precision": (precision, recall), "recall": (recall, precision)}[aim]
+        allowed = wanted >= at_least if aim != "f1" else np.ones(len(f1), dtype=bool)
         score = np.where(allowed, other, -1.0) if allowed.any() else f1
         best = int(score.argmax())
         below = values[ends[best] + 1] if ends[best] + 1 < len(values) else 0.0

@@ -1,4 +1,4 @@
-"""Sets of classes that hold the true one in a wished share of the cases, by split conformal prediction.
+"""Sets of classes that hold the true one in a given share of the cases, by split conformal prediction.
 
 The score of a class is that of RAPS (Angelopoulos et al. 2021, after Romano et al. 2020) without its random part, so
 that an image always has the same set: the probability of the classes above it, and a penalty for its rank. The set of
@@ -45,11 +45,11 @@ class ClassSets:
     test: tuple[float, float] | None = None
 
     def __str__(self) -> str:
-        wish = f"Sets of classes, from {self.images} validation images: with coverage={TUNED_FOR}"
+        text = f"Sets of classes, from {self.images} validation images: with coverage={TUNED_FOR}"
         if self.test is None:
-            return f"{wish} they hold the true class of as many images."
+            return f"{text} they hold the true class of as many images."
         share, size = self.test
-        return f"{wish} they hold the true class of {share:.1%} of the test images, and {size:.3g} classes on average."
+        return f"{text} they hold the true class of {share:.1%} of the test images, and {size:.3g} classes on average."
 
     def measured(self, probabilities: np.ndarray, labels: np.ndarray) -> ClassSets:
         """The same with their effect on (N, C) `probabilities` for test images of the classes `labels`, int (N,)."""

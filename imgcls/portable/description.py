@@ -53,7 +53,7 @@ def _upgrade_from_3(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def _upgrade_from_4(description: dict[str, Any]) -> dict[str, Any]:
-    """Format 5 adds, where there are any, `sets` of classes with a wished coverage, and the `novelty` of images."""
+    """Format 5 adds, where there are any, `sets` of classes with a given coverage, and the `novelty` of images."""
     return {**description, "format_version": 5}
 
 

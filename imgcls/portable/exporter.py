@@ -69,7 +69,7 @@ def export(
         pixels: uint8 (N, S, S, 3), real images on which the files are compared with the network.
         calibration: the temperature of the logits, and its effect; None: 1.
         origin: the `run`, its `commit` and when it was `trained`, for `model.json`.
-        sets: of classes with a wished coverage; None: the model has none.
+        sets: of classes with a given coverage; None: the model has none.
         novelty: by which it knows unknown images; None: it does not.
 
     Returns:

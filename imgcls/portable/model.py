@@ -46,7 +46,7 @@ class PortableModel:
         preprocessing: from an image to the engine's input.
         class_names: in the order of the logits.
         description: the content of `model.json`.
-        sets: of classes with a wished coverage; None: the model was exported without.
+        sets: of classes with a given coverage; None: the model was exported without.
     """
 
     engine: Engine

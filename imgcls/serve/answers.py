@@ -23,7 +23,7 @@ TOP_K = 5
 
 
 @dataclass(frozen=True)
-class Wish:
+class ResponseFormat:
     """The format of the answer that the client asks for.
 
     Attributes:
@@ -39,9 +39,9 @@ class Wish:
     coverage: float | None = None
 
 
-def wish(
+def negotiate(
     accept: str | None, top_k: str | int | None = None, lines: bool = False, coverage: str | float | None = None
-) -> Wish:
+) -> ResponseFormat:
     """The supported format that an Accept header prefers.
 
     `application/json`, `application/jsonlines` and `text/csv` take the parameters `format=scores`, `top_k=3` and
@@ -66,17 +66,17 @@ def wish(
             asked = top_k if top_k is not None else parameters.get("top_k")
             count = _count(asked) if asked is not None else None
             scores = parameters.get("format") == "scores" or kind == NPY
-            wished = coverage if coverage is not None else parameters.get("coverage")
-            if count is not None and wished is not None:
+            share = coverage if coverage is not None else parameters.get("coverage")
+            if count is not None and share is not None:
                 raise Refusal(400, "Give top_k or coverage, not both.")
-            return Wish(kind, scores, count, _share(wished) if wished is not None else None)
+            return ResponseFormat(kind, scores, count, _share(share) if share is not None else None)
     raise Refusal(406, f"The Accept header has no supported format; supported are {JSON}, {LINES}, {CSV} and {NPY}.")
 
 
 def render(
     results: Sequence[np.ndarray | Refusal],
     class_names: Sequence[str],
-    wanted: Wish,
+    wanted: ResponseFormat,
     thresholds: Sequence[float] | None = None,
     sets: ClassSets | None = None,
 ) -> tuple[bytes, str]:

@@ -114,8 +114,8 @@ class Client:
             top_k: number of classes; None: the five most likely, or with several labels all.
             coverage: instead, of the set that has the true class that often.
         """
-        wished = f";top_k={top_k}" if top_k is not None else ""
-        accept = "application/json" + (wished if coverage is None else f";coverage={coverage}")
+        suffix = f";top_k={top_k}" if top_k is not None else ""
+        accept = "application/json" + (suffix if coverage is None else f";coverage={coverage}")
         answer = json.loads(self.invoke(_content(picture), "application/x-image", accept))
         prediction: dict[str, Any] = answer["predictions"][0]
         return prediction

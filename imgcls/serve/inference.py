@@ -74,8 +74,10 @@ def output_fn(prediction: Prediction | Refusal, accept: str | None, context: Any
     try:
         if isinstance(prediction, Refusal):
             raise prediction
-        wish = answers.wish(accept, lines=prediction.lines)
-        return answers.render(prediction.results, prediction.class_names, wish, prediction.thresholds, prediction.sets)
+        response = answers.negotiate(accept, lines=prediction.lines)
+        return answers.render(
+            prediction.results, prediction.class_names, response, prediction.thresholds, prediction.sets
+        )
     except Refusal as refusal:
         if context is not None:
             context.set_response_status(code=refusal.status, phrase=refusal.sentence)

@@ -125,19 +125,19 @@ class Service:
         """The body of the answer and its Content-Type. Raises Refusal."""
         try:
             async with asyncio.timeout(self.limits.seconds):
-                wish = answers.wish(accept, top_k, coverage=coverage)  # before any work
+                response = answers.negotiate(accept, top_k, coverage=coverage)  # before any work
                 depth = self.predictor.model.preprocessing.depth
                 if (content_type or "").startswith(RAW_TYPES):
                     request = payloads.parse(body, content_type, depth)  # trivial: waking a thread would take longer
                 else:
                     request = await self._in_thread(payloads.parse, body, content_type, depth)
                 if request.lines:
-                    wish = answers.wish(accept, top_k, lines=True, coverage=coverage)
+                    response = answers.negotiate(accept, top_k, lines=True, coverage=coverage)
                 results = await self._results(request.items)
                 model = self.predictor.model
                 if model.known_share is not None:
                     self.metrics.unknown.inc(sum(not isinstance(row, Refusal) and bool(row[-1] > 1) for row in results))
-                return answers.render(results, model.class_names, wish, model.thresholds, model.sets)
+                return answers.render(results, model.class_names, response, model.thresholds, model.sets)
         except TimeoutError as error:
             raise Refusal(503, f"The answer took more than {self.limits.seconds:g} s.", retry_after=5) from error
         except Refusal:

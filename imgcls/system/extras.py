@@ -113,13 +113,13 @@ LOGGERS = {"TensorBoard": "tensorboard", "MLflow": "mlflow", "WeightsAndBiases":
 """The package of each logger, which is also the name of the extra."""
 
 
-def need(module: str, extra: str = "sagemaker", wish: str = "SageMaker") -> Any:
+def need(module: str, extra: str = "sagemaker", feature: str = "SageMaker") -> Any:
     """Import an optional module.
 
     Args:
         module: its dotted name.
         extra: the extra with its package.
-        wish: the option or feature that needs it.
+        feature: the option or feature that needs it.
 
     Raises:
         UserError: it is not installed.
@@ -127,19 +127,19 @@ def need(module: str, extra: str = "sagemaker", wish: str = "SageMaker") -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise _missing([error.name or module], extra, wish) from error
+        raise _missing([error.name or module], extra, feature) from error
 
 
-def check_installed(modules: Iterable[str], extra: str, wish: str) -> None:
-    """Raise UserError where one of `modules`, which are in `extra` and needed for `wish`, is not installed."""
+def check_installed(modules: Iterable[str], extra: str, feature: str) -> None:
+    """Raise UserError where one of `modules`, which are in `extra` and needed for `feature`, is not installed."""
     if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
-        raise _missing(missing, extra, wish)
+        raise _missing(missing, extra, feature)
 
 
-def _missing(modules: Iterable[str], extra: str, wish: str) -> UserError:
+def _missing(modules: Iterable[str], extra: str, feature: str) -> UserError:
     names = [module.split(".")[0] for module in modules]
     packages = " and ".join(PACKAGES.get(name, name) for name in names)
-    return UserError(f"{wish} needs {packages}: pip install 'imgcls[{extra}]'.")
+    return UserError(f"{feature} needs {packages}: pip install 'imgcls[{extra}]'.")
 
 
 def check_logger(logger: Mapping[str, Any]) -> None:
@@ -149,19 +149,19 @@ def check_logger(logger: Mapping[str, Any]) -> None:
         check_installed([package], package, f"logger={package}")
 
 
-def check_onnx(wish: str) -> None:
-    """Raise UserError where the packages that write ONNX are missing; `wish` is the option that needs them."""
-    check_installed(["onnx", "onnxscript"], "onnx", wish)
+def check_onnx(feature: str) -> None:
+    """Raise UserError where the packages that write ONNX are missing; `feature` is the option that needs them."""
+    check_installed(["onnx", "onnxscript"], "onnx", feature)
 
 
-def check_smdebug(wish: str = "debug.smdebug=true") -> None:
-    """Raise UserError where smdebug, needed for the option `wish`, is missing, or Python or numpy is too new for it."""
+def check_smdebug(feature: str = "debug.smdebug=true") -> None:
+    """Raise UserError where smdebug, which `feature` needs, is missing, or Python or numpy is too new for it."""
     if sys.version_info >= (3, 13):
-        raise UserError(f"{wish} needs Python 3.11 or 3.12: smdebug cannot be imported by a newer one.")
-    check_installed(["smdebug"], "debugger", wish)
+        raise UserError(f"{feature} needs Python 3.11 or 3.12: smdebug cannot be imported by a newer one.")
+    check_installed(["smdebug"], "debugger", feature)
     numpy = metadata.version("numpy")
     if tuple(int(part) for part in numpy.split(".")[:2]) >= (2, 3):
         raise UserError(
-            f"{wish}: smdebug cannot save with numpy {numpy}, only below 2.3. "
+            f"{feature}: smdebug cannot save with numpy {numpy}, only below 2.3. "
             "pip install 'imgcls[debugger]' in a separate environment."
         )

@@ -58,15 +58,15 @@ def fit_known(
         return None
     if isinstance(network.head, Memory):  # to which classes are added later, whose images would be unknown
         return None
-    wished = DEFAULT if share == "auto" else float(share)
+    target = DEFAULT if share == "auto" else float(share)
     unseen = len(source.val) + (len(source.train) if frozen else 0)
-    if unseen < minimum_images(wished):
+    if unseen < minimum_images(target):
         if share != "auto":
             log.warning(
                 "export.known=%g needs %d images that the network has not seen, and there are %d: the model knows no "
                 "unknown images.",
-                wished,
-                minimum_images(wished),
+                target,
+                minimum_images(target),
                 unseen,
             )
         return None
@@ -79,7 +79,7 @@ def fit_known(
         parts = {split: _pick(datamodule, split, stored[split]) for split in splits}
     else:
         parts = {split: _compute(datamodule, network, split, device) for split in splits}
-    novelty = fit_novelty(*parts["train"], parts["val"][0], wished, frozen=frozen)
+    novelty = fit_novelty(*parts["train"], parts["val"][0], target, frozen=frozen)
     if novelty is None:
         log.warning("The features of the images give no bound: the model knows no unknown images.")
         return None

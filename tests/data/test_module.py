@@ -350,7 +350,7 @@ def test_batches_survive_lightnings_transfer() -> None:
     raw = next(iter(loader))
     moved = datamodule.transfer_batch_to_device(raw, torch.device("cpu"), 0)
     assert type(moved) is RawBatch
-    assert moved.fate is raw.fate
+    assert moved.augmentation is raw.augmentation
     assert moved.images.dtype == torch.uint8
     assert type(datamodule.on_after_batch_transfer(moved, 0)) is Batch
 

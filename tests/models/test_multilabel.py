@@ -57,7 +57,7 @@ def f1(answers: np.ndarray, labels: np.ndarray) -> float:
     return 2 * (answers & labels).sum() / (answers.sum() + labels.sum())
 
 
-def test_thresholds_have_the_highest_f1_or_what_was_wished() -> None:
+def test_thresholds_have_the_highest_f1_or_what_was_required() -> None:
     rng = np.random.default_rng(0)
     labels = rng.random((200, 3)) < [0.5, 0.1, 0.0]
     probabilities = np.clip(0.4 * labels + 0.6 * rng.random((200, 3)), 0, 1).astype(np.float32).round(2)

@@ -22,7 +22,7 @@ def simulate(count: int, seed: int, classes: int = 20, sharpness: float = 1.7) -
 
 
 @pytest.mark.parametrize("coverage", [0.7, 0.9, 0.95, 0.99])
-def test_sets_hold_the_true_class_as_often_as_wished_though_the_model_is_overconfident(coverage: float) -> None:
+def test_sets_hold_the_true_class_as_often_as_requested_though_the_model_is_overconfident(coverage: float) -> None:
     sets = fit_sets(*simulate(4000, seed=1))
     probabilities, labels = simulate(20_000, seed=2)
     assert sets is not None
@@ -34,7 +34,7 @@ def test_sets_hold_the_true_class_as_often_as_wished_though_the_model_is_overcon
     assert (rank < claimed).mean() < coverage - 0.01, "its own probabilities would not do"
 
 
-def test_over_small_calibrations_the_mean_coverage_is_as_wished() -> None:
+def test_over_small_calibrations_the_mean_coverage_is_as_requested() -> None:
     probabilities, labels = simulate(2000, seed=3)
     rank = (probabilities > probabilities[np.arange(len(labels)), labels][:, None]).sum(axis=1)
     coverages = []

@@ -39,7 +39,7 @@ def test_unknown_images_are_told_from_known_ones() -> None:
 
 
 @pytest.mark.parametrize("share", [0.8, 0.95])
-def test_as_many_known_images_as_wished_are_known_in_the_mean_of_small_validations(share: float) -> None:
+def test_as_many_known_images_as_requested_are_known_in_the_mean_of_small_validations(share: float) -> None:
     known = simulate(2000, 1)[0]
     shares = [(fit(39, seed, share).of(known) <= 1).mean() for seed in range(200)]
     assert np.mean(shares) == pytest.approx(share, abs=0.015)

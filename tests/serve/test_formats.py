@@ -209,7 +209,7 @@ def test_coverage_gives_sets(server: Server, model: PortableModel) -> None:
     ]:
         refused = server.post(PNG, "image/png", path=f"?{query}")
         assert (refused.status, message in refused.json["error"]) == (400, True)
-    without = answers.Wish(coverage=0.9)
+    without = answers.ResponseFormat(coverage=0.9)
     with pytest.raises(Refusal, match="export run="):
         answers.render([np.zeros(3, np.float32)], NAMES, without)
 

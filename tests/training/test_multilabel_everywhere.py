@@ -19,7 +19,7 @@ from imgcls.prepare import _command as prepare_command
 from imgcls.prepare import prepare, table
 from imgcls.report.comparison import write_comparison
 from imgcls.runs.run import Run
-from imgcls.serve.answers import render, wish
+from imgcls.serve.answers import negotiate, render
 from tests.serve.test_label_ways import NAMES, PLAIN, write
 
 QUICK = ["data.image_size=24", "data.resize=24", "data.batch_size=16", "trainer.max_epochs=1", "optim.lr=3e-3"]
@@ -124,6 +124,6 @@ def test_the_probe_of_an_endpoint(run: Run, root: Path) -> None:
         logits = model.engine.outputs(
             model.preprocessing.normalise(model.preprocessing.pixels(model.preprocessing.open(content))[None])
         )
-        return render(list(np.asarray(logits)), model.class_names, wish(accept), model.thresholds)[0]
+        return render(list(np.asarray(logits)), model.class_names, negotiate(accept), model.thresholds)[0]
 
     assert compare(ask, run.model_folder, samples, 1e-3).others == ()

@@ -71,11 +71,11 @@ def launch(
     return [run.returned for run in runs]
 
 
-def create_launcher(config: DictConfig, wish: str) -> SageMaker:
-    """The launcher of `config.launch`. Raises UserError where it is not SageMaker's, which the option `wish` needs."""
+def create_launcher(config: DictConfig, option: str) -> SageMaker:
+    """The launcher of `config.launch`. Raises UserError where it is not SageMaker's, which `option` needs."""
     launcher = instantiate(config.launch, _convert_="all")
     if not isinstance(launcher, SageMaker):
-        raise UserError(f"{wish} needs launch=sagemaker, or launch=rehearsal to try it here.")
+        raise UserError(f"{option} needs launch=sagemaker, or launch=rehearsal to try it here.")
     return launcher
 
 
