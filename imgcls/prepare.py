@@ -53,9 +53,9 @@ class Preparation:
     """Files with the extension of another format; they are used nevertheless."""
     duplicates: list[Duplicate] | None
     """None where they were not searched for."""
-    mean: tuple[float, float, float]
-    """Of the training pixels' red, green and blue in 0..1."""
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    """Of the training pixels' channels, such as red, green and blue, in 0..1."""
+    std: tuple[float, ...]
     stores: dict[str, Path | None]
     """Split to the folder of its decoded pixels; None where they are held in memory, or not stored."""
     notes: tuple[str, ...] = ()
@@ -109,8 +109,8 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
         bad=tuple(bad),
         mislabelled=wrong_endings,
         duplicates=find_duplicates(source, findings, datamodule.cache, datamodule.num_workers) if duplicates else None,
-        mean=(mean[0], mean[1], mean[2]),
-        std=(std[0], std[1], std[2]),
+        mean=tuple(mean),
+        std=tuple(std),
         stores={name: datamodule.store_of(name).folder for name in usable.splits()},
         notes=source.notes,
     )

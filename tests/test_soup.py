@@ -110,6 +110,7 @@ def test_runs_that_cannot_be_averaged_are_refused(world: Path, tmp_path: Path) -
             ({"model__name": "test_vit"}, r"model\.name is test_resnet and test_vit"),
             ({"model__weights": "other.safetensors"}, r"model\.weights is .* and other\.safetensors"),
             ({"data__image_size": 32}, r"data\.image_size is 24 and 32"),
+            ({"model__in_channels": 1}, r"model\.in_channels is 3 and 1"),
         )
     ):
         with pytest.raises(UserError, match=message):

@@ -40,6 +40,8 @@ SAME = (
     *("checkpoint.monitor", "checkpoint.mode"),
 )
 """The options that all runs must share: where their weights began, how they see images, and what is better."""
+CHANNELS = {"model.in_channels": 3, "data.bits": 8}
+"""Those that they must share too, with the values of runs that were made before there were these options."""
 
 
 def make_soup(
@@ -120,8 +122,8 @@ def check_runs(runs: Sequence[Run]) -> None:
     config, identity = read_configuration(first.folder), read_identity(first.folder)
     for run in others:
         other = read_configuration(run.folder)
-        for name in SAME:
-            values = _look_up(config, name), _look_up(other, name)
+        for name in (*SAME, *CHANNELS):
+            values = [_look_up(each, name, CHANNELS.get(name)) for each in (config, other)]
             if values[0] != values[1]:
                 raise UserError(
                     f"{first.folder} and {run.folder} cannot be averaged: {name} is {values[0]} and {values[1]}."
@@ -169,7 +171,7 @@ def _write_results(
     try_report(folder)
 
 
-def _look_up(config: Any, name: str) -> Any:
+def _look_up(config: Any, name: str, default: Any = None) -> Any:
     for part in name.split("."):
         config = (config or {}).get(part)
-    return config
+    return default if config is None else config

@@ -15,11 +15,13 @@ from imgcls.deploy.probe import compare
 from imgcls.deploy.samples import Sample
 from imgcls.errors import UserError
 from imgcls.export import export
+from imgcls.predict import predict
 from imgcls.prepare import _command as prepare_command
 from imgcls.prepare import prepare, table
 from imgcls.report.comparison import write_comparison
 from imgcls.runs.run import Run
 from imgcls.serve.answers import negotiate, render
+from imgcls.soup import soup
 from tests.serve.test_label_ways import NAMES, PLAIN, write
 
 QUICK = ["data.image_size=24", "data.resize=24", "data.batch_size=16", "trainer.max_epochs=1", "optim.lr=3e-3"]
@@ -105,7 +107,44 @@ def test_what_a_run_offers(run: Run, root: Path, tmp_path: Path) -> None:
     assert "could not be created" not in page
 
 
+def test_folds_and_their_ensemble(run: Run, root: Path, tmp_path: Path) -> None:
+    options = [f"model.weights={run.folder}", "model.freeze=backbone", "cv.folds=2", "cv.ensemble=true"]
+    folds = train(root, tmp_path / "folds", *options)
+    assert 0 < folds.metrics["test/map"] <= 1
+    header, *rows = (folds.folder / "out_of_fold.csv").read_text().splitlines()
+    assert len(rows) == 48, "all but the test images, which are in no fold"
+    assert header.endswith(",".join(f"p({name})" for name in NAMES))
+    files = sorted(root.glob("*.png"))[:3]
+    given = folds.model.labels([str(file) for file in files])
+    assert {name for labels in given for name, _ in labels} <= set(NAMES)
+    space = {"optim.lr": "interval(1e-4,1e-2)"}
+    data = [*PLAIN, f"data={root / 'labels.csv'}", "data.label_separator=|", *QUICK]
+    found = imgcls.search(data, space, trials=1, cv=2, objective="val/map", folder=tmp_path / "study")
+    assert 0 < found.trials[0]["val/map"] <= 1
+
+
+def test_adapters_and_a_soup(run: Run, root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    options = [f"model.weights={run.folder}", "model.adapter=lora", "model.adapter_rank=4"]
+    members = [train(root, tmp_path / f"seed{seed}", *options, f"seed={seed}") for seed in (0, 1)]
+    found = soup(members, tmp_path / "soup", onnx=False)
+    assert found.metrics["val/map"] >= max(member.metrics["val/map"] for member in members) - 1e-6
+    assert found.model.thresholds is not None
+    features = found.model.embed([str(file) for file in sorted(root.glob("*.png"))[:3]])
+    assert features.shape == (3, found.model.network.num_features)
+
+
 def test_what_is_for_images_of_one_label_is_refused(run: Run, root: Path, tmp_path: Path) -> None:
+    frozen = [f"model.weights={run.folder}", "model.freeze=backbone"]
+    for more, message in (
+        ([*frozen, "head=prototype"], "head=prototype keeps features .* of one view and one label"),
+        ([*frozen, "head=knn"], "head=knn keeps features .* of one view and one label"),
+        ([f"loss.teacher={run.folder}"], "loss.teacher is for images of one label each"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(root, tmp_path / "refused", *more)
+    with pytest.raises(UserError, match="coverage: the model was exported without sets of classes"):
+        predict([f"run={run.folder}", "coverage=0.9", str(next(root.glob("*.png")))])
     with pytest.raises(UserError, match=r"export\.known=0\.9 is for images with one label each"):
         train(root, tmp_path / "known", "export.known=0.9")
     with pytest.raises(UserError, match=r"known=0\.9: unknown images are told for images with one label each"):

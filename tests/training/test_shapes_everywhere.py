@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.utils import instantiate
 from PIL import Image
 
 import imgcls
 from imgcls.audit.__main__ import audit_run
+from imgcls.prepare import prepare, table
 from imgcls.runs.run import Run
 from tests.conftest import write_pictures
 from tests.trainings import SMALL
@@ -43,10 +45,14 @@ def train(folder: Path, name: str, *overrides: str) -> Run:
     return imgcls.fit(imgcls.compose([*options, *overrides, f"run_dir={folder / name}"]))
 
 
+def kind(run: Run) -> str:
+    """The key in KINDS of the images of `run`."""
+    return run.folder.parent.name.rstrip("0123456789")
+
+
 def more(run: Run, name: str, *overrides: str) -> Run:
     """A training with the same images, and the weights of `run` as its start."""
-    kind = KINDS[run.folder.parent.name.rstrip("0123456789")]
-    return train(run.folder.parent, name, *kind, f"model.weights={run.folder}", *overrides)
+    return train(run.folder.parent, name, *KINDS[kind(run)], f"model.weights={run.folder}", *overrides)
 
 
 def test_a_fine_tuned_network_knows_unknown_images(run: Run) -> None:
@@ -70,6 +76,13 @@ def test_the_audit_of_a_run(run: Run) -> None:
     found = audit_run(run)
     assert len((run.folder / "audit.csv").read_text().splitlines()) == 1 + 3 * (20 + 8)
     assert not found.copies
+
+
+def test_what_is_printed_before_a_training(run: Run) -> None:
+    cfg = imgcls.compose([*KINDS[kind(run)], "data=imagefolder", f"data.root={run.folder.parent / 'pictures'}"])
+    found = prepare(instantiate(cfg.data, _convert_="all"))
+    assert len(found.mean) == len(found.std) == cfg.model.in_channels
+    assert f"mean        {found.mean[0]:.4f}" in table(found)
 
 
 def test_few_images_and_a_class_that_is_added(run: Run) -> None:
