@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,36 +15,178 @@ from imgcls.portable.conformal import ClassSets
 from imgcls.portable.novelty import Novelty
 from imgcls.preprocessing import sides
 
+TASK = "image-classification"
+HUB_METRICS = {"test/accuracy": "accuracy", "test/macro_f1": "f1", "test/map": "mean_average_precision"}
+"""The metrics in the front matter, with the names that the hub has for them."""
+MAX_CLASSES = 100  # on the card
+MAX_NAMED = 5  # classes in a sentence
+WEAK_RECALL = 0.8
+FEW_IMAGES = 20  # of a class in the test: 19 of 20 right has a 95 % interval from 76 to 99 %
 
-def model_card(description: Mapping[str, Any]) -> str:
-    """What the model is, how good it is and how to use it; `description` is the content of `model.json`."""
+
+def model_card(description: Mapping[str, Any], repo: str | None = None, library: str = "imgcls") -> str:
+    """What the model is, how good it is, where its limits are and how to use it, with the front matter of the hub.
+
+    Args:
+        description: the content of `model.json`.
+        repo: where it is on the Hugging Face hub, as user/name; None: nowhere.
+        library: what loads it with one call there, `timm` or `imgcls`.
+    """
     names, parity = description["class_names"], description["parity"]
     class_list = ", ".join(_literal(name) for name in names[:20])
     class_list += f", … ({len(names) - 20} more)" if len(names) > 20 else ""
     preprocessing, architecture = description["preprocessing"], description["architecture"]
     metrics = "\n".join(_metric_rows(description["metrics"]))
-    return f"""# {architecture["name"]}, {len(names)} classes
+    return f"""{_front_matter(description, repo, library)}
+# {repo or architecture["name"]}, {len(names)} classes
 
-An image classifier trained with imgcls {description["versions"]["imgcls"]}.
+An image classifier trained with imgcls {description["versions"]["imgcls"]}{_network(description)}.
 
 Classes: {class_list}
+
+## How to use it
+
+{_usage(repo, library)}
+Images are rotated upright and converted to RGB, {_fit(preprocessing)}, and normalised with mean
+{preprocessing["mean"]} and standard deviation {preprocessing["std"]}.
+
+## How good it is
 
 | metric | value | 95 % interval |
 |---|---|---|
 {metrics}
 
 {_origin_of_metrics(description.get("added", {}))}
+{_class_section(description.get("per_class") or [])}{_calibration_section(description.get("calibration", {}))}\
+{_doubt_section(description)}{_parity_section(parity)}{_data_section(description)}
+## Limits
 
-Images are rotated upright and converted to RGB, {_fit(preprocessing)}, and normalised with mean
-{preprocessing["mean"]} and standard deviation {preprocessing["std"]}.
-{_calibration_section(description.get("calibration", {}))}{_doubt_section(description)}{_parity_section(parity)}
+{_limits(description)}
+
+## Licence
+
+{_licence(description.get("license"))}
+"""
+
+
+def _front_matter(description: Mapping[str, Any], repo: str | None, library: str) -> str:
+    """What the hub reads: YAML, each value of which is written as JSON, which is the same there."""
+    metrics, data = description["metrics"], description.get("data") or {}
+    measured = [
+        {"type": kind, "name": name, "value": round(metrics[name], 6)}
+        for name, kind in HUB_METRICS.items()
+        if name in metrics
+    ]
+    dataset = {"name": data.get("name") or "images", "type": data.get("hub") or data.get("name") or "images"}
+    result = {"task": {"type": TASK}, "dataset": {**dataset, "split": "test"}, "metrics": measured}
+    entries: dict[str, Any] = {
+        "license": description.get("license"),
+        "library_name": library,
+        "pipeline_tag": TASK,
+        "tags": [TASK, "imgcls", *(["timm"] if library != "timm" else []), "pytorch"],
+        "datasets": [data["hub"]] if data.get("hub") else None,
+        "metrics": list(dict.fromkeys(entry["type"] for entry in measured)) or None,
+        "model-index": [{"name": repo or description["architecture"]["name"], "results": [result]}]
+        if measured
+        else None,
+    }
+    lines = [f"{name}: {json.dumps(value, ensure_ascii=True)}" for name, value in entries.items() if value]
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def _network(description: Mapping[str, Any]) -> str:
+    """The network and what it started from, as a part of a sentence."""
+    start, name = description.get("start") or {}, description["architecture"]["name"]
+    starts = {"none": "random weights", "pretrained": f"timm's weights of `{start.get('name')}`"}
+    return f": `{name}`" + (f", from {starts.get(start['weights'], 'other weights')}" if start else "")
+
+
+def _usage(repo: str | None, library: str) -> str:
+    place = f"hf-hub:{repo}" if repo else "path/to/this/folder"
+    text = f"""```bash
+imgcls predict run={place} picture.jpg
+imgcls serve run={place}
+```
+
 ```python
 from imgcls import portable
 
-model = portable.load("path/to/this/folder")
+model = portable.load("{place}")
 model.top(["picture.jpg"])
 ```
 """
+    if repo is None or library != "timm":
+        return text
+    return f"""{text}
+timm loads the same network, without the temperature and the preprocessing:
+
+```python
+import timm
+
+model = timm.create_model("{place}", pretrained=True)
+```
+"""
+
+
+def _class_section(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The results of each class, weakest first where they are too many."""
+    measures = [name for name in ("precision", "recall", "f1", "average_precision") if any(name in row for row in rows)]
+    if not measures:
+        return ""
+    last = measures[-1] if "recall" not in measures else "recall"
+    shown = sorted(rows, key=lambda row: row.get(last, math.inf))[:MAX_CLASSES] if len(rows) > MAX_CLASSES else rows
+    lines = [
+        "| class | test images | " + " | ".join(name.replace("_", " ") for name in measures) + " |",
+        "|---" * (len(measures) + 2) + "|",
+    ]
+    for row in shown:
+        cells = [f"{row[name]:.4f}" if name in row else "" for name in measures]
+        lines.append(f"| {_literal(row['class'])} | {row['images']} | {' | '.join(cells)} |")
+    title = "Each class" if len(shown) == len(rows) else f"The {MAX_CLASSES} weakest of {len(rows)} classes"
+    return "\n" + "\n".join([f"{title}:", "", *lines]) + "\n"
+
+
+def _data_section(description: Mapping[str, Any]) -> str:
+    data = description.get("data") or {}
+    images = data.get("images") or {}
+    if not images:
+        return ""
+    titles = {"train": "training", "val": "validation", "test": "test"}
+    counts = [f"| {titles.get(name, name)} | {count:,} |" for name, count in images.items()]
+    head = [f"Data set: {_literal(data['name'])}", "", "| split | images |", "|---|---|"]
+    return "\n## Data\n\n" + "\n".join([*head, *counts]) + "\n"
+
+
+def _limits(description: Mapping[str, Any]) -> str:
+    """What the model cannot do, of what is known of it."""
+    several = description.get("thresholds") is not None
+    lines = [
+        "It answers with labels of its list only, whatever the image shows."
+        if several
+        else "It answers with one of its classes, whatever the image shows"
+        + (", but says which images are unlike those it was trained on." if description.get("novelty") else "."),
+        "The metrics hold for images like the test images. From other cameras, places or times expect lower ones, and "
+        "measure them: `imgcls evaluate run=… data.root=DIR`.",
+    ]
+    rows = [row for row in description.get("per_class") or [] if "recall" in row]
+    weak = sorted((row for row in rows if row["recall"] < WEAK_RECALL), key=lambda row: row["recall"])[:MAX_NAMED]
+    if weak:
+        named = ", ".join(f"{_literal(row['class'])} ({row['recall']:.0%})" for row in weak)
+        lines.append(f"Of these classes it finds the fewest images: {named}.")
+    few = [row for row in rows if row["images"] < FEW_IMAGES]
+    if few:
+        named = ", ".join(_literal(row["class"]) for row in few[:MAX_NAMED])
+        more = f" and {len(few) - MAX_NAMED} more classes" if few[MAX_NAMED:] else ""
+        lines.append(f"The results of {named}{more} are of fewer than {FEW_IMAGES} test images each, and so uncertain.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _licence(name: str | None) -> str:
+    if name is None:
+        return (
+            "None is given. The licence of the weights that the training started from, and of the images, may bind you."
+        )
+    return f"{_literal(name)}. The licence of the weights that the training started from, and of the images, may add to it."
 
 
 def _fit(preprocessing: Mapping[str, Any]) -> str:

@@ -55,6 +55,7 @@ def export(
     origin: Mapping[str, str] | None = None,
     sets: ClassSets | None = None,
     novelty: Novelty | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> dict[str, Parity]:
     """Write the portable model beside `folder`, check it, and put it in its place whole.
 
@@ -71,6 +72,7 @@ def export(
         origin: the `run`, its `commit` and when it was `trained`, for `model.json`.
         sets: of classes with a given coverage; None: the model has none.
         novelty: by which it knows unknown images; None: it does not.
+        about: further fields of `model.json` for the card, see `imgcls.runs.about`.
 
     Returns:
         How well the files agree with the network, see `check`; empty without images.
@@ -98,6 +100,7 @@ def export(
             "thresholds": list(thresholds) if thresholds is not None else None,
             "metrics": dict(metrics),
             "origin": dict(origin or {}),
+            **(about or {}),
             "calibration": calibration.as_dict() if calibration is not None else {},
             **({"sets": sets.as_dict()} if sets is not None else {}),
             **({"novelty": novelty.as_dict()} if novelty is not None else {}),

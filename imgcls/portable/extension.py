@@ -69,8 +69,8 @@ def extend(
         write_weights(network, names, partial / WEIGHTS)
         _write_onnx(network, source / ONNX, partial / ONNX, model.preprocessing, pixels[:CHECKED], temperature)
         description = {
-            # the sets are of validation images without the new class
-            **{field: value for field, value in old.items() if field != "sets"},
+            # the sets are of validation images without the new class, the results per class of a model without it
+            **{field: value for field, value in old.items() if field not in ("sets", "per_class")},
             "architecture": network.architecture.as_dict(),
             "class_names": names,
             "metrics": {},

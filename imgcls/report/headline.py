@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from imgcls.report.intervals import as_metrics, intervals, is_bound
 from imgcls.report.run_data import RunData
+from imgcls.runs.about import data_name
 
 METRICS = {
     "test/accuracy": "test accuracy",
@@ -55,12 +55,12 @@ def format_with_bounds(name: str, metrics: Mapping[str, Any]) -> str:
 def facts(run: RunData) -> list[tuple[str, str]]:
     """What was trained on what, when, for how long and where: label and value."""
     config, metrics, status = run.config, run.metrics, run.status
-    model, data = config.get("model") or {}, config.get("data") or {}
+    model = config.get("model") or {}
     start = "pretrained weights" if model.get("pretrained") else "random weights"
     frozen = ", frozen backbone" if model.get("freeze") == "backbone" else ""
     splits = run.json("data.json").get("splits") or {}
     sizes = [f"{count} {SPLITS.get(name, name)}" for name, (count, *_) in splits.items()]
-    name = Path(str(data.get("root") or "")).name or str(data.get("_target_") or "").rpartition(".")[2]
+    name = data_name(config)
     environment, gpus = run.json("environment.json"), run.json("debug/profile/facts.json").get("gpus") or []
     device = ", ".join(gpus) if gpus else f"{environment['cpus']} CPU cores" if "cpus" in environment else ""
     found = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,12 @@ def share_or(*words: str | bool) -> Check:
         return None if right else f"must be a number between 0 and 1, as 0.95, or {' or '.join(texts)}."
 
     return check
+
+
+def licence_name(value: Any) -> str | None:
+    """The name of a licence as the Hugging Face hub writes it, or null."""
+    right = value is None or (isinstance(value, str) and re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", value))
+    return None if right else "must be a licence as the hub names it, as apache-2.0, cc-by-4.0 or other."
 
 
 def choice(*names: str | int | bool | None) -> Check:

@@ -31,6 +31,7 @@ from imgcls.portable.description import read_description, temperature_of
 from imgcls.portable.model import sigmoid, softmax
 from imgcls.report.intervals import as_metrics, intervals
 from imgcls.report.report_data import gather
+from imgcls.runs.about import read_about
 from imgcls.runs.confusion import Confusion
 from imgcls.runs.folds import FOLDS, OUT_OF_FOLD, Spread, spreads, write_summary
 from imgcls.runs.run import Run
@@ -234,6 +235,7 @@ def _write_ensemble(
         onnx=cfg.export.onnx is not False,
         thresholds=thresholds,
         pixels=sample_evaluation_pixels(images),
+        about={**read_about(folder), "per_class": []},  # those of the run are of the folds
     )
     return tested
 

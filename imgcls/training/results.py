@@ -27,6 +27,7 @@ from imgcls.portable.model import softmax
 from imgcls.portable.novelty import Novelty
 from imgcls.report.intervals import as_metrics
 from imgcls.report.report_data import PARTS, gather
+from imgcls.runs.about import read_about
 from imgcls.runs.confusion import Confusion
 from imgcls.runs.reading import read_origin
 from imgcls.system.files import atomic_path, atomic_write_text
@@ -126,6 +127,7 @@ def export_model(
         pixels=sample_evaluation_pixels(datamodule),
         calibration=calibration,
         origin=read_origin(folder),
+        about=read_about(folder),
         sets=sets,
         novelty=novelty,
     )

@@ -107,6 +107,53 @@ def test_the_description_and_the_card(exported: Path) -> None:
     assert "| test/accuracy | 0.5000 |" in card
 
 
+ABOUT = {
+    "license": "cc-by-4.0",
+    "data": {"name": "fruit_2026", "images": {"train": 1200, "val": 100, "test": 132}},
+    "start": {"name": "test_resnet", "weights": "pretrained"},
+    "per_class": [
+        {"class": "Äpfel", "images": 60, "precision": 0.9, "recall": 0.95},
+        {"class": "Birnen", "images": 60, "precision": 0.8, "recall": 0.5},
+        {"class": "Kirschen", "images": 12, "precision": 1.0, "recall": 1.0},
+    ],
+}
+
+
+def test_the_card_describes_data_classes_and_limits_and_the_hub_reads_it(tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    folder = write(build(), tmp_path / "model", onnx=False, about=ABOUT)
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    card = ModelCard(text)
+    assert card.data.license == "cc-by-4.0"
+    assert card.data.pipeline_tag == "image-classification"
+    assert card.data.library_name == "imgcls"
+    [accuracy] = card.data.eval_results
+    assert (accuracy.metric_type, accuracy.metric_value) == ("accuracy", 0.5)
+    assert (accuracy.dataset_name, accuracy.dataset_split) == ("fruit_2026", "test")
+    assert "| training | 1,200 |" in text
+    assert "| Birnen | 60 | 0.8000 | 0.5000 |" in text
+    assert "finds the fewest images: Birnen (50%)" in text
+    assert r"fruit\_2026" in text
+    assert "The results of Kirschen are of fewer than 20 test images" in text
+    assert portable.load(folder).description["data"] == ABOUT["data"]
+
+
+def test_what_a_card_is_given_cannot_break_its_front_matter() -> None:
+    from huggingface_hub import ModelCard
+
+    name = 'a"\n---\nlicense: mit\n# <b>: {'
+    described = {"class_names": [name], "architecture": {"name": "x"}, "preprocessing": SHAPE.as_dict(), "parity": {}}
+    card = ModelCard(
+        model_card(
+            described
+            | {"metrics": {"test/accuracy": 1.0}, "versions": {"imgcls": "1"}, "data": {"name": name, "images": {}}}
+        )
+    )
+    assert card.data.license is None
+    assert card.data.eval_results[0].dataset_name == name
+
+
 def copy_with(exported: Path, folder: Path, **changes: Any) -> Path:
     folder.mkdir()
     for file in exported.iterdir():
