@@ -21,6 +21,7 @@ from imgcls.aws.s3 import is_remote
 from imgcls.cli import Option, guarded, read_options
 from imgcls.embed import compute_features
 from imgcls.errors import UserError
+from imgcls.models.hub import is_on_hub
 from imgcls.predict import picture_files
 
 OPTIONS = {"run": Option(), "class": Option(), "output": Option()}
@@ -62,7 +63,7 @@ def extend(run: str, name: str, files: Sequence[str], output: Path) -> int:
 
 def default_output(run: str, name: str) -> Path:
     """The folder beside that of `run` with the name of the class. Raises UserError if it exists."""
-    if is_remote(run):
+    if is_remote(run) or is_on_hub(run):
         raise UserError("Say where to write the model: output=DIR")
     folder = Path(run).expanduser()
     ending = re.sub(r"[^\w.-]+", "_", name)

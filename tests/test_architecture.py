@@ -21,6 +21,7 @@ COMMANDS = {
     "options",
     "embed",
     "extend",
+    "push",
 }
 SHARED = {"errors", "pictures", "channels", "preprocessing", "cli"}  # of which the commands alone import cli
 # A package imports those after it, never those before it.

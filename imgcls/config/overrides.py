@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from imgcls.config.choices import TABLE_SUFFIXES
 from imgcls.config.groups import config_dir, is_open, is_option
 from imgcls.errors import UserError
+from imgcls.models.hub import SCHEME, fetch_start, is_on_hub
 
 SUFFIXES = (".yaml", ".yml")
 FLAGS_WITH_VALUE = ("-cn", "--config-name", "-cp", "--config-path", "-cd", "--config-dir", "-p", "--package")
@@ -26,6 +27,7 @@ def expand(arguments: Sequence[str]) -> list[str]:
       arguments win over it. What could run code in it is refused without the argument `trust=true`.
     - `data=DIR`, or `data.root=DIR` without a data set, is a folder or an archive of the user's own images:
       `data=imagefolder`. A table of images, as in `data=labels.csv`, is `data=table`.
+    - `model.name=hf-hub:user/name` is downloaded, and replaced by the architecture and the file of its weights.
     - `+name=value` sets an option of `conf/` too, which Hydra would only add.
     - A value that Hydra's grammar rejects, such as `data.root=~/data` or `run_dir=runs/größe (1)`, is quoted.
     """
@@ -40,7 +42,7 @@ def expand(arguments: Sequence[str]) -> list[str]:
             expanded += listed
         elif argument != "trust=true":
             expanded.append(argument)
-    return [_quoted(_forced(argument)) for argument in _with_own_data(expanded)]
+    return [_quoted(_forced(argument)) for argument in _with_hub_model(_with_own_data(expanded))]
 
 
 def read_overrides(file: Path) -> list[str]:
@@ -71,6 +73,7 @@ def _check_harmless(override: str, file: Path) -> None:
         or "_target_" in name + value
         or "${" in name + value
         or "://" in value
+        or value.startswith(SCHEME)
         or group.startswith(("hydra", "launch."))
         or group in ("data.url", "search.storage")
         or ((config_dir() / group).is_dir() and "/" in value)
@@ -104,6 +107,30 @@ def _with_own_data(arguments: list[str]) -> list[str]:
     if names & {"data.root", "data.table"} and not names & {"data", "experiment"}:
         changed.append("data=table" if "data.table" in names else "data=imagefolder")
     return changed
+
+
+def _with_hub_model(arguments: list[str]) -> list[str]:
+    """Replace `model.name=hf-hub:user/name` by the architecture and the weights, for which it is downloaded."""
+    option = "model.name="
+    references = [text.removeprefix(option).strip("'\"") for text in arguments if text.startswith(option)]
+    if not references or not is_on_hub(references[-1]):
+        return arguments
+    given = {argument.lstrip("+").partition("=")[0] for argument in arguments}
+    if "model.weights" in given:
+        raise UserError(f"model.name={references[-1]} has weights of its own: leave model.weights out.")
+    start = fetch_start(references[-1])
+    found: dict[str, Any] = {"model.weights": start.weights}
+    if start.options:
+        found["model.options"] = start.options
+    if start.stem != "standard":
+        found["model.stem"] = start.stem
+    if start.channels != 3:
+        found["model.in_channels"] = start.channels
+    if start.statistics is not None:
+        found["data.normalization"] = start.statistics
+    kept = [argument for argument in arguments if not argument.startswith(option)]
+    named = [f"{name}={in_grammar(value)}" for name, value in found.items() if name not in given]
+    return [*kept, f"model.name={start.name}", *named]
 
 
 def _is_table(value: str) -> bool:

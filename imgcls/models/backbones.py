@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
-import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from huggingface_hub import constants
-from huggingface_hub.utils import get_session
 from torch import nn
 
 import imgcls.models.cifarnet  # noqa: F401 - registers its networks with timm
@@ -22,6 +18,7 @@ from imgcls.models.architecture import Architecture
 from imgcls.models.choices import STEMS, VIEWS
 from imgcls.models.ensemble import Backbones
 from imgcls.models.heads import Head, Linear, head_from_dict
+from imgcls.models.hub import single_attempt
 from imgcls.models.network import Network, width_of
 from imgcls.models.weights import load_weights
 from imgcls.preprocessing import Size, sides
@@ -93,14 +90,9 @@ def network_from_architecture(
     `name` is that of the timm model with the tag of its weights; None: without a tag.
     """
     name = name or architecture.name
-    options: dict[str, Any] = {**architecture.options, "num_classes": 0}
+    options: dict[str, Any] = {**timm_options(architecture), "num_classes": 0}
     rates = {"drop_rate": architecture.drop_rate, "drop_path_rate": architecture.drop_path_rate}
     options |= {rate: value for rate, value in rates.items() if value}
-    if architecture.in_channels != 3:
-        options["in_chans"] = architecture.in_channels  # timm adapts pretrained weights
-    config = timm.get_pretrained_cfg(architecture.name, allow_unregistered=True)
-    if architecture.image_size is not None and config is not None and config.fixed_input_size:
-        options["img_size"] = architecture.image_size
     backbones = [_create_backbone(name, pretrained, options) for _ in range(architecture.backbones)]
     if architecture.stem == "small":
         for backbone in backbones:
@@ -108,6 +100,17 @@ def network_from_architecture(
     backbone = backbones[0] if architecture.backbones == 1 else Backbones(backbones)
     head = head_from_dict(architecture.head)
     return Network(backbone, head(width_of(backbone), architecture.num_classes), architecture)
+
+
+def timm_options(architecture: Architecture) -> dict[str, Any]:
+    """The arguments of `timm.create_model` that decide the layers of the backbone."""
+    options = dict(architecture.options)
+    if architecture.in_channels != 3:
+        options["in_chans"] = architecture.in_channels  # timm adapts pretrained weights
+    config = timm.get_pretrained_cfg(architecture.name, allow_unregistered=True)
+    if architecture.image_size is not None and config is not None and config.fixed_input_size:
+        options["img_size"] = architecture.image_size
+    return options
 
 
 def check_pretrained(name: str) -> None:
@@ -171,7 +174,7 @@ def _create_backbone(name: str, pretrained: bool, options: dict[str, Any]) -> nn
     if not timm.get_pretrained_cfg(name, allow_unregistered=True):
         raise UserError(f"timm has no pretrained weights for {name}. Use model.pretrained=false or model.weights=FILE.")
     try:
-        with _single_hub_attempt():
+        with single_attempt():
             return timm.create_model(name, pretrained=True, **options)
     except Exception as error:
         _build(name, options)  # raises where the options are the problem, not the download
@@ -186,27 +189,6 @@ def _build(name: str, options: dict[str, Any]) -> nn.Module:
         return timm.create_model(name, pretrained=False, **options)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise UserError(f"timm cannot build {name} with {options}: {first_line(error)}") from error
-
-
-@contextmanager
-def _single_hub_attempt() -> Iterator[None]:
-    """Try once whether the hub can be reached; if not, use its cache alone, without a minute of retries."""
-    unreachable: Exception | None = None
-    offline, timeout = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)  # some weights come from other servers, for which torch would wait forever
-    if not offline:
-        try:
-            get_session().head(constants.ENDPOINT, timeout=5)
-        except Exception as error:  # the hub has changed its HTTP library before, and the exceptions with it
-            unreachable = error
-            constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    except Exception as error:
-        raise (ConnectionError(f"{constants.ENDPOINT}: {unreachable}") if unreachable else error) from error
-    finally:
-        constants.HF_HUB_OFFLINE = offline
-        socket.setdefaulttimeout(timeout)
 
 
 def _make_stem_small(backbone: nn.Module, name: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from imgcls.errors import UserError, first_line
+from imgcls.models.timm_names import with_own_names
 
 MAX_DEPTH = 4  # of dictionaries in dictionaries: {"callbacks": {"EMA": {"state_dict": ...}}}
 
@@ -71,7 +72,9 @@ def read_class_names(file: Path) -> list[str]:
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         file.open("rb").close()  # safetensors calls a file that may not be read missing
-        return load_file(file)
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata()
+        return with_own_names(load_file(file), metadata)
     except Exception as error:
         raise UserError(f"model.weights={file} cannot be read ({first_line(error)}).") from error
 

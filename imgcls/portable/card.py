@@ -183,10 +183,8 @@ def _limits(description: Mapping[str, Any]) -> str:
 
 def _licence(name: str | None) -> str:
     if name is None:
-        return (
-            "None is given. The licence of the weights that the training started from, and of the images, may bind you."
-        )
-    return f"{_literal(name)}. The licence of the weights that the training started from, and of the images, may add to it."
+        return "None is given. Those of the weights that the training started from, and of the images, may bind you."
+    return f"{_literal(name)}. Those of the weights that the training started from, and of the images, may add to it."
 
 
 def _fit(preprocessing: Mapping[str, Any]) -> str:

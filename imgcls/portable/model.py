@@ -14,6 +14,7 @@ from imgcls.channels import Planes
 from imgcls.errors import UserError, first_line
 from imgcls.models.architecture import Architecture
 from imgcls.models.choices import VIEWS
+from imgcls.models.hub import fetch_model, is_on_hub
 from imgcls.pictures import BadPicture
 from imgcls.portable.conformal import ClassSets
 from imgcls.portable.description import DESCRIPTION, ONNX, read_description
@@ -227,7 +228,7 @@ def load(
     """The portable model in `folder`.
 
     Args:
-        folder: a run's `model/`.
+        folder: a run's `model/`, or a model on the Hugging Face hub: hf-hub:user/name.
         engine: 'torch', 'onnx' (works without torch), or 'auto', the faster of the available ones.
         device: for torch; None: a GPU if there is one.
         threads: for ONNX Runtime; all cores if None.
@@ -236,7 +237,7 @@ def load(
     Raises:
         UserError: there is no model, it is damaged, a newer imgcls wrote it, or the engine is not installed.
     """
-    folder = Path(folder)
+    folder = fetch_model(str(folder)) if is_on_hub(folder) else Path(folder)
     description = read_description(folder)
     try:
         names, architecture = description["class_names"], Architecture.from_dict(description["architecture"])

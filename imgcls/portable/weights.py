@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from imgcls.errors import UserError, first_line
+from imgcls.models.timm_names import with_own_names
 
 TYPES = {"F32": torch.float32, "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
 """The types that an export writes."""
@@ -18,13 +19,15 @@ TYPES = {"F32": torch.float32, "I64": torch.int64, "I32": torch.int32, "U8": tor
 def read_weights(file: Path) -> dict[str, Tensor]:
     """The tensors in `file` by name, on the CPU. Raises UserError if it is missing or damaged."""
     try:
-        from safetensors import SafetensorError
+        from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
     except ImportError:
         return read_safetensors(file)
     try:
         file.open("rb").close()  # safetensors calls a file that may not be read missing
-        return load_file(file)
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata()
+        return with_own_names(load_file(file), metadata)
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or first_line(error)}.") from error
     except SafetensorError as error:
@@ -41,7 +44,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         content = bytearray(file.read_bytes())
         end = 8 + int.from_bytes(content[:8], "little")
         header = json.loads(content[8:end].decode())
-        header.pop("__metadata__", None)
+        metadata = header.pop("__metadata__", None)
         body, tensors = memoryview(content)[end:], {}
         for name, entry in header.items():
             kind, shape, (first, last) = TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
@@ -54,4 +57,4 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         raise UserError(f"{file} cannot be read: {error.strerror or first_line(error)}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} cannot be read: {error or type(error).__name__}") from error
-    return tensors
+    return with_own_names(tensors, metadata)

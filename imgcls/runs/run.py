@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls.aws.s3 import is_remote
 from imgcls.errors import UserError
+from imgcls.models.hub import fetch_model, is_on_hub
 from imgcls.pictures import as_list
 from imgcls.runs.confusion import read_confusion
 from imgcls.runs.folds import FOLDS, OUT_OF_FOLD, SUMMARY, read_summary, summary_table
@@ -212,7 +213,12 @@ def load(folder: str | Path) -> Run:
 
 
 def find_model(folder: str | Path) -> Path:
-    """The folder of a portable model: `folder` itself, or that of the run in it. Raises UserError if there is none."""
+    """The folder of a portable model: `folder` itself, that of the run in it, or a copy of hf-hub:user/name.
+
+    Raises UserError if there is none.
+    """
+    if is_on_hub(folder):
+        return fetch_model(str(folder))
     if not is_remote(folder) and (Path(folder).expanduser() / "model.json").is_file():
         return Path(folder).expanduser()
     return load(folder).model_folder

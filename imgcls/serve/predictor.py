@@ -12,6 +12,7 @@ import numpy as np
 
 from imgcls import portable
 from imgcls.errors import UserError
+from imgcls.models.hub import fetch_model, is_on_hub
 from imgcls.pictures import BadPicture, HugePicture
 from imgcls.portable import PortableModel
 from imgcls.serve.batching import NOT_FINITE
@@ -144,7 +145,9 @@ class Predictor:
 
 
 def model_folder(folder: str | Path) -> Path:
-    """The folder of the portable model: `folder` itself, or `model/` in the folder of a run."""
+    """The folder of the portable model: `folder` itself, `model/` in the folder of a run, or a copy of hf-hub:user/name."""
+    if is_on_hub(folder):
+        return fetch_model(str(folder))
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise UserError(f"{folder}: no such folder.")
