@@ -25,7 +25,7 @@ class Checkpoints(Checkpoint):
         folder: folder of the files.
         monitor: the validation metric that selects the best epoch.
         mode: 'max' or 'min'.
-        top_k: number of best epochs to keep; more than one adds files `epoch=N.ckpt`.
+        top_k: number of best epochs to keep; more than one adds files `epoch_N.ckpt`.
         average: 'greedy' averages the best epochs after the training, at least MEMBERS of which are then kept; see
             imgcls.training.soup. 'start' mixes the last one with the start; see imgcls.training.mixture.
         every_minutes: also write `last.ckpt` within an epoch, at most this often.
@@ -157,8 +157,9 @@ class Checkpoints(Checkpoint):
         return (value != value, -value if self.mode == "max" else value, -epoch)
 
     def epoch_file(self, epoch: int) -> Path:
-        """The file of one of several best epochs."""
-        return self.folder / f"epoch={epoch}.ckpt"
+        """The file of one of several best epochs; `epoch` is counted from 0, its name from 1."""
+        earlier = self.folder / f"epoch={epoch}.ckpt"  # of a run that an earlier version began
+        return earlier if earlier.is_file() else self.folder / f"epoch_{epoch + 1}.ckpt"
 
     @staticmethod
     def _agree(trainer: L.Trainer, requested: bool, step: int) -> bool:

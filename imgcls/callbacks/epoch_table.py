@@ -23,7 +23,7 @@ class EpochTable:
     Args:
         monitor: the metric that selects the best epoch, a column of its own.
         mode: 'max' or 'min'.
-        epochs: of the whole training; None where nobody knows.
+        epochs: of the whole training; None where nobody knows; 0 where the head is solved without any.
         bold: whether the best epochs are set in bold.
     """
 
@@ -60,7 +60,7 @@ class EpochTable:
         """What stands under each title."""
         total = f"/{self.epochs}" if self.epochs and self.epochs > 0 else ""
         return {
-            "epoch": f"{int(row['epoch']) + 1}{total}",
+            "epoch": "solved" if self.epochs == 0 else f"{int(row['epoch'])}{total}",
             "lr": f"{row['lr']:.1e}",
             **{TITLES.get(name, name.replace("/", " ")): self._text(name, row) for name in self.columns},
             TITLES["seconds"]: f"{row['seconds']:.1f} s" if row["seconds"] < 100 else f"{row['seconds']:.0f} s",

@@ -81,7 +81,7 @@ def _history(trial: Any, modes: Any, observations: list[Observation], values: An
         if end > begin:
             train, val = np.mean([loss for _, loss in trained[begin:end]]), np.mean([loss for _, loss in stretch])
             step = observations[end - 1].step
-            rows.append({"epoch": len(rows), "step": step, "train/loss": float(train), "val/loss": float(val)})
+            rows.append({"epoch": len(rows) + 1, "step": step, "train/loss": float(train), "val/loss": float(val)})
             begin = end
     return rows
 

@@ -111,7 +111,7 @@ def learning_curves(
                 axes.set_yscale("log")  # one bad epoch would flatten the others
             for number, (run, history) in enumerate(runs.items()):
                 for label, column in columns.items():
-                    points = [(row["epoch"] + 1, row[column]) for row in history if column in row]
+                    points = [(row["epoch"], row[column]) for row in history if column in row]
                     if points:
                         colour = COLOURS[label] if single else SERIES[number % len(SERIES)]
                         dashed = not single and label == "training" and len(columns) > 1

@@ -36,7 +36,7 @@ PERCENT = ("map", "subset_accuracy", "accuracy", "accuracy_top5", "data_wait_fra
 def format_metric(name: str, value: Any) -> str:
     """A metric as text: a percentage, an epoch counted from 1, or a number."""
     if name == "best_epoch":
-        return str(int(value) + 1)
+        return str(int(value))
     return f"{value:.2%}" if name.rpartition("/")[2] in PERCENT else f"{value:.4g}"
 
 

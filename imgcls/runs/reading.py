@@ -66,8 +66,12 @@ def read_origin(folder: Path) -> dict[str, str]:
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """The final metrics; empty before the run has finished."""
-    return read_json(folder / "metrics.json")
+    """The final metrics, `best_epoch` counted from 1; empty before the run has finished."""
+    metrics: dict[str, Any] = read_json(folder / "metrics.json")
+    first = next(iter(read_table(folder / "metrics.csv")), {})
+    if "best_epoch" in metrics and first.get("epoch") == "0":  # a run of an earlier version
+        metrics["best_epoch"] += 1
+    return metrics
 
 
 def read_predictions(folder: Path) -> Rows:
@@ -91,6 +95,13 @@ def read_outputs(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray] | No
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
-    """The metrics of each epoch."""
+    """The metrics of each epoch, counted from 1."""
     rows = read_table(folder / "metrics.csv")
-    return [{name: float(value) for name, value in row.items() if value} for row in rows]
+    return from_one([{name: float(value) for name, value in row.items() if value} for row in rows])
+
+
+def from_one(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The metrics of each epoch; runs of earlier versions counted from 0."""
+    if rows and rows[0].get("epoch") == 0:
+        return [{**row, "epoch": row["epoch"] + 1} for row in rows]
+    return rows

@@ -255,9 +255,10 @@ def print_summary(run: Run) -> None:
     if "ensemble/accuracy" in metrics:
         print(f"ensemble    test accuracy {metrics['ensemble/accuracy']:.2%}, on the data set's own test images")
     epochs = int(metrics.get("epochs", 0))
-    best = f" (the best: {int(metrics['best_epoch']) + 1})" if epochs > 1 and "best_epoch" in metrics else ""
+    best = f" (the best: {int(metrics['best_epoch'])})" if epochs > 1 and "best_epoch" in metrics else ""
     speed = f", {metrics['images_per_second']:.0f} images/s" if "images_per_second" in metrics else ""
-    print(f"{epochs} epoch{'' if epochs == 1 else 's'}{best} in {minutes} min {seconds} s{speed}")
+    length = f"{epochs} epoch{'' if epochs == 1 else 's'}{best}" if epochs else "the head was solved"
+    print(f"{length} in {minutes} min {seconds} s{speed if epochs else ''}")
     print(f"run folder  {run.folder}")
     if run.report_file.is_file():
         print(f"report      {run.report_file}")

@@ -145,7 +145,7 @@ class Predictor:
 
 
 def model_folder(folder: str | Path) -> Path:
-    """The folder of the portable model: `folder` itself, `model/` in the folder of a run, or a copy of hf-hub:user/name."""
+    """The folder of the portable model: `folder`, `model/` in that of a run, or a copy of hf-hub:user/name."""
     if is_on_hub(folder):
         return fetch_model(str(folder))
     path = Path(folder).expanduser()

@@ -177,6 +177,8 @@ def build_callbacks(
     datamodule: ImageDataModule,
     classifier: Classifier,
     timing: Timing,
+    *,
+    solved: bool = False,
 ) -> tuple[History, Checkpoints, list[L.Callback]]:
     """Two callbacks whose results are used afterwards, and all callbacks in the order in which Lightning calls them.
 
@@ -185,7 +187,7 @@ def build_callbacks(
     of its epoch; the Recorder of `debug.*`, whose rules check that row; and Checkpoints, which store the row and the
     state of all others.
     """
-    announce = epoch_printer(cfg.checkpoint.monitor, cfg.checkpoint.mode, cfg.trainer.max_epochs)
+    announce = epoch_printer(cfg.checkpoint.monitor, cfg.checkpoint.mode, 0 if solved else cfg.trainer.max_epochs)
     history = History(folder / "metrics.csv", announce=None if cfg.quiet else announce)
     checkpoints: Checkpoints = instantiate(cfg.checkpoint, folder=folder / "checkpoints", stop=stop)
     lookahead = classifier.optim.lookahead
@@ -193,7 +195,7 @@ def build_callbacks(
         *([lookahead] if lookahead is not None else []),
         *([WeightAveraging(decay=cfg.optim.ema)] if cfg.optim.ema is not None else []),
         timing,
-        ProgressBar(),
+        ProgressBar(enabled=False if solved else None),
         history,
         FeatureSample(folder / "report_data"),
         *_build_debug_callbacks(cfg, folder, datamodule),

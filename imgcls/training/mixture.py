@@ -102,11 +102,11 @@ def mix_with_start(
     log.info(
         "The weights are mixed: %.0f %% of epoch %d, %.0f %% of the start, which validates best.",
         100 * chosen.share,
-        chosen.epoch,
+        chosen.epoch + 1,
         100 - 100 * chosen.share,
     )
     validated = {name: float(value) for name, value in sorted(metrics.items())}
-    return {**validated, "best_epoch": chosen.epoch, "finetuned_share": chosen.share}
+    return {**validated, "best_epoch": chosen.epoch + 1, "finetuned_share": chosen.share}
 
 
 def _read(checkpoints: Checkpoints) -> list[dict[str, Any]] | None:

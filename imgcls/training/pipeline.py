@@ -7,6 +7,7 @@ folder.
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 import lightning as L
@@ -76,12 +77,14 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     if resume_from is not None:
         check_data(folder, images)
     network = build_network(cfg, images, pretrained=resume_from is None)
+    began = time.monotonic()
     data, solved = prepare_head(cfg, images, network, devices, folder, resume_from)
+    spent = time.monotonic() - began if solved else 0.0  # the features of the backbone take nearly all of it
     cfg = follow_plan(cfg, images, solved=solved)
     timing.unit = "images" if data is images else "feature_vectors"
     rate = 0.0 if solved else choose_learning_rate(cfg, network, data, devices, folder)
     classifier = build_classifier(cfg, network, data, devices, rate)
-    history, checkpoints, callbacks = build_callbacks(cfg, folder, stop, data, classifier, timing)
+    history, checkpoints, callbacks = build_callbacks(cfg, folder, stop, data, classifier, timing, solved=solved)
     logger = instantiate(cfg.logger) if cfg.logger.get("_target_") else False
     length = {"max_epochs": 1} if solved else {}  # which measures the head, and writes what every other run has
     trainer = build_trainer(cfg, devices, data, classifier, callbacks, logger=logger, **length)
@@ -108,12 +111,12 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     calibrates = cfg.export.get("calibrate", True) and images.source.val is not None and not images.multilabel
     validation = outputs_of(tester, classifier, data, "val") if calibrates else None
     metrics = {
-        **_best_row(history, checkpoints),
+        **_best_row(history, checkpoints, solved=solved),
         **averaged,
         **(run_test(tester, classifier, data) if cfg.test else {}),
         **timing.summary(),
         "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
-        "seconds": round(sum(row["seconds"] for row in history.rows), 3),
+        "seconds": round(spent + sum(row["seconds"] for row in history.rows), 3),
     }
     if cfg.trainer.get("fast_dev_run"):
         log.info("trainer.fast_dev_run: training, validation and test work; nothing is exported.")
@@ -182,10 +185,11 @@ def run_test(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule) 
     return {name: float(value) for name, value in sorted(metrics.items())}
 
 
-def _best_row(history: History, checkpoints: Checkpoints) -> dict[str, float]:
+def _best_row(history: History, checkpoints: Checkpoints, *, solved: bool) -> dict[str, float]:
+    """The metrics of the best epoch, and which it is, counted from 1; a solved head has none."""
     if not history.rows:
         return {}
-    epoch = checkpoints.best_epoch if checkpoints.best_epoch is not None else history.rows[-1]["epoch"]
+    epoch = checkpoints.best_epoch + 1 if checkpoints.best_epoch is not None else history.rows[-1]["epoch"]
     row = next(row for row in history.rows if row["epoch"] == epoch)
     metrics = {name: float(value) for name, value in row.items() if name.startswith(("train/", "val/"))}
-    return {"best_epoch": int(epoch), "epochs": len(history.rows), **metrics}
+    return {"epochs": 0, **metrics} if solved else {"best_epoch": int(epoch), "epochs": len(history.rows), **metrics}

@@ -59,7 +59,7 @@ def average_greedily(
     if trainer.is_global_zero:
         content = {**read_checkpoint(checkpoints.best), "state_dict": classifier.state_dict()}
         AtomicCheckpointIO().save_checkpoint(content, checkpoints.best)
-    log.info("The model is the average of the epochs %s.", ", ".join(str(epochs[index]) for index in members))
+    log.info("The model is the average of the epochs %s.", ", ".join(str(epochs[index] + 1) for index in members))
     return {**score.metrics, "averaged_epochs": len(members)}
 
 

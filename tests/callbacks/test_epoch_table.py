@@ -15,7 +15,7 @@ def row(epoch: int, **values: float) -> Row:
 
 def test_rows_are_aligned_and_the_best_epochs_marked() -> None:
     table, rows, lines = EpochTable("val/accuracy", "max", 12), [], []
-    for epoch, accuracy in enumerate((0.5, 0.75, 0.75, float("nan"), 1.0)):
+    for epoch, accuracy in enumerate((0.5, 0.75, 0.75, float("nan"), 1.0), start=1):
         rows.append(row(epoch, **{"val/accuracy": accuracy}))
         lines += table.lines(rows)
     assert lines[:2] == [
@@ -29,27 +29,32 @@ def test_rows_are_aligned_and_the_best_epochs_marked() -> None:
 
 def test_the_monitored_metric_has_a_column_and_an_epoch_without_it_is_no_best_one() -> None:
     table = EpochTable("val/ece", "min", None)
-    titles, first = table.lines([row(0, **{"val/ece": 0.25})])
+    titles, first = table.lines([row(1, **{"val/ece": 0.25})])
     assert titles.split()[-2:] == ["ece", "time"]
     assert first.split() == ["*", "1", "1.0e-03", "1.5000", "0.8000", "70.00%", "0.6500", "0.2500", "4.6", "s"]
-    without = {name: value for name, value in row(1).items() if not name.startswith("val/")}
-    [second] = table.lines([row(0, **{"val/ece": 0.25}), without])
+    without = {name: value for name, value in row(2).items() if not name.startswith("val/")}
+    [second] = table.lines([row(1, **{"val/ece": 0.25}), without])
     assert second.split() == ["2", "1.0e-03", "1.5000", "-", "-", "-", "-", "4.6", "s"]
-    [third] = table.lines([row(0, **{"val/ece": 0.25}), row(2, **{"val/ece": 0.125})])
+    [third] = table.lines([row(1, **{"val/ece": 0.25}), row(3, **{"val/ece": 0.125})])
     assert third.startswith("*")
+
+
+def test_a_solved_head_is_no_epoch() -> None:
+    [_, line] = EpochTable("val/accuracy", "max", 0).lines([row(1)])
+    assert line.split()[:2] == ["*", "solved"]
 
 
 def test_programs_get_a_line_of_names_and_values(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    epoch_printer("val/accuracy", "max", 3)([row(0)])
-    assert capsys.readouterr().out.startswith("imgcls epoch=0 lr=0.001 train/loss=1.5 ")
+    epoch_printer("val/accuracy", "max", 3)([row(1)])
+    assert capsys.readouterr().out.startswith("imgcls epoch=1 lr=0.001 train/loss=1.5 ")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("NO_COLOR", "1")
-    epoch_printer("val/accuracy", "max", 3)([row(0)])
+    epoch_printer("val/accuracy", "max", 3)([row(1)])
     assert capsys.readouterr().out.splitlines()[1].startswith("*     1/3  1.0e-03")
     monkeypatch.delenv("NO_COLOR")
-    epoch_printer("val/accuracy", "max", 3)([row(0)])
+    epoch_printer("val/accuracy", "max", 3)([row(1)])
     assert capsys.readouterr().out.splitlines()[1].startswith("\033[1m*     1/3")
 
 
@@ -58,7 +63,7 @@ def test_a_notebook_shows_a_table_that_grows(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("imgcls.callbacks.epoch_table.in_notebook", lambda: True)
     monkeypatch.setattr("imgcls.system.notebook.LiveHtml.show", lambda self, content: shown.append(content))
     show, rows = epoch_printer("val/accuracy", "max", 3), []
-    for epoch, accuracy in enumerate((0.5, 0.75, 0.25)):
+    for epoch, accuracy in enumerate((0.5, 0.75, 0.25), start=1):
         rows.append(row(epoch, **{"val/accuracy": accuracy}))
         show(rows)
     assert [content.count("<tr") for content in shown] == [2, 3, 4]

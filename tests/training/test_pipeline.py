@@ -49,7 +49,7 @@ def test_a_run_leaves_a_complete_run_folder(fit: Fit) -> None:
     for name in ("config.yaml", "metrics.csv", "metrics.json", "predictions.csv", "model/model.json", "log.txt"):
         assert (run.folder / name).is_file(), name
     assert run.status["state"] == "finished"
-    assert [row["epoch"] for row in run.history] == [0, 1, 2, 3, 4]
+    assert [row["epoch"] for row in run.history] == [1, 2, 3, 4, 5]
     assert len(run.predictions) == 24
     right = sum(int(row["correct"]) for row in run.predictions)
     assert run.metrics["test/accuracy"] == pytest.approx(right / 24)
@@ -279,7 +279,7 @@ def test_sigterm_stops_all_processes_and_they_resume(fit: Fit, tmp_path: Path) -
     assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["epoch"] >= len(run.history) - 1
     assert not (folder / ".processes.json").exists()
     resumed = fit(*options)
-    assert [row["epoch"] for row in resumed.history] == list(range(6))
+    assert [row["epoch"] for row in resumed.history] == list(range(1, 7))
     assert resumed.status["resumed"] == 1
 
 
@@ -467,7 +467,7 @@ def test_a_run_of_the_previous_layout_resumes(tmp_path: Path) -> None:
     stored = read_history(folder)
     overrides = yaml.safe_load((folder / "overrides.yaml").read_text())
     run = imgcls.fit([*(text for text in overrides if "run_dir" not in text), f"run_dir={folder}"])
-    assert [row["epoch"] for row in run.history] == [0, 1, 2, 3]
+    assert [row["epoch"] for row in run.history] == [1, 2, 3, 4]
     assert run.history[:2] == stored
     assert run.status["state"] == "finished"
     assert run.status["resumed"] == 1

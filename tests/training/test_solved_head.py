@@ -14,6 +14,7 @@ from imgcls.callbacks.checkpoints import Checkpoints
 from imgcls.errors import UserError
 from imgcls.evaluate import evaluate
 from imgcls.models.backbones import create_network
+from imgcls.runs.run import print_summary
 from imgcls.training import head_start
 from imgcls.training.plan import freezes_norms
 from tests.trainings import Fit
@@ -32,11 +33,15 @@ def fit(fit: Fit, tmp_path: Path) -> Fit:
     )
 
 
-def test_a_solved_head_is_a_complete_run(fit: Fit, pictures: Path) -> None:
+def test_a_solved_head_is_a_complete_run(fit: Fit, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = fit("report=true")
     [row] = run.history
     assert row["lr"] == 0, "no step has changed the solution"
-    assert run.metrics["epochs"] == 1
+    assert run.metrics["epochs"] == 0
+    assert "best_epoch" not in run.metrics
+    capsys.readouterr()
+    print_summary(run)
+    assert "the head was solved in 0 min" in capsys.readouterr().out
     assert run.metrics["train/accuracy"] > 0.9
     assert evaluate(run)["loss"] == pytest.approx(run.metrics["test/loss"], abs=1e-4)
     answers = run.predict([pictures / row["file"] for row in run.predictions], top_k=1)

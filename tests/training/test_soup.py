@@ -35,10 +35,10 @@ def test_the_average_is_the_run_s_model_and_no_worse_on_validation(fit: Fit) -> 
     best = min(row["val/loss"] for row in run.history)
     assert run.metrics["averaged_epochs"] >= 2
     assert run.metrics["val/loss"] <= best
-    assert len(list((run.folder / "checkpoints").glob("epoch=*.ckpt"))) == 5
+    assert len(list((run.folder / "checkpoints").glob("epoch_*.ckpt"))) == 5
     assert evaluate(run, split="val")["loss"] == pytest.approx(run.metrics["val/loss"], abs=1e-4)
     assert evaluate(run)["loss"] == pytest.approx(run.metrics["test/loss"], abs=1e-4)
-    weights = [read_checkpoint(file)["state_dict"] for file in (run.folder / "checkpoints").glob("epoch=*.ckpt")]
+    weights = [read_checkpoint(file)["state_dict"] for file in (run.folder / "checkpoints").glob("epoch_*.ckpt")]
     name = "network.head.1.weight"
     soup: Tensor = read_checkpoint(run.folder / "checkpoints" / "best.ckpt")["state_dict"][name]
     assert not any(torch.equal(soup, state[name]) for state in weights)

@@ -19,7 +19,8 @@ def _make(run: RunData) -> Blocks:
     if not run.history and (steps is None or len(steps.loss) < 2):
         return []
     if len(run.history) == 1 and steps is None:
-        return [Text("There was one epoch, or the head was solved without any: there is no curve to draw.")]
+        solved = "The head was solved, without epochs" if run.metrics.get("epochs") == 0 else "There was one epoch"
+        return [Text(f"{solved}: there is no curve to draw.")]
     histories = {run.folder.name: run.history}
     chart = Figure.of(figures.learning_curves(histories, steps, training_objective(run.config)), name="curves")
     choice = _choice(run)

@@ -101,4 +101,4 @@ def _print_best_epoch(folder: Path) -> None:
 
     metrics = read_metrics(folder)
     validation = {name: value for name, value in metrics.items() if name.startswith("val/")}
-    print(metric_line({"epoch": metrics["best_epoch"], **validation}), flush=True)
+    print(metric_line({"epoch": metrics.get("best_epoch", 1), **validation}), flush=True)

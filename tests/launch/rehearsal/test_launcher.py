@@ -48,7 +48,7 @@ def test_an_interrupted_job_has_the_results_of_a_local_run(tmp_path: Path, own_t
     assert (job.folder / "job.log").read_text().count("the checkpoint has been written") == 1
     assert job.report_file.is_file()
     assert job.config == cfg, "with the paths and the launcher of this machine"
-    assert [row["epoch"] for row in job.history] == [0, 1, 2, 3, 4, 5]
+    assert [row["epoch"] for row in job.history] == [1, 2, 3, 4, 5, 6]
     assert job.model.class_names == local.model.class_names
     assert json.loads((job.folder / "job.json").read_text())["where"] == "rehearsal"
     assert not list(own_temporary_folder.glob(f"{START}*"))
@@ -64,7 +64,7 @@ def test_two_hosts_train_together(tmp_path: Path) -> None:
     job = imgcls.fit(imgcls.compose([*DIGITS, *words, "launch=rehearsal", "launch.instance_count=2"]))
     lines = (job.folder / "job.log").read_text().splitlines()
     assert {line.split(" | ")[0] for line in lines} == {"algo-1", "algo-2"}
-    assert len([line for line in lines if "imgcls epoch=0" in line]) == 1
+    assert len([line for line in lines if "imgcls epoch=1 " in line]) == 1
     assert "(2 processes)" in (job.folder / "log.txt").read_text()
     assert job.metrics["test/accuracy"] > 0.1
     assert len(job.predictions) == 359

@@ -40,7 +40,7 @@ def test_trials_run_through_the_toolkit_and_hear_when_they_are_stopped(search: S
     lines = (run.folder / "job.log").read_text()
     assert lines.count("-- train.py --optim_lr 0.01\n") == 2, "the toolkit has started the script, and again"
     assert lines.count("the checkpoint has been written") == 1, "SIGTERM reached it through bash and the toolkit"
-    assert [record["epoch"] for record in run.history] == [0, 1]
+    assert [record["epoch"] for record in run.history] == [1, 2]
     assert (run.config.optim.lr, run.config.model.head.hidden) == (0.01, imgcls.compose(["head=mlp"]).model.head.hidden)
     assert yaml.safe_load((folder / "best.yaml").read_text())["values"] == {"optim.lr": 0.01}
 
