@@ -1,14 +1,15 @@
 """`python -m imgcls.export run=DIR`: export a run's model.
 
 usage: python -m imgcls.export run=DIR [format=portable|sagemaker] [checkpoint=best|last|FILE] [onnx=auto|true|false]
-                               [calibrate=true|false] [known=0.95|auto|false] [output=FILE] [trust=true]
-                               [data.root=DIR …]
+                               [calibrate=true|false] [known=0.95|auto|false] [examples=true|false]
+                               [output=FILE] [trust=true] [data.root=DIR …]
 
 format=portable writes `model/` in the run folder again, as at the end of the run, and compares it with the checkpoint
 on validation images (`data.…` gives their current place). format=sagemaker packs the existing `model/` as
 `model.tar.gz`, or `output=FILE`, with the code that SageMaker's PyTorch inference container needs to serve it.
 `calibrate=true` also fits the temperature of the logits, and sets of classes, on the validation images, as at the end
-of a run; `known=0.95` makes the model tell unknown images, such that it knows 95 % of these.
+of a run; `known=0.95` makes the model tell unknown images, such that it knows 95 % of these; `examples=false` keeps no
+validation images beside the model.
 `trust=true` runs classes that are not imgcls's own, see docs/run-folder.md.
 """
 
@@ -42,6 +43,7 @@ OPTIONS = {
     "onnx": Option("auto", choice("auto", True, False), boolean),
     "calibrate": Option(True, flag, boolean),
     "known": Option(None, KNOWN, _known),
+    "examples": Option(None, flag, boolean),
     "output": Option(),
     "trust": Option(False, flag, boolean),
 }
@@ -54,6 +56,7 @@ def export(
     onnx: bool = True,
     calibrate: bool = True,
     known: float | bool | str | None = None,
+    examples: bool | None = None,
     overrides: Sequence[str] = (),
     trust: bool = False,
 ) -> dict[str, Parity]:
@@ -66,6 +69,7 @@ def export(
         calibrate: fit the temperature of the logits, and the sets of classes, on the validation images.
         known: the share of validation images that the model is to know, so that it tells unknown ones; 'auto': 0.95
             with a frozen backbone, else none; False: none; None: as in the run's configuration.
+        examples: keep a few small validation images for the server's page; None: as in the run's configuration.
         overrides: `data.…=…`, where the data set has moved.
         trust: instantiate classes that are not imgcls's own, and fetch from the addresses in the run's `config.yaml`.
 
@@ -116,6 +120,7 @@ def export(
         thresholds=thresholds,
         calibration=calibration,
         sets=sets,
+        examples=_examples(stored, examples),
         novelty=fit_known(share, datamodule, classifier.network, frozen=frozen),
     )
 
@@ -127,6 +132,11 @@ def _given_share(stored: Mapping[str, Any], known: float | bool | str | None) ->
         known = known if known is not None and KNOWN(known) is None else "auto"
     check_value("known", known, KNOWN)
     return known, (stored.get("model") or {}).get("freeze") == "backbone"
+
+
+def _examples(stored: Mapping[str, Any], examples: bool | None) -> bool:
+    """`examples`, or where it is None what the configuration `stored` says."""
+    return (stored.get("export") or {}).get("examples") is True if examples is None else examples
 
 
 def _command(arguments: Sequence[str]) -> None:
@@ -155,6 +165,7 @@ def _command(arguments: Sequence[str]) -> None:
         onnx=options["onnx"] is not False,
         calibrate=options["calibrate"],
         known=options["known"],
+        examples=options["examples"],
         overrides=overrides,
         trust=options["trust"],
     )

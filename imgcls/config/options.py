@@ -149,6 +149,7 @@ OPTIONS: dict[str, Check] = {
     "report": flag,
     "quiet": flag,
     "export.calibrate": flag,
+    "export.examples": flag,
     "export.known": share_or("auto", False),
     "export.license": licence_name,
     "export.onnx": choice("auto", True, False),

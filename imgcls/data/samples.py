@@ -6,6 +6,7 @@ import contextlib
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from imgcls.data.crops import resize
@@ -23,6 +24,23 @@ def sample_training_images(datamodule: ImageDataModule, count: int) -> Tensor:
     order = Draws.of(datamodule.seed, 0, torch.arange(len(store))).stream("sample").uniform(1)[:, 0].argsort()
     pixels = resize(store.gather(order[:count].sort().values), datamodule.image_size)
     return datamodule.normalise(pixels)
+
+
+def sample_validation_pictures(datamodule: ImageDataModule, count: int) -> list[Image.Image]:
+    """Up to `count` validation images of different classes; empty without a validation split, or of other channels."""
+    split, depth = datamodule.source.val, datamodule.depth
+    if split is None or depth.bits != 8 or depth.channels not in (1, 3):
+        return []
+    _, first = np.unique(split.strata, return_index=True)
+    others = np.setdiff1d(np.arange(len(split)), first)
+    order = np.concatenate([first[np.linspace(0, len(first) - 1, min(count, len(first))).astype(np.int64)], others])
+    pictures: list[Image.Image] = []
+    for position in order.tolist():
+        if len(pictures) == count:
+            break
+        with contextlib.suppress(BadPicture):
+            pictures.append(split.preview(position, depth))
+    return pictures
 
 
 def sample_evaluation_pixels(datamodule: ImageDataModule, count: int = 32) -> np.ndarray | None:

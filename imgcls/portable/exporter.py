@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 import imgcls
 from imgcls.errors import UserError
@@ -27,6 +28,7 @@ from imgcls.portable.card import model_card
 from imgcls.portable.conformal import ClassSets
 from imgcls.portable.description import CARD, DESCRIPTION, FORMAT_VERSION, NOVELTY, ONNX, WEIGHTS, temperature_of
 from imgcls.portable.engines import OnnxEngine, as_columns, read_network, read_novelty
+from imgcls.portable.examples import write_examples
 from imgcls.portable.exported import Exported
 from imgcls.portable.memory_onnx import FEATURES, SCORES, write_with_head
 from imgcls.portable.model import load, softmax
@@ -56,6 +58,7 @@ def export(
     sets: ClassSets | None = None,
     novelty: Novelty | None = None,
     about: Mapping[str, Any] | None = None,
+    examples: Sequence[Image.Image] = (),
 ) -> dict[str, Parity]:
     """Write the portable model beside `folder`, check it, and put it in its place whole.
 
@@ -73,6 +76,7 @@ def export(
         sets: of classes with a given coverage; None: the model has none.
         novelty: by which it knows unknown images; None: it does not.
         about: further fields of `model.json` for the card, see `imgcls.runs.about`.
+        examples: images that the server's page offers.
 
     Returns:
         How well the files agree with the network, see `check`; empty without images.
@@ -84,6 +88,7 @@ def export(
     exported = Exported(network, temperature, novelty)
     with atomic_folder(folder) as partial:
         write_weights(network, class_names, partial / WEIGHTS)
+        write_examples(examples, partial)
         if onnx:
             export_onnx(network, preprocessing, partial / ONNX, temperature, novelty)
         if novelty is not None:

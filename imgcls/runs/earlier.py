@@ -40,6 +40,7 @@ EARLIER: dict[str, Earlier] = {
     "optim.few_images": Earlier((0,), is_new=True),
     "loss.label_smoothing": Earlier((0.1,)),
     "export.known": Earlier((False,), is_new=True),
+    "export.examples": Earlier((False,), is_new=True),
     "export.license": Earlier((None,), is_new=True),
     "checkpoint.average": Earlier(("none",), is_new=True),
 }

@@ -3,14 +3,15 @@
 usage: python -m imgcls.serve run=DIR [port=8080] [host=127.0.0.1] [engine=auto|onnx|torch] [device=cpu|cuda]
                               [threads=N] [urls=true] [url_allow=HOST,*.HOST] [max_batch=16] [max_requests=64]
                               [allowed_hosts=HOST,*.HOST] [cors=ORIGIN,ORIGIN] [api_key=KEY] [access_log=true]
-                              [examples=DIR] [feedback=DIR]
+                              [examples=auto|true|false|DIR] [feedback=DIR]
        python -m imgcls.serve serve
 
 `run=` is the folder of a run or of a portable model. `host=0.0.0.0` lets other machines connect. `urls=true` fetches
 images from public http(s) URLs, `url_allow=` only from these hosts. `allowed_hosts=` answers only requests to these
 host names (but for /ping and /health), `cors=` lets the pages of these origins ask. `api_key=`, or IMGCLS_API_KEY in
 the environment, is what requests must carry as `Authorization: Bearer KEY`. `access_log=true` prints a line of JSON
-per request. `examples=` is a folder of images that the page offers. `feedback=` is a folder in which corrections made
+per request. `examples=` is a folder of images that the page offers, true: the validation images that the model keeps,
+auto: these where only this machine or an API key gets an answer. `feedback=` is a folder in which corrections made
 on the page are kept, with a labels.csv for data=table. SIGHUP loads the model again, without a request being lost.
 
 The second form is for containers: it serves /opt/ml/model on all interfaces, on the port SAGEMAKER_BIND_TO_PORT or
@@ -53,7 +54,7 @@ OPTIONS = {
     "cors": Option((), parse=texts),
     "api_key": Option(),
     "access_log": Option(False, flag, boolean),
-    "examples": Option(None, parse=Path),
+    "examples": Option("auto"),
     "feedback": Option(None, parse=Path),
     "max_batch": Option(16, whole(1), int),
     "max_requests": Option(64, whole(1), int),
@@ -117,18 +118,46 @@ def create_guards(options: Mapping[str, Any]) -> Guards:
     return Guards(options["allowed_hosts"], options["cors"], key, log)
 
 
+def choose_examples(choice: str, run: str, *, private: bool) -> list[Path]:
+    """The images that the page offers.
+
+    Args:
+        choice: a folder of images; 'true': those of the model; 'false': none; 'auto': those of the model if `private`.
+        run: folder of the run or the portable model.
+        private: whether strangers get no answers, who must not see images of the data set unasked.
+
+    Raises:
+        UserError: there is no image.
+    """
+    from imgcls.portable.examples import FOLDER, find_examples
+    from imgcls.serve.predictor import model_folder
+
+    if choice == "false" or (choice == "auto" and not private):
+        return []
+    folder = model_folder(run) / FOLDER if choice in ("auto", "true") else Path(choice).expanduser()
+    found = find_examples(folder)
+    if not found and choice != "auto":
+        raise UserError(f"examples={choice}: there is no image{' in the model' if choice == 'true' else ''}.")
+    return found
+
+
+def _is_local(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 def _run(options: Mapping[str, Any], listener: socket.socket) -> None:
     import uvicorn
 
     from imgcls.serve.connections import create_config
     from imgcls.serve.feedback import Feedback
-    from imgcls.serve.page import find_examples
     from imgcls.serve.server import create_app
     from imgcls.serve.service import Limits, Service
     from imgcls.system.machine import available_cores
 
     guards, host = create_guards(options), options["host"]
-    examples = find_examples(options["examples"].expanduser()) if options["examples"] else []
+    examples = choose_examples(
+        options["examples"], options["run"], private=guards.api_key is not None or _is_local(host)
+    )
     feedback = Feedback(options["feedback"].expanduser()) if options["feedback"] else None
     load = partial(load_predictor, options)
     limits = Limits(

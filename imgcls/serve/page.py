@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,22 +11,19 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from imgcls.errors import UserError
-from imgcls.pictures import BadPicture, has_picture_signature, open_picture
+from imgcls.portable.examples import encode_file
 from imgcls.serve.bodies import Body, refusal_response
 from imgcls.serve.current import Current
 from imgcls.serve.feedback import Feedback
-from imgcls.serve.predictor import MAX_PIXELS
 from imgcls.serve.refusals import Refusal
 
-EXAMPLES = 8
 EXAMPLE_PX = 512
 
 
 def add_page(app: FastAPI, current: Current, feedback: Feedback | None, examples: Sequence[Path]) -> None:
     """Add the page's routes to `app`: `/`, `/page`, `/examples/0` and so on, and `/feedback` where there is one."""
     page = resources.files("imgcls.serve").joinpath("page.html").read_text(encoding="utf-8")
-    shown = [_encoded(file) for file in examples]
+    shown = [encode_file(file, EXAMPLE_PX) for file in examples]
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def index() -> Response:
@@ -76,27 +72,3 @@ def _add_feedback(app: FastAPI, current: Current, feedback: Feedback) -> None:
             await body.drain()
             return refusal_response(refusal)
         return JSONResponse({"images": kept}, 201)
-
-
-def find_examples(folder: Path, count: int = EXAMPLES) -> list[Path]:
-    """Up to `count` images in `folder`, evenly spread over it and the folders in it.
-
-    Raises UserError if there is none.
-    """
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and has_picture_signature(file))
-    if not files:
-        raise UserError(f"examples={folder}: there is no image.")
-    count = min(count, len(files))
-    return [files[(2 * place + 1) * len(files) // (2 * count)] for place in range(count)]
-
-
-def _encoded(file: Path) -> bytes:
-    """The image as a small JPEG, without its metadata."""
-    try:
-        image = open_picture(file, MAX_PIXELS)
-    except BadPicture as error:
-        raise UserError(f"examples: {file} cannot be used: {error.reason}.") from error
-    image.thumbnail((EXAMPLE_PX, EXAMPLE_PX))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()

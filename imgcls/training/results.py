@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from imgcls import portable
 from imgcls.data.checks import bad_as_csv
 from imgcls.data.module import ImageDataModule
-from imgcls.data.samples import sample_evaluation_pixels
+from imgcls.data.samples import sample_evaluation_pixels, sample_validation_pictures
 from imgcls.data.sources import Split
 from imgcls.data.stores.features import FeatureStore
 from imgcls.models.classifier import Classifier
@@ -23,6 +23,7 @@ from imgcls.models.network import Network
 from imgcls.models.ranking import areas, in_parts, softmax_columns
 from imgcls.portable.calibration import Calibration, calibrate
 from imgcls.portable.conformal import ClassSets, fit_sets
+from imgcls.portable.examples import COUNT
 from imgcls.portable.model import softmax
 from imgcls.portable.novelty import Novelty
 from imgcls.report.intervals import as_metrics
@@ -93,6 +94,7 @@ def write(
         calibration=calibration,
         sets=sets,
         novelty=novelty,
+        examples=cfg.export.get("examples", False),
     )
     atomic_write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
@@ -108,6 +110,7 @@ def export_model(
     calibration: Calibration | None = None,
     sets: ClassSets | None = None,
     novelty: Novelty | None = None,
+    examples: bool = False,
 ) -> dict[str, portable.Parity]:
     """Write the portable model of the run in `folder`, and return how well it agrees with `network` on real images.
 
@@ -128,6 +131,7 @@ def export_model(
         calibration=calibration,
         origin=read_origin(folder),
         about=read_about(folder),
+        examples=sample_validation_pictures(datamodule, COUNT) if examples else (),
         sets=sets,
         novelty=novelty,
     )

@@ -122,9 +122,9 @@ def test_several_images_and_their_table(
 
 
 def test_an_example_a_correction_and_the_key(page: chromium.Page, model: PortableModel, tmp_path: Path) -> None:
+    from imgcls.portable.examples import find_examples
     from imgcls.serve.feedback import Feedback
     from imgcls.serve.guards import Guards
-    from imgcls.serve.page import find_examples
 
     for seed in range(12):
         (tmp_path / f"{seed % 3}").mkdir(exist_ok=True)
