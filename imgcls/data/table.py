@@ -22,8 +22,11 @@ from imgcls.data.table_files import Columns, find_table, read_columns, table_roo
 from imgcls.errors import UserError, nearest
 
 USUAL_COLUMNS = {
-    "file": ("file", "filename", "file_name", "path", "filepath", "file_path", "image", "image_path", "img", "picture"),
-    "label": ("label", "labels", "class", "class_name", "category", "target", "tags", "species", "breed"),
+    "file": (
+        *("file", "filename", "file_name", "path", "filepath", "file_path", "image", "image_path", "image_name"),
+        *("image_file", "img", "picture", "photo", "photo_name", "photo_file"),
+    ),
+    "label": ("label", "labels", "class", "class_name", "category", "target", "tags", "species", "taxon", "breed"),
     "split": ("split", "set", "subset", "partition"),
     "group": ("group", "group_id", "patient", "patient_id", "subject_id", "product_id", "video_id"),
     "weight": ("weight", "sample_weight"),
