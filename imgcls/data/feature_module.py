@@ -7,16 +7,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from imgcls.data.augment import Augment
 from imgcls.data.batch import Batch, RawBatch
+from imgcls.data.batched import BatchedData
 from imgcls.data.batches import scaled_weights
-from imgcls.data.loader import EvaluationPlan, Loader, Plan
+from imgcls.data.loader import Loader, Plan
 from imgcls.data.module import ImageDataModule
+from imgcls.data.sources import Source
 from imgcls.data.stores.features import FeatureStore
 
-EVALUATION_BATCH = 1024  # features; a head takes as long for many as for few
 
-
-class FeatureDataModule(ImageDataModule):
+class FeatureDataModule(BatchedData):
     """Batches of (N, F) features, split and ordered as by `images`.
 
     Args:
@@ -25,6 +26,8 @@ class FeatureDataModule(ImageDataModule):
         whole: make all training images one batch.
         augmented: the features of `train` are those of augmented images.
     """
+
+    smallest_evaluation_batch = 1024  # features; a head takes as long for many as for few
 
     def __init__(
         self,
@@ -38,23 +41,16 @@ class FeatureDataModule(ImageDataModule):
             batch_size=max(images.batch_size, len(features["train"])) if whole else images.batch_size,
             micro_batch_size=images.micro_batch_size,
             world_size=images.world_size,
-            seed=images.seed,
             order_seed=images.order_seed,
             sampler=images.sampler,
-            cache=images.cache,
-            opened=images.opened,
         )
-        self.features, self.augmented = features, augmented
+        self.images, self.features, self.augmented = images, features, augmented
+        self.image_size, self.augment = images.image_size, Augment()  # features are not augmented again
 
-    def setup(self, stage: str | None = None) -> None:
-        """Do nothing: `images` is set up."""
-
-    def evaluation_dataloader(self, split: str) -> Loader[RawBatch | Batch]:
-        """The features of `split` in order, each once."""
-        rank, world_size = self._ranks()
-        batch_size = self.micro_batch_size or max(self.batch_size // world_size, EVALUATION_BATCH)
-        plan = EvaluationPlan(len(self.features[split]), batch_size, rank=rank, world_size=world_size)
-        return self._make_loader(split, plan)
+    @property
+    def source(self) -> Source:
+        """That of the images."""
+        return self.images.source
 
     def _make_loader(self, name: str, plan: Plan, *, training: bool = False) -> Loader[RawBatch | Batch]:
         features, labels = self.features[name], torch.from_numpy(self._need(name).labels)
@@ -66,7 +62,7 @@ class FeatureDataModule(ImageDataModule):
         return Loader(plan, load)
 
 
-def evaluation_features(data: ImageDataModule) -> dict[str, FeatureStore]:
+def evaluation_features(data: BatchedData) -> dict[str, FeatureStore]:
     """The features in `data` of images as evaluation sees them, by split; none of batches of images."""
     if not isinstance(data, FeatureDataModule):
         return {}

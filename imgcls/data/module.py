@@ -6,13 +6,11 @@ A new data set implements `find`, and `download` if it can; everything else is h
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,8 +21,9 @@ from imgcls.channels import RGB, Depth, spread
 from imgcls.config.choices import NORMALIZATIONS, ON_BAD, SAMPLERS, STORE_KINDS
 from imgcls.data.augment import Augment
 from imgcls.data.batch import Batch, RawBatch
+from imgcls.data.batched import BatchedData
 from imgcls.data.batches import batches_of, scaled_weights
-from imgcls.data.loader import EvaluationPlan, Loader, Plan, TrainingPlan
+from imgcls.data.loader import EvaluationPlan, Loader, Plan
 from imgcls.data.normalization import normalise
 from imgcls.data.packed import is_archive, unpack_once, unpacked_folder
 from imgcls.data.per_image import stream_transformed
@@ -67,7 +66,7 @@ class Whole:
     places: dict[str, np.ndarray]
 
 
-class ImageDataModule(L.LightningDataModule):
+class ImageDataModule(BatchedData):
     """Images and labels of a data set, as batches.
 
     Args:
@@ -135,9 +134,13 @@ class ImageDataModule(L.LightningDataModule):
         opened: Opened | None = None,
         fold: str | None = None,
     ) -> None:
-        super().__init__()
-        # with more processes than images, some have none to evaluate
-        self.allow_zero_length_dataloader_with_multiple_devices = True
+        super().__init__(
+            batch_size=batch_size,
+            micro_batch_size=micro_batch_size,
+            world_size=world_size,
+            order_seed=seed if order_seed is None else order_seed,
+            sampler=sampler,
+        )
         check_value("data.store", store, choice(*STORE_KINDS))
         check_value("data.jpeg_quality", jpeg_quality, whole(1, 100))
         self.jpeg_quality = jpeg_quality
@@ -158,7 +161,7 @@ class ImageDataModule(L.LightningDataModule):
             raise UserError(f"data.batch_size={batch_size} must be 1 or more.")
         self.address = str(root) if is_remote(root) else None
         """s3://bucket/prefix from which the images are downloaded; None for a local folder."""
-        self.batch_size, self.image_size, self.interpolation = batch_size, as_size(image_size), interpolation
+        self.image_size, self.interpolation = as_size(image_size), interpolation
         self.resize = resize if resize is not None else round(min(sides(image_size)) / 0.875)
         check_value("data.fit", fit, choice(*FITS))
         self.fit, self.pad_colour, self.depth = fit, tuple(pad_colour), Depth(channels, bits)
@@ -166,24 +169,20 @@ class ImageDataModule(L.LightningDataModule):
             raise UserError("data.augment.per_image is for RGB images of 8 bits, not for other channels.")
         self.num_workers = available_cores() if num_workers == "auto" else max(1, int(num_workers))
         self.val_fraction, self.store_kind, self.on_bad = val_fraction, store, on_bad
-        self.seed, self.order_seed = seed, seed if order_seed is None else order_seed
-        self.group = group
-        self.augment, self.normalization, self.sampler = augment or Augment(), normalization, sampler
+        self.seed, self.group = seed, group
+        self.augment, self.normalization = augment or Augment(), normalization
         self.cache = Path(cache).expanduser() if cache is not None else cache_folder()
         self.root = local_root(root, self.cache)
         self.archive_file = self.root if is_archive(self.root) else None
         """The archive that the images are unpacked from; None for a folder."""
         if self.archive_file is not None:
             self.root = unpacked_folder(self.archive_file, self.cache)
-        self.micro_batch_size, self.world_size = micro_batch_size, world_size
         self.pretrained_statistics = pretrained_statistics
         self.opened = opened or Opened()
         self.min_classes = 2  # which `find` demands
         self.unlabeled = unlabeled
         self.teacher: Teacher | None = None
         """Whose answers are joined to the labels of the training batches."""
-        self.tested = "test"
-        """The split that a trainer tests on."""
         self._computed: Statistics | None = None
 
     # ---- implemented by a data set
@@ -208,25 +207,6 @@ class ImageDataModule(L.LightningDataModule):
             split = source.val is None and self.val_fraction
             self.opened.source = with_validation(source, self.val_fraction, self.seed) if split else source
         return self.opened.source
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Readable class names, by label."""
-        return self.source.class_names
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, C."""
-        return len(self.class_names)
-
-    @property
-    def multilabel(self) -> bool:
-        """Whether an image can have several labels."""
-        return self.source.train.multilabel
-
-    def class_counts(self) -> Tensor:
-        """Number of training images of each class, int64 (C,)."""
-        return torch.from_numpy(self.source.train.class_counts(self.num_classes))
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -289,33 +269,11 @@ class ImageDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> Loader[RawBatch | Batch]:
         """Training batches, in another order per epoch."""
-        loader = self._make_loader("train", self._training_plan(), training=True)
+        loader = super().train_dataloader()
         return self.teacher.teach(loader) if self.teacher is not None else loader
 
-    def val_dataloader(self) -> Loader[RawBatch | Batch] | list[Any]:
-        """Validation images in order; an empty list if there are none."""
-        return self.evaluation_dataloader("val") if self.source.val is not None else []
-
-    def test_dataloader(self) -> Loader[RawBatch | Batch]:
-        """The images of the split `tested`, in order."""
-        return self.evaluation_dataloader(self.tested)
-
-    predict_dataloader = test_dataloader
-
-    def evaluation_dataloader(self, split: str) -> Loader[RawBatch | Batch]:
-        """The images of `split` (train, val, test) in order, each once, without augmentation."""
-        rank, world_size = self._ranks()
-        batch_size = self.micro_batch_size or max(1, self.batch_size // world_size)
-        count = len(self.store_of(split, evaluation=True))
-        return self._make_loader(split, EvaluationPlan(count, batch_size, rank=rank, world_size=world_size))
-
-    def in_order(self, split: str, batch_size: int, epoch: int | None = None) -> Loader[RawBatch | Batch]:
-        """All images of `split` in order, for this process alone; augmented as in `epoch` if that is not None."""
-        training = epoch is not None
-        plan = EvaluationPlan(len(self.store_of(split, evaluation=not training)), batch_size)
-        loader = self._make_loader(split, plan, training=training)
-        loader.epoch = epoch or 0
-        return loader
+    def _count(self, name: str, *, evaluation: bool = True) -> int:
+        return len(self.store_of(name, evaluation=evaluation))
 
     def training_examples(self, count: int, epoch: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Training images as the model sees them in `epoch`: augmented, with labels from before any mixing.
@@ -364,26 +322,6 @@ class ImageDataModule(L.LightningDataModule):
             images = self.trainer.precision_plugin.convert_input(images)
         return Batch(images, labels, batch.index, weights)
 
-    # ---- how a batch is split
-
-    @property
-    def accumulation(self) -> int:
-        """Micro-batches of a device per optimiser step: Trainer(accumulate_grad_batches=…)."""
-        _, world_size = self._ranks()
-        share = -(-min(self.batch_size, len(self._need("train"))) // world_size)
-        return -(-share // min(self.micro_batch_size or share, share))
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps per epoch."""
-        return len(self._training_plan()) // self.accumulation
-
-    @property
-    def expected_micro_batch(self) -> float:
-        """Mean number of images in a training micro-batch, by which a sum of losses is divided."""
-        _, world_size = self._ranks()
-        return min(self.batch_size, len(self._need("train"))) / (world_size * self.accumulation)
-
     def test_on(self, split: str, class_names: Sequence[str]) -> None:
         """Use the images of `split`, or of `all` splits, as the test images, with labels by `class_names`.
 
@@ -395,24 +333,6 @@ class ImageDataModule(L.LightningDataModule):
         self.opened = Opened(self.source.tested_on(tested, class_names))
 
     # ---- inside
-
-    def _need(self, name: str) -> Split:
-        split = self.source.splits().get(name)
-        if split is None:
-            raise UserError(f"{type(self).__name__} at {self.root} has no {name} images.")
-        return split
-
-    def _training_plan(self) -> TrainingPlan:
-        rank, world_size = self._ranks()
-        return TrainingPlan(
-            self._need("train").strata,
-            self.batch_size,
-            seed=self.order_seed,
-            rank=rank,
-            world_size=world_size,
-            accumulation=self.accumulation,
-            sampler=self.sampler,
-        )
 
     def store_of(self, name: str, *, evaluation: bool = False) -> Store:
         """The pixels of a split, decoded on first use; those of `train` as training needs them."""
@@ -486,19 +406,6 @@ class ImageDataModule(L.LightningDataModule):
     def _finish_without_trainer(self, batch: RawBatch | Batch) -> RawBatch | Batch:
         """Finish batches in the loader if no trainer runs that calls the hook above, as in a notebook."""
         return batch if self._running() else self.on_after_batch_transfer(batch, 0)
-
-    def _running(self) -> bool:
-        trainer: Any = self.trainer
-        return getattr(trainer, "datamodule", None) is self and trainer.state.status == "running"
-
-    def _ranks(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, self.world_size)
-
-    def _processes_here(self) -> int:
-        """Processes on this machine that open the same stores."""
-        if self.trainer is not None:
-            return max(1, self.trainer.world_size // self.trainer.num_nodes)
-        return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
 
     def normalise(self, images: Tensor) -> Tensor:
         """Values in 0..255 to float32, equal bit for bit to Preprocessing.normalise."""

@@ -172,10 +172,10 @@ def _loader(datamodule: Any) -> dict[str, Any]:
 
 def _storage(datamodule: Any) -> str | None:
     """Where the training images are, whatever was configured; None if the data module is not from imgcls."""
-    if not isinstance(datamodule, ImageDataModule):
-        return None
     if isinstance(datamodule, FeatureDataModule):
         return "features"
+    if not isinstance(datamodule, ImageDataModule):
+        return None
     store = datamodule.store_of("train")
     if not isinstance(store, ArrayStore):
         return "none"

@@ -18,6 +18,7 @@ from imgcls.audit.findings import Audit
 from imgcls.audit.quality import measure_sharpness
 from imgcls.audit.search import audit
 from imgcls.audit.tables import as_data, as_table
+from imgcls.data.batched import BatchedData
 from imgcls.data.checks import Findings, inspect, inspect_few
 from imgcls.data.feature_module import evaluation_features
 from imgcls.data.module import ImageDataModule
@@ -82,7 +83,7 @@ def audit_images(
     )
 
 
-def try_audit(folder: Path, images: ImageDataModule, network: Network, data: ImageDataModule) -> None:
+def try_audit(folder: Path, images: ImageDataModule, network: Network, data: BatchedData) -> None:
     """Audit the images at the end of the training in `folder`, where all features are there and it takes seconds.
 
     What the crop cuts off is not asked, since the backbone would have to run again.

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from imgcls.data.batch import Batch
-from imgcls.data.module import ImageDataModule
+from imgcls.data.batched import BatchedData
 
 STATISTICS_BATCHES = 50
 """The most training batches from which the statistics of batch norms are computed."""
 
 
 @torch.no_grad()
-def compute_statistics(network: nn.Module, data: ImageDataModule) -> None:
+def compute_statistics(network: nn.Module, data: BatchedData) -> None:
     """Replace the statistics of all batch norms by the mean over training batches, which averaged weights do not have.
 
     Args:

@@ -20,6 +20,7 @@ from imgcls.callbacks.progress_bar import ProgressBar
 from imgcls.callbacks.timing import Timing
 from imgcls.config.starts import is_multilabel
 from imgcls.data.augment import Augment
+from imgcls.data.batched import BatchedData
 from imgcls.data.folds import Fold, open_fold
 from imgcls.data.module import ImageDataModule, Opened
 from imgcls.data.samples import sample_training_images
@@ -115,7 +116,7 @@ def build_network(cfg: DictConfig, datamodule: ImageDataModule, *, pretrained: b
 
 
 def build_classifier(
-    cfg: DictConfig, network: Network, datamodule: ImageDataModule, devices: Devices, learning_rate: float
+    cfg: DictConfig, network: Network, datamodule: BatchedData, devices: Devices, learning_rate: float
 ) -> Classifier:
     """The LightningModule of `cfg` that trains `network` on `datamodule`."""
     model, loss, classes = cfg.model, cfg.loss, datamodule.num_classes
@@ -154,7 +155,7 @@ def restore_classifier(
     return classifier
 
 
-def class_weights(choice: Any, datamodule: ImageDataModule) -> torch.Tensor | None:
+def class_weights(choice: Any, datamodule: BatchedData) -> torch.Tensor | None:
     """The weights of the classes in the loss, shape (C,), for `loss.class_weights`: null, a list, or 'balanced'.
 
     'balanced' weighs each class by the inverse of its number of training images, with a mean of 1 over the images.
@@ -174,7 +175,7 @@ def build_callbacks(
     cfg: DictConfig,
     folder: Path,
     stop: StopSignals,
-    datamodule: ImageDataModule,
+    datamodule: BatchedData,
     classifier: Classifier,
     timing: Timing,
     *,
@@ -206,7 +207,7 @@ def build_callbacks(
     return history, checkpoints, callbacks
 
 
-def _build_debug_callbacks(cfg: DictConfig, folder: Path, datamodule: ImageDataModule) -> list[L.Callback]:
+def _build_debug_callbacks(cfg: DictConfig, folder: Path, datamodule: BatchedData) -> list[L.Callback]:
     if not cfg.debug.get("_target_"):
         return []
     counts: list[int] = datamodule.class_counts().tolist()
@@ -218,7 +219,7 @@ def _build_debug_callbacks(cfg: DictConfig, folder: Path, datamodule: ImageDataM
 def build_trainer(
     cfg: DictConfig,
     devices: Devices,
-    datamodule: ImageDataModule,
+    datamodule: BatchedData,
     classifier: Classifier,
     callbacks: list[L.Callback],
     **options: Any,

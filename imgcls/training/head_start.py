@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
+from imgcls.data.batched import BatchedData
 from imgcls.data.feature_module import FeatureDataModule
 from imgcls.data.module import ImageDataModule
 from imgcls.models.adapters import add_adapters
@@ -34,7 +35,7 @@ class Start(NamedTuple):
         solved: whether the head is the solution already, and no step changes it.
     """
 
-    data: ImageDataModule
+    data: BatchedData
     solved: bool
 
 
@@ -54,7 +55,7 @@ def prepare_head(
     device = devices.torch_device(int(os.environ.get("LOCAL_RANK", "0")))
     once = _runs_backbone_once(cfg)
     solves = _solves(cfg, images, network)
-    data: ImageDataModule = images
+    data: BatchedData = images
     features = None
     if once:
         if resume_from is not None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torchmetrics.functional.classification import multilabel_average_precision
 
-from imgcls.data.module import ImageDataModule
+from imgcls.data.batched import BatchedData
 from imgcls.data.sources import Split
 from imgcls.models.classifier import Classifier
 from imgcls.models.multilabel import choose_thresholds
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @torch.inference_mode()
 def set_thresholds(
-    classifier: Classifier, data: ImageDataModule, aim: str = "f1", at_least: float = 0.9, world_size: int = 1
+    classifier: Classifier, data: BatchedData, aim: str = "f1", at_least: float = 0.9, world_size: int = 1
 ) -> None:
     """Choose the thresholds of `classifier` on the validation images; 0.5 without any, or with several processes."""
     if data.source.val is None:

@@ -16,7 +16,7 @@ import lightning as L
 import numpy as np
 from omegaconf import DictConfig
 
-from imgcls.data.module import ImageDataModule
+from imgcls.data.batched import BatchedData
 from imgcls.errors import UserError
 from imgcls.models.network import Network
 from imgcls.system.files import atomic_write_text
@@ -58,9 +58,7 @@ class Curve:
     suggestion: float
 
 
-def choose_learning_rate(
-    cfg: DictConfig, network: Network, data: ImageDataModule, devices: Devices, folder: Path
-) -> float:
+def choose_learning_rate(cfg: DictConfig, network: Network, data: BatchedData, devices: Devices, folder: Path) -> float:
     """The share of `optim.lr` that suits the images, or for `auto` that of a search, which a resumed run reads."""
     if cfg.optim.lr != "auto":
         share = rate_share(cfg.optim.get("few_images"), len(data.source.train) / data.num_classes)
@@ -76,7 +74,7 @@ def choose_learning_rate(
     return curve.suggestion
 
 
-def find_learning_rate(cfg: DictConfig, network: Network, data: ImageDataModule, devices: Devices) -> Curve:
+def find_learning_rate(cfg: DictConfig, network: Network, data: BatchedData, devices: Devices) -> Curve:
     """Train copies of `network` with growing rates, and read the curve of their mean loss.
 
     Raises UserError if the loss never fell.

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from imgcls.callbacks.checkpoints import Checkpoints
-from imgcls.data.module import ImageDataModule
+from imgcls.data.batched import BatchedData
 from imgcls.models.classifier import Classifier
 from imgcls.models.network import Network
 from imgcls.models.schedules import SCHEDULES
@@ -50,7 +50,7 @@ def save_start(network: Network, folder: Path) -> None:
 
 
 def mix_with_start(
-    trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, checkpoints: Checkpoints
+    trainer: L.Trainer, classifier: Classifier, data: BatchedData, checkpoints: Checkpoints
 ) -> dict[str, float]:
     """Load the mixture of the start with the last epoch that validates best, and return its validation.
 

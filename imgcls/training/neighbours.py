@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from imgcls.data.batched import BatchedData
 from imgcls.data.feature_module import FeatureDataModule
 from imgcls.data.module import ImageDataModule
 from imgcls.report.report_data import MARKUP_CHARACTERS, encode_jpeg
@@ -22,7 +23,7 @@ SIDE_PX = 80
 MAX_CHARACTERS = 100_000  # of these images on the page of a report
 
 
-def try_neighbours(folder: Path, images: ImageDataModule, data: ImageDataModule) -> None:
+def try_neighbours(folder: Path, images: ImageDataModule, data: BatchedData) -> None:
     """Write `report_data/neighbours.json` at the end of the training in `folder`, where features are stored.
 
     Of misclassified test images, the largest loss first: the three training images with the highest cosine similarity.

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from imgcls.callbacks.checkpoints import LAST, Checkpoints
 from imgcls.callbacks.history import History
 from imgcls.callbacks.timing import Timing
+from imgcls.data.batched import BatchedData
 from imgcls.data.feature_module import evaluation_features
 from imgcls.data.module import ImageDataModule
 from imgcls.data.stores.sharing import remember
@@ -175,7 +176,7 @@ def _load_best(trainer: L.Trainer, classifier: Classifier, checkpoints: Checkpoi
         classifier.load_state_dict(state)
 
 
-def run_test(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule) -> dict[str, float]:
+def run_test(trainer: L.Trainer, classifier: Classifier, data: BatchedData) -> dict[str, float]:
     """The test metrics; empty if the data set has no test images."""
     if data.source.test is None:
         log.info("There are no test images: the run ends with its validation metrics.")

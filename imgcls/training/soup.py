@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from imgcls.callbacks.checkpoints import Checkpoints
-from imgcls.data.module import ImageDataModule
+from imgcls.data.batched import BatchedData
 from imgcls.models.classifier import Classifier
 from imgcls.training.batch_norms import compute_statistics
 from imgcls.training.checkpoint_io import AtomicCheckpointIO, read_checkpoint
@@ -23,7 +23,7 @@ State = Mapping[str, Tensor]
 
 
 def average_weights(
-    trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, checkpoints: Checkpoints
+    trainer: L.Trainer, classifier: Classifier, data: BatchedData, checkpoints: Checkpoints
 ) -> dict[str, float]:
     """Load the average that `checkpoint.average` names into `classifier`, if validation approves of it.
 
@@ -34,7 +34,7 @@ def average_weights(
 
 
 def average_greedily(
-    trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, checkpoints: Checkpoints
+    trainer: L.Trainer, classifier: Classifier, data: BatchedData, checkpoints: Checkpoints
 ) -> dict[str, float]:
     """Load the greedy soup of the kept epochs into `classifier`, write it to `best.ckpt`, return its validation.
 
@@ -79,7 +79,7 @@ class Scorer:
 
     trainer: L.Trainer
     classifier: Classifier
-    data: ImageDataModule
+    data: BatchedData
     monitor: str
     mode: str
     adapts: bool
