@@ -47,6 +47,9 @@ def check_tuning(tuning: TuningOptions, search: SearchOptions, space: Space, con
             "Leave it out: imgcls's own rules watch every trial."
         )
     _check_search(search)
+    if search.cv is not None or (config.get("cv") or {}).get("folds") is not None:
+        name = "search.cv" if search.cv is not None else "cv.folds"
+        raise UserError(f"{name}: AWS compares single epochs, not the mean of folds. Use hydra/sweeper=optuna.")
     for name in space.names:
         bare = name.lstrip("+")
         if bare.split(".")[0] in ("launch", "search") or bare.split("/")[0] in SHARED or bare in SHARED:
@@ -82,8 +85,6 @@ def most_epochs(space: Space, epochs: int | None) -> int | None:
 def _check_search(search: SearchOptions) -> None:
     if len(search.objectives) > 1:
         raise UserError("search.objective: a tuning job has one objective. Give one metric, such as val/accuracy.")
-    if search.cv is not None:
-        raise UserError("search.cv: AWS compares single epochs, not the mean of folds. Use hydra/sweeper=optuna.")
     if search.prunes:
         raise UserError("search/pruner is Optuna's. A tuning job has search.tuning.stop_early=true instead.")
     if not str(search.sampler.get("_target_")).endswith(".TPESampler"):

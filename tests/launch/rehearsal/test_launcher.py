@@ -17,6 +17,7 @@ from imgcls.launch.sagemaker.training_job import METRICS, metric_definitions
 from imgcls.runs.reading import read_status
 from tests.aws_account import needs_sdk
 from tests.launch.rehearsal.test_job import namespaces
+from tests.serve.test_label_ways import PLAIN, write
 from tests.trainings import DIGITS
 
 pytestmark = [needs_sdk, pytest.mark.skipif(not namespaces(), reason="namespaces are not allowed here")]
@@ -57,6 +58,20 @@ def test_an_interrupted_job_has_the_results_of_a_local_run(tmp_path: Path, own_t
         read = [float(value) for value in re.findall(definition["Regex"], lines)]
         assert read == [float(f"{row[definition['Name']]:.6g}") for row in job.history], definition
     assert imgcls.fit(cfg).status["resumed"] == 1, "a finished run is returned as it is"
+
+
+def test_an_interrupted_cross_validation_of_images_with_several_labels(tmp_path: Path) -> None:
+    table = write(tmp_path / "pictures", 40) / "labels.csv"
+    words = [*PLAIN, f"data={table}", "data.label_separator=|", "trainer.max_epochs=1", "debug=off"]
+    words += ["cv.folds=2", "cv.ensemble=true"]
+    local = imgcls.fit(imgcls.compose([*words, f"run_dir={tmp_path / 'local'}"]))
+    job = imgcls.fit(
+        imgcls.compose([*words, f"run_dir={tmp_path / 'job'}", "launch=rehearsal", "launch.interrupt=true"])
+    )
+    assert results(job) == results(local)
+    assert "interrupted; waiting for another instance" in (job.folder / "launch.log").read_text()
+    assert (job.folder / "out_of_fold.csv").read_text() == (local.folder / "out_of_fold.csv").read_text()
+    assert job.model.thresholds == local.model.thresholds
 
 
 def test_two_hosts_train_together(tmp_path: Path) -> None:
