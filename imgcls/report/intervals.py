@@ -17,31 +17,44 @@ REPLICATES = 1000
 MAX_DRAWS = 20_000_000  # images drawn in all; of more images, fewer replicates
 MIN_REPLICATES = 200
 Z = 1.959964  # the 97.5 % quantile of the normal distribution
+SIGNED = ("cohen_kappa", "matthews_corrcoef")  # which can be below 0
 NAMES = ("loss", "macro_f1", "ece")  # of the metrics that are bootstrapped
 MAX_AT_ONCE = 200_000  # images of replicates that are measured together
 Interval = tuple[float, float]
 
 
-GROUPS = 20  # of a delete-group jackknife
-T = 2.093  # the 97.5 % quantile of Student's distribution with 19 degrees of freedom
+PARTS = 20  # of a delete-group jackknife
+MIN_PARTS = 5
 
 
-def intervals(logits: np.ndarray, labels: np.ndarray, seed: int = 0, named: Iterable[str] = ()) -> dict[str, Interval]:
+def intervals(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    seed: int = 0,
+    named: Iterable[str] = (),
+    groups: Sequence[str] | None = None,
+) -> dict[str, Interval]:
     """95 % intervals of loss, accuracy, accuracy_top5 (more than five classes), macro_f1 and ece, and `named` metrics.
 
     Accuracies have Wilson's interval (1927), which is right where every image is classified correctly: that does not
     show that every image will be. The others come from a bootstrap within each class (Efron 1979); the calibration
     error, which every sample overestimates, from the basic bootstrap, the others from percentiles.
 
+    Images of a group are alike, and say less than as many others: with `groups`, the intervals of all metrics but those
+    from ranks come from `jackknife`, which leaves whole groups out.
+
     Args:
         logits: float (N, C).
         labels: int (N,).
         seed: of the bootstrap.
         named: metrics of the option `metrics`; of those that torchmetrics computes there is none, see `jackknife`.
+        groups: the group of each image, such as its patient, if they have one.
     """
     images = _Images.of(logits, labels)
     if not len(labels) or not np.isfinite(images.losses).all():
         return {}
+    if groups is not None:
+        return _group_intervals(images, named, groups, seed)
     found = {name: wilson(float(values.sum()), len(values)) for name, values in images.hits.items()}
     replicates = min(REPLICATES, max(MIN_REPLICATES, MAX_DRAWS // len(labels)))
     counted = [name for name in named if split_metric(name)[0] in (*COUNTED, *COUNTED_OVERALL)]
@@ -84,31 +97,97 @@ def _ranked_intervals(logits: np.ndarray, labels: np.ndarray, names: list[str]) 
     return intervals
 
 
+def _group_intervals(images: _Images, named: Iterable[str], groups: Sequence[str], seed: int) -> dict[str, Interval]:
+    counted = [name for name in named if split_metric(name)[0] in (*COUNTED, *COUNTED_OVERALL)]
+    names = [*images.hits, *NAMES, *counted]
+
+    def measure(places: np.ndarray) -> np.ndarray:
+        hits = [values[places].mean() for values in images.hits.values()]
+        return np.concatenate([hits, images.measure(places[None], counted)[0]])
+
+    values = measure(np.arange(len(images.labels)))
+    found = jackknife_all(measure, values, images.labels, seed, [groups[place] for place in images.order])
+    result = {}
+    for name, value, (low, high) in zip(names, values, found or [], strict=False):
+        if name in ("loss", "ece"):
+            result[name] = max(0.0, low), max(0.0, high)
+        elif high - low < 1e-9:  # the images of each group are all alike
+            result[name] = wilson(min(1.0, max(0.0, float(value))) * len(set(groups)), len(set(groups)))
+        else:
+            result[name] = max(-1.0 if name in SIGNED else 0.0, low), min(1.0, high)
+    return result
+
+
 def jackknife(
-    measure: Callable[[np.ndarray], float], value: float, labels: np.ndarray, seed: int = 0
+    measure: Callable[[np.ndarray], float],
+    value: float,
+    labels: np.ndarray,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
 ) -> Interval | None:
-    """The 95 % interval of any metric, from its values without each of 20 groups of images (Shao and Wu 1989).
+    """The 95 % interval of any metric, from its values without each of 20 parts of the images (Shao and Wu 1989).
 
     Args:
         measure: the metric of the images at these positions, int (K,).
         value: the metric of all images.
-        labels: int (N,), each class of which is spread over the groups; or with several labels (N, C).
-        seed: of the groups.
+        labels: int (N,), each class of which is spread over the parts; or with several labels (N, C).
+        seed: of the parts.
+        groups: the group of each image, if they have one: the images of a group are in one part.
 
     Returns:
-        None where the metric is not finite, or there are fewer images than groups.
+        None where the metric is not finite, or there are fewer images than parts, or fewer than 5 groups.
     """
+    found = jackknife_all(lambda places: np.array([measure(places)]), np.array([value]), labels, seed, groups)
+    return found[0] if found is not None else None
+
+
+def jackknife_all(
+    measure: Callable[[np.ndarray], np.ndarray],
+    values: np.ndarray,
+    labels: np.ndarray,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> list[Interval] | None:
+    """As `jackknife`, of several metrics that are measured together."""
+    part_of = _deal(labels, seed) if groups is None else _deal_groups(groups, seed)
+    parts = int(part_of.max(initial=-1)) + 1
+    if parts < (PARTS if groups is None else MIN_PARTS) or not np.isfinite(values).all():
+        return None
+    without = np.stack([measure(np.flatnonzero(part_of != part)) for part in range(parts)])
+    if not np.isfinite(without).all():
+        return None
+    variance = (parts - 1) / parts * ((without - without.mean(axis=0)) ** 2).sum(axis=0)
+    reaches = _student(parts - 1) * np.sqrt(variance)
+    return [(float(value - reach), float(value + reach)) for value, reach in zip(values, reaches, strict=True)]
+
+
+def _student(degrees: int) -> float:
+    """The 97.5 % quantile of Student's distribution."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, degrees))
+
+
+def _deal(labels: np.ndarray, seed: int) -> np.ndarray:
+    """int (N,): the part of each image, with each class spread over all."""
     order = np.random.default_rng(seed).permutation(len(labels))
     if labels.ndim == 1:
         order = order[np.argsort(labels[order], kind="stable")]
-    if len(order) < GROUPS or not np.isfinite(value):
-        return None
-    groups = np.arange(len(order)) % GROUPS
-    values = np.array([measure(np.sort(order[groups != group])) for group in range(GROUPS)])
-    if not np.isfinite(values).all():
-        return None
-    reach = T * math.sqrt((GROUPS - 1) / GROUPS * ((values - values.mean()) ** 2).sum())
-    return value - reach, value + reach
+    part_of = np.empty(len(order), dtype=np.int64)
+    part_of[order] = np.arange(len(order)) % PARTS
+    return part_of
+
+
+def _deal_groups(groups: Sequence[str], seed: int) -> np.ndarray:
+    """int (N,): the part of each image, with as many images in each part as the groups allow."""
+    _, group_of, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(counts))
+    sizes = np.zeros(min(PARTS, len(counts)), dtype=np.int64)
+    part_of_group = np.empty(len(counts), dtype=np.int64)
+    for group in order[np.argsort(-counts[order], kind="stable")]:
+        part_of_group[group] = sizes.argmin()
+        sizes[sizes.argmin()] += counts[group]
+    return part_of_group[group_of]
 
 
 def as_metrics(found: Mapping[str, Interval], split: str) -> dict[str, float]:
@@ -138,6 +217,7 @@ def wilson(hits: float, count: float) -> Interval:
 class _Images:
     """What the metrics of any sample of the images need, sorted by class."""
 
+    order: np.ndarray
     labels: np.ndarray
     predicted: np.ndarray
     losses: np.ndarray
@@ -158,6 +238,7 @@ class _Images:
             hits["accuracy_top5"] = judged.rank < 5
         counts = np.bincount(labels, minlength=classes)
         return cls(
+            order=order,
             labels=labels,
             predicted=judged.predicted,
             losses=judged.losses,
@@ -181,7 +262,7 @@ class _Images:
     def measure(self, positions: np.ndarray, counted: Sequence[str] = ()) -> np.ndarray:
         """Loss, macro F1, calibration error and the M `counted` metrics, float (R, 3 + M), of replicates.
 
-        `positions` are those of their images, int (R, N).
+        `positions` are those of their images, int (R, K), whose K classes are the same in every row.
         """
         replicates = len(positions)
         predicted = self.predicted[positions]
@@ -192,14 +273,15 @@ class _Images:
             flat = weights.ravel() if weights is not None else None
             return np.bincount(places.ravel(), weights=flat, minlength=size * replicates).reshape(replicates, size)
 
-        right = count(predicted, self.classes, (predicted == self.labels).astype(float))
-        answers, true = count(predicted, self.classes), np.bincount(self.labels, minlength=self.classes)
+        labels = self.labels[positions[0]]  # of every replicate: each has as many images of a class
+        right = count(predicted, self.classes, (predicted == labels).astype(float))
+        answers, true = count(predicted, self.classes), np.bincount(labels, minlength=self.classes)
         both = answers + true
         there = both > 0
         f1 = np.divide(2 * right, both, out=np.zeros_like(right), where=there).sum(axis=1) / there.sum(axis=1)
         gaps = count(self.bins[positions], BINS, self.gaps[positions])
-        ece = np.abs(gaps).sum(axis=1) / len(self.labels)
-        counts = Counts(right, answers - right, true - right, len(self.labels))
+        ece = np.abs(gaps).sum(axis=1) / len(labels)
+        counts = Counts(right, answers - right, true - right, len(labels))
         more = [score(*split_metric(name), counts) for name in counted]
         return np.stack([self.losses[positions].mean(axis=1), f1, ece, *more], axis=1)
 

@@ -164,7 +164,8 @@ def _write_predictions(folder: Path, runs: Sequence[Run], images: ImageDataModul
         for name, count, hit in zip(names, counts.tolist(), hits.tolist(), strict=True)
     ]
     atomic_write_text(folder / "per_class.csv", as_csv(per_class))
-    return as_metrics(intervals(scores, labels), "test")
+    groups = None if pool.groups is None else [pool.groups[position] for position in positions]
+    return as_metrics(intervals(scores, labels, groups=groups), "test")
 
 
 def _save(file: Path, values: np.ndarray) -> None:
@@ -256,6 +257,8 @@ def _test(
     [tested] = trainer.test(classifier, datamodule=images, verbose=False)
     found = {name.replace("test/", "ensemble/"): float(value) for name, value in sorted(tested.items())}
     if thresholds is None:
-        outputs = classifier.test_outputs
-        found |= as_metrics(intervals(outputs.logits.float().numpy(), outputs.labels.numpy()), "ensemble")
+        outputs, split = classifier.test_outputs, images.source.splits()["test"]
+        groups = None if split.groups is None else [split.groups[place] for place in outputs.index.tolist()]
+        measured = intervals(outputs.logits.float().numpy(), outputs.labels.numpy(), groups=groups)
+        found |= as_metrics(measured, "ensemble")
     return found

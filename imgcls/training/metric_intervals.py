@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,22 +22,30 @@ MAX_VALUES = 20_000_000  # logits of which a metric is computed twenty times mor
 AT_ONCE = 1024  # images
 
 
-def metric_intervals(classifier: Classifier, outputs: Outputs) -> dict[str, Interval]:
+def metric_intervals(
+    classifier: Classifier, outputs: Outputs, groups: Sequence[str] | None = None
+) -> dict[str, Interval]:
     """The interval of each metric of `outputs`, by its name without the split; none for one that fails.
 
-    Metrics that imgcls computes itself are bootstrapped or have a closed form, the others a jackknife.
+    Metrics that imgcls computes itself are bootstrapped or have a closed form, the others a jackknife; where the images
+    are in `groups`, by the index of the outputs, all have a jackknife that leaves out whole groups.
     """
+    if groups is not None:
+        groups = [groups[place] for place in outputs.index.tolist()]
     logits, labels = outputs.logits.float().numpy(), outputs.labels.numpy()
     metrics = dict(classifier.test_metrics.items(keep_base=True))
     found: dict[str, Interval] = {}
     if classifier.multilabel:
         metrics.pop("loss")
         hits = ((torch.sigmoid(outputs.logits) >= classifier.thresholds.cpu()) == (outputs.labels > 0.5)).all(dim=1)
-        found["subset_accuracy"] = wilson(float(hits.sum()), max(1, len(hits)))
+        if groups is None:
+            found["subset_accuracy"] = wilson(float(hits.sum()), max(1, len(hits)))
     else:
         own = {name: metric.full_name for name, metric in metrics.items() if isinstance(metric, Counted | Ranked)}
-        named = intervals(logits, labels, named=list(dict.fromkeys(own.values())))
-        metrics = {name: metric for name, metric in metrics.items() if name not in (*named, *own, *KNOWN)}
+        named = intervals(logits, labels, named=list(dict.fromkeys(own.values())), groups=groups)
+        ranked = [name for name in own if isinstance(metrics[name], Ranked)] if groups is not None else []
+        known = {*named, *own, *KNOWN} - {*ranked}
+        metrics = {name: metric for name, metric in metrics.items() if name not in known}
         found |= {name: interval for name, interval in named.items() if name in KNOWN}
         found |= {name: named[full] for name, full in own.items() if full in named}
     if outputs.logits.numel() > MAX_VALUES:
@@ -46,7 +55,7 @@ def metric_intervals(classifier: Classifier, outputs: Outputs) -> dict[str, Inte
             continue
         try:
             values = _Subset(classifier, outputs, name, metric)
-            interval = jackknife(values.measure, values.measure(np.arange(len(labels))), labels)
+            interval = jackknife(values.measure, values.measure(np.arange(len(labels))), labels, groups=groups)
         except Exception as error:  # of the user's own metric, which has been measured without one
             log.info("There is no interval of %s. %s: %s", name, type(error).__name__, error)
             continue

@@ -63,7 +63,8 @@ def write(
     tested = classifier.test_outputs if cfg.test and datamodule.source.test is not None else None
     for split, outputs in (("val", validation), ("test", tested)):
         if outputs is not None:
-            metrics |= as_metrics(metric_intervals(classifier, outputs), split)
+            groups = datamodule.source.splits()[split].groups
+            metrics |= as_metrics(metric_intervals(classifier, outputs, groups), split)
     calibration = sets = None
     if validation is not None:
         calibration, sets = fit_calibration(folder, validation, _arrays(tested) if tested is not None else None)

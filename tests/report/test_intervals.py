@@ -99,6 +99,43 @@ def test_the_intervals_of_named_metrics_hold_the_true_value(name: str, monkeypat
     assert 0.925 <= held / repeats <= 0.98
 
 
+def simulate_groups(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Images of `count` patients, some of whom are hard to tell."""
+    patient = np.repeat(np.arange(count), rng.poisson(8, count) + 1)
+    labels = rng.integers(0, 6, len(patient))
+    logits = rng.normal(size=(len(patient), 6))
+    logits[np.arange(len(patient)), labels] += 1.5 + rng.normal(size=count)[patient]
+    return logits, labels, [f"patient {number}" for number in patient]
+
+
+def test_images_of_a_patient_count_as_one_patient() -> None:
+    rng, repeats = np.random.default_rng(0), 300
+    logits, labels, _ = simulate_groups(rng, 20_000)
+    right = logits.argmax(axis=1) == labels
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]
+    truth = {"accuracy": right.mean(), "loss": losses.mean(), "recall": right.mean(), "macro_f1": right.mean()}
+    held, naive = dict.fromkeys(truth, 0), 0
+    for repeat in range(repeats):
+        logits, labels, groups = simulate_groups(rng, 40)
+        found = intervals(logits, labels, repeat, ["recall"], groups)
+        for name, value in truth.items():
+            held[name] += found[name][0] <= value <= found[name][1]
+        hits = logits.argmax(axis=1) == labels
+        low, high = wilson(hits.sum(), len(hits))
+        naive += low <= truth["accuracy"] <= high
+    for name, count in held.items():
+        assert 0.93 <= count / repeats <= 0.97, name
+    assert naive / repeats < 0.8
+
+
+def test_few_groups_and_groups_that_are_all_right() -> None:
+    labels = np.arange(40) % 4
+    logits = 9.0 * np.eye(4)[labels]
+    groups = [str(number // 5) for number in range(40)]
+    assert intervals(logits, labels, groups=groups)["accuracy"] == wilson(8, 8)
+    assert intervals(logits, labels, groups=[str(number % 4) for number in range(40)]) == {}
+
+
 def test_a_perfect_order_does_not_prove_itself() -> None:
     labels = np.arange(30) % 3
     found = intervals(9.0 * np.eye(3)[labels], labels, named=["auroc", "macro_f1_score"])

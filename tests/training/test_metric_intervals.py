@@ -72,6 +72,28 @@ def test_several_labels_have_intervals_too() -> None:
     assert found["recall"][1] - found["recall"][0] == pytest.approx(4 * np.sqrt(0.84 * 0.16 / labels.sum()), rel=0.5)
 
 
+def test_all_metrics_leave_out_whole_groups() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 400)
+    hard = rng.random(40) < 0.5
+    logits = rng.normal(size=(400, 3)) + np.where(hard, 0, 4)[np.arange(400) // 10, None] * np.eye(3)[labels]
+    classifier = Classifier(
+        network(num_classes=3), metrics={name: named_metric(name, 3) for name in ("auroc", "recall")}
+    )
+    order = rng.permutation(400)  # of the outputs, of several processes
+    outputs = Outputs(
+        torch.tensor(order), torch.tensor(logits[order]).float(), torch.tensor(labels[order]), torch.rand(400)
+    )
+    images, patients = (
+        metric_intervals(classifier, outputs),
+        metric_intervals(classifier, outputs, [str(number // 10) for number in range(400)]),
+    )
+    assert images.keys() == patients.keys() >= {"accuracy", "loss", "ece", "auroc", "recall"}
+    for name in ("accuracy", "auroc", "recall"):
+        widths = [found[name][1] - found[name][0] for found in (images, patients)]
+        assert 1.5 * widths[0] < widths[1] < 5 * widths[0], name
+
+
 def test_unknown_names_are_refused_before_anything_is_loaded() -> None:
     for override, message in {
         "metrics=[aurok]": "'aurok' is not known. Did you mean auroc",
