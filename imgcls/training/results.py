@@ -82,6 +82,7 @@ def write(
         datamodule,
         classifier.network,
         frozen=cfg.model.freeze == "backbone",
+        test=cfg.test,
         features=features,
         device=choose_devices(cfg.trainer.accelerator, "auto").torch_device(),
     )

@@ -34,6 +34,7 @@ def fit_known(
     network: Network,
     *,
     frozen: bool,
+    test: bool = True,
     features: Mapping[str, FeatureStore] | None = None,
     device: torch.device | None = None,
 ) -> Novelty | None:
@@ -45,6 +46,7 @@ def fit_known(
         datamodule: the images, set up.
         network: with its final weights.
         frozen: whether its backbone is the one that the training began with.
+        test: also measure the share of the test images, if there are any.
         features: those of a frozen backbone that are there already, by split.
         device: where others are computed; None: the CPU.
 
@@ -71,7 +73,7 @@ def fit_known(
             )
         return None
     device = device or torch.device("cpu")
-    splits = tuple(name for name in ("train", "val", "test") if name in source.splits())
+    splits = ("train", "val", "test") if test and source.test is not None else ("train", "val")
     if frozen and network.architecture.views == "one":
         stored = dict(features or {})
         missing = tuple(split for split in splits if split not in stored)
