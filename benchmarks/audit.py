@@ -1,7 +1,7 @@
 """Wrong labels found by the audit against the library cleanlab, on the same out-of-fold probabilities.
 
-    python benchmarks/audit.py --weights FILE [--caltech DIR] [--cifar DIR] [--limit N] [--flipped 0.05] [--seeds 0 1 2]
-                               [--cleanlab PYTHON] [--features DIR] [--large] [--json FILE]
+    python benchmarks/audit.py --weights FILE [--caltech DIR] [--cifar DIR] [--size 224] [--limit N] [--flipped 0.05]
+                               [--seeds 0 1 2] [--cleanlab PYTHON] [--features DIR] [--large] [--json FILE]
 
 Labels are flipped at random, and the audit looks for them with the features of a frozen EfficientNet-Lite0. AUROC says
 how well the images are ranked; precision and recall, how well those are chosen that are called wrong. `--cleanlab` is
@@ -57,7 +57,9 @@ def features_of(name: str, overrides: list[str], asked: argparse.Namespace) -> t
     file = Path(asked.features or tempfile.mkdtemp()) / f"{name}.npz"
     if not file.is_file():
         model = ["model.name=tf_efficientnet_lite0", f"model.weights={asked.weights}", "trainer.accelerator=cpu"]
-        cfg = imgcls.compose([*overrides, *model, "data.val_fraction=0"])
+        size = [f"data.image_size={asked.size}"]
+        size += [f"data.resize={asked.size}"] if name == "cifar" else []
+        cfg = imgcls.compose([*overrides, *model, *size, "data.val_fraction=0"])
         devices = choose_devices("cpu", 1)
         images: ImageDataModule = build_data(cfg, devices, plain=True)
         images.setup()
@@ -121,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("weights", "caltech", "cifar", "cleanlab", "features", "json"):
         parser.add_argument(f"--{name}")
+    parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--flipped", type=float, default=0.05)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -110,7 +110,8 @@ def export(
     elif calibrate and datamodule.source.val is not None:
         trainer = build_trainer(cfg, devices, datamodule, classifier, callbacks=[])
         validation = outputs_of(trainer, classifier, datamodule, "val")
-        calibration, sets = fit_calibration(run.folder, validation, read_outputs(run.folder, "test"))
+        groups = datamodule.source.test.groups if datamodule.source.test is not None else None
+        calibration, sets = fit_calibration(run.folder, validation, read_outputs(run.folder, "test"), groups)
     return export_model(
         run.folder,
         datamodule,

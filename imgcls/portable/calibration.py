@@ -47,12 +47,14 @@ class Calibration:
             the others, and of `test`.
         noise: of `val` and `test`, the calibration error that a perfectly calibrated model with the same confidences
             would show on as many images.
+        interval: of 95 %, of the calibration error on the test images with the temperature; None: not measured.
     """
 
     temperature: float
     images: int
     effect: Mapping[str, tuple[Quality, Quality]]
     noise: Mapping[str, float] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         if self.temperature == 1:
@@ -82,7 +84,8 @@ class Calibration:
             for split, (before, after) in self.effect.items()
         }
         noise = {"noise": dict(self.noise)} if self.noise else {}
-        return {"temperature": self.temperature, "images": self.images, "effect": effect, **noise}
+        interval = {"interval": list(self.interval)} if self.interval is not None else {}
+        return {"temperature": self.temperature, "images": self.images, "effect": effect, **noise, **interval}
 
 
 def calibrate(

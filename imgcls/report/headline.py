@@ -101,6 +101,8 @@ def headline(run: RunData) -> tuple[str, Sequence[tuple[str, ...]]]:
     if effect := run.calibration.get("effect", {}).get("test"):  # of the exported model
         metrics = {name: value for name, value in metrics.items() if not name.startswith("test/ece")}
         metrics["test/ece"] = effect["ece"][1]
+        if run.calibration.get("interval"):
+            metrics |= as_metrics({"ece": run.calibration["interval"]}, "test")
     state, stopped = status.get("state", "unknown"), run.json("debug/stopped.json")
     if state not in ("finished", "running"):
         ended = {"failed": "failed", "interrupted": "was interrupted"}.get(state, f"is {state}")

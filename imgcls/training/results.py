@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from imgcls.portable.conformal import ClassSets, fit_sets
 from imgcls.portable.examples import COUNT
 from imgcls.portable.model import softmax
 from imgcls.portable.novelty import Novelty
-from imgcls.report.intervals import as_metrics
+from imgcls.report.intervals import as_metrics, intervals
 from imgcls.report.report_data import PARTS, gather
 from imgcls.runs.about import read_about
 from imgcls.runs.confusion import Confusion
@@ -67,7 +68,8 @@ def write(
             metrics |= as_metrics(metric_intervals(classifier, outputs, groups), split)
     calibration = sets = None
     if validation is not None:
-        calibration, sets = fit_calibration(folder, validation, _arrays(tested) if tested is not None else None)
+        groups = datamodule.source.test.groups if datamodule.source.test is not None else None
+        calibration, sets = fit_calibration(folder, validation, _arrays(tested) if tested is not None else None, groups)
     thresholds = classifier.thresholds.tolist() if classifier.multilabel else None
     if tested is not None and datamodule.source.test is not None and classifier.multilabel:
         write_label_predictions(folder, datamodule.source.test, classifier)
@@ -150,15 +152,21 @@ def write_data_notes(folder: Path, datamodule: ImageDataModule) -> None:
 
 
 def fit_calibration(
-    folder: Path, validation: Outputs, test: tuple[np.ndarray, np.ndarray] | None
+    folder: Path,
+    validation: Outputs,
+    test: tuple[np.ndarray, np.ndarray] | None,
+    groups: Sequence[str] | None = None,
 ) -> tuple[Calibration, ClassSets | None]:
     """Calibration and sets of classes of the run in `folder`, with their effect on the (logits, labels) of `test`.
 
-    Writes the validation logits, which the report needs too.
+    Writes the validation logits, which the report needs too. `groups` are those of the test images, if they have any.
     """
     write_logits(folder, "val", validation)
     logits, labels = _arrays(validation)
     calibration = calibrate(logits, labels, test)
+    if test is not None and len(test[1]):
+        measured = intervals(test[0] / calibration.temperature, test[1], groups=groups)
+        calibration = replace(calibration, interval=measured.get("ece"))
     sets = fit_sets(softmax(logits / calibration.temperature), labels)
     if sets is not None and test is not None:
         sets = sets.measured(softmax(test[0] / calibration.temperature), test[1])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -214,13 +215,16 @@ def test_the_calibration_is_that_of_the_exported_model(tmp_path: Path) -> None:
     np.save(folder / "test_labels.npy", labels)
     fitted = calibrate(logits, labels, (logits, labels))
     (folder / "model").mkdir()
-    (folder / "model" / "model.json").write_text(json.dumps({"calibration": fitted.as_dict()}))
+    (folder / "model" / "model.json").write_text(
+        json.dumps({"calibration": replace(fitted, interval=(0.01, 0.2)).as_dict()})
+    )
     page = write_report(folder).read_text()
     section = page.partition('id="calibration"')[2].partition("<section>")[0]
     error = fitted.effect["test"][1].ece
-    assert f"The expected calibration error is {error:.4f}, on 200 test images." in section
+    assert f"is {error:.4f} (95 % interval 0.0100 to 0.2000), on 200 test images." in section
     assert f"divides its logits by {fitted.temperature:.3g}, which was fitted on 200 validation images" in section
     assert f"<dd>{error:.4g}" in page.partition("<nav")[0]
+    assert re.search(r"0\.01\d* to 0\.2", page.partition("<nav")[0])
     (folder / "model" / "model.json").write_text("{}")
     assert "exported without a temperature" in write_report(folder).read_text()
 

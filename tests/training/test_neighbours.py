@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
+from imgcls.channels import RGB, Depth
 from imgcls.data.feature_module import FeatureDataModule
 from imgcls.system.tables import as_csv
 from imgcls.training.neighbours import NEIGHBOURS, try_neighbours
@@ -24,14 +25,14 @@ def test_the_most_similar_training_images_are_stored_with_their_classes(tmp_path
     ]
     (tmp_path / "predictions.csv").write_text(as_csv(rows))
 
-    def open_image(row: int) -> Image.Image:
+    def preview(row: int, depth: Depth) -> Image.Image:
         return Image.new("RGB", (32, 32), (row, row, row))
 
     source = SimpleNamespace(
-        train=SimpleNamespace(labels=labels, open=open_image),
+        train=SimpleNamespace(labels=labels, preview=preview),
         test=SimpleNamespace(names=[f"{n}.jpg" for n in range(6)]),
     )
-    images = SimpleNamespace(source=source, multilabel=False, class_names=["a", "b", "c", "d"])
+    images = SimpleNamespace(source=source, multilabel=False, class_names=["a", "b", "c", "d"], depth=RGB)
     data = FeatureDataModule.__new__(FeatureDataModule)
     features = {"train": train, "test": test}
     data.__dict__["features"] = {name: SimpleNamespace(features=part[None]) for name, part in features.items()}

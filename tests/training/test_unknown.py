@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,16 @@ def test_a_frozen_backbone_knows_unknown_images_without_being_asked(
     weights = tmp_path / "backbone.safetensors"
     save_file(create_network("test_resnet", 3).backbone.state_dict(), weights)
     frozen = [*DIGITS, "model.freeze=backbone", f"model.weights={weights}", "report=false"]
-    with caplog.at_level("INFO"):
-        run = imgcls.fit(imgcls.compose([*frozen, f"run_dir={tmp_path / 'run'}"]))
-    assert sum("features of" in record.message for record in caplog.records) == 3, "each split once"
+    run = imgcls.fit(imgcls.compose([*frozen, f"run_dir={tmp_path / 'run'}"]))
+    log = (run.folder / "log.txt").read_text()
+    assert len(re.findall(r"features of \d+ images", log)) == 3, "each split once"
     model = run.folder / "model"
     found = json.loads((model / "model.json").read_text())["novelty"]
     assert found["share"] == 0.95
     assert found["test"] == pytest.approx(0.95, abs=0.05)
+    calibration = json.loads((model / "model.json").read_text())["calibration"]
+    low, high = calibration["interval"]
+    assert 0 <= low < high < 0.5, "of the calibration error of the exported model"
     noise = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     assert [answer.known for answer in run.predict(list(noise))] == [False] * 8
     assert "of the test images" in (model / "README.md").read_text()
@@ -44,8 +48,8 @@ def test_a_frozen_backbone_knows_unknown_images_without_being_asked(
     assert not (model / NOVELTY).exists()
     with pytest.raises(UserError, match=r"known=0\.95"):
         imgcls.load(run.folder).model.novelty(list(noise))
-    export(run, onnx=False, known=0.9999)
-    assert "needs 9999 images" in caplog.text
+    export(run, onnx=False, known=0.9995)
+    assert "needs 1999 images" in caplog.text
     assert not (model / NOVELTY).exists()
 
 
@@ -58,4 +62,4 @@ def test_a_fine_tuned_network_sees_the_decoded_pixels(tmp_path: Path, monkeypatc
     assert found["test"] == pytest.approx(0.9, abs=0.1)
     assert found["images"] < 200, "of the validation: the network has seen the training images"
     train = 1797 - found["images"] - len(run.predictions)
-    assert len(opened) == train + 32, "whose pixels are stored for augmentation, and those of a check"
+    assert len(opened) < train + 100, "whose pixels are stored for augmentation; of the others a few samples"

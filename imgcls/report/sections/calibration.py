@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from imgcls.portable.calibration import BINS, NAMES, expected_error, noise_of
@@ -37,7 +40,8 @@ def _make(run: RunData) -> Blocks:
     confidence, correct = run.judged.confidence, run.judged.correct.astype(float)
     chart = Figure.of(figures.reliability(confidence, correct), name="calibration")
     error = (
-        f"The expected calibration error is {expected_error(confidence, correct):.4f}, on {len(correct)} test images. "
+        f"The expected calibration error is {expected_error(confidence, correct):.4f}{_interval(stored)}, on "
+        f"{len(correct)} test images. "
         f"A perfectly calibrated model would have {noise_of(confidence):.4f} on as many."
     )
     if len(correct) < FEW_IMAGES:
@@ -68,6 +72,13 @@ def _make(run: RunData) -> Blocks:
     ]
     head = ["images", "metric", "network alone", "exported model"]
     return [Text(text), chart, Table(head, rows if temperature != 1 else [], [2, 3])]
+
+
+def _interval(stored: Mapping[str, Any]) -> str:
+    if not stored.get("interval"):
+        return ""
+    low, high = stored["interval"]
+    return f" (95 % interval {low:.4f} to {high:.4f})"
 
 
 SECTION = Section("Calibration", _make)
