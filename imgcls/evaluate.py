@@ -27,7 +27,7 @@ from imgcls.runs.provenance import read_configuration
 from imgcls.runs.run import checkpoint_file, run_in
 from imgcls.system.checks import check_value, choice, flag
 from imgcls.system.files import atomic_write_text
-from imgcls.system.logs import log_to_terminal
+from imgcls.system.logs import log_to_terminal, without_lightning_messages
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -71,6 +71,7 @@ def evaluate(
     return measure(run, split, checkpoint, overrides, views, trust=trust)[0]
 
 
+@without_lightning_messages()
 def measure(
     run: Run | str | Path,
     split: str = "test",
@@ -142,8 +143,6 @@ def _command(arguments: Sequence[str]) -> None:
     if options["run"] is None:
         raise UserError("Give the run folder: run=DIR")
     announce("loading PyTorch, Lightning and timm")
-    import lightning  # noqa: F401 - sets up its loggers, which are silenced below
-
     from imgcls.runs.run import load
 
     with log_to_terminal():

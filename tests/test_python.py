@@ -91,8 +91,10 @@ def test_a_run_is_measured_exported_and_asked_from_python(
     run: imgcls.Run, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "run_dir" in (run.folder / "overrides.yaml").read_text()
+    caplog.set_level(logging.INFO)
     for which in (run, run.folder, str(run.folder)):
         assert imgcls.evaluate(which)["accuracy"] == pytest.approx(run.metrics["test/accuracy"])
+    assert not [record for record in caplog.records if record.name.startswith("lightning")]
     assert list(imgcls.export(run.folder, onnx=False)) == ["safetensors"]
 
     file = next((pictures / "test").rglob("*.png"))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from imgcls.system.files import explain_os_errors
 from imgcls.system.notebook import in_notebook
 from imgcls.system.text import printable
+
+LIGHTNING = ("lightning.pytorch", "lightning.fabric")
 
 
 class _TerminalFormatter(logging.Formatter):
@@ -30,24 +33,43 @@ def log_to_terminal() -> Iterator[None]:
     """Send imgcls's messages to the terminal, a line each, and silence Lightning and Python's warnings."""
     handler = _terminal_handler()
     handlers: dict[str, list[logging.Handler]] = {"imgcls": [handler]}
-    handlers |= {name: [logging.NullHandler()] for name in ("lightning.pytorch", "lightning.fabric", "py.warnings")}
+    handlers |= {name: [logging.NullHandler()] for name in (*LIGHTNING, "py.warnings")}
     with replace_handlers(handlers):
         yield
 
 
 @contextlib.contextmanager
+def without_lightning_messages() -> Iterator[None]:
+    """Silence Lightning and Python's warnings, for functions that are called from Python."""
+    import lightning  # noqa: F401 - sets up its loggers
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _handlers_of({name: [logging.NullHandler()] for name in LIGHTNING}):
+            yield
+
+
+@contextlib.contextmanager
 def replace_handlers(handlers: Mapping[str, list[logging.Handler]], onward: Sequence[str] = ()) -> Iterator[None]:
     """Give each named logger only these `handlers`, and log warnings; the loggers in `onward` also propagate."""
+    logging.captureWarnings(True)
+    try:
+        with _handlers_of(handlers, onward):
+            yield
+    finally:
+        logging.captureWarnings(False)
+
+
+@contextlib.contextmanager
+def _handlers_of(handlers: Mapping[str, list[logging.Handler]], onward: Sequence[str] = ()) -> Iterator[None]:
     loggers = {name: logging.getLogger(name) for name in handlers}
     before = {name: (logger.handlers, logger.level, logger.propagate) for name, logger in loggers.items()}
     for name, logger in loggers.items():
         logger.handlers, logger.propagate = handlers[name], name in onward
         logger.setLevel(logging.INFO)
-    logging.captureWarnings(True)
     try:
         yield
     finally:
-        logging.captureWarnings(False)
         for name, logger in loggers.items():
             logger.handlers, logger.level, logger.propagate = before[name]
 
