@@ -6,6 +6,7 @@ classes: with thousands of classes, torchmetrics' own updates are quadratic in C
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from imgcls.errors import UserError
 from imgcls.models.named_metrics import Counted
 
 CALIBRATION_BINS = 15
+BLOCKWISE_CLASSES = 4096  # with fewer, blocks save nothing
 
 
 class MacroF1(MulticlassF1Score):
@@ -86,7 +88,7 @@ def update_metrics(metrics: MetricCollection, logits: Tensor, labels: Tensor, lo
         return
     # The probabilities' order, not the logits': it is that of `Outputs` and of the portable model.
     probabilities = logits.softmax(dim=1)
-    confidence, predicted = probabilities.max(dim=1)
+    confidence, predicted, best = best_classes(probabilities)
     hits = predicted == labels
     for name, metric in metrics.items(keep_base=True):
         if name == "loss":
@@ -94,12 +96,37 @@ def update_metrics(metrics: MetricCollection, logits: Tensor, labels: Tensor, lo
         elif name == "ece":
             metric.update(confidence, hits)
         elif name == "accuracy_top5":
-            best = probabilities.topk(5, dim=1).indices
             metric.update(torch.where((best == labels[:, None]).any(dim=1), labels, best[:, 0]), labels)
         elif name in ("accuracy", "macro_f1") or isinstance(metric, Counted):
             metric.update(predicted, labels)
         else:
             metric.update(probabilities, labels)
+
+
+def best_classes(probabilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of (N, C) probabilities the largest, (N,), its class, the first of several, (N,), and the best five, (N, 5).
+
+    Of many classes only few are compared: the best are in the blocks of classes with the largest maxima.
+    """
+    classes = probabilities.shape[1]
+    count, width = min(5, classes), math.isqrt(classes)
+    if classes < BLOCKWISE_CLASSES:
+        return *probabilities.max(dim=1), probabilities.topk(count, dim=1).indices
+    blocks = classes // width
+    maxima = probabilities[:, : blocks * width].unflatten(1, (blocks, width)).amax(dim=2)
+    places = torch.arange(classes, device=probabilities.device)
+    after = places[blocks * width :].expand(len(maxima), -1)
+
+    def members(chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """The classes of the `chosen` blocks, (N, b), and those in no block, and their probabilities."""
+        columns = torch.cat([(width * chosen[..., None] + places[:width]).flatten(1), after], dim=1)
+        return columns, probabilities.gather(1, columns)
+
+    columns, values = members(maxima.argmax(dim=1, keepdim=True))
+    confidence, place = values.max(dim=1, keepdim=True)
+    predicted = columns.gather(1, place)
+    columns, values = members(maxima.topk(count, dim=1).indices)
+    return confidence[:, 0], predicted[:, 0], columns.gather(1, values.topk(count, dim=1).indices)
 
 
 def compute_metrics(metrics: MetricCollection) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
-from imgcls.models.metrics import CALIBRATION_BINS, Collector, evaluation_metrics, update_metrics
+from imgcls.models.metrics import CALIBRATION_BINS, Collector, best_classes, evaluation_metrics, update_metrics
 
 CLASSES = 23
 
@@ -68,6 +68,20 @@ def test_ten_thousand_classes_need_no_matrix_of_classes(deterministic: bool) -> 
         torch.use_deterministic_algorithms(False)
     assert made.nbytes == logits.nbytes, "the probabilities are the largest array"
     assert metrics["macro_f1"].tp.sum() + metrics["macro_f1"].fn.sum() == 64
+
+
+@pytest.mark.parametrize("levels", [1, 3, 1000, None])
+def test_the_best_of_many_classes_are_the_first_of_the_largest(levels: int | None) -> None:
+    for classes in (4096, 5003):
+        values = torch.rand(32, classes)
+        values[:, -1] += torch.arange(32) % 2  # the last one is in no block
+        if levels is not None:
+            values = (values * levels).floor()  # with ties
+        confidence, predicted, best = best_classes(values)
+        assert torch.equal(confidence, values.amax(dim=1))
+        assert torch.equal(predicted, values.argmax(dim=1))
+        assert torch.equal(values.gather(1, best), values.topk(5, dim=1).values)
+        assert all(len(set(row)) == 5 for row in best.tolist())
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
