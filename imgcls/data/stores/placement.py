@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,11 +60,14 @@ def open_store(
     ):
         return ArrayStore(split.pictures, np.ones(len(split), dtype=np.float32))
     size = recipe.nbytes(len(split))
+    full: list[str] = []  # places without room
     for place in _places(kind, len(split), processes):
         if place == "none":
             break
         if place == "jpeg":
-            if _compressible(recipe) and (compressed := _compress(split, recipe, cache, title, workers, quality)):
+            if _compressible(recipe) and (
+                compressed := _compress(split, recipe, cache, title, workers, quality, _because(size, full))
+            ):
                 return compressed
             continue
         if place == "disk":
@@ -76,15 +80,15 @@ def open_store(
         else:
             free, share = free_memory() // processes, MEMORY_SHARE
         if size > share * free:
-            log.log(
-                logging.INFO if kind == "auto" else logging.WARNING,
-                "%s: decoded pixels need %s, too much for the %s of free %s.%s",
-                *(title, _bytes(size), _bytes(free), place),
-                " imgcls cache prune frees the disk." if place == "disk" else "",
-            )
+            full.append(f"{_bytes(free)} of free {place}{' (imgcls cache prune)' if place == 'disk' else ''}")
+            if kind != "auto":
+                log.warning("%s: data.store=%s has no room%s.", title, kind, _because(size, full[-1:]))
             continue
-        where = "in memory" if place == "memory" else f"on disk, in {folder}"
-        log.info("%s: decoding %s images once, %s %s.", title, f"{len(split):,}", _bytes(size), where)
+        few = kind == "auto" and not full  # memory comes first for few images alone
+        in_memory = f"in memory, as up to {FEW_IMAGES:,} images need no file" if few else "in memory"
+        where = in_memory if place == "memory" else f"on disk, in {folder}, where the next run finds them"
+        images = f"{len(split):,}"
+        log.info("%s: decoding %s images once, %s %s%s.", title, images, _bytes(size), where, _because(size, full))
         if place == "memory":
             pixels = np.empty(recipe.shape(len(split)), dtype=recipe.depth.type)
             aspects = np.ones(len(split), dtype=np.float32)
@@ -93,8 +97,13 @@ def open_store(
             return build_on_disk(folder, split, recipe, workers)
         except (OSError, UserError) as error:
             log.warning("%s: no store on disk. %s", title, error)
-    log.info("%s: no store; each image is decoded in every epoch.", title)
+    log.info("%s: no store; each image is decoded in every epoch%s.", title, _because(size, full))
     return DecodingStore(split, recipe, workers, cache)
+
+
+def _because(size: int, full: Sequence[str]) -> str:
+    """Why pixels of `size` bytes are not where they would be read faster: these places are too `full`."""
+    return f": decoded pixels of {_bytes(size)} are too many for {' and '.join(full)}" if full else ""
 
 
 def _compressible(recipe: Recipe) -> bool:
@@ -102,7 +111,9 @@ def _compressible(recipe: Recipe) -> bool:
     return recipe.layout == "squash" and recipe.depth == RGB
 
 
-def _compress(split: Split, recipe: Recipe, cache: Path, title: str, workers: int, quality: int) -> Store | None:
+def _compress(
+    split: Split, recipe: Recipe, cache: Path, title: str, workers: int, quality: int, reason: str
+) -> Store | None:
     """The images as JPEGs on disk; None where there is no room for them."""
     folder = cache / "stores" / f"{store_key(split, recipe, cache)}-jpeg{quality}"
     found = open_compressed(folder, recipe, workers)
@@ -115,7 +126,8 @@ def _compress(split: Split, recipe: Recipe, cache: Path, title: str, workers: in
             "%s: compressed images need about %s, too much for the %s of free disk.", title, *map(_bytes, (size, free))
         )
         return None
-    log.info("%s: compressing %s images once, about %s on disk, in %s.", title, f"{len(split):,}", _bytes(size), folder)
+    images = f"{len(split):,}"
+    log.info("%s: compressing %s images once, about %s on disk, in %s%s.", title, images, _bytes(size), folder, reason)
     try:
         return build_compressed(folder, split, recipe, workers, quality)
     except (OSError, UserError) as error:

@@ -276,8 +276,14 @@ def test_falls_back_where_space_is_short(
     place = "nothing" if isinstance(store, DecodingStore) else "disk" if store.folder else "memory"
     assert place == expected
     assert "train:" in caplog.text
-    if expected != "nothing":
-        assert "2.3 kB" in caplog.text  # the size is logged
+    assert ("2.3 kB" in caplog.text) == (kind != "none"), "the size is logged"
+    if kind == "auto":
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert ("need no file" in line) == (memory > 0)
+        assert ("0 bytes of free memory" in line) == (memory == 0)
+        assert ("and 0 bytes of free disk" in line) == (disk == 0)
+    elif expected != kind and kind != "none":
+        assert f"data.store={kind} has no room" in caplog.text
 
 
 def test_many_images_and_several_processes_use_the_disk(
