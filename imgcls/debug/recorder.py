@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 FIRST_STEPS = 5  # always observed: what is wrong from the start shows here
 MAX_PENDING = 20  # observations kept on the device, or in memory, before they are read and written
-MAX_CHECK_SHARE = 0.01  # of the training time that the rules may take within an epoch
+MAX_CHECK_SHARE = 0.01  # of the training time that rules and files may take within an epoch
+DENSE = 500  # observations after each doubling of the steps, from twice as many on
 READ_SECONDS = {"cpu": 0.0, "cuda": 10.0}  # least time between two checks; reading a device means waiting for it
 PAUSE_SECONDS = 60.0  # a step that takes longer is recorded as a pause
 STOPPED = "stopped.json"  # the rule that ended the training, and why
@@ -43,12 +44,13 @@ class Recorder(Checkpoint):
 
     Statistics are computed on the device, in the first process only. The rules are checked at the end of each epoch,
     and after an observed step as long as this takes no more than a hundredth of the time. Reading a GPU means waiting
-    for it, so a GPU is read at most every ten seconds, and other devices once twenty observations are pending. It is a
-    Checkpoint for Lightning only so that it runs after the metrics of the epoch are known.
+    for it, so a GPU is read at most every ten seconds, and other devices once twenty observations are pending. However
+    long the training is, there are a few thousand observations, and files that grow are written again within that
+    hundredth. It is a Checkpoint for Lightning only so that it runs after the metrics of the epoch are known.
 
     Args:
         folder: `debug` in the run folder.
-        every: observe each n-th optimiser step, and the first few.
+        every: observe each n-th optimiser step, and the first few; fewer from 1,000 on.
         rules: rules by name.
         warn: log what a rule finds immediately.
         stop_on: names of rules that end the training cleanly: it still validates, and the run continues with its test.
@@ -147,7 +149,7 @@ class Recorder(Checkpoint):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._alive(trainer)
         step = trainer.global_step
-        observed = step < FIRST_STEPS or step % self.every == 0
+        observed = step < FIRST_STEPS or step % self._interval(step) == 0
         if trainer.is_global_zero and observed and self._activations is None:
             self._activations = ActivationProbe(pl_module.network, batch[0], self._saturation)
 
@@ -183,7 +185,7 @@ class Recorder(Checkpoint):
             self._check_rules(trainer)
             trainer.should_stop = trainer.should_stop or (self._must_stop() and trainer.world_size == 1)
         if len(self._pending) + len(self.observations) - self._written >= MAX_PENDING:
-            self._write()
+            self._write(whole=self._affordable())
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._alive(trainer)
@@ -263,12 +265,19 @@ class Recorder(Checkpoint):
         if self.warn:
             log.warning("%s: %s %s", outcome.rule, outcome.sentence, outcome.advice)
 
+    def _interval(self, step: int) -> int:
+        """Steps between two observations, at this step."""
+        return self.every << max(0, (step // (DENSE * self.every)).bit_length() - 1)
+
     def _may_check(self, device: str) -> bool:
-        if self.stop_on or len(self._pending) >= MAX_PENDING:
+        if self.stop_on:
             return True
-        now = time.monotonic()
-        due = now - self._last_check >= READ_SECONDS.get(device, math.inf)
-        return due and self._check_seconds <= MAX_CHECK_SHARE * (now - self._began)
+        waited = time.monotonic() - self._last_check >= READ_SECONDS.get(device, math.inf)
+        return (waited or len(self._pending) >= MAX_PENDING) and self._affordable()
+
+    def _affordable(self) -> bool:
+        """Whether rules and files have taken a small share of the time so far."""
+        return self._check_seconds <= MAX_CHECK_SHARE * (time.monotonic() - self._began)
 
     def _must_stop(self) -> bool:
         fired = [name for name in self.stop_on if self.outcomes[name].status == ISSUES]
@@ -304,17 +313,21 @@ class Recorder(Checkpoint):
         self._last_check = time.monotonic()
         self._check_seconds += self._last_check - began
 
-    def _write(self) -> None:
+    def _write(self, *, whole: bool = True) -> None:
+        """Write what is new: the observations, and if `whole` the files that grow, which are written again."""
+        began = time.monotonic()
         self._read()
         content = len(self.losses), len(self.observations), id(self.outcomes)
         if content == self._content:
             return
-        self._content = content
         storage.write_observations(self.folder, self.observations[self._written :])
         self._written = len(self.observations)
-        storage.write_steps(self.folder, self.record)
-        if self.outcomes:
-            storage.write_rules(self.folder, self.outcomes.values())
+        if whole:
+            self._content = content
+            storage.write_steps(self.folder, self.record)
+            if self.outcomes:
+                storage.write_rules(self.folder, self.outcomes.values())
+        self._check_seconds += time.monotonic() - began
 
 
 def _observation(values: dict[str, Any]) -> Observation:

@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from imgcls.callbacks.checkpoints import Checkpoints
+from imgcls.debug import recorder, storage
 from imgcls.debug.activations import ActivationProbe
+from imgcls.debug.observations import Record
 from imgcls.debug.recheck import recheck
-from imgcls.debug.rules import ISSUES
+from imgcls.debug.rules import ISSUES, Outcome
 from imgcls.debug.storage import read_observations, read_record
 from imgcls.debug.tensor_rules import ExplodingTensor, SaturatedActivation, VanishingGradient
 from imgcls.errors import UserError
@@ -148,3 +150,38 @@ def test_findings_are_logged_once_or_only_written(tmp_path: Path, caplog: pytest
     assert "no longer finite" not in caplog.text
     assert quiet.outcomes["ExplodingTensor"].status == ISSUES
     assert "IssuesFound" in (tmp_path / "quiet" / "rules.json").read_text()
+
+
+def test_a_long_training_is_not_checked_and_written_more_often_than_it_can_afford(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    write_steps, check = storage.write_steps, ExplodingTensor.find
+
+    def count_steps(folder: Path, record: Record) -> None:
+        written.append(len(record.losses))
+        write_steps(folder, record)
+
+    def count_checks(rule: ExplodingTensor, record: Record) -> Outcome:
+        checked.append(len(record.losses))
+        return check(rule, record)
+
+    monkeypatch.setattr(storage, "write_steps", count_steps)
+    monkeypatch.setattr(ExplodingTensor, "find", count_checks)
+    for share, most in ((-1.0, [50, 100]), (1e9, None)):
+        checked: list[int] = []
+        written.clear()
+        monkeypatch.setattr(recorder, "MAX_CHECK_SHARE", share)
+        rules = {"ExplodingTensor": ExplodingTensor()}
+        train(tmp_path / str(share), healthy_backbone(), epochs=2, data=noise(200), batch_size=4, rules=rules)
+        assert (sorted(set(checked)) == most and written == most) if most else (len(checked) > 50 and len(written) > 4)
+        found = read_record(tmp_path / str(share), [])
+        assert [observation.step for observation in found.observations] == list(range(100))
+        assert len(found.losses) == 100
+
+
+def test_the_longer_a_training_the_fewer_steps_are_observed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "DENSE", 4)
+    found = train(tmp_path, healthy_backbone(), epochs=1, data=noise(160), batch_size=4)
+    steps = [observation.step for observation in found.observations]
+    assert steps == [*range(8), *range(8, 16, 2), *range(16, 32, 4), 32]
