@@ -58,7 +58,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for block in blocks("python"):
             if block.file is None:
                 exec(compile(block.text, block.page, "exec"), {})
-        shutil.copytree(folder / "runs" / "first", folder / "runs" / "second")
+        for name in ("second", "species"):
+            shutil.copytree(folder / "runs" / "first", folder / "runs" / name)
         yield folder
 
 
