@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -99,11 +100,14 @@ def _cut_groups(split: Split, shares: Sequence[float], seed: int, *, first_has_a
     keys = _hashes(seed, names)
     part_of = [0] * len(names)
     for group in sorted(range(len(names)), key=lambda group: (-sizes[group], keys[group])):
-        costs = [
-            sum(count * (count - 2 * lack[label]) / totals[label] for label, count in content[group])
-            for lack in lacking
-        ]
-        part_of[group] = part = costs.index(min(costs))
+        part, least = 0, math.inf
+        for number, lack in enumerate(lacking):
+            cost = 0.0
+            for label, count in content[group]:  # a loop, because there may be a million groups
+                cost += count * (count - 2 * lack[label]) / totals[label]
+            if cost < least:
+                part, least = number, cost
+        part_of[group] = part
         for label, count in content[group]:
             lacking[part][label] -= count
     if first_has_all:

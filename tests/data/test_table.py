@@ -14,7 +14,7 @@ from imgcls.config.composition import compose
 from imgcls.data.augment import Augment
 from imgcls.data.mixing import Mixing
 from imgcls.data.module import ImageDataModule
-from imgcls.data.table import Table
+from imgcls.data.table import Table, _Files
 from imgcls.data.table_files import find_table, read_columns
 from imgcls.errors import UserError
 from imgcls.models.backbones import create_network
@@ -175,7 +175,7 @@ def test_addresses_in_the_table(tmp_path: Path) -> None:
 
 
 def test_a_million_rows_need_no_paths(tmp_path: Path) -> None:
-    """Only what is used is created: the bounds on time and memory are in docs/data.md, measured by hand."""
+    """Only what is used is created: `benchmarks/scale.py --parts tables` measures time and memory."""
     file = write(tmp_path, *(f"{number}.jpg,{number % 2}" for number in range(50)))
     split = table(file).source.train
     assert split.files[7] == tmp_path / "7.jpg"
@@ -183,6 +183,16 @@ def test_a_million_rows_need_no_paths(tmp_path: Path) -> None:
     assert not isinstance(split.files, tuple)
     equal = read_columns(file, lambda header: header).values["label"]
     assert len({id(cell) for cell in equal}) == 2
+
+
+@pytest.mark.parametrize("most", [0, 1, 100])
+def test_files_are_found_whether_their_folders_are_listed_or_not(most: int, tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "link.jpg").symlink_to("a.jpg")
+    (tmp_path / "broken.jpg").symlink_to("nowhere.jpg")
+    files = _Files(most)
+    names = ("a.jpg", "b.jpg", "link.jpg", "broken.jpg", "c.jpg", "folder/a.jpg")
+    assert [files.exist(f"{tmp_path}/{name}") for name in names] == [True, True, True, False, False, False]
 
 
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
