@@ -155,11 +155,13 @@ class UnchangedTensor(Rule):
     advice: ClassVar[str] = "Raise optim.lr or optim.backbone_lr_scale, or freeze on purpose with model.freeze."
 
     def find(self, record: Record) -> Outcome:
+        warm_up = record.warm_up  # found among the rates of all steps, so only once
+
         def changes(observation: Observation) -> dict[str, float]:
             """How far the change of each layer exceeds the tolerance of numpy's allclose."""
             if observation.step < len(record.rates) and record.rates[observation.step] <= 0:
                 return {}  # the end of a schedule
-            if record.warm_up is None or observation.step < record.warm_up:
+            if warm_up is None or observation.step < warm_up:
                 return {}  # steps are still tiny on purpose
             sizes = {layer: observation.weight_size.get(layer, 0.0) for layer in observation.update_ratio}
             return {
