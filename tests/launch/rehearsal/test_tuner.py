@@ -55,9 +55,9 @@ def test_signals_reach_the_child_of_a_first_process(tmp_path: Path) -> None:
     (tmp_path / "start.sh").write_text(image.START)
     (tmp_path / "train").write_text(
         f"#!{sys.executable}\nimport os, pathlib, signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: (print('heard', flush=True), sys.exit(7)))\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b'heard\\n'), sys.exit(7)))\n"
         f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
-        "print('ready', os.environ.get('BASH_ENV'), flush=True)\ntime.sleep(60)\n"
+        "os.write(1, f\"ready {os.environ.get('BASH_ENV')}\\n\".encode())\ntime.sleep(60)\n"
     )
     (tmp_path / "train").chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "BASH_ENV": str(tmp_path / "signals.sh")}
