@@ -68,9 +68,21 @@ def intervals(
         found[name] = (low, high)
         if name != "loss" and high - low < 1e-9:  # the images of each class are all alike
             found[name] = wilson(min(1.0, max(0.0, float(value))) * len(labels), len(labels))
-    found["ece"] = _calibration_interval(images, np.arange(len(labels)), seed)
+    found["ece"] = _calibration_interval(images, images.units(), seed)
     found |= _ranked_intervals(logits, labels, [name for name in named if split_metric(name)[0] in RANKED])
     return {name: (float(low), float(high)) for name, (low, high) in found.items()}
+
+
+def calibration_interval(
+    logits: np.ndarray, labels: np.ndarray, seed: int = 0, groups: Sequence[str] | None = None
+) -> Interval | None:
+    """That of `ece` in `intervals`, without the others; None where there is none."""
+    images = _Images.of(logits, labels)
+    if not len(labels) or not np.isfinite(images.losses).all():
+        return None
+    if groups is not None and len(set(groups)) < MIN_PARTS:
+        return None
+    return _calibration_interval(images, images.units(groups), seed)
 
 
 def _ranked_intervals(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> dict[str, Interval]:
@@ -113,8 +125,7 @@ def _group_intervals(images: _Images, named: Iterable[str], groups: Sequence[str
     found = jackknife_all(measure, values, images.labels, seed, [groups[place] for place in images.order])
     if found is None:
         return {}
-    unit_of = np.unique(np.asarray(groups), return_inverse=True)[1][images.order]
-    result = {"ece": _calibration_interval(images, unit_of, seed)}
+    result = {"ece": _calibration_interval(images, images.units(groups), seed)}
     for name, value, (low, high) in zip(names, values, found, strict=True):
         if name == "loss":
             result[name] = max(0.0, low), high
@@ -297,6 +308,13 @@ class _Images:
             counts=counts[labels],
             classes=classes,
         )
+
+    def units(self, groups: Sequence[str] | None = None) -> np.ndarray:
+        """int (N,): which independent unit each image belongs to, its group, or itself where there are no groups."""
+        if groups is None:
+            return np.arange(len(self.labels))
+        unit_of: np.ndarray = np.unique(np.asarray(groups), return_inverse=True)[1][self.order]
+        return unit_of
 
     def sample(self, rng: np.random.Generator, replicates: int, counted: Sequence[str] = ()) -> np.ndarray:
         """The metrics of `replicates` samples with replacement from each class, as many as it has: as `measure`."""

@@ -27,7 +27,7 @@ from imgcls.portable.conformal import ClassSets, fit_sets
 from imgcls.portable.examples import COUNT
 from imgcls.portable.model import softmax
 from imgcls.portable.novelty import Novelty
-from imgcls.report.intervals import as_metrics, intervals
+from imgcls.report.intervals import as_metrics, calibration_interval
 from imgcls.report.report_data import PARTS, gather
 from imgcls.runs.about import read_about
 from imgcls.runs.confusion import Confusion
@@ -165,8 +165,8 @@ def fit_calibration(
     logits, labels = _arrays(validation)
     calibration = calibrate(logits, labels, test)
     if test is not None and len(test[1]):
-        measured = intervals(test[0] / calibration.temperature, test[1], groups=groups)
-        calibration = replace(calibration, interval=measured.get("ece"))
+        interval = calibration_interval(test[0] / calibration.temperature, test[1], groups=groups)
+        calibration = replace(calibration, interval=interval)
     sets = fit_sets(softmax(logits / calibration.temperature), labels)
     if sets is not None and test is not None:
         sets = sets.measured(softmax(test[0] / calibration.temperature), test[1])
