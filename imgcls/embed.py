@@ -5,7 +5,8 @@ usage: python -m imgcls.embed run=DIR [output=features.npy|FILE.parquet] IMAGESâ
 run= is a run folder, or the folder of a portable model; IMAGES are files or folders (all images in them). The features
 are what the model's head classifies, one row per image: FILE.npy is float32 (images, features), with the names of the
 files in FILE.csv; FILE.parquet has the columns file and features. An image that cannot be read is named on stderr and
-left out, and the exit code is 1. Needs torch.
+left out, and the exit code is 1. Several processes, started by torchrun or srun, take a share of the images each, and
+the last one that is done writes FILE; their exit code is 0. Needs torch.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from typing import TYPE_CHECKING
 from imgcls.cli import Option, guarded, read_options
 from imgcls.data.sources import picture_name
 from imgcls.errors import UserError
-from imgcls.predict import UnreadableError, picture_files
+from imgcls.predict import UnreadableError, model_state, picture_files
 from imgcls.system.checks import check_value
 from imgcls.system.extras import need
 from imgcls.system.files import atomic_path
+from imgcls.system.shares import Share, join_if_last
 from imgcls.system.tables import as_csv
 from imgcls.system.text import printable
 
@@ -40,6 +42,8 @@ OPTIONS = {"run": Option(), "output": Option("features.npy")}
 def embed(run: str, files: Sequence[str], output: Path) -> list[str]:
     """Write the features of `files` by the model of `run` to `output`; return the names of those that are unreadable.
 
+    One of several processes computes its share, returns what is unreadable in it, and the last one writes `output`.
+
     Args:
         run: a run folder, or the folder of a portable model.
         files: paths of images.
@@ -54,14 +58,41 @@ def embed(run: str, files: Sequence[str], output: Path) -> list[str]:
     from imgcls import portable
     from imgcls.runs.run import find_model
 
-    model = portable.load(find_model(run), "torch", device=None)
+    share, write = Share.of_this_process(), _write_parquet if output.suffix == ".parquet" else _write_npy
+    parts = share.parts(output, [model_state(run), files])
+    part = parts[share.rank] if share.count > 1 else output
     unreadable: list[str] = []
-    with closing(compute_features(model, files, unreadable)) as parts:
-        if output.suffix == ".parquet":
-            _write_parquet(output, model.network.num_features, parts)
-        else:
-            _write_npy(output, model.network.num_features, parts)
+    if share.count == 1 or not part.exists():
+        model = portable.load(find_model(run), "torch", device=None)
+        with closing(compute_features(model, share.of(files), unreadable)) as features:
+            write(part, model.network.num_features, features)
+    if share.count > 1 and join_if_last(parts, lambda: _join(output, parts)):
+        for each in parts:
+            each.with_suffix(".csv").unlink(missing_ok=True)
     return unreadable
+
+
+def _join(output: Path, parts: Sequence[Path]) -> None:
+    """Write the features in `parts` to `output`, one after the other."""
+    if output.suffix == ".parquet":
+        parquet = need("pyarrow.parquet", "parquet", f"output={output}")
+        files = [parquet.ParquetFile(part) for part in parts]
+        with atomic_path(output) as temporary, parquet.ParquetWriter(temporary, files[0].schema_arrow) as writer:
+            for batch in (batch for file in files for batch in file.iter_batches()):
+                writer.write_batch(batch)
+        return
+    import numpy as np
+
+    from imgcls.runs.reading import read_table
+
+    def rows() -> Parts:
+        for part in parts:
+            names = [row["file"] for row in read_table(part.with_suffix(".csv"))]
+            features = np.load(part, mmap_mode="r")
+            for start in range(0, len(names), 4096):
+                yield names[start : start + 4096], features[start : start + 4096]
+
+    _write_npy(output, np.load(parts[0], mmap_mode="r").shape[1], rows())
 
 
 def compute_features(model: PortableModel, files: Sequence[str], unreadable: list[str]) -> Parts:
@@ -129,6 +160,9 @@ def _command(arguments: Sequence[str]) -> None:
     output = Path(options["output"]).expanduser()
     files = [str(file) for file in picture_files(paths)]
     unreadable = embed(options["run"], files, output)
+    if (share := Share.of_this_process()).count > 1:
+        print(f"{output}: share {share.rank + 1} of {share.count} is done; {len(unreadable)} images are unreadable.")
+        return  # an exit code would let torchrun end the others
     print(f"{output}  the features of {len(files) - len(unreadable):,} images")
     if unreadable:
         raise UnreadableError(f"{len(unreadable)} of {len(files)} images could not be read.")

@@ -8,6 +8,7 @@ Without `data…` the run's data set is measured again. Another one's classes ar
 model must have all of them; one class is enough. A single folder of classes is split as for training, so that `test` is
 a fifth of it; `all` is all of its images. `views` selects the views whose logits are averaged, see model.views.
 `output=FILE` writes the metrics as JSON. `trust=true` runs classes that are not imgcls's own, see docs/run-folder.md.
+Several processes, started by torchrun, evaluate a share of the images each; the first one prints the metrics of all.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from imgcls.runs.run import checkpoint_file, run_in
 from imgcls.system.checks import check_value, choice, flag
 from imgcls.system.files import atomic_write_text
 from imgcls.system.logs import log_to_terminal, without_lightning_messages
+from imgcls.system.shares import Share
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -94,9 +96,10 @@ def measure(
     from imgcls import portable
     from imgcls.training.build import build_classifier, build_data, build_trainer, restore_classifier
     from imgcls.training.checkpoint_io import read_checkpoint
-    from imgcls.training.devices import choose_devices
+    from imgcls.training.devices import devices_of_torchrun
 
-    devices = replace(choose_devices(cfg.trainer.accelerator, "auto"), indices=1)
+    devices = devices_of_torchrun(cfg.trainer.accelerator)
+    cfg.trainer.num_nodes = devices.num_nodes
     ensemble = read_summary(run.folder) and portable.load(run.model_folder, views=views).network
     state = {} if ensemble else read_checkpoint(checkpoint_file(run, checkpoint))["state_dict"]
     datamodule = build_data(cfg, devices)
@@ -145,11 +148,14 @@ def _command(arguments: Sequence[str]) -> None:
     announce("loading PyTorch, Lightning and timm")
     from imgcls.runs.run import load
 
-    with log_to_terminal():
+    is_first = Share.of_this_process().rank == 0
+    with log_to_terminal() if is_first else nullcontext():
         run = load(options["run"])
         measured = evaluate(
             run, options["split"], options["checkpoint"], overrides, options["views"], trust=options["trust"]
         )
+    if not is_first:
+        return
     for name, value in measured.items():
         print(f"{name:15} {value:.6g}")
     if options["output"]:

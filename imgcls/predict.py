@@ -16,14 +16,15 @@ one in 95 % of the cases.
 is killed, run it again: it continues after the last line. FILE.csv, or format=csv, is a table for a spreadsheet, with
 the columns file, class, probability, and those of the next classes; they are empty for an image that cannot be read.
 Where images can have several labels, the columns are file, label (all of them, with ; in between), and the probability
-of each label.
+of each label. Several processes, started by torchrun or srun, classify a share of the images each, and the last one
+that is done writes FILE.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -36,7 +37,8 @@ from imgcls.errors import UserError
 from imgcls.models.choices import VIEWS
 from imgcls.portable.engines import ENGINES
 from imgcls.system.checks import choice, share, whole
-from imgcls.system.files import atomic_write_text, explain_os_errors, take_lock
+from imgcls.system.files import atomic_path, atomic_write_text, explain_os_errors, take_lock
+from imgcls.system.shares import Share, join_if_last
 from imgcls.system.tables import join_labels, table_as_csv
 from imgcls.system.text import printable
 
@@ -79,6 +81,9 @@ def predict(arguments: Sequence[str]) -> None:
         raise UserError("Give top_k= or coverage=, not both.")
     if options["coverage"] is not None and options["format"] == "csv" and options["output"] is None:
         raise UserError("format=csv with coverage= has as many columns as the largest set: give output=FILE.csv")
+    share = Share.of_this_process()
+    if share.count > 1 and options["output"] is None:
+        raise UserError(f"{share.count} processes write their answers into one file: give output=FILE.")
     files = [str(file) for file in picture_files(paths)]
 
     def classify(left: Sequence[str]) -> Answers:
@@ -94,7 +99,8 @@ def predict(arguments: Sequence[str]) -> None:
         key = [options["run"] and model_state(options["run"]), options["endpoint"], options["engine"], options["top_k"]]
         key += [options[name] for name in ("views", "coverage") if options[name] is not None]
         as_table = "csv" in (options["format"], output.suffix.lower().removeprefix("."))
-        unreadable = _write(output, key, files, classify, as_table=as_table and options["format"] != "jsonl")
+        as_table = as_table and options["format"] != "jsonl"
+        unreadable = _write(output, key, files, classify, as_table=as_table, share=share)
     else:
         unreadable = _print(files, classify(files), options["format"] or "table")
     if unreadable:
@@ -128,45 +134,67 @@ def _write(
     classify: Callable[[Sequence[str]], Answers],
     *,
     as_table: bool,
+    share: Share,
 ) -> int:
-    """Write a JSON line per image, or a row `as_table`, after those that a killed command has written.
+    """Write a JSON line per image, or a row `as_table`, of this process's `share`; the last process joins all shares.
 
-    That command had the same `key` and `files`. Return how many images could not be read. The lines are in a file
-    beside `output` until all are there.
+    Return how many images of `output` could not be read; 0 where other processes are not done yet. A command with the
+    same `key` and `files` that was killed is continued.
     """
-    content = hashlib.blake2b(json.dumps([*key, files]).encode("utf-8", "surrogateescape"), digest_size=6)
-    partial = output.with_name(f".{output.name}.{content.hexdigest()}.partial")
-    with explain_os_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("a+b") as file:
-            if not take_lock(file, wait=False):
-                raise UserError(f"{output} is being written by another process.")
-            file.seek(0)
-            done = unreadable = end = 0
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break  # of a kill
-                done, end, unreadable = done + 1, end + len(line), unreadable + ("error" in json.loads(line))
-            file.truncate(end)
-            if done:
-                print(f"{done:,} of {len(files):,} images are done already.", file=sys.stderr)
-            for place, answer in classify(files[done:]) if done < len(files) else ():
-                unreadable += isinstance(answer, str)
-                file.write(f"{_as_json(place, answer)}\n".encode())
-                file.flush()
-            os.fsync(file.fileno())
+    parts = share.parts(output, [*key, files])
+    part, own = parts[share.rank], share.of(files)
+    unreadable = 0
+
+    def join() -> None:
+        nonlocal unreadable
+        for each in parts:
+            with each.open("rb") as lines:
+                unreadable += sum("error" in json.loads(line) for line in lines)
         if as_table:
-            atomic_write_text(output, _table_of(partial))
-            partial.unlink()
-        else:
-            partial.replace(output)
+            atomic_write_text(output, _table_of(parts))
+            return
+        with atomic_path(output) as temporary, temporary.open("wb") as joined:
+            for each in parts:
+                with each.open("rb") as lines:
+                    shutil.copyfileobj(lines, joined)
+
+    with explain_os_errors(output):
+        if not part.exists():
+            _write_lines(output, part, own, classify)
+        if not join_if_last(parts, join):
+            print(f"{output}: share {share.rank + 1} of {share.count} is done, {len(own):,} images.", file=sys.stderr)
     return unreadable
 
 
-def _table_of(lines: Path) -> str:
-    """The answers in a file of JSON lines as CSV."""
-    with lines.open(encoding="utf-8") as file:
-        contents = [json.loads(line) for line in file]
+def _write_lines(output: Path, part: Path, files: Sequence[str], classify: Callable[[Sequence[str]], Answers]) -> None:
+    """Write a JSON line per image to `part`, after those that a killed command has written beside it."""
+    partial = part.with_name(f"{part.name}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("a+b") as file:
+        if not take_lock(file, wait=False):
+            raise UserError(f"{output} is being written by another process.")
+        file.seek(0)
+        done = end = 0
+        for line in file:
+            if not line.endswith(b"\n"):
+                break  # of a kill
+            done, end = done + 1, end + len(line)
+        file.truncate(end)
+        if done:
+            print(f"{done:,} of {len(files):,} images are done already.", file=sys.stderr)
+        for place, answer in classify(files[done:]) if done < len(files) else ():
+            file.write(f"{_as_json(place, answer)}\n".encode())
+            file.flush()
+        os.fsync(file.fileno())
+        partial.replace(part)
+
+
+def _table_of(parts: Sequence[Path]) -> str:
+    """The answers in files of JSON lines as CSV."""
+    contents = []
+    for part in parts:
+        with part.open(encoding="utf-8") as lines:
+            contents += [json.loads(line) for line in lines]
     head = _csv_head(max(contents, key=lambda content: len(content.get("classes", ())), default={}))
     return table_as_csv([head, *(_csv_row(content, head) for content in contents)])
 

@@ -1,7 +1,11 @@
-"""Trainings in several processes on the CPU."""
+"""Trainings, and other work, in several processes on the CPU."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,3 +25,36 @@ class Forked(DDPStrategy):
     def setup_environment(self) -> None:
         torch.set_num_threads(1)
         super().setup_environment()
+
+
+def as_by_torchrun(count: int, work: Callable[[], object]) -> list[Any]:
+    """What `work` returns in each of `count` forked processes with the variables of torchrun.
+
+    Raises RuntimeError if it fails in one of them; the traceback is on stderr.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+
+    def run(rank: int) -> None:
+        torch.set_num_threads(1)
+        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        variables |= {"GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in variables.items()})
+        results.put((rank, work()))
+
+    processes = [context.Process(target=run, args=(rank,)) for rank in range(count)]
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            process.join(120)
+        if any(process.exitcode != 0 for process in processes):
+            raise RuntimeError(f"exit codes {[process.exitcode for process in processes]}")
+        found = dict(results.get() for _ in processes)
+        return [found[rank] for rank in range(count)]
+    finally:
+        for process in processes:
+            process.kill()

@@ -64,6 +64,28 @@ def test_parquet_holds_the_same(model: Path, photos: Path, tmp_path: Path, run_c
     np.testing.assert_array_equal(stored, np.load(tmp_path / "features.npy"))
 
 
+@pytest.mark.parametrize("name", ["features.npy", "features.parquet"])
+def test_several_processes_write_the_file_of_one(
+    name: str, model: Path, photos: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow.parquet")
+    one, several = tmp_path / "one" / name, tmp_path / "several" / name
+    run_command(module, f"run={model}", f"output={one}", photos)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for rank in (1, 2, 0):
+        assert not several.exists()
+        monkeypatch.setenv("RANK", str(rank))
+        assert run_command(module, f"run={model}", f"output={several}", photos) == 0
+    assert sorted(file.name for file in several.parent.iterdir()) == sorted(file.name for file in one.parent.iterdir())
+    if name.endswith(".parquet"):
+        parquet = pytest.importorskip("pyarrow.parquet")
+        assert parquet.read_table(several).equals(parquet.read_table(one))
+    else:
+        np.testing.assert_allclose(np.load(several), np.load(one), atol=1e-6)
+        assert several.with_suffix(".csv").read_text() == one.with_suffix(".csv").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

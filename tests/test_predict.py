@@ -82,6 +82,33 @@ def test_a_killed_command_continues_to_the_same_lines(
     assert "4 of 7 images are done already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
+def test_several_processes_write_the_file_of_one(
+    name: str,
+    run: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [f"run={run}", "engine=torch", "top_k=2", str(photos)]
+    one, several = tmp_path / "one" / name, tmp_path / "several" / name
+    assert guarded(lambda: predict([*words, f"output={one}"])) == 1
+    monkeypatch.setattr(module, "BATCH", 1)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    codes = []
+    for rank in (2, 2, 0, 1):  # the first is started again: its share is kept
+        assert not several.exists()
+        monkeypatch.setenv("RANK", str(rank))
+        codes.append(guarded(lambda: predict([*words, f"output={several}"])))
+    assert codes == [0, 0, 0, 1], "the exit code of another process would let torchrun end all of them"
+    assert several.read_text() == one.read_text()
+    assert [file.name for file in several.parent.iterdir()] == [name]
+    assert "1 of 7 images could not be read" in capsys.readouterr().err
+    assert guarded(lambda: predict(words)) == 2
+    assert "give output=FILE" in capsys.readouterr().err
+
+
 def test_other_images_or_options_do_not_continue_a_killed_command(run: Path, photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     keys = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,7 +15,7 @@ from imgcls.models.architecture import Architecture
 from imgcls.portable.description import DESCRIPTION, NOVELTY, ONNX, WEIGHTS, temperature_of
 from imgcls.system.checks import check_value, choice
 from imgcls.system.extras import check_installed
-from imgcls.system.machine import available_cores
+from imgcls.system.machine import own_cores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,7 @@ class OnnxEngine:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = threads or available_cores()
+        options.intra_op_num_threads = threads or own_cores()
         # Threads that spin while they wait take cores from the threads that decode the next images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
@@ -155,7 +156,8 @@ def read_network(folder: Path, architecture: Architecture, device: str | None = 
     from imgcls.models.backbones import network_from_architecture
     from imgcls.portable.weights import read_weights
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    own = int(os.environ.get("LOCAL_RANK", "0"))  # under torchrun each process has a GPU
+    device = device or (f"cuda:{own % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
     state = read_weights(folder / WEIGHTS)
     try:
         _check_sizes(architecture, state)

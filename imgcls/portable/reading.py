@@ -11,7 +11,7 @@ import numpy as np
 
 from imgcls.pictures import BadPicture
 from imgcls.preprocessing import Preprocessing
-from imgcls.system.machine import available_cores
+from imgcls.system.machine import own_cores
 
 BATCH = 32
 BATCHES_AHEAD = 4  # decoded before they are needed
@@ -33,7 +33,7 @@ def read_batches(
 
     batch_size = batch_size or BATCH
     starts = iter(range(0, len(files), batch_size))
-    with ThreadPoolExecutor(available_cores(), thread_name_prefix="imgcls-read") as pool:
+    with ThreadPoolExecutor(own_cores(), thread_name_prefix="imgcls-read") as pool:
         pending: deque[tuple[Sequence[str], list[Future[np.ndarray | str]]]] = deque()
 
         def submit(batches: int) -> None:

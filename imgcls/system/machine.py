@@ -24,6 +24,11 @@ def available_cores() -> int:
     return cores
 
 
+def own_cores() -> int:
+    """The share of this process in the available processors, if torchrun has started several on this machine."""
+    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def threads_of_each(processes: int) -> str:
     """OMP_NUM_THREADS of each of several `processes` that share this one's processors; the user's value if set.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -86,6 +87,12 @@ def choose_devices(accelerator: str, devices: Any, num_nodes: int = 1) -> Device
         hint = " For several processes on the CPU add trainer.accelerator=cpu." if chosen == "cpu" else ""
         raise UserError(f"trainer.devices={value}: this machine has {count} {kind}.{hint}")
     return Devices(chosen, indices, num_nodes)
+
+
+def devices_of_torchrun(accelerator: str) -> Devices:
+    """A device for each process that torchrun has started, on all machines; one device without torchrun."""
+    here, everywhere = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    return replace(choose_devices(accelerator, "auto"), indices=here, num_nodes=everywhere // here)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -31,6 +31,7 @@ from imgcls.system.interrupts import Interrupted
 from imgcls.system.lightning_internals import batch_number
 from imgcls.training.checkpoint_io import read_checkpoint
 from tests.conftest import write_pictures
+from tests.processes import as_by_torchrun
 from tests.trainings import SMALL, Fit
 
 TIMES = ("seconds", "images_per_second", "training_seconds", "wall_seconds", "data_wait_fraction")
@@ -391,6 +392,8 @@ def test_evaluate_repeats_the_test_and_measures_other_data(fit: Fit, tmp_path: P
     assert evaluate(run, split="all", overrides=one_folder)["images"] == 10
     alone = write_pictures(tmp_path / "alone", {"all": 5}, classes=("owl",)) / "all"
     assert evaluate(run, split="all", overrides=["data=imagefolder", f"data.root={alone}"])["images"] == 5
+    together = as_by_torchrun(2, lambda: evaluate(run))
+    assert together == [pytest.approx(again, rel=1e-5)] * 2
     strange = write_pictures(tmp_path / "strange", {"train": 3, "test": 5}, classes=("dog", "fox"))
     with pytest.raises(UserError, match="was not trained with the class 'fox'"):
         evaluate(run, overrides=["data=imagefolder", f"data.root={strange}"])
