@@ -25,6 +25,7 @@ from imgcls.pictures import (
     Source,
     open_picture,
     open_unconverted,
+    read_member,
     read_npy,
 )
 
@@ -117,6 +118,11 @@ def open_planes(source: Source | Planes, depth: Depth, max_pixels: int = MAX_PIX
     Raises:
         BadPicture: the image cannot be read, or has another number of channels.
     """
+    if isinstance(source, str | Path):
+        try:
+            source = read_member(str(source)) or source
+        except OSError as error:
+            raise BadPicture(str(error.strerror or error)) from error
     if isinstance(source, Planes):
         values = source.values
     elif isinstance(source, np.ndarray):

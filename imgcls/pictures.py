@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -43,6 +44,7 @@ TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 """By EXIF orientation, what turns the image upright."""
+MEMBER = re.compile(r"(.+\.tar)[/\\](\d+)-(\d+)[/\\][^/\\]+", re.DOTALL)
 STRIP_PIXELS = 1 << 20
 SCALED_SIDES = 2  # Pillow's own thumbnails leave as much
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
@@ -64,6 +66,27 @@ warnings.filterwarnings(
     UserWarning,
     r"PIL\.",
 )
+
+
+def member_path(shard: str, start: int, size: int, name: str) -> str:
+    """The path under which a member of an uncompressed tar can be opened as an image, from the folder of the tar."""
+    return f"{shard}/{start}-{start + size}/{name.rpartition('/')[2]}"
+
+
+def locate(file: str) -> tuple[str, int, int | None]:
+    """The file that holds `file`, and where it begins and ends there: a `member_path` is in a tar, others are whole."""
+    found = MEMBER.fullmatch(file) if ".tar" in file else None
+    return (found[1], int(found[2]), int(found[3])) if found else (file, 0, None)
+
+
+def read_member(file: str) -> bytes | None:
+    """The content of a `member_path`; None for other files. Raises OSError."""
+    shard, start, end = locate(file)
+    if end is None:
+        return None
+    with Path(shard).open("rb", buffering=0) as opened:
+        opened.seek(start)
+        return opened.read(end - start)
 
 
 class BadPicture(ValueError):  # noqa: N818 (it is the image that is bad)
@@ -120,6 +143,11 @@ def open_scaled(source: Source, side: int) -> tuple[Image.Image, float]:
     return image, width / height
 
 
+def is_scaled(kind: str, size: tuple[int, int], side: int) -> bool:
+    """Whether `open_scaled` decodes an image of a format and a size at a part of that."""
+    return kind == "JPEG" and min(size) >= 2 * SCALED_SIDES * side
+
+
 def open_unconverted(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """As `open_picture`, in the mode of the file. Raises BadPicture."""
     return _decode(source, max_pixels, convert=lambda image: image)[0]
@@ -165,6 +193,12 @@ def _decode(
         file: io.BytesIO | str = io.BytesIO(source)
     elif isinstance(source, str | Path):
         file = str(source)
+        try:
+            content = read_member(file)
+        except OSError as error:
+            raise BadPicture(error.strerror or "no such file") from error
+        if content is not None:
+            return _decode(content, max_pixels, side, convert)
     else:
         expected = "a path, bytes, a Pillow image or a uint8 numpy array (height, width, 3)"
         raise BadPicture(f"of type {type(source).__name__}, not {expected}")

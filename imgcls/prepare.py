@@ -9,22 +9,28 @@ images that are in two splits. `output=FOLDER` also writes bad_files.csv and dup
 `audit=true` also runs the pretrained backbone of `model.…` on all images, and lists labels that are probably wrong,
 copies within a split, poor images, and classes that may be two; and the causes of the errors of a linear head, with
 what correcting them is worth. `output=FOLDER` then has audit.csv, which data=table reads. See docs/audit.md.
+
+Several processes, started by torchrun on machines that share the images and the cache ($IMGCLS_CACHE), check and
+decode a part of the images each; the first one prints the table.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from imgcls.cli import Option, announce, boolean, guarded, read_options
+from imgcls.errors import UserError
 from imgcls.system.checks import flag
 from imgcls.system.files import atomic_write_text
+from imgcls.system.shares import Share
 from imgcls.system.text import printable
 
 if TYPE_CHECKING:
@@ -77,6 +83,7 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
 
     datamodule.prepare_data()
     source = datamodule.source
+    decode_and_inspect(datamodule)
     findings = {
         name: inspect(split.pictures, datamodule.cache, datamodule.num_workers, datamodule.depth)
         for name, split in source.splits().items()
@@ -97,7 +104,6 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
         for pair in find_mislabelled(split.files, findings[name])
     ]
     usable = source.without(bad[len(source.bad) :])
-    datamodule.setup()
     mean, std = channel_statistics(datamodule.store_of("train"))
     good = [np.array([not reason for reason in found.reasons], dtype=bool) for found in findings.values()]
     formats = Counter(kind for found in findings.values() for kind in found.formats if kind)
@@ -114,6 +120,50 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
         stores={name: datamodule.store_of(name).folder for name in usable.splits()},
         notes=source.notes,
     )
+
+
+def decode_and_inspect(datamodule: ImageDataModule) -> None:
+    """Open all stores; what is found in images that must be decoded for them is added to the cache of `checks`."""
+    from imgcls.data.checks import InspectedSplit
+
+    source = datamodule.source
+    inspected = {
+        name: InspectedSplit.of(split, datamodule.cache, datamodule.depth)
+        for name, split in source.splits().items()
+        if split.files
+    }
+    datamodule.opened.source = replace(source, **inspected)  # type: ignore[arg-type]
+    try:
+        datamodule.setup()
+    finally:
+        for split in inspected.values():
+            split.save()
+
+
+def take_share(datamodule: ImageDataModule, share: Share) -> None:
+    """Check and decode a part of the images, and wait until all processes of torchrun have done theirs."""
+    from datetime import timedelta
+
+    from torch.distributed import barrier, destroy_process_group, init_process_group
+
+    from imgcls.data.checks import inspect
+
+    if "MASTER_ADDR" not in os.environ:
+        raise UserError(f"{share.count} processes prepare a data set together if torchrun starts them.")
+    init_process_group("gloo", timeout=timedelta(days=7))
+    try:
+        if os.environ.get("LOCAL_RANK") == "0":
+            datamodule.prepare_data()
+        barrier()
+        decode_and_inspect(datamodule)
+        barrier()
+        for split in datamodule.source.splits().values():
+            if split.files:  # those of stores that existed
+                workers = max(1, datamodule.num_workers // int(os.environ["LOCAL_WORLD_SIZE"]))
+                inspect(split.files, datamodule.cache, workers, datamodule.depth, share)
+        barrier()
+    finally:
+        destroy_process_group()
 
 
 def table(preparation: Preparation) -> str:
@@ -194,7 +244,12 @@ def _command(arguments: Sequence[str]) -> None:
     cfg: Any = compose(overrides)
     folder = Path(options["output"]).expanduser() if options["output"] else None
     images = _open(cfg)
-    preparation = prepare(images, duplicates=options["duplicates"])
+    share = Share.of_this_process()
+    if share.count > 1:
+        take_share(images, share)
+    preparation = None if share.rank else prepare(images, duplicates=options["duplicates"])
+    if preparation is None:
+        return
     print(table(preparation))
     if folder is not None:
         from imgcls.data.checks import bad_as_csv

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
+from imgcls import pictures
+from imgcls.data import threads
+from imgcls.data.augment import Augment
+from imgcls.data.crops import RandomResizedCrop
 from imgcls.data.digits import Digits
 from imgcls.data.imagefolder import ImageFolder
+from imgcls.data.stores import disk
 from imgcls.errors import UserError
-from imgcls.prepare import main, prepare, table
+from imgcls.prepare import main, prepare, table, take_share
+from imgcls.system.shares import Share
 from tests.conftest import write_pictures
+from tests.processes import as_by_torchrun
 
 
 @pytest.fixture
@@ -54,6 +64,49 @@ def test_prepare(odd_folder: Path, own_cache: Path) -> None:
     assert f"  {odd_folder}/train/cat/000.png: empty" in lines
     assert "duplicates  1 identical in test and train:" in lines
     assert "  test test/dog/twin.png = train train/dog/001.png (identical)" in lines
+
+
+def test_images_are_decoded_once(odd_folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is so large that it is decoded at a part of its size for training, which is not what is inspected."""
+    Image.new("RGB", (160, 200)).save(odd_folder / "train" / "cat" / "large.jpg")
+    decoded, original = Counter(), pictures._decode
+
+    def count(source: Path, *args: Any) -> Any:
+        decoded[source.name] += 1
+        return original(source, *args)
+
+    monkeypatch.setattr(pictures, "_decode", count)
+    options = {"image_size": 16, "resize": 16, "store": "disk", "augment": Augment(RandomResizedCrop())}
+    found = prepare(ImageFolder(odd_folder, **options))
+    assert found.pictures == 46
+    assert decoded.pop("large.jpg") == 2
+    assert sum(decoded.values()) == 46
+    decoded.clear()
+    assert [*map(str, prepare(ImageFolder(odd_folder, **options)).duplicates)] == [*map(str, found.duplicates)]
+    assert not decoded
+
+
+def test_processes_prepare_a_part_each(odd_folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "_block_rows", lambda _: 4)
+    monkeypatch.setattr(threads, "CHUNKS_AHEAD", 1)
+
+    def data() -> ImageFolder:
+        return ImageFolder(odd_folder, image_size=16, resize=16, store="disk", num_workers=1)
+
+    def work() -> list[str]:
+        decoded, original = [], pictures._decode
+        pictures._decode = lambda source, *args: (decoded.append(str(source)), original(source, *args))[1]
+        take_share(data(), Share.of_this_process())
+        return decoded
+
+    first, second = as_by_torchrun(2, work)
+    assert len(first) + len(second) == 46
+    assert len({*first, *second}) == 46
+    with monkeypatch.context() as patched:
+        patched.setattr(pictures, "_decode", None)
+        found = prepare(data())
+    assert found.pictures == 45
+    assert [(file.path.name, file.reason) for file in found.bad] == [("000.png", "empty")]
 
 
 def test_bad_files_can_be_fatal(odd_folder: Path) -> None:

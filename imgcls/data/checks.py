@@ -1,7 +1,8 @@
 """Decode every image of a data set once, and cache the findings.
 
 Stores find bad files by themselves while they decode. This is for `imgcls.prepare` and the report, which also need
-formats, sizes and duplicates. The findings for a file are cached until its size or modification time changes.
+formats, sizes and duplicates: of images that are decoded for a store anyway, with `InspectedSplit`. The findings for a
+file are cached until its size or modification time changes.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from imgcls.channels import RGB, Depth, open_planes
-from imgcls.data.sources import BadFile
+from imgcls.channels import RGB, Depth, Planes, open_planes
+from imgcls.data.sources import BadFile, Split
 from imgcls.data.stores.fingerprint import file_state
 from imgcls.data.threads import map_with_bar
 from imgcls.errors import UserError
-from imgcls.pictures import BadPicture, decode
-from imgcls.system.cache import cache_folder
+from imgcls.pictures import BadPicture, decode, is_scaled
+from imgcls.system.cache import alone, cache_folder
 from imgcls.system.files import atomic_path
-from imgcls.system.machine import available_cores
+from imgcls.system.machine import own_cores
+from imgcls.system.shares import ALL, Share
 from imgcls.system.tables import table_as_csv
 
 THUMBNAIL = (8, 9)  # height, width: one column more than a difference hash has bits in a row
@@ -82,11 +84,13 @@ class Findings:
     def fill(self, row: int, picture: Path | np.ndarray, depth: Depth = RGB) -> None:
         """Decode `picture` and fill row `row`."""
         try:
-            image, self.formats[row] = decode(picture) if depth == RGB else _decode_planes(picture, depth)
+            self.record(row, *(decode(picture) if depth == RGB else _decode_planes(picture, depth)))
         except BadPicture as error:
             self.reasons[row] = error.reason
-            return
-        self.sizes[row] = image.size
+
+    def record(self, row: int, image: Image.Image, kind: str) -> None:
+        """Fill row `row` from a decoded image and its format."""
+        self.sizes[row], self.formats[row] = image.size, kind
         content = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size)
         self.digests[row] = np.frombuffer(content.digest(), dtype=np.uint64)
         height, width = THUMBNAIL
@@ -95,8 +99,97 @@ class Findings:
 
 def _decode_planes(picture: Path | np.ndarray, depth: Depth) -> tuple[Image.Image, str]:
     """An image of other channels or bits as people see it, and its format."""
-    planes = open_planes(picture, depth)
-    return planes.preview(), "" if isinstance(picture, np.ndarray) else picture.suffix.lstrip(".").upper()
+    return open_planes(picture, depth).preview(), _kind_of_planes(picture)
+
+
+def _kind_of_planes(picture: Path | np.ndarray) -> str:
+    return "" if isinstance(picture, np.ndarray) else picture.suffix.lstrip(".").upper()
+
+
+class Inspection:
+    """The findings for files that are decoded for something else, added to the cache by `save`.
+
+    Args:
+        files, cache, depth: see `inspect`.
+    """
+
+    def __init__(self, files: Sequence[Path], cache: Path | None, depth: Depth) -> None:
+        self.files, self.findings, self._depth, self._cache = files, Findings.empty(len(files)), depth, cache
+        self._stamps = _stamps(files)
+        self.known = _CachedFindings(files, cache, depth).restore(files, self._stamps, self.findings)
+        self._new = np.zeros(len(files), dtype=bool)
+
+    def record(self, row: int, decoded: tuple[Image.Image, str] | BadPicture) -> None:
+        """Add what is found in the file `row`, decoded to an image and its format."""
+        if isinstance(decoded, BadPicture):
+            self.findings.reasons[row] = decoded.reason
+        else:
+            self.findings.record(row, *decoded)
+        self.known[row] = self._new[row] = True
+
+    def save(self) -> None:
+        """Add the new findings to the cache."""
+        if self._new.any():
+            paths = [str(self.files[row]) for row in np.flatnonzero(self._new).tolist()]
+            columns = [column[self._new] for column in (self._stamps, *self.findings.columns)]
+            _CachedFindings(self.files, self._cache, self._depth).save(paths, columns)
+            self._new[:] = False
+
+
+@dataclass(frozen=True, eq=False)
+class InspectedSplit(Split):
+    """A split whose images are inspected when they are decoded; only those scaled while they are decoded, twice."""
+
+    inspection: Inspection | None = None
+
+    @classmethod
+    def of(cls, split: Split, cache: Path | None, depth: Depth) -> InspectedSplit:
+        """`split`, which consists of files."""
+        return cls(**{**vars(split), "inspection": Inspection(split.files, cache, depth)})
+
+    def open(self, index: int) -> Image.Image:
+        return self._decode(index)[0]
+
+    def open_scaled(self, index: int, side: int) -> tuple[Image.Image, float]:
+        if self._is_known(index):
+            return super().open_scaled(index, side)
+        image, kind = self._decode(index)
+        if is_scaled(kind, image.size, side):
+            return super().open_scaled(index, side)
+        return image, image.width / image.height
+
+    def open_planes(self, index: int, depth: Depth) -> Planes:
+        try:
+            planes = super().open_planes(index, depth)
+        except BadPicture as error:
+            self._record(index, error)
+            raise
+        if not self._is_known(index):
+            self._record(index, (planes.preview(), _kind_of_planes(self.files[index])))
+        return planes
+
+    def _decode(self, index: int) -> tuple[Image.Image, str]:
+        try:
+            decoded = decode(self.files[index])
+        except BadPicture as error:
+            self._record(index, error)
+            raise
+        if not self._is_known(index):
+            self._record(index, decoded)
+        return decoded
+
+    def save(self) -> None:
+        """Add what has been found to the cache."""
+        if self.inspection is not None:
+            self.inspection.save()
+
+    def _is_known(self, index: int) -> bool:
+        assert self.inspection is not None
+        return bool(self.inspection.known[index])
+
+    def _record(self, index: int, decoded: tuple[Image.Image, str] | BadPicture) -> None:
+        assert self.inspection is not None
+        self.inspection.record(index, decoded)
 
 
 def inspect(
@@ -104,6 +197,7 @@ def inspect(
     cache: Path | None = None,
     workers: int | None = None,
     depth: Depth = RGB,
+    share: Share = ALL,
 ) -> Findings:
     """Decode every image and return the findings, with a progress bar on a terminal.
 
@@ -112,8 +206,9 @@ def inspect(
         cache: the folder in which the findings for files are cached; the user's cache folder if None.
         workers: threads that decode; as many as cores if None.
         depth: channels and bits that the images must have.
+        share: of the files without cached findings, which other processes do not decode; only these are valid then.
     """
-    findings = inspect_few(pictures, len(pictures), cache, workers, depth)
+    findings = inspect_few(pictures, len(pictures), cache, workers, depth, share)
     assert findings is not None
     return findings
 
@@ -124,6 +219,7 @@ def inspect_few(
     cache: Path | None = None,
     workers: int | None = None,
     depth: Depth = RGB,
+    share: Share = ALL,
 ) -> Findings | None:
     """As `inspect`; None, and nothing is decoded, where more than `limit` files have no cached findings."""
     findings = Findings.empty(len(pictures))
@@ -136,7 +232,7 @@ def inspect_few(
     if len(unknown) > limit:
         return None
     try:
-        for row in _fill_rows(findings, pictures, unknown.tolist(), workers, depth):
+        for row in _fill_rows(findings, pictures, share.of(unknown.tolist()), workers, depth):
             known[row] = True
     finally:  # an interrupted check resumes where it stopped
         if len(unknown):
@@ -173,7 +269,7 @@ def _fill_rows(
         findings.fill(row, pictures[row], depth)
         return row
 
-    return map_with_bar(fill, rows, workers or available_cores(), f"Checking {len(rows):,} images")
+    return map_with_bar(fill, rows, workers or own_cores(), f"Checking {len(rows):,} images")
 
 
 def _stamps(paths: Sequence[Path]) -> np.ndarray:
@@ -192,7 +288,11 @@ class _CachedFindings:
         place = os.fsencode(common) + (b"" if depth == RGB else b"\0%d %d" % depth)
         key = hashlib.blake2b(place, digest_size=12).hexdigest()
         self.file = (cache or cache_folder()) / "checks" / f"{key}.npz"
-        self.paths, self.stamps, self.findings = [], np.zeros((0, 4), dtype=np.int64), Findings.empty(0)
+        self.paths: list[str] = []
+        self.stamps, self.findings = np.zeros((0, 4), dtype=np.int64), Findings.empty(0)
+        self._read()
+
+    def _read(self) -> None:
         with (
             suppress(OSError, EOFError, ValueError, KeyError, BadZipFile),
             np.load(self.file, allow_pickle=False) as stored,
@@ -214,7 +314,12 @@ class _CachedFindings:
         return known
 
     def save(self, paths: list[str], columns: list[np.ndarray]) -> None:
-        """Store the stamps and findings for `paths`, and keep those for other files, as of another split."""
+        """Store the stamps and findings for `paths`, and keep those for other files, as of another split or process."""
+        with suppress(OSError, UserError), alone(self.file):  # without a cache only the next check takes longer
+            self._read()
+            self._write(paths, columns)
+
+    def _write(self, paths: list[str], columns: list[np.ndarray]) -> None:
         newer = set(paths)
         others = [place for place, path in enumerate(self.paths) if path not in newer]
         kept = [column[others] for column in (self.stamps, *self.findings.columns)]
@@ -223,6 +328,5 @@ class _CachedFindings:
         texts |= {"reasons": reasons.tolist(), "formats": formats.tolist()}
         content = dict(zip(("sizes", "digests", "thumbnails"), arrays, strict=True))
         content |= {"stamps": stamps, "words": np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)}
-        # without a cache only the next check takes longer
-        with suppress(OSError, UserError), atomic_path(self.file) as temporary, temporary.open("wb") as file:
+        with atomic_path(self.file) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **content)

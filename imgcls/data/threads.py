@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TypeVar
 
 import torch
@@ -43,26 +43,30 @@ def in_slices(work: Callable[[slice], object], count: int, min_length: int = 1) 
         future.result()
 
 
-def map_with_bar(work: Callable[[int], T], items: Sequence[int], threads: int, title: str) -> Iterator[T]:
+def map_with_bar(
+    work: Callable[[int], T], items: Iterable[int], threads: int, title: str, count: int | None = None
+) -> Iterator[T]:
     """work(item) for each item, in order, in `threads` threads of its own, with a progress bar on a terminal.
 
-    An error, or closing the generator, cancels the items that have not been started.
+    An error, or closing the generator, cancels the items that have not been started. Where `items` is no sequence,
+    `count` is how many there are, at most, and they are taken as they are needed.
     """
-    size = max(1, min(32, len(items) // (4 * threads)))  # one task for several items, but several tasks per thread
+    count = len(items) if isinstance(items, Sequence) else count or 0
+    size = max(1, min(32, count // (4 * threads)))  # one task for several items, but several tasks per thread
     executor = ThreadPoolExecutor(threads, thread_name_prefix="imgcls-map")
     try:
-        yield from with_bar(_in_order(executor, work, items, size, threads), len(items), title)
+        yield from with_bar(_in_order(executor, work, iter(items), size, threads), count, title)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _in_order(
-    executor: ThreadPoolExecutor, work: Callable[[int], T], items: Sequence[int], size: int, threads: int
+    executor: ThreadPoolExecutor, work: Callable[[int], T], items: Iterator[int], size: int, threads: int
 ) -> Iterator[T]:
     """The results of `items`, of which a bounded number is submitted ahead: a future takes 2 kB."""
     pending: deque[Future[list[T]]] = deque()
-    for start in range(0, len(items), size):
-        pending.append(executor.submit(lambda chunk: [work(item) for item in chunk], items[start : start + size]))
+    while chunk := list(islice(items, size)):
+        pending.append(executor.submit(lambda chunk: [work(item) for item in chunk], chunk))
         if len(pending) >= CHUNKS_AHEAD * threads:
             yield from pending.popleft().result()
     while pending:

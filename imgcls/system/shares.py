@@ -47,6 +47,9 @@ class Share:
         return [output.with_name(f"{name}.{rank + 1}-of-{self.count}{output.suffix}") for rank in range(self.count)]
 
 
+ALL = Share()
+
+
 def join_if_last(parts: Sequence[Path], join: Callable[[], object]) -> bool:
     """Call `join` if all `parts` are complete, and remove them then; in one process only, also if several see them all.
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from imgcls.data.sources import Split
 from imgcls.errors import UserError
+from imgcls.pictures import locate
 from imgcls.system.files import atomic_write_text
 
 END_BYTES = 4096
@@ -41,12 +42,16 @@ def fingerprint(split: Split, cache: Path) -> str:
 
 
 def file_state(path: Path) -> tuple[int, int, int, int]:
-    """Size, times of change of content and status (ns), and inode; -1 each if there is no file."""
+    """Size, times of change of content and status (ns), and inode; -1 each if there is no file.
+
+    Of an image in a shard they are those of the shard, but for its size.
+    """
+    file, start, end = locate(str(path))
     try:
-        status = os.stat(path)  # noqa: PTH116 - for millions of files
+        status = os.stat(file)  # noqa: PTH116 - for millions of files
     except OSError:
         return (-1, -1, -1, -1)
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    return status.st_size if end is None else end - start, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def _states(split: Split) -> Iterable[bytes]:
@@ -57,16 +62,18 @@ def _states(split: Split) -> Iterable[bytes]:
 def _contents(names: Sequence[str], paths: Sequence[Path]) -> Iterable[bytes]:
     for name, path in zip(names, paths, strict=True):
         yield f"{name}\0".encode("utf-8", "surrogateescape")
+        file, start, end = locate(str(path))
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = os.open(file, os.O_RDONLY)
         except OSError:
             continue
         try:
-            size = os.fstat(descriptor).st_size
+            size = os.fstat(descriptor).st_size if end is None else end - start
             yield b"%d\0" % size
-            yield os.read(descriptor, END_BYTES)
+            yield os.pread(descriptor, min(size, END_BYTES), start)
             if size > END_BYTES:
-                yield os.pread(descriptor, END_BYTES, max(END_BYTES, size - END_BYTES))
+                tail = max(END_BYTES, size - END_BYTES)
+                yield os.pread(descriptor, size - tail, start + tail)
         except OSError:
             continue
         finally:

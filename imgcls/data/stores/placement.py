@@ -47,7 +47,8 @@ def open_store(
         cache: folder of the stores on disk.
         title: name of the images, for the log.
         workers: threads that decode.
-        processes: processes on this machine that open the same store; in memory each would have its own.
+        processes: processes on this machine that open the same store; in memory each would have its own, on disk each
+            decodes a part.
         quality: of JPEGs, 1 to 100.
     """
     if kind == "device" or (kind == "jpeg" and not _compressible(recipe)):
@@ -94,7 +95,7 @@ def open_store(
             aspects = np.ones(len(split), dtype=np.float32)
             return ArrayStore(pixels, aspects, decode_all(split, recipe, pixels, aspects, workers))
         try:
-            return build_on_disk(folder, split, recipe, workers)
+            return build_on_disk(folder, split, recipe, max(1, workers // processes))
         except (OSError, UserError) as error:
             log.warning("%s: no store on disk. %s", title, error)
     log.info("%s: no store; each image is decoded in every epoch%s.", title, _because(size, full))

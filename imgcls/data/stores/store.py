@@ -6,9 +6,10 @@ The kind of store never changes the content of a batch, only how fast it is load
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +30,7 @@ from imgcls.data.stores.checksums import Checker
 from imgcls.data.stores.readahead import read_ahead
 from imgcls.data.threads import map_with_bar, pool
 from imgcls.errors import UserError
-from imgcls.pictures import BadPicture
+from imgcls.pictures import BadPicture, read_member
 from imgcls.preprocessing import INTERPOLATIONS, PAD_COLOUR, Preprocessing, Size, as_size, sides
 
 log = logging.getLogger(__name__)
@@ -135,11 +136,14 @@ def picture_sizes(split: Split) -> set[tuple[int, int]]:
     sizes = set()
     for path in split.pictures[:: max(1, len(split) // SAMPLED_FILES)]:
         try:
+            member = read_member(str(path))
+            file = path if member is None else io.BytesIO(member)
             if path.suffix.lower() == ".npy":
-                height, width = sorted(np.load(path, mmap_mode="r", allow_pickle=False).shape)[-2:]
+                array = np.load(file, mmap_mode="r" if member is None else None, allow_pickle=False)
+                height, width = sorted(array.shape)[-2:]
                 sizes.add((width, height))
                 continue
-            with Image.open(path) as picture:
+            with Image.open(file) as picture:
                 sizes.add(picture.size)
         except (OSError, ValueError, Image.DecompressionBombError):
             continue  # reported when it is decoded
@@ -298,16 +302,23 @@ class DecodingStore:
 
 
 def decode_all(
+    split: Split, recipe: Recipe, out: np.ndarray, aspects: np.ndarray, workers: int
+) -> list[tuple[int, str]]:
+    """Decode every image of `split`, see `decode_rows`; (position, reason) of those that cannot be read."""
+    rows = range(len(split))
+    return [(row, reason) for row, reason in decode_rows(split, recipe, out, aspects, workers, rows) if reason]
+
+
+def decode_rows(
     split: Split,
     recipe: Recipe,
     out: np.ndarray,
     aspects: np.ndarray,
     workers: int,
-    bad: Sequence[tuple[int, str]] = (),
-    start: int = 0,
-    advance: Callable[[int, list[tuple[int, str]]], object] = lambda *_: None,
-) -> list[tuple[int, str]]:
-    """Decode every image of `split` into the rows of `out`, uint8 (N, side, side, 3), in threads.
+    rows: Iterable[int],
+    count: int | None = None,
+) -> Iterator[tuple[int, str | None]]:
+    """Decode images of `split` into their rows of `out`, uint8 (N, side, side, 3), in threads.
 
     Pillow decodes and resizes without the GIL, so that threads are as fast as processes and write directly into `out`.
 
@@ -316,25 +327,18 @@ def decode_all(
         out: filled.
         aspects: filled, float32 (N,).
         workers: threads.
-        bad: what was returned for the images before `start`.
-        start: the images before it are decoded already.
-        advance: called as advance(n, bad) when the first n images are decoded.
+        rows: positions of the images; where it is no sequence, up to `count`.
 
-    Returns:
-        (position, reason) of images that cannot be read.
+    Yields:
+        Each row when it is filled, in order, with the reason if the image cannot be read.
     """
 
-    def decode(position: int) -> str | None:
+    def decode(row: int) -> tuple[int, str | None]:
         try:
-            out[position], aspects[position] = recipe.read(split, position)
+            out[row], aspects[row] = recipe.read(split, row)
         except BadPicture as error:
-            return error.reason
-        return None
+            return row, error.reason
+        return row, None
 
-    found, positions = list(bad), range(start, len(split))
-    reasons = map_with_bar(decode, positions, workers, f"Decoding {len(positions):,} images")
-    for position, reason in zip(positions, reasons, strict=True):
-        if reason is not None:
-            found.append((position, reason))
-        advance(position + 1, found)
-    return found
+    count = len(rows) if isinstance(rows, Sequence) else count
+    return map_with_bar(decode, rows, workers, f"Decoding {count:,} images", count)

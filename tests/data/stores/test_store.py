@@ -4,7 +4,6 @@ import logging
 import multiprocessing
 import os
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def test_pixels_in_memory_are_not_copied(tmp_path: Path) -> None:
 
 def test_a_store_on_disk_is_reused(files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_store(files, CENTRE, "disk", cache=tmp_path)
-    monkeypatch.setattr(disk, "decode_all", None)
+    monkeypatch.setattr(disk, "decode_rows", None)
     second = open_store(files, CENTRE, "disk", cache=tmp_path)
     assert second.folder == first.folder
     assert second.bad == first.bad
@@ -142,7 +141,7 @@ def _build_and_die(folder: Path, files: Split) -> None:
     def die(*_: object) -> None:
         os._exit(9)
 
-    disk.decode_all = die  # type: ignore[assignment]
+    disk.decode_rows = die  # type: ignore[assignment]
     build_on_disk(folder, files, CENTRE, 1)
 
 
@@ -162,7 +161,7 @@ def test_a_killed_build_is_resumed_to_the_same_pixels(
 ) -> None:
     """Killed when nine of twelve images are decoded, of which eight are noted."""
     whole = build_on_disk(tmp_path / "whole", files, CENTRE, 1)
-    monkeypatch.setattr(disk, "PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(disk, "_block_rows", lambda _: 4)
 
     def build_until_nine() -> None:
         read = Recipe.read
@@ -184,13 +183,12 @@ def test_a_killed_build_is_resumed_to_the_same_pixels(
     read = Recipe.read
     monkeypatch.setattr(Recipe, "read", lambda *args: (decoded.append(args[2]), read(*args))[1])
     store = build_on_disk(tmp_path / "one", files, CENTRE, 1)
-    assert 9 in decoded
-    assert 0 not in decoded
-    assert len(decoded) <= 6
+    assert sorted(decoded) == [8, 9, 10, 11]
     assert np.array_equal(store.pixels, whole.pixels)
     assert np.array_equal(store.aspects, whole.aspects)
     assert store.bad == whole.bad
-    assert not (tmp_path / "one" / "progress.npz").exists()
+    names = [sorted(file.name for file in (tmp_path / folder).iterdir()) for folder in ("whole", "one")]
+    assert names[0] == names[1]
 
 
 def test_an_interrupted_build_is_continued(files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +196,7 @@ def test_an_interrupted_build_is_continued(files: Split, tmp_path: Path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(disk, "decode_all", interrupt)
+        patched.setattr(disk, "decode_rows", interrupt)
         with pytest.raises(KeyboardInterrupt):
             build_on_disk(tmp_path / "one", files, CENTRE, 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".one.lock", "one.partial", "pictures"]
@@ -224,27 +222,40 @@ def test_large_jpegs_are_decoded_at_a_part_of_their_size(tmp_path: Path) -> None
     assert np.array_equal(exact.read(split, 0)[0], exact.pixels(split.open(0)))
 
 
-def test_of_two_that_start_at_once_one_builds(files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    builds, decode_all, other_waits = [], disk.decode_all, threading.Event()
+def test_processes_that_start_at_once_decode_a_part_each(
+    files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits with its first image until the other has one, too."""
+    whole = build_on_disk(tmp_path / "whole", files, CENTRE, 1)
+    context = multiprocessing.get_context("fork")
+    both, results, read = context.Barrier(2), context.SimpleQueue(), Recipe.read
+    monkeypatch.setattr(disk, "_block_rows", lambda _: 2)
+    monkeypatch.setattr(thread_module, "CHUNKS_AHEAD", 1)
 
-    def decode_when_the_other_waits(*args: object) -> object:
-        builds.append(1)
-        assert other_waits.wait(30)
-        return decode_all(*args)  # type: ignore[arg-type]
+    def build() -> None:
+        decoded: list[int] = []
 
-    monkeypatch.setattr(disk, "decode_all", decode_when_the_other_waits)
-    monkeypatch.setattr("imgcls.system.cache.log.info", lambda *_: other_waits.set())
-    stores: list[ArrayStore] = []
-    threads = [
-        threading.Thread(target=lambda: stores.append(build_on_disk(tmp_path / "one", files, CENTRE, 1)))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(builds) == 1
-    assert len(stores) == 2
+        def meeting(self: Recipe, split: Split, position: int) -> Any:
+            if not decoded:
+                both.wait(30)
+            decoded.append(position)
+            return read(self, split, position)
+
+        Recipe.read = meeting  # type: ignore[method-assign]
+        store = build_on_disk(tmp_path / "one", files, CENTRE, 1)
+        results.put((decoded, store.pixels.tobytes(), store.aspects.tolist(), store.bad))
+
+    processes = [context.Process(target=build) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    first, second = results.get(), results.get()
+    assert first[0]
+    assert second[0]
+    assert sorted(first[0] + second[0]) == list(range(12)), "each image is decoded once"
+    assert first[1:] == second[1:] == (whole.pixels.tobytes(), whole.aspects.tolist(), whole.bad)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +318,7 @@ def test_a_full_disk_is_noticed_before_decoding(files: Split, tmp_path: Path, mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    monkeypatch.setattr(disk, "decode_all", None)
+    monkeypatch.setattr(disk, "decode_rows", None)
     with pytest.raises(OSError, match="No space left"):
         build_on_disk(tmp_path / "one", files, CENTRE, 1)
     assert open_store(files, CENTRE, "disk", cache=tmp_path).folder is None
