@@ -1,6 +1,7 @@
 """`python -m imgcls.prepare data=…`: prepare a data set for training, and print what is in it.
 
 usage: python -m imgcls.prepare data=NAME [data.option=value …] [duplicates=true|false] [audit=true] [output=FOLDER]
+                                [shards=FOLDER]
 
 Downloads what is missing, checks every image, builds the store of decoded pixels that training reads (give the same
 options as to train), and prints a table: images per class and split, sizes, formats, files that cannot be used, and
@@ -9,6 +10,9 @@ images that are in two splits. `output=FOLDER` also writes bad_files.csv and dup
 `audit=true` also runs the pretrained backbone of `model.…` on all images, and lists labels that are probably wrong,
 copies within a split, poor images, and classes that may be two; and the causes of the errors of a linear head, with
 what correcting them is worth. `output=FOLDER` then has audit.csv, which data=table reads. See docs/audit.md.
+
+`shards=FOLDER` also writes the usable images as tar files of 256 MB, which data=shards and WebDataset read; with
+data.store=none nothing else is kept. What a killed command has completed stays.
 
 Several processes, started by torchrun on machines that share the images and the cache ($IMGCLS_CACHE), check and
 decode a part of the images each; the first one prints the table.
@@ -38,7 +42,12 @@ if TYPE_CHECKING:
     from imgcls.data.module import ImageDataModule
     from imgcls.data.sources import BadFile
 
-OPTIONS = {"duplicates": Option(True, flag, boolean), "audit": Option(False, flag, boolean), "output": Option()}
+OPTIONS = {
+    "duplicates": Option(True, flag, boolean),
+    "audit": Option(False, flag, boolean),
+    "output": Option(),
+    "shards": Option(),
+}
 OVERRIDES = ("data", "task", "model", "augment", "seed", "experiment", "trainer")
 MAX_FILES = 10  # of each kind in the printed table
 
@@ -248,6 +257,10 @@ def _command(arguments: Sequence[str]) -> None:
     if share.count > 1:
         take_share(images, share)
     preparation = None if share.rank else prepare(images, duplicates=options["duplicates"])
+    if options["shards"]:
+        from imgcls.data.shard_writing import write_shards
+
+        write_shards(images.source, Path(options["shards"]).expanduser(), images.num_workers, share)
     if preparation is None:
         return
     print(table(preparation))

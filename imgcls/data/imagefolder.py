@@ -52,6 +52,11 @@ def find_folder(
     others: list[str] = []
     folders, everything = find_split(root, root, min_classes=min_classes, others=others)
     source = Source(tuple(folders), everything, notes=_notes(others))
+    return with_test(source, test_fraction, seed, group)
+
+
+def with_test(source: Source, test_fraction: float, seed: int, group: str | None) -> Source:
+    """`source` with `test_fraction` of each class's training images moved to a test split; groups stay together."""
     if group is not None:
         source = with_groups(source, group)
     if test_fraction == 0:

@@ -1,0 +1,124 @@
+"""Writes a data set as shards, which `imgcls.data.shards`, WebDataset and other readers of tar files take."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from imgcls.data.shards import CLASS_NAMES, INDEX_SUFFIX, Index
+from imgcls.data.sources import Source, Split
+from imgcls.data.stores.fingerprint import file_state
+from imgcls.data.threads import map_with_bar
+from imgcls.errors import UserError
+from imgcls.pictures import PICTURE_SUFFIXES, read_member
+from imgcls.system.files import atomic_path, atomic_write_text
+from imgcls.system.shares import ALL, Share
+
+SHARD_BYTES = 256 << 20
+
+
+def write_shards(source: Source, folder: Path, workers: int, share: Share = ALL) -> list[Path]:
+    """Write the images of `source`, as their files are, to tar files in `folder`; return those of this `share`.
+
+    The images of a split are in a random order, which is always the same, so that a part of a shard is a sample of the
+    data set. Shards that an earlier call has completed stay.
+
+    Raises:
+        UserError: images have several labels, `folder` has other shards, or cannot be written.
+    """
+    if source.train.multilabel:
+        raise UserError("shards= is for images with one class each.")
+    planned = [
+        (folder / f"{name}-{number:05}.tar", split, rows)
+        for name, split in source.splits().items()
+        for number, rows in enumerate(_cut(split))
+    ]
+    others = sorted({*folder.glob("*.tar")} - {file for file, _, _ in planned})
+    if others:
+        raise UserError(f"{others[0]} is a shard of other images. Choose another folder, or remove it.")
+    own = share.of(planned)
+
+    def write(number: int) -> Path:
+        file, split, rows = own[number]
+        key = _key(split, rows)
+        if not _is_complete(file, key):
+            _write(file, split, rows, key)
+        return file
+
+    written = list(map_with_bar(write, range(len(own)), workers, f"Writing {len(own):,} shards"))
+    if share.rank == 0:
+        atomic_write_text(folder / CLASS_NAMES, "".join(f"{name}\n" for name in source.class_names))
+    return written
+
+
+def _cut(split: Split) -> Iterator[np.ndarray]:
+    """The positions of the images of each shard."""
+    order = np.random.default_rng(0).permutation(len(split))
+    if isinstance(split.pictures, np.ndarray):
+        sizes = np.full(len(split), split.pictures[:1].nbytes)
+    else:
+        sizes = np.array([max(0, file_state(split.files[row])[0]) for row in order])
+    shards = np.cumsum(sizes) // SHARD_BYTES
+    yield from np.split(order, np.flatnonzero(np.diff(shards)) + 1)
+
+
+def _key(split: Split, rows: np.ndarray) -> str:
+    """32 hexadecimal digits of the names, labels and files of some images."""
+    states = [file_state(split.files[row]) for row in rows] if split.files else []
+    content = json.dumps([[split.names[row] for row in rows], split.labels[rows].tolist(), states])
+    return hashlib.blake2b(content.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def _is_complete(file: Path, key: str) -> bool:
+    with suppress(OSError, ValueError, TypeError):
+        index = json.loads(_index_of(file).read_text(encoding="utf-8"))
+        return bool(index["key"] == key and index["bytes"] == file.stat().st_size)
+    return False
+
+
+def _index_of(file: Path) -> Path:
+    return file.with_name(file.name + INDEX_SUFFIX)
+
+
+def _write(file: Path, split: Split, rows: np.ndarray, key: str) -> None:
+    index = Index(0, [], [], [], [], key)
+    _index_of(file).unlink(missing_ok=True)  # of an earlier shard
+    with atomic_path(file) as temporary, tarfile.open(temporary, "w") as tar:
+        for row in rows.tolist():
+            content, suffix = _content(split, row)
+            label = str(split.labels[row])
+            member = f"{row:08}_{Path(split.names[row]).stem.replace('.', '_')}"  # the number makes it unique
+            _add(tar, f"{member}{suffix}", content)
+            index.names.append(f"{member}{suffix}")
+            index.starts.append(tar.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+            index.sizes.append(len(content))
+            index.labels.append(label)
+            _add(tar, f"{member}.cls", label.encode())
+    atomic_write_text(_index_of(file), json.dumps(asdict(index) | {"bytes": file.stat().st_size}))
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _content(split: Split, row: int) -> tuple[bytes, str]:
+    """The file of an image, and its suffix; pixels in memory as PNG."""
+    picture = split.pictures[row]
+    if isinstance(picture, np.ndarray):
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, format="PNG")
+        return buffer.getvalue(), ".png"
+    content = read_member(str(picture))
+    suffix = picture.suffix.lower()
+    return picture.read_bytes() if content is None else content, suffix if suffix in PICTURE_SUFFIXES else ".jpg"

@@ -1,0 +1,176 @@
+"""Shards have the images, classes and splits of the folder they are written from, and of other programs' tar files."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imgcls.data import shard_writing, shards
+from imgcls.data.imagefolder import ImageFolder
+from imgcls.data.module import ImageDataModule
+from imgcls.data.shard_writing import write_shards
+from imgcls.data.shards import Shards
+from imgcls.data.sources import Source
+from imgcls.data.stores.fingerprint import file_state, fingerprint
+from imgcls.errors import UserError
+from imgcls.system.shares import Share
+from tests.conftest import write_pictures
+
+OPTIONS = {"image_size": 16, "resize": 16, "batch_size": 4}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = write_pictures(tmp_path / "pictures", {"train": 6, "val": 2, "test": 2})
+    (root / "train" / "owl" / "000.png").write_bytes(b"damaged")
+    return root
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_writing, "SHARD_BYTES", 4000)
+
+
+def content(data: ImageDataModule) -> dict[str, list[tuple[str, bytes]]]:
+    """The class and the pixels of each image of each split, in an order of their own."""
+    data.setup()
+    found = {}
+    for name, split in data.source.splits().items():
+        pixels = data.store_of(name).gather(torch.arange(len(split)))
+        labels = [data.class_names[label] for label in split.labels]
+        found[name] = sorted(zip(labels, (image.numpy().tobytes() for image in pixels), strict=True))
+    return found
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("store", ["none", "disk"])
+def test_shards_have_the_images_of_the_folder(store: str, folder: Path, tmp_path: Path) -> None:
+    original = ImageFolder(folder, **OPTIONS, store=store)
+    expected = content(original)
+    assert len(expected["train"]) == 17
+    written = [
+        file for rank in (1, 0) for file in write_shards(original.source, tmp_path / "shards", 2, Share(rank, 2))
+    ]
+    assert len(written) == len(set(written)) > 4
+    data = Shards(tmp_path / "shards", **OPTIONS, store=store)
+    assert data.class_names == original.class_names
+    assert content(data) == expected
+    (tmp_path / "shards" / "classnames.txt").unlink()
+    for index in (tmp_path / "shards").glob("*.index.json"):
+        index.unlink()
+    unnamed = Shards(tmp_path / "shards", **OPTIONS, store=store)
+    assert unnamed.class_names == ("0", "1", "2")
+    assert [pixels for _, pixels in content(unnamed)["train"]] == [pixels for _, pixels in expected["train"]]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_killed_writing_continues(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, add = ImageFolder(folder, **OPTIONS).source, shard_writing._add
+    calls: list[str] = []
+
+    def dying(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+        calls.append(name)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        add(tar, name, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shard_writing, "_add", dying)
+        with pytest.raises(KeyboardInterrupt):
+            write_shards(source, tmp_path / "shards", 1)
+    complete = {file: file_state(file) for file in (tmp_path / "shards").glob("*.tar")}
+    assert complete
+    written = write_shards(source, tmp_path / "shards", 1)
+    assert {file: file_state(file) for file in complete} == complete
+    assert sorted((tmp_path / "shards").glob("*.tar")) == sorted(written)
+    with pytest.raises(UserError, match="is a shard of other images"):
+        write_shards(Source(source.class_names, source.train.subset([0, 1])), tmp_path / "shards", 1)
+
+
+def write_tar(file: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(file, "w") as tar:
+        for name, part in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(part)
+            tar.addfile(info, io.BytesIO(part))
+
+
+def png(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 20), (value, 0, 0)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_shards_of_other_programs(tmp_path: Path) -> None:
+    """With names of classes, folders within the shard, other members, and no names of splits."""
+    members: dict[str, bytes] = {}
+    for number in range(20):
+        members |= {
+            f"in/{number:03}.json": b"{}",
+            f"in/{number:03}.cls": b"dog" if number % 2 else b"cat",
+            f"in/{number:03}.front.png": png(10 * number),
+        }
+    write_tar(tmp_path / "part-0.tar", members)
+    data = Shards(tmp_path, **OPTIONS, store="none")
+    data.setup()
+    source = data.source
+    assert source.class_names == ("cat", "dog")
+    assert {name: len(split) for name, split in source.splits().items()} == {"train": 14, "val": 2, "test": 4}
+    for split in source.splits().values():
+        for row, name in enumerate(split.names):
+            number = int(Path(name).name[:3])
+            assert split.labels[row] == number % 2
+            assert split.open(row).getpixel((3, 3)) == (10 * number, 0, 0)
+    before = fingerprint(source.train, tmp_path / "one")
+    assert before == fingerprint(source.train, tmp_path / "another"), "of the contents"
+    again = Shards(tmp_path, **OPTIONS, store="none")
+    assert [tuple(map(np.ndarray.tolist, batch[1:3])) for batch in _batches(again)] == [
+        tuple(map(np.ndarray.tolist, batch[1:3])) for batch in _batches(data)
+    ]
+
+
+def _batches(data: Shards) -> list[list[np.ndarray]]:
+    data.setup()
+    return [[part.numpy() for part in batch[:3]] for batch in data.train_dataloader()]
+
+
+def test_the_index_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members: dict[str, bytes] = {}
+    for number in range(8):
+        members |= {f"{number}.png": png(number), f"{number}.cls": b"%d" % (number % 2)}
+    write_tar(tmp_path / "train.tar", members)
+    first = Shards(tmp_path).find().train
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "_scan", None)
+        assert Shards(tmp_path).find().train.names == first.names
+    write_tar(tmp_path / "train.tar", members | {"8.png": png(8), "8.cls": b"1"})
+    assert len(Shards(tmp_path).find().train) == len(first) + 1 == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "message"),
+    [
+        ("train.tar", {"0.png": b"x", "1.png": b"x", "1.cls": b"0"}, "0.png has no class"),
+        ("train.tar", {"0.png": b"x", "0.cls": b"0"}, "has 1 classes; at least 2"),
+        ("val.tar", {"0.png": b"x", "0.cls": b"0", "1.png": b"x", "1.cls": b"1"}, "has no shards called train"),
+        ("train.txt", {}, "has no shards: data=shards reads files such as train-00000.tar"),
+    ],
+)
+def test_mistakes_are_one_clear_line(name: str, members: dict[str, bytes], message: str, tmp_path: Path) -> None:
+    write_tar(tmp_path / name, members)
+    with pytest.raises(UserError, match=message):
+        Shards(tmp_path).find()
+
+
+def test_a_truncated_shard_is_refused(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train.tar", {f"{number}.png": png(number) * 20 for number in range(9)})
+    whole = (tmp_path / "train.tar").read_bytes()
+    (tmp_path / "train.tar").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="is no complete, uncompressed tar file"):
+        Shards(tmp_path).find()
