@@ -62,6 +62,8 @@ def synchronise(address: str, folder: Path, *, client: Any = None, workers: int 
             _remove(folder, path)
             del ledger[path]
         missing = [stored for stored in remote.values() if not _is_current(folder, stored, ledger)]
+        current = remote.keys() - {stored.path for stored in missing}
+        ledger.update({path: [remote[path].etag, remote[path].size] for path in current})
         log.info("%s: downloading %d of %d files to %s.", address, len(missing), len(remote), folder)
 
         def fetch(stored: StoredFile) -> None:
@@ -76,10 +78,15 @@ def synchronise(address: str, folder: Path, *, client: Any = None, workers: int 
 
 def _is_current(folder: Path, stored: StoredFile, ledger: Ledger) -> bool:
     try:
-        size = (folder / stored.path).stat().st_size
+        status = (folder / stored.path).stat()
     except OSError:
         return False
-    return size == stored.size and ledger.get(stored.path) == [stored.etag, stored.size]
+    if status.st_size != stored.size:
+        return False
+    if stored.path in ledger:
+        return bool(ledger[stored.path] == [stored.etag, stored.size])
+    # a call that was killed has fetched it; its time is that of the object
+    return abs(status.st_mtime - stored.modified.timestamp()) < 0.001
 
 
 def _remove(folder: Path, path: str) -> None:
