@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Run", "UserError", "compose", "evaluate", "export", "fit", "load", "search"]
+__all__ = ["Client", "Run", "UserError", "compose", "evaluate", "export", "fit", "load", "monitor", "search"]
 
 if TYPE_CHECKING:
     from imgcls.config.composition import compose
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from imgcls.evaluate import evaluate
     from imgcls.export import export
     from imgcls.launch import launch as fit
+    from imgcls.monitor import monitor
     from imgcls.runs.run import Run, load
     from imgcls.serve.client import Client
     from imgcls.sweeps.python import search
@@ -36,7 +37,7 @@ _WHERE = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import imgcls` stays instant."""
-    if name in ("evaluate", "export"):  # these modules are callable
+    if name in ("evaluate", "export", "monitor"):  # these modules are callable
         return import_module(f"imgcls.{name}")
     if name not in _WHERE:
         raise AttributeError(f"module 'imgcls' has no attribute {name!r}")

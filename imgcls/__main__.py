@@ -23,6 +23,7 @@ COMMANDS = {
     "push": "publish a run's model on the Hugging Face hub",
     "report": "write the report of a run, or compare runs",
     "serve": "answer images over HTTP, with a page to try it",
+    "monitor": "whether the images in use are still like those of validation",
     "deploy": "an endpoint of Amazon SageMaker, or a Lambda function",
     "jobs": "the training jobs in Amazon SageMaker",
     "cache": "what decoded images take on the disk, and removing them",

@@ -2,14 +2,14 @@
 
 usage: python -m imgcls.export run=DIR [format=portable|sagemaker] [checkpoint=best|last|FILE] [onnx=auto|true|false]
                                [calibrate=true|false] [known=0.95|auto|false] [examples=true|false]
-                               [output=FILE] [trust=true] [data.root=DIR …]
+                               [reference=true] [output=FILE] [trust=true] [data.root=DIR …]
 
 format=portable writes `model/` in the run folder again, as at the end of the run, and compares it with the checkpoint
 on validation images (`data.…` gives their current place). format=sagemaker packs the existing `model/` as
 `model.tar.gz`, or `output=FILE`, with the code that SageMaker's PyTorch inference container needs to serve it.
 `calibrate=true` also fits the temperature of the logits, and sets of classes, on the validation images, as at the end
 of a run; `known=0.95` makes the model tell unknown images, such that it knows 95 % of these; `examples=false` keeps no
-validation images beside the model.
+validation images beside the model; `reference=true` keeps what `python -m imgcls.monitor` compares images in use with.
 `trust=true` runs classes that are not imgcls's own, see docs/run-folder.md.
 """
 
@@ -44,6 +44,7 @@ OPTIONS = {
     "calibrate": Option(True, flag, boolean),
     "known": Option(None, KNOWN, _known),
     "examples": Option(None, flag, boolean),
+    "reference": Option(False, flag, boolean),
     "output": Option(),
     "trust": Option(False, flag, boolean),
 }
@@ -57,6 +58,7 @@ def export(
     calibrate: bool = True,
     known: float | bool | str | None = None,
     examples: bool | None = None,
+    reference: bool = False,
     overrides: Sequence[str] = (),
     trust: bool = False,
 ) -> dict[str, Parity]:
@@ -70,6 +72,7 @@ def export(
         known: the share of validation images that the model is to know, so that it tells unknown ones; 'auto': 0.95
             with a frozen backbone, else none; False: none; None: as in the run's configuration.
         examples: keep a few small validation images for the server's page; None: as in the run's configuration.
+        reference: also write what `imgcls.monitor` compares images in use with; see `imgcls.monitoring.reference`.
         overrides: `data.…=…`, where the data set has moved.
         trust: instantiate classes that are not imgcls's own, and fetch from the addresses in the run's `config.yaml`.
 
@@ -112,7 +115,7 @@ def export(
         validation = outputs_of(trainer, classifier, datamodule, "val")
         groups = datamodule.source.test.groups if datamodule.source.test is not None else None
         calibration, sets = fit_calibration(run.folder, validation, read_outputs(run.folder, "test"), groups)
-    return export_model(
+    parities = export_model(
         run.folder,
         datamodule,
         classifier.network,
@@ -124,6 +127,14 @@ def export(
         examples=_examples(stored, examples),
         novelty=fit_known(share, datamodule, classifier.network, frozen=frozen),
     )
+    if reference:
+        from imgcls import portable
+        from imgcls.data.samples import labelled_validation_pictures
+        from imgcls.monitoring.reference import FILE, MOST, fit_reference
+
+        pictures = labelled_validation_pictures(datamodule, MOST)
+        fit_reference(portable.load(run.model_folder), pictures).save(run.model_folder / FILE)
+    return parities
 
 
 def _given_share(stored: Mapping[str, Any], known: float | bool | str | None) -> tuple[float | bool | str, bool]:
@@ -167,6 +178,7 @@ def _command(arguments: Sequence[str]) -> None:
         calibrate=options["calibrate"],
         known=options["known"],
         examples=options["examples"],
+        reference=options["reference"],
         overrides=overrides,
         trust=options["trust"],
     )

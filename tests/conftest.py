@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest_plugins = ["tests.aws_account", "tests.trainings"]
+pytest_plugins = ["tests.aws_account", "tests.digits", "tests.trainings"]
 
 
 @pytest.fixture(autouse=True)

@@ -22,11 +22,25 @@ COMMANDS = {
     "embed",
     "extend",
     "push",
+    "monitor",
 }
 SHARED = {"errors", "pictures", "channels", "preprocessing", "cli"}  # of which the commands alone import cli
 # A package imports those after it, never those before it.
 ORDER = [
-    *("deploy", "sweeps", "launch", "training", "serve", "report", "portable", "debug", "callbacks", "audit", "data"),
+    *(
+        "deploy",
+        "sweeps",
+        "launch",
+        "training",
+        "monitoring",
+        "serve",
+        "report",
+        "portable",
+        "debug",
+        "callbacks",
+        "audit",
+        "data",
+    ),
     *("runs", "config", "aws", "models", "system"),
 ]
 DOORS = {

@@ -37,7 +37,7 @@ ELSEWHERE = {
 
 NOT_COMPOSED = re.compile(
     r"s3:|hf-hub:|DIR|FILE|URI|…|^group\b|^(run|job|output|split|checkpoint|logger|model\.weights|run_dir|experiment)=|augment=mine"
-    r"|^(host|port|target|urls|url_allow|allowed_hosts|cors|api_key|access_log|examples|feedback|engine|format|top_k|coverage|endpoint|onnx|audit)=|^data=(table|huggingface)$"
+    r"|^(host|port|target|urls|url_allow|allowed_hosts|cors|api_key|access_log|examples|feedback|capture\w*|reference|engine|format|top_k|coverage|endpoint|onnx|audit)=|^data=(table|huggingface)$"
 )
 """Options of other commands, and those that name what is not here."""
 
@@ -118,8 +118,8 @@ def test_every_command_is_run_or_composed() -> None:
     assert all(any(re.search(pattern, command.line) for command in commands()) for pattern in list(ELSEWHERE)[:3])
 
 
-IN_ANOTHER_TEST = re.compile(r"runs/cosine|-m imgcls\.(jobs|deploy|push)")
-"""test_extending.py, test_jobs.py, deploy/test_documentation.py, test_push.py"""
+IN_ANOTHER_TEST = re.compile(r"runs/cosine|reference=true|-m imgcls\.(jobs|deploy|push|monitor)")
+"""test_extending.py, test_jobs.py, deploy/test_documentation.py, test_push.py, test_monitor.py"""
 COMPOSED = [command for command in commands() if command.module in HYDRA]
 OTHERS = [
     command

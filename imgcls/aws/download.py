@@ -28,15 +28,17 @@ log = logging.getLogger(__name__)
 LEDGER = ".imgcls-remote.json"  # hidden, so that it is not taken for an image
 
 
-def local_root(root: str | Path | None, cache: Path | None = None) -> Path | None:
+def local_root(root: str | Path | None, cache: Path | None = None, option: str = "data.root") -> Path | None:
     """The local folder of `root`: itself, or where `synchronise` downloads an address to. Downloads nothing."""
     if not is_remote(root):
         return Path(root).expanduser() if root is not None else None
-    bucket, prefix = split_folder(str(root), "data.root")
+    bucket, prefix = split_folder(str(root), option)
     return (cache or cache_folder()) / "remote" / bucket / Path(*prefix.split("/"))
 
 
-def synchronise(address: str, folder: Path, *, client: Any = None, workers: int = WORKERS) -> None:
+def synchronise(
+    address: str, folder: Path, *, client: Any = None, workers: int = WORKERS, option: str = "data.root"
+) -> None:
     """Make `folder` a copy of `address`: download what is new or changed, remove what was deleted there.
 
     The next call resumes an interrupted one; of several processes one downloads and the others wait. Files get the
@@ -47,16 +49,17 @@ def synchronise(address: str, folder: Path, *, client: Any = None, workers: int 
         folder: written by this function alone.
         client: a boto3 client of S3; made from the environment if None.
         workers: maximum number of parallel downloads.
+        option: that gives the address, for errors.
 
     Raises:
         UserError: no access, no such bucket, an empty folder, no network, no boto3.
     """
-    bucket, _ = split_folder(address, "data.root")
-    with alone(folder), explain_refusals(f"read data.root={address}"), explain_os_errors(folder):
-        client = client or make_client("data.root=s3://…")
+    bucket, _ = split_folder(address, option)
+    with alone(folder), explain_refusals(f"read {option}={address}"), explain_os_errors(folder):
+        client = client or make_client(f"{option}=s3://…")
         remote = {stored.path: stored for stored in list_objects(client, address)}
         if not remote:
-            raise UserError(f"data.root={address}: this folder is empty or does not exist.")
+            raise UserError(f"{option}={address}: this folder is empty or does not exist.")
         ledger = Ledger(folder / LEDGER)
         for path in [path for path in ledger if path not in remote]:
             _remove(folder, path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from imgcls.channels import Planes
 from imgcls.data.crops import resize
 from imgcls.data.module import ImageDataModule
 from imgcls.data.randomness import Draws
@@ -56,3 +58,13 @@ def sample_evaluation_pixels(datamodule: ImageDataModule, count: int = 32) -> np
         with contextlib.suppress(BadPicture):  # images that training skips, and files that have been removed since
             pixels.append(datamodule.preprocessing.pixels(datamodule.preprocessing.open(split.pictures[position])))
     return np.stack(pixels) if pixels else None
+
+
+def labelled_validation_pictures(datamodule: ImageDataModule, count: int) -> Iterator[tuple[Image.Image | Planes, int]]:
+    """Up to `count` validation images, spread over the split, each with its class; damaged ones are skipped."""
+    split = datamodule.source.val
+    if split is None:
+        return
+    for position in np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).astype(np.int64)).tolist():
+        with contextlib.suppress(BadPicture):
+            yield datamodule.preprocessing.open(split.pictures[position]), int(split.labels[position])

@@ -4,6 +4,7 @@ usage: python -m imgcls.serve run=DIR [port=8080] [host=127.0.0.1] [engine=auto|
                               [threads=N] [urls=true] [url_allow=HOST,*.HOST] [max_batch=16] [max_requests=64]
                               [allowed_hosts=HOST,*.HOST] [cors=ORIGIN,ORIGIN] [api_key=KEY] [access_log=true]
                               [examples=auto|true|false|DIR] [feedback=DIR]
+                              [capture=DIR] [capture_percent=100] [capture_mb=1000]
        python -m imgcls.serve serve
 
 `run=` is the folder of a run or of a portable model. `host=0.0.0.0` lets other machines connect. `urls=true` fetches
@@ -12,11 +13,13 @@ host names (but for /ping and /health), `cors=` lets the pages of these origins 
 the environment, is what requests must carry as `Authorization: Bearer KEY`. `access_log=true` prints a line of JSON
 per request. `examples=` is a folder of images that the page offers, true: the validation images that the model keeps,
 auto: these where only this machine or an API key gets an answer. `feedback=` is a folder in which corrections made
-on the page are kept, with a labels.csv for data=table. SIGHUP loads the model again, without a request being lost.
+on the page are kept, with a labels.csv for data=table. `capture=` is a folder in which answered requests are kept for
+`python -m imgcls.monitor`: `capture_percent` of them, the newest that have room in `capture_mb` megabytes. SIGHUP loads
+the model again, without a request being lost.
 
 The second form is for containers: it serves /opt/ml/model on all interfaces, on the port SAGEMAKER_BIND_TO_PORT or
-8080, and reads IMGCLS_ENGINE, IMGCLS_DEVICE, IMGCLS_URLS, IMGCLS_URL_ALLOW, IMGCLS_ALLOWED_HOSTS, IMGCLS_CORS and
-IMGCLS_ACCESS_LOG from the environment.
+8080, and reads IMGCLS_ENGINE, IMGCLS_DEVICE, IMGCLS_URLS, IMGCLS_URL_ALLOW, IMGCLS_ALLOWED_HOSTS, IMGCLS_CORS,
+IMGCLS_ACCESS_LOG, IMGCLS_CAPTURE, IMGCLS_CAPTURE_PERCENT and IMGCLS_CAPTURE_MB from the environment.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 from imgcls.cli import Option, boolean, guarded, read_options, texts
 from imgcls.errors import UserError
 from imgcls.portable.engines import ENGINES
-from imgcls.system.checks import choice, flag, whole
+from imgcls.system.checks import choice, flag, number, whole
 from imgcls.system.extras import check_installed
 
 if TYPE_CHECKING:
@@ -56,6 +59,9 @@ OPTIONS = {
     "access_log": Option(False, flag, boolean),
     "examples": Option("auto"),
     "feedback": Option(None, parse=Path),
+    "capture": Option(None, parse=Path),
+    "capture_percent": Option(100.0, number(0, 100, open_low=True), float),
+    "capture_mb": Option(1000, whole(1), int),
     "max_batch": Option(16, whole(1), int),
     "max_requests": Option(64, whole(1), int),
 }
@@ -68,6 +74,9 @@ ENVIRONMENT = {
     "allowed_hosts": "IMGCLS_ALLOWED_HOSTS",
     "cors": "IMGCLS_CORS",
     "access_log": "IMGCLS_ACCESS_LOG",
+    "capture": "IMGCLS_CAPTURE",
+    "capture_percent": "IMGCLS_CAPTURE_PERCENT",
+    "capture_mb": "IMGCLS_CAPTURE_MB",
 }
 """The options that a container takes from environment variables."""
 
@@ -148,6 +157,7 @@ def _is_local(host: str) -> bool:
 def _run(options: Mapping[str, Any], listener: socket.socket) -> None:
     import uvicorn
 
+    from imgcls.serve.capture import Capture
     from imgcls.serve.connections import create_config
     from imgcls.serve.feedback import Feedback
     from imgcls.serve.server import create_app
@@ -159,6 +169,11 @@ def _run(options: Mapping[str, Any], listener: socket.socket) -> None:
         options["examples"], options["run"], private=guards.api_key is not None or _is_local(host)
     )
     feedback = Feedback(options["feedback"].expanduser()) if options["feedback"] else None
+    capture = None
+    if options["capture"]:
+        capture = Capture(
+            options["capture"].expanduser(), options["capture_percent"], 1_000_000 * options["capture_mb"]
+        )
     load = partial(load_predictor, options)
     limits = Limits(
         requests=options["max_requests"], max_batch=options["max_batch"], decoders=max(2, available_cores())
@@ -169,7 +184,7 @@ def _run(options: Mapping[str, Any], listener: socket.socket) -> None:
     what = f"{model.description['architecture']['name']}, {len(model.class_names)} classes, with {model.engine.name}"
     print(f"Serving {what} on http://{address}:{listener.getsockname()[1]}", flush=True)
     config = create_config(
-        create_app(service, guards, load, feedback, examples),
+        create_app(service, guards, load, feedback, examples, capture),
         log_level="warning",
         access_log=False,
         timeout_keep_alive=65,  # longer than that of load balancers

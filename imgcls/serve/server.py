@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 
 import imgcls
 from imgcls.serve.bodies import Body, refusal_response
+from imgcls.serve.capture import Capture
 from imgcls.serve.current import Current
 from imgcls.serve.feedback import Feedback
 from imgcls.serve.guards import HEALTH, SECURITY_HEADERS, Guards
@@ -79,6 +80,7 @@ def create_app(
     load: Callable[[], Predictor] | None = None,
     feedback: Feedback | None = None,
     examples: Sequence[Path] = (),
+    capture: Capture | None = None,
 ) -> FastAPI:
     """The application around `service`, which it closes when the server stops.
 
@@ -88,6 +90,7 @@ def create_app(
         load: loads the model again, on SIGHUP or `POST /reload`.
         feedback: keeps the corrections that the page's users make; None: they make none.
         examples: images that the page offers.
+        capture: keeps requests with their answers, and is closed when the server stops; None: none are kept.
     """
     guards, current = guards or Guards(), Current(service, load)
 
@@ -97,6 +100,8 @@ def create_app(
             _reload_on_hangup(current)
         yield
         await current.close()
+        if capture is not None:
+            await asyncio.to_thread(capture.close)
 
     # FastAPI's own pages load their scripts from a CDN.
     app = FastAPIOffline(
@@ -112,7 +117,7 @@ def create_app(
     guards.install(app)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _server_error)
-    _add_routes(app, current)
+    _add_routes(app, current, capture)
     if guards.api_key is not None and load is not None:  # anybody's would be a way to keep the server busy
         _add_reload(app, current)
     add_page(app, current, feedback, examples)
@@ -146,7 +151,7 @@ def _add_reload(app: FastAPI, current: Current) -> None:
         return JSONResponse({"status": "loaded"})
 
 
-def _add_routes(app: FastAPI, current: Current) -> None:
+def _add_routes(app: FastAPI, current: Current, capture: Capture | None) -> None:
     async def health() -> Response:
         try:
             await current.service.check_health()
@@ -213,6 +218,8 @@ def _add_routes(app: FastAPI, current: Current) -> None:
                 with service.admission():
                     asked = (request.query_params.get(name) for name in ("top_k", "coverage"))
                     answer, answer_kind = await service.answer(content, kind, accept, *asked)
+                if capture is not None:
+                    capture.add(content, kind, answer, answer_kind)
                 response = Response(answer, headers={"content-type": answer_kind})
         except Refusal as refusal:
             await body.drain()

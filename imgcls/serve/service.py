@@ -135,8 +135,7 @@ class Service:
                     response = answers.negotiate(accept, top_k, lines=True, coverage=coverage)
                 results = await self._results(request.items)
                 model = self.predictor.model
-                if model.known_share is not None:
-                    self.metrics.unknown.inc(sum(not isinstance(row, Refusal) and bool(row[-1] > 1) for row in results))
+                self.metrics.answers([row for row in results if not isinstance(row, Refusal)], model)
                 return answers.render(results, model.class_names, response, model.thresholds, model.sets)
         except TimeoutError as error:
             raise Refusal(503, f"The answer took more than {self.limits.seconds:g} s.", retry_after=5) from error

@@ -1,0 +1,231 @@
+"""What a model's images in use are compared with: the validation images, and copies of them that are made worse."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from imgcls.channels import Planes
+from imgcls.errors import UserError
+from imgcls.monitoring.measures import Measures, measure
+from imgcls.monitoring.perturbations import perturb
+from imgcls.portable import PortableModel
+from imgcls.system.files import atomic_write_bytes
+
+FILE = "reference.npz"
+LEAST, MOST = 20, 2000  # images
+COPIES = 2  # of each, perturbed
+COMPONENTS = 32  # principal components of the features that are compared
+BATCH = 32
+MISSING = (
+    "the model has no reference to compare with. While the data set of its run is there: "
+    "python -m imgcls.export run={run} reference=true"
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A linear function of the standardised numbers of an image, see `vectors`.
+
+    Attributes:
+        centre: float64 (D,), subtracted.
+        scale: float64 (D,), by which the difference is divided.
+        weights: float64 (D,).
+        bias: added.
+    """
+
+    centre: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    bias: float
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """float64 (N,) for float64 (N, D) rows."""
+        return np.asarray((rows - self.centre) / self.scale @ self.weights + self.bias)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The numbers of N validation images, and what was learned from them and from their perturbed copies.
+
+    Attributes:
+        images: of the validation images, features projected to (N, K) principal components.
+        correct: bool (N,), whether the model was right.
+        mean: float32 (F,), of the features.
+        components: float32 (F, K), by which they are projected.
+        correctness: the logit of the probability that the model is right, for `vectors`.
+        damage: high where an image looks perturbed, for `vectors`; learned from the images with even numbers alone.
+    """
+
+    images: Measures
+    correct: np.ndarray
+    mean: np.ndarray
+    components: np.ndarray
+    correctness: Line
+    damage: Line
+
+    def project(self, images: Measures) -> Measures:
+        """The same images with their features projected."""
+        return replace(images, features=_project(images.features, self.mean, self.components))
+
+    def save(self, file: Path) -> None:
+        """Write it, whole or not at all."""
+        arrays = {"correct": self.correct, "mean": self.mean, "components": self.components}
+        parts: dict[str, Measures | Line] = {
+            "images": self.images,
+            "correctness": self.correctness,
+            "damage": self.damage,
+        }
+        for part, values in parts.items():
+            arrays |= {f"{part}.{name}": np.asarray(value) for name, value in asdict(values).items()}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        atomic_write_bytes(file, buffer.getvalue())
+
+    @classmethod
+    def load(cls, file: Path) -> Reference:
+        """Read what `save` wrote. Raises UserError if it is damaged."""
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+
+                def part(name: str, kind: type) -> dict[str, np.ndarray]:
+                    return {field.name: stored[f"{name}.{field.name}"] for field in fields(kind)}
+
+                images = Measures(**part("images", Measures))
+                lines = {name: Line(**part(name, Line)) for name in ("correctness", "damage")}  # type: ignore[arg-type]
+                return cls(images, stored["correct"], stored["mean"], stored["components"], **lines)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{file} is damaged: {error}. Write it again: python -m imgcls.export") from error
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What was measured of validation images and of perturbed copies of them, M in all.
+
+    Attributes:
+        images: with all of their features.
+        correct: bool (M,), whether the model was right.
+        numbers: int64 (M,), of the validation image.
+        copies: int64 (M,), of the copy; 0 is the image itself.
+    """
+
+    images: Measures
+    correct: np.ndarray
+    numbers: np.ndarray
+    copies: np.ndarray
+
+
+def fit_reference(
+    model: PortableModel, pictures: Iterable[tuple[Image.Image | Planes, int]], seed: int = 0
+) -> Reference:
+    """The reference of `model` from validation images and their classes.
+
+    Args:
+        model: with torch as its engine.
+        pictures: images that are open, each with the index of its class; all are kept, so give at most MOST.
+        seed: of the perturbations, which images of other channels or bits than RGB do not have.
+
+    Raises:
+        UserError: there are too few images, or each can have several labels.
+    """
+    if model.thresholds is not None:
+        raise UserError("reference=true: monitoring is for models that give each image one class.")
+    return fit(measure_versions(model, pictures, seed))
+
+
+def measure_versions(
+    model: PortableModel, pictures: Iterable[tuple[Image.Image | Planes, int]], seed: int = 0
+) -> Versions:
+    """Measure the images and their copies; arguments as for `fit_reference`."""
+    dice, preprocessing = np.random.default_rng(seed), model.preprocessing
+
+    def versions() -> Iterator[tuple[np.ndarray, int, int, int]]:
+        """Pixels, class, number of the image, and of the copy."""
+        for number, (picture, label) in enumerate(pictures):
+            yield preprocessing.pixels(picture), label, number, 0
+            if isinstance(picture, Image.Image):
+                for copy in range(COPIES):
+                    yield preprocessing.pixels(perturb(picture.convert("RGB"), dice)), label, number, copy + 1
+
+    measured, notes = [], []
+    for batch in _batches(versions()):
+        measured.append(measure(model, preprocessing.normalise(np.stack([pixels for pixels, *_ in batch]))))
+        notes += [note for _, *note in batch]
+    labels, numbers, copies = np.array(notes, dtype=np.int64).reshape(-1, 3).T
+    if len(np.unique(numbers)) < LEAST:
+        raise UserError(f"reference=true needs at least {LEAST} validation images that can be read.")
+    images = Measures.concatenate(measured)
+    return Versions(images, images.predicted == labels, numbers, copies)
+
+
+def fit(versions: Versions) -> Reference:
+    """The reference from what was measured."""
+    images, correct, even, clean = versions.images, versions.correct, versions.numbers % 2 == 0, versions.copies == 0
+    mean, components = _principal(images.features[clean & even])
+    projected = replace(images, features=_project(images.features, mean, components))
+    rows = vectors(projected)
+    return Reference(
+        projected[clean],
+        correct[clean],
+        mean,
+        components,
+        fit_line(rows, correct, np.where(clean, COPIES, 1)),
+        fit_line(rows[even], ~clean[even]),
+    )
+
+
+def vectors(images: Measures) -> np.ndarray:
+    """What `Line`s are functions of, float64 (N, D): the numbers of the images and their projected features."""
+    confidence = np.clip(images.confidence.astype(np.float64), 1e-6, 1 - 1e-6)
+    columns = [
+        np.log(confidence / (1 - confidence)),
+        images.margin,
+        images.entropy,
+        np.nan_to_num(images.novelty),
+        images.brightness,
+        images.contrast,
+        images.sharpness,
+    ]
+    return np.column_stack([*columns, images.features]).astype(np.float64)
+
+
+def fit_line(rows: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> Line:
+    """The logistic regression of a bool (N,) on (N, D) rows with weights (N,); a constant if all are equal."""
+    centre, scale = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-9)
+    if target.all() or not target.any():
+        share = (target.sum() + 0.5) / (len(target) + 1)
+        return Line(centre, scale, np.zeros(rows.shape[1]), float(np.log(share / (1 - share))))
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(C=0.1, max_iter=1000).fit((rows - centre) / scale, target, weights)
+    return Line(centre, scale, fitted.coef_[0], float(fitted.intercept_[0]))
+
+
+def _principal(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (F,), and the first COMPONENTS principal components (F, K), each scaled to a standard deviation of 1."""
+    mean = features.mean(axis=0)
+    _, lengths, directions = np.linalg.svd(features - mean, full_matrices=False)
+    deviations = lengths / np.sqrt(len(features))
+    kept = min(COMPONENTS, int((deviations > 1e-6 * max(deviations[0], 1e-30)).sum()))
+    return mean, (directions[:kept] / deviations[:kept, None]).T.astype(np.float32)
+
+
+def _project(features: np.ndarray, mean: np.ndarray, components: np.ndarray) -> np.ndarray:
+    return np.asarray((features - mean) @ components, dtype=np.float32)
+
+
+def _batches(values: Iterator[tuple[np.ndarray, int, int, int]]) -> Iterator[list[tuple[np.ndarray, int, int, int]]]:
+    batch = []
+    for value in values:
+        batch.append(value)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
