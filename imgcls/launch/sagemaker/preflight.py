@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from imgcls.launch.sagemaker.options import JobOptions
 log = logging.getLogger(__name__)
 
 MAX_QUOTA_PAGES = 100  # of 100 quotas; SageMaker has some thousands
+LONGEST = "Longest run time for a training job"
+USUAL_SECONDS = 5 * 86400  # AWS's default of that quota
 QUOTA_URL = "https://console.aws.amazon.com/servicequotas/home/services/sagemaker/quotas"
 
 
@@ -36,14 +38,21 @@ def check_before_upload(account: Account, config: Mapping[str, Any], options: Jo
 
 
 def check_quota(account: Account, options: JobOptions) -> None:
-    """Raise UserError if the account's quota allows no such job; an account that may not ask learns it from AWS."""
+    """Raise UserError if the account's quotas allow no such job; an account that may not ask learns it from AWS."""
     spot = "spot " if options.spot else ""
     wanted = f"{options.instance_type} for {spot}training job usage"
+    names = [wanted, LONGEST] if options.max_runtime > USUAL_SECONDS else [wanted]
     try:
-        value = _quota(account.client("service-quotas"), wanted)
+        found = _quotas(account.client("service-quotas"), names)
     except Exception as error:  # a hint, which needs permissions of its own
         log.debug("The quotas cannot be read: %s", error)
         return
+    value, seconds = (found.get(name) for name in (wanted, LONGEST))
+    if seconds is not None and seconds < options.max_runtime:
+        raise UserError(
+            f"launch.max_runtime={options.max_runtime}: the quota of this account in {account.region} is {seconds:g} "
+            f'seconds. Ask for more at {QUOTA_URL} ("{LONGEST}"), or give less.'
+        )
     if value is not None and value < options.instance_count:
         raise UserError(
             f"launch.instance_type={options.instance_type}: the quota of this account in {account.region} is {value:g} "
@@ -52,19 +61,22 @@ def check_quota(account: Account, options: JobOptions) -> None:
         )
 
 
-def _quota(client: Any, name: str) -> float | None:
-    """The quota of the account, or AWS's default where it has never been changed; None if there is none."""
+def _quotas(client: Any, names: Sequence[str]) -> dict[str, float]:
+    """The quotas of the account by name, or AWS's defaults where they have never been changed, if there are any."""
+    found: dict[str, float] = {}
     for operation in ("list_service_quotas", "list_aws_default_service_quotas"):
         token: dict[str, str] = {}
         for _ in range(MAX_QUOTA_PAGES):
             page = getattr(client, operation)(ServiceCode="sagemaker", MaxResults=100, **token)
             for quota in page["Quotas"]:
-                if quota["QuotaName"] == name:
-                    return float(quota["Value"])
+                if quota["QuotaName"] in names:
+                    found.setdefault(quota["QuotaName"], float(quota["Value"]))
+            if len(found) == len(names):
+                return found
             if not page.get("NextToken"):
                 break
             token = {"NextToken": page["NextToken"]}
-    return None
+    return found
 
 
 def _size(folder: Path) -> int:

@@ -47,6 +47,9 @@ def test_a_quota_that_allows_no_such_job_is_said() -> None:
     raised: Any = Quotas({"another": 5.0, normal: 4.0}, {normal: 0.0})
     check_quota(raised, JobOptions(instance_count=4))
     check_quota(Quotas({}, {}), JobOptions())  # type: ignore[arg-type]
+    longest = "Longest run time for a training job"
+    with pytest.raises(UserError, match=r"launch.max_runtime=864000: the quota of this account .* is 432000 seconds"):
+        check_quota(Quotas({normal: 4.0}, {longest: 432000.0}), JobOptions(max_runtime=864000))  # type: ignore[arg-type]
     check_quota(None, JobOptions())  # type: ignore[arg-type] # who may not ask hears it from AWS
 
 
