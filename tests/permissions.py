@@ -35,6 +35,8 @@ KINDS = {  # of SageMaker's resources, by the field that names them
     "EndpointName": "endpoint",
     "EndpointConfigName": "endpoint-config",
     "ModelName": "model",
+    "TransformJobName": "transform-job",
+    "ModelPackageGroupName": "model-package-group",
 }
 WITHOUT_PERMISSION = {"sts:GetCallerIdentity"}
 WITHOUT_RESOURCES = {
@@ -47,6 +49,7 @@ WITHOUT_RESOURCES = {
     "servicequotas:ListServiceQuotas",
     *(f"ec2:Describe{what}" for what in ("DhcpOptions", "NetworkInterfaces", "SecurityGroups", "Subnets", "Vpcs")),
     *(f"sagemaker:List{what}" for what in ("EndpointConfigs", "Endpoints", "Models")),
+    *(f"sagemaker:ListModelPackage{what}" for what in ("s", "Groups")),
     *(f"sagemaker:List{what}Jobs" for what in ("HyperParameterTuning", "Training")),
 }
 BY_AWS = {  # what SageMaker does with a role that a rehearsal cannot show
@@ -164,6 +167,12 @@ def _sagemaker(action: str, params: Mapping[str, Any]) -> Iterator[Question]:
     named = [f"arn:aws:sagemaker:{HERE}:{kind}/{params[key]}" for key, kind in KINDS.items() if key in params]
     if action.endswith("CreateEndpointConfig"):
         named = named[-1:]
+    elif action.endswith("CreateTransformJob"):  # whose model AWS does not ask about
+        named = [f"arn:aws:sagemaker:{HERE}:transform-job/{params['TransformJobName']}"]
+    elif action.endswith("CreateModelPackage"):
+        named.append(f"arn:aws:sagemaker:{HERE}:model-package/{params['ModelPackageGroupName']}/*")
+    elif "ModelPackage" in action and not named:
+        named = [params.get("ModelPackageArn") or params["ModelPackageName"]]
     for resource in named:
         yield Question(action, resource)
     if params.get("Tags"):

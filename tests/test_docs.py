@@ -31,7 +31,7 @@ ELSEWHERE = {
     r"^\.venv/bin/(python -m pytest|ruff|mypy)": "what .ci/run does",
     r"^(\.venv/bin/)?(sphinx-build|jupyter|jupytext) ": "test_pages.py and test_notebooks.py build and run them",
     r"^torchrun .* -m imgcls\.(prepare|evaluate|predict|embed) ": "the tests of these commands, as torchrun would",
-    r"^(pip install 'imgcls\[|curl|docker) ?": "other programs; tests/serve sends the same requests",
+    r"^(pip install 'imgcls\[|curl|docker|aws) ?": "other programs; tests/serve sends the same requests",
 }
 """Lines that are no commands of imgcls, and what runs them."""
 

@@ -1,6 +1,6 @@
 """`python -m imgcls.deploy`: a run's model as an endpoint of Amazon SageMaker; docs/deploying.md explains the options.
 
-usage: python -m imgcls.deploy run=DIR | job=NAME  [name=…] [target=aws|local|rehearsal]
+usage: python -m imgcls.deploy run=DIR | job=NAME | package=NAME  [name=…] [target=aws|local|rehearsal]
                                [mode=real-time|serverless|asynchronous] [instance_type=ml.m5.large] [instance_count=1]
                                [memory=3072] [concurrency=5] [provisioned=0] [output=s3://…] [max_instances=…] …
        python -m imgcls.deploy test     run=DIR [name=…] [pictures=FOLDER]   compare the endpoint with the local model
@@ -9,6 +9,11 @@ usage: python -m imgcls.deploy run=DIR | job=NAME  [name=…] [target=aws|local|
        python -m imgcls.deploy list                                          all resources, and their cost
        python -m imgcls.deploy lambda   name=… make_role=true | role=… [provisioned=2] [url=iam|public]
        python -m imgcls.deploy policies name=… role=…                        IAM policies
+       python -m imgcls.deploy register run=DIR [name=…] [approve=true]      a version in the Model Registry
+       python -m imgcls.deploy approve  package=NAME/VERSION [reason=TEXT]   allow it to be deployed
+       python -m imgcls.deploy reject   package=NAME/VERSION [reason=TEXT]
+       python -m imgcls.deploy packages [name=…]                             all versions, and where they come from
+       python -m imgcls.deploy batch    s3://BUCKET/FOLDER|TABLE.csv run=DIR | package=NAME [answers=answers.jsonl]
 
 options of an endpoint: role framework_version image startup_timeout environment.NAME tags.NAME kms_key subnets
   security_groups network_isolation capture · min_instances max_instances invocations_per_instance backlog_per_instance
@@ -31,6 +36,12 @@ PLACE = {"region": Option(), "profile": Option()}
 STORE = {"bucket": Option(), "prefix": Option("imgcls")}
 WHICH = {"name": Option(), "run": Option()}
 SECONDS = number(0.01, 600)
+BATCH = (
+    *("run", "job", "package", "to", "name", "instance_type", "instance_count", "role", "image", "framework_version"),
+    *("kms_key", "subnets", "security_groups", "network_isolation", "test", "samples", "tolerance", "wait", "poll"),
+)
+"""The options of an endpoint that a batch has too."""
+JUDGE = {"package": Option(), "reason": Option(), **PLACE}
 ACTIONS: dict[str, dict[str, Option]] = {
     "deploy": ENDPOINT,
     "test": {
@@ -77,12 +88,30 @@ ACTIONS: dict[str, dict[str, Option]] = {
         "kms_key": Option(),
         "image": Option(),
         "capture": Option(False, flag, boolean),
+        "images": Option(),
         "vpc": Option(False, flag, boolean),
         "subnets": Option((), parse=texts),
         "security_groups": Option((), parse=texts),
     },
+    "register": {
+        **WHICH,
+        **PLACE,
+        **STORE,
+        **{name: ENDPOINT[name] for name in ("image", "framework_version", "instance_type", "kms_key")},
+        "approve": Option(False, flag, boolean),
+    },
+    "approve": JUDGE,
+    "reject": JUDGE,
+    "packages": {"name": Option(), **PLACE},
+    "batch": {
+        **{name: ENDPOINT[name] for name in BATCH},
+        **PLACE,
+        **STORE,
+        "top_k": Option(5, whole(1), int),
+        "answers": Option("answers.jsonl"),
+    },
 }
-WITH_MORE = {"deploy": ("tags.", "environment."), "lambda": ("tags.",)}
+WITH_MORE = {"deploy": ("tags.", "environment."), "lambda": ("tags.",), "register": ("tags.",), "batch": ("tags.",)}
 """Prefixes of further options, such as `tags.NAME=…`, by action."""
 
 
@@ -104,7 +133,10 @@ def command(arguments: list[str]) -> None:
     usage = __doc__ or ""
     if others:
         usage = usage_of(action, usage, ACTIONS[action])
-    values, more, _ = read_options(arguments, ACTIONS[action], usage=usage, overrides=more_names, others=1)
+    most = 2 if action == "batch" else 1
+    values, more, _ = read_options(arguments, ACTIONS[action], usage=usage, overrides=more_names, others=most)
+    if action == "batch":
+        values["images"] = next(iter(others[1:]), None)
 
     from imgcls.deploy.command import perform
 

@@ -6,13 +6,14 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
-from imgcls.deploy import subcommands
+from imgcls.deploy import batch_command, registry, registry_command, subcommands
 from imgcls.deploy.deployment import deploy_to, restore_account_options
 from imgcls.deploy.lookup import Values, connect
 from imgcls.deploy.options import Options, create_options
 from imgcls.deploy.rehearsal import rehearse, serve_here
-from imgcls.deploy.source import source_of_job, source_of_run
+from imgcls.deploy.source import source_of_job, source_of_package, source_of_run
 from imgcls.errors import UserError
 from imgcls.system.logs import log_to_terminal
 
@@ -24,6 +25,11 @@ ACTIONS: dict[str, Callable[[Values, list[str]], None]] = {
     "list": subcommands.list_resources,
     "lambda": subcommands.deploy_lambda,
     "policies": subcommands.print_policies,
+    "register": registry_command.register,
+    "packages": registry_command.list_packages,
+    "approve": partial(registry_command.judge, registry.APPROVED),
+    "reject": partial(registry_command.judge, registry.REJECTED),
+    "batch": batch_command.run,
 }
 
 
@@ -52,7 +58,7 @@ def exit_on_sigterm() -> Iterator[None]:
 
 def deploy(options: Options) -> None:
     """`python -m imgcls.deploy run=…`."""
-    if options.target != "aws" and options.job:
+    if options.target != "aws" and not options.run:
         raise UserError(f"target={options.target} needs a local run: python -m imgcls.jobs fetch job=NAME")
     source = source_of_run(options) if options.run else None  # its errors are reported before AWS is asked
     if source is not None and options.target == "local":
@@ -62,4 +68,5 @@ def deploy(options: Options) -> None:
     else:
         options = restore_account_options(options, source)
         account = connect(vars(options), options.role)
-        deploy_to(account, options, source or source_of_job(account, options))
+        find = source_of_package if options.package else source_of_job
+        deploy_to(account, options, source or find(account, options))

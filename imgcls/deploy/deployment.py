@@ -49,7 +49,7 @@ def deploy_to(account: Account, options: Options, source: Source, *, remember: b
     Raises:
         UserError: AWS refuses, the endpoint fails, or its answers differ from the local model's.
     """
-    deployment = Deployment(account, Plan(source.name, options, source.folder.name))
+    deployment = Deployment(account, Plan(source.name, options, source.folder.name, source.package))
     samples = load_samples(options, source, request_limit(deployment.mode))
     if deployment.mode == SERVERLESS:
         check_memory(source.model, memory_mb(deployment))
@@ -62,7 +62,8 @@ def deploy_to(account: Account, options: Options, source: Source, *, remember: b
         )
     try:
         with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
-            done = deployment.put(write_archive(source.folder, Path(work) / "model.tar.gz"))
+            archive = None if source.package else write_archive(source.folder, Path(work) / "model.tar.gz")
+            done = deployment.put(archive)
         before = deployment.existing.config_name if deployment.existing is not None and done == UPDATED else None
         if not options.wait:
             log.info("AWS continues by itself. Run the same command without wait=false to wait for it.")

@@ -39,11 +39,13 @@ class Plan:
     Attributes:
         name: of the endpoint.
         source: name of the run, for the tags.
+        package: ARN of the registered version to deploy, in place of an archive.
     """
 
     name: str
     options: Options
     source: str
+    package: str | None = None
 
 
 class Deployment:
@@ -67,14 +69,10 @@ class Deployment:
             return None
         return existing
 
-    def put(self, archive: Path) -> str:
-        """Begin to create or update the endpoint with a model.tar.gz. Returns MADE, UPDATED or UNCHANGED."""
+    def put(self, archive: Path | None) -> str:
+        """Begin to create or update the endpoint with a model, see `make_model`. Returns MADE, UPDATED or UNCHANGED."""
         options, existing, places = self.options, self.existing, self.account.places
-        role = self.role()
-        image = requests.select_image(options, existing, self.account.region, self.mode)
-        uri = self.upload(archive)
-        request = requests.model_request(options, existing, archive=uri, role=role, image=image, mode=self.mode)
-        model = self.make("model", request)
+        model = self.make_model(archive)
         output, captured = places.uri("async", self.name, "answers"), places.uri("captured", self.name)
         request = requests.config_request(
             options, existing, model=model, mode=self.mode, output=output, captured=captured
@@ -92,6 +90,18 @@ class Deployment:
         count = max(int(existing.variant.get("InitialInstanceCount") or 1), options.instance_count or 1)
         update(self.account, existing, config, requests.deployment_request(options, self.mode, count, alarms))
         return UPDATED
+
+    def make_model(self, archive: Path | None) -> str:
+        """Create a model of the model.tar.gz or the plan's registered version, unless it exists; return its name."""
+        options, existing, package = self.options, self.existing, self.plan.package
+        role = self.role()
+        if package is not None:
+            content = {"ModelPackageName": package}
+        else:
+            assert archive is not None
+            image = requests.select_image(options, existing, self.account.region, self.mode)
+            content = {"Image": image, "ModelDataUrl": self.upload(archive)}
+        return self.make("model", requests.model_request(options, existing, content=content, role=role, mode=self.mode))
 
     def role(self) -> str:
         """ARN of the requested role, or of the existing endpoint's."""

@@ -35,6 +35,7 @@ class Options:
 
     run: str | None = option()
     job: str | None = option()
+    package: str | None = option()
     to: str | None = option()
     name: str | None = option()
     target: str = option("aws", choice(*TARGETS))
@@ -120,8 +121,13 @@ def read_tags(more: Sequence[str]) -> dict[str, str]:
 
 def check(options: Options) -> None:
     """Raise UserError for the first option that AWS would refuse, or that conflicts with another one."""
-    if bool(options.run) == bool(options.job):
-        raise UserError("Give the model to deploy: the folder of a run, run=DIR, or a finished training job, job=NAME.")
+    if sum(map(bool, (options.run, options.job, options.package))) != 1:
+        raise UserError(
+            "Give the model to deploy: the folder of a run, run=DIR, a finished training job, job=NAME, or a "
+            "registered version, package=NAME."
+        )
+    if options.package and (options.image or options.framework_version):
+        raise UserError("package: a registered version has its image. Leave image and framework_version out.")
     if options.kms_key is not None:
         check_arn("kms_key", options.kms_key, "a KMS key", "kms")
     if bool(options.subnets) != bool(options.security_groups):

@@ -14,7 +14,8 @@ from imgcls.aws.iam import UNNAMED, Account, Statement, allow, container, policy
 from imgcls.aws.naming import NAME_PREFIX
 from imgcls.deploy.names import ROLE_PATH
 
-ENDPOINT_LOGS = "/aws/sagemaker/Endpoints"
+ENDPOINT_LOGS, BATCH_LOGS = "/aws/sagemaker/Endpoints", "/aws/sagemaker/TransformJobs"
+WRITE_LOG = ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"]
 SCALING_ROLE = (
     "aws-service-role/sagemaker.application-autoscaling.amazonaws.com/"
     "AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
@@ -32,6 +33,7 @@ class Names(Account):
         output: S3 URI of an asynchronous endpoint's answers; None for other endpoints.
         topics: ARNs of the SNS topics that are notified of answers.
         capture: whether requests are captured.
+        batch: S3 URI of a folder of images that are classified in batches; None: there are no batches.
     """
 
     endpoint: str
@@ -40,6 +42,7 @@ class Names(Account):
     output: str | None = None
     topics: Sequence[str] = ()
     capture: bool = False
+    batch: str | None = None
 
     @property
     def archives(self) -> str:
@@ -68,11 +71,7 @@ def role_policy(names: Names) -> dict[str, Any]:
     statements = [
         allow("ReadModel", ["s3:GetObject"], [names.archives]),
         allow("ListBucket", ["s3:ListBucket"], [names.bucket_arn]),
-        allow(
-            "WriteLog",
-            ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
-            [group],
-        ),
+        allow("WriteLog", WRITE_LOG, [group]),
         # PutMetricData does not support resources, but a condition on its namespaces.
         allow("SendMetrics", ["cloudwatch:PutMetricData"], UNNAMED)
         | {"Condition": {"StringLike": {"cloudwatch:namespace": ["AWS/SageMaker", f"{ENDPOINT_LOGS}*"]}}},
@@ -84,6 +83,15 @@ def role_policy(names: Names) -> dict[str, Any]:
             allow("ReadQuestions", ["s3:GetObject"], [names.objects("async", names.endpoint)]),
             allow("WriteAnswers", ["s3:AbortMultipartUpload", "s3:PutObject"], [objects]),
             allow("ListAnswers", ["s3:ListBucket"], [bucket]),
+        ]
+    if names.batch is not None:
+        bucket, objects = names.folder_arns(names.batch)
+        jobs = names.arn("logs", f"log-group:{BATCH_LOGS}:*")
+        statements += [
+            allow("ReadImages", ["s3:GetObject"], [objects, names.objects("batch", names.endpoint)]),
+            allow("ListImages", ["s3:ListBucket"], [bucket]),
+            allow("WriteBatch", ["s3:AbortMultipartUpload", "s3:PutObject"], [names.objects("batch", names.endpoint)]),
+            allow("WriteBatchLog", WRITE_LOG, [jobs]),
         ]
     if names.topics:
         statements.append(allow("NotifyOfAnswers", ["sns:Publish"], list(names.topics)))
@@ -113,7 +121,8 @@ def person_policy(names: Names) -> dict[str, Any]:
 
     Functions get a role that exists: whoever may create roles and pass them to a function can become an administrator.
     """
-    return policy([*_endpoints(names), *_storage(names), *_around(names), *_function(names)])
+    parts = (_endpoints, _registry, _batch, _storage, _around, _function)
+    return policy([statement for part in parts for statement in part(names)])
 
 
 def _endpoints(names: Names) -> list[Statement]:
@@ -146,6 +155,34 @@ def _endpoints(names: Names) -> list[Statement]:
         allow("FindRole", ["iam:GetRole"], [names.iam(f"role/{names.role}")]),
         allow("PassRole", ["iam:PassRole"], [names.iam(f"role/{names.role}")])
         | {"Condition": {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}},
+    ]
+
+
+def _registry(names: Names) -> list[Statement]:
+    versions = names.arn("sagemaker", f"model-package/{NAME_PREFIX}*")
+    groups = names.arn("sagemaker", f"model-package-group/{NAME_PREFIX}*")
+    group_actions = ("AddTags", "CreateModelPackageGroup", "DescribeModelPackageGroup")
+    return [
+        allow("Groups", [f"sagemaker:{action}" for action in group_actions], [groups]),
+        # for a version of a group AWS asks about both
+        allow("Register", ["sagemaker:CreateModelPackage"], [groups, versions]),
+        allow("Versions", ["sagemaker:DescribeModelPackage", "sagemaker:UpdateModelPackage"], [versions]),
+        # these have no resources
+        allow("ListVersions", ["sagemaker:ListModelPackageGroups", "sagemaker:ListModelPackages"], UNNAMED),
+    ]
+
+
+def _batch(names: Names) -> list[Statement]:
+    if names.batch is None:
+        return []
+    bucket, objects = names.folder_arns(names.batch)
+    jobs = names.arn("sagemaker", f"transform-job/{NAME_PREFIX}*")
+    actions = ("AddTags", "CreateTransformJob", "DescribeTransformJob", "StopTransformJob")
+    return [
+        allow("Batches", [f"sagemaker:{action}" for action in actions], [jobs]),
+        allow("ReadImages", ["s3:GetObject"], [objects]),
+        allow("ListImages", ["s3:ListBucket"], [bucket]),
+        allow("BatchFiles", ["s3:GetObject", "s3:PutObject"], [names.objects("batch")]),
     ]
 
 

@@ -12,11 +12,13 @@ from typing import Any
 
 from imgcls.aws.account import Account
 from imgcls.aws.refusals import explain_refusals
-from imgcls.deploy import endpoint, probe
+from imgcls.aws.s3 import split_uri
+from imgcls.deploy import endpoint, probe, registry, requests
+from imgcls.deploy.batch_command import transform
 from imgcls.deploy.deployment import deploy_to, load_samples, run_test
 from imgcls.deploy.function import FunctionOptions, ask, deploy_function
 from imgcls.deploy.inventory import list_resources
-from imgcls.deploy.options import ASYNCHRONOUS, SERVERLESS, Options
+from imgcls.deploy.options import ASYNCHRONOUS, REAL_TIME, SERVERLESS, Options
 from imgcls.deploy.removal import remove
 from imgcls.deploy.source import REQUEST_LIMIT, SERVERLESS_LIMIT, Source, describe_source
 from imgcls.errors import UserError
@@ -76,6 +78,7 @@ def rehearse(options: Options, source: Source, then: Callable[[Account], None] |
             _step("Roll back")
             print(f"Rolled {source.name} back to {endpoint.roll_back(account, source.name, poll=POLL_SECONDS)}.")
             _rehearse_function(account, here, source)
+            _rehearse_registry(account, here, source)
             _step("List and delete all resources")
             remove(account, list_resources(account), poll=POLL_SECONDS, report=print)
             left = list_resources(account)
@@ -106,6 +109,26 @@ def _rehearse_function(account: Account, options: Options, source: Source) -> No
     with explain_refusals(f"invoke the function {made.name}"):
         best: dict[str, Any] = ask(account, made.name, samples.pictures[0].content)["predictions"][0]["classes"][0]
     print(f"{made.name}, version {made.version}: {samples.pictures[0].name} is {best['class']}.")
+
+
+def _rehearse_registry(account: Account, options: Options, source: Source) -> None:
+    """Register the model, approve it, and classify the samples by a transform job of the approved version."""
+    samples = load_samples(options, source, REQUEST_LIMIT)
+    if samples is None:
+        return
+    _step("Register a version, approve it, and let it classify a folder of images in S3")
+    with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
+        archive = write_archive(source.folder, Path(work) / "model.tar.gz")
+        image = requests.select_image(options, None, account.region, options.mode or REAL_TIME)
+        package = registry.register(account, source.folder, source.model, source.name, archive, image=image, tags={})
+        registry.set_status(account, package, registry.APPROVED, "rehearsed")
+        place = account.places.uri("rehearsal")
+        bucket, prefix = split_uri(place)
+        for number, sample in enumerate(samples.pictures):
+            key = f"{prefix}/{number}{Path(sample.name).suffix or '.jpg'}"
+            account.client("s3").put_object(Bucket=bucket, Key=key, Body=sample.content)
+        version = replace(source, package=package.arn)
+        transform(account, replace(options, instance_count=1), version, place, answers=Path(work) / "answers.jsonl")
 
 
 def _step(text: str) -> None:

@@ -64,14 +64,13 @@ def max_instance_count(options: Options, existing: EndpointState | None) -> int:
 
 
 def model_request(
-    options: Options, existing: EndpointState | None, *, archive: str, role: str, image: str, mode: str
+    options: Options, existing: EndpointState | None, *, content: Request, role: str, mode: str
 ) -> Request:
     """The fields of CreateModel, except name and tags.
 
     Args:
-        archive: s3:// URI of the model.tar.gz.
+        content: image and model.tar.gz of the container, or its registered version.
         role: ARN of the endpoint's role.
-        image: URI of the container image.
     """
     environment = {
         **((existing.container.get("Environment") if existing else None) or {}),
@@ -79,8 +78,7 @@ def model_request(
         **ENVIRONMENT,
         **(ONE_WORKER if mode == SERVERLESS else {}),
     }
-    container = {"Image": image, "ModelDataUrl": archive, "Environment": environment}
-    request: Request = {"PrimaryContainer": container, "ExecutionRoleArn": role}
+    request: Request = {"PrimaryContainer": {**content, "Environment": environment}, "ExecutionRoleArn": role}
     vpc = (existing.model.get("VpcConfig") if existing else None) or {}
     if options.subnets:
         vpc = {"Subnets": options.subnets, "SecurityGroupIds": options.security_groups}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.aws.account import Account
+from imgcls.deploy import registry
 from imgcls.deploy.names import endpoint_name, name_of_job, name_of_run
 from imgcls.deploy.options import MEMORY_SIZES, SERVERLESS, Options
 from imgcls.deploy.record import EndpointRecord
@@ -36,21 +37,27 @@ class Source:
         folder: of the run.
         model: folder of the portable model.
         name: of the endpoint.
+        package: ARN of the registered version that it is; None: it is none.
     """
 
     folder: Path
     model: Path
     name: str
+    package: str | None = None
 
 
 def source_of_run(options: Options) -> Source:
     """The run of the options. Raises UserError if it has no model."""
-    folder = Path(str(options.run)).expanduser()
+    return find_run(str(options.run), options.name)
+
+
+def find_run(run: str, name: str | None) -> Source:
+    """The run in this folder, with its endpoint's name unless another `name` is given. Raises UserError."""
+    folder = Path(run).expanduser()
     model = model_folder(folder)
-    run = model.parent if model != folder else folder
-    record = EndpointRecord.read(run)
-    name = endpoint_name(options.name) if options.name else record.name if record else _name(run)
-    return Source(run, model, name)
+    run_folder = model.parent if model != folder else folder
+    record = EndpointRecord.read(run_folder)
+    return Source(run_folder, model, endpoint_name(name) if name else record.name if record else _name(run_folder))
 
 
 def _name(run: Path) -> str:
@@ -71,6 +78,15 @@ def source_of_job(account: Account, options: Options) -> Source:
             raise UserError(f"The job {job} has not finished ({status}): python -m imgcls.jobs attach job={job}")
         fetch_job(account, job, folder, poll=options.poll, read=read_configuration)
     return Source(folder, model_folder(folder), endpoint_name(options.name) if options.name else name_of_job(job))
+
+
+def source_of_package(account: Account, options: Options) -> Source:
+    """The registered version of the options, downloaded. Raises UserError if it has not been approved."""
+    package = registry.find_package(account, str(options.package))
+    registry.check_approved(package)
+    folder = Path(options.to or f"runs/{package.group}-{package.version}").expanduser()
+    model = registry.download(account, package, folder)
+    return Source(folder, model, endpoint_name(options.name or package.group), package.arn)
 
 
 def request_limit(mode: str) -> int:

@@ -199,6 +199,7 @@ def print_policies(values: Values, more: list[str]) -> None:
         output=answers if values["mode"] == ASYNCHRONOUS else None,
         topics=values["topics"],
         capture=values["capture"] and values["mode"] != SERVERLESS,
+        batch=values["images"],
         default_bucket=not values["bucket"],
     )
     parts: dict[str, Any] = {

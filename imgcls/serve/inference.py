@@ -3,7 +3,8 @@
 A refused request is passed on as its Refusal, because the toolkit answers every exception with a traceback.
 
 Environment: `IMGCLS_URLS=true` fetches images from URLs, `IMGCLS_URL_ALLOW=a.org,*.b.org` only from these hosts;
-`IMGCLS_ENGINE` and `IMGCLS_DEVICE` choose engine and device.
+`IMGCLS_ENGINE` and `IMGCLS_DEVICE` choose engine and device. `IMGCLS_BATCH=true` answers what is wrong with an image
+with status 200: SageMaker's batch transform ends a whole job with the first answer of another status.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ def output_fn(prediction: Prediction | Refusal, accept: str | None, context: Any
             prediction.results, prediction.class_names, response, prediction.thresholds, prediction.sets
         )
     except Refusal as refusal:
+        if (answer := refusal.in_batch()) is not None:
+            return answer, answers.JSON
         if context is not None:
             context.set_response_status(code=refusal.status, phrase=refusal.sentence)
         return refusal.body, answers.JSON

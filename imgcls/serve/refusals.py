@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+
+BATCH = "IMGCLS_BATCH"
+"""Set to `true` in a batch transform of SageMaker, which ends a whole job with the first answer that is not 200."""
 
 
 class Refusal(Exception):  # noqa: N818 - refusing a request is not an error of the server
@@ -22,3 +26,9 @@ class Refusal(Exception):  # noqa: N818 - refusing a request is not an error of 
     def body(self) -> bytes:
         """`{"error": sentence}`."""
         return json.dumps({"error": self.sentence}, ensure_ascii=False).encode()
+
+    def in_batch(self) -> bytes | None:
+        """The body of an answer with status 200 in a batch: what is wrong with the image; None: it is no batch."""
+        if self.status >= 500 or os.environ.get(BATCH) != "true":
+            return None
+        return json.dumps({"predictions": [{"error": self.sentence}]}, ensure_ascii=False).encode()

@@ -20,6 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 import imgcls
+from imgcls.serve.answers import JSON
 from imgcls.serve.bodies import Body, refusal_response
 from imgcls.serve.capture import Capture
 from imgcls.serve.current import Current
@@ -223,7 +224,8 @@ def _add_routes(app: FastAPI, current: Current, capture: Capture | None) -> None
                 response = Response(answer, headers={"content-type": answer_kind})
         except Refusal as refusal:
             await body.drain()
-            response = refusal_response(refusal)
+            answered = refusal.in_batch()
+            response = refusal_response(refusal) if answered is None else Response(answered, media_type=JSON)
         service.metrics.requests.labels(str(response.status_code)).inc()
         service.metrics.seconds.observe(time.monotonic() - began)
         return response

@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 
 from imgcls.deploy.__main__ import command
 from imgcls.errors import UserError
+from imgcls.serve.container import Context
 from tests.aws_account import MOTO
 
 ROLE = "role=endpoints"
@@ -53,16 +55,20 @@ def run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Fake:
     """Answers as a container does, in this process."""
 
-    def __init__(self, model: Path, account: Account) -> None:
+    def __init__(self, model: Path, account: Account, environment: Mapping[str, str]) -> None:
         from imgcls.serve import inference
 
         self.handlers, self.model, self.account = inference, inference.model_fn(str(model)), account
+        self.environment = environment
 
     def ask(self, body: bytes, content_type: str, accept: str) -> tuple[int, str, bytes]:
         if self.account.asked_fails:
             return 500, "application/json", b'{"error": "out of memory"}'
-        data = self.handlers.input_fn(body, content_type)
-        answer, kind = self.handlers.output_fn(self.handlers.predict_fn(data, self.model), accept)
+        data, context = self.handlers.input_fn(body, content_type), Context("")
+        with mock.patch.dict("os.environ", self.environment):
+            answer, kind = self.handlers.output_fn(self.handlers.predict_fn(data, self.model), accept, context)
+        if context.status != 200:
+            return context.status, kind, answer
         if self.account.lies:
             content = json.loads(answer)
             classes = content["predictions"][0]["classes"]
@@ -124,7 +130,7 @@ def account(monkeypatch: pytest.MonkeyPatch, model: Path) -> Iterator[Account]:
             if known.broken is not None:
                 raise UserError(known.broken)
             known.starts.append(environment)
-            yield Fake(model, known)
+            yield Fake(model, known, environment)
 
         def write_archive(folder: Path, target: Path) -> Path:
             """Without the sources, which take a second to pack."""

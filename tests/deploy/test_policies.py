@@ -27,6 +27,7 @@ FOR_OTHERS = {  # what AWS asks for besides the operation's own permission, or d
     "iam:CreateServiceLinkedRole",
     "iam:ListRoleTags",  # of the functions' roles that an administrator has created with make_role=true
     "pricing:GetProducts",  # moto has no service for it
+    "sagemaker:StopTransformJob",  # as the command advises
     "sagemaker:UpdateEndpointWeightsAndCapacities",
 }
 OF_THE_ROLE = BY_AWS | {
@@ -42,8 +43,9 @@ def names(**more: Any) -> Names:
 
 
 def test_the_policies_hold_what_the_calls_need_and_no_more(account: Account, run: Path) -> None:
-    account.aws.calls.clear()
-    account.cloud().client("s3").create_bucket(Bucket="answers")
+    s3 = account.cloud().client("s3")
+    s3.create_bucket(Bucket="answers")
+    s3.put_object(Bucket="answers", Key="new/a.jpg", Body=Path("pictures/00.jpg").read_bytes())
     account.aws.calls.clear()
     words = ["max_instances=2", "min_instances=0", "samples=1"]
     deploy("mode=asynchronous", f"output={ANSWERS}", *words)
@@ -58,6 +60,10 @@ def test_the_policies_hold_what_the_calls_need_and_no_more(account: Account, run
     command(["delete", "name=dogs", "yes=true", "poll=0.01"])
     deploy("samples=1")
     command(["lambda", "name=dogs", "poll=0.01", "role=imgcls-functions", "pictures=pictures"])
+    command(["register", "run=runs/dogs", "name=dogs", "image=own/image:1", "approve=true"])
+    command(["packages"])
+    command(["package=dogs", "name=dogs", "poll=0.01", "role=endpoints", "pictures=pictures", "samples=1"])
+    command(["batch", "s3://answers/new", "package=dogs", "poll=0.01", "role=endpoints"])
     account.broken = "no"
     with pytest.raises(Exception, match="no"):
         deploy("instance_count=2")
@@ -68,9 +74,12 @@ def test_the_policies_hold_what_the_calls_need_and_no_more(account: Account, run
         deploy("instance_count=3")
     calls = [call for call in account.aws.calls if not call.operation.startswith("CreateLog")]
 
-    person = policies.person_policy(names(output=ANSWERS))
+    batch = "s3://answers/new"
+    person = policies.person_policy(names(output=ANSWERS, batch=batch))
     check(person, [call for call in calls if call.who == "person"], FOR_OTHERS)
-    role = policies.role_policy(names(output=ANSWERS, images=["arn:aws:ecr:us-east-1:763104351884:repository/p"]))
+    role = policies.role_policy(
+        names(output=ANSWERS, batch=batch, images=["arn:aws:ecr:us-east-1:763104351884:repository/p"])
+    )
     check(role, [call for call in calls if call.who == "role"], OF_THE_ROLE)
 
 

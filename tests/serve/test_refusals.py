@@ -286,3 +286,11 @@ def test_a_thousand_malformed_requests_and_then_a_good_one(server: Server) -> No
     assert statuses.get(400, 0) > 500, statuses
     assert server.post(PNG).status == 200
     assert server.ask("GET", "/ping").status == 200
+
+
+def test_a_batch_is_not_ended_by_an_image(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMGCLS_BATCH", "true")
+    answer = server.post(b"no image")
+    assert answer.status == 200
+    [prediction] = answer.json["predictions"]
+    assert "cannot be used" in prediction["error"]

@@ -52,7 +52,9 @@ class Endpoints:
         self._check_type = self._config_class.validate_instance_type
         self._config_class.validate_instance_type = lambda config, instance_type: None
         aws.after["CreateEndpoint"] = lambda request: self._begin(request, "Creating")
+        aws.after["CreateTransformJob"] = self._transform
         aws.operations["UpdateEndpoint"] = self._update
+        aws.operations["UpdateModelPackage"] = self._judge
         aws.paths += [
             (re.compile(r"/endpoints/([^/]+)/invocations"), self._invoke),
             (re.compile(r"/endpoints/([^/]+)/async-invocations"), self._invoke_async),
@@ -101,17 +103,65 @@ class Endpoints:
 
     def _serve(self, config: str) -> None:
         variant = self._sagemaker.endpoint_configs[config].production_variants[0]
-        container = self._sagemaker._models[variant["ModelName"]].primary_container
+        self.running[config] = self._run(variant["ModelName"], {})
+
+    def _run(self, model: str, more: Mapping[str, str]) -> tuple[contextlib.ExitStack, Container]:
+        """A process with the model of this name, and with `more` in its environment."""
+        container = self._sagemaker._models[model].primary_container
+        environment = {**(container.get("Environment") or {}), **more}
+        if "ModelPackageName" in container:
+            [container] = self._package(container["ModelPackageName"]).inference_specification["Containers"]
         bucket, key = split_uri(container["ModelDataUrl"])
         with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
             archive = Path(work) / "model.tar.gz"
             archive.write_bytes(self.s3.get_object(Bucket=bucket, Key=key)["Body"].read())
             with self._lock:
                 if self._closed:
-                    return
+                    raise UserError("The account was closed.")
             stack = contextlib.ExitStack()
-            environment = container.get("Environment") or {}
-            self.running[config] = (stack, stack.enter_context(serve_archive(archive, environment)))
+            return stack, stack.enter_context(serve_archive(archive, environment))
+
+    def _package(self, arn: str) -> Any:
+        """moto's record of a version of a registered model."""
+        return next(package for package in self._sagemaker.model_packages.values() if package.arn == arn)
+
+    def _judge(self, request: dict[str, Any]) -> dict[str, Any]:
+        """UpdateModelPackage; moto's would remove all that the request does not name."""
+        package = self._package(request["ModelPackageArn"])
+        package.set_model_approval_status(request.get("ModelApprovalStatus"))
+        package.approval_description = request.get("ApprovalDescription", package.approval_description)
+        package.modifications_done()
+        return {"ModelPackageArn": package.arn}
+
+    def _transform(self, request: dict[str, Any]) -> None:
+        record = self._sagemaker.transform_jobs[request["TransformJobName"]]
+        record.transform_job_status = "InProgress"
+        thread = threading.Thread(target=self._transform_all, args=(record, request))
+        self._threads.append(thread)
+        thread.start()
+
+    def _transform_all(self, record: Any, request: dict[str, Any]) -> None:
+        """Answer every image of the job's manifest; as in AWS, the first that is refused ends the job."""
+        try:
+            given, output = request["TransformInput"], request["TransformOutput"]
+            first, *names = json.loads(self._read(given["DataSource"]["S3DataSource"]["S3Uri"]))
+            stack, container = self._run(request["ModelName"], request.get("Environment") or {})
+            with stack:
+                for name in names:
+                    body = self._read(f"{first['prefix']}{name}")
+                    status, _, answer = container.ask(body, given["ContentType"], output["Accept"])
+                    if status != 200:
+                        raise UserError(f"{name}: {status}, {answer.decode('utf-8', 'replace')}")
+                    bucket, key = split_uri(f"{output['S3OutputPath']}/{name}.out")
+                    self.s3.put_object(Bucket=bucket, Key=key, Body=answer)
+            record.transform_job_status = "Completed"
+        except Exception as error:
+            record.failure_reason, record.transform_job_status = f"{error}", "Failed"
+
+    def _read(self, uri: str) -> bytes:
+        bucket, key = split_uri(uri)
+        content: bytes = self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        return content
 
     def _update(self, request: dict[str, Any]) -> dict[str, Any]:
         self._begin(request, "Updating")
