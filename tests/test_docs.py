@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from imgcls import export, predict, prepare
 from imgcls.cli import read_options
 from imgcls.config.composition import check, compose
+from imgcls.config.overrides import Options, as_overrides
 from imgcls.serve import __main__ as serving
 from tests.conftest import write_pictures
 from tests.documents import PAGES, ROOT, Command, blocks, commands, one_trial, options
@@ -91,7 +92,11 @@ def every(folder: Path) -> list[Path]:
 
 
 def _train_quickly(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("imgcls.config.compose", lambda words=(), **more: compose([*words, *QUICK], **more))
+    def compose_quickly(words: Options = (), **more: Any) -> DictConfig:
+        return compose([*as_overrides(words, {}), *QUICK], **more)
+
+    for where in ("imgcls.config.compose", "imgcls.config.composition.compose"):
+        patch.setattr(where, compose_quickly)
     for name, value in {"LIMIT_TRAIN_BATCHES": "2", "LIMIT_VAL_BATCHES": "1", "LOGGER": "False"}.items():
         patch.setenv(f"PL_TRAINER_{name}", value)  # Lightning's own defaults of a Trainer that says nothing of them
 
