@@ -45,25 +45,42 @@ class MuonSGD(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._step(parameter, parameter.grad, group)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            directions = [self._direction(parameter, group) for parameter in parameters]
+            if group["orthogonal"]:
+                directions = _orthogonal(directions)
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            if parameters:
+                torch._foreach_add_(parameters, directions, alpha=-group["lr"])
         return loss
 
-    def _step(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        rate, decay, momentum = group["lr"], group["weight_decay"], group["momentum"]
+    def _direction(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+        """Nesterov's step for one parameter, before the learning rate."""
+        gradient, momentum = parameter.grad, group["momentum"]
+        assert gradient is not None
         if not group["orthogonal"]:
-            gradient = gradient.add(parameter, alpha=decay)
+            gradient = gradient.add(parameter, alpha=group["weight_decay"])
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
-        direction = gradient.add(state["momentum_buffer"].mul_(momentum).add_(gradient), alpha=momentum)
-        if group["orthogonal"]:
-            rows = direction.flatten(1)
-            # changes the output of a layer equally, whatever its shape
-            direction = orthogonalise(rows).view_as(direction) * max(1.0, rows.shape[0] / rows.shape[1]) ** 0.5
-            parameter.mul_(1 - rate * decay)
-        parameter.add_(direction, alpha=-rate)
+        return gradient.add(state["momentum_buffer"].mul_(momentum).add_(gradient), alpha=momentum)
+
+
+def _orthogonal(directions: list[Tensor]) -> list[Tensor]:
+    """The orthogonalised directions, of which those of one size are computed together.
+
+    Each is scaled so that it changes the output of its layer equally, whatever the shape of the layer.
+    """
+    places: dict[tuple[int, int], list[int]] = {}
+    for place, direction in enumerate(directions):
+        rows = len(direction)
+        places.setdefault((rows, direction.numel() // rows), []).append(place)
+    found = list(directions)
+    for (rows, columns), same in places.items():
+        batch = orthogonalise(torch.stack([directions[place].flatten(1) for place in same]))
+        for place, matrix in zip(same, batch * max(1.0, rows / columns) ** 0.5, strict=True):
+            found[place] = matrix.view_as(directions[place])
+    return found
 
 
 @dataclass

@@ -57,6 +57,24 @@ def test_a_step_changes_a_matrix_by_the_rate_in_every_direction() -> None:
     assert 0.04 < values.min() <= values.max() < 0.13
 
 
+def test_layers_of_one_size_are_computed_together_with_the_same_result() -> None:
+    torch.manual_seed(0)
+    starts = [torch.randn(size) for size in [(6, 2, 3, 3), (4, 6, 1, 1), (6, 2, 3, 3), (6, 18)]]
+    gradients = [torch.randn_like(start) for start in starts]
+
+    def stepped(*groups: list[int]) -> list[torch.Tensor]:
+        parameters = [torch.nn.Parameter(start.clone()) for start in starts]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        rates = {"orthogonal": True, "lr": 0.1, "weight_decay": 0.1}
+        for group in groups:
+            MuonSGD([{"params": [parameters[place] for place in group], **rates}], momentum=0.5).step()
+        return parameters
+
+    for together, alone in zip(stepped([0, 1, 2, 3]), stepped([0], [1], [2], [3]), strict=True):
+        assert torch.allclose(together, alone, atol=1e-5)
+
+
 def test_it_learns() -> None:
     module = classifier(optim=Muon(lr=0.02, other_lr=0.05, schedule="constant"))
     quiet = trainer(8)
