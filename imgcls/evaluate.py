@@ -6,7 +6,7 @@ usage: python -m imgcls.evaluate run=DIR [split=test|val|train|all] [checkpoint=
 
 Without `data…` the run's data set is measured again. Another one's classes are matched to the model's by name, and the
 model must have all of them; one class is enough. A single folder of classes is split as for training, so that `test` is
-a fifth of it; `all` is all of its images. `views` selects the views whose logits are averaged, see model.views.
+a fifth of it; `all` is all of its images. `views` selects the views whose features are averaged, see model.views.
 `output=FILE` writes the metrics as JSON. `trust=true` runs classes that are not imgcls's own, see docs/run-folder.md.
 Several processes, started by torchrun, evaluate a share of the images each; the first one prints the metrics of all.
 """

@@ -8,7 +8,7 @@ usage: python -m imgcls.predict run=DIR [top_k=5|coverage=0.95] [format=table|cs
 run= is a run folder, or the folder of a portable model. PICTURES are files or folders (all images in them). An image
 that cannot be read is named on stderr, the others are classified, and the exit code is 1. `endpoint=` uses a server of
 `imgcls.serve`, or a SageMaker endpoint. `engine=auto` is ONNX Runtime where it is installed and the run has a
-`model.onnx`, else torch. `views` selects the views of each image whose logits are averaged, see model.views; it needs
+`model.onnx`, else torch. `views` selects the views of each image whose features are averaged, see model.views; it needs
 torch. `coverage=0.95` prints, instead of the `top_k` likeliest classes, the smallest set of classes that holds the true
 one in 95 % of the cases.
 

@@ -59,16 +59,24 @@ class Network(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self.backbone(images)
 
+    def mean_features(self, images: Tensor) -> Tensor:
+        """(N, F) features of (N, 3, H, W) normalised images, the mean over the `architecture.views` of each image.
+
+        The logits that a linear head computes of them are the mean of those of the views.
+        """
+        kind = self.architecture.views
+        if kind == "one":
+            return self.features(images)
+        return torch.stack([weight * self.features(view).float() for weight, view in views(images, kind)]).sum(dim=0)
+
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) normalised images, or their (N, F) features, to (N, C) logits.
 
-        In evaluation mode the logits are the mean over the `architecture.views` of each image.
+        In evaluation mode the features are the mean over the `architecture.views` of each image.
         """
-        kind = self.architecture.views
-        if images.ndim == 2 or self.training or kind == "one":
-            return self.head(images if images.ndim == 2 else self.features(images))
-        weighted = [weight * self.head(self.features(view)).float() for weight, view in views(images, kind)]
-        return torch.stack(weighted).sum(dim=0)
+        if images.ndim == 2:
+            return self.head(images)
+        return self.head(self.features(images) if self.training else self.mean_features(images))
 
     @property
     def changes_with_epochs(self) -> bool:

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean of the logits of several views of an image.
+"""Test-time augmentation: the mean of the features of several views of an image.
 
 It is part of the network, not of the evaluation, so that the exported model returns the logits that were evaluated.
 """

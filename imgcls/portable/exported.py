@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from imgcls.models.network import Network
-from imgcls.models.views import views
 from imgcls.portable.novelty import Novelty
 
 
@@ -25,23 +24,11 @@ class Exported(nn.Module):
         """(N, 3, H, W) normalised images to (N, C) logits, and to (N,) novelties."""
         if self.novelty is None:
             return self.network.forward(images) / self.temperature  # calling a compiled network would compile it
-        network = self.network
-        parts = [(weight, network.features(view)) for weight, view in views(images, network.architecture.views)]
-        logits = _sum([weight * network.head(features).float() for weight, features in parts])
-        directions = nn.functional.normalize(_sum([weight * features.float() for weight, features in parts]), dim=1)
+        features = self.network.mean_features(images)
+        logits = self.network.head(features).float()
+        directions = nn.functional.normalize(features.float(), dim=1)
         # 1 - cosine as half of the squared distance, from the centre of all means: 1 - x would round small angles away.
         centre, means = (self.get_buffer(name).to(directions.device) for name in ("centre", "means"))
         apart = directions - centre
         squares = (apart**2).sum(dim=1, keepdim=True) + (means**2).sum(dim=1) - 2 * apart @ means.T
         return logits / self.temperature, self.novelty.scale / 2 * squares.amin(dim=1) + self.novelty.offset
-
-
-def mean_features(network: Network, images: Tensor) -> Tensor:
-    """(N, F) features of (N, 3, H, W) normalised images, the mean over the views of the network."""
-    parts = [weight * network.features(view).float() for weight, view in views(images, network.architecture.views)]
-    return _sum(parts)
-
-
-def _sum(parts: list[Tensor]) -> Tensor:
-    """The sum; a single part is itself, without an operation in the graph."""
-    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)

@@ -124,7 +124,7 @@ class PortableModel:
         device = next(network.parameters()).device
         with torch.inference_mode():
             images = torch.from_numpy(self.preprocessing.normalise(pixels)).to(device)
-            return network.features(images).float().cpu().numpy()
+            return network.mean_features(images).float().cpu().numpy()
 
     @property
     def thresholds(self) -> tuple[float, ...] | None:
@@ -232,7 +232,7 @@ def load(
         engine: 'torch', 'onnx' (works without torch), or 'auto', the faster of the available ones.
         device: for torch; None: a GPU if there is one.
         threads: for ONNX Runtime; all cores if None.
-        views: of each image whose logits are averaged, see `imgcls.models.views`; needs torch. None: the model's own.
+        views: of each image whose features are averaged, see `imgcls.models.views`; needs torch. None: the model's own.
 
     Raises:
         UserError: there is no model, it is damaged, a newer imgcls wrote it, or the engine is not installed.

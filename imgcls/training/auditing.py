@@ -141,7 +141,7 @@ def _see_whole(images: ImageDataModule, network: Network, device: torch.device) 
             for start in range(0, len(rows), BATCH):
                 opened = [whole.open(val.pictures[row]) for row in rows[start : start + BATCH].tolist()]
                 pixels = np.stack([whole.pixels(picture) for picture in opened])
-                parts.append(network.features(torch.from_numpy(whole.normalise(pixels)).to(device)).float().cpu())
+                parts.append(network.mean_features(torch.from_numpy(whole.normalise(pixels)).to(device)).float().cpu())
         network.to("cpu").train(was_training)
         return torch.cat(parts) if parts else torch.empty(0, network.num_features)
 

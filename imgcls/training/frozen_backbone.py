@@ -42,8 +42,8 @@ def compute_features(
 ) -> dict[str, FeatureStore]:
     """The features of the images of each split, computed by `network.backbone` or read from the cache.
 
-    Validation and test images have one view, as in evaluation; training images have the same, or `views` augmented
-    ones, which the epochs use in turn.
+    Validation and test images are seen as in evaluation, with the mean over the views of `network`; training images
+    are, too, or have `views` augmented ones, which the epochs use in turn.
 
     Args:
         datamodule: after its `setup`.
@@ -65,15 +65,19 @@ def compute_features(
     features: dict[str, FeatureStore] = {}
     for split in (name for name in datamodule.source.splits() if name in splits):
         epochs: list[int | None] = list(range(views)) if split == "train" and views else [None]
-        key = outputs_key(datamodule, split, backbone, augmentation if epochs[0] is not None else None)
+        augmented = epochs[0] is not None
+        kind = network.architecture.views
+        seen = backbone if augmented or kind == "one" else f"{backbone} {kind}"
+        key = outputs_key(datamodule, split, seen, augmentation if augmented else None)
         folder = datamodule.cache / "features" / key
         count = len(datamodule.source.splits()[split])
         shape = (len(epochs), count, network.num_features)
         store = open_features(folder, shape)
         if store is None:
-            suffix = f" in {len(epochs)} views" if epochs[0] is not None else ""
+            suffix = f" in {len(epochs)} views" if augmented else ""
             log.info("%s: computing the features of %d images%s once.", split, count, suffix)
-            parts = run_once(datamodule, network, split, epochs, device, network.features, "Features of")
+            output = network.features if augmented else network.mean_features
+            parts = run_once(datamodule, network, split, epochs, device, output, "Features of")
             store = build_features(folder, shape, parts)
         else:
             log.info("%s: features of %d images found in %s.", split, count, folder)

@@ -16,7 +16,6 @@ from imgcls.errors import UserError
 from imgcls.models.memory import Memory
 from imgcls.models.network import Network
 from imgcls.pictures import BadPicture
-from imgcls.portable.exported import mean_features
 from imgcls.portable.novelty import Novelty, fit_novelty, minimum_images
 from imgcls.training.frozen_backbone import compute_features
 
@@ -74,7 +73,7 @@ def fit_known(
         return None
     device = device or torch.device("cpu")
     splits = ("train", "val", "test") if test and source.test is not None else ("train", "val")
-    if frozen and network.architecture.views == "one":
+    if frozen:
         stored = dict(features or {})
         missing = tuple(split for split in splits if split not in stored)
         stored |= compute_features(datamodule, network, device=device, splits=missing) if missing else {}
@@ -114,7 +113,7 @@ def _compute(
         for chosen, pixels in _pixels(datamodule, split, _positions(datamodule, split)):
             batch = datamodule.normalise(pixels).to(device)
             with torch.inference_mode():
-                parts.append(mean_features(network, batch).cpu().numpy())
+                parts.append(network.mean_features(batch).float().cpu().numpy())
             kept.append(chosen)
     finally:
         network.to("cpu").train(was_training)

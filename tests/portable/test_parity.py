@@ -18,7 +18,6 @@ from imgcls.models.network import Network
 from imgcls.models.weight_files import read_dictionaries
 from imgcls.portable import exporter
 from imgcls.portable.calibration import Calibration, Quality
-from imgcls.portable.exported import mean_features
 from imgcls.portable.novelty import Novelty, fit_novelty
 from imgcls.portable.parity import Parity, compare
 from imgcls.portable.weights import read_safetensors, read_weights
@@ -176,7 +175,7 @@ def test_every_engine_has_the_same_novelty(tmp_path: Path, views: str) -> None:
     network = create_network("test_resnet", 3, views=views).eval()
     images = Preprocessing(32, 32).normalise(PIXELS)
     with torch.inference_mode():
-        mean = mean_features(network, torch.from_numpy(images)).numpy()
+        mean = network.mean_features(torch.from_numpy(images)).numpy()
     novelty = fit_novelty(mean, np.arange(len(mean)) % 3, mean, 0.5)
     assert novelty is not None
     write(tmp_path / "model", network=network, onnx=True, novelty=novelty)

@@ -81,8 +81,9 @@ def test_the_backbone_runs_once_and_the_numbers_stay_the_same(fit: Fit, passes: 
     assert once.metrics["test/loss"] == pytest.approx(usual.metrics["test/loss"], abs=1e-4)
 
 
-def test_the_result_is_a_complete_model(fit: Fit, pictures: Path) -> None:
-    run = fit()
+@pytest.mark.parametrize("views", ["one", "flip"])
+def test_the_result_is_a_complete_model(views: str, fit: Fit, pictures: Path) -> None:
+    run = fit(f"model.views={views}")
     assert evaluate(run)["loss"] == pytest.approx(run.metrics["test/loss"], abs=1e-4)
     answers = run.predict([pictures / row["file"] for row in run.predictions], top_k=1)
     assert [answer[0][0] for answer in answers] == [row["predicted"] for row in run.predictions]

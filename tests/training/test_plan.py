@@ -57,6 +57,7 @@ def test_a_preset_sets_defaults_and_explicit_options_win() -> None:
     assert (fast.model.freeze, fast.model.solve_head, fast.checkpoint.average) == ("backbone", True, "none")
     assert (good.model.freeze, good.model.views, good.trainer.max_epochs) == ("none", "one", 10)
     assert (best.model.freeze, best.model.views, best.trainer.max_epochs) == ("none", "flip", 20)
+    assert (fast.model.freeze, fast.model.views) == ("backbone", "flip")
     own = imgcls.compose(["data=cifar10", "preset=best", "model.views=one", "checkpoint.average=greedy"])
     assert (own.model.views, own.checkpoint.average) == ("one", "greedy")
     assert imgcls.compose(["data=cifar10", "model.freeze=none", "preset=fast"]).model.freeze == "none"
