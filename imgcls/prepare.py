@@ -50,6 +50,7 @@ OPTIONS = {
 }
 OVERRIDES = ("data", "task", "model", "augment", "seed", "experiment", "trainer")
 MAX_FILES = 10  # of each kind in the printed table
+SAMPLED_IMAGES = 1000  # for mean and std where no pixels are stored
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +90,7 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
     from imgcls.data.checks import BadFile, find_mislabelled, inspect
     from imgcls.data.duplicates import find_duplicates
     from imgcls.data.stores.statistics import channel_statistics
+    from imgcls.data.stores.store import DecodingStore, part_of_store
 
     datamodule.prepare_data()
     source = datamodule.source
@@ -113,7 +115,10 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
         for pair in find_mislabelled(split.files, findings[name])
     ]
     usable = source.without(bad[len(source.bad) :])
-    mean, std = channel_statistics(datamodule.store_of("train"))
+    store = datamodule.store_of("train")
+    if isinstance(store, DecodingStore) and len(store) > SAMPLED_IMAGES:
+        store = part_of_store(store, np.linspace(0, len(store) - 1, SAMPLED_IMAGES).astype(np.int64))
+    mean, std = channel_statistics(store)
     good = [np.array([not reason for reason in found.reasons], dtype=bool) for found in findings.values()]
     formats = Counter(kind for found in findings.values() for kind in found.formats if kind)
     return Preparation(
@@ -159,18 +164,24 @@ def take_share(datamodule: ImageDataModule, share: Share) -> None:
 
     if "MASTER_ADDR" not in os.environ:
         raise UserError(f"{share.count} processes prepare a data set together if torchrun starts them.")
+    workers = max(1, datamodule.num_workers // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+    def inspect_share() -> None:
+        for split in datamodule.source.splits().values():
+            if split.files:
+                inspect(split.files, datamodule.cache, workers, datamodule.depth, share)
+        barrier()
+
     init_process_group("gloo", timeout=timedelta(days=7))
     try:
         if os.environ.get("LOCAL_RANK") == "0":
             datamodule.prepare_data()
         barrier()
+        if datamodule.store_kind == "none":
+            inspect_share()
         decode_and_inspect(datamodule)
         barrier()
-        for split in datamodule.source.splits().values():
-            if split.files:  # those of stores that existed
-                workers = max(1, datamodule.num_workers // int(os.environ["LOCAL_WORLD_SIZE"]))
-                inspect(split.files, datamodule.cache, workers, datamodule.depth, share)
-        barrier()
+        inspect_share()  # of stores that existed
     finally:
         destroy_process_group()
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from imgcls import pictures
-from imgcls.data import threads
+from imgcls.data import checks, threads
 from imgcls.data.augment import Augment
 from imgcls.data.crops import RandomResizedCrop
 from imgcls.data.digits import Digits
@@ -86,12 +86,15 @@ def test_images_are_decoded_once(odd_folder: Path, own_cache: Path, monkeypatch:
     assert not decoded
 
 
-def test_processes_prepare_a_part_each(odd_folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("store", ["disk", "none"])
+def test_processes_prepare_a_part_each(
+    store: str, odd_folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(disk, "_block_rows", lambda _: 4)
     monkeypatch.setattr(threads, "CHUNKS_AHEAD", 1)
 
     def data() -> ImageFolder:
-        return ImageFolder(odd_folder, image_size=16, resize=16, store="disk", num_workers=1)
+        return ImageFolder(odd_folder, image_size=16, resize=16, store=store, num_workers=1)
 
     def work() -> list[str]:
         decoded, original = [], pictures._decode
@@ -100,10 +103,11 @@ def test_processes_prepare_a_part_each(odd_folder: Path, own_cache: Path, monkey
         return decoded
 
     first, second = as_by_torchrun(2, work)
-    assert len(first) + len(second) == 46
-    assert len({*first, *second}) == 46
+    assert len(first) + len(second) == len({*first, *second}) == 46
+    assert first
+    assert second
     with monkeypatch.context() as patched:
-        patched.setattr(pictures, "_decode", None)
+        patched.setattr(checks, "decode", None)
         found = prepare(data())
     assert found.pictures == 45
     assert [(file.path.name, file.reason) for file in found.bad] == [("000.png", "empty")]

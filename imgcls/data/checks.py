@@ -232,7 +232,8 @@ def inspect_few(
     if len(unknown) > limit:
         return None
     try:
-        for row in _fill_rows(findings, pictures, share.of(unknown.tolist()), workers, depth):
+        own = unknown[unknown % share.count == share.rank]  # whatever other processes have found meanwhile
+        for row in _fill_rows(findings, pictures, own.tolist(), workers, depth):
             known[row] = True
     finally:  # an interrupted check resumes where it stopped
         if len(unknown):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imgcls.data.sources import Split, picture_name
+from imgcls.data.sources import FilesIn, Split, picture_name
 from imgcls.errors import UserError
 from imgcls.pictures import PICTURE_SUFFIXES, has_picture_signature
 
@@ -76,8 +76,7 @@ def find_split(
         hint = f" Its {len(loose)} images are in no class folder." if loose else ""
         raise UserError(f"{folder} has no class folders.{hint} Expected {folder.name}/<class>/<picture>.jpg.")
     prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
-    names: list[str] = []
-    files: list[Path] = []
+    paths: list[str] = []
     counts: list[int] = []
     for name in classes:
         place = folder / found.get(name, name)
@@ -88,14 +87,14 @@ def find_split(
             advice = describe_unrecognised(unused) or "Add images or remove the class."
             raise UserError(f"The class {name!r} has no images in {place}. {advice}")
         others += unused
-        names += [picture_name(f"{prefix}{place.name}/{path}") for path in inside]
-        files += [Path(f"{place}{os.sep}{path}") for path in inside]
+        paths += [f"{prefix}{place.name}/{path}" for path in inside]
         counts.append(len(inside))
     if len(classes) < min_classes:
         deeper = class_folders(folder / found[classes[0]])
         hint = f" If {', '.join(deeper[:3])} … are the classes: data.root={folder / classes[0]}." if deeper else ""
         raise UserError(f"{folder} has only one class, {classes[0]!r}; a classifier needs at least two.{hint}")
-    return classes, Split(tuple(names), np.repeat(np.arange(len(classes)), counts), tuple(files))
+    names = tuple(map(picture_name, paths))  # most are the same objects
+    return classes, Split(names, np.repeat(np.arange(len(classes)), counts), FilesIn(root, paths))
 
 
 def find_splits(

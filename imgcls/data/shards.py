@@ -11,10 +11,11 @@ import hashlib
 import json
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -153,12 +154,42 @@ def _classes(root: Path, indices: Sequence[Index]) -> tuple[tuple[str, ...], dic
     return names, {label: int(label) for label in found}
 
 
-def _split(root: Path, parts: Sequence[tuple[str, Index]], classes: dict[str, int]) -> Split:
-    def paths() -> Iterator[str]:
-        for shard, index in parts:
-            for start, size, name in zip(index.starts, index.sizes, index.names, strict=True):
-                yield member_path(shard, start, size, name)
+class MembersIn(FilesIn):
+    """Files in shards; the path of each is made when it is used.
 
+    Args:
+        folder: of the shards.
+        names: of the files.
+        shards: paths of the shards from `folder`.
+        places: int64 (N, 3): the number of each file's shard, where its content begins, and its bytes.
+    """
+
+    def __init__(self, folder: str | Path, names: Sequence[str], shards: Sequence[str], places: np.ndarray) -> None:
+        super().__init__(folder, names)
+        self.shards, self.places = shards, places
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> FilesIn: ...
+    def __getitem__(self, index: int | slice) -> Path | FilesIn:
+        if isinstance(index, slice):
+            return self.at(range(*index.indices(len(self))))
+        shard, start, size = self.places[index].tolist()
+        return Path(self.folder, member_path(self.shards[shard], start, size, self.names[index]))
+
+    def at(self, indices: Iterable[int]) -> MembersIn:
+        """The files at `indices`, in that order."""
+        chosen = list(indices)
+        return MembersIn(self.folder, [self.names[index] for index in chosen], self.shards, self.places[chosen])
+
+
+def _split(root: Path, parts: Sequence[tuple[str, Index]], classes: dict[str, int]) -> Split:
+    shards = [shard for shard, _ in parts]
+    names = tuple(
+        picture_name(f"{shard.removesuffix('.tar')}/{name}") for shard, index in parts for name in index.names
+    )
+    columns = [[np.full(len(index.names), shard), index.starts, index.sizes] for shard, (_, index) in enumerate(parts)]
+    places = np.concatenate([np.array(column, dtype=np.int64).T for column in columns])
     labels = [classes[label] for _, index in parts for label in index.labels]
-    names = (picture_name(f"{shard.removesuffix('.tar')}/{name}") for shard, index in parts for name in index.names)
-    return Split(tuple(names), np.array(labels, dtype=np.int64), FilesIn(root, list(paths())))
+    return Split(names, np.array(labels, dtype=np.int64), MembersIn(root, names, shards, places))

@@ -243,7 +243,7 @@ def _relabelled(split: Split, places: np.ndarray, num_classes: int) -> Split:
 
 def picture_name(relative: str) -> str:
     """A relative path as a stable name: with forward slashes and composed accents, and always encodable."""
-    name = relative.replace(os.sep, "/")
+    name = relative if os.sep == "/" else relative.replace(os.sep, "/")
     if name.isascii():
         return name
     name = os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from imgcls.data.folders import find_split, find_splits, need_folder, pictures_in, readable_names
 from imgcls.data.imagefolder import find_folder, split_folders
-from imgcls.data.sources import BadFile, Source, Split
+from imgcls.data.sources import BadFile, FilesIn, Source, Split
 from imgcls.data.splits import cut, with_validation
 from imgcls.errors import UserError
 from imgcls.pictures import has_picture_signature
@@ -122,6 +122,15 @@ def test_usual_names(layout: str, tmp_path: Path) -> None:
     touch(tmp_path, *many(f"{test}/a", f"{test}/b", count=1))
     source = find_folder(tmp_path, 0.2, seed=0)
     assert {name: len(split) for name, split in source.splits().items()} == {"train": 6, "val": 4, "test": 2}
+
+
+def test_a_file_takes_one_text(tmp_path: Path) -> None:
+    """Of 14 million files each more would take a gigabyte in each process."""
+    root = touch(tmp_path, *many("train/cat", "train/dog", count=2))
+    _, split = find_split(root, root / "train")
+    assert isinstance(split.files, FilesIn)
+    assert all(name is text for name, text in zip(split.names, split.files.names, strict=True))
+    assert [*split.files] == [root / name for name in split.names]
 
 
 def test_one_folder_is_split(tmp_path: Path) -> None:

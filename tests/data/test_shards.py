@@ -15,7 +15,7 @@ from imgcls.data import shard_writing, shards
 from imgcls.data.imagefolder import ImageFolder
 from imgcls.data.module import ImageDataModule
 from imgcls.data.shard_writing import write_shards
-from imgcls.data.shards import Shards
+from imgcls.data.shards import MembersIn, Shards
 from imgcls.data.sources import Source
 from imgcls.data.stores.fingerprint import file_state, fingerprint
 from imgcls.errors import UserError
@@ -122,6 +122,8 @@ def test_shards_of_other_programs(tmp_path: Path) -> None:
     source = data.source
     assert source.class_names == ("cat", "dog")
     assert {name: len(split) for name, split in source.splits().items()} == {"train": 14, "val": 2, "test": 4}
+    files = source.train.files
+    assert [*files[3:9:2]] == [files[3], files[5], files[7]]
     for split in source.splits().values():
         for row, name in enumerate(split.names):
             number = int(Path(name).name[:3])
@@ -146,6 +148,8 @@ def test_the_index_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         members |= {f"{number}.png": png(number), f"{number}.cls": b"%d" % (number % 2)}
     write_tar(tmp_path / "train.tar", members)
     first = Shards(tmp_path).find().train
+    assert isinstance(first.files, MembersIn)
+    assert first.files.names is first.names, "a list of millions of names is kept once"
     with monkeypatch.context() as patched:
         patched.setattr(shards, "_scan", None)
         assert Shards(tmp_path).find().train.names == first.names
