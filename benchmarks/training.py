@@ -1,9 +1,11 @@
-"""Images per second in training: imgcls (Lightning, metrics, clipping) against a plain PyTorch loop, side by side.
+"""Images per second of processor time: `imgcls.fit` with its defaults against the best plain PyTorch loop, on a CPU.
 
-    python benchmarks/training.py [--model resnet18] [--size 32] [--batch 64] [--batches 20] [--repeats 5] [--json FILE]
+    python benchmarks/training.py [--models resnet18 vit_tiny_patch16_224 …] [--sizes 96 224] [--batch 64] [--batches 6]
+                                  [--epochs 3] [--repeats 2] [--json FILE]
 
-Both train the same network with the same optimiser on the same batches, which are already in memory. The repeats
-alternate, so that a busy machine slows both; each figure is the median. Prints a table and one line of JSON.
+imgcls augments, clips, observes the steps, applies the rules, and measures layout and precision itself. The plain loop
+has its batches normalised in memory, and is run in both layouts, in float32 and, where the processor computes in it, in
+bfloat16; the fastest counts. The repeats alternate. Prints a table and JSON.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import statistics
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -21,117 +25,122 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from imgcls.callbacks.timing import Timing
+import imgcls
 from imgcls.models.backbones import create_network
-from imgcls.models.classifier import Classifier
-from imgcls.models.network import Network
-from imgcls.models.optim import AdamW
+from imgcls.training import arithmetic
+from imgcls.training.arithmetic import BFLOAT16, FLOAT32, Arithmetic, computes_in_bfloat16
 
+MODELS = ("resnet18", "resnet50", "tf_efficientnet_lite0", "convnext_atto", "vit_tiny_patch16_224")
 Batches = list[tuple[Tensor, Tensor]]
 
 
 class Clock(L.Callback):
-    """The seconds of the last epoch's training batches."""
+    """Seconds of the processor, of all threads, from the start of each epoch to the end of its last training batch."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    seconds = 0.0
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        synchronise(pl_module.device)
-        self.seconds = time.perf_counter()
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self._last = time.process_time()
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        synchronise(pl_module.device)
-        self.seconds = time.perf_counter() - self.seconds
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    def on_train_batch_end(self, *_: Any) -> None:
+        now = time.process_time()
+        type(self).seconds += now - self._last
+        self._last = now
 
 
-def with_imgcls(network: Network, batches: Batches, accelerator: str) -> float:
-    """Seconds of an epoch with the Classifier and Lightning's Trainer, after a warm-up epoch."""
-    clock = Clock()
-    trainer = L.Trainer(
-        max_epochs=2,
-        accelerator=accelerator,
-        devices=1,
-        gradient_clip_val=1.0,
-        callbacks=[clock, Timing()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    loader = torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type, var-annotated]
-    trainer.fit(Classifier(network, optim=AdamW(lr=1e-4), label_smoothing=0.1), loader)
-    return clock.seconds
-
-
-def with_plain_loop(network: Network, batches: Batches, accelerator: str) -> float:
-    """Seconds of an epoch of a hand-written loop, after a warm-up epoch."""
-    device = torch.device("cuda" if accelerator == "cuda" else "cpu")
-    network.to(device).train()
+def with_plain_loop(model: str, batches: Batches, epochs: int, choice: Arithmetic) -> float:
+    """Images per second of a hand-written loop."""
+    torch.manual_seed(0)
+    size = batches[0][0].shape[-1]
+    network = create_network(model, 10, image_size=size).train()
+    if choice.channels_last:
+        network.to(memory_format=torch.channels_last)
+        batches = [(images.contiguous(memory_format=torch.channels_last), labels) for images, labels in batches]
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2 * len(batches))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
-    began = 0.0
-    for _ in range(2):
-        synchronise(device)
-        began = time.perf_counter()
+    began, images_seen = time.process_time(), 0
+    for _ in range(epochs):
         for images, labels in batches:
             optimizer.zero_grad()
-            loss = criterion(network(images.to(device)), labels.to(device))
+            with torch.autocast("cpu", torch.bfloat16, enabled=choice.precision == BFLOAT16):
+                loss = criterion(network(images), labels)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-        synchronise(device)
-    return time.perf_counter() - began
+            images_seen += len(labels)
+    return images_seen / (time.process_time() - began)
+
+
+def with_imgcls(model: str, size: int, batch: int, count: int, epochs: int) -> tuple[float, str]:
+    """Images per second of `imgcls.fit` in its training batches, and what it computed in."""
+    import training  # this file, as Hydra imports it for the callback
+
+    training.Clock.seconds = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = [f"model.name={model}", "data=synthetic", f"data.count={count}", f"data.image_size={size}"]
+        overrides += [f"data.batch_size={batch}", f"trainer.max_epochs={epochs}", "trainer.accelerator=cpu"]
+        overrides += ["report=false", "export.onnx=false", "quiet=true", f"run_dir={folder}/run", "data.val_fraction=0"]
+        run = imgcls.fit(imgcls.compose([*overrides, "+callbacks.clock._target_=training.Clock"]))
+        found = json.loads((run.folder / "arithmetic.json").read_text())
+        chosen = Arithmetic(found["channels_last"], found["precision"])
+        return count * epochs / training.Clock.seconds, str(chosen)
+
+
+def compare(model: str, size: int, options: argparse.Namespace) -> dict[str, object]:
+    """The rates of one network at one size."""
+    torch.manual_seed(0)
+    shape = (options.batch, 3, size, size)
+    batches = [(torch.randn(shape), torch.randint(0, 10, (options.batch,))) for _ in range(options.batches)]
+    precisions = (FLOAT32, BFLOAT16) if computes_in_bfloat16() else (FLOAT32,)
+    choices = [Arithmetic(last, precision) for precision in precisions for last in (False, True)]
+    rates: dict[str, list[float]] = {f"plain loop, {choice}": [] for choice in choices}
+    rates["imgcls"], chosen = [], ""
+    for _ in range(options.repeats):
+        for choice in choices:
+            rates[f"plain loop, {choice}"].append(with_plain_loop(model, batches, options.epochs, choice))
+        rate, chosen = with_imgcls(model, size, options.batch, options.batch * options.batches, options.epochs)
+        rates["imgcls"].append(rate)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    best = max((name for name in medians if name != "imgcls"), key=lambda name: medians[name])
+    for name, rate in medians.items():
+        marks = f" ({chosen})" * (name == "imgcls") + " <- best" * (name == best)
+        print(f"{model:24} {size:4} px  {name + marks:50} {rate:8.1f} images/s")
+    return {
+        "benchmark": "training",
+        "model": model,
+        "size": size,
+        "batch": options.batch,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "images_per_second": {name: round(rate, 1) for name, rate in medians.items()},
+        "chosen": chosen,
+        "ratio": round(medians["imgcls"] / medians[best], 3),
+    }
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--sizes", nargs="+", type=int, default=[96, 224])
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--batches", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-
-    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(0)
-    shape = (options.batch, 3, options.size, options.size)
-    batches = [(torch.randn(shape), torch.randint(0, 10, (options.batch,))) for _ in range(options.batches)]
-    images = options.batch * options.batches
-    rates: dict[str, list[float]] = {"plain loop": [], "imgcls": []}
-    for _ in range(options.repeats):
-        for name, measure in (("plain loop", with_plain_loop), ("imgcls", with_imgcls)):
-            torch.manual_seed(0)
-            rates[name].append(images / measure(create_network(options.model, 10), batches, accelerator))
-
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    print(f"{'':12} {'images/s':>10} {'lowest':>10} {'highest':>10}")
-    for name, values in rates.items():
-        print(f"{name:12} {medians[name]:10.1f} {min(values):10.1f} {max(values):10.1f}")
-    result: dict[str, Any] = {
-        "benchmark": "training",
-        "model": options.model,
-        "size": options.size,
-        "batch": options.batch,
-        "accelerator": accelerator,
-        "torch": torch.__version__,
-        "images_per_second": {name: round(value, 1) for name, value in medians.items()},
-        "ratio": round(medians["imgcls"] / medians["plain loop"], 4),
-    }
-    print(json.dumps(result))
+    arithmetic.MAX_SHARE = arithmetic.MAX_SECONDS = float("inf")  # these trainings are too short otherwise
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["IMGCLS_CACHE"] = cache  # what another network or an earlier version has measured does not count
+        results = [compare(model, size, options) for size in options.sizes for model in options.models]
+    for result in results:
+        print(json.dumps(result))
     if options.json:
-        options.json.write_text(json.dumps(result) + "\n")
+        options.json.write_text("".join(json.dumps(result) + "\n" for result in results))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,12 @@ from imgcls.models.multilabel import label_losses, label_metrics, update_label_m
 from imgcls.models.network import Network
 from imgcls.models.optim import AdamW, Optim
 from imgcls.system.checks import check_value, choice
-from imgcls.system.lightning_internals import set_up_loader_again, trainer_of
+from imgcls.system.lightning_internals import (
+    can_fuse_optimizer,
+    clip_gradients,
+    set_up_loader_again,
+    trainer_of,
+)
 
 
 class Classifier(L.LightningModule):
@@ -135,7 +140,7 @@ class Classifier(L.LightningModule):
             # would keep that loader: training would resume at the first batch of the epoch.
             set_up_loader_again(self.trainer)
         optimizer, schedule = self.optim.build(
-            self.network, steps, min(batches, steps), fused="mixed" not in str(self.trainer.precision)
+            self.network, steps, min(batches, steps), fused=can_fuse_optimizer(self.trainer)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -150,7 +155,7 @@ class Classifier(L.LightningModule):
         if clip_sharded is not None and gradient_clip_val and gradient_clip_algorithm == "norm":
             clip_sharded(gradient_clip_val)
         else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_train_start(self) -> None:
         self._freeze_for(self.current_epoch)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import lightning as L
+    import torch
 
 
 def is_within_step(trainer: L.Trainer) -> bool:
@@ -44,3 +45,26 @@ def set_up_loader_again(trainer: L.Trainer) -> None:
 def trainer_of(module: L.LightningModule) -> L.Trainer | None:
     """The trainer that `module` is attached to; None where its property `trainer` would raise."""
     return module._trainer
+
+
+def can_fuse_optimizer(trainer: L.Trainer) -> bool:
+    """Whether the optimiser may be fused: not with a gradient scaler, whose gradients could then not be clipped."""
+    return "mixed" not in str(trainer.precision) or _is_mixed_without_scaler(trainer)
+
+
+def clip_gradients(
+    module: L.LightningModule, optimizer: torch.optim.Optimizer, value: float | None, algorithm: str | None
+) -> None:
+    """Clip as Lightning does, also for a fused optimiser in bfloat16, which MixedPrecision refuses without a reason."""
+    from lightning.pytorch.plugins import Precision
+
+    if value and _is_mixed_without_scaler(module.trainer):
+        Precision.clip_gradients(module.trainer.precision_plugin, optimizer, value, algorithm or "norm")  # type: ignore[arg-type]
+    else:
+        module.clip_gradients(optimizer, value, algorithm)
+
+
+def _is_mixed_without_scaler(trainer: L.Trainer) -> bool:
+    from lightning.pytorch.plugins import MixedPrecision
+
+    return isinstance(trainer.precision_plugin, MixedPrecision) and trainer.precision_plugin.scaler is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from importlib import import_module
@@ -27,6 +28,16 @@ def available_cores() -> int:
 def own_cores() -> int:
     """The share of this process in the available processors, if torchrun has started several on this machine."""
     return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def processor_name() -> str:
+    """The name of the processor, as far as the system knows it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def threads_of_each(processes: int) -> str:

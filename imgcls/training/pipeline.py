@@ -27,6 +27,7 @@ from imgcls.models.backbones import check_pretrained
 from imgcls.models.classifier import Classifier
 from imgcls.system.interrupts import StopSignals
 from imgcls.training import results
+from imgcls.training.arithmetic import choose_arithmetic
 from imgcls.training.auditing import try_audit
 from imgcls.training.build import (
     build_callbacks,
@@ -82,6 +83,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     data, solved = prepare_head(cfg, images, network, devices, folder, resume_from)
     spent = time.monotonic() - began if solved else 0.0  # the features of the backbone take nearly all of it
     cfg = follow_plan(cfg, images, solved=solved)
+    cfg = choose_arithmetic(cfg, network, data, devices, folder, resuming=resume_from is not None)
     timing.unit = "images" if data is images else "feature_vectors"
     rate = 0.0 if solved else choose_learning_rate(cfg, network, data, devices, folder)
     classifier = build_classifier(cfg, network, data, devices, rate)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
+import pytest
+import torch
 from lightning.pytorch.strategies import FSDPStrategy
 
 from imgcls.system.lightning_internals import (
     batch_number,
     batches_begun,
+    can_fuse_optimizer,
     checkpoint_of_weights,
     is_last_batch,
     is_within_step,
@@ -62,3 +65,26 @@ def test_the_loader_is_set_up_again() -> None:
 
 def test_what_is_overridden_is_called() -> None:
     assert callable(FSDPStrategy._setup_model)
+
+
+class Norms(L.Callback):
+    """The norm of the gradients with which the optimiser has made each step."""
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+
+    def on_before_zero_grad(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+        if gradients:
+            self.norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_whatever_the_precision(precision: Any) -> None:
+    look = Norms()
+    quiet = trainer(2, [look], precision=precision, gradient_clip_val=1e-3)
+    quiet.fit(classifier(), Loader.of(12, 4))
+    assert can_fuse_optimizer(quiet)
+    assert quiet.optimizers[0].defaults["fused"]
+    assert len(look.norms) >= 4
+    assert max(look.norms) < 1.01e-3
