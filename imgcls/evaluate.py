@@ -6,9 +6,11 @@ usage: python -m imgcls.evaluate run=DIR [split=test|val|train|all] [checkpoint=
 
 Without `data…` the run's data set is measured again. Another one's classes are matched to the model's by name, and the
 model must have all of them; one class is enough. A single folder of classes is split as for training, so that `test` is
-a fifth of it; `all` is all of its images. `views` selects the views whose features are averaged, see model.views.
-`output=FILE` writes the metrics as JSON. `trust=true` runs classes that are not imgcls's own, see docs/run-folder.md.
-Several processes, started by torchrun, evaluate a share of the images each; the first one prints the metrics of all.
+a fifth of it; `all` is all of its images. `run=` may also be a folder that `imgcls.export` wrote into `exports/` of the
+run: then the answers of its format are measured, with the model's temperature. `views` selects the views whose features
+are averaged, see model.views. `output=FILE` writes the metrics as JSON. `trust=true` runs classes that are not imgcls's
+own, see docs/run-folder.md. Several processes, started by torchrun, evaluate a share of the images each; the first one
+prints the metrics of all.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING
 from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_options
 from imgcls.errors import UserError
 from imgcls.models.choices import VIEWS
+from imgcls.portable.description import DESCRIPTION, read_description
 from imgcls.runs.folds import read_summary
 from imgcls.runs.provenance import read_configuration
 from imgcls.runs.run import checkpoint_file, run_in
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from imgcls.models.metrics import Outputs
+    from imgcls.models.network import Network
     from imgcls.runs.run import Run
 
 SPLITS = ("test", "val", "train", "all")
@@ -85,27 +89,36 @@ def measure(
 ) -> tuple[dict[str, float], Outputs]:
     """What `evaluate` returns, and the model's outputs for each image, in the order of the split."""
     check_value("split", split, choice(*SPLITS))
-    run = run_in(run)
+    run, exported = _run_of_export(run)
     cfg = configuration_of(run, split, overrides, trust)
     if views is not None:
         check_value("views", views, choice(*VIEWS))
+        if exported is not None:
+            raise UserError("views= is for a run: an exported model has the views that it was exported with.")
         cfg.model.views = views
+    if exported is not None:
+        cfg.trainer.precision = "32-true"
 
     import torch
 
     from imgcls import portable
+    from imgcls.portable.engine_network import EngineNetwork
     from imgcls.training.build import build_classifier, build_data, build_trainer, restore_classifier
     from imgcls.training.checkpoint_io import read_checkpoint
     from imgcls.training.devices import devices_of_torchrun
 
-    devices = devices_of_torchrun(cfg.trainer.accelerator)
+    devices = devices_of_torchrun("cpu" if exported else cfg.trainer.accelerator)
     cfg.trainer.num_nodes = devices.num_nodes
-    ensemble = read_summary(run.folder) and portable.load(run.model_folder, views=views).network
-    state = {} if ensemble else read_checkpoint(checkpoint_file(run, checkpoint))["state_dict"]
+    whole: Network | None = None
+    if exported is not None:
+        whole = EngineNetwork(portable.load(exported))
+    elif read_summary(run.folder):
+        whole = portable.load(run.model_folder, views=views).network
+    state = {} if whole else read_checkpoint(checkpoint_file(run, checkpoint))["state_dict"]
     datamodule = build_data(cfg, devices)
     datamodule.test_on(split, run.class_names)
-    if ensemble:
-        classifier = build_classifier(cfg, ensemble, datamodule, devices, 1.0)
+    if whole is not None:
+        classifier = build_classifier(cfg, whole, datamodule, devices, 1.0)
     else:
         classifier = restore_classifier(cfg, datamodule, devices, state)
     if classifier.multilabel:
@@ -117,6 +130,17 @@ def measure(
         **{name.removeprefix("test/"): float(value) for name, value in sorted(tested.items())},
     }
     return metrics, classifier.test_outputs
+
+
+def _run_of_export(run: Run | str | Path) -> tuple[Run, Path | None]:
+    """The run, and, where `run` is an exported folder in it (`exports/onnx-int8`), that folder."""
+    if isinstance(run, str | Path) and "://" not in str(run):
+        folder = Path(run).expanduser().resolve()
+        if (folder / DESCRIPTION).is_file() and read_description(folder).get("export"):
+            if not (folder.parents[1] / "config.yaml").is_file():
+                raise UserError(f"{run} is not in exports/ of its run, whose data set evaluate needs.")
+            return run_in(folder.parents[1]), folder
+    return run_in(run), None
 
 
 def configuration_of(run: Run, split: str, overrides: Sequence[str], trust: bool) -> DictConfig:
@@ -146,13 +170,10 @@ def _command(arguments: Sequence[str]) -> None:
     if options["run"] is None:
         raise UserError("Give the run folder: run=DIR")
     announce("loading PyTorch, Lightning and timm")
-    from imgcls.runs.run import load
-
     is_first = Share.of_this_process().rank == 0
     with log_to_terminal() if is_first else nullcontext():
-        run = load(options["run"])
         measured = evaluate(
-            run, options["split"], options["checkpoint"], overrides, options["views"], trust=options["trust"]
+            options["run"], options["split"], options["checkpoint"], overrides, options["views"], trust=options["trust"]
         )
     if not is_first:
         return

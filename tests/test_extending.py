@@ -15,12 +15,15 @@ import pytest
 from PIL import Image
 
 import imgcls
+from imgcls import portable
 from imgcls.errors import UserError
 from imgcls.models import heads
+from imgcls.portable import certificate, formats
+from imgcls.portable.conversion import Conversions
 from tests.conftest import write_pictures
 from tests.documents import blocks, commands
 
-MODULES = ("named", "cosine", "guessing", "elsewhere")
+MODULES = ("named", "cosine", "guessing", "elsewhere", "programs")
 
 
 @pytest.fixture
@@ -77,7 +80,7 @@ def test_the_examples_train_together(
     with pytest.raises(UserError, match="IMGCLS_PLUGINS=cosines"):
         imgcls.load("runs/cosine").predict("pictures/beagle_000.jpg")
 
-    (predict,) = [one for one in commands() if one.page == "docs/extending.md" and one.module == "predict"]
+    predict = next(one for one in commands() if one.page == "docs/extending.md" and one.module == "predict")
     Image.open("pictures/beagle_000.jpg").save("picture.jpg")
     monkeypatch.setattr(sys, "argv", ["imgcls.predict", *predict.words])
     for name, value in predict.environment.items():
@@ -88,6 +91,23 @@ def test_the_examples_train_together(
         runpy.run_module("imgcls.predict", run_name="__main__", alter_sys=True)
     assert ended.value.code in (0, None)
     assert "beagle" in capsys.readouterr().out
+
+
+def test_the_format_writes_what_answers_like_the_network(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.portable.test_portable import NAMES, PIXELS, SHAPE, build
+
+    monkeypatch.setattr(formats, "FORMATS", dict(formats.FORMATS))
+    monkeypatch.setattr(certificate, "SECONDS", 0.0)
+    portable.export(build(), preprocessing=SHAPE, class_names=NAMES, metrics={}, folder=project / "model", onnx=False)
+    model = portable.load(project / "model")
+    images = SHAPE.normalise(PIXELS)
+    labels = model.engine.outputs(images).argmax(axis=1)
+    conversions = Conversions(project / "model", model, images, lambda: [(images, labels)])
+    with pytest.raises(UserError, match=r"format=program: .*IMGCLS_PLUGINS"):
+        conversions.convert("program", "fp32", project / "program")
+    monkeypatch.setenv("IMGCLS_PLUGINS", "programs")
+    assert conversions.convert("program", "fp32", project / "program").certificate.difference < 1e-5
+    assert portable.load(project / "program").engine.name == "torch.export"
 
 
 def _forget_the_head(monkeypatch: pytest.MonkeyPatch) -> None:

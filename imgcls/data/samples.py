@@ -68,3 +68,19 @@ def labelled_validation_pictures(datamodule: ImageDataModule, count: int) -> Ite
     for position in np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).astype(np.int64)).tolist():
         with contextlib.suppress(BadPicture):
             yield datamodule.preprocessing.open(split.pictures[position]), int(split.labels[position])
+
+
+def evaluation_batches(
+    datamodule: ImageDataModule, split: str, count: int, batch_size: int = 16
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Up to `count` images of `split`, spread over it, as evaluation sees them, in batches with their labels.
+
+    Each batch is float32 (n, 3, S, S), normalised, and int64 (n,), or (n, C) with several labels.
+    """
+    store = datamodule.store_of(split, evaluation=True)
+    labels = datamodule.source.splits()[split].labels
+    positions = np.unique(np.linspace(0, len(store) - 1, min(count, len(store))).astype(np.int64))
+    for start in range(0, len(positions), batch_size):
+        part = positions[start : start + batch_size]
+        images = datamodule.normalise(store.gather(torch.from_numpy(part)))
+        yield images.contiguous().numpy(), labels[part]

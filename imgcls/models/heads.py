@@ -6,8 +6,6 @@ of the portable model, which can therefore be rebuilt from `model.json` alone.
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
@@ -18,6 +16,7 @@ from imgcls.errors import UserError
 from imgcls.models.choices import ACTIVATIONS, NORMS
 from imgcls.models.memory import Neighbours, Prototypes
 from imgcls.system.checks import check_value, choice
+from imgcls.system.extras import import_plugins
 
 
 class Head(Protocol):
@@ -132,11 +131,7 @@ def head_from_dict(values: Mapping[str, Any]) -> Head:
     options = dict(values)
     kind = options.pop("kind")
     if kind not in HEADS:
-        for module in os.environ.get("IMGCLS_PLUGINS", "").replace(",", " ").split():
-            try:
-                importlib.import_module(module)
-            except ImportError as error:
-                raise UserError(f"IMGCLS_PLUGINS={module}: it cannot be imported ({error}).") from error
+        import_plugins()
     if kind not in HEADS:
         raise UserError(
             f"The model has a head of kind {kind!r}, which is not registered. "

@@ -58,7 +58,7 @@ Images are rotated upright and converted to RGB, {_fit(preprocessing)}, and norm
 
 {_origin_of_metrics(description.get("added", {}))}
 {_class_section(description.get("per_class") or [])}{_calibration_section(description.get("calibration", {}))}\
-{_doubt_section(description)}{_parity_section(parity)}{_data_section(description)}
+{_doubt_section(description)}{_parity_section(parity)}{_export_section(description.get("export"))}{_data_section(description)}
 ## Limits
 
 {_limits(description)}
@@ -247,6 +247,28 @@ def _doubt_section(description: Mapping[str, Any]) -> str:
     lines = [str(ClassSets.from_dict(sets))] if sets else []
     lines += [str(Novelty.from_dict(novelty, np.empty((0, 0))))] if novelty else []
     return "".join(f"\n{line}\n" for line in lines)
+
+
+def _export_section(export: Mapping[str, Any] | None) -> str:
+    """What the certificate of an exported model says."""
+    if not export:
+        return ""
+    found, kept = export["certificate"], export["float32_layers"]
+    stay = f" Of {export['layers']} layers these stay in float32: {', '.join(map(_literal, kept))}." if kept else ""
+    return f"""
+This is the model as {export["format"]} in {export["precision"]}.{stay} Beside the float32 network of torch, on
+{found["images"]} validation images and on {found["machine"]}:
+
+| | float32, torch | {export["precision"]}, {export["format"]} |
+|---|---|---|
+| accuracy | {found["accuracy_before"]:.2%} | {found["accuracy"]:.2%} |
+| one image | {found["latency_ms_before"]:.1f} ms | {found["latency_ms"]:.1f} ms |
+| images per second | {found["images_per_second_before"]:.0f} | {found["images_per_second"]:.0f} |
+| size | {found["megabytes_before"]:.1f} MB | {found["megabytes"]:.1f} MB |
+
+{found["same_class"]:.2%} of the images have the same most likely class; probabilities differ by up to
+{found["difference"]:.2g}.
+"""
 
 
 def _parity_section(parity: Mapping[str, Mapping[str, Any]]) -> str:

@@ -6,13 +6,14 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from imgcls.errors import UserError, first_line
 from imgcls.models.architecture import Architecture
 from imgcls.portable.description import DESCRIPTION, NOVELTY, ONNX, WEIGHTS, temperature_of
+from imgcls.portable.formats import Engine, open_export
 from imgcls.system.checks import check_value, choice
 from imgcls.system.extras import check_installed
 from imgcls.system.machine import own_cores
@@ -24,20 +25,6 @@ if TYPE_CHECKING:
     from imgcls.portable.novelty import Novelty
 
 ENGINES = ("auto", "onnx", "torch")
-
-
-class Engine(Protocol):
-    """Computes logits; may be called from any thread, but only from one at a time."""
-
-    @property
-    def name(self) -> str:
-        """The engine and its device, for people."""
-
-    def outputs(self, images: np.ndarray) -> np.ndarray:
-        """float32 (N, C) logits, divided by the model's temperature, for float32 (N, 3, S, S) normalised images.
-
-        Of a model that knows unknown images float32 (N, C + 1), with their novelty in the last column.
-        """
 
 
 class OnnxEngine:
@@ -118,7 +105,7 @@ def create_engine(
     threads: int | None = None,
     description: Mapping[str, Any] | None = None,
 ) -> Engine:
-    """The engine `name` for the portable model in `folder`.
+    """The engine `name` for the portable model in `folder`; of an exported one, that of its format.
 
     Args:
         folder: the model's folder.
@@ -132,6 +119,10 @@ def create_engine(
         UserError: the engine is not installed, the weights cannot be read, or the device does not exist.
     """
     check_value("engine", name, choice(*ENGINES))
+    if description is not None and (export := description.get("export")):
+        if name not in ("auto", export["format"]):
+            raise UserError(f"engine={name}: {folder} holds format={export['format']} alone. Use engine=auto.")
+        return open_export(folder, description, threads)
     if name == "auto":
         wants_gpu = device.startswith("cuda") if device else _has_gpu() and importlib.util.find_spec("torch")
         has_onnx = (folder / ONNX).is_file() and importlib.util.find_spec("onnxruntime")

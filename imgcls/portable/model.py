@@ -219,7 +219,7 @@ def likeliest(
 
 def load(
     folder: str | Path,
-    engine: str = "torch",
+    engine: str | None = None,
     device: str | None = "cpu",
     threads: int | None = None,
     *,
@@ -229,7 +229,8 @@ def load(
 
     Args:
         folder: a run's `model/`, or a model on the Hugging Face hub: hf-hub:user/name.
-        engine: 'torch', 'onnx' (works without torch), or 'auto', the faster of the available ones.
+        engine: 'torch', 'onnx' (works without torch), or 'auto', the faster of the available ones; None: 'torch', or
+            that of the format of an exported model.
         device: for torch; None: a GPU if there is one.
         threads: for ONNX Runtime; all cores if None.
         views: of each image whose features are averaged, see `imgcls.models.views`; needs torch. None: the model's own.
@@ -252,6 +253,7 @@ def load(
             if engine == "onnx":
                 raise UserError(f"views={views}: {ONNX} computes views={architecture.views}. Use engine=torch.")
             architecture, engine = replace(architecture, views=views), "torch"
+        engine = engine or ("auto" if description.get("export") else "torch")
         return PortableModel(
             description=description,
             class_names=tuple(names),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata as metadata
 import importlib.util
+import os
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -140,6 +141,15 @@ def _missing(modules: Iterable[str], extra: str, feature: str) -> UserError:
     names = [module.split(".")[0] for module in modules]
     packages = " and ".join(PACKAGES.get(name, name) for name in names)
     return UserError(f"{feature} needs {packages}: pip install 'imgcls[{extra}]'.")
+
+
+def import_plugins() -> None:
+    """Import the modules named in IMGCLS_PLUGINS. Raises UserError for one that cannot be imported."""
+    for module in os.environ.get("IMGCLS_PLUGINS", "").replace(",", " ").split():
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise UserError(f"IMGCLS_PLUGINS={module}: it cannot be imported ({error}).") from error
 
 
 def check_logger(logger: Mapping[str, Any]) -> None:
