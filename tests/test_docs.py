@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from PIL import Image
 
 from imgcls import export, predict, prepare
 from imgcls.cli import read_options
 from imgcls.config.composition import check, compose
-from imgcls.config.overrides import Options, as_overrides
 from imgcls.serve import __main__ as serving
 from tests.conftest import write_pictures
 from tests.documents import PAGES, ROOT, Command, blocks, commands, one_trial, options
+from tests.trainings import compose_with
 
 HYDRA = ("train", "prepare")
 ELSEWHERE = {
@@ -81,7 +81,7 @@ def _write_pictures(folder: Path) -> None:
     shutil.copytree(pictures, folder / "corrections")
     shutil.make_archive(str(pictures), "zip", pictures)
     write_pictures(folder / "other_pictures", {"": 4}, ("zero", "one", "two"))
-    for name in ("holiday", "archive"):
+    for name in ("holiday", "archive", "shards"):
         (folder / name).mkdir()
     for name in ("picture.png", "picture.jpg", "holiday/1.jpg", "archive/1.jpg"):
         Image.new("RGB", (40, 30), (90, 120, 40)).save(folder / name)
@@ -92,11 +92,7 @@ def every(folder: Path) -> list[Path]:
 
 
 def _train_quickly(patch: pytest.MonkeyPatch) -> None:
-    def compose_quickly(words: Options = (), **more: Any) -> DictConfig:
-        return compose([*as_overrides(words, {}), *QUICK], **more)
-
-    for where in ("imgcls.config.compose", "imgcls.config.composition.compose"):
-        patch.setattr(where, compose_quickly)
+    compose_with(patch, QUICK)
     for name, value in {"LIMIT_TRAIN_BATCHES": "2", "LIMIT_VAL_BATCHES": "1", "LOGGER": "False"}.items():
         patch.setenv(f"PL_TRAINER_{name}", value)  # Lightning's own defaults of a Trainer that says nothing of them
 

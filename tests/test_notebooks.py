@@ -10,6 +10,8 @@ from typing import Any
 import matplotlib
 import pytest
 
+from tests.trainings import compose_with
+
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 REDUCED = {
@@ -42,13 +44,9 @@ def code(name: str) -> list[tuple[str, bool]]:
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from imgcls.config.composition import compose
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(
-        "imgcls.config.compose", lambda words=(), **more: compose([*words, *QUICK, *SMALLER.get(name, [])], **more)
-    )
+    compose_with(monkeypatch, [*QUICK, *SMALLER.get(name, [])])
     matplotlib.use("Agg")
     names: dict[str, Any] = {"__name__": "__main__"}
     assert sum(reduced for _, reduced in code(name)) == 1

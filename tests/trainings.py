@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from imgcls.runs.run import Run
 
 SMALL = [
@@ -42,6 +44,18 @@ def fit(tmp_path: Path, pictures: Path) -> Fit:
         return imgcls.fit(imgcls.compose([*SMALL, f"data.root={pictures}", f"run_dir={tmp_path / name}", *overrides]))
 
     return run
+
+
+def compose_with(patch: pytest.MonkeyPatch, more: list[str]) -> None:
+    """Whatever is composed from now on has these overrides too, last."""
+    from imgcls.config.composition import compose
+    from imgcls.config.overrides import Options, as_overrides
+
+    def composed(words: Options = (), **options: Any) -> DictConfig:
+        return compose([*as_overrides(words), *more], **options)
+
+    for where in ("imgcls.config.compose", "imgcls.config.composition.compose"):
+        patch.setattr(where, composed)
 
 
 @contextmanager
