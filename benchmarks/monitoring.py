@@ -31,6 +31,7 @@ from imgcls.models.logistic import solve
 from imgcls.monitoring.detection import SIDES, class_events, estimate_accuracy, tails, watch
 from imgcls.monitoring.evidence import MONTH, RISK, change_evidence
 from imgcls.monitoring.measures import Measures, measure
+from imgcls.monitoring.perturbations import PERTURBATIONS
 from imgcls.monitoring.reference import Reference, Versions, fit, measure_versions
 from imgcls.pictures import open_picture
 from imgcls.portable.calibration import calibrate
@@ -156,9 +157,9 @@ def reference_of(model: portable.PortableModel, folder: Path, arguments: argpars
     if not stored.is_file():
         val = files_of(arguments.cifar / "train", arguments.train + arguments.val, seed)[arguments.train :]
         found = measure_versions(model, ((open_picture(file), label) for file, label in val))
-        save(stored, found.images, correct=found.correct, numbers=found.numbers, copies=found.copies)
+        save(stored, found.images, correct=found.correct, numbers=found.numbers, kinds=found.kinds)
     with np.load(stored) as read:
-        return fit(Versions(load_measures(stored), *(read[name] for name in ("correct", "numbers", "copies"))))
+        return fit(Versions(load_measures(stored), *(read[name] for name in ("correct", "numbers", "kinds"))))
 
 
 def save(file: Path, images: Measures, **more: np.ndarray) -> None:
@@ -213,7 +214,7 @@ def delays(reference: Reference, usual: Measures, changed: Measures, streams: in
 
 def month(reference: Reference, seed: int) -> list[str]:
     """What raises a false alarm in a month of images like the reference: both drawn from a smoothed copy of it."""
-    dice, images, risk = np.random.default_rng(seed), reference.images, RISK / 2 / (len(SIDES) + 3)
+    dice, images, risk = np.random.default_rng(seed), reference.images, RISK / 2 / (len(SIDES) + len(PERTURBATIONS) + 2)
     limit, found = np.log(MONTH / risk), []
     for name, sides in SIDES.items():
         values = getattr(images, name).astype(np.float64)

@@ -125,7 +125,7 @@ def _measure(
         if not images:
             continue
         parts.append(reference.project(measure(model, np.stack(images))))
-        scores = reference.damage(vectors(parts[-1]))
+        scores = reference.damage(vectors(parts[-1])).max(axis=1)
         for place, score in enumerate(scores.tolist()):
             if len(unusual) < UNUSUAL or score > unusual[0][0]:
                 name = model.class_names[parts[-1].predicted[place]]

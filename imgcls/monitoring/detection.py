@@ -14,6 +14,7 @@ import numpy as np
 
 from imgcls.monitoring.evidence import MONTH, RISK, Event, bound_of_count, change_evidence, tail, wealth
 from imgcls.monitoring.measures import Measures
+from imgcls.monitoring.perturbations import PERTURBATIONS
 from imgcls.monitoring.reference import Reference, fit_line, vectors
 
 FIRST, PART = 250, 1000  # images that a classifier is trained on: those of the first part, and of the later ones
@@ -62,7 +63,7 @@ def watch(reference: Reference, stream: Measures) -> list[Watched]:
     """
     signs = {name: sides for name, sides in SIDES.items() if not np.isnan(getattr(reference.images, name)).any()}
     total = max(MONTH, len(stream))
-    risk = RISK / 2 / (len(signs) + 3)
+    risk = RISK / 2 / (len(signs) + len(PERTURBATIONS) + 2)
     bound = np.log(total / risk)
     found = []
 
@@ -75,8 +76,9 @@ def watch(reference: Reference, stream: Measures) -> list[Watched]:
     for name, sides in signs.items():
         before, now = getattr(reference.images, name), getattr(stream, name)
         add(name, change_evidence(tails(before, now, sides, risk), len(stream)) - bound, float(before.mean()), now)
-    before, now = reference.damage(vectors(odd(reference.images))), reference.damage(vectors(stream))
-    add("damage", change_evidence(tails(before, now, (-1,), risk), len(stream)) - bound, float(before.mean()), now)
+    damage = [reference.damage(vectors(images)) for images in (odd(reference.images), stream)]
+    for name, before, now in zip(PERTURBATIONS, *(values.T for values in damage), strict=True):
+        add(name, change_evidence(tails(before, now, (-1,), risk), len(stream)) - bound, float(before.mean()), now)
     classes = change_evidence(class_events(reference.images, stream, risk), len(stream)) - bound
     add("classes", classes, np.nan, np.full(len(stream), np.nan))
     found.append(_watch_features(reference, stream, risk, total))

@@ -67,8 +67,10 @@ def write_page(
 
 
 def _evidence(watched: Sequence[Watched]) -> Chart:
+    strongest = sorted(watched, key=lambda found: -found.evidence.max())[: len(SERIES)]
+
     def draw(axes: Any) -> None:
-        for colour, found in zip(SERIES, watched, strict=False):
+        for colour, found in zip(SERIES, strongest, strict=False):
             count = len(found.evidence)
             chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_POINTS)).astype(int))
             axes.plot(
@@ -79,7 +81,7 @@ def _evidence(watched: Sequence[Watched]) -> Chart:
         axes.legend(frameon=False, labelcolor=INK, fontsize=7, ncols=2)
         finish(axes, "evidence of drift", "image")
 
-    return Chart("Evidence of drift after each image", (draw,), size=(8.6, 3.2))
+    return Chart("The strongest evidence of drift after each image", (draw,), size=(8.6, 3.2))
 
 
 def _table(watched: Sequence[Watched]) -> Table:

@@ -6,6 +6,7 @@ A calibration that is fitted on clean images alone is too sure of worse ones; pe
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import numpy as np
@@ -16,7 +17,7 @@ Perturbation = Callable[[Image.Image, float, np.random.Generator], Image.Image]
 
 
 def darken(image: Image.Image, strength: float, dice: np.random.Generator) -> Image.Image:
-    """Less light: a quarter of it at full strength, as half a shutter's time four times over."""
+    """Less light, down to a fifth."""
     return _scaled(image, 1 - 0.8 * strength, 0)
 
 
@@ -39,16 +40,33 @@ def blur(image: Image.Image, strength: float, dice: np.random.Generator) -> Imag
 def grain(image: Image.Image, strength: float, dice: np.random.Generator) -> Image.Image:
     """The noise of little light, independent in each pixel and channel."""
     pixels = np.asarray(image, dtype=np.float32)
-    return _image(pixels + dice.normal(0, 50 * strength, pixels.shape))
+    return _image(pixels + dice.normal(0, 60 * strength, pixels.shape))
 
 
-PERTURBATIONS: tuple[Perturbation, ...] = (darken, brighten, fade, blur, grain)
+def shrink(image: Image.Image, strength: float, dice: np.random.Generator) -> Image.Image:
+    """The details of a thumbnail, of down to a third of the size."""
+    size = [max(1, round(side / (1 + 2 * strength))) for side in image.size]
+    way = (Image.Resampling.BOX, Image.Resampling.BICUBIC)[dice.integers(2)]
+    return image.resize(size, Image.Resampling.BOX).resize(image.size, way)
 
 
-def perturb(image: Image.Image, dice: np.random.Generator) -> Image.Image:
-    """`image` with a random one of PERTURBATIONS, of random strength."""
-    chosen = PERTURBATIONS[dice.integers(len(PERTURBATIONS))]
-    return chosen(image, float(dice.uniform(0.1, 1)), dice)
+def compress(image: Image.Image, strength: float, dice: np.random.Generator) -> Image.Image:
+    """The artefacts of JPEG, down to a quality of 5."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=round(60 - 55 * strength))
+    return Image.open(buffer).convert("RGB")
+
+
+PERTURBATIONS: dict[str, Perturbation] = {
+    "darkened": darken,
+    "brightened": brighten,
+    "faded": fade,
+    "blurred": blur,
+    "noisy": grain,
+    "shrunk": shrink,
+    "compressed": compress,
+}
+"""By what images look like after them."""
 
 
 def _scaled(image: Image.Image, factor: float, offset: float) -> Image.Image:

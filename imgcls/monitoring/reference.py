@@ -14,14 +14,16 @@ from PIL import Image
 from imgcls.channels import Planes
 from imgcls.errors import UserError
 from imgcls.monitoring.measures import Measures, measure
-from imgcls.monitoring.perturbations import perturb
+from imgcls.monitoring.perturbations import PERTURBATIONS
 from imgcls.portable import PortableModel
 from imgcls.system.files import atomic_write_bytes
 
 FILE = "reference.npz"
 LEAST, MOST = 20, 2000  # images
 COPIES = 2  # of each, perturbed
-COMPONENTS = 32  # principal components of the features that are compared
+CLEAN = -1
+PENALTY = 0.05  # inverse of the weight decay of the regressions
+COMPONENTS = 64  # principal components of the features that are compared
 BATCH = 32
 MISSING = (
     "the model has no reference to compare with. While the data set of its run is there: "
@@ -31,22 +33,22 @@ MISSING = (
 
 @dataclass(frozen=True)
 class Line:
-    """A linear function of the standardised numbers of an image, see `vectors`.
+    """A linear function of the standardised numbers of an image, see `vectors`, or K of them.
 
     Attributes:
         centre: float64 (D,), subtracted.
         scale: float64 (D,), by which the difference is divided.
-        weights: float64 (D,).
-        bias: added.
+        weights: float64 (D,) or (D, K).
+        bias: float64 () or (K,), added.
     """
 
     centre: np.ndarray
     scale: np.ndarray
     weights: np.ndarray
-    bias: float
+    bias: np.ndarray
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """float64 (N,) for float64 (N, D) rows."""
+        """float64 (N,) or (N, K) for float64 (N, D) rows."""
         return np.asarray((rows - self.centre) / self.scale @ self.weights + self.bias)
 
 
@@ -60,7 +62,8 @@ class Reference:
         mean: float32 (F,), of the features.
         components: float32 (F, K), by which they are projected.
         correctness: the logit of the probability that the model is right, for `vectors`.
-        damage: high where an image looks perturbed, for `vectors`; learned from the images with even numbers alone.
+        damage: for `vectors`, of each of PERTURBATIONS: high where an image looks as after it. Learned from the images
+            with even numbers and their copies alone.
     """
 
     images: Measures
@@ -98,7 +101,7 @@ class Reference:
                     return {field.name: stored[f"{name}.{field.name}"] for field in fields(kind)}
 
                 images = Measures(**part("images", Measures))
-                lines = {name: Line(**part(name, Line)) for name in ("correctness", "damage")}  # type: ignore[arg-type]
+                lines = {name: Line(**part(name, Line)) for name in ("correctness", "damage")}
                 return cls(images, stored["correct"], stored["mean"], stored["components"], **lines)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{file} is damaged: {error}. Write it again: python -m imgcls.export") from error
@@ -112,13 +115,13 @@ class Versions:
         images: with all of their features.
         correct: bool (M,), whether the model was right.
         numbers: int64 (M,), of the validation image.
-        copies: int64 (M,), of the copy; 0 is the image itself.
+        kinds: int64 (M,), the place of a copy's perturbation in PERTURBATIONS; CLEAN is the image itself.
     """
 
     images: Measures
     correct: np.ndarray
     numbers: np.ndarray
-    copies: np.ndarray
+    kinds: np.ndarray
 
 
 def fit_reference(
@@ -146,37 +149,49 @@ def measure_versions(
     dice, preprocessing = np.random.default_rng(seed), model.preprocessing
 
     def versions() -> Iterator[tuple[np.ndarray, int, int, int]]:
-        """Pixels, class, number of the image, and of the copy."""
+        """Pixels, class, number of the image, and kind of the copy."""
         for number, (picture, label) in enumerate(pictures):
-            yield preprocessing.pixels(picture), label, number, 0
+            yield preprocessing.pixels(picture), label, number, CLEAN
             if isinstance(picture, Image.Image):
                 for copy in range(COPIES):
-                    yield preprocessing.pixels(perturb(picture.convert("RGB"), dice)), label, number, copy + 1
+                    kind = (COPIES * number + copy) % len(PERTURBATIONS)
+                    perturb = list(PERTURBATIONS.values())[kind]
+                    worse = perturb(picture.convert("RGB"), float(dice.uniform(0.1, 1)), dice)
+                    yield preprocessing.pixels(worse), label, number, kind
 
     measured, notes = [], []
     for batch in _batches(versions()):
         measured.append(measure(model, preprocessing.normalise(np.stack([pixels for pixels, *_ in batch]))))
         notes += [note for _, *note in batch]
-    labels, numbers, copies = np.array(notes, dtype=np.int64).reshape(-1, 3).T
+    labels, numbers, kinds = np.array(notes, dtype=np.int64).reshape(-1, 3).T
     if len(np.unique(numbers)) < LEAST:
         raise UserError(f"reference=true needs at least {LEAST} validation images that can be read.")
     images = Measures.concatenate(measured)
-    return Versions(images, images.predicted == labels, numbers, copies)
+    return Versions(images, images.predicted == labels, numbers, kinds)
 
 
 def fit(versions: Versions) -> Reference:
     """The reference from what was measured."""
-    images, correct, even, clean = versions.images, versions.correct, versions.numbers % 2 == 0, versions.copies == 0
-    mean, components = _principal(images.features[clean & even])
+    images, correct, even, clean = versions.images, versions.correct, versions.numbers % 2 == 0, versions.kinds == CLEAN
+    mean, components = _principal(images.features[even])
     projected = replace(images, features=_project(images.features, mean, components))
     rows = vectors(projected)
+    kinds = [
+        fit_line(rows, versions.kinds == kind, even * _balance(clean, versions.kinds == kind))
+        for kind in range(len(PERTURBATIONS))
+    ]
     return Reference(
         projected[clean],
         correct[clean],
         mean,
         components,
         fit_line(rows, correct, np.where(clean, COPIES, 1)),
-        fit_line(rows[even], ~clean[even]),
+        Line(
+            kinds[0].centre,
+            kinds[0].scale,
+            np.stack([line.weights for line in kinds], axis=1),
+            np.array([line.bias for line in kinds]),
+        ),
     )
 
 
@@ -198,13 +213,21 @@ def vectors(images: Measures) -> np.ndarray:
 def fit_line(rows: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> Line:
     """The logistic regression of a bool (N,) on (N, D) rows with weights (N,); a constant if all are equal."""
     centre, scale = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-9)
-    if target.all() or not target.any():
-        share = (target.sum() + 0.5) / (len(target) + 1)
-        return Line(centre, scale, np.zeros(rows.shape[1]), float(np.log(share / (1 - share))))
+    used = np.ones(len(rows), dtype=bool) if weights is None else weights > 0
+    if target[used].all() or not target[used].any():
+        share = (target[used].sum() + 0.5) / (used.sum() + 1)
+        return Line(centre, scale, np.zeros(rows.shape[1]), np.asarray(np.log(share / (1 - share))))
     from sklearn.linear_model import LogisticRegression
 
-    fitted = LogisticRegression(C=0.1, max_iter=1000).fit((rows - centre) / scale, target, weights)
-    return Line(centre, scale, fitted.coef_[0], float(fitted.intercept_[0]))
+    standard, given = ((rows - centre) / scale)[used], None if weights is None else weights[used]
+    fitted = LogisticRegression(C=PENALTY, max_iter=1000).fit(standard, target[used], given)
+    return Line(centre, scale, fitted.coef_[0], np.asarray(fitted.intercept_[0]))
+
+
+def _balance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """float64 (N,): weights with which both sets count as much as the smaller one has images; 0 for all others."""
+    least = min(first.sum(), second.sum())
+    return first * (least / max(first.sum(), 1)) + second * (least / max(second.sum(), 1))
 
 
 def _principal(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

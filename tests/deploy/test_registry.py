@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -124,3 +126,38 @@ def test_a_batch_that_fails_says_why(account: Account, run: Path) -> None:
     with pytest.raises(UserError, match=r"ended as Failed: a.jpg: 500, .*out of memory.*TransformJobs"):
         command(["batch", "s3://pictures", "run=runs/dogs", "name=dogs", ROLE, "image=own/image:1", "poll=0.01"])
     assert not Path("answers.jsonl").exists()
+
+
+def test_whatever_aws_denies_is_said_in_a_line(account: Account, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each operation of a batch and of a registration, in turn: a UserError with AWS's words, and no answers."""
+    from botocore.client import BaseClient
+    from botocore.exceptions import ClientError
+
+    s3 = account.cloud().client("s3")
+    s3.create_bucket(Bucket="pictures")
+    s3.put_object(Bucket="pictures", Key="a.jpg", Body=(Path("pictures") / "00.jpg").read_bytes())
+    call = BaseClient._make_api_call
+
+    def denying(denied: str) -> Callable[..., Any]:
+        def answer(client: Any, operation: str, params: dict[str, Any]) -> Any:
+            if operation == denied:
+                error: Any = {"Error": {"Code": "AccessDenied", "Message": f"no {operation}"}}
+                raise ClientError(error, operation)
+            return call(client, operation, params)
+
+        return answer
+
+    for words in (["batch", "s3://pictures", ROLE, "poll=0.01", "test=false"], ["register", "approve=true"]):
+        everything = [*words, "run=runs/dogs", "image=own/image:1"]
+        assert account.cloud().places  # the bucket is there
+        account.aws.calls.clear()
+        command([*everything, "name=first"])
+        asked = {call.operation for call in account.aws.calls if call.who == "person"} - {"GetRole"}  # it is optional
+        assert len(asked) > 6
+        for operation in sorted(asked):
+            Path("answers.jsonl").unlink(missing_ok=True)
+            monkeypatch.setattr(BaseClient, "_make_api_call", denying(operation))
+            with pytest.raises(UserError, match=f"no {operation}"):
+                command([*everything, f"name={operation}"])
+            monkeypatch.setattr(BaseClient, "_make_api_call", call)
+            assert not Path("answers.jsonl").exists()

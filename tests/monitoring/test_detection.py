@@ -42,7 +42,7 @@ def test_predicted_classes_and_features_that_drift_are_noticed(digits: Digits) -
 def test_the_accuracy_is_estimated_without_labels(digits: Digits) -> None:
     """Much nearer than by the mean confidence, which is too sure of worse images."""
     dice, errors = np.random.default_rng(2), []
-    for worse in PERTURBATIONS:
+    for worse in PERTURBATIONS.values():
         measures = digits.measures([worse(image, float(dice.uniform(0.1, 1)), dice) for image in digits.images])
         estimate = estimate_accuracy(digits.reference, measures)
         assert estimate.low < estimate.value < estimate.high
