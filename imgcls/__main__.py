@@ -20,6 +20,7 @@ COMMANDS = {
     "extend": "add a class to a model without training",
     "soup": "average runs that began from the same weights",
     "export": "write a run's portable model again",
+    "verify": "compare an exported model with the trained network on any images",
     "push": "publish a run's model on the Hugging Face hub",
     "report": "write the report of a run, or compare runs",
     "serve": "answer images over HTTP, with a page to try it",

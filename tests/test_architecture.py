@@ -22,6 +22,7 @@ COMMANDS = {
     "embed",
     "extend",
     "push",
+    "verify",
     "monitor",
 }
 SHARED = {"errors", "pictures", "channels", "preprocessing", "cli"}  # of which the commands alone import cli

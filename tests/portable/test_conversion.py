@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from imgcls import evaluate, export, portable, predict
+from imgcls import evaluate, export, portable, predict, verify
 from imgcls.errors import UserError
 from imgcls.portable import certificate, conversion, formats
 from imgcls.portable.calibration import Calibration
@@ -181,7 +182,8 @@ def test_the_commands_write_and_use_an_exported_folder(
     fit: Fit, run_command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(conversion, "TOLERANCE_POINTS", dict.fromkeys(formats.PRECISIONS, 100.0))
+    for module in (conversion, certificate):
+        monkeypatch.setattr(module, "TOLERANCE_POINTS", dict.fromkeys(formats.PRECISIONS, 100.0))
     run = fit("trainer.max_epochs=1")
     assert run_command(export, f"run={run.folder}", "format=all", "precision=int8") == 0
     printed = capsys.readouterr().out
@@ -198,6 +200,17 @@ def test_the_commands_write_and_use_an_exported_folder(
     capsys.readouterr()
     assert run_command(predict, f"run={exported}", str(picture)) == 0
     assert picture.name in capsys.readouterr().out
+
+    images = run.folder.parent / "pictures" / "test"  # a folder for each class
+    assert run_command(verify, exported, images) == 0
+    content = json.loads((exported / "certificate.json").read_text())
+    assert (content["passed"], content["images"], content["precision"]) == (True, 24, "int8")
+    assert content["accuracy_before"] == pytest.approx(run.metrics["test/accuracy"])
+    assert content["sha256"]["model.onnx"] == hashlib.sha256((exported / "model.onnx").read_bytes()).hexdigest()
+    monkeypatch.setattr(certificate, "TOLERANCE_POINTS", dict.fromkeys(formats.PRECISIONS, -1.0))
+    assert run_command(verify, exported, picture) == 2
+    assert json.loads((exported / "certificate.json").read_text())["passed"] is False
+    assert run_command(verify, exported) == 2
 
     assert run_command(export, f"run={run.folder}", "precision=int8") == 2
     assert run_command(export, f"run={run.folder}", "format=onnx", "checkpoint=last") == 2
