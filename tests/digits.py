@@ -12,6 +12,7 @@ from PIL import Image
 from imgcls import portable
 from imgcls.monitoring.measures import Measures, measure
 from imgcls.monitoring.reference import FILE, Reference, fit_reference
+from imgcls.portable.novelty import fit_novelty
 
 SIDE = 24
 
@@ -53,16 +54,25 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
     network = create_network("test_resnet", 10).eval()
     preprocessing = Preprocessing(SIDE, SIDE)
     with torch.inference_mode():
-        inputs = preprocessing.normalise(np.stack([preprocessing.pixels(image) for image in images[:500]]))
-        features = network.features(torch.from_numpy(inputs))
+        inputs = preprocessing.normalise(np.stack([preprocessing.pixels(image) for image in images[:900]]))
+        features, held_out = network.features(torch.from_numpy(inputs)).split([500, 400])
     head = solve(features, torch.from_numpy(labels[:500]), 10)
+    novelty = fit_novelty(features.numpy(), labels[:500], held_out.numpy(), 0.95)
     layer = next(layer for layer in network.head.modules() if isinstance(layer, torch.nn.Linear))
     with torch.no_grad():
         layer.weight.copy_(head.weight)
         layer.bias.copy_(head.bias)
     folder = tmp_path_factory.mktemp("digits") / "model"
     names = [str(number) for number in range(10)]
-    portable.export(network, preprocessing=preprocessing, class_names=names, metrics={}, folder=folder, onnx=False)
+    portable.export(
+        network,
+        preprocessing=preprocessing,
+        class_names=names,
+        metrics={},
+        folder=folder,
+        onnx=False,
+        novelty=novelty,
+    )
     model = portable.load(folder)
     reference = fit_reference(model, zip(images[500:1400], labels[500:1400].tolist(), strict=True))
     reference.save(folder / FILE)

@@ -48,6 +48,7 @@ def test_what_has_drifted_and_what_has_not(
     assert "dark.html shows how" in printed.err
     page = (tmp_path / "dark.html").read_text()
     assert "Most unusual images" in page
+    assert "unknown images" in page
     assert "data:image/jpeg" in page
 
 

@@ -57,12 +57,15 @@ def write_page(
     }
     if unusual:
         sections["Most unusual images"] = [Pictures(unusual)]
-    numbers = [
+    numbers: list[tuple[str, ...]] = [
         ("images", f"{len(stream):,}"),
         ("estimated accuracy", f"{accuracy.value:.1%}", f"{accuracy.low:.1%} to {accuracy.high:.1%}"),
         ("accuracy on validation", f"{reference.correct.mean():.1%}"),
         ("validation images", f"{len(reference.images):,}"),
     ]
+    if not np.isnan(reference.images.novelty).any():
+        before, now = ((images.novelty > 1).mean() for images in (reference.images, stream))
+        numbers.append(("unknown images", f"{now:.1%}", f"{before:.1%} on validation"))
     return page.write_page(output, captured, sections, sentence=sentence, numbers=numbers)
 
 
@@ -81,7 +84,7 @@ def _evidence(watched: Sequence[Watched]) -> Chart:
         axes.legend(frameon=False, labelcolor=INK, fontsize=7, ncols=2)
         finish(axes, "evidence of drift", "image")
 
-    return Chart("The strongest evidence of drift after each image", (draw,), size=(8.6, 3.2))
+    return Chart("The strongest evidence of drift after each image", (draw,), size=(6.4, 3.0))
 
 
 def _table(watched: Sequence[Watched]) -> Table:
