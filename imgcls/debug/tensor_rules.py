@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import takewhile
 from statistics import fmean
 from typing import ClassVar
 
@@ -13,10 +14,11 @@ from imgcls.debug.rules import Outcome, Rule, some
 
 @dataclass(frozen=True)
 class VanishingGradient(Rule):
-    """The mean absolute gradient of a trained layer is below `threshold` in `patience` observed steps in a row.
+    """The mean absolute gradients of the first trained layers are below `threshold` in `patience` steps in a row.
 
-    SageMaker fires at the first one. Residual branches that start with a zero norm have almost no gradient while the
-    learning rate warms up, and still train well, so steps before `start_step` are ignored.
+    Gradients vanish on their way down to the first layers (Hochreiter 1991). SageMaker fires at any layer, but the
+    branches of a residual network, whose last norm starts at zero, have almost no gradient and train well beside the
+    layers below, which have one. Steps before `start_step`, while the learning rate warms up, are ignored.
     """
 
     threshold: float = 1e-7
@@ -29,11 +31,17 @@ class VanishingGradient(Rule):
     def find(self, record: Record) -> Outcome:
         return self._check_layers(
             record,
-            lambda observation: observation.gradient_size if observation.step >= self.start_step else {},
+            lambda observation: self._from_below(observation) if observation.step >= self.start_step else {},
             lambda size: size < self.threshold,
             "The gradients of {count} layer{s} vanish; first in step {step}, where the mean in {layer} is {value:.1e}.",
             self.patience,
         )
+
+    def _from_below(self, observation: Observation) -> dict[str, float]:
+        """The gradients, those above a layer with a sufficient one as infinite."""
+        sizes = observation.gradient_size
+        lowest = sum(1 for _ in takewhile(lambda size: size < self.threshold, sizes.values()))
+        return {layer: size if place < lowest else math.inf for place, (layer, size) in enumerate(sizes.items())}
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,14 @@ def test_knowing_the_training_images_only_is_an_issue(train: float, val: float, 
     assert ("100.0% in training, but 36.0% in validation" in outcome.sentence) == fires
 
 
+@pytest.mark.parametrize(("sizes", "layers"), [((1e-9, 1e-8, 1e-3), ["a", "b"]), ((1e-3, 1e-9, 1e-2), [])])
+def test_gradients_vanish_from_the_first_layer_on(sizes: tuple[float, ...], layers: list[str]) -> None:
+    observations = [Observation(step, 0, 0.1, dict(zip("abc", sizes, strict=True))) for step in (20, 22)]
+    outcome = RULES["VanishingGradient"].check(Record(observations=observations))
+    assert (outcome.status == ISSUES) == bool(layers), "not that of a residual branch whose last norm is near zero"
+    assert list(outcome.layers) == layers
+
+
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Record:
     folder = tmp_path_factory.mktemp("healthy")
