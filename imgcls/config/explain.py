@@ -13,6 +13,7 @@ from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from imgcls.config.groups import VERSION_BASE, choices_with, config_dir
+from imgcls.config.help import find_options
 from imgcls.config.hydra_internals import node_of
 from imgcls.errors import UserError, nearest
 from imgcls.models.names import is_model
@@ -35,6 +36,8 @@ def explain(error: Exception, overrides: list[str], config_name: str) -> UserErr
         advice = nearest(choice, options)
         if group == "model" and is_model(choice):
             advice = f"Give a network of timm as model.name={choice}."
+        elif not advice.startswith("Did you mean") and find_options([choice]):
+            advice += f" Options about it: python -m imgcls options {choice}"
         return UserError(f"{group}={choice}: there is no {group} called {choice!r}. {advice}")
     if match := re.search(r"Could not override '([^']+)'. No match in the defaults list", text):
         return UserError(

@@ -61,6 +61,8 @@ def test_a_wrong_name_or_value_is_one_clear_line(overrides: list[str], words: li
 
 
 def test_only_what_can_be_chosen_is_named() -> None:
+    with pytest.raises(UserError, match=r"no loss called 'asymmetric'\. .* imgcls options asymmetric$"):
+        compose(["data=digits", "loss=asymmetric"])
     with pytest.raises(UserError, match=r"no model called 'zebra'\. Choose one of: cifarnet, [\w, ]+\.$"):
         compose(["model=zebra"])
 
