@@ -87,10 +87,11 @@ def test_rehearsal_walks_the_whole_way(
         monkeypatch.delenv(name)
     command(["run=runs/dogs", "target=rehearsal", "samples=2", "max_instances=3"])
     said = capsys.readouterr()
-    steps = ["Deploy", "Update", "Roll back", "Put a Lambda function in front", "List and delete all"]
+    steps = ["Deploy", "Update", "Roll back", "Put a Lambda function in front", "Register a version", "List and delete"]
     places = [said.out.index(f"\n{step}") for step in steps]
     assert places == sorted(places)
     assert said.out.count("test: 2 of 2 images with the same top class as the local model") == 2
+    assert "test: 2 answers are the local model's" in said.out
     assert "removed role" in said.out
     assert "all to this machine. All resources are deleted." in said.out
     assert not (run / "deploy.json").exists(), "a rehearsal is not remembered as an endpoint"
