@@ -266,12 +266,14 @@ def _projection(thumbnails: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 def _differences(new: np.ndarray, old: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """The RMS difference of each pair of thumbnails, float32 (n,)."""
-    differences = np.empty(len(i), dtype=np.float32)
-    for start in range(0, len(i), 100_000):
-        part = slice(start, start + 100_000)
-        squares = (new[i[part]].astype(np.float32) - old[j[part]]) ** 2
-        differences[part] = np.sqrt(squares.mean(axis=(1, 2, 3)))
-    return differences
+    squares = np.empty(len(i), dtype=np.float32)
+    new, old = (thumbnails.reshape(len(thumbnails), -1) for thumbnails in (new, old))
+    for start in range(0, len(i), 4096):  # which stay in the processor's cache
+        part = slice(start, start + 4096)
+        difference = new[i[part]].astype(np.float32)
+        difference -= old[j[part]]
+        squares[part] = np.einsum("ij,ij->i", difference, difference)
+    return np.sqrt(squares / np.float32(new.shape[1]))
 
 
 def _count_bits(values: np.ndarray) -> np.ndarray:

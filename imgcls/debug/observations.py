@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 Layers = Mapping[str, float]
 """A number per layer, by its name in the network."""
@@ -72,7 +73,7 @@ class Record:
     recognised: tuple[tuple[int, int], ...] = ()
     """For each class: its images in the last validation, and how many of them were classified correctly."""
 
-    @property
+    @cached_property
     def warm_up(self) -> int | None:
         """Steps before the learning rate reached half of its peak; None while it still rises."""
         if len(self.rates) > 1 and self.rates[-1] > self.rates[-2]:
