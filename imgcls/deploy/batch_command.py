@@ -7,13 +7,14 @@ import tempfile
 from pathlib import Path
 
 from imgcls.aws.account import Account
+from imgcls.aws.instances import offered_types
 from imgcls.deploy import batch
 from imgcls.deploy.endpoint import Deployment, Plan
 from imgcls.deploy.lookup import Values, connect
 from imgcls.deploy.options import Options, create_options
 from imgcls.deploy.requests import instance_type_of
 from imgcls.deploy.source import Source, source_of_job, source_of_package, source_of_run
-from imgcls.errors import UserError
+from imgcls.errors import UserError, nearest
 from imgcls.serve.archive import write_archive
 
 log = logging.getLogger("imgcls.deploy")
@@ -38,10 +39,13 @@ def transform(account: Account, options: Options, source: Source, place: str, *,
 
     Raises UserError: AWS refuses, the job fails, or its answers differ from the local model's.
     """
+    kind, count = instance_type_of(options, None), options.instance_count or 1
+    offered = offered_types("TransformInstanceType")
+    if offered and kind not in offered:
+        raise UserError(f"instance_type={kind}: SageMaker runs no batches on this type. {nearest(kind, offered)}")
     images = batch.find_images(account, place)
     if not images.sent:
         raise UserError(f"{place}: all {len(images.uris)} images are larger than {batch.REQUEST_LIMIT >> 20} MB.")
-    kind, count = instance_type_of(options, None), options.instance_count or 1
     log.info("%d images with %d x %s, billed while the job runs.", len(images.sent), count, kind)
     with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
         deployment = Deployment(account, Plan(source.name, options, source.folder.name, source.package))

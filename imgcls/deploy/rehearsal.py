@@ -128,7 +128,8 @@ def _rehearse_registry(account: Account, options: Options, source: Source) -> No
             key = f"{prefix}/{number}{Path(sample.name).suffix or '.jpg'}"
             account.client("s3").put_object(Bucket=bucket, Key=key, Body=sample.content)
         version = replace(source, package=package.arn)
-        transform(account, replace(options, instance_count=1), version, place, answers=Path(work) / "answers.jsonl")
+        here = replace(options, instance_type=None, instance_count=1)  # not all types of endpoints run batches
+        transform(account, here, version, place, answers=Path(work) / "answers.jsonl")
 
 
 def _step(text: str) -> None:

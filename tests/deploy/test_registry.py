@@ -74,6 +74,10 @@ def test_a_version_is_registered_approved_and_deployed(
         (["register"], "Give the run to register"),
         (["batch", "run=runs/dogs"], "Give the images"),
         (["batch", "s3://pictures/none", "run=runs/dogs", ROLE], "there are no images"),
+        (
+            ["batch", "s3://pictures", "run=runs/dogs", ROLE, "instance_type=ml.c8g.large"],
+            "runs no batches on this type",
+        ),
         (["batch", "none.csv", "run=runs/dogs", ROLE], "no such table"),
     ],
 )
