@@ -87,58 +87,64 @@ def _cut_groups(split: Split, shares: Sequence[float], seed: int, *, first_has_a
     group_of = np.array([ids[group] for group in split.groups], dtype=np.int64)
     strata = split.strata
     classes = int(strata.max()) + 1 if len(split) else 0
-    # the content of a group: pairs of a class and a number of images; the last "class" is the whole
-    content: list[list[tuple[int, int]]] = [[] for _ in names]
-    pairs, counts = np.unique(group_of * classes + strata, return_counts=True)
-    for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-        content[pair // classes].append((pair % classes, count))
+    # Flat lists of numbers, and plain loops: there may be a million groups. Those of group g have the places
+    # starts[g] to starts[g + 1] of `labels` and `counts`, a class and its number of images.
+    pairs, numbers = np.unique(group_of * classes + strata, return_counts=True)
+    labels, counts = (pairs % max(classes, 1)).tolist(), numbers.tolist()
+    starts = np.searchsorted(pairs, classes * np.arange(len(names) + 1)).tolist()
     sizes = np.bincount(group_of, minlength=len(names)).tolist()
-    for parts, size in zip(content, sizes, strict=True):
-        parts.append((classes, size))
-    totals = [*np.bincount(strata, minlength=classes).tolist(), len(split)]
-    lacking = [[share * total for total in totals] for share in shares]
+    totals, whole = np.bincount(strata, minlength=classes).tolist(), len(split)
+    lacking = [[share * total for total in (*totals, whole)] for share in shares]
     keys = _hashes(seed, names)
     part_of = [0] * len(names)
     for group in sorted(range(len(names)), key=lambda group: (-sizes[group], keys[group])):
+        places, size = range(starts[group], starts[group + 1]), sizes[group]
         part, least = 0, math.inf
         for number, lack in enumerate(lacking):
             cost = 0.0
-            for label, count in content[group]:  # a loop, because there may be a million groups
-                cost += count * (count - 2 * lack[label]) / totals[label]
+            for place in places:
+                cost += counts[place] * (counts[place] - 2 * lack[labels[place]]) / totals[labels[place]]
+            cost += size * (size - 2 * lack[classes]) / whole
             if cost < least:
                 part, least = number, cost
         part_of[group] = part
-        for label, count in content[group]:
-            lacking[part][label] -= count
+        for place in places:
+            lacking[part][labels[place]] -= counts[place]
+        lacking[part][classes] -= size
     if first_has_all:
-        _repair(part_of, content, sizes, shares, classes)
+        _repair(part_of, labels, starts, sizes, shares, classes)
     return np.array(part_of)[group_of] == np.arange(len(shares))[:, None]
 
 
 def _repair(
     part_of: list[int],
-    content: list[list[tuple[int, int]]],
+    labels_of_all: list[int],
+    starts: list[int],
     sizes: list[int],
     shares: Sequence[float],
     classes: int,
 ) -> None:
     """Move small groups, so that the first part has every class, and then, if it can keep them, no part is empty."""
+
+    def labels_of(group: int) -> list[int]:
+        return labels_of_all[starts[group] : starts[group + 1]]
+
     holders: dict[int, list[int]] = defaultdict(list)  # class to its groups, the smallest first
     by_size = sorted(range(len(part_of)), key=sizes.__getitem__)
     for group in by_size:
-        for label, _ in content[group][:-1]:
+        for label in labels_of(group):
             holders[label].append(group)
     first_has = [sum(part_of[group] == 0 for group in holders[label]) for label in range(classes)]
     for label in range(classes):
         if holders[label] and not first_has[label]:
             moved = holders[label][0]
             part_of[moved] = 0
-            for other, _ in content[moved][:-1]:
+            for other in labels_of(moved):
                 first_has[other] += 1
     for part, share in enumerate(shares):
         if share and part not in part_of:
             for group in by_size:
-                labels = [label for label, _ in content[group][:-1]]
+                labels = labels_of(group)
                 if part_of[group] == 0 and all(first_has[label] > 1 for label in labels):
                     part_of[group] = part
                     for label in labels:
