@@ -3,7 +3,8 @@
 usage: python -m imgcls.export run=DIR [format=portable|sagemaker] [checkpoint=best|last|FILE] [onnx=auto|true|false]
                                [calibrate=true|false] [known=0.95|auto|false] [examples=true|false]
                                [reference=true] [output=FILE] [trust=true] [data.root=DIR …]
-       python -m imgcls.export run=DIR format=onnx|all [precision=fp32|fp16|int8] [output=DIR] [trust=true]
+
+usage: python -m imgcls.export run=DIR format=onnx|all [precision=fp32|fp16|int8] [output=DIR] [trust=true]
                                [data.root=DIR …]
 
 format=portable writes `model/` in the run folder again, as at the end of the run, and compares it with the checkpoint
