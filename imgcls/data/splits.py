@@ -93,11 +93,11 @@ def _cut_groups(split: Split, shares: Sequence[float], seed: int, *, first_has_a
     labels, counts = (pairs % max(classes, 1)).tolist(), numbers.tolist()
     starts = np.searchsorted(pairs, classes * np.arange(len(names) + 1)).tolist()
     sizes = np.bincount(group_of, minlength=len(names)).tolist()
+    hashes = np.frombuffer(b"".join(_hashes(seed, names)), dtype=">u8")
     totals, whole = np.bincount(strata, minlength=classes).tolist(), len(split)
     lacking = [[share * total for total in (*totals, whole)] for share in shares]
-    keys = _hashes(seed, names)
     part_of = [0] * len(names)
-    for group in sorted(range(len(names)), key=lambda group: (-sizes[group], keys[group])):
+    for group in np.lexsort((hashes, -np.array(sizes))).tolist():
         places, size = range(starts[group], starts[group + 1]), sizes[group]
         part, least = 0, math.inf
         for number, lack in enumerate(lacking):

@@ -299,10 +299,10 @@ class _Rows:
 
     def _first_of_each(self, names: Sequence[str], labels: np.ndarray, splits: np.ndarray) -> tuple[list[int], int]:
         """The first row of each file, and how many other rows repeat one; contradicting rows are wrong."""
+        if len(set(names)) == len(names):
+            return list(range(len(names))), 0
         first: dict[str, int] = {}
         keep = [row for row, name in enumerate(names) if first.setdefault(name, row) == row]
-        if len(keep) == len(names):
-            return keep, 0
         for row, name in enumerate(names):
             before = first[name]
             if row == before or not name:
