@@ -6,6 +6,7 @@ tolerance.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +32,10 @@ from imgcls.portable.exported import Exported
 from imgcls.portable.exporter import write_description
 from imgcls.portable.formats import Converter, Format, Source, find_format
 from imgcls.portable.model import PortableModel
+from imgcls.system.bars import with_bar
 from imgcls.system.files import atomic_folder
+
+log = logging.getLogger(__name__)
 
 PROBED = 32
 """Images on which the harm of each layer is measured."""
@@ -109,6 +113,13 @@ class Conversions:
             lost = points_lost(())
             kept: tuple[str, ...] = ()
             if lost > tolerance + 1e-9 and converter.layers:
+                log.info(
+                    "%s %s: %.2f points of accuracy are lost, %g may be. Looking for the layers that do the harm.",
+                    name,
+                    precision,
+                    lost,
+                    tolerance,
+                )
                 order = self._by_harm(form, converter)
                 kept = fewest(order, lambda keep: points_lost(keep) <= tolerance + 1e-9)
                 converter.write(partial, kept)
@@ -152,7 +163,7 @@ class Conversions:
         expected = self._before.outputs(self._probe)[:, : len(self._model.class_names)]
         harm: dict[str, float] = {}
         with tempfile.TemporaryDirectory(prefix="imgcls-") as folder:
-            for layer in converter.layers:
+            for layer in with_bar(converter.layers, len(converter.layers), "Measuring the harm of layers"):
                 converter.write(Path(folder), [other for other in converter.layers if other != layer])
                 found = form.engine(Path(folder)).outputs(self._probe)[:, : expected.shape[1]]
                 harm[layer] = float(np.square(found - expected).mean())
