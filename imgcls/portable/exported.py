@@ -32,3 +32,15 @@ class Exported(nn.Module):
         apart = directions - centre
         squares = (apart**2).sum(dim=1, keepdim=True) + (means**2).sum(dim=1) - 2 * apart @ means.T
         return logits / self.temperature, self.novelty.scale / 2 * squares.amin(dim=1) + self.novelty.offset
+
+
+class MeanFeatures(nn.Module):
+    """The features of a network that its head sees in evaluation: the part of the graph that no new class changes."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) normalised images to (N, F) features, the mean over the views."""
+        return self.network.mean_features(images)

@@ -29,7 +29,7 @@ from imgcls.portable.conformal import ClassSets
 from imgcls.portable.description import CARD, DESCRIPTION, FORMAT_VERSION, NOVELTY, ONNX, WEIGHTS, temperature_of
 from imgcls.portable.engines import OnnxEngine, as_columns, read_network, read_novelty
 from imgcls.portable.examples import write_examples
-from imgcls.portable.exported import Exported
+from imgcls.portable.exported import Exported, MeanFeatures
 from imgcls.portable.memory_onnx import FEATURES, SCORES, write_with_head
 from imgcls.portable.model import load, softmax
 from imgcls.portable.novelty import MEANS, Novelty
@@ -256,7 +256,7 @@ def export_onnx(
     frozen = network_from_architecture(network.architecture)
     frozen.load_state_dict({name: value.float().cpu() for name, value in network.state_dict().items()}, strict=True)
     frozen.eval()
-    memory = frozen.head if isinstance(frozen.head, Memory) and network.architecture.views == "one" else None
+    memory = frozen.head if isinstance(frozen.head, Memory) else None
     plain = temperature == 1 and novelty is None
     levels = {name: logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")}
     for logger in levels.values():
@@ -264,7 +264,7 @@ def export_onnx(
     with warnings.catch_warnings(), atomic_path(file) as temporary:
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            frozen.backbone if memory else frozen if plain else Exported(frozen, temperature, novelty).eval(),
+            MeanFeatures(frozen) if memory else frozen if plain else Exported(frozen, temperature, novelty).eval(),
             (torch.zeros(2, preprocessing.channels, *preprocessing.shape),),
             input_names=["images"],
             output_names=[FEATURES] if memory else [SCORES] if novelty is None else [SCORES, "novelty"],

@@ -102,7 +102,7 @@ def _write_onnx(
     if not source.is_file() or not importlib.util.find_spec("onnx"):
         return
     assert isinstance(network.head, Memory)
-    if not replace_head(source, target, network.head, temperature):  # of several views, or of another exporter
+    if not replace_head(source, target, network.head, temperature):  # of another exporter
         export_onnx(network, preprocessing, target, temperature)
     if importlib.util.find_spec("onnxruntime"):
         images = preprocessing.normalise(pixels)
