@@ -15,7 +15,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
@@ -168,13 +167,7 @@ class MembersIn(FilesIn):
         super().__init__(folder, names)
         self.shards, self.places = shards, places
 
-    @overload
-    def __getitem__(self, index: int) -> Path: ...
-    @overload
-    def __getitem__(self, index: slice) -> FilesIn: ...
-    def __getitem__(self, index: int | slice) -> Path | FilesIn:
-        if isinstance(index, slice):
-            return self.at(range(*index.indices(len(self))))
+    def _path(self, index: int) -> Path:
         shard, start, size = self.places[index].tolist()
         return Path(self.folder, member_path(self.shards[shard], start, size, self.names[index]))
 

@@ -40,7 +40,10 @@ class FilesIn(Sequence[Path]):
     def __getitem__(self, index: slice) -> FilesIn: ...
     def __getitem__(self, index: int | slice) -> Path | FilesIn:
         if isinstance(index, slice):
-            return FilesIn(self.folder, self.names[index])
+            return self.at(range(*index.indices(len(self))))
+        return self._path(index)
+
+    def _path(self, index: int) -> Path:
         return Path(os.path.join(self.folder, self.names[index]))  # noqa: PTH118 - quicker than joining two Paths
 
     def at(self, indices: Iterable[int]) -> FilesIn:
