@@ -34,6 +34,7 @@ from imgcls.cli import Option, announce, boolean, guarded, read_options
 from imgcls.errors import UserError
 from imgcls.system.checks import flag
 from imgcls.system.files import atomic_write_text
+from imgcls.system.positions import spread_positions
 from imgcls.system.shares import Share
 from imgcls.system.text import printable
 
@@ -117,7 +118,7 @@ def prepare(datamodule: ImageDataModule, *, duplicates: bool = True) -> Preparat
     usable = source.without(bad[len(source.bad) :])
     store = datamodule.store_of("train")
     if isinstance(store, DecodingStore) and len(store) > SAMPLED_IMAGES:
-        store = part_of_store(store, np.linspace(0, len(store) - 1, SAMPLED_IMAGES).astype(np.int64))
+        store = part_of_store(store, spread_positions(len(store), SAMPLED_IMAGES))
     mean, std = channel_statistics(store)
     good = [np.array([not reason for reason in found.reasons], dtype=bool) for found in findings.values()]
     formats = Counter(kind for found in findings.values() for kind in found.formats if kind)

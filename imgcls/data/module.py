@@ -37,6 +37,7 @@ from imgcls.preprocessing import FITS, IMAGENET_MEAN, IMAGENET_STD, PAD_COLOUR, 
 from imgcls.system.cache import cache_folder
 from imgcls.system.checks import check_value, choice, whole
 from imgcls.system.machine import available_cores
+from imgcls.system.positions import spread_positions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -288,7 +289,7 @@ class ImageDataModule(BatchedData):
         self.store_of("train")  # which leaves out what cannot be read
         split = self._need("train")
         plan = EvaluationPlan(len(split), count)
-        plan.positions = torch.from_numpy(np.unique(np.linspace(0, len(split) - 1, count).astype(np.int64)))
+        plan.positions = torch.from_numpy(spread_positions(len(split), count))
         loader: Any = self._make_loader("train", plan, training=True)
         loader.epoch, loader.finish = epoch, self._finish_without_trainer
         (batch,) = loader

@@ -15,6 +15,7 @@ from imgcls.data.crops import resize
 from imgcls.data.module import ImageDataModule
 from imgcls.data.randomness import Draws
 from imgcls.pictures import BadPicture
+from imgcls.system.positions import spread_positions
 
 
 def sample_training_images(datamodule: ImageDataModule, count: int) -> Tensor:
@@ -35,7 +36,7 @@ def sample_validation_pictures(datamodule: ImageDataModule, count: int) -> list[
         return []
     _, first = np.unique(split.strata, return_index=True)
     others = np.setdiff1d(np.arange(len(split)), first)
-    order = np.concatenate([first[np.linspace(0, len(first) - 1, min(count, len(first))).astype(np.int64)], others])
+    order = np.concatenate([first[spread_positions(len(first), count)], others])
     pictures: list[Image.Image] = []
     for position in order.tolist():
         if len(pictures) == count:
@@ -52,9 +53,8 @@ def sample_evaluation_pixels(datamodule: ImageDataModule, count: int = 32) -> np
     """
     source = datamodule.source
     split = source.val if source.val is not None and len(source.val) else source.train
-    positions = np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).astype(np.int64))
     pixels = []
-    for position in positions.tolist():
+    for position in spread_positions(len(split), count).tolist():
         with contextlib.suppress(BadPicture):  # images that training skips, and files that have been removed since
             pixels.append(datamodule.preprocessing.pixels(datamodule.preprocessing.open(split.pictures[position])))
     return np.stack(pixels) if pixels else None
@@ -65,7 +65,7 @@ def labelled_validation_pictures(datamodule: ImageDataModule, count: int) -> Ite
     split = datamodule.source.val
     if split is None:
         return
-    for position in np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).astype(np.int64)).tolist():
+    for position in spread_positions(len(split), count).tolist():
         with contextlib.suppress(BadPicture):
             yield datamodule.preprocessing.open(split.pictures[position]), int(split.labels[position])
 
@@ -79,7 +79,7 @@ def evaluation_batches(
     """
     store = datamodule.store_of(split, evaluation=True)
     labels = datamodule.source.splits()[split].labels
-    positions = np.unique(np.linspace(0, len(store) - 1, min(count, len(store))).astype(np.int64))
+    positions = spread_positions(len(store), count)
     for start in range(0, len(positions), batch_size):
         part = positions[start : start + batch_size]
         images = datamodule.normalise(store.gather(torch.from_numpy(part)))

@@ -16,6 +16,7 @@ from imgcls.monitoring.reference import Reference
 from imgcls.report import page
 from imgcls.report.blocks import Block, Figure, Pictures, Table, Text
 from imgcls.report.figures import BLUE, INK, MAX_POINTS, ORANGE, SERIES, Chart, finish
+from imgcls.system.positions import spread_positions
 
 MOST_CLASSES = 20
 LOWEST = -12.0  # of the evidence that is drawn
@@ -75,7 +76,7 @@ def _evidence(watched: Sequence[Watched]) -> Chart:
     def draw(axes: Any) -> None:
         for colour, found in zip(SERIES, strongest, strict=False):
             count = len(found.evidence)
-            chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_POINTS)).astype(int))
+            chosen = spread_positions(count, MAX_POINTS)
             axes.plot(
                 chosen + 1, np.maximum(found.evidence[chosen], LOWEST), color=colour, label=found.name, linewidth=1
             )

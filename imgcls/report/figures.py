@@ -25,6 +25,7 @@ from PIL import Image
 from imgcls.models.ranking import Curve
 from imgcls.portable.calibration import BINS
 from imgcls.runs.confusion import Confusion
+from imgcls.system.positions import spread_positions
 
 BLUE, ORANGE, GREEN, GREY, INK = "#2a78c8", "#d9772b", "#3a9a5b", "#8a8f98", "#1d2329"
 COLOURS = {"training": BLUE, "validation": ORANGE, "": GREY}  # of a single run
@@ -253,7 +254,7 @@ def class_curves(curves: Mapping[str, Curve]) -> Chart:
     def panel(title: str, across: str, up: str, start: tuple[float, float]) -> Callable[[Any], None]:
         def draw(axes: Any) -> None:
             for number, (name, found) in enumerate(curves.items()):
-                places = np.unique(np.linspace(0, len(found.recall) - 1, MAX_POINTS // 4).astype(int))
+                places = spread_positions(len(found.recall), MAX_POINTS // 4)
                 horizontal, vertical = (
                     np.concatenate([[first], getattr(found, part)[places]])
                     for first, part in zip(start, (across, up), strict=True)
@@ -288,7 +289,7 @@ def class_curves(curves: Mapping[str, Curve]) -> Chart:
 
 def risk_coverage(coverage: np.ndarray, risk: np.ndarray) -> Chart:
     """The share of errors among the surest answers, by how many of them are accepted; both float (N,)."""
-    places = np.unique(np.linspace(0, len(risk) - 1, MAX_POINTS).astype(int))
+    places = spread_positions(len(risk), MAX_POINTS)
 
     def draw(axes: Any) -> None:
         axes.plot(100 * coverage[places], 100 * (1 - risk[places]), color=BLUE, linewidth=1.5)

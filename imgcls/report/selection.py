@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from imgcls.runs.reading import Rows
+from imgcls.system.positions import spread_positions
 
 SHOWN_IMAGES = 24
 
@@ -24,5 +23,5 @@ def samples(predictions: Rows) -> Rows:
     """A few of all images, evenly spaced."""
     if not predictions:
         return []
-    indices = np.unique(np.linspace(0, len(predictions) - 1, SHOWN_IMAGES // 2).astype(int))
+    indices = spread_positions(len(predictions), SHOWN_IMAGES // 2)
     return [predictions[index] for index in indices]

@@ -17,6 +17,7 @@ from imgcls.models.memory import Memory
 from imgcls.models.network import Network
 from imgcls.pictures import BadPicture
 from imgcls.portable.novelty import Novelty, fit_novelty, minimum_images
+from imgcls.system.positions import spread_positions
 from imgcls.training.frozen_backbone import compute_features
 
 log = logging.getLogger(__name__)
@@ -90,8 +91,7 @@ def fit_known(
 def _positions(datamodule: ImageDataModule, split: str) -> np.ndarray:
     """Of some images of `split`, spread over it, int64 (n,)."""
     count = len(datamodule.source.splits()[split])
-    limit = min(max(LEAST, PER_CLASS * datamodule.num_classes), MOST, count)
-    return np.unique(np.linspace(0, count - 1, limit).astype(np.int64))
+    return spread_positions(count, min(max(LEAST, PER_CLASS * datamodule.num_classes), MOST))
 
 
 def _pick(datamodule: ImageDataModule, split: str, store: FeatureStore) -> tuple[np.ndarray, np.ndarray]:
