@@ -117,10 +117,10 @@ class Split:
         else:
             pictures = tuple(self.pictures[index] for index in places)
         return Split(
-            tuple(self.names[index] for index in places),
+            tuple(map(self.names.__getitem__, places)),
             self.labels[at],
             pictures,
-            groups=tuple(self.groups[index] for index in places) if self.groups is not None else None,
+            groups=tuple(map(self.groups.__getitem__, places)) if self.groups is not None else None,
             weights=self.weights[at] if self.weights is not None else None,
         )
 

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -43,19 +43,17 @@ def cut_positions(split: Split, shares: Sequence[float], seed: int) -> list[np.n
     """The positions of the images of each part of `cut`, int64 (n,), in order."""
     if split.groups is not None:
         return [np.flatnonzero(parts) for parts in _cut_groups(split, shares, seed, first_has_all=True)]
-    keys = _hashes(seed, split.names)
-    cumulative = np.cumsum(shares)
-    parts: list[list[int]] = [[] for _ in shares]
+    order, cumulative = _by_class(split, seed), np.cumsum(shares)
+    parts: list[list[np.ndarray]] = [[] for _ in shares]
     before = 0
-    strata = split.strata
-    for label in np.unique(strata):
-        members = sorted(np.flatnonzero(strata == label).tolist(), key=keys.__getitem__)
-        ends = np.rint(cumulative * (before + len(members))) - np.rint(cumulative * before)
+    for count in np.unique(split.strata, return_counts=True)[1].tolist():
+        members = order[before : before + count]
+        ends = np.rint(cumulative * (before + count)) - np.rint(cumulative * before)
         ends = np.maximum.accumulate(np.maximum(ends, 1)).astype(int)
         for part, begin, end in zip(parts, [0, *ends[:-1]], ends, strict=True):
-            part.extend(members[begin:end])
-        before += len(members)
-    return [np.array(sorted(part), dtype=np.int64) for part in parts]
+            part.append(members[begin:end])
+        before += count
+    return [np.sort(np.concatenate([order[:0], *part])) for part in parts]
 
 
 def deal(split: Split, count: int, seed: int) -> list[np.ndarray]:
@@ -66,13 +64,19 @@ def deal(split: Split, count: int, seed: int) -> list[np.ndarray]:
     """
     if split.groups is not None:
         return [np.flatnonzero(parts) for parts in _cut_groups(split, [1 / count] * count, seed, first_has_all=False)]
-    keys, strata = _hashes(seed, split.names), split.strata.tolist()
-    order = np.array(sorted(range(len(split)), key=lambda at: (strata[at], keys[at])), dtype=np.int64)
+    order = _by_class(split, seed)
     return [np.sort(order[start::count]) for start in range(count)]
 
 
-def _hashes(seed: int, names: Sequence[str]) -> list[bytes]:
-    return [hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest() for name in names]
+def _by_class(split: Split, seed: int) -> np.ndarray:
+    """The positions of all images by class, and within a class by a hash, int64 (N,)."""
+    return np.lexsort((_hashes(seed, split.names), split.strata))
+
+
+def _hashes(seed: int, names: Iterable[str]) -> np.ndarray:
+    """A hash of each name and the seed, uint64 (N,)."""
+    digests = (hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest() for name in names)
+    return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
 
 
 def _cut_groups(split: Split, shares: Sequence[float], seed: int, *, first_has_all: bool) -> np.ndarray:
@@ -93,11 +97,10 @@ def _cut_groups(split: Split, shares: Sequence[float], seed: int, *, first_has_a
     labels, counts = (pairs % max(classes, 1)).tolist(), numbers.tolist()
     starts = np.searchsorted(pairs, classes * np.arange(len(names) + 1)).tolist()
     sizes = np.bincount(group_of, minlength=len(names)).tolist()
-    hashes = np.frombuffer(b"".join(_hashes(seed, names)), dtype=">u8")
     totals, whole = np.bincount(strata, minlength=classes).tolist(), len(split)
     lacking = [[share * total for total in (*totals, whole)] for share in shares]
     part_of = [0] * len(names)
-    for group in np.lexsort((hashes, -np.array(sizes))).tolist():
+    for group in np.lexsort((_hashes(seed, names), -np.array(sizes))).tolist():
         places, size = range(starts[group], starts[group + 1]), sizes[group]
         part, least = 0, math.inf
         for number, lack in enumerate(lacking):

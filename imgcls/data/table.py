@@ -319,10 +319,7 @@ class _Rows:
 
     def _existing(self, keep: list[int], names: Sequence[str], root: Path) -> tuple[list[int], tuple[BadFile, ...]]:
         """The rows of `keep` whose files exist, and the others. Raises UserError if most files do not exist."""
-        folder = f"{root}/"
-        paths = (names[row] if names[row].startswith("/") else folder + names[row] for row in keep)
-        exists = _Files(most=2 * len(keep)).exist
-        missing = {row for row, path in zip(keep, paths, strict=True) if not exists(path)}
+        missing = _missing(keep, names, root, most=2 * len(keep))
         if not missing:
             return keep, ()
         if len(missing) > MISSING_SHARE * len(keep):
@@ -355,32 +352,33 @@ class _Rows:
         return f"{self.file}: {rows} wrong ({examples}{'; …' if wrong[EXAMPLES:] else ''}). Correct or remove them."
 
 
-class _Files:
-    """Which files exist. Folders are listed once, which is faster than a question for each file.
+def _missing(rows: Sequence[int], names: Sequence[str], root: Path, most: int) -> set[int]:
+    """Those of `rows` whose file, relative to `root` or absolute, does not exist.
 
-    Args:
-        most: entries that are listed in all; links and what comes after them are asked for.
+    Folders are listed once, up to `most` entries in all, which is faster than a question for each file; links, and what
+    comes after these entries, are asked for.
     """
+    listed: dict[str, set[str]] = {}
+    missing = set()
+    for row in rows:
+        name = names[row]
+        start = name.rfind("/") + 1
+        found = listed.get(name[:start])
+        if found is None:
+            found = listed[name[:start]] = _list(root / name[:start], most)
+            most -= len(found)
+        if name[start:] not in found and not os.path.exists(os.path.join(root, name)):  # noqa: PTH110, PTH118 - a million
+            missing.add(row)
+    return missing
 
-    def __init__(self, most: int) -> None:
-        self.most, self.listed = most, dict[str, set[str]]()
 
-    def exist(self, path: str) -> bool:
-        """Whether the file at an absolute `path` exists."""
-        folder, _, name = path.rpartition("/")
-        names = self.listed.get(folder)
-        if names is None:
-            names = self.listed[folder] = self._list(folder)
-        return name in names or os.path.exists(path)  # noqa: PTH110 - a million of them
-
-    def _list(self, folder: str) -> set[str]:
-        try:
-            with os.scandir(folder or "/") as entries:
-                names = {entry.name for entry in islice(entries, self.most) if not entry.is_symlink()}
-        except OSError:
-            return set()
-        self.most = max(0, self.most - len(names))
-        return names
+def _list(folder: Path, most: int) -> set[str]:
+    """The names of at most `most` entries of `folder` that are no links."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in islice(entries, most) if not entry.is_symlink()}
+    except OSError:
+        return set()
 
 
 def _is_list(cell: Any) -> bool:

@@ -23,6 +23,8 @@ Choose = Callable[[list[str]], Sequence[str]]
 
 IMAGES_AT_A_TIME = 64
 """Read from a Parquet file."""
+CELLS_LOOKED_AT = 10_000
+"""By which a column of a CSV file with many equal texts is recognised."""
 
 
 @dataclass(frozen=True)
@@ -98,27 +100,27 @@ def _rows_of_csv(file: Path, reader: Any, choose: Choose) -> Columns:
     if not any(header):
         raise UserError(f"{file} is empty. Its first line must name the columns, such as file,label.")
     chosen = choose(header)
-    places = [(header.index(name), [], {}) for name in chosen]  # type: ignore[var-annotated]
-    lines = array("q")
+    columns: dict[str, list[str]] = {name: [] for name in chosen}
+    lines, width = array("q"), len(header)
+    adders = [(header.index(name), cells.append) for name, cells in columns.items()]
     for row in reader:
-        if len(row) != len(header):
+        if len(row) != width:
             if not any(row):
                 continue
-            raise UserError(f"{file}, line {reader.line_num}: {len(row)} cells, but the first line has {len(header)}.")
+            raise UserError(f"{file}, line {reader.line_num}: {len(row)} cells, but the first line has {width}.")
         lines.append(reader.line_num)
-        for place, cells, known in places:
-            cell = row[place]
-            cells.append(known.setdefault(cell, cell))  # equal texts are one object
-    values = {
-        name: [cell_text(cell.strip()) for cell in cells] if len(known) > len(cells) // 2 else _mapped(cells, known)
-        for name, (_, cells, known) in zip(chosen, places, strict=True)
-    }
-    return Columns(values, lines)
+        for place, add in adders:
+            add(row[place])
+    return Columns({name: _texts(cells) for name, cells in columns.items()}, lines)
 
 
-def _mapped(cells: list[str], known: dict[str, str]) -> list[str]:
-    clean = {cell: cell_text(cell.strip()) for cell in known}
-    return [clean[cell] for cell in cells]
+def _texts(cells: list[str]) -> list[str]:
+    """What was written as `cells`, without blanks around it; equal texts are one object if most are not unique."""
+    first = cells[:CELLS_LOOKED_AT]
+    if len(set(first)) > len(first) // 2:
+        return list(map(cell_text, map(str.strip, cells)))
+    texts = {cell: cell_text(cell.strip()) for cell in set(cells)}
+    return list(map(texts.__getitem__, cells))
 
 
 def _read_json(file: Path, choose: Choose) -> Columns:
