@@ -181,7 +181,7 @@ def _targets(config: Any) -> Iterator[str]:
         for key, value in config.items():
             if key == "_target_" and isinstance(value, str):
                 yield value
-            else:
+            elif key != "search":  # a job does not search, so it does not need optuna
                 yield from _targets(value)
     elif isinstance(config, list):
         for value in config:

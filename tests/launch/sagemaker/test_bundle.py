@@ -51,6 +51,7 @@ def test_the_users_own_modules_come_along(tmp_path: Path, monkeypatch: pytest.Mo
     assert find_user_modules(plain(compose(["data=digits"]))) == []
     with pytest.raises(UserError, match="names the module 'nowhere_at_all'"):
         find_user_modules({"_target_": "nowhere_at_all.X"})
+    assert find_user_modules([{"search": {"sampler": {"_target_": "nowhere_at_all.X"}}}]) == []
     with pytest.raises(UserError, match=r"launch\.code: missing does not exist"):
         find_user_modules({}, ["missing"])
     for name in ("own_flowers", "own_package"):
