@@ -1,7 +1,7 @@
 """`python -m imgcls.evaluate run=DIR`: measure a run's model on any images.
 
 usage: python -m imgcls.evaluate run=DIR [split=test|val|train|all] [checkpoint=best|last|FILE]
-                                 [views=one|flip|flip_shift] [output=FILE] [trust=true] [data=GROUP]
+                                 [views=one|flip|flip_shift|where_unsure] [output=FILE] [trust=true] [data=GROUP]
                                  [data.option=value …]
 
 Without `data…` the run's data set is measured again. Another one's classes are matched to the model's by name, and the
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_options
 from imgcls.errors import UserError
-from imgcls.models.choices import VIEWS
+from imgcls.models.choices import VIEWS, check_views
 from imgcls.portable.description import DESCRIPTION, read_description
 from imgcls.runs.folds import read_summary
 from imgcls.runs.provenance import read_configuration
@@ -92,7 +92,9 @@ def measure(
     run, exported = _run_of_export(run)
     cfg = configuration_of(run, split, overrides, trust)
     if views is not None:
-        check_value("views", views, choice(*VIEWS))
+        from imgcls.config.starts import is_multilabel
+
+        check_views(views, multilabel=is_multilabel(cfg))
         if exported is not None:
             raise UserError("views= is for a run: an exported model has the views that it was exported with.")
         cfg.model.views = views

@@ -9,7 +9,7 @@ from typing import Any
 from imgcls.config.choices import TABLE_SUFFIXES
 from imgcls.config.starts import MEMORY, is_multilabel, unfit_for_memory, unsolvable
 from imgcls.errors import UserError, nearest
-from imgcls.models.choices import MULTILABEL_METRICS, metric_names
+from imgcls.models.choices import MULTILABEL_METRICS, check_views, metric_names
 from imgcls.system.extras import check_installed, check_logger, check_onnx, check_smdebug
 
 TABLE = "imgcls.data.table.Table"
@@ -51,6 +51,12 @@ def check_combinations(config: Mapping[str, Any]) -> None:
         )
     if config.get("export", {}).get("onnx") is True:
         check_onnx("export.onnx=true")
+    stored = model.get("freeze") == "backbone" and model.get("feature_views") is not None
+    if stored and model.get("views") == "where_unsure":
+        raise UserError(
+            "model.views=where_unsure: which images are unsure depends on the head, and the features of a frozen "
+            "backbone are stored before it is trained. Use model.views=flip or flip_shift, or model.feature_views=null."
+        )
     if model.get("freeze") == "backbone" and model.get("stem") == "small":
         raise UserError(
             "model.stem=small with model.freeze=backbone would freeze a first convolution with random weights. "
@@ -73,7 +79,7 @@ def check_combinations(config: Mapping[str, Any]) -> None:
         check_smdebug()
     mixing = (data.get("augment") or {}).get("mixing") or {}
     mixes = mixing.get("mixup") or mixing.get("cutmix")
-    if mixes and model.get("freeze") == "backbone" and model.get("feature_views") is not None:
+    if mixes and stored:
         raise UserError(
             "Mixing works on images, not on the features of a frozen backbone. "
             "Use model.feature_views=null, which runs the frozen backbone in every epoch, or no mixup and cutmix."
@@ -145,6 +151,7 @@ def _check_task(config: Mapping[str, Any]) -> None:
     if several and known not in ("auto", False):
         raise UserError(f"export.known={known} is for images with one label each, not for task=multilabel.")
     model = config.get("model") or {}
+    check_views(model.get("views", "one"), multilabel=several)
     memory = str((model.get("head") or {}).get("_target_")) in MEMORY  # whose own check comes later
     if several and model.get("solve_head") is True and not memory:
         raise UserError("model.solve_head=true is for images of one label. Use model.solve_head=false.")
@@ -208,6 +215,7 @@ def _check_sharded(config: Mapping[str, Any]) -> None:
         "optim.lookahead": optim.get("lookahead") is not None,
         "optim.layer_decay": optim.get("layer_decay", 1) != 1,
         "model.freeze": model.get("freeze", "none") != "none",
+        "model.views": model.get("views") == "where_unsure",
         "debug": debug.get("_target_") is not None,
     }
     found = [name for name, there in unfit.items() if there]

@@ -5,12 +5,15 @@ Those of the schedules are in `imgcls.models.schedules`, which does not need tor
 
 from __future__ import annotations
 
+from imgcls.errors import UserError
+from imgcls.system.checks import check_value, choice
+
 STEMS = ("standard", "small")
 FREEZING = ("none", "backbone", "head_first")
 ADAPTERS = ("none", "lora")
 AVERAGES = ("none", "greedy", "start")
 BATCH_NORMS = ("auto", "train", "frozen")
-VIEWS = ("one", "flip", "flip_shift")
+VIEWS = ("one", "flip", "flip_shift", "where_unsure")
 ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "tanh": "Tanh", "identity": "Identity"}
 """Activations of a head, and their names in torch.nn."""
 NORMS = {"none": "Identity", "batch": "BatchNorm1d", "layer": "LayerNorm"}
@@ -77,3 +80,10 @@ def metric_mode(name: str) -> str:
     """Whether higher (max) or lower (min) values of a metric of an epoch, `val/…`, are better."""
     plain = split_metric(name.removeprefix("val/"))[0]
     return VALIDATION_METRICS.get(name, "min" if plain in LOWER_IS_BETTER else "max")
+
+
+def check_views(views: str, *, multilabel: bool) -> None:
+    """Raise UserError unless `views` is one of `VIEWS` that the task has."""
+    check_value("views", views, choice(*VIEWS))
+    if views == "where_unsure" and multilabel:
+        raise UserError("views=where_unsure is for images of one label each. Use views=flip or flip_shift.")

@@ -11,7 +11,7 @@ import imgcls.models.cifarnet  # noqa: F401 - registers its networks with timm
 from imgcls.errors import UserError
 from imgcls.models.architecture import Architecture
 from imgcls.models.memory import Memory
-from imgcls.models.views import views
+from imgcls.models.views import mean_features
 
 
 class Network(nn.Module):
@@ -62,12 +62,10 @@ class Network(nn.Module):
     def mean_features(self, images: Tensor) -> Tensor:
         """(N, F) features of (N, 3, H, W) normalised images, the mean over the `architecture.views` of each image.
 
-        The logits that a linear head computes of them are the mean of those of the views.
+        The logits that a linear head computes of them are the mean of those of the views. With views=where_unsure they
+        depend on the head: images of which it is sure after one view have only that.
         """
-        kind = self.architecture.views
-        if kind == "one":
-            return self.features(images)
-        return torch.stack([weight * self.features(view).float() for weight, view in views(images, kind)]).sum(dim=0)
+        return mean_features(images, self.architecture.views, self.features, self.head)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) normalised images, or their (N, F) features, to (N, C) logits.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from imgcls.models.network import Network
+from imgcls.models.views import add_views, unsureness
 from imgcls.portable.novelty import Novelty
 
 
@@ -22,10 +23,13 @@ class Exported(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """(N, 3, H, W) normalised images to (N, C) logits, and to (N,) novelties."""
-        if self.novelty is None:
-            return self.network.forward(images) / self.temperature  # calling a compiled network would compile it
-        features = self.network.mean_features(images)
+        return self.of_features(self.network.mean_features(images))
+
+    def of_features(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """(N, F) features, the mean over the views, to the outputs of `forward`."""
         logits = self.network.head(features).float()
+        if self.novelty is None:
+            return logits / self.temperature
         directions = nn.functional.normalize(features.float(), dim=1)
         # 1 - cosine as half of the squared distance, from the centre of all means: 1 - x would round small angles away.
         centre, means = (self.get_buffer(name).to(directions.device) for name in ("centre", "means"))
@@ -44,3 +48,28 @@ class MeanFeatures(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) normalised images to (N, F) features, the mean over the views."""
         return self.network.mean_features(images)
+
+
+class WithUnsureImages(nn.Module):
+    """A network with views=where_unsure without its choice of images, which a graph of fixed shapes cannot make.
+
+    `imgcls.portable.views_onnx` adds it to the exported graph.
+    """
+
+    def __init__(self, exported: Exported) -> None:
+        super().__init__()
+        self.exported = exported
+
+    def forward(self, images: Tensor, rows: Tensor, again: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of `Exported`, and how unsure each image is, (N,).
+
+        Args:
+            images: all, (N, 3, H, W), normalised.
+            rows: of those of which the network is unsure, int64 (n,).
+            again: these images, (n, 3, H, W).
+        """
+        network = self.exported.network
+        first = network.features(images).float()
+        unsure = unsureness(network.head(first))
+        outputs = self.exported.of_features(add_views(first, unsure, rows, again, network.features))
+        return *(outputs if isinstance(outputs, tuple) else (outputs,)), unsure

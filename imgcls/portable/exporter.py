@@ -29,11 +29,12 @@ from imgcls.portable.conformal import ClassSets
 from imgcls.portable.description import CARD, DESCRIPTION, FORMAT_VERSION, NOVELTY, ONNX, WEIGHTS, temperature_of
 from imgcls.portable.engines import OnnxEngine, as_columns, read_network, read_novelty
 from imgcls.portable.examples import write_examples
-from imgcls.portable.exported import Exported, MeanFeatures
+from imgcls.portable.exported import Exported, MeanFeatures, WithUnsureImages
 from imgcls.portable.memory_onnx import FEATURES, SCORES, write_with_head
 from imgcls.portable.model import load, softmax
 from imgcls.portable.novelty import MEANS, Novelty
 from imgcls.portable.parity import TOLERANCE, Parity, compare
+from imgcls.portable.views_onnx import AGAIN, IMAGES, ROWS, UNSURE, choose_images
 from imgcls.preprocessing import Preprocessing
 from imgcls.system.files import atomic_folder, atomic_path, atomic_write_text
 
@@ -257,18 +258,29 @@ def export_onnx(
     frozen.load_state_dict({name: value.float().cpu() for name, value in network.state_dict().items()}, strict=True)
     frozen.eval()
     memory = frozen.head if isinstance(frozen.head, Memory) else None
-    plain = temperature == 1 and novelty is None
+    chooses = network.architecture.views == "where_unsure" and memory is None
+    exported = Exported(frozen, temperature, novelty).eval()
+    traced: torch.nn.Module = frozen if temperature == 1 and novelty is None else exported
+    outputs = [SCORES] if novelty is None else [SCORES, "novelty"]
+    shape = preprocessing.channels, *preprocessing.shape
+    inputs, sizes = {IMAGES: torch.zeros(2, *shape)}, [torch.export.Dim("batch", min=1)]
+    if memory is not None:
+        traced, outputs = MeanFeatures(frozen), [FEATURES]
+    elif chooses:
+        traced, outputs = WithUnsureImages(exported), [*outputs, UNSURE]
+        inputs |= {ROWS: torch.arange(3) % 2, AGAIN: torch.zeros(3, *shape)}
+        sizes += [torch.export.Dim(UNSURE, min=1)] * 2
     levels = {name: logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")}
     for logger in levels.values():
         logger.setLevel(logging.ERROR)
     with warnings.catch_warnings(), atomic_path(file) as temporary:
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            MeanFeatures(frozen) if memory else frozen if plain else Exported(frozen, temperature, novelty).eval(),
-            (torch.zeros(2, preprocessing.channels, *preprocessing.shape),),
-            input_names=["images"],
-            output_names=[FEATURES] if memory else [SCORES] if novelty is None else [SCORES, "novelty"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            traced,
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=tuple({0: size} for size in sizes),
             dynamo=True,
             verbose=False,
         )
@@ -276,5 +288,7 @@ def export_onnx(
         if memory:
             write_with_head(program.model_proto, temporary, memory, temperature)
         else:
+            if chooses:
+                choose_images(program.model.graph)
             program.save(str(temporary))
     return True

@@ -13,7 +13,7 @@ from PIL import Image
 from imgcls.channels import Planes
 from imgcls.errors import UserError, first_line
 from imgcls.models.architecture import Architecture
-from imgcls.models.choices import VIEWS
+from imgcls.models.choices import check_views
 from imgcls.models.hub import fetch_model, is_on_hub
 from imgcls.pictures import BadPicture
 from imgcls.portable.conformal import ClassSets
@@ -21,7 +21,6 @@ from imgcls.portable.description import DESCRIPTION, ONNX, read_description
 from imgcls.portable.engines import Engine, TorchEngine, create_engine
 from imgcls.portable.predictions import Prediction
 from imgcls.preprocessing import Preprocessing
-from imgcls.system.checks import check_value, choice
 
 if TYPE_CHECKING:
     import torch
@@ -249,7 +248,7 @@ def load(
         if thresholds is not None and len(list(map(float, thresholds))) != len(names):
             raise ValueError(f"thresholds are not {len(names)} numbers")
         if views is not None and views != architecture.views:
-            check_value("views", views, choice(*VIEWS))
+            check_views(views, multilabel=thresholds is not None)
             if engine == "onnx":
                 raise UserError(f"views={views}: {ONNX} computes views={architecture.views}. Use engine=torch.")
             architecture, engine = replace(architecture, views=views), "torch"

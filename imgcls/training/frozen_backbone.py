@@ -43,7 +43,8 @@ def compute_features(
     """The features of the images of each split, computed by `network.backbone` or read from the cache.
 
     Validation and test images are seen as in evaluation, with the mean over the views of `network`; training images
-    are, too, or have `views` augmented ones, which the epochs use in turn.
+    are, too, or have `views` augmented ones, which the epochs use in turn. With views=where_unsure, which depend on
+    the head, they are features of one view.
 
     Args:
         datamodule: after its `setup`.
@@ -66,8 +67,8 @@ def compute_features(
     for split in (name for name in datamodule.source.splits() if name in splits):
         epochs: list[int | None] = list(range(views)) if split == "train" and views else [None]
         augmented = epochs[0] is not None
-        kind = network.architecture.views
-        seen = backbone if augmented or kind == "one" else f"{backbone} {kind}"
+        one = augmented or network.architecture.views in ("one", "where_unsure")
+        seen = backbone if one else f"{backbone} {network.architecture.views}"
         key = outputs_key(datamodule, split, seen, augmentation if augmented else None)
         folder = datamodule.cache / "features" / key
         count = len(datamodule.source.splits()[split])
@@ -76,7 +77,7 @@ def compute_features(
         if store is None:
             suffix = f" in {len(epochs)} views" if augmented else ""
             log.info("%s: computing the features of %d images%s once.", split, count, suffix)
-            output = network.features if augmented else network.mean_features
+            output = network.features if one else network.mean_features
             parts = run_once(datamodule, network, split, epochs, device, output, "Features of")
             store = build_features(folder, shape, parts)
         else:

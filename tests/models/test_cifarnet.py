@@ -1,4 +1,4 @@
-"""The fast networks: whitened images, convolutions that start as identities, parts that stop training, views."""
+"""The fast networks: whitened images, convolutions that start as identities, parts that stop training."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from imgcls.errors import UserError
 from imgcls.models.backbones import create_network, network_from_architecture
-from imgcls.models.choices import VIEWS
 from imgcls.models.network import Network
-from imgcls.models.views import views
 from imgcls.models.whitening import whitening_filters
 
 from .helpers import CLASSES
@@ -112,36 +110,3 @@ def test_invalid_options_of_the_model_are_refused() -> None:
         create_network("cifarnet", 2, options={"widht": 3})
     with pytest.raises(UserError, match="three widths"):
         create_network("cifarnet", 2, options={"widths": [3, 4]})
-
-
-# ---- views
-
-
-@pytest.mark.parametrize("kind", VIEWS)
-def test_the_weights_of_the_views_add_up_to_one(kind: str) -> None:
-    images = torch.arange(2 * 3 * 6 * 6, dtype=torch.float32).view(2, 3, 6, 6)
-    seen = list(views(images, kind))
-    assert sum(weight for weight, _ in seen) == 1.0
-    assert len(seen) == {"one": 1, "flip": 2, "flip_shift": 6}[kind]
-    assert all(view.shape == images.shape for _, view in seen)
-    assert torch.equal(seen[0][1], images)
-
-
-def test_shifted_views_are_the_image_shifted_by_a_pixel() -> None:
-    images = torch.randn(1, 3, 6, 6)
-    up, down = [view for _, view in views(images, "flip_shift")][2::2]
-    assert torch.equal(up[:, :, 1:, 1:], images[:, :, :-1, :-1])
-    assert torch.equal(down[:, :, :-1, :-1], images[:, :, 1:, 1:])
-
-
-def test_evaluation_averages_over_the_views_and_training_does_not() -> None:
-    network, images = small(views="flip_shift"), smooth(3)
-    plain = small()
-    network.eval(), plain.eval()
-    mean = sum(weight * plain(view) for weight, view in views(images, "flip_shift"))
-    assert torch.allclose(network(images), mean, atol=1e-6)
-    assert torch.allclose(network(images), network(images.flip(-1)), atol=1e-1)
-    features = network.features(images)
-    assert torch.equal(network(features), network.head(features))
-    network.train(), plain.train()
-    assert torch.equal(network(images), plain(images))

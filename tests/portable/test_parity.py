@@ -22,6 +22,7 @@ from imgcls.portable.novelty import Novelty, fit_novelty
 from imgcls.portable.parity import Parity, compare
 from imgcls.portable.weights import read_safetensors, read_weights
 from imgcls.preprocessing import Preprocessing
+from tests.models.test_views import spread_margins
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
 
@@ -167,13 +168,15 @@ def test_every_engine_divides_the_logits_by_the_temperature(tmp_path: Path, engi
     assert "divided by the temperature 0.25, fitted on 100 validation" in (tmp_path / "scaled/README.md").read_text()
 
 
-@pytest.mark.parametrize("views", ["one", "flip"])
+@pytest.mark.parametrize("views", ["one", "where_unsure"])
 def test_every_engine_has_the_same_novelty(tmp_path: Path, views: str) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     torch.manual_seed(1)
     network = create_network("test_resnet", 3, views=views).eval()
     images = Preprocessing(32, 32).normalise(PIXELS)
+    unsure = spread_margins(network, torch.from_numpy(images)).numpy()
+    assert {bool(value) for value in unsure} == {True, False}
     with torch.inference_mode():
         mean = network.mean_features(torch.from_numpy(images)).numpy()
     novelty = fit_novelty(mean, np.arange(len(mean)) % 3, mean, 0.5)
@@ -186,6 +189,9 @@ def test_every_engine_has_the_same_novelty(tmp_path: Path, views: str) -> None:
         assert np.allclose(model.outputs(PIXELS)[:, -1], expected, atol=0.01)
         assert np.allclose(model.novelty(list(PIXELS)), expected, atol=0.01)
         assert [answer.known for answer in model.top(list(PIXELS))] == (expected <= 1).tolist()
+        together = model.outputs(PIXELS)  # batches of sure images, of unsure ones and of one image
+        for rows in (unsure == 0, unsure > 0, *np.eye(len(PIXELS), dtype=bool)):
+            assert np.allclose(model.outputs(PIXELS[rows]), together[rows], atol=1e-3)
     assert all(parity.sound for parity in portable.check(tmp_path / "model", PIXELS).values())
     (tmp_path / "model" / portable.NOVELTY).unlink()
     with pytest.raises(UserError, match="novelty"):
