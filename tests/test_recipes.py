@@ -67,7 +67,8 @@ def test_a_recipe_trains_from_its_name_to_a_report(fit: Fit, recipe: str) -> Non
     assert [row["step"] for row in run.history] == list(range(4, 33, 4))  # all images train, none validate
     assert not any(name.startswith("val/") for name in run.metrics)
     description = run.model.description["architecture"]
-    assert (description["views"], description["options"]) == ("flip_shift", {"widths": [8, 16, 16]})
+    views = {"cifar10_fast": "flip_shift", "cifar10_accurate": "where_unsure"}[recipe]
+    assert (description["views"], description["options"]) == (views, {"widths": [8, 16, 16]})
     pictures = run_pictures(run)
     answers = run.predict(pictures, top_k=1)
     assert [answer[0][0] for answer in answers] == [row["predicted"] for row in run.predictions]
