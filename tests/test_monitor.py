@@ -13,6 +13,7 @@ from imgcls import export, monitor
 from imgcls.monitoring.perturbations import darken
 from imgcls.monitoring.reference import FILE, Reference
 from imgcls.serve.capture import Capture
+from tests.aws_account import needs_moto
 from tests.conftest import Command
 from tests.digits import Digits
 from tests.inputs.images import encoded
@@ -73,3 +74,29 @@ def test_an_export_writes_the_reference(fit: Fit, tmp_path: Path, run_command: C
     found = imgcls.monitor(run.config.data.root, run.folder, tmp_path / "monitor.html")
     assert found["images"] == 96
     assert found["drift"] == {}
+
+
+@needs_moto
+def test_what_an_endpoint_has_captured_is_read_from_s3(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imgcls.launch.rehearsal.aws import LocalAws
+
+    capture = Capture(tmp_path / "captured")
+    for image in digits.images[:40]:
+        capture.add(encoded(image, "PNG"), "image/png", b"{}", "application/json")
+    capture.close()
+    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
+    with LocalAws(lambda request: None, lambda name: None) as aws:
+        settings = {"AWS_ENDPOINT_URL": aws.address, "AWS_DEFAULT_REGION": "us-east-1"}
+        for name, value in {**settings, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}.items():
+            monkeypatch.setenv(name, value)
+        client = aws.session().client("s3")
+        client.create_bucket(Bucket="theirs")
+        place = "imgcls/captured/imgcls-digits/AllTraffic/2026/11/29/10"
+        for number, file in enumerate(sorted((tmp_path / "captured").glob("*.jsonl"))):
+            client.put_object(Bucket="theirs", Key=f"{place}/{number:02}-00-0.jsonl", Body=file.read_bytes())
+        page = tmp_path / "monitor.html"
+        found = imgcls.monitor("s3://theirs/imgcls/captured/imgcls-digits", digits.folder, page)
+    assert (found["images"], found["unreadable"], found["drift"]) == (40, 0, {})
+    assert page.is_file()

@@ -14,12 +14,15 @@ import numpy as np
 
 from imgcls.monitoring.evidence import MONTH, RISK, Event, bound_of_count, change_evidence, tail, wealth
 from imgcls.monitoring.measures import Measures
-from imgcls.monitoring.perturbations import PERTURBATIONS
 from imgcls.monitoring.reference import Reference, fit_line, vectors
+from imgcls.portable.model import softmax
 
 FIRST, PART = 250, 1000  # images that a classifier is trained on: those of the first part, and of the later ones
-SIDES = {"confidence": (1,), "novelty": (-1,), "brightness": (1, -1), "contrast": (1, -1), "sharpness": (1, -1)}
+SIDES = {"confidence": (1,), "novelty": (-1,)} | dict.fromkeys(
+    ("brightness", "contrast", "sharpness", "detail"), (1, -1)
+)
 """Which tails are watched: 1 the low one, -1 the high one."""
+ROUNDS = 100  # of expectation maximisation
 TAILS = (0.01, 0.05, 0.2, 0.5)  # shares of the reference
 
 
@@ -63,7 +66,7 @@ def watch(reference: Reference, stream: Measures) -> list[Watched]:
     """
     signs = {name: sides for name, sides in SIDES.items() if not np.isnan(getattr(reference.images, name)).any()}
     total = max(MONTH, len(stream))
-    risk = RISK / 2 / (len(signs) + len(PERTURBATIONS) + 2)
+    risk = RISK / 2 / (len(signs) + len(reference.names) + 2)
     bound = np.log(total / risk)
     found = []
 
@@ -77,7 +80,7 @@ def watch(reference: Reference, stream: Measures) -> list[Watched]:
         before, now = getattr(reference.images, name), getattr(stream, name)
         add(name, change_evidence(tails(before, now, sides, risk), len(stream)) - bound, float(before.mean()), now)
     damage = [reference.damage(vectors(images)) for images in (odd(reference.images), stream)]
-    for name, before, now in zip(PERTURBATIONS, *(values.T for values in damage), strict=True):
+    for name, before, now in zip(reference.names, *(values.T for values in damage), strict=True):
         add(name, change_evidence(tails(before, now, (-1,), risk), len(stream)) - bound, float(before.mean()), now)
     classes = change_evidence(class_events(reference.images, stream, risk), len(stream)) - bound
     add("classes", classes, np.nan, np.full(len(stream), np.nan))
@@ -117,11 +120,27 @@ def _watch_features(reference: Reference, stream: Measures, risk: float, total: 
 
 def estimate_accuracy(reference: Reference, stream: Measures) -> Accuracy:
     """The share of the images of which the model is right, without their labels."""
-    chances = 1 / (1 + np.exp(-reference.correctness(vectors(stream))))
+    rows = vectors(stream)
+    if_kind = 1 / (1 + np.exp(-reference.correctness(rows)))
+    chances = (mix_kinds(softmax(reference.kinds(rows))) * if_kind).sum(axis=1)
     value, known = float(chances.mean()), reference.correct.mean()
     variance = (chances * (1 - chances)).mean() / len(chances) + known * (1 - known) / len(reference.correct)
     reach = 1.96 * float(np.sqrt(variance))
     return Accuracy(value, max(0.0, value - reach), min(1.0, value + reach))
+
+
+def mix_kinds(probabilities: np.ndarray) -> np.ndarray:
+    """The probability of each kind for each image, float64 (N, K), given those for an equal mix of kinds.
+
+    The mix of the images in use is estimated by expectation maximisation (Saerens, Latinne and Decaestecker 2002).
+    """
+    probabilities = np.maximum(probabilities, 1e-12)
+    mixed = probabilities
+    for _ in range(ROUNDS):
+        share = mixed.mean(axis=0)
+        mixed = probabilities * share
+        mixed /= mixed.sum(axis=1, keepdims=True)
+    return mixed
 
 
 def even(images: Measures) -> Measures:

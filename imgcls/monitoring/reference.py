@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -20,11 +20,13 @@ from imgcls.system.files import atomic_write_bytes
 
 FILE = "reference.npz"
 LEAST, MOST = 20, 2000  # images
-COPIES = 2  # of each, perturbed
+COPIES = 4  # of each, perturbed
 CLEAN = -1
 PENALTY = 0.05  # inverse of the weight decay of the regressions
 COMPONENTS = 64  # principal components of the features that are compared
 BATCH = 32
+NEVER = -50.0  # logit
+AGAIN = "While the data set of its run is there: python -m imgcls.export run=DIR reference=true"
 MISSING = (
     "the model has no reference to compare with. While the data set of its run is there: "
     "python -m imgcls.export run={run} reference=true"
@@ -61,17 +63,21 @@ class Reference:
         correct: bool (N,), whether the model was right.
         mean: float32 (F,), of the features.
         components: float32 (F, K), by which they are projected.
-        correctness: the logit of the probability that the model is right, for `vectors`.
-        damage: for `vectors`, of each of PERTURBATIONS: high where an image looks as after it. Learned from the images
+        kinds: for `vectors`, K + 1 logits: of being like a validation image, and of being like each kind of copies.
+        correctness: for `vectors`, K + 1 logits: of the model being right about an image, if it is of the kind.
+        damage: for `vectors`, K numbers, of each kind: high where an image looks as after it. Learned from the images
             with even numbers and their copies alone.
+        names: of the K kinds of copies.
     """
 
     images: Measures
     correct: np.ndarray
     mean: np.ndarray
     components: np.ndarray
+    kinds: Line
     correctness: Line
     damage: Line
+    names: tuple[str, ...] = tuple(PERTURBATIONS)
 
     def project(self, images: Measures) -> Measures:
         """The same images with their features projected."""
@@ -80,8 +86,10 @@ class Reference:
     def save(self, file: Path) -> None:
         """Write it, whole or not at all."""
         arrays = {"correct": self.correct, "mean": self.mean, "components": self.components}
+        arrays["names"] = np.array(self.names)
         parts: dict[str, Measures | Line] = {
             "images": self.images,
+            "kinds": self.kinds,
             "correctness": self.correctness,
             "damage": self.damage,
         }
@@ -100,11 +108,13 @@ class Reference:
                 def part(name: str, kind: type) -> dict[str, np.ndarray]:
                     return {field.name: stored[f"{name}.{field.name}"] for field in fields(kind)}
 
-                images = Measures(**part("images", Measures))
-                lines = {name: Line(**part(name, Line)) for name in ("correctness", "damage")}
-                return cls(images, stored["correct"], stored["mean"], stored["components"], **lines)
+                if "names" not in stored:
+                    raise UserError(f"{file} was written by an earlier imgcls. {AGAIN}")
+                images, names = Measures(**part("images", Measures)), tuple(map(str, stored["names"]))
+                lines = {name: Line(**part(name, Line)) for name in ("kinds", "correctness", "damage")}
+                return cls(images, stored["correct"], stored["mean"], stored["components"], **lines, names=names)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{file} is damaged: {error}. Write it again: python -m imgcls.export") from error
+            raise UserError(f"{file} is damaged: {error}. {AGAIN}") from error
 
 
 @dataclass(frozen=True)
@@ -175,24 +185,23 @@ def fit(versions: Versions) -> Reference:
     images, correct, even, clean = versions.images, versions.correct, versions.numbers % 2 == 0, versions.kinds == CLEAN
     mean, components = _principal(images.features[even])
     projected = replace(images, features=_project(images.features, mean, components))
-    rows = vectors(projected)
-    kinds = [
-        fit_line(rows, versions.kinds == kind, even * _balance(clean, versions.kinds == kind))
-        for kind in range(len(PERTURBATIONS))
-    ]
+    rows, count = vectors(projected), len(PERTURBATIONS)
+    groups = [versions.kinds == kind for kind in (CLEAN, *range(count))]
     return Reference(
         projected[clean],
         correct[clean],
         mean,
         components,
-        fit_line(rows, correct, np.where(clean, COPIES, 1)),
-        Line(
-            kinds[0].centre,
-            kinds[0].scale,
-            np.stack([line.weights for line in kinds], axis=1),
-            np.array([line.bias for line in kinds]),
-        ),
+        fit_kinds(rows, versions.kinds - CLEAN),
+        _stack([fit_line(rows, correct, group.astype(np.float64)) for group in groups]),
+        _stack([fit_line(rows, group, even * _balance(clean, group)) for group in groups[1:]]),
     )
+
+
+def _stack(lines: Sequence[Line]) -> Line:
+    """K lines with the same centre and scale as one with K results."""
+    weights, bias = np.stack([line.weights for line in lines], axis=1), np.array([line.bias for line in lines])
+    return Line(lines[0].centre, lines[0].scale, weights, bias)
 
 
 def vectors(images: Measures) -> np.ndarray:
@@ -206,6 +215,7 @@ def vectors(images: Measures) -> np.ndarray:
         images.brightness,
         images.contrast,
         images.sharpness,
+        images.detail,
     ]
     return np.column_stack([*columns, images.features]).astype(np.float64)
 
@@ -222,6 +232,31 @@ def fit_line(rows: np.ndarray, target: np.ndarray, weights: np.ndarray | None = 
     standard, given = ((rows - centre) / scale)[used], None if weights is None else weights[used]
     fitted = LogisticRegression(C=PENALTY, max_iter=1000).fit(standard, target[used], given)
     return Line(centre, scale, fitted.coef_[0], np.asarray(fitted.intercept_[0]))
+
+
+def fit_kinds(rows: np.ndarray, kinds: np.ndarray) -> Line:
+    """The multinomial logistic regression of kinds, int64 (N,) in 0..K, on (N, D) rows; all kinds count the same.
+
+    A kind without rows, of images that cannot be perturbed, is never likely.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    count = len(PERTURBATIONS) + 1
+    centre, scale = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-9)
+    weights, bias = np.zeros((rows.shape[1], count)), np.full(count, NEVER)
+    present = np.unique(kinds)
+    bias[present] = 0.0
+    if len(present) > 1:
+        chances = LogisticRegression(C=PENALTY, max_iter=1000, class_weight="balanced")
+        chances.fit((rows - centre) / scale, kinds)
+        # of two kinds there is one row: the logit of the second
+        fitted, intercept = (
+            (chances.coef_, chances.intercept_)
+            if len(present) > 2
+            else (np.stack([-chances.coef_[0] / 2, chances.coef_[0] / 2]), np.array([-0.5, 0.5]) * chances.intercept_)
+        )
+        weights[:, present], bias[present] = fitted.T, intercept
+    return Line(centre, scale, weights, bias)
 
 
 def _balance(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from imgcls.errors import UserError
-from imgcls.monitoring.detection import estimate_accuracy, watch
-from imgcls.monitoring.measures import Measures
-from imgcls.monitoring.perturbations import PERTURBATIONS, Perturbation, blur, darken
+from imgcls.monitoring.detection import estimate_accuracy, mix_kinds, watch
+from imgcls.monitoring.measures import Measures, _detail
+from imgcls.monitoring.perturbations import PERTURBATIONS, Perturbation, blur, darken, shake
 from imgcls.monitoring.reference import Reference
 from tests.digits import Digits
 
 
-@pytest.mark.parametrize("worse", [darken, blur])
+@pytest.mark.parametrize("worse", [darken, blur, shake])
 def test_a_tenth_of_worse_images_is_noticed_within_500(digits: Digits, worse: Perturbation) -> None:
     dice = np.random.default_rng(0)
     images = digits.images
@@ -75,3 +75,22 @@ def test_measures_are_those_of_the_model(digits: Digits) -> None:
     assert measures.confidence[0] == pytest.approx(probability, abs=1e-5)
     assert measures.margin[0] == pytest.approx(np.log(probability / second), abs=1e-3)
     assert measures.brightness[0] == pytest.approx(np.asarray(image).mean() / 255, abs=1e-5)
+
+
+def test_the_mix_of_kinds_is_estimated_from_all_images() -> None:
+    """Of images that are hard to tell apart, the share of each kind is nearly right all the same."""
+    dice = np.random.default_rng(3)
+    kinds = np.repeat([0, 1], [1800, 200])
+    numbers = dice.normal(size=2000) + 1.5 * kinds  # overlap
+    likelihoods = np.exp(-0.5 * (numbers[:, None] - [0, 1.5]) ** 2)
+    equal = likelihoods / likelihoods.sum(axis=1, keepdims=True)
+    assert equal[:, 1].mean() > 0.25
+    assert mix_kinds(equal)[:, 1].mean() == pytest.approx(0.1, abs=0.03)
+
+
+def test_detail_is_lost_in_any_direction_of_movement() -> None:
+    still = np.random.default_rng(4).random((64, 64))
+    for down, right in ((0, 1), (1, 1), (1, 0), (1, -1)):
+        moved = np.mean([np.roll(still, (step * down, step * right), (0, 1)) for step in range(5)], axis=0)
+        assert _detail(moved[None]) < _detail(still[None]) - 0.2, (down, right)
+    assert _detail(np.full((1, 7, 9), 0.5)) == pytest.approx(0), "nothing to see, and an odd size"
