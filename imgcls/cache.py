@@ -1,16 +1,15 @@
-"""`python -m imgcls.cache`: what decoded images and features take on the disk, and removing those that are not used.
+"""`python -m imgcls.cache`: what decoded images, features and fetched shards take on the disk; removing what is unused.
 
 usage: python -m imgcls.cache [list]                          every store, the least recently used first
        python -m imgcls.cache prune [limit=50GB] [days=N]     remove stores until at most `limit` is left
                                                               (default: none), of those not used for N days
 
-What a running command uses stays. Everything that is removed is built again when it is needed; downloaded data sets are
+What a running command uses stays. What is removed is built or fetched again when it is needed; downloaded data sets are
 not touched. The cache is in $IMGCLS_CACHE, or ~/.cache/imgcls.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -18,25 +17,10 @@ from collections.abc import Sequence
 from imgcls.cli import Option, guarded, read_options
 from imgcls.errors import UserError, nearest
 from imgcls.system.cache import Entry, cache_folder, entries, remove
-from imgcls.system.checks import number
+from imgcls.system.checks import number, parse_bytes
 from imgcls.system.machine import free_disk
 
-UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
-
-def size(text: str) -> float:
-    """Bytes, from a text such as 50GB. Raises ValueError.
-
-    >>> size("1.5GB"), size("200")
-    (1500000000.0, 200.0)
-    """
-    match = re.fullmatch(r"([\d.]+) ?([kMGT]?B?)", text)
-    if match is None or (match[2] not in UNITS and match[2] != "B"):
-        raise ValueError(text)
-    return float(match[1]) * UNITS.get(match[2], 1)
-
-
-OPTIONS = {"limit": Option(0.0, number(0), size), "days": Option(0.0, number(0), float)}
+OPTIONS = {"limit": Option(0.0, number(0), parse_bytes), "days": Option(0.0, number(0), float)}
 ACTIONS = ("list", "prune")
 
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -151,6 +151,23 @@ def is_scaled(kind: str, size: tuple[int, int], side: int) -> bool:
 def open_unconverted(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """As `open_picture`, in the mode of the file. Raises BadPicture."""
     return _decode(source, max_pixels, convert=lambda image: image)[0]
+
+
+def read_size(file: IO[bytes]) -> tuple[int, int]:
+    """Width and height of an image, px, upright, from its header. Raises BadPicture."""
+    try:
+        if file.read(len(NPY_MAGIC)) == NPY_MAGIC:
+            file.seek(0)
+            *first, height, width = read_npy(io.BytesIO(file.read())).shape
+            return (width, height) if not first or first[0] < width else (height, first[0])  # (C, H, W) or (H, W, C)
+        file.seek(0)
+        with Image.open(file, formats=_formats()) as image:
+            width, height = image.size
+            return (height, width) if _orientation(image) >= 5 else (width, height)
+    except BadPicture:
+        raise
+    except Exception as error:  # Pillow's decoders raise many
+        raise BadPicture("not an image") from error
 
 
 def read_npy(stream: io.BytesIO) -> np.ndarray:

@@ -142,6 +142,11 @@ def decode_and_inspect(datamodule: ImageDataModule) -> None:
     from imgcls.data.checks import InspectedSplit
 
     source = datamodule.source
+    if not getattr(source.train.pictures, "on_disk", True):
+        raise UserError(
+            "These shards are fetched in turn while they are used: there is nothing to prepare. With data.stream=false "
+            "they are copied to the cache and prepared."
+        )
     inspected = {
         name: InspectedSplit.of(split, datamodule.cache, datamodule.depth)
         for name, split in source.splits().items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from imgcls.models.choices import MULTILABEL_METRICS, check_views, metric_names
 from imgcls.system.extras import check_installed, check_logger, check_onnx, check_smdebug
 
 TABLE = "imgcls.data.table.Table"
+SHARDS = "imgcls.data.shards.Shards"
 HUGGINGFACE = "imgcls.data.huggingface.HuggingFace"
 WITHOUT_FILES = ("imgcls.data.digits.Digits", "imgcls.data.synthetic.Synthetic")
 
@@ -25,6 +27,8 @@ def check_combinations(config: Mapping[str, Any]) -> None:
         raise UserError(
             f"data.root={data['root']}: data={name} reads no files. For your own images: data=imagefolder data.root=…"
         )
+    if re.match(r"(https?|hf)://", str(data.get("root"))) and str(data.get("_target_")) != SHARDS:
+        raise UserError(f"data.root={data['root']}: only data=shards reads this address. Download the images first.")
     if str(data.get("_target_")) == TABLE:
         _check_table(data)
     if str(data.get("_target_")) == HUGGINGFACE:

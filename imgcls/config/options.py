@@ -36,6 +36,7 @@ from imgcls.models.schedules import SCHEDULES
 from imgcls.preprocessing import FITS, INTERPOLATIONS
 from imgcls.system.checks import (
     Check,
+    bytes_or_auto,
     check_value,
     choice,
     either,
@@ -74,7 +75,9 @@ def check_options(config: Mapping[str, Any]) -> None:
 
 
 def image_root(value: Any) -> str | None:
-    """An existing folder or archive, an s3:// address, or null."""
+    """An existing folder or archive, an address, or null."""
+    if isinstance(value, str) and value.startswith(("http://", "https://", "hf://")):
+        return None  # of shards, see check_combinations
     file = Path(str(value)).expanduser()
     if not file.is_file():
         return existing_folder(value)
@@ -241,6 +244,9 @@ OPTIONS: dict[str, Check] = {
     "data.test_fraction": number(0, 0.99),
     "data.store": choice(*STORE_KINDS),
     "data.jpeg_quality": whole(1, 100),
+    "data.stream": choice("auto", True, False),
+    "data.stream_disk": bytes_or_auto,
+    "data.shuffle_shards": whole(1),
     "data.normalization": either(choice(*NORMALIZATIONS), mean_and_std),
     "data.augment.per_image": list_of("transforms: [{_target_: package.Class}]", is_custom),
     "data.on_bad": choice(*ON_BAD),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -138,7 +139,7 @@ class BatchedData(L.LightningDataModule):
 
     def _training_plan(self) -> TrainingPlan:
         rank, world_size = self._ranks()
-        return TrainingPlan(
+        return self._make_plan(
             self._need("train").strata,
             self.batch_size,
             seed=self.order_seed,
@@ -147,6 +148,10 @@ class BatchedData(L.LightningDataModule):
             accumulation=self.accumulation,
             sampler=self.sampler,
         )
+
+    def _make_plan(self, labels: np.ndarray, batch_size: int, **options: Any) -> TrainingPlan:
+        """The order of the training images; see TrainingPlan."""
+        return TrainingPlan(labels, batch_size, **options)
 
     def _running(self) -> bool:
         trainer: Any = self.trainer

@@ -221,7 +221,12 @@ def inspect_few(
     depth: Depth = RGB,
     share: Share = ALL,
 ) -> Findings | None:
-    """As `inspect`; None, and nothing is decoded, where more than `limit` files have no cached findings."""
+    """As `inspect`; None, and nothing is decoded, where more than `limit` files have no cached findings.
+
+    None too for images that are not on this machine.
+    """
+    if not getattr(pictures, "on_disk", True):
+        return None
     findings = Findings.empty(len(pictures))
     if isinstance(pictures, np.ndarray) or not pictures:
         list(_fill_rows(findings, pictures, range(len(pictures)), workers, depth))

@@ -10,9 +10,10 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.client import HTTPException, InvalidURL
 from pathlib import Path
+from typing import Any, TypeVar
 
 from imgcls.errors import UserError
 from imgcls.runs.provenance import hide_secrets
@@ -20,11 +21,16 @@ from imgcls.system.bars import byte_bar
 from imgcls.system.files import explain_os_errors
 from imgcls.system.unpacking import extract
 
+T = TypeVar("T")
 CHUNK_BYTES = 1 << 20
 ATTEMPTS = 5  # in a row without progress
 TIMEOUT_SECONDS = 20.0  # without a byte
 TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 MAX_WAIT_SECONDS = 60.0
+
+
+class MissingFileError(UserError):
+    """There is no such file where it is fetched from."""
 
 
 def download(
@@ -35,6 +41,8 @@ def download(
     md5: str | None = None,
     sha256: str | None = None,
     wait: Callable[[float], None] = time.sleep,
+    headers: Mapping[str, str] | None = None,
+    bar: bool = True,
 ) -> None:
     """Download `url` to `target`, complete and checked, or not at all.
 
@@ -47,8 +55,11 @@ def download(
         md5: expected hash; protects from damage, but not from malice.
         sha256: expected hash; protects from both.
         wait: called with the seconds to wait between two attempts.
+        headers: of the request, such as a token; not sent to where the server redirects.
+        bar: show the progress.
 
     Raises:
+        MissingFileError: the server has no such file.
         UserError: the file cannot be downloaded, or is not the expected one.
     """
     part = target.with_name(target.name + ".part")
@@ -56,7 +67,7 @@ def download(
         target.parent.mkdir(parents=True, exist_ok=True)
         attempts = 2 if _size(part) else 1  # the existing part may be the beginning of another file
         for _ in range(attempts):
-            _fetch_with_retries(url, part, wait)
+            _with_retries(url, lambda: _fetch(url, part, headers or {}, bar), lambda: _size(part), wait)
             if not (mismatch := _explain_mismatch(part, size, {"md5": md5, "sha256": sha256})):
                 part.replace(target)
                 return
@@ -88,26 +99,56 @@ def unpack(archive: Path, folder: Path) -> None:
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def _fetch_with_retries(url: str, part: Path, wait: Callable[[float], None]) -> None:
-    """Fetch the rest of `part`, with new attempts as long as they make or may make progress."""
+def read_range(
+    url: str,
+    start: int,
+    size: int,
+    *,
+    headers: Mapping[str, str] | None = None,
+    wait: Callable[[float], None] = time.sleep,
+) -> bytes:
+    """`size` bytes of the file at `url`, from byte `start` on. Raises MissingFileError, UserError; see `download`."""
+
+    def read() -> bytes:
+        with _open(url, headers or {}, f"bytes={start}-{start + size - 1}") as answer:
+            content: bytes = answer.read(size) if answer.status == 206 else answer.read()[start : start + size]
+        if len(content) < size:
+            raise ConnectionError(f"the connection was lost after {len(content):,} of {size:,} bytes")
+        return content
+
+    return _with_retries(url, read, lambda: 0, wait)
+
+
+def _with_retries(url: str, attempt: Callable[[], T], progress: Callable[[], int], wait: Callable[[float], None]) -> T:
+    """`attempt()`, with new attempts as long as they make, in bytes of `progress`, or may make progress."""
     failures = 0
     while True:
-        size = _size(part)
+        size = progress()
         try:
-            return _fetch(url, part)
+            return attempt()
         except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError, ValueError) as error:
-            failures = 1 if _size(part) > size else failures + 1
-            if failures == ATTEMPTS or not _is_transient(error):
-                raise UserError(f"{public_address(url)} cannot be reached ({_reason(error)}).") from error
-            wait(_pause_seconds(error, failures))
+            failures = 1 if progress() > size else failures + 1
+            if failures < ATTEMPTS and _is_transient(error):
+                wait(_pause_seconds(error, failures))
+                continue
+            if isinstance(error, urllib.error.HTTPError) and error.code in (404, 410):
+                raise MissingFileError(f"{public_address(url)} cannot be reached ({_reason(error)}).") from error
+            raise UserError(f"{public_address(url)} cannot be reached ({_reason(error)}).") from error
 
 
-def _fetch(url: str, part: Path) -> None:
+def _open(url: str, headers: Mapping[str, str], byte_range: str = "") -> Any:
+    request = urllib.request.Request(url, headers={"User-Agent": "imgcls", "Accept-Encoding": "identity"})
+    if byte_range:
+        request.add_header("Range", byte_range)
+    for name, value in headers.items():
+        request.add_unredirected_header(name, value)
+    return _http().open(request, timeout=TIMEOUT_SECONDS)
+
+
+def _fetch(url: str, part: Path, headers: Mapping[str, str], show_bar: bool) -> None:
     start = _size(part)
-    headers = {"User-Agent": "imgcls", "Accept-Encoding": "identity"}
-    request = urllib.request.Request(url, headers=headers | ({"Range": f"bytes={start}-"} if start else {}))
     try:
-        answer = _http().open(request, timeout=TIMEOUT_SECONDS)
+        answer = _open(url, headers, f"bytes={start}-" if start else "")
     except urllib.error.HTTPError as error:
         if error.code != 416 or not start:  # 416: there are no bytes after `start`
             raise
@@ -121,7 +162,7 @@ def _fetch(url: str, part: Path) -> None:
         start = start if resumed else 0
         total = int(length) + start if length else None
         with (
-            byte_bar(f"downloading {public_address(url).rpartition('/')[2]}", total, start) as bar,
+            byte_bar(f"downloading {public_address(url).rpartition('/')[2]}", total, start, shown=show_bar) as bar,
             part.open("ab" if resumed else "wb") as file,
         ):
             while chunk := answer.read(CHUNK_BYTES):

@@ -57,8 +57,7 @@ class TrainingPlan:
 
     def order(self, epoch: int) -> tuple[Tensor, Tensor]:
         """(positions, draws) of the whole epoch over all processes, both int64 (N,)."""
-        generator = torch.Generator().manual_seed((self.seed * 0x9E3779B97F4A7C15 + epoch) & ((1 << 63) - 1))
-        count = len(self.labels)
+        generator, count = self._generator(epoch), len(self.labels)
         if self.sampler == "shuffle":
             order = torch.randperm(count, generator=generator)
             return order, order
@@ -67,6 +66,9 @@ class TrainingPlan:
         chosen = torch.rand(count, generator=generator, dtype=torch.float64) * cumulative[-1]
         order = torch.searchsorted(cumulative, chosen, right=True).clamp_(max=count - 1)
         return order, order + (_occurrence(order) << 32)
+
+    def _generator(self, epoch: int) -> torch.Generator:
+        return torch.Generator().manual_seed((self.seed * 0x9E3779B97F4A7C15 + epoch) & ((1 << 63) - 1))
 
     def __len__(self) -> int:
         return self.steps * self.accumulation
@@ -86,6 +88,29 @@ class TrainingPlan:
             for part in own_parts
         ]
         return [(positions[part], draws[part]) for part in slices]
+
+
+class ShardedPlan(TrainingPlan):
+    """The images of some shards in a random order, then those of others: the shards are in another order per epoch.
+
+    Args:
+        labels, batch_size, **options: see TrainingPlan.
+        shards: int64 (N,), the shard of each image.
+        together: number of shards whose images are shuffled together.
+    """
+
+    def __init__(
+        self, labels: np.ndarray, batch_size: int, *, shards: np.ndarray, together: int, **options: Any
+    ) -> None:
+        super().__init__(labels, batch_size, **options)
+        self.shards, self.together = torch.from_numpy(shards), together
+
+    def order(self, epoch: int) -> tuple[Tensor, Tensor]:
+        generator = self._generator(epoch)
+        turns = torch.randperm(int(self.shards.max()) + 1, generator=generator)
+        within = torch.randperm(len(self.shards), generator=generator)
+        order = torch.argsort(turns[self.shards] // self.together * len(within) + within)
+        return order, order
 
 
 def _occurrence(values: Tensor) -> Tensor:

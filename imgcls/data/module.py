@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from imgcls.data.splits import shared_groups, with_groups, with_validation
 from imgcls.data.stores.placement import on_device, open_store
 from imgcls.data.stores.statistics import channel_statistics
 from imgcls.data.stores.store import Recipe, Store, evaluation_recipe, training_recipe
+from imgcls.data.stores.streamed import StreamedStore
 from imgcls.errors import UserError
 from imgcls.preprocessing import FITS, IMAGENET_MEAN, IMAGENET_STD, PAD_COLOUR, Preprocessing, Size, as_size, sides
 from imgcls.system.cache import cache_folder
@@ -210,6 +212,11 @@ class ImageDataModule(BatchedData):
         return self.opened.source
 
     @property
+    def bad_files(self) -> Sequence[BadFile]:
+        """The images that are left out because they cannot be read, as far as they have been found."""
+        return self.source.bad
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """From an image to the model's input; `normalization=dataset` decodes the training images first."""
         mean, std = map(tuple, self._statistics())
@@ -349,6 +356,7 @@ class ImageDataModule(BatchedData):
                 workers=self.num_workers,
                 processes=self._processes_here(),
                 quality=self.jpeg_quality,
+                on_bad=self.on_bad,
             )
             if store.bad:
                 self._leave_out(split, store.bad)
@@ -402,7 +410,8 @@ class ImageDataModule(BatchedData):
         aspects = self.aspects_of(name) if training else None
         pin = device.type == "cuda"
         load = batches_of(store, self._need(name), pin=pin, seed=self.order_seed, aspects=aspects)
-        return Loader(plan, load, finish=self._finish_without_trainer)
+        in_turn = partial(store.batches, load) if isinstance(store, StreamedStore) else None
+        return Loader(plan, load, finish=self._finish_without_trainer, stream=in_turn)
 
     def _finish_without_trainer(self, batch: RawBatch | Batch) -> RawBatch | Batch:
         """Finish batches in the loader if no trainer runs that calls the hook above, as in a notebook."""

@@ -87,7 +87,8 @@ class Draws:
 
     def of_pictures(self, positions: Tensor) -> Draws:
         """The draws of the images at `positions` in the batch."""
-        return Draws(self.keys[positions])
+        origin = (*self._origin[:2], self._origin[2][positions]) if self._origin is not None else None
+        return Draws(self.keys[positions], origin)
 
     def uniform(self, slots: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """float32 (N, slots), uniform in [low, high)."""

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from imgcls.data.shards import CLASS_NAMES, INDEX_SUFFIX, Index
+from imgcls.data.shard_index import CLASS_NAMES, INDEX_SUFFIX, Index, load_index
 from imgcls.data.sources import Source, Split
 from imgcls.data.stores.fingerprint import file_state
+from imgcls.data.streams import LIST
 from imgcls.data.threads import map_with_bar
 from imgcls.errors import UserError
-from imgcls.pictures import PICTURE_SUFFIXES, read_member
+from imgcls.pictures import PICTURE_SUFFIXES, BadPicture, read_member, read_size
 from imgcls.system.files import atomic_path, atomic_write_text
 from imgcls.system.shares import ALL, Share
 
@@ -57,6 +58,8 @@ def write_shards(source: Source, folder: Path, workers: int, share: Share = ALL)
     written = list(map_with_bar(write, range(len(own)), workers, f"Writing {len(own):,} shards"))
     if share.rank == 0:
         atomic_write_text(folder / CLASS_NAMES, "".join(f"{name}\n" for name in source.class_names))
+        keys = {file.name: _key(split, rows) for file, split, rows in planned}
+        atomic_write_text(folder / LIST, json.dumps({"shards": keys}, indent=0))
     return written
 
 
@@ -80,8 +83,8 @@ def _key(split: Split, rows: np.ndarray) -> str:
 
 def _is_complete(file: Path, key: str) -> bool:
     with suppress(OSError, ValueError, TypeError):
-        index = json.loads(_index_of(file).read_text(encoding="utf-8"))
-        return bool(index["key"] == key and index["bytes"] == file.stat().st_size)
+        index = load_index(_index_of(file))
+        return index.key == key and index.measured and index.bytes == file.stat().st_size
     return False
 
 
@@ -102,8 +105,15 @@ def _write(file: Path, split: Split, rows: np.ndarray, key: str) -> None:
             index.starts.append(tar.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
             index.sizes.append(len(content))
             index.labels.append(label)
+            width, height = 0, 0
+            with suppress(BadPicture):
+                width, height = read_size(io.BytesIO(content))
+            index.widths.append(width)
+            index.heights.append(height)
             _add(tar, f"{member}.cls", label.encode())
-    atomic_write_text(_index_of(file), json.dumps(asdict(index) | {"bytes": file.stat().st_size}))
+    with file.open("rb") as written:
+        found = {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(written, "sha256").hexdigest()}
+    atomic_write_text(_index_of(file), json.dumps(asdict(index) | found))
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -1,54 +1,32 @@
 """`data=shards`: images in tar files, as WebDataset's, read where they are: a few large files instead of millions.
 
 Any member of an uncompressed tar can be read by its place, so that the images of shards are used like files: stored,
-shuffled over the whole data set, and resumed to the same bits. A pass over the headers of each shard finds them once;
-the index is kept in the cache, or beside the shard by `imgcls.prepare shards=DIR`.
+shuffled over the whole data set, and resumed to the same bits. Where they are far away and the disk has no room for
+all, they are fetched in turn (see `imgcls.data.streams`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-import tarfile
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from imgcls.data.folders import need_folder
 from imgcls.data.imagefolder import USUAL_NAMES, ImageFolder, with_test
-from imgcls.data.sources import FilesIn, Source, Split, picture_name
-from imgcls.data.stores.fingerprint import file_state
+from imgcls.data.loader import ShardedPlan, TrainingPlan
+from imgcls.data.members import MembersIn, StreamedMembers
+from imgcls.data.origins import is_address, is_on_web, open_origin
+from imgcls.data.shard_index import CLASS_NAMES, Index, read_index
+from imgcls.data.sources import BadFile, Source, Split, picture_name
+from imgcls.data.stores.streamed import unreadable_images
+from imgcls.data.streams import Streams
 from imgcls.data.table import sort_names
 from imgcls.data.threads import map_with_bar
-from imgcls.errors import UserError, first_line
-from imgcls.pictures import PICTURE_SUFFIXES, member_path
-from imgcls.system.files import atomic_write_text
-
-CLASS_NAMES = "classnames.txt"
-INDEX_SUFFIX = ".index.json"  # beside a shard, after its name
-MAX_LABEL_BYTES = 1000
-
-
-@dataclass(frozen=True)
-class Index:
-    """The images in a shard, in their order."""
-
-    bytes: int
-    """Size of the shard."""
-    names: list[str]
-    """Paths in the shard."""
-    starts: list[int]
-    """Where their contents begin, bytes from the start of the shard."""
-    sizes: list[int]
-    """Bytes of their contents."""
-    labels: list[str]
-    """What the `.cls` beside each image says: a number, or the name of a class."""
-    key: str = ""
-    """What the shard was written from; '' where it is not known."""
+from imgcls.errors import UserError
+from imgcls.system.checks import bytes_or_auto, check_value, choice, whole
 
 
 class Shards(ImageFolder):
@@ -59,86 +37,116 @@ class Shards(ImageFolder):
     without such words are split like a single folder of images.
 
     Args:
-        root: folder of the shards.
+        root: folder of the shards, or its address: s3://…, https://…, hf://datasets/….
+        stream: fetch the shards when their turn comes: `auto` (those at an address, where the disk has no room for
+            all), True (also from a folder: of a network, or of SageMaker's FastFile mode), False.
+        stream_disk: bytes that fetched shards take at most, such as 20GB; `auto`: four fifths of the free disk.
+        shuffle_shards: number of shards whose images are shuffled together, where they are fetched in turn.
         **options: of ImageFolder.
     """
 
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        stream: bool | str = "auto",
+        stream_disk: str | int = "auto",
+        shuffle_shards: int = 8,
+        **options: object,
+    ) -> None:
+        super().__init__(None if is_on_web(root) else root, **options)  # type: ignore[arg-type]
+        check_value("data.stream", stream, choice("auto", True, False))
+        check_value("data.stream_disk", stream_disk, bytes_or_auto)
+        check_value("data.shuffle_shards", shuffle_shards, whole(1))
+        origin = open_origin(str(root)) if root is not None and (stream is True or is_address(root)) else None
+        self.streams = Streams(origin, self.cache, stream, stream_disk) if origin is not None else None
+        """Where shards at an address are fetched; None for a folder whose shards are read where they are."""
+        self.shuffle_shards = shuffle_shards
+        if self.streams is not None and self.root is None:
+            self.root = self.streams.folder
+
+    def prepare_data(self) -> None:
+        """Fetch the index of the shards, and all of them unless they are fetched in turn."""
+        if self.streams is None or not self.streams.prepare():
+            super().prepare_data()
+
+    def download(self) -> None:
+        """Fetch the shards that are missing."""
+        if self.streams is not None:
+            self.streams.fetch_all(self.num_workers)
+
     def find(self) -> Source:
-        """The images of the shards below `root`. Raises UserError for a shard that is damaged, or has no classes."""
-        root = need_folder(self.root, "shards")
-        shards = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.tar"))
+        """The images of the shards. Raises UserError for a shard that is damaged, or has no classes."""
+        streams = self.streams if self.streams is not None and self.streams.active else None
+        if streams is not None:
+            self._check_streamed()
+        root = streams.index_folder if streams is not None else need_folder(self.root, "shards")
+        shards = streams.names() if streams is not None else list_shards(root)
         if not shards:
             raise UserError(f"{root} has no shards: data=shards reads files such as train-00000.tar.")
 
         def index(number: int) -> Index:
-            return read_index(root / shards[number], self.cache)
+            shard = shards[number]
+            return streams.index(shard) if streams is not None else read_index(root / shard, self.cache)
 
         indices = list(map_with_bar(index, range(len(shards)), self.num_workers, "Indexing shards"))
         names, classes = _classes(root, indices)
         if len(classes) < self.min_classes:
             raise UserError(f"{root} has {len(classes)} classes; at least {self.min_classes} are needed.")
+        if streams is not None:
+            streams.open(dict(zip(shards, indices, strict=True)), self.shuffle_shards)
         parts: dict[str, list[tuple[str, Index]]] = {}
         for shard, found in zip(shards, indices, strict=True):
             parts.setdefault(split_of(shard), []).append((shard, found))
-        splits = {split: _split(root, part, classes) for split, part in parts.items()}
+        found_splits = {split: _split(root, part, classes, streams) for split, part in parts.items()}
+        splits = {name: split for name, (split, _) in found_splits.items()}
+        bad = tuple(file for _, files in found_splits.values() for file in files)
         if "" in splits:
             if len(splits) > 1:
                 raise UserError(
                     f"{root / parts[''][0][0]}: call it train-….tar, val-….tar or test-….tar, as others are."
                 )
-            return with_test(Source(names, splits[""]), self.test_fraction, self.seed, self.group)
+            return with_test(Source(names, splits[""], bad=bad), self.test_fraction, self.seed, self.group)
         if "train" not in splits:
             raise UserError(f"{root} has no shards called train-….tar.")
-        return Source(names, splits["train"], splits.get("val"), splits.get("test"))
+        return Source(names, splits["train"], splits.get("val"), splits.get("test"), bad=bad)
+
+    @property
+    def bad_files(self) -> Sequence[BadFile]:
+        """Those that the index says, and those that were found when they were decoded."""
+        found = unreadable_images(self.streams.folder) if self.streams is not None and self.streams.active else []
+        if not found:
+            return self.source.bad
+        names = {name for split in self.source.splits().values() for name in split.names}
+        return [*self.source.bad, *(file for file in found if str(file.path) in names)]
+
+    def _make_plan(self, labels: np.ndarray, batch_size: int, **options: Any) -> TrainingPlan:
+        pictures = self._need("train").pictures
+        if not isinstance(pictures, StreamedMembers):
+            return super()._make_plan(labels, batch_size, **options)
+        shards, together = pictures.places[:, 0], self.shuffle_shards
+        return ShardedPlan(labels, batch_size, shards=shards, together=together, **options)
+
+    def _check_streamed(self) -> None:
+        """Raise UserError for options that need all images at once."""
+        is_set = {
+            "data.normalization=dataset": self.normalization == "dataset",
+            "data.sampler=balanced": self.sampler == "balanced",
+            "data.augment.per_image": bool(self.augment.per_image),
+        }
+        if wrong := [option for option, value in is_set.items() if value]:
+            raise UserError(f"{wrong[0]} is not for shards that are fetched in turn. Leave it out, or copy them first.")
+
+
+def list_shards(root: Path) -> list[str]:
+    """The paths of the shards below `root`, sorted."""
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.tar"))
 
 
 def split_of(shard: str) -> str:
     """The split that a word in the path of a shard names; '' if there is none."""
     words = re.split(r"[^a-z]+", shard.lower())
     return next((split for split, usual in USUAL_NAMES.items() if any(word in usual for word in words)), "")
-
-
-def read_index(shard: Path, cache: Path) -> Index:
-    """The index of a shard: from the file beside it, or from the cache, or from the shard."""
-    state = file_state(shard)
-    key = hashlib.blake2b(f"{shard.resolve()}\0{state}".encode("utf-8", "surrogateescape"), digest_size=16)
-    kept = cache / "shards" / f"{key.hexdigest()}.json"
-    for file in (shard.with_name(shard.name + INDEX_SUFFIX), kept):
-        with suppress(OSError, ValueError, TypeError):
-            index = Index(**json.loads(file.read_text(encoding="utf-8")))
-            if index.bytes == state[0]:
-                return index
-    index = _scan(shard)
-    with suppress(OSError, UserError):  # without a cache the next start takes longer
-        atomic_write_text(kept, json.dumps(asdict(index)))
-    return index
-
-
-def _scan(shard: Path) -> Index:
-    index, labels, keys = Index(shard.stat().st_size, [], [], [], []), dict[str, str](), list[str]()
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                folder, slash, name = member.name.rpartition("/")
-                key, dot, suffix = name.partition(".")
-                key = folder + slash + key
-                if not member.isreg() or not dot:
-                    continue
-                if suffix.lower() == "cls" and member.size <= MAX_LABEL_BYTES:
-                    content = tar.extractfile(member)
-                    labels[key] = content.read().decode().strip() if content is not None else ""
-                elif Path(name).suffix.lower() in PICTURE_SUFFIXES:
-                    keys.append(key)
-                    index.names.append(member.name)
-                    index.starts.append(member.offset_data)
-                    index.sizes.append(member.size)
-    except (tarfile.TarError, UnicodeDecodeError, EOFError) as error:
-        raise UserError(f"{shard} is no complete, uncompressed tar file: {first_line(error)}.") from error
-    missing = [name for name, key in zip(index.names, keys, strict=True) if not labels.get(key)]
-    if missing:
-        raise UserError(f"{shard}: {missing[0]} has no class: data=shards needs KEY.cls beside KEY.jpg.")
-    index.labels.extend(labels[key] for key in keys)
-    return index
 
 
 def _classes(root: Path, indices: Sequence[Index]) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -153,36 +161,28 @@ def _classes(root: Path, indices: Sequence[Index]) -> tuple[tuple[str, ...], dic
     return names, {label: int(label) for label in found}
 
 
-class MembersIn(FilesIn):
-    """Files in shards; the path of each is made when it is used.
-
-    Args:
-        folder: of the shards.
-        names: of the files.
-        shards: paths of the shards from `folder`.
-        places: int64 (N, 3): the number of each file's shard, where its content begins, and its bytes.
-    """
-
-    def __init__(self, folder: str | Path, names: Sequence[str], shards: Sequence[str], places: np.ndarray) -> None:
-        super().__init__(folder, names)
-        self.shards, self.places = shards, places
-
-    def _path(self, index: int) -> Path:
-        shard, start, size = self.places[index].tolist()
-        return Path(self.folder, member_path(self.shards[shard], start, size, self.names[index]))
-
-    def at(self, indices: Iterable[int]) -> MembersIn:
-        """The files at `indices`, in that order."""
-        chosen = list(indices)
-        return MembersIn(self.folder, [self.names[index] for index in chosen], self.shards, self.places[chosen])
-
-
-def _split(root: Path, parts: Sequence[tuple[str, Index]], classes: dict[str, int]) -> Split:
+def _split(
+    root: Path, parts: Sequence[tuple[str, Index]], classes: dict[str, int], streams: Streams | None
+) -> tuple[Split, list[BadFile]]:
+    """The images of a split, and those that are left out because their size is not known."""
     shards = [shard for shard, _ in parts]
     names = tuple(
         picture_name(f"{shard.removesuffix('.tar')}/{name}") for shard, index in parts for name in index.names
     )
-    columns = [[np.full(len(index.names), shard), index.starts, index.sizes] for shard, (_, index) in enumerate(parts)]
-    places = np.concatenate([np.array(column, dtype=np.int64).T for column in columns])
-    labels = [classes[label] for _, index in parts for label in index.labels]
-    return Split(names, np.array(labels, dtype=np.int64), MembersIn(root, names, shards, places))
+    places = np.concatenate(
+        [
+            np.array([np.full(len(index.names), number), index.starts, index.sizes], dtype=np.int64).T
+            for number, (_, index) in enumerate(parts)
+        ]
+    )
+    labels = np.array([classes[label] for _, index in parts for label in index.labels], dtype=np.int64)
+    sizes = None
+    if all(index.measured for _, index in parts):
+        sizes = np.concatenate([np.array([index.widths, index.heights], dtype=np.int32).T for _, index in parts])
+    if streams is None:
+        return Split(names, labels, MembersIn(root, names, shards, places, sizes)), []
+    assert sizes is not None
+    members = StreamedMembers(root, names, shards, places, sizes, cache=streams.cache, keys=streams.keys(shards))
+    split, unknown = Split(names, labels, members), sizes[:, 0] == 0
+    bad = [BadFile(Path(names[row]), "not an image") for row in np.flatnonzero(unknown)]
+    return split.subset(np.flatnonzero(~unknown)) if bad else split, bad

@@ -28,6 +28,9 @@ class FilesIn(Sequence[Path]):
         names: paths from `folder`, or absolute ones.
     """
 
+    on_disk = True
+    """Whether the paths are those of files; if not, each image is fetched when it is taken from the sequence."""
+
     def __init__(self, folder: str | Path, names: Sequence[str]) -> None:
         self.folder, self.names = str(folder), names
 
@@ -49,6 +52,14 @@ class FilesIn(Sequence[Path]):
     def at(self, indices: Iterable[int]) -> FilesIn:
         """The files at `indices`, in that order."""
         return FilesIn(self.folder, [self.names[index] for index in indices])
+
+    def joined(self, others: Sequence[FilesIn]) -> Sequence[Path]:
+        """These and those of `others`."""
+        return tuple(path for files in (self, *others) for path in files)
+
+    def digest(self) -> bytes | None:
+        """What identifies the contents, where that is known without reading them."""
+        return None
 
 
 class BadFile(NamedTuple):
@@ -86,8 +97,9 @@ class Split:
 
     @property
     def files(self) -> Sequence[Path]:
-        """The files of the images; empty if they are in memory."""
-        return () if isinstance(self.pictures, np.ndarray) else self.pictures
+        """The files of the images; empty if they are in memory, or not on this machine."""
+        pictures = self.pictures
+        return () if isinstance(pictures, np.ndarray) or not getattr(pictures, "on_disk", True) else pictures
 
     def open(self, index: int) -> Image.Image:
         """Decode the image at `index`, RGB and upright. Raises BadPicture."""
@@ -136,6 +148,8 @@ class Split:
         pictures: Sequence[Path] | np.ndarray
         if all(isinstance(split.pictures, np.ndarray) for split in splits):
             pictures = np.concatenate([split.pictures for split in splits])
+        elif len(lists := [split.pictures for split in splits if isinstance(split.pictures, FilesIn)]) == len(splits):
+            pictures = lists[0].joined(lists[1:])
         else:
             pictures = tuple(path for split in splits for path in split.files)
         names = tuple(name for split in splits for name in split.names)

@@ -26,9 +26,10 @@ def with_bar(items: Iterable[T], total: int | None, title: str) -> Iterable[T]:
     return bar
 
 
-def byte_bar(title: str, total: int | None, done: int = 0) -> tqdm:
+def byte_bar(title: str, total: int | None, done: int = 0, *, shown: bool = True) -> tqdm:
     """A bar to update with the bytes of a transfer of `total` bytes, if known, which resumes after `done`."""
-    return tqdm(initial=done, total=total, unit="B", unit_scale=True, desc=title, disable=not is_watched())
+    hidden = not (shown and is_watched())
+    return tqdm(initial=done, total=total, unit="B", unit_scale=True, desc=title, disable=hidden)
 
 
 def say(line: str) -> None:

@@ -21,7 +21,7 @@ from imgcls.system.files import atomic_write_text, explain_os_errors, flush_fold
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-DESCRIPTIONS = {"stores": "store.json", "features": "features.json"}
+DESCRIPTIONS = {"stores": "store.json", "features": "features.json", "streams": "stream.json"}
 """The file in each folder of a kind whose time is that of the last use, and which is locked meanwhile."""
 
 
@@ -56,7 +56,7 @@ class Entry:
 
     folder: Path
     kind: str
-    """stores or features."""
+    """stores, features or streams (shards that were fetched)."""
     nbytes: int
     """Bytes on disk."""
     used: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 from imgcls.errors import UserError, nearest
 
+UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 Check = Callable[[Any], str | None]
 """Takes a value and returns None, or what is wrong with it."""
 
@@ -65,6 +67,26 @@ def number(
         return f"must be a number{span}{also}."
 
     return check
+
+
+def parse_bytes(text: str) -> float:
+    """Bytes, from a text such as 50GB. Raises ValueError.
+
+    >>> parse_bytes("1.5GB"), parse_bytes("200")
+    (1500000000.0, 200.0)
+    """
+    match = re.fullmatch(r"([\d.]+) ?([kMGT]?B?)", text)
+    if match is None or (match[2] not in UNITS and match[2] != "B"):
+        raise ValueError(text)
+    return float(match[1]) * UNITS.get(match[2], 1)
+
+
+def bytes_or_auto(value: Any) -> str | None:
+    """An amount of bytes, or `auto`."""
+    with contextlib.suppress(ValueError):
+        if value == "auto" or parse_bytes(str(value)) > 0:
+            return None
+    return "must be auto, or bytes, such as 20GB."
 
 
 def share(value: Any) -> str | None:

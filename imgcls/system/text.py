@@ -1,4 +1,4 @@
-"""Text that others wrote, such as names of classes and files, for a terminal."""
+"""Text for a terminal: what others wrote, such as names of classes and files, and amounts."""
 
 from __future__ import annotations
 
@@ -16,3 +16,15 @@ def printable(text: str) -> str:
     'cat\\\\u001b[2J'
     """
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def format_bytes(size: float) -> str:
+    """`size` bytes with a decimal unit.
+
+    >>> format_bytes(1_500_000_000), format_bytes(20)
+    ('1.5 GB', '20 bytes')
+    """
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size:.0f} bytes"

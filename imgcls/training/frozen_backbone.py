@@ -22,6 +22,7 @@ from imgcls.data.sources import SPLITS
 from imgcls.data.stores.disk import store_key
 from imgcls.data.stores.features import FeatureStore, build_features, open_features
 from imgcls.data.stores.store import Recipe
+from imgcls.errors import UserError
 from imgcls.models.network import Network
 from imgcls.system.bars import with_bar
 
@@ -140,12 +141,19 @@ def run_once(
         for epoch in epochs:
             loader: Any = datamodule.in_order(split, min(BATCH, datamodule.micro_batch_size or BATCH), epoch)
             loader.finish = None
+            seen = 0
             named = f"{title} {split}" + (f", view {epoch + 1} of {len(epochs)}" if epoch is not None else "")
             for raw in with_bar(loader, len(loader), named):
                 batch = datamodule.on_after_batch_transfer(move_data_to_device(raw, device), 0)
                 with torch.inference_mode():
                     values = output(batch.images).float()
+                seen += len(values)
                 yield values.cpu().numpy()
+            if left_out := len(loader.plan.positions) - seen:
+                raise UserError(
+                    f"{left_out} {split} images cannot be read, as the log says, and the features of all are needed. "
+                    "Write the shards again with imgcls.prepare, which leaves them out, or set model.freeze=none."
+                )
     finally:
         network.freeze(was_frozen)
         network.to("cpu").train(was_training)

@@ -77,6 +77,7 @@ def write(
         write_predictions(
             folder, datamodule.source.test, classifier, calibration.temperature if calibration is not None else 1.0
         )
+    write_bad_files(folder, datamodule)
     # a fold of a cross-validation shows its images in the report of all folds
     gather(folder, datamodule, classifier, PARTS if cfg.report or cfg.data.get("fold") is None else ("counts",))
     novelty = fit_known(
@@ -143,12 +144,18 @@ def export_model(
 
 def write_data_notes(folder: Path, datamodule: ImageDataModule) -> None:
     """Log the notes on the data set, and list the files that are left out in `bad_files.csv`."""
-    source = datamodule.source
-    for note in source.notes:
+    for note in datamodule.source.notes:
         log.info("%s", note)
-    if source.bad:
-        atomic_write_text(folder / "bad_files.csv", bad_as_csv(source.bad))
-        log.warning("%d files are left out, see %s.", len(source.bad), folder / "bad_files.csv")
+    write_bad_files(folder, datamodule)
+
+
+def write_bad_files(folder: Path, datamodule: ImageDataModule) -> None:
+    """List the images that are left out in `bad_files.csv`, which may exist; those of streams are found in use."""
+    bad, file = datamodule.bad_files, folder / "bad_files.csv"
+    content = bad_as_csv(bad)
+    if bad and not (file.is_file() and file.read_text(encoding="utf-8") == content):
+        atomic_write_text(file, content)
+        log.warning("%d files are left out, see %s.", len(bad), file)
 
 
 def fit_calibration(

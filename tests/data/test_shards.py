@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from imgcls.data import shard_writing, shards
+from imgcls.data import shard_index, shard_writing
 from imgcls.data.imagefolder import ImageFolder
+from imgcls.data.members import MembersIn
 from imgcls.data.module import ImageDataModule
 from imgcls.data.shard_writing import write_shards
-from imgcls.data.shards import MembersIn, Shards
+from imgcls.data.shards import Shards
 from imgcls.data.sources import Source
 from imgcls.data.stores.fingerprint import file_state, fingerprint
 from imgcls.errors import UserError
@@ -151,7 +152,7 @@ def test_the_index_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(first.files, MembersIn)
     assert first.files.names is first.names, "a list of millions of names is kept once"
     with monkeypatch.context() as patched:
-        patched.setattr(shards, "_scan", None)
+        patched.setattr(shard_index, "_scan", None)
         assert Shards(tmp_path).find().train.names == first.names
     write_tar(tmp_path / "train.tar", members | {"8.png": png(8), "8.cls": b"1"})
     assert len(Shards(tmp_path).find().train) == len(first) + 1 == 9

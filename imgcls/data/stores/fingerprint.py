@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imgcls.data.sources import Split
+from imgcls.data.sources import FilesIn, Split
 from imgcls.errors import UserError
 from imgcls.pictures import locate
 from imgcls.system.files import atomic_write_text
@@ -23,18 +23,21 @@ def fingerprint(split: Split, cache: Path) -> str:
     """32 hexadecimal digits, equal for equal names and contents wherever the files are.
 
     Arrays are read completely. The digest of files is kept in `cache` by the state of each file (size, times of change
-    of content and status, inode), which cannot be reset, so that a second call reads no file.
+    of content and status, inode), which cannot be reset, so that a second call reads no file. Shards that are not on
+    this machine are identified by their index.
     """
     if isinstance(split.pictures, np.ndarray):
         pixels = np.ascontiguousarray(split.pictures)
         return _digest([str(split.pictures.shape).encode(), pixels.data])
+    if isinstance(split.pictures, FilesIn) and (known := split.pictures.digest()) is not None:
+        return _digest([*(f"{name}\0".encode("utf-8", "surrogateescape") for name in split.names), known])
     memory = cache / "fingerprints" / _digest(_states(split))
     try:
-        known = memory.read_text()
+        remembered = memory.read_text()
     except OSError:
-        known = ""
-    if len(known) == 32:
-        return known
+        remembered = ""
+    if len(remembered) == 32:
+        return remembered
     content = _digest(_contents(split.names, split.pictures))
     with contextlib.suppress(OSError, UserError):  # without the cache it only takes longer
         atomic_write_text(memory, content)

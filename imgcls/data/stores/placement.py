@@ -10,12 +10,15 @@ import numpy as np
 import torch
 
 from imgcls.channels import RGB
+from imgcls.data.members import StreamedMembers
 from imgcls.data.sources import Split
 from imgcls.data.stores.compressed import EXPECTED_SHARE, build_compressed, open_compressed
 from imgcls.data.stores.disk import DISK_SHARE, build_on_disk, open_on_disk, store_key
 from imgcls.data.stores.store import ArrayStore, DecodingStore, DeviceStore, Recipe, Store, decode_all
+from imgcls.data.stores.streamed import StreamedStore
 from imgcls.errors import UserError
 from imgcls.system.machine import free_memory, spare_disk
+from imgcls.system.text import format_bytes
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +37,14 @@ def open_store(
     workers: int = 1,
     processes: int = 1,
     quality: int = 90,
+    on_bad: str = "skip",
 ) -> Store:
     """The pixels of `split`, in a store of this `kind` if there is room for it, else in another one.
 
     `auto` uses the disk, where the next run and the trials of a sweep find the store, and memory for few images, for
     images that are in memory anyway, and if the disk is full; without room for pixels it stores JPEGs, and without room
     for these it decodes each image again in every epoch. JPEGs are for squashed training images alone: evaluation's
-    pixels are exact. For `device` see `on_device`.
+    pixels are exact. For `device` see `on_device`. Shards that are fetched in turn always have a StreamedStore.
 
     Args:
         kind: `auto`, `memory`, `disk`, `device`, `jpeg` or `none`.
@@ -50,7 +54,10 @@ def open_store(
         processes: processes on this machine that open the same store; in memory each would have its own, on disk each
             decodes a part.
         quality: of JPEGs, 1 to 100.
+        on_bad: `error` where an image that cannot be read ends the training, as far as it is only found then.
     """
+    if isinstance(split.pictures, StreamedMembers):
+        return StreamedStore(split, recipe, max(1, workers // processes), on_bad)
     if kind == "device" or (kind == "jpeg" and not _compressible(recipe)):
         kind = "auto"
     if (
@@ -75,13 +82,13 @@ def open_store(
             folder = cache / "stores" / store_key(split, recipe, cache)
             found = open_on_disk(folder, len(split), recipe)
             if found is not None:
-                log.info("%s: %s of decoded pixels found in %s.", title, _bytes(size), folder)
+                log.info("%s: %s of decoded pixels found in %s.", title, format_bytes(size), folder)
                 return found
             free, share = spare_disk(cache), DISK_SHARE
         else:
             free, share = free_memory() // processes, MEMORY_SHARE
         if size > share * free:
-            full.append(f"{_bytes(free)} of free {place}{' (imgcls cache prune)' if place == 'disk' else ''}")
+            full.append(f"{format_bytes(free)} of free {place}{' (imgcls cache prune)' if place == 'disk' else ''}")
             if kind != "auto":
                 log.warning("%s: data.store=%s has no room%s.", title, kind, _because(size, full[-1:]))
             continue
@@ -89,7 +96,9 @@ def open_store(
         in_memory = f"in memory, as up to {FEW_IMAGES:,} images need no file" if few else "in memory"
         where = in_memory if place == "memory" else f"on disk, in {folder}, where the next run finds them"
         images = f"{len(split):,}"
-        log.info("%s: decoding %s images once, %s %s%s.", title, images, _bytes(size), where, _because(size, full))
+        log.info(
+            "%s: decoding %s images once, %s %s%s.", title, images, format_bytes(size), where, _because(size, full)
+        )
         if place == "memory":
             pixels = np.empty(recipe.shape(len(split)), dtype=recipe.depth.type)
             aspects = np.ones(len(split), dtype=np.float32)
@@ -104,7 +113,7 @@ def open_store(
 
 def _because(size: int, full: Sequence[str]) -> str:
     """Why pixels of `size` bytes are not where they would be read faster: these places are too `full`."""
-    return f": decoded pixels of {_bytes(size)} are too many for {' and '.join(full)}" if full else ""
+    return f": decoded pixels of {format_bytes(size)} are too many for {' and '.join(full)}" if full else ""
 
 
 def _compressible(recipe: Recipe) -> bool:
@@ -124,11 +133,15 @@ def _compress(
     size, free = int(EXPECTED_SHARE * recipe.nbytes(len(split))), spare_disk(cache)
     if size > DISK_SHARE * free:
         log.info(
-            "%s: compressed images need about %s, too much for the %s of free disk.", title, *map(_bytes, (size, free))
+            "%s: compressed images need about %s, too much for the %s of free disk.",
+            title,
+            *map(format_bytes, (size, free)),
         )
         return None
     images = f"{len(split):,}"
-    log.info("%s: compressing %s images once, about %s on disk, in %s%s.", title, images, _bytes(size), folder, reason)
+    log.info(
+        "%s: compressing %s images once, about %s on disk, in %s%s.", title, images, format_bytes(size), folder, reason
+    )
     try:
         return build_compressed(folder, split, recipe, workers, quality)
     except (OSError, UserError) as error:
@@ -149,7 +162,9 @@ def on_device(store: Store, kind: str, device: torch.device) -> Store:
         return DeviceStore(store, device)
     if kind == "device":
         log.warning(
-            "data.store=device: %s of pixels do not fit into %s of free device memory.", _bytes(size), _bytes(free)
+            "data.store=device: %s of pixels do not fit into %s of free device memory.",
+            format_bytes(size),
+            format_bytes(free),
         )
     return store
 
@@ -165,10 +180,3 @@ def _places(kind: str, count: int, processes: int) -> tuple[str, ...]:
         "none": ("none",),
     }
     return places[kind]
-
-
-def _bytes(size: int) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size} bytes"

@@ -25,6 +25,7 @@ from imgcls.channels import RGB, STEP, Depth, Planes
 from imgcls.data.batch import send
 from imgcls.data.checks import inspect
 from imgcls.data.crops import Layout
+from imgcls.data.members import MembersIn
 from imgcls.data.sources import Split
 from imgcls.data.stores.checksums import Checker
 from imgcls.data.stores.readahead import read_ahead
@@ -130,9 +131,11 @@ def training_recipe(split: Split, layout: Layout, preprocessing: Preprocessing) 
 
 
 def picture_sizes(split: Split) -> set[tuple[int, int]]:
-    """The (width, height) that occur, from the headers of up to 256 files spread evenly over the split."""
+    """The (width, height) that occur: by the index of shards, or the headers of 256 files spread over the split."""
     if isinstance(split.pictures, np.ndarray):
         return {(split.pictures.shape[2], split.pictures.shape[1])} if len(split) else set()
+    if isinstance(split.pictures, MembersIn) and split.pictures.sizes is not None:
+        return {(width, height) for width, height in np.unique(split.pictures.sizes, axis=0).tolist()}
     sizes = set()
     for path in split.pictures[:: max(1, len(split) // SAMPLED_FILES)]:
         try:
@@ -293,12 +296,16 @@ class DecodingStore:
             try:
                 target[row], _ = self.recipe.read(self.split, position)
             except BadPicture as error:
-                name = self.split.names[position]
-                raise UserError(f"{name} could be read before training, but not now: {error.reason}.") from error
+                self._handle_bad(position, error)
+                target[row] = 0
 
         for _ in pool(self.workers).map(decode, range(len(positions)), positions.tolist()):
             pass
         return _from_16_bits(target, pin) if deep else out.permute(0, 3, 1, 2)
+
+    def _handle_bad(self, position: int, error: BadPicture) -> None:
+        name = self.split.names[position]
+        raise UserError(f"{name} could be read before training, but not now: {error.reason}.") from error
 
 
 def decode_all(

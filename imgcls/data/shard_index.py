@@ -1,0 +1,110 @@
+"""The index of a shard: what is in it and where, from a pass over its headers, kept beside it or in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from imgcls.data.stores.fingerprint import file_state
+from imgcls.errors import UserError, first_line
+from imgcls.pictures import PICTURE_SUFFIXES, BadPicture, read_size
+from imgcls.system.files import atomic_write_text
+
+CLASS_NAMES = "classnames.txt"
+INDEX_SUFFIX = ".index.json"  # beside a shard, after its name
+MAX_LABEL_BYTES = 1000
+
+
+@dataclass(frozen=True)
+class Index:
+    """The images in a shard, in their order."""
+
+    bytes: int
+    """Size of the shard."""
+    names: list[str]
+    """Paths in the shard."""
+    starts: list[int]
+    """Where their contents begin, bytes from the start of the shard."""
+    sizes: list[int]
+    """Bytes of their contents."""
+    labels: list[str]
+    """What the `.cls` beside each image says: a number, or the name of a class."""
+    key: str = ""
+    """What the shard was written from; '' where it is not known."""
+    sha256: str = ""
+    """Of the shard; '' where it is not known."""
+    widths: list[int] = field(default_factory=list)
+    """Of the images, px, upright; 0 where the header cannot be read. Empty where nobody has looked."""
+    heights: list[int] = field(default_factory=list)
+    """As the widths."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether it has the sizes of the images."""
+        return len(self.widths) == len(self.names)
+
+
+def read_index(shard: Path, cache: Path, *, measured: bool = False) -> Index:
+    """The index of a shard: from the file beside it, or from the cache, or from the shard.
+
+    Where it must be `measured`, the header of each image is read as well, if that has not been done.
+    """
+    state = file_state(shard)
+    key = hashlib.blake2b(f"{shard.resolve()}\0{state}".encode("utf-8", "surrogateescape"), digest_size=16)
+    kept = cache / "shards" / f"{key.hexdigest()}.json"
+    for file in (shard.with_name(shard.name + INDEX_SUFFIX), kept):
+        with suppress(OSError, ValueError, TypeError):
+            index = load_index(file)
+            if index.bytes == state[0] and (index.measured or not measured):
+                return index
+    index = _scan(shard, measured)
+    with suppress(OSError, UserError):  # without a cache the next start takes longer
+        atomic_write_text(kept, json.dumps(asdict(index)))
+    return index
+
+
+def load_index(file: Path) -> Index:
+    """The index in a file. Raises OSError, ValueError, TypeError."""
+    return Index(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def _scan(shard: Path, measured: bool) -> Index:
+    index, labels, keys = Index(shard.stat().st_size, [], [], [], []), dict[str, str](), list[str]()
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                folder, slash, name = member.name.rpartition("/")
+                key, dot, suffix = name.partition(".")
+                key = folder + slash + key
+                if not member.isreg() or not dot:
+                    continue
+                if suffix.lower() == "cls" and member.size <= MAX_LABEL_BYTES:
+                    content = tar.extractfile(member)
+                    labels[key] = content.read().decode().strip() if content is not None else ""
+                elif Path(name).suffix.lower() in PICTURE_SUFFIXES:
+                    keys.append(key)
+                    index.names.append(member.name)
+                    index.starts.append(member.offset_data)
+                    index.sizes.append(member.size)
+                    if measured:
+                        _measure(tar, member, index)
+    except (tarfile.TarError, UnicodeDecodeError, EOFError) as error:
+        raise UserError(f"{shard} is no complete, uncompressed tar file: {first_line(error)}.") from error
+    missing = [name for name, key in zip(index.names, keys, strict=True) if not labels.get(key)]
+    if missing:
+        raise UserError(f"{shard}: {missing[0]} has no class: data=shards needs KEY.cls beside KEY.jpg.")
+    index.labels.extend(labels[key] for key in keys)
+    return index
+
+
+def _measure(tar: tarfile.TarFile, member: tarfile.TarInfo, index: Index) -> None:
+    content, width, height = tar.extractfile(member), 0, 0
+    with suppress(BadPicture):
+        if content is not None:
+            width, height = read_size(content)
+    index.widths.append(width)
+    index.heights.append(height)
