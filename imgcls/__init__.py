@@ -35,6 +35,10 @@ _WHERE = {
 }
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]  # what a notebook offers after Tab
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import imgcls` stays instant."""
     if name in ("evaluate", "export", "monitor"):  # these modules are callable

@@ -38,7 +38,8 @@ def explain(error: Exception, overrides: list[str], config_name: str) -> UserErr
             advice = f"Give a network of timm as model.name={choice}."
         elif not advice.startswith("Did you mean") and find_options([choice]):
             advice += f" Options about it: python -m imgcls options {choice}"
-        return UserError(f"{group}={choice}: there is no {group} called {choice!r}. {advice}")
+        folder = ", and no such folder" if group == "data" else ""
+        return UserError(f"{group}={choice}: there is no {group} called {choice!r}{folder}. {advice}")
     if match := re.search(r"Could not override '([^']+)'. No match in the defaults list", text):
         return UserError(
             f"Unknown option group {match[1]!r}. {nearest(match[1], _known_names(overrides, config_name))}"

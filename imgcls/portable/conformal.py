@@ -49,7 +49,7 @@ class ClassSets:
         if self.test is None:
             return f"{text} they hold the true class of as many images."
         share, size = self.test
-        return f"{text} they hold the true class of {share:.1%} of the test images, and {size:.3g} classes on average."
+        return f"{text} they hold the true class of {share:.1%} of the test images; they have {size:.3g} on average."
 
     def measured(self, probabilities: np.ndarray, labels: np.ndarray) -> ClassSets:
         """The same with their effect on (N, C) `probabilities` for test images of the classes `labels`, int (N,)."""

@@ -8,6 +8,7 @@ from typing import Any
 from imgcls.report.intervals import as_metrics, intervals, is_bound
 from imgcls.report.run_data import RunData
 from imgcls.runs.about import data_name
+from imgcls.system.text import duration
 
 METRICS = {
     "test/accuracy": "test accuracy",
@@ -68,16 +69,10 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         "parameters": f"{metrics['parameters']:,}" if "parameters" in metrics else "",
         "data": f"{name}: {', '.join(sizes)} images" if sizes else name,
         "started": str(status.get("started") or "")[:16].replace("T", " "),
-        "training": _duration(metrics["seconds"]) if "seconds" in metrics else "",
+        "training": duration(metrics["seconds"]) if "seconds" in metrics else "",
         "machine": device,
     }
     return [(label, value) for label, value in found.items() if value]
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"
 
 
 def headline(run: RunData) -> tuple[str, Sequence[tuple[str, ...]]]:

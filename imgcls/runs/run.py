@@ -16,6 +16,7 @@ from imgcls.runs.confusion import read_confusion
 from imgcls.runs.folds import FOLDS, OUT_OF_FOLD, SUMMARY, read_summary, summary_table
 from imgcls.runs.provenance import read_configuration
 from imgcls.runs.reading import class_names, read_history, read_metrics, read_predictions, read_status
+from imgcls.system.text import duration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -250,15 +251,14 @@ def print_summary(run: Run) -> None:
         ends = [metrics.get(f"{name}_{end}") for end in ("low", "high")]
         bounds = "" if None in ends else f" ({' to '.join(pattern.format(end) for end in ends)})"
         parts.append(f"{label} {pattern.format(metrics[name])}{bounds}")
-    minutes, seconds = divmod(round(metrics.get("seconds", 0)), 60)
     print(f"\n{', '.join(parts)}")
     if "ensemble/accuracy" in metrics:
         print(f"ensemble    test accuracy {metrics['ensemble/accuracy']:.2%}, on the data set's own test images")
     epochs = int(metrics.get("epochs", 0))
     best = f" (the best: {int(metrics['best_epoch'])})" if epochs > 1 and "best_epoch" in metrics else ""
     speed = f", {metrics['images_per_second']:.0f} images/s" if "images_per_second" in metrics else ""
-    length = f"{epochs} epoch{'' if epochs == 1 else 's'}{best}" if epochs else "the head was solved"
-    print(f"{length} in {minutes} min {seconds} s{speed if epochs else ''}")
+    length = f"{epochs} epoch{'' if epochs == 1 else 's'}{best}" if epochs else "features and the solved head"
+    print(f"{length} in {duration(metrics.get('seconds', 0))}{speed if epochs else ''}")
     print(f"run folder  {run.folder}")
     if run.report_file.is_file():
         print(f"report      {run.report_file}")

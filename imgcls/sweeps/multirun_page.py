@@ -12,6 +12,7 @@ from imgcls.report import page
 from imgcls.report.blocks import Blocks, Preformatted, Table, Text
 from imgcls.sweeps import outcome
 from imgcls.sweeps.members import Member, measures, over_seeds, rows, sentence
+from imgcls.system.text import duration
 
 MAX_ROWS = 1000  # of the table; sweep.csv has all
 
@@ -34,7 +35,7 @@ def write_page(folder: Path, members: Sequence[Member]) -> Path:
     states = [member.state for member in members]
     numbers = [(f"{state} runs", str(states.count(state))) for state in dict.fromkeys(states)]
     seconds = sum(float(member.metrics.get("seconds", 0)) for member in members)
-    numbers.append(("time of all runs", outcome.duration(seconds)))
+    numbers.append(("time of all runs", duration(seconds)))
     return page.write_page(folder / "sweep.html", folder.name, sections, sentence=sentence(members), numbers=numbers)
 
 

@@ -13,6 +13,7 @@ import yaml
 from imgcls.sweeps.remote_search import Search
 from imgcls.system.files import atomic_write_text
 from imgcls.system.tables import as_csv
+from imgcls.system.text import duration
 
 MAX_ROWS = 10  # of the table on the terminal
 STATES = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "running", "waiting": "waiting"}
@@ -93,18 +94,6 @@ def shown(values: Mapping[str, Any]) -> str:
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={json.dumps(value).strip(chr(34))}"
         for name, value in values.items()
     )
-
-
-def duration(seconds: float) -> str:
-    """`seconds` for people.
-
-    >>> duration(42), duration(150), duration(7500)
-    ('42 s', '2 min 30 s', '2 h 5 min')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def rows(study: Search) -> list[dict[str, Any]]:

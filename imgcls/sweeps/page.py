@@ -20,6 +20,7 @@ from imgcls.sweeps import figures, outcome
 from imgcls.sweeps.figures import Point
 from imgcls.sweeps.remote_search import Search
 from imgcls.sweeps.selection import correction_of
+from imgcls.system.text import duration
 
 MAX_ROWS = 1000  # of the table; sweep.csv has all
 WIDE_REM = 34.0  # below which parallel coordinates cannot be read: a phone scrolls
@@ -110,7 +111,7 @@ def _numbers(study: Search, rows: list[dict[str, Any]]) -> list[tuple[str, str]]
     counts = [(f"{state} trials", str(count)) for state, count in outcome.count_states(rows).items()]
     epochs = sum(int(trial.user_attrs.get("epochs", 0)) for trial in study.trials)
     seconds = sum(trial.duration.total_seconds() for trial in study.trials if trial.duration is not None)
-    return [*counts, ("epochs trained", str(epochs)), ("time of all trials", outcome.duration(seconds))]
+    return [*counts, ("epochs trained", str(epochs)), ("time of all trials", duration(seconds))]
 
 
 def _table(study: Search, rows: list[dict[str, Any]], best: set[int]) -> Table:

@@ -1,4 +1,4 @@
-"""Text for a terminal: what others wrote, such as names of classes and files, and amounts."""
+"""Text for people: what others wrote, such as names of classes and files; amounts; durations."""
 
 from __future__ import annotations
 
@@ -28,3 +28,15 @@ def format_bytes(size: float) -> str:
         if size >= scale:
             return f"{size / scale:.1f} {unit}"
     return f"{size:.0f} bytes"
+
+
+def duration(seconds: float) -> str:
+    """`seconds` for people.
+
+    >>> duration(0.123), duration(42), duration(150), duration(7500)
+    ('0.12 s', '42 s', '2 min 30 s', '2 h 5 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s" if seconds >= 10 else f"{seconds:.2g} s"
