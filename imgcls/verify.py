@@ -14,7 +14,6 @@ nothing, fp16 0.1 points, int8 0.5 points of accuracy, or, without labels, of th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -24,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls.cli import Option, guarded, read_options
 from imgcls.errors import UserError
-from imgcls.portable.description import CARD
 from imgcls.predict import picture_files
 from imgcls.system.files import atomic_write_text
 
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from imgcls.portable.model import PortableModel
 
 OPTIONS = {"reference": Option()}
-CERTIFICATE = "certificate.json"
 
 
 def verify(folder: Path, files: Sequence[str], reference: Path) -> Certificate:
@@ -45,7 +42,15 @@ def verify(folder: Path, files: Sequence[str], reference: Path) -> Certificate:
     certificate is written, if the model loses more than its precision may.
     """
     from imgcls import portable
-    from imgcls.portable.certificate import TOLERANCE_POINTS, answers, certify, measure_speed, size_mb
+    from imgcls.portable.certificate import (
+        CERTIFICATE,
+        TOLERANCE_POINTS,
+        answers,
+        certify,
+        file_digests,
+        measure_speed,
+        size_mb,
+    )
     from imgcls.portable.description import WEIGHTS
 
     model, before = portable.load(folder, "auto", "cpu"), portable.load(reference, "torch")
@@ -72,7 +77,7 @@ def verify(folder: Path, files: Sequence[str], reference: Path) -> Certificate:
         "engine": model.engine.name,
         "precision": precision,
         **certificate.as_dict(),
-        "sha256": {file.name: _sha256(file) for file in sorted(folder.iterdir()) if _is_certified(file)},
+        "sha256": file_digests(folder),
     }
     atomic_write_text(folder / CERTIFICATE, json.dumps(content, indent=2) + "\n")
     if not passed:
@@ -104,15 +109,6 @@ def _read(files: Sequence[str], model: PortableModel) -> list[tuple[np.ndarray, 
     return batches
 
 
-def _is_certified(file: Path) -> bool:
-    return file.is_file() and file.name not in (CERTIFICATE, CARD)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 def _command(arguments: Sequence[str]) -> None:
     options, _, paths = read_options(arguments, OPTIONS, usage=__doc__ or "", others=None)
     if len(paths) < 2:
@@ -124,6 +120,8 @@ def _command(arguments: Sequence[str]) -> None:
     reference = run if folder.parent.name == "exports" and (run / "config.yaml").is_file() else folder
     files = [str(file) for file in picture_files(paths[1:])]
     print(verify(folder, files, find_model(options["reference"] or reference)))
+    from imgcls.portable.certificate import CERTIFICATE
+
     print(folder / CERTIFICATE)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imgcls.errors import UserError
 from imgcls.portable.description import CARD, DESCRIPTION
 from imgcls.portable.parity import compare
 from imgcls.system.machine import available_cores, processor_name
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 TOLERANCE_POINTS = {"fp32": 0.0, "fp16": 0.1, "int8": 0.5}
 """How much accuracy each precision may lose on the validation images, in percentage points."""
+CERTIFICATE = "certificate.json"
+UNCERTIFIED = (CERTIFICATE, CARD, "reference.npz")  # what does not answer
 BATCH_SIZE = 16
 SECONDS = 1.5
 """For which each speed is measured, after one call that warms up."""
@@ -161,3 +166,34 @@ def size_mb(folder: Path) -> float:
     """Megabytes of the files of a format in `folder`."""
     names = {CARD, DESCRIPTION}
     return sum(file.stat().st_size for file in folder.iterdir() if file.is_file() and file.name not in names) / 1e6
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file that a certificate of the portable model in `folder` is about, by name."""
+    files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name not in UNCERTIFIED]
+    return {file.name: _sha256(file) for file in files}
+
+
+def check_certificate(folder: Path) -> None:
+    """Raise UserError if the model in `folder` has a certificate of `python -m imgcls.verify` that it does not hold.
+
+    It must have passed, and the files must be those that were verified.
+    """
+    file = folder / CERTIFICATE
+    if not file.is_file():
+        return
+    advice = "Verify the model again: python -m imgcls.verify"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        passed, verified = content["passed"] is True, dict(content["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is no certificate. {advice}") from error
+    if not passed:
+        raise UserError(f"{folder}: its certificate says that it answers worse than it may. {advice}")
+    if changed := [name for name, digest in file_digests(folder).items() if verified.get(name) != digest]:
+        raise UserError(f"{folder}: {', '.join(changed)} changed after the certificate was written. {advice}")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

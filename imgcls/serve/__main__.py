@@ -19,7 +19,8 @@ the model again, without a request being lost.
 
 The second form is for containers: it serves /opt/ml/model on all interfaces, on the port SAGEMAKER_BIND_TO_PORT or
 8080, and reads IMGCLS_ENGINE, IMGCLS_DEVICE, IMGCLS_URLS, IMGCLS_URL_ALLOW, IMGCLS_ALLOWED_HOSTS, IMGCLS_CORS,
-IMGCLS_ACCESS_LOG, IMGCLS_CAPTURE, IMGCLS_CAPTURE_PERCENT and IMGCLS_CAPTURE_MB from the environment.
+IMGCLS_ACCESS_LOG, IMGCLS_CAPTURE, IMGCLS_CAPTURE_PERCENT and IMGCLS_CAPTURE_MB from the environment. A model that
+has a `certificate.json` of `python -m imgcls.verify` is served only if it has passed and its files have not changed.
 """
 
 from __future__ import annotations
@@ -83,9 +84,11 @@ ENVIRONMENT = {
 
 def serve(arguments: Sequence[str]) -> None:
     """Serve until SIGTERM or Ctrl-C; requests accepted before are answered."""
-    if "serve" in arguments:
+    in_container = "serve" in arguments
+    if in_container:
         arguments = container_arguments(arguments)
     options, _, _ = read_options(arguments, OPTIONS, usage=__doc__ or "")
+    options["certified"] = in_container
     if options["run"] is None:
         raise UserError("Give the run folder: run=DIR")
     check_installed(["fastapi", "fastapi_offline", "uvicorn", "prometheus_client"], "serve", "Serving")
@@ -104,10 +107,14 @@ def container_arguments(arguments: Sequence[str]) -> list[str]:
 def load_predictor(options: Mapping[str, Any]) -> Predictor:
     """The model for the options, loaded and warmed up."""
     from imgcls import portable
+    from imgcls.portable.certificate import check_certificate
     from imgcls.serve.predictor import Predictor, model_folder
     from imgcls.serve.urls import Fetcher
 
-    model = portable.load(model_folder(options["run"]), options["engine"], options["device"], options["threads"])
+    folder = model_folder(options["run"])
+    if options.get("certified"):
+        check_certificate(folder)
+    model = portable.load(folder, options["engine"], options["device"], options["threads"])
     predictor = Predictor(model, Fetcher(allow=tuple(options["url_allow"])) if options["urls"] else None)
     predictor.warm_up()
     return predictor

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from imgcls.errors import UserError
 from imgcls.portable import CARD, DESCRIPTION, NOVELTY, ONNX, WEIGHTS
+from imgcls.portable.certificate import CERTIFICATE
 from imgcls.serve.predictor import model_folder
 from imgcls.system.files import atomic_path
 
@@ -55,7 +56,7 @@ def write_archive(model: str | Path, target: Path) -> Path:
 
 def archive_files(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file in the archive of the portable model in `folder`."""
-    for name in (DESCRIPTION, WEIGHTS, NOVELTY, ONNX, CARD):
+    for name in (DESCRIPTION, WEIGHTS, NOVELTY, ONNX, CARD, CERTIFICATE):
         if (folder / name).is_file():
             yield name, (folder / name).read_bytes()
     for name, content in code_files():

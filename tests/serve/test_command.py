@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from imgcls.errors import UserError
-from imgcls.serve.__main__ import _listen, serve
+from imgcls.portable.certificate import CERTIFICATE, file_digests
+from imgcls.serve.__main__ import _listen, load_predictor, serve
 from tests.inputs.images import encoded
 from tests.serve.conftest import picture
 
@@ -164,3 +165,31 @@ def test_mistakes_give_one_clear_line(model_dir: Path, tmp_path: Path) -> None:
         ]:
             with pytest.raises(UserError, match=message):
                 serve(arguments)
+
+
+def test_a_container_starts_only_with_the_model_that_was_verified(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fastapi")
+    folder = tmp_path / "model"
+    shutil.copytree(model_dir, folder)
+    certificate, verified = folder / CERTIFICATE, {"passed": True, "sha256": file_digests(folder)}
+    options = {"run": str(folder), "engine": "auto", "device": None, "threads": None, "urls": False, "certified": True}
+    certificate.write_text(json.dumps(verified))
+    assert load_predictor(options).model.class_names
+    monkeypatch.setenv("SM_MODEL_DIR", str(folder))
+    monkeypatch.setenv("SAGEMAKER_BIND_TO_PORT", "0")
+    for content, reason in [
+        (json.dumps({**verified, "sha256": {**verified["sha256"], "model.json": "0"}}), "model.json changed after"),
+        (json.dumps({**verified, "sha256": {}}), "changed after the certificate"),
+        ("{}", "is no certificate"),
+    ]:
+        certificate.write_text(content)
+        with pytest.raises(UserError, match=reason):
+            serve(["serve"])
+    certificate.write_text(json.dumps({**verified, "passed": False}))
+    done = subprocess.run([sys.executable, "-m", "imgcls.serve", "serve"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert not done.stdout
+    [line] = done.stderr.splitlines()
+    assert "its certificate says that it answers worse than it may" in line
