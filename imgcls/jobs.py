@@ -210,7 +210,7 @@ def _stop(client: Any, job: str) -> None:
     from imgcls.aws.naming import is_tuning_name
     from imgcls.aws.refusals import explain_refusals
 
-    with explain_refusals(f"stop the job {job}"):
+    with explain_refusals(f"stop the job {job}, which is billed until it ends"):
         if is_tuning_name(job):
             client.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=job)
             print(f"{job} and its trials are stopping. It cannot be resumed, but its results can be fetched.")

@@ -233,6 +233,10 @@ class Account:
             if params["TrainingJobName"].startswith(base):
                 fields = dict(fields_of(params["TrainingJobName"]))
                 params["AlgorithmSpecification"]["ContainerArguments"] = fields.pop("ContainerArguments")
+                modes = fields.pop("InputMode", {})
+                for channel in params.get("InputDataConfig", ()):
+                    if channel["ChannelName"] in modes:
+                        channel["InputMode"] = modes[channel["ChannelName"]]
                 params = {**params, **fields}
         return params
 

@@ -59,8 +59,8 @@ def is_graviton(name: str) -> bool:
     return match is not None and GRAVITON.fullmatch(match[1]) is not None
 
 
-def offered_types(shape: str) -> list[str]:
-    """The instance types in an enumeration of SageMaker's API, such as TrainingInstanceType; empty if unknown."""
+def enumeration(shape: str) -> list[str]:
+    """The values of an enumeration of SageMaker's API, such as TrainingInstanceType; empty if unknown."""
     try:
         model = import_module("botocore.loaders").create_loader().load_service_model("sagemaker", "service-2")
         return list(model["shapes"][shape]["enum"])

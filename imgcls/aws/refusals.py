@@ -26,6 +26,7 @@ SIGN_IN_ERRORS = (  # botocore's, where a cached sign-in has run out
 )
 PERMISSION = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403")
 NO_BUCKET = ("NoSuchBucket", "404")
+BOTOCORE = ("botocore", "boto3", "s3transfer")  # whose errors are explained
 ADVICE_BY_CLASS = {
     "NoCredentialsError": "There are no AWS credentials. Run `aws configure`, or set AWS_PROFILE.",
     "PartialCredentialsError": "The AWS credentials are incomplete. Run `aws configure`, or set AWS_PROFILE.",
@@ -51,7 +52,7 @@ def explain_refusals(doing: str) -> Iterator[None]:
 
 def explain(error: Exception, doing: str) -> UserError | None:
     """The UserError for `error`; None if it does not come from botocore."""
-    if not type(error).__module__.startswith(("botocore", "boto3", "s3transfer")):
+    if not type(error).__module__.startswith(BOTOCORE):
         return None
     # Errors of file transfers hold the response of AWS only in the error that they wrap.
     answers = (getattr(refused, "response", None) for refused in (error, error.__context__))
@@ -66,6 +67,11 @@ def explain(error: Exception, doing: str) -> UserError | None:
 def error_code(error: BaseException | None) -> str:
     """AWS's code of an error that botocore raised; empty for other errors."""
     return str((getattr(error, "response", None) or {}).get("Error", {}).get("Code", ""))
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether AWS has not answered or has refused, and not what was asked for has failed."""
+    return type(error.__cause__).__module__.startswith(BOTOCORE)
 
 
 def is_denied(error: BaseException) -> bool:

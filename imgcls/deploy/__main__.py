@@ -13,11 +13,13 @@ usage: python -m imgcls.deploy run=DIR | job=NAME | package=NAME  [name=…] [ta
        python -m imgcls.deploy approve  package=NAME/VERSION [reason=TEXT]   allow it to be deployed
        python -m imgcls.deploy reject   package=NAME/VERSION [reason=TEXT]
        python -m imgcls.deploy packages [name=…]                             all versions, and where they come from
+       python -m imgcls.deploy delete   package=NAME[/VERSION] [yes=true]    one version, or all of a model
        python -m imgcls.deploy batch    s3://BUCKET/FOLDER|TABLE.csv run=DIR | package=NAME [answers=answers.jsonl]
 
-options of an endpoint: role framework_version image startup_timeout environment.NAME tags.NAME kms_key subnets
-  security_groups network_isolation capture · min_instances max_instances invocations_per_instance backlog_per_instance
-  scale_out_cooldown scale_in_cooldown · traffic=all|canary|linear bake alarms · success_topic error_topic
+options of an endpoint: role framework_version image inference_ami startup_timeout environment.NAME tags.NAME kms_key
+  subnets security_groups network_isolation capture · min_instances max_instances invocations_per_instance
+  concurrent_per_instance backlog_per_instance scale_out_cooldown scale_in_cooldown · traffic=all|canary|linear bake
+  alarms · success_topic error_topic
 of the test: test=true pictures samples=8 tolerance=0.01 on_failure=keep|undo · of the command: wait=true poll=10
 of all: region profile bucket prefix=imgcls
 """
@@ -57,6 +59,7 @@ ACTIONS: dict[str, dict[str, Option]] = {
     "delete": {
         **WHICH,
         **PLACE,
+        "package": Option(),
         "all": Option(False, flag, boolean),
         "yes": Option(False, flag, boolean),
         "poll": ENDPOINT["poll"],

@@ -24,7 +24,7 @@ from imgcls.deploy.requests import Request
 from imgcls.deploy.source import MEGABYTE, REQUEST_LIMIT
 from imgcls.deploy.state import call_existing, format_duration
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.progress import PATIENCE_SECONDS, is_transient
+from imgcls.launch.sagemaker.progress import PATIENCE_SECONDS, is_transient, warn_if_created
 from imgcls.pictures import PICTURE_SUFFIXES
 from imgcls.serve.refusals import BATCH
 from imgcls.system.files import atomic_write_text
@@ -148,7 +148,8 @@ def start(account: Account, name: str, request: Request, tags: Mapping[str, str]
     attempt = 0
     while True:
         job = name_by_content(name, {**request, "attempt": attempt})
-        with explain_refusals(f"create the transform job {job}"):
+        stop = f"aws sagemaker stop-transform-job --transform-job-name {job}"
+        with warn_if_created("the job", stop), explain_refusals(f"create the transform job {job}"):
             existing = call_existing(client.describe_transform_job, TransformJobName=job)
             if existing is None:
                 all_tags = as_list({**tags, **tags_of("transform-job", name)})

@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 from imgcls.aws.account import Account
-from imgcls.aws.instances import offered_types
+from imgcls.aws.instances import enumeration
+from imgcls.aws.refusals import is_refusal
 from imgcls.deploy import batch
 from imgcls.deploy.endpoint import Deployment, Plan
 from imgcls.deploy.lookup import Values, connect
@@ -40,7 +41,7 @@ def transform(account: Account, options: Options, source: Source, place: str, *,
     Raises UserError: AWS refuses, the job fails, or its answers differ from the local model's.
     """
     kind, count = instance_type_of(options, None), options.instance_count or 1
-    offered = offered_types("TransformInstanceType")
+    offered = enumeration("TransformInstanceType")
     if offered and kind not in offered:
         raise UserError(f"instance_type={kind}: SageMaker runs no batches on this type. {nearest(kind, offered)}")
     images = batch.find_images(account, place)
@@ -63,12 +64,11 @@ def transform(account: Account, options: Options, source: Source, place: str, *,
     try:
         batch.follow(account, job, poll=options.poll)
     except (KeyboardInterrupt, SystemExit):
-        log.warning(
-            "%s continues and is billed. Run the same command again for its answers; to stop it:\n"
-            "  aws sagemaker stop-transform-job --transform-job-name %s",
-            job,
-            job,
-        )
+        log.warning("%s", last_words(job))
+        raise
+    except UserError as error:
+        if is_refusal(error):
+            raise UserError(f"{error}\n{last_words(job)}") from error
         raise
     found = list(batch.read_answers(account, images, output))
     good = [(uri, answer) for uri, answer in found if "error" not in answer]
@@ -78,3 +78,11 @@ def transform(account: Account, options: Options, source: Source, place: str, *,
     batch.write_answers(answers, found)
     bad = f", {len(found) - len(good):,} of them with an error" if len(good) < len(found) else ""
     print(f"{answers}  the answers to {len(found):,} images{bad}; they are also in {output}")
+
+
+def last_words(job: str) -> str:
+    """That the job, which is not waited for any longer, is billed, and how to get its answers or end it."""
+    return (
+        f"{job} continues and is billed. Run the same command again for its answers; to stop it:\n"
+        f"  aws sagemaker stop-transform-job --transform-job-name {job}"
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from imgcls.aws.account import Account
 from imgcls.aws.costs import hourly_price
+from imgcls.aws.refusals import is_refusal
 from imgcls.deploy import endpoint, probe
 from imgcls.deploy.endpoint import MADE, UNCHANGED, UPDATED, Deployment, Plan
 from imgcls.deploy.inventory import list_resources
@@ -70,11 +71,11 @@ def deploy_to(account: Account, options: Options, source: Source, *, remember: b
             return
         deployment.scale(wait_until_ready(deployment, before, made=done == MADE))
     except (KeyboardInterrupt, SystemExit):
-        log.warning(
-            "AWS continues to create %s, which is billed. Run the same command again to resume; to delete it:\n  %s",
-            source.name,
-            delete_command(source.name, options),
-        )
+        log.warning("%s", last_words(source.name, options))
+        raise
+    except UserError as error:
+        if deployment.begun and is_refusal(error):
+            raise UserError(f"{error}\n{last_words(source.name, options)}") from error
         raise
     if samples is not None:
         try:
@@ -91,6 +92,14 @@ def deploy_to(account: Account, options: Options, source: Source, *, remember: b
     else:
         print(f"{source.name} answers: {settings}python -m imgcls.predict endpoint={source.name} picture.jpg")
     print(f"It is billed until you delete it: {delete_command(source.name, options)}")
+
+
+def last_words(name: str, options: Options) -> str:
+    """That the endpoint, which is not waited for any longer, is billed, and how to resume or end it."""
+    return (
+        f"AWS continues by itself, and {name} is billed. Run the same command again to resume; to delete it:\n"
+        f"  {delete_command(name, options)}"
+    )
 
 
 def memory_mb(deployment: Deployment) -> int | None:
@@ -160,9 +169,12 @@ def undo(account: Account, deployment: Deployment, done: str, error: UserError) 
     name, options = deployment.name, deployment.options
     if options.on_failure != "undo":
         return UserError(f"{error}\nThe endpoint stays and is billed: {delete_command(name, options)}")
-    if done == UPDATED:
-        return UserError(f"{error}\nRolled back to {endpoint.roll_back(account, name, poll=options.poll)}.")
-    remove_all(account, name, options.poll)
+    try:
+        if done == UPDATED:
+            return UserError(f"{error}\nRolled back to {endpoint.roll_back(account, name, poll=options.poll)}.")
+        remove_all(account, name, options.poll)
+    except UserError as failed:
+        return UserError(f"{error}\n{failed}\nThe endpoint is billed: {delete_command(name, options)}")
     return UserError(f"{error}\nThe endpoint was removed.")
 
 

@@ -12,6 +12,7 @@ from imgcls.aws.naming import RUN_TAG
 from imgcls.aws.refusals import error_code, explain_refusals, is_denied
 from imgcls.aws.upload import upload_file
 from imgcls.deploy import requests, scaling
+from imgcls.deploy.lookup import delete_command
 from imgcls.deploy.names import ENDPOINT_TAG, PREVIOUS_TAG, SCALING_TAG, as_list, name_by_content, tag_text, tags_of
 from imgcls.deploy.options import SERVERLESS, Options
 from imgcls.deploy.state import (
@@ -26,6 +27,7 @@ from imgcls.deploy.state import (
     wait_until_settled,
 )
 from imgcls.errors import UserError
+from imgcls.launch.sagemaker.progress import warn_if_created
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,8 @@ class Deployment:
         self.existing = self._find_existing()
         self.mode = requests.select_mode(self.options, self.existing)
         self.scaled = scaling.recorded_scaling(account, self.existing) if self.existing is not None else None
+        self.begun = False
+        """Whether the endpoint is being created or updated."""
 
     def _find_existing(self) -> EndpointState | None:
         """The existing endpoint; one that failed to start is deleted, because AWS cannot update it."""
@@ -80,6 +84,7 @@ class Deployment:
         config = self.make("endpoint-config", request)
         if existing is None:
             self._create(config)
+            self.begun = True
             return MADE
         if existing.config_name == config:
             log.info("%s has this model and this configuration already.", self.name)
@@ -89,6 +94,7 @@ class Deployment:
             alarms.append(scaling.watch_errors(self.account, self.name))
         count = max(int(existing.variant.get("InitialInstanceCount") or 1), options.instance_count or 1)
         update(self.account, existing, config, requests.deployment_request(options, self.mode, count, alarms))
+        self.begun = True
         return UPDATED
 
     def make_model(self, archive: Path | None) -> str:
@@ -133,7 +139,10 @@ class Deployment:
 
     def _create(self, config: str) -> None:
         tags = tags_of("endpoint", self.name, {RUN_TAG: tag_text(self.plan.source)})
-        with explain_refusals(f"create the endpoint {self.name}"):
+        with (
+            warn_if_created("the endpoint", delete_command(self.name, self.options)),
+            explain_refusals(f"create the endpoint {self.name}"),
+        ):
             self.account.client("sagemaker").create_endpoint(
                 EndpointName=self.name, EndpointConfigName=config, Tags=as_list({**self.options.tags, **tags})
             )

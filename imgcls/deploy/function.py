@@ -89,7 +89,11 @@ def deploy_function(
         _ready(client, options, wait)
         version = str(client.publish_version(FunctionName=options.function)["Version"])
         _point_alias(client, options.function, version)
-        _keep_warm(client, options, wait)
+        _keep_warm(client, options)
+    billed = f", whose provisioned={options.provisioned} is billed until you delete it" if options.provisioned else ""
+    with explain_refusals(f"finish the function {options.function}{billed}"):
+        if options.provisioned:
+            _wait_until_warm(client, options, wait)
         address = _address(client, options)
     return Published(options.function, version, address)
 
@@ -193,13 +197,17 @@ def _point_alias(client: Any, function: str, version: str) -> None:
         client.create_alias(**alias)
 
 
-def _keep_warm(client: Any, options: FunctionOptions, wait: Callable[[float], None]) -> None:
+def _keep_warm(client: Any, options: FunctionOptions) -> None:
     """Set the provisioned concurrency of the alias, or remove it."""
     alias = {"FunctionName": options.function, "Qualifier": ALIAS}
-    if not options.provisioned:
+    if options.provisioned:
+        client.put_provisioned_concurrency_config(**alias, ProvisionedConcurrentExecutions=options.provisioned)
+    else:
         call_existing(client.delete_provisioned_concurrency_config, **alias)
-        return
-    client.put_provisioned_concurrency_config(**alias, ProvisionedConcurrentExecutions=options.provisioned)
+
+
+def _wait_until_warm(client: Any, options: FunctionOptions, wait: Callable[[float], None]) -> None:
+    alias = {"FunctionName": options.function, "Qualifier": ALIAS}
     began = time.monotonic()
     while True:
         now = client.get_provisioned_concurrency_config(**alias)

@@ -6,16 +6,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from imgcls.aws.instances import enumeration
 from imgcls.aws.rules import check_arn, check_bucket, check_instance_type, check_role, check_tags, check_variables
 from imgcls.aws.s3 import split_folder
 from imgcls.cli import Option, boolean, texts
-from imgcls.errors import UserError
+from imgcls.errors import UserError, nearest
 from imgcls.system.checks import Check, choice, flag, local_folder, number, whole
 
 REAL_TIME, SERVERLESS, ASYNCHRONOUS = "real-time", "serverless", "asynchronous"
 MODES = (REAL_TIME, SERVERLESS, ASYNCHRONOUS)
 TARGETS = ("aws", "local", "rehearsal")
-INSTANCE_OPTIONS = ("instance_type", "instance_count", "max_instances", "min_instances", "startup_timeout", "traffic")
+INSTANCE_OPTIONS = (
+    *("instance_type", "instance_count", "max_instances", "min_instances", "startup_timeout"),
+    *("traffic", "inference_ami"),
+)
+SCALING_OPTIONS = (
+    *("invocations_per_instance", "concurrent_per_instance", "backlog_per_instance"),
+    *("scale_out_cooldown", "scale_in_cooldown"),
+)
 MEMORY_SIZES = range(1024, 6144 + 1, 1024)  # MB
 MAX_CONCURRENCY = 200
 RESERVED_VARIABLES = ("AWS_", "SAGEMAKER_")
@@ -51,6 +59,7 @@ class Options:
     min_instances: int | None = option(None, whole(0, 100), int)
     max_instances: int | None = option(None, whole(0, 100), int)
     invocations_per_instance: float | None = option(None, number(0.1, 1e6), float)
+    concurrent_per_instance: float | None = option(None, number(0.1, 1e6), float)
     backlog_per_instance: float | None = option(None, number(0.1, 1e6), float)
     scale_out_cooldown: int | None = option(None, whole(0, 86400), int)
     scale_in_cooldown: int | None = option(None, whole(0, 86400), int)
@@ -60,6 +69,7 @@ class Options:
     role: str | None = option()
     image: str | None = option()
     framework_version: str | None = option()
+    inference_ami: str | None = option()
     kms_key: str | None = option()
     subnets: list[str] = field(default_factory=list, metadata=LIST)
     security_groups: list[str] = field(default_factory=list, metadata=LIST)
@@ -146,12 +156,18 @@ def _check_instances(options: Options) -> None:
     kind = options.instance_type
     if kind is not None:
         check_instance_type("instance_type", kind, "ml.m5.large")
+    if (ami := options.inference_ami) is not None:
+        offered = enumeration("ProductionVariantInferenceAmiVersion")
+        if offered and ami not in offered:
+            raise UserError(f"inference_ami={ami}: {nearest(ami, offered)}")
     low, high = options.min_instances, options.max_instances
     if low is not None and high is None:
         raise UserError(f"min_instances={low}: autoscaling needs max_instances=… too.")
     if high and (1 if low is None else low) > high:
         raise UserError(f"max_instances={high}: must be at least min_instances={1 if low is None else low}.")
-    for name in ("invocations_per_instance", "backlog_per_instance", "scale_out_cooldown", "scale_in_cooldown"):
+    if options.invocations_per_instance is not None and options.concurrent_per_instance is not None:
+        raise UserError("invocations_per_instance and concurrent_per_instance exclude each other: give one of them.")
+    for name in SCALING_OPTIONS:
         if getattr(options, name) is not None and not high:
             raise UserError(f"{name}: autoscaling needs max_instances=… too.")
 
@@ -181,8 +197,9 @@ def _check_mode(options: Options) -> None:
             raise UserError("concurrency is for mode=serverless and mode=asynchronous.")
         if options.min_instances == 0:
             raise UserError("min_instances=0 is for mode=asynchronous: other endpoints need an instance to answer.")
-    if mode == ASYNCHRONOUS and options.invocations_per_instance is not None:
-        raise UserError("invocations_per_instance: an asynchronous endpoint scales by backlog_per_instance=….")
+    for name in ("invocations_per_instance", "concurrent_per_instance"):
+        if mode == ASYNCHRONOUS and getattr(options, name) is not None:
+            raise UserError(f"{name}: an asynchronous endpoint scales by backlog_per_instance=….")
     if options.output is not None:
         split_folder(options.output, "output")
     for name in ("success_topic", "error_topic"):

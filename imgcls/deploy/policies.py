@@ -161,12 +161,16 @@ def _endpoints(names: Names) -> list[Statement]:
 def _registry(names: Names) -> list[Statement]:
     versions = names.arn("sagemaker", f"model-package/{NAME_PREFIX}*")
     groups = names.arn("sagemaker", f"model-package-group/{NAME_PREFIX}*")
-    group_actions = ("AddTags", "CreateModelPackageGroup", "DescribeModelPackageGroup")
+    group_actions = (
+        *("AddTags", "CreateModelPackageGroup", "DeleteModelPackageGroup"),
+        "DescribeModelPackageGroup",
+    )
+    version_actions = ("DeleteModelPackage", "DescribeModelPackage", "UpdateModelPackage")
     return [
         allow("Groups", [f"sagemaker:{action}" for action in group_actions], [groups]),
         # for a version of a group AWS asks about both
         allow("Register", ["sagemaker:CreateModelPackage"], [groups, versions]),
-        allow("Versions", ["sagemaker:DescribeModelPackage", "sagemaker:UpdateModelPackage"], [versions]),
+        allow("Versions", [f"sagemaker:{action}" for action in version_actions], [versions]),
         # these have no resources
         allow("ListVersions", ["sagemaker:ListModelPackageGroups", "sagemaker:ListModelPackages"], UNNAMED),
     ]

@@ -7,15 +7,16 @@ import json
 import logging
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from imgcls.aws.account import Account
+from imgcls.aws.naming import NAME_PREFIX
 from imgcls.aws.refusals import explain_refusals
-from imgcls.aws.s3 import split_uri
+from imgcls.aws.s3 import list_objects, split_uri
 from imgcls.aws.upload import upload_file
 from imgcls.deploy.endpoint import archive_place
 from imgcls.deploy.names import as_list, endpoint_name, tag_text, tags_of
@@ -253,6 +254,34 @@ def set_status(account: Account, package: Package, status: str, reason: str | No
             ModelApprovalStatus=status,
             **({"ApprovalDescription": reason} if reason else {}),
         )
+
+
+def remove(account: Account, packages: Sequence[Package]) -> None:
+    """Delete versions of one model with their files in S3, and with the last version the model.
+
+    Raises UserError, before anything is removed, if a model that was deployed from one of them exists.
+    """
+    client, group = account.client("sagemaker"), packages[0].group
+    used = {package.arn: package for package in packages} | {package.archive: package for package in packages}
+    with explain_refusals("list the models"):
+        for page in client.get_paginator("list_models").paginate(NameContains=NAME_PREFIX):
+            for entry in page["Models"]:
+                container = client.describe_model(ModelName=entry["ModelName"]).get("PrimaryContainer") or {}
+                for field in ("ModelPackageName", "ModelDataUrl"):
+                    if (package := used.get(str(container.get(field)))) is not None:
+                        raise UserError(
+                            f"package={group}/{package.version}: the model {entry['ModelName']} uses it. Delete its "
+                            "endpoint before: python -m imgcls.deploy list"
+                        )
+    for package in packages:
+        with explain_refusals(f"remove {group}/{package.version}"):
+            bucket, key = split_uri(f"{package.archive.rpartition('/')[0]}/")
+            for stored in list_objects(account.client("s3"), f"s3://{bucket}/{key}"):
+                account.client("s3").delete_object(Bucket=bucket, Key=stored.key)
+            client.delete_model_package(ModelPackageName=package.arn)
+    if not list_packages(account, group):
+        with explain_refusals(f"remove the model package group {group}"):
+            client.delete_model_package_group(ModelPackageGroupName=group)
 
 
 def download(account: Account, package: Package, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The actions `register`, `packages`, `approve` and `reject` of `python -m imgcls.deploy`."""
+"""The actions of `python -m imgcls.deploy` on registered models: register, list, approve, reject and delete."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import tempfile
 from datetime import datetime
 from pathlib import Path
 
+from imgcls.cli import confirm_removal
 from imgcls.deploy import registry
 from imgcls.deploy.lookup import Values, connect
 from imgcls.deploy.names import endpoint_name
@@ -62,3 +63,19 @@ def list_packages(values: Values, more: list[str]) -> None:
         job = f"job {notes[registry.JOB]}" if registry.JOB in notes else ""
         shown = [f"{package.group}/{package.version}", package.status, made, accuracy, origin, job, package.reason]
         print("  ".join(part for part in shown if part))
+
+
+def remove(values: Values) -> None:
+    """`delete package=NAME[/VERSION]`: one version, or all of a model."""
+    text, account = str(values["package"]), connect(values)
+    if "/" in text or text.startswith("arn:"):
+        packages = [registry.find_package(account, text)]
+    else:
+        packages = registry.list_packages(account, endpoint_name(text))
+    if not packages:
+        raise UserError(f"package={text}: no such model is registered: python -m imgcls.deploy packages")
+    names = ", ".join(f"{package.group}/{package.version}" for package in packages)
+    if not values["yes"]:
+        confirm_removal(f"Remove {names}, with the files in S3?")
+    registry.remove(account, packages)
+    print(f"Removed {names}.")

@@ -11,6 +11,7 @@ from imgcls.deploy import scaling
 from imgcls.deploy.endpoint import delete_endpoint
 from imgcls.deploy.inventory import Resource
 from imgcls.deploy.state import call_existing, describe_resource
+from imgcls.errors import UserError
 
 
 def remove(account: Account, resources: Sequence[Resource], *, poll: float, report: Callable[[str], None]) -> None:
@@ -32,8 +33,13 @@ def remove(account: Account, resources: Sequence[Resource], *, poll: float, repo
     for kind, remover in removers.items():
         for resource in resources:
             if resource.kind == kind:
-                with explain_refusals(f"remove the {kind} {resource.name}"):
-                    remover(account, resource)
+                try:
+                    with explain_refusals(f"remove the {kind} {resource.name}"):
+                        remover(account, resource)
+                except UserError as error:
+                    if kind != "endpoint":
+                        raise
+                    raise UserError(f"{error}\n{resource.name} is billed until it is deleted.") from error
                 report(f"removed {kind:<16} {resource.name}")
 
 

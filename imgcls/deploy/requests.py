@@ -17,6 +17,7 @@ Request = dict[str, Any]
 INSTANCE_TYPE = "ml.m5.large"
 ARM_TYPE = "ml.c7g.large"  # one whose image is in a repository of its own
 FRAMEWORK = "2.6.0"
+AMI = "InferenceAmiVersion"
 ARM_IMAGE = "-arm64:"
 MEMORY_MB, CONCURRENCY, ASYNC_CONCURRENCY = 3072, 5, 4
 AWS_IMAGE = re.compile(r"\.dkr\.ecr\.[\w-]+\.amazonaws\.[\w.]+/pytorch-inference(?:-arm64)?:")
@@ -116,6 +117,8 @@ def config_request(
         timeout = options.startup_timeout or current.get(timeout_name)
         if timeout:
             variant[timeout_name] = timeout
+        if ami := options.inference_ami or (current.get(AMI) if kind == current.get("InstanceType") else None):
+            variant[AMI] = ami
     request: Request = {"ProductionVariants": [variant]}
     key = options.kms_key or before.get("KmsKeyId")
     if key and mode != SERVERLESS and not has_local_disk(variant["InstanceType"]):

@@ -15,6 +15,8 @@ from imgcls.deploy.state import EndpointState, read_tags_of
 log = logging.getLogger(__name__)
 
 NAMESPACE, DIMENSION = "sagemaker", "sagemaker:variant:DesiredInstanceCount"
+INVOCATIONS_METRIC = "SageMakerVariantInvocationsPerInstance"
+CONCURRENT = "SageMakerVariantConcurrentRequestsPerModelHighResolution"  # reacts within seconds, not minutes
 INVOCATIONS, BACKLOG = 100.0, 5.0  # per instance: requests per minute, waiting requests
 SCALE_OUT_SECONDS, SCALE_IN_SECONDS = 60, 300
 ERROR_RATE = 0.01  # share of failing requests above which an update is rolled back
@@ -47,6 +49,7 @@ class Scaling:
         low, high: minimum and maximum number of instances.
         load: target per instance: requests per minute, or waiting requests of asynchronous endpoints.
         out, back: cooldown in seconds after scaling out and in.
+        concurrent: whether `load` is of requests that are answered at the same time, which AWS measures every 10 s.
     """
 
     low: int
@@ -54,6 +57,7 @@ class Scaling:
     load: float
     out: int
     back: int
+    concurrent: int = 0
 
     def __str__(self) -> str:
         return " ".join(f"{part.name}={getattr(self, part.name):g}" for part in fields(self))
@@ -68,7 +72,7 @@ class Scaling:
         try:
             values = dict(part.split("=", 1) for part in text.split())
             whole = {name: int(values[name]) for name in ("low", "high", "out", "back")}
-            return cls(load=float(values["load"]), **whole)
+            return cls(load=float(values["load"]), **whole, concurrent=int(values.get("concurrent", 0)))
         except (KeyError, ValueError):
             return None
 
@@ -79,8 +83,8 @@ def select_scaling(options: Options, mode: str, before: Scaling | None) -> Scali
         return before
     if options.max_instances == 0:
         return None
-    queued = mode == ASYNCHRONOUS
-    load = options.backlog_per_instance if queued else options.invocations_per_instance
+    queued, concurrent = mode == ASYNCHRONOUS, options.concurrent_per_instance
+    load = options.backlog_per_instance if queued else concurrent or options.invocations_per_instance
     low, out, back = options.min_instances, options.scale_out_cooldown, options.scale_in_cooldown
     default_load = BACKLOG if queued else INVOCATIONS
     kept = before or Scaling(1, options.max_instances, default_load, SCALE_OUT_SECONDS, SCALE_IN_SECONDS)
@@ -90,6 +94,7 @@ def select_scaling(options: Options, mode: str, before: Scaling | None) -> Scali
         kept.load if load is None else load,
         kept.out if out is None else out,
         kept.back if back is None else back,
+        kept.concurrent if load is None else int(concurrent is not None),
     )
 
 
@@ -112,7 +117,8 @@ def scale(account: Account, endpoint: str, scaling: Scaling, mode: str) -> None:
         )
         if scaling.low == 0:
             _scale_from_zero(account, endpoint, target)
-    what = "waiting requests" if mode == ASYNCHRONOUS else "requests per minute"
+    each = "requests at a time" if scaling.concurrent else "requests per minute"
+    what = "waiting requests" if mode == ASYNCHRONOUS else each
     log.info("%s: %d to %d instances, about %g %s each.", endpoint, scaling.low, scaling.high, scaling.load, what)
 
 
@@ -124,7 +130,7 @@ def load_policy(endpoint: str, scaling: Scaling, mode: str) -> dict[str, Any]:
         "ScaleInCooldown": scaling.back,
     }
     if mode != ASYNCHRONOUS:
-        metric = {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
+        metric = {"PredefinedMetricType": CONCURRENT if scaling.concurrent else INVOCATIONS_METRIC}
         return {**policy, "PredefinedMetricSpecification": metric}
     backlog = {
         "MetricName": "ApproximateBacklogSizePerInstance",

@@ -14,7 +14,7 @@ from imgcls.aws.naming import NAME_PREFIX, default_bucket
 from imgcls.aws.refusals import is_denied
 from imgcls.aws.rules import check_role_name
 from imgcls.cli import confirm_removal
-from imgcls.deploy import endpoint, inventory, policies
+from imgcls.deploy import endpoint, inventory, policies, registry_command
 from imgcls.deploy.deployment import create_ask, run_test
 from imgcls.deploy.function import FunctionOptions, ask, deploy_function
 from imgcls.deploy.inventory import Resource
@@ -114,7 +114,12 @@ def print_running_jobs(account: Account) -> None:
 
 
 def delete(values: Values, more: list[str]) -> None:
-    """`delete name=…`, `delete --all`."""
+    """`delete name=…`, `delete --all`, `delete package=…`."""
+    if values["package"] is not None:
+        if values["all"] or values["name"] is not None or values["run"] is not None:
+            raise UserError("package deletes a registered version: give it without name=, run= and --all.")
+        registry_command.remove(values)
+        return
     if values["all"]:
         if values["name"] is not None or values["run"] is not None:
             raise UserError("--all deletes everything: give either --all, or name= or run=.")
@@ -123,7 +128,10 @@ def delete(values: Values, more: list[str]) -> None:
         name, options = resolve_endpoint(values)
         account = connect(options)
     hidden: list[str] = []
-    resources = inventory.list_resources(account, name, hidden)
+    try:
+        resources = inventory.list_resources(account, name, hidden)
+    except UserError as error:
+        raise UserError(f"{error}\nNothing was removed, and endpoints are billed until they are deleted.") from error
     print_hidden(hidden)
     if resources:
         print_table(resources)

@@ -138,7 +138,7 @@ def account(monkeypatch: pytest.MonkeyPatch, model: Path) -> Iterator[Account]:
             return target
 
         # In the modules that have imported it: one imported while it is replaced would keep the replacement.
-        for module in ("deployment", "rehearsal"):
+        for module in ("deployment", "rehearsal", "batch_command"):
             monkeypatch.setattr(f"imgcls.deploy.{module}.write_archive", write_archive)
         monkeypatch.setattr(running, "serve_archive", serve_archive)
         monkeypatch.setattr("imgcls.aws.account.Account.connect", known.cloud)

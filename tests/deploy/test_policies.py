@@ -62,6 +62,8 @@ def test_the_policies_hold_what_the_calls_need_and_no_more(account: Account, run
     command(["lambda", "name=dogs", "poll=0.01", "role=imgcls-functions", "pictures=pictures"])
     command(["register", "run=runs/dogs", "name=dogs", "image=own/image:1", "approve=true"])
     command(["packages"])
+    command(["register", "run=runs/dogs", "name=gone", "image=own/image:1"])
+    command(["delete", "package=gone", "yes=true"])
     command(["package=dogs", "name=dogs", "poll=0.01", "role=endpoints", "pictures=pictures", "samples=1"])
     command(["batch", "s3://answers/new", "package=dogs", "poll=0.01", "role=endpoints"])
     account.broken = "no"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -132,38 +130,22 @@ def test_a_batch_that_fails_says_why(account: Account, run: Path) -> None:
     assert not Path("answers.jsonl").exists()
 
 
-def test_whatever_aws_denies_is_said_in_a_line(account: Account, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each operation of a batch and of a registration, in turn: a UserError with AWS's words, and no answers."""
-    from botocore.client import BaseClient
-    from botocore.exceptions import ClientError
-
-    s3 = account.cloud().client("s3")
-    s3.create_bucket(Bucket="pictures")
-    s3.put_object(Bucket="pictures", Key="a.jpg", Body=(Path("pictures") / "00.jpg").read_bytes())
-    call = BaseClient._make_api_call
-
-    def denying(denied: str) -> Callable[..., Any]:
-        def answer(client: Any, operation: str, params: dict[str, Any]) -> Any:
-            if operation == denied:
-                error: Any = {"Error": {"Code": "AccessDenied", "Message": f"no {operation}"}}
-                raise ClientError(error, operation)
-            return call(client, operation, params)
-
-        return answer
-
-    tried = {"GetRole"}  # which is optional
-    for words in (["batch", "s3://pictures", ROLE, "poll=0.01", "test=false"], ["register", "approve=true"]):
-        everything = [*words, "run=runs/dogs", "image=own/image:1"]
-        assert account.cloud().places  # the bucket is there
-        account.aws.calls.clear()
-        command([*everything, "name=first"])
-        asked = {call.operation for call in account.aws.calls if call.who == "person"} - tried
-        assert len(asked) > 4
-        tried |= asked
-        for operation in sorted(asked):
-            Path("answers.jsonl").unlink(missing_ok=True)
-            monkeypatch.setattr(BaseClient, "_make_api_call", denying(operation))
-            with pytest.raises(UserError, match=f"no {operation}"):
-                command([*everything, f"name={operation}"])
-            monkeypatch.setattr(BaseClient, "_make_api_call", call)
-            assert not Path("answers.jsonl").exists()
+def test_versions_are_removed_with_their_files(account: Account, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that an endpoint uses stays."""
+    command([*REGISTER, "approve=true"])
+    command([*DEPLOY, "test=false"])
+    with pytest.raises(UserError, match=r"package=imgcls-dogs/1: the model imgcls-front-\w+ uses it\."):
+        command(["delete", "package=dogs", "yes=true"])
+    assert not account.sent("DeleteModelPackage")
+    command(["delete", "name=front", "yes=true", "poll=0.01"])
+    with pytest.raises(UserError, match="there is no terminal for the confirmation"):
+        command(["delete", "package=dogs/1"])
+    capsys.readouterr()
+    command(["delete", "package=dogs/1", "yes=true"])
+    assert "Removed imgcls-dogs/1." in capsys.readouterr().out
+    assert len(account.sent("DeleteModelPackageGroup")) == 1, "its only version"
+    bucket = "sagemaker-us-east-1-123456789012"
+    assert not account.cloud().client("s3").list_objects_v2(Bucket=bucket, Prefix="imgcls/endpoints/").get("Contents")
+    for words, said in (["package=dogs"], "no such model"), (["package=dogs", "--all"], "give it without"):
+        with pytest.raises(UserError, match=said):
+            command(["delete", *words, "yes=true"])

@@ -27,6 +27,11 @@ PARAMS = "imgcls-params"
 TARGET = "HTTP_X_AMZ_TARGET"
 TUNING_JOB = "HyperParameterTuningJobName"
 MODULES = {"lambda": "awslambda", "application-autoscaling": "applicationautoscaling"}  # of moto, by service
+EMPTY_ANSWERS = {  # of operations that moto does not have
+    "AWSPriceListService.GetProducts": b'{"PriceList": []}',
+    "ServiceQuotasV20190624.ListServiceQuotas": b'{"Quotas": []}',
+    "ServiceQuotasV20190624.ListAWSDefaultServiceQuotas": b'{"Quotas": []}',
+}
 SERVICES = ("s3", "sagemaker", "logs", "lambda", "iam", "cloudwatch", "application-autoscaling")
 
 Answerer = Callable[[re.Match[str], dict[str, Any], bytes], tuple[str, list[tuple[str, str]], bytes]]
@@ -89,6 +94,8 @@ class LocalAws:
             "CreateHyperParameterTuningJob": self._tune,
         }
         """Handlers of requests that are called after moto has accepted them, by SageMaker operation."""
+        self.refuse: Callable[[Call], None] = lambda call: None
+        """Is called with each call of a person before it is sent, and raises what botocore then raises."""
         self._tuner = Tuner(self._make_trial, lambda name: self.stop_job(name), self.job)
         self._server: Any = None
         self._thread: threading.Thread | None = None
@@ -147,7 +154,10 @@ class LocalAws:
 
     def _record_call(self, who: str, model: Any, context: dict[str, Any], **_: Any) -> None:
         """Keep the call, and refuse it as AWS would if it is not valid."""
-        self.calls.append(Call(who, model.service_model.service_name, model.name, context[PARAMS]))
+        call = Call(who, model.service_model.service_name, model.name, context[PARAMS])
+        self.calls.append(call)
+        if who == "person":
+            self.refuse(call)
         if not self.strict or model.input_shape is None:
             return
         refused = list(violations(model.input_shape, context[PARAMS]))
@@ -184,9 +194,9 @@ class LocalAws:
                 start_response(code, headers)
                 return [content]
         operation = str(environ.get(TARGET, ""))
-        if operation == "AWSPriceListService.GetProducts":  # moto does not support it
+        if operation in EMPTY_ANSWERS:
             start_response("200 OK", [("Content-Type", "application/x-amz-json-1.1")])
-            return [b'{"PriceList": []}']
+            return [EMPTY_ANSWERS[operation]]
         if not operation.startswith("SageMaker."):
             answer: Iterable[bytes] = self._moto(environ, start_response)
             return answer

@@ -55,6 +55,8 @@ class Endpoints:
         aws.after["CreateTransformJob"] = self._transform
         aws.operations["UpdateEndpoint"] = self._update
         aws.operations["UpdateModelPackage"] = self._judge
+        aws.operations["DeleteModelPackage"] = self._forget_package
+        aws.operations["DeleteModelPackageGroup"] = self._forget_group
         aws.paths += [
             (re.compile(r"/endpoints/([^/]+)/invocations"), self._invoke),
             (re.compile(r"/endpoints/([^/]+)/async-invocations"), self._invoke_async),
@@ -132,6 +134,14 @@ class Endpoints:
         package.approval_description = request.get("ApprovalDescription", package.approval_description)
         package.modifications_done()
         return {"ModelPackageArn": package.arn}
+
+    def _forget_package(self, request: dict[str, Any]) -> dict[str, Any]:
+        del self._sagemaker.model_packages[self._package(request["ModelPackageName"]).arn]
+        return {}
+
+    def _forget_group(self, request: dict[str, Any]) -> dict[str, Any]:
+        del self._sagemaker.model_package_groups[request["ModelPackageGroupName"]]
+        return {}
 
     def _transform(self, request: dict[str, Any]) -> None:
         record = self._sagemaker.transform_jobs[request["TransformJobName"]]

@@ -78,7 +78,7 @@ def find_user_modules(config: Any, more: Iterable[str] = ()) -> list[Path]:
     Raises UserError if a path does not exist, or is too large for source code.
     """
     modules: dict[str, Path] = {}
-    for name in sorted({target.split(".")[0] for target in _targets(config)}):
+    for name in sorted({target.split(".")[0] for target in targets(config)}):
         path = _find_source(name)
         if path is not None:
             modules[path.name] = path
@@ -88,7 +88,7 @@ def find_user_modules(config: Any, more: Iterable[str] = ()) -> list[Path]:
             raise UserError(f"launch.code: {text} does not exist.")
         modules[path.name] = path.resolve()
     for path in modules.values():
-        size = path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in _files_in(path))
+        size = path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in source_files(path))
         if size > MAX_SOURCE_BYTES:
             raise UserError(f"launch.code: {path} holds {size >> 20} MB, which is more than source code.")
         if path.name == "imgcls":
@@ -176,16 +176,17 @@ def _dependencies() -> list[str]:
         raise UserError("imgcls is neither installed nor a checkout, so its requirements are unknown.") from error
 
 
-def _targets(config: Any) -> Iterator[str]:
+def targets(config: Any) -> Iterator[str]:
+    """Every `_target_` in a configuration."""
     if isinstance(config, Mapping):
         for key, value in config.items():
             if key == "_target_" and isinstance(value, str):
                 yield value
             elif key != "search":  # a job does not search, so it does not need optuna
-                yield from _targets(value)
+                yield from targets(value)
     elif isinstance(config, list):
         for value in config:
-            yield from _targets(value)
+            yield from targets(value)
 
 
 def _find_source(name: str) -> Path | None:
@@ -209,14 +210,15 @@ def _find_source(name: str) -> Path | None:
     return path
 
 
-def _files_in(folder: Path) -> Iterator[Path]:
+def source_files(folder: Path) -> Iterator[Path]:
+    """The files in `folder` that a bundle holds."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not EXCLUDED_NAMES & set(path.relative_to(folder).parts) and path.suffix != ".pyc":
             yield path
 
 
 def _add_folder(tar: tarfile.TarFile, folder: Path, name: str) -> None:
-    for path in _files_in(folder):
+    for path in source_files(folder):
         _add_bytes(tar, f"{name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
 

@@ -30,6 +30,11 @@ CACHE = ML / "cache"  # on the job's volume; the root disk of the instance is sm
 START_LINE = "imgcls: the job starts"  # earlier lines of the log come from SageMaker
 MAX_REASON_LENGTH = 1000  # characters of the failure file that SageMaker shows
 JOB_FILE = "job.json"
+GRACE_SECONDS = 110  # to write a checkpoint after SIGTERM; SageMaker kills the container after 120
+# https://github.com/aws/sagemaker-python-sdk, sagemaker-train, container_drivers/common/utils.py
+RDMA_TYPES = {f"ml.{size}" for size in ("p4d.24xlarge", "p4de.24xlarge", "p5.48xlarge", "p5e.48xlarge")}
+EFA_TYPES = RDMA_TYPES | {f"ml.{size}" for size in ("g4dn.8xlarge", "g4dn.12xlarge", "g5.48xlarge", "p3dn.24xlarge")}
+CHECKPOINT_FOLDER, CHECKPOINT_LIST = "checkpoints", "checkpoints.json"
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,8 @@ def train_with_torchrun(config: dict[str, Any], overrides: list[str], folder: Pa
         **os.environ,
         "GLOO_SOCKET_IFNAME": host.network_interface,
         "NCCL_SOCKET_IFNAME": host.network_interface,
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(GRACE_SECONDS),  # torchrun kills processes after 30 s otherwise
+        **efa_variables(host.instance_type),
         "OMP_NUM_THREADS": threads_of_each(devices),
     }
     torchrun = [
@@ -233,14 +240,33 @@ def train_with_torchrun(config: dict[str, Any], overrides: list[str], folder: Pa
     return code
 
 
+def efa_variables(instance_type: str) -> dict[str, str]:
+    """The environment with which NCCL uses the Elastic Fabric Adapter, as the SDK's driver of torchrun sets it."""
+    variables = {}
+    if instance_type in EFA_TYPES:
+        variables = {"FI_PROVIDER": "efa", "NCCL_PROTO": "simple"}
+    if instance_type in RDMA_TYPES:
+        variables |= {"FI_EFA_USE_DEVICE_RDMA": "1", "RDMAV_FORK_SAFE": "1"}
+    return variables
+
+
 def export_results(folder: Path, model: Path, output: Path) -> None:
-    """Copy the portable model to `model`, and the rest of the run to `output`: SageMaker archives both in S3."""
+    """Copy the portable model to `model`, and the rest of the run to `output`: SageMaker archives both in S3.
+
+    Checkpoints are in S3 already, as part of the run folder. `output` has only the list of them, with their sizes.
+    """
     for target in (model, output):
         target.mkdir(parents=True, exist_ok=True)
     if (folder / "model").is_dir():  # a cross-validation may have no model of its own
         shutil.copytree(folder / "model", model, dirs_exist_ok=True)
+    checkpoints = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.glob(f"{CHECKPOINT_FOLDER}/**/*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+    (output / CHECKPOINT_LIST).write_text(json.dumps(checkpoints))
     for path in sorted(folder.iterdir()):
-        if path.name == "model" or path.name == ".lock" or path.name.endswith(".tmp"):
+        if path.name in ("model", CHECKPOINT_FOLDER, ".lock") or path.name.endswith(".tmp"):
             continue
         if path.is_dir():
             shutil.copytree(path, output / path.name, dirs_exist_ok=True, copy_function=_link_or_copy)

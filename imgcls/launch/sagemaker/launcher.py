@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata as metadata
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,11 +16,19 @@ from imgcls.aws.instances import has_local_disk
 from imgcls.aws.naming import base_name
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker import debugger
-from imgcls.launch.sagemaker.bundle import optional_requirements, requirements_text
+from imgcls.launch.sagemaker.bundle import find_user_modules, optional_requirements, requirements_text
 from imgcls.launch.sagemaker.channels import upload_channels
+from imgcls.launch.sagemaker.image_packages import check_imports
 from imgcls.launch.sagemaker.options import JobOptions, check_job
-from imgcls.launch.sagemaker.preflight import check_before_upload, check_quota
-from imgcls.launch.sagemaker.progress import describe, is_running, outcome, say
+from imgcls.launch.sagemaker.preflight import check_before_upload, check_quota, input_mode
+from imgcls.launch.sagemaker.progress import (
+    describe,
+    is_running,
+    last_words,
+    outcome,
+    say,
+    warn_if_created,
+)
 from imgcls.launch.sagemaker.record import JobRecord
 from imgcls.launch.sagemaker.results import await_results
 from imgcls.launch.sagemaker.training_job import JobPlan, create_job, image_uri, image_version
@@ -113,7 +121,10 @@ class SageMaker(JobOptions):
         job = record.job or _find_unrecorded_job(account, record.base)
         if job is None:
             return None
-        description = describe(account, job)
+        try:
+            description = describe(account, job)
+        except UserError as error:
+            raise UserError(f"{error}\n{last_words(job, {})}") from error
         if is_running(description):
             log.info("Attached to the running job %s.", job)
             return job
@@ -146,16 +157,25 @@ class SageMaker(JobOptions):
         log.debug("The role of the job is %s.", role)
         image = self.image or image_uri(self, account.region)  # an image that AWS lacks is reported here
         say_versions(image)
-        if self.wheels_folder is not None:
-            also = optional_requirements([config], self.instance_type)
-            check_wheels(self.wheels_folder, requirements_text(self.requirements, also=also).splitlines(), image)
+        self.check_packages(image, [config])
         channels = upload_channels(account, config)
         record.job = None
         record.write(folder)
-        plan = JobPlan(record.base, config, overrides, self, channels)
-        record.job = create_job(account, self.with_debugger(plan, account) if self.debugger else plan)
+        plan = JobPlan(record.base, config, overrides, self, channels, input_mode(config, self))
+        with warn_if_created("the job", "run the same command again to find it, or python -m imgcls.jobs"):
+            record.job = create_job(account, self.with_debugger(plan, account) if self.debugger else plan)
         record.write(folder)
         return record.job
+
+    def check_packages(self, image: str, configs: Sequence[dict[str, Any]]) -> None:
+        """Raise UserError if jobs of `configs` import what neither the image has nor they install."""
+        also = optional_requirements(configs, self.instance_type)
+        lines = requirements_text(self.requirements, also=also).splitlines()
+        if self.wheels_folder is not None:
+            check_wheels(self.wheels_folder, lines, image)
+        if self.image is None:
+            for config in configs:
+                check_imports(config, find_user_modules(config, self.code), lines)
 
     def with_debugger(self, plan: JobPlan, account: Account) -> JobPlan:
         """The plan of a job with SageMaker Debugger. Raises UserError if its options are invalid."""

@@ -13,7 +13,7 @@ from imgcls.aws.rules import check_bucket, check_instance_type, check_role, chec
 from imgcls.aws.s3 import is_remote
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.bundle import read_requirements
-from imgcls.system.checks import check_value, flag, number, whole
+from imgcls.system.checks import check_value, choice, flag, number, whole
 
 MAX_RUNTIME_SECONDS = 28 * 86400  # of a training job
 MAX_KEEP_ALIVE_SECONDS = 3600
@@ -26,6 +26,7 @@ CHECKS = {
     "keep_alive": whole(0, MAX_KEEP_ALIVE_SECONDS),
     "max_wait": whole(60, 2 * MAX_RUNTIME_SECONDS, none=True),
     **dict.fromkeys(("spot", "debugger", "network_isolation", "encrypt_traffic", "wait"), flag),
+    "input_mode": choice("auto", "File", "FastFile"),
     "poll": number(0, open_low=True),
 }
 
@@ -43,6 +44,7 @@ class JobOptions:
     instance_type: str = "ml.g4dn.xlarge"
     instance_count: int = 1
     volume_size: int = 50
+    input_mode: str = "auto"
     image: str | None = None
     framework_version: str = "2.14"
     requirements: str | None = None

@@ -13,7 +13,7 @@ from typing import Any
 from imgcls.aws.account import Account
 from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.s3 import fetch_file, list_objects, split_uri
-from imgcls.launch.sagemaker.container import JOB_FILE
+from imgcls.launch.sagemaker.container import CHECKPOINT_LIST, JOB_FILE
 from imgcls.system.files import explain_os_errors
 from imgcls.system.unpacking import extract
 
@@ -43,10 +43,32 @@ def fetch_results(account: Account, description: dict[str, Any], folder: Path) -
             unpacked = Path(work) / "run"
             _unpack(account, output, unpacked, Path(work))
             _unpack(account, model, unpacked / "model", Path(work))
+            _fetch_checkpoints(account, description, unpacked)
             status = _status(unpacked)
             _move(unpacked, folder)
     log.info("The results of %s are in %s.", name, folder)
     return {key: status[key] for key in STATUS_FIELDS if status.get(key) is not None}
+
+
+def _fetch_checkpoints(account: Account, description: dict[str, Any], folder: Path) -> None:
+    """Download the checkpoints on the list in `folder`, and remove it. The archives of older jobs hold them instead."""
+    list_file = folder / CHECKPOINT_LIST
+    if not list_file.is_file():
+        return
+    sizes = json.loads(list_file.read_text(encoding="utf-8"))
+    list_file.unlink()
+    uri, trial = description["CheckpointConfig"]["S3Uri"].rstrip("/"), description["TrainingJobName"]
+    client = account.client("s3")
+    with explain_refusals(f"fetch the checkpoints in {uri}"):
+        stored = {file.path: file for file in list_objects(client, uri)} if sizes else {}
+        for path, size in sizes.items():
+            # the trials of a tuning job share the place, and each has a folder there
+            file = next((stored[place] for place in (path, f"{trial}/{path}") if place in stored), None)
+            file = file or next((stored[place] for place in stored if place.endswith(f"/{trial}/{path}")), None)
+            if file is None or file.size != size:
+                log.warning("%s is not in %s any more: the run folder lacks it.", path, uri)
+            else:
+                fetch_file(client, file, folder / path)
 
 
 def fetch_traces(account: Account, checkpoints: str, folder: Path) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.aws.account import Account
-from imgcls.aws.instances import has_local_disk, offered_types
+from imgcls.aws.instances import enumeration, has_local_disk
 from imgcls.errors import UserError, nearest
 from imgcls.launch.sagemaker.channels import data_set_folder
 from imgcls.launch.sagemaker.options import JobOptions
 
 log = logging.getLogger(__name__)
 
+LOCAL_DISK_GB = 100  # of the smallest instances that have one
 MAX_QUOTA_PAGES = 100  # of 100 quotas; SageMaker has some thousands
 LONGEST = "Longest run time for a training job"
 USUAL_SECONDS = 5 * 86400  # AWS's default of that quota
@@ -23,18 +24,35 @@ QUOTA_URL = "https://console.aws.amazon.com/servicequotas/home/services/sagemake
 
 def check_before_upload(account: Account, config: Mapping[str, Any], options: JobOptions) -> None:
     """Raise UserError for an instance type that SageMaker does not offer for training, or data larger than the disk."""
-    kind, offered = options.instance_type, offered_types("TrainingInstanceType")
+    kind, offered = options.instance_type, enumeration("TrainingInstanceType")
     if offered and kind not in offered:
         raise UserError(f"launch.instance_type={kind}: SageMaker does not train on this type. {nearest(kind, offered)}")
-    folder = None if str(config["data"].get("root") or "").startswith("s3://") else data_set_folder(config)
-    if folder is None or has_local_disk(kind):
-        return
-    size = _size(folder)
-    if size > options.volume_size * 1e9:
+    size, where = _data_size(config)
+    if options.input_mode == "File" and not has_local_disk(kind) and size > options.volume_size * 1e9:
         raise UserError(
-            f"launch.volume_size={options.volume_size}: {folder} holds {size / 1e9:.0f} GB, which go to the disk "
-            f"of each instance. Give at least launch.volume_size={int(size / 1e9 * 1.2) + 10}."
+            f"launch.volume_size={options.volume_size}: {where} holds {size / 1e9:.0f} GB, which go to the disk "
+            f"of each instance. Give at least launch.volume_size={int(size / 1e9 * 1.2) + 10}, or "
+            "launch.input_mode=auto."
         )
+
+
+def input_mode(config: Mapping[str, Any], options: JobOptions) -> str:
+    """File or FastFile: as `options` say, or FastFile for more images than fit on the disk of an instance."""
+    if options.input_mode != "auto":
+        return options.input_mode
+    size, _ = _data_size(config)
+    limit = LOCAL_DISK_GB if has_local_disk(options.instance_type) else options.volume_size
+    if size <= limit * 1e9:
+        return "File"
+    log.info("The job reads the images from S3 as it needs them: they do not fit on its disk.")
+    return "FastFile"
+
+
+def _data_size(config: Mapping[str, Any]) -> tuple[int, str]:
+    """Bytes of the data set of `config` and its folder; 0 for one that is in S3 or has no folder."""
+    remote = str(config["data"].get("root") or "").startswith("s3://")
+    folder = None if remote else data_set_folder(config)
+    return (0, "") if folder is None else (_size(folder), str(folder))
 
 
 def check_quota(account: Account, options: JobOptions) -> None:

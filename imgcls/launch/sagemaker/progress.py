@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -147,6 +148,17 @@ def last_words(job: str, description: dict[str, Any]) -> str:
         f"  To follow it again: python -m imgcls.jobs attach job={job}\n"
         f"  To stop it: python -m imgcls.jobs stop job={job}"
     )
+
+
+@contextlib.contextmanager
+def warn_if_created(what: str, advice: str) -> Iterator[None]:
+    """Add to an error after which AWS may have created `what` that it is billed then, and what to do."""
+    try:
+        yield
+    except UserError as error:
+        if not is_transient(error):
+            raise
+        raise UserError(f"{error}\nIf {what} was created nevertheless, it is billed: {advice}") from error.__cause__
 
 
 def latest_end(description: dict[str, Any]) -> datetime | None:

@@ -51,9 +51,13 @@ def conclude(account: Account, end: Outcome, folder: Path) -> dict[str, Any]:
     for rule, outcome, details in rule_statuses(end.description):
         log.info("SageMaker Debugger, %s: %s. %s", rule, outcome, details)
     if end.state == "Completed":
-        status = fetch_results(account, end.description, folder)
-        if "ProfilerConfig" in end.description:
-            fetch_reports(account, end.description, folder / "debug" / "sagemaker")
+        try:
+            status = fetch_results(account, end.description, folder)
+            if "ProfilerConfig" in end.description:
+                fetch_reports(account, end.description, folder / "debug" / "sagemaker")
+        except UserError as error:
+            again = "Its results are in S3: run the same command again to download them."
+            raise UserError(f"{error}\nThe job {job} has ended and is not billed any more. {again}") from error
         return {**status, "state": "finished"}
     checkpoints = end.description.get("CheckpointConfig", {}).get("S3Uri")
     if checkpoints:

@@ -7,7 +7,7 @@ import itertools
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from imgcls.system.extras import need
 
 log = logging.getLogger(__name__)
 
+CREATE = "CreateTrainingJob"
 COMMAND = "exec python3 -m imgcls.launch.sagemaker.container"
 SCRIPT = "/opt/ml/input/data/sm_drivers/sm_train.sh"
 # With `exec` Python replaces the shells, so that it receives SIGTERM.
@@ -52,6 +53,7 @@ class JobPlan:
         overrides: the overrides it was composed from.
         options: `config["launch"]`.
         channels: S3 URIs of uploaded inputs by channel name.
+        input_mode: of the channel `data`: File or FastFile.
         requirements: further lines for pip; they replace imgcls's pins of the same packages.
         more: returns the request fields that ModelTrainer lacks, given the job's name.
     """
@@ -61,6 +63,7 @@ class JobPlan:
     overrides: list[str]
     options: JobOptions
     channels: Mapping[str, str]
+    input_mode: str = "File"
     requirements: Sequence[str] = ()
     more: Callable[[str], Mapping[str, Any]] = lambda job: {}
 
@@ -134,10 +137,14 @@ def create_job(account: Account, plan: JobPlan) -> str:
         channels = [
             configs.InputData(channel_name=name, data_source=uri) for name, uri in sorted(plan.channels.items())
         ]
-        with _extra_fields(account, plan):
-            trainer.train(input_data_config=channels, wait=False, logs=False)
-    made: Any = trainer._latest_training_job
-    return str(made.training_job_name)
+        with _extra_fields(account, plan) as names:
+            try:
+                trainer.train(input_data_config=channels, wait=False, logs=False)
+            except Exception as error:  # the SDK asks for more than the job
+                if not names or getattr(error, "operation_name", CREATE) == CREATE:
+                    raise
+                log.debug("The job was created before this: %s", error)
+    return names[-1]
 
 
 def image_uri(options: JobOptions, region: str) -> str:
@@ -189,11 +196,17 @@ def image_version(image: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _extra_fields(account: Account, plan: JobPlan) -> Any:
-    """Add the fields that ModelTrainer lacks to the request of this job."""
-    account.additions[plan.base] = lambda job: {"ContainerArguments": ARGUMENTS, **plan.more(job)}
+def _extra_fields(account: Account, plan: JobPlan) -> Iterator[list[str]]:
+    """Add the fields that ModelTrainer lacks to the request of this job; yields the names of the jobs requested."""
+    names: list[str] = []
+
+    def fields(job: str) -> dict[str, Any]:
+        names.append(job)
+        return {"ContainerArguments": ARGUMENTS, "InputMode": {"data": plan.input_mode}, **plan.more(job)}
+
+    account.additions[plan.base] = fields
     try:
-        yield
+        yield names
     finally:
         del account.additions[plan.base]
 

@@ -60,6 +60,7 @@ class TuningPlan:
         options: the options `launch.*`.
         search, tuning: the options `search.*` and `search.tuning.*`.
         channels: channel name to s3:// address of the uploads.
+        input_mode: of the channel `data`: File or FastFile.
     """
 
     name: str
@@ -72,6 +73,7 @@ class TuningPlan:
     search: SearchOptions
     tuning: TuningOptions
     channels: Mapping[str, str]
+    input_mode: str = "File"
 
 
 def create_tuning_job(account: Account, plan: TuningPlan) -> None:
@@ -145,7 +147,9 @@ def trial_request(account: Account, plan: TuningPlan, image: str, channels: Mapp
             ),
         },
         "RoleArn": account.role_arn,
-        "InputDataConfig": [_channel(name, uri) for name, uri in sorted(channels.items())],
+        "InputDataConfig": [
+            _channel(name, uri, plan.input_mode if name == "data" else "File") for name, uri in sorted(channels.items())
+        ],
         "OutputDataConfig": _without_none(S3OutputPath=account.places.uri("jobs"), KmsKeyId=options.kms_key),
         "ResourceConfig": _without_none(
             InstanceType=options.instance_type,
@@ -201,9 +205,9 @@ def _upload_source(account: Account, plan: TuningPlan, uri: str) -> None:
     client.put_object(Bucket=bucket, Key=f"{prefix}/{SIGNALS}", Body=SIGNALS_TEXT.encode(), **account.encryption)
 
 
-def _channel(name: str, uri: str) -> dict[str, Any]:
+def _channel(name: str, uri: str, mode: str) -> dict[str, Any]:
     source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
-    return {"ChannelName": name, "DataSource": {"S3DataSource": source}}
+    return {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": mode}
 
 
 def _without_none(**fields: Any) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from imgcls.errors import UserError
 from imgcls.launch.sagemaker.channels import upload_channels
 from imgcls.launch.sagemaker.launcher import SageMaker, say_versions
 from imgcls.launch.sagemaker.options import check_job
+from imgcls.launch.sagemaker.preflight import input_mode
+from imgcls.launch.sagemaker.progress import warn_if_created
 from imgcls.launch.sagemaker.record import JobRecord
 from imgcls.launch.sagemaker.training_job import image_uri
 from imgcls.sweeps import outcome
@@ -98,12 +100,14 @@ def sweep(
             job = launcher.current_tuning(account, folder, _is_usable)
             if job is None:
                 job = tuning_name(launcher.name or resolved[0]["model"]["name"])
-                channels = _record_job(account, launcher, folder, job, resolved[0])
+                channels = _record_job(account, launcher, folder, job, resolved)
+                mode = input_mode(resolved[0], launcher)
                 epochs = max(cfg["trainer"]["max_epochs"] or -1 for cfg in resolved)
-                create_tuning_job(
-                    account,
-                    TuningPlan(job, space, groups, configs, epochs, overrides, launcher, options, tuning, channels),
+                plan = TuningPlan(
+                    job, space, groups, configs, epochs, overrides, launcher, options, tuning, channels, mode
                 )
+                with warn_if_created("the tuning job", f"python -m imgcls.jobs stop job={job}"):
+                    create_tuning_job(account, plan)
                 log.info(
                     "Created the tuning job %s: %d trials, %d at a time, each on %d x %s.",
                     *(job, found.total, options.workers, launcher.instance_count, launcher.instance_type),
@@ -176,13 +180,15 @@ def _is_usable(account: Account, name: str) -> bool:
 
 
 def _record_job(
-    account: Account, launcher: SageMaker, folder: Path, job: str, config: dict[str, Any]
+    account: Account, launcher: SageMaker, folder: Path, job: str, configs: Sequence[dict[str, Any]]
 ) -> dict[str, str]:
     """Upload the channels of a new tuning job, return them, and record the job in the sweep's folder."""
     log.debug("The trials run as %s.", account.role_arn)  # which raises before anything is uploaded
-    launcher.check_limits(account, config)
-    say_versions(launcher.image or image_uri(launcher, account.region))  # also before
-    channels = upload_channels(account, config)
+    launcher.check_limits(account, configs[0])
+    image = launcher.image or image_uri(launcher, account.region)
+    say_versions(image)
+    launcher.check_packages(image, configs)
+    channels = upload_channels(account, configs[0])
     bucket, prefix = account.places.bucket, account.places.prefix
     record = JobRecord(job, launcher.where, account.region, bucket, prefix, job=job, profile=launcher.profile)
     record.write(folder)

@@ -84,7 +84,10 @@ def test_the_run_folder_is_handed_over(tmp_path: Path) -> None:
         export_results(folder, tmp_path / "model", tmp_path / "output")
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["model.safetensors"]
     there = sorted(path.relative_to(tmp_path / "output").as_posix() for path in (tmp_path / "output").rglob("*.*"))
-    assert there == ["checkpoints/best.ckpt", "metrics.json"]
+    assert there == ["checkpoints.json", "metrics.json"], "checkpoints are in S3 already"
+    assert json.loads((tmp_path / "output" / "checkpoints.json").read_text()) == {
+        "checkpoints/best.ckpt": (folder / "checkpoints" / "best.ckpt").stat().st_size
+    }
     assert (folder / "metrics.json").read_text() == "metrics.json"
 
 
@@ -135,3 +138,13 @@ def test_a_bad_bundle_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     signal.signal(signal.SIGTERM, before)
     assert "FileNotFoundError" in (tmp_path / "failure").read_text()
     assert os.path.basename("job.json") in capsys.readouterr().err  # noqa: PTH119
+
+
+def test_fast_networks_are_used_where_the_instances_have_them() -> None:
+    assert container.efa_variables("ml.g4dn.xlarge") == {}
+    assert container.efa_variables("ml.g5.48xlarge")["FI_PROVIDER"] == "efa"
+    assert container.efa_variables("ml.p4d.24xlarge")["FI_EFA_USE_DEVICE_RDMA"] == "1"
+    utils = pytest.importorskip("sagemaker.train.container_drivers.common.utils", exc_type=ImportError)
+    for kinds, ours in [(utils.SM_EFA_NCCL_INSTANCES, "FI_PROVIDER"), (utils.SM_EFA_RDMA_INSTANCES, "RDMAV_FORK_SAFE")]:
+        for kind in set(kinds) - {"ml.trn1.32xlarge"}:  # which has no CUDA
+            assert ours in container.efa_variables(kind), kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.outputs import fetch_reports, fetch_traces
+from imgcls.launch.sagemaker.container import CHECKPOINT_LIST
+from imgcls.launch.sagemaker.outputs import _fetch_checkpoints, fetch_reports, fetch_traces
 from tests.aws.test_s3 import Paged
 
 CHECKPOINTS = "s3://bucket/jobs/base/checkpoints"
@@ -46,3 +48,16 @@ def test_what_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be a file in a folder"):
         fetch_reports(account("jobs/job/rule-output/../out.html"), DESCRIPTION, folder)
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", ["", "job/", "job/job/"])  # of a trial, in a place that all share
+def test_checkpoints_come_from_where_the_job_kept_them(
+    tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = [f"jobs/base/checkpoints/{place}checkpoints/{name}.ckpt" for name in ("best", "older")]
+    listed = {"checkpoints/best.ckpt": len(keys[0]), "checkpoints/last.ckpt": 7}
+    (tmp_path / CHECKPOINT_LIST).write_text(json.dumps(listed))
+    _fetch_checkpoints(account(*keys), {**DESCRIPTION, "CheckpointConfig": {"S3Uri": CHECKPOINTS}}, tmp_path)
+    assert files(tmp_path) == ["checkpoints/best.ckpt"]
+    assert (tmp_path / "checkpoints" / "best.ckpt").read_text() == keys[0]
+    assert "checkpoints/last.ckpt is not in" in caplog.text

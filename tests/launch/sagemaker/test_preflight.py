@@ -9,7 +9,7 @@ import pytest
 
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.options import JobOptions
-from imgcls.launch.sagemaker.preflight import check_before_upload, check_quota
+from imgcls.launch.sagemaker.preflight import check_before_upload, check_quota, input_mode
 
 KIND = "ml.g4dn.xlarge"
 
@@ -62,7 +62,12 @@ def test_types_that_are_not_offered_and_data_that_does_not_fit(tmp_path: Path) -
     with pytest.raises(UserError, match=r"ml\.m5\.huge: SageMaker does not train on this type\. Did you mean ml\.m5\."):
         check_before_upload(account, config, JobOptions(instance_type="ml.m5.huge"))
     with pytest.raises(UserError, match=r"holds 60 GB, .* Give at least launch\.volume_size=82"):
-        check_before_upload(account, config, JobOptions(instance_type="ml.m5.xlarge"))
+        check_before_upload(account, config, JobOptions(instance_type="ml.m5.xlarge", input_mode="File"))
+    check_before_upload(account, config, JobOptions(instance_type="ml.m5.xlarge"))
+    assert input_mode(config, JobOptions(instance_type="ml.m5.xlarge")) == "FastFile"
+    assert input_mode(config, JobOptions(instance_type="ml.m5.xlarge", volume_size=80)) == "File"
+    assert input_mode(config, JobOptions(instance_type="ml.g4dn.xlarge")) == "File", "it has a disk of its own"
+    assert input_mode(config, JobOptions(input_mode="FastFile")) == "FastFile"
     check_before_upload(account, config, JobOptions(instance_type="ml.m5.xlarge", volume_size=82))
     check_before_upload(account, config, JobOptions())  # a local disk, whose size AWS knows
     check_before_upload(account, {"data": {"root": "s3://x/y"}}, JobOptions(instance_type="ml.m5.xlarge"))

@@ -28,6 +28,7 @@ EVERYTHING = [
     "launch.instance_type=ml.g5.12xlarge",
     "launch.instance_count=2",
     "launch.volume_size=99",
+    "launch.input_mode=FastFile",
     "launch.spot=true",
     "launch.max_runtime=3600",
     "launch.max_wait=7200",
@@ -108,6 +109,9 @@ def test_everything_that_was_asked_for_is_in_the_request(account: Jobs, tmp_path
     channels = {one["ChannelName"]: one["DataSource"]["S3DataSource"]["S3Uri"] for one in request["InputDataConfig"]}
     assert set(channels) == {"data", "code", "sm_drivers"}
     assert channels["data"].startswith(f"{bucket}/data/pictures-")
+    modes = {one["ChannelName"]: one.get("InputMode") for one in request["InputDataConfig"]}
+    assert modes["data"] == "FastFile"
+    assert "FastFile" not in (modes["code"], modes["sm_drivers"])
     files = source(account, request)
     assert json.loads(files["job.json"])["config"] == json.loads(json.dumps(config))
     assert "imgcls/conf/train.yaml" in files
