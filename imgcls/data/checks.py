@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -27,7 +27,7 @@ from imgcls.data.threads import map_with_bar
 from imgcls.errors import UserError
 from imgcls.pictures import BadPicture, decode, is_scaled
 from imgcls.system.cache import alone, cache_folder
-from imgcls.system.files import atomic_path
+from imgcls.system.files import atomic_path, take_lock
 from imgcls.system.machine import own_cores
 from imgcls.system.shares import ALL, Share
 from imgcls.system.tables import table_as_csv
@@ -245,6 +245,27 @@ def inspect_few(
             paths = [str(path) for path, filled in zip(pictures, known, strict=True) if filled]
             cached.save(paths, [column[known] for column in (stamps, *findings.columns)])
     return findings
+
+
+def inspect_together(
+    pictures: Sequence[Path] | np.ndarray, cache: Path, workers: int, depth: Depth, processes: int
+) -> Findings:
+    """As `inspect`, of which each of several `processes` on this machine, which all call it, decodes a part."""
+    if processes > 1 and inspect_few(pictures, 0, cache, workers, depth) is None:
+        place = hashlib.blake2b(f"{pictures[0]}\0{len(pictures)}".encode("utf-8", "surrogateescape"), digest_size=12)
+        locks = [cache / "checks" / f".{place.hexdigest()}.{part}-of-{processes}.lock" for part in range(processes)]
+        with suppress(OSError):  # without a cache each process does everything
+            locks[0].parent.mkdir(parents=True, exist_ok=True)
+            taken = set[int]()
+            with ExitStack() as stack:
+                for part, lock in enumerate(locks):
+                    if take_lock(stack.enter_context(lock.open("a")), wait=False):
+                        taken.add(part)
+                        inspect(pictures, cache, workers, depth, Share(part, processes))
+            for part in {*range(processes)} - taken:
+                with locks[part].open("a") as file:
+                    take_lock(file, wait=True)
+    return inspect(pictures, cache, workers, depth)
 
 
 def find_mislabelled(paths: Sequence[Path], findings: Findings) -> list[tuple[Path, str]]:

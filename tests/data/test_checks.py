@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from PIL import Image
 
 from imgcls.channels import Depth
 from imgcls.data import checks
-from imgcls.data.checks import Findings, bad_as_csv, find_mislabelled, inspect
+from imgcls.data.checks import Findings, bad_as_csv, find_mislabelled, inspect, inspect_together
 from imgcls.data.duplicates import difference_hashes, find_duplicates
 from imgcls.data.folders import find_split
 from imgcls.data.sources import BadFile, Source, Split
@@ -105,6 +108,26 @@ def test_parts_of_a_folder_share_a_cache_file(tmp_path: Path, monkeypatch: pytes
         inspect(part)
     monkeypatch.setattr(Findings, "fill", lambda self, row, picture: pytest.fail("it is cached"))
     assert inspect(files).sizes.tolist() == [[8, 8]] * 6
+
+
+def test_processes_look_at_a_part_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks are of open files, so that two threads are to each other as two processes."""
+    files = [tmp_path / f"{number}.png" for number in range(20)]
+    for number, file in enumerate(files):
+        scene(number, 8).save(file)
+    fill, decoded, both = Findings.fill, list[int](), threading.Barrier(2)
+
+    def record(self: Findings, row: int, *more: Any) -> None:
+        if row < 2:  # each part has one of these first: nobody does all before the other has begun
+            both.wait(30)
+        decoded.append(row)
+        fill(self, row, *more)
+
+    monkeypatch.setattr(Findings, "fill", record)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: inspect_together(files, tmp_path / "cache", 1, Depth(3, 8), 2), range(2)))
+    assert sorted(decoded) == list(range(20))
+    assert all(findings.sizes.tolist() == [[8, 8]] * 20 for findings in found)
 
 
 def test_an_interrupted_check_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def open_store(
         except (OSError, UserError) as error:
             log.warning("%s: no store on disk. %s", title, error)
     log.info("%s: no store; each image is decoded in every epoch%s.", title, _because(size, full))
-    return DecodingStore(split, recipe, workers, cache)
+    return DecodingStore(split, recipe, workers, cache, processes)
 
 
 def _because(size: int, full: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from imgcls.channels import RGB, STEP, Depth, Planes
 from imgcls.data.batch import send
-from imgcls.data.checks import inspect
+from imgcls.data.checks import inspect_together
 from imgcls.data.crops import Layout
 from imgcls.data.members import MembersIn
 from imgcls.data.sources import Split
@@ -270,14 +270,14 @@ class DecodingStore:
     """Stores no pixels: decodes the images of each batch in threads.
 
     Every image is decoded once before, so that unreadable ones are known before training; the findings are cached in
-    the folder `cache`, see checks.inspect.
+    the folder `cache`, see checks.inspect. Several `processes` on this machine look at a part each.
     """
 
     folder: Path | None = None
 
-    def __init__(self, split: Split, recipe: Recipe, workers: int, cache: Path) -> None:
+    def __init__(self, split: Split, recipe: Recipe, workers: int, cache: Path, processes: int = 1) -> None:
         self.recipe, self.workers = recipe, workers
-        findings = inspect(split.pictures, cache, workers, recipe.depth)
+        findings = inspect_together(split.pictures, cache, max(1, workers // processes), recipe.depth, processes)
         self.bad = tuple((position, reason) for position, reason in enumerate(findings.reasons) if reason)
         good = np.delete(np.arange(len(split)), [position for position, _ in self.bad])
         self.split = split.subset(good)
