@@ -33,16 +33,27 @@ class Scale:
     models: tuple[str, ...] = ("resnet18", "resnet50", "efficientnet_b2")
     size: int = 224
     batch: int = 256
-    steps: int = 25
+    steps: int = 15
     repeats: int = 3
     compiled: bool = True
     photographs: tuple[int, int] = (800, 8)
     """Number of generated JPEGs, and number of copies of each."""
     seeds: tuple[tuple[str, int], ...] = (("cifar10_fast", 5), ("cifar10_accurate", 2))
+    """Recipes, and how often each trains; airbench's scripts as often."""
     recipe: tuple[str, ...] = ()
     """Overrides that shrink the recipes of part 2."""
     memory: float = 5e9
     """Bytes of device memory that part 3 may use."""
+    features: int = 50_000
+    """Images of part 6."""
+    search: tuple[int, int, int] = (4000, 2000, 224)
+    """Training and validation images of part 7, and their side, px."""
+    requests: int = 4000
+
+    @property
+    def middle(self) -> str:
+        """The network of the parts that have one: ResNet50."""
+        return self.models[len(self.models) // 2]
 
 
 SMALL = {
@@ -54,6 +65,9 @@ SMALL = {
     "compiled": False,
     "photographs": (12, 1),
     "seeds": (("cifar10_fast", 1), ("cifar10_accurate", 1)),
+    "features": 64,
+    "search": (40, 20, 32),
+    "requests": 80,
     "recipe": ("model.options={widths: [8, 16, 16]}", "data.batch_size=32", "trainer.max_epochs=1", "optim.lr=1.0"),
 }
 
@@ -101,7 +115,7 @@ class Notebook:
 
     def tidy(self) -> None:
         """Remove the files created for the measurements."""
-        for name in ("run", "cache", "photographs", "model.onnx", "model.onnx.data"):
+        for name in ("run", "cache", "photographs", "model.onnx", "model.onnx.data", "search", "model", "requests"):
             place = self.folder / name
             shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
 
@@ -114,13 +128,13 @@ class Notebook:
 
 
 def release() -> None:
-    """Free memory, and undo the process-wide settings of a trainer."""
-    gc.collect()
+    """Free the device's memory, and undo the process-wide settings of a trainer."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = True
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 

@@ -20,6 +20,7 @@ from gpu_notebook import (
     trainer_overrides,
     wait_for,
 )
+from race import ENTRANTS, run_published, summary
 
 from imgcls.models.backbones import create_network
 from imgcls.models.network import Network
@@ -27,9 +28,13 @@ from imgcls.portable.exporter import export_onnx
 from imgcls.preprocessing import Preprocessing
 
 
-def cifar10(scale: Scale, notes: Notebook, root: Path | None) -> None:
+def cifar10(scale: Scale, notes: Notebook, root: Path | None, airbench: Path | None) -> None:
     """Part 2."""
+    scripts = {recipe: script for script, recipe in ENTRANTS.values()}
     for recipe, count in scale.seeds:
+        if root is not None and airbench is not None:
+            file = airbench / scripts[recipe]
+            notes.measure(f"2 {file.name}", lambda f=file, r=root, c=count: summary(run_published(f, r, c)))
         for seed in range(count):
             notes.measure(f"2 {recipe} seed {seed}", lambda r=recipe, s=seed: recipe_run(scale, notes, root, r, s))
 
@@ -71,25 +76,28 @@ def out_of_memory(scale: Scale, notes: Notebook) -> Values:
 
 def inference(scale: Scale, notes: Notebook) -> None:
     """Part 4."""
-    for model in scale.models:
-        notes.measure(f"4 {model} eager", lambda m=model: network_rate(scale, m, compiled=False))
-        if scale.compiled:
-            notes.measure(f"4 {model} compiled", lambda m=model: network_rate(scale, m, compiled=True))
-        notes.measure(f"4 {model} ONNX Runtime", lambda m=model: onnx_rate(scale, notes, m))
+    model = scale.middle
+    notes.measure(f"4 {model} eager", lambda: network_rate(scale, model, compiled=False))
+    if scale.compiled:
+        notes.measure(f"4 {model} compiled", lambda: network_rate(scale, model, compiled=True))
+    execution = "CUDA" if scale.device == "cuda" else "CPU"
+    notes.measure(f"4 {model} ONNX Runtime", lambda: onnx_rate(scale, notes, model, execution))
+    if scale.device == "cuda":
+        notes.measure(f"4 {model} TensorRT", lambda: onnx_rate(scale, notes, model, "Tensorrt"))
 
 
 def network_rate(scale: Scale, model: str, *, compiled: bool) -> Values:
     network: Any = create_network(model, 10).to(scale.device, memory_format=torch.channels_last).eval()
     if compiled:
-        network.compile(mode="max-autotune-no-cudagraphs")
+        network.compile()
     images = torch.randn(scale.batch, 3, scale.size, scale.size, device=scale.device)
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), autocast(scale.device):
         return {"images_per_second": repeated(scale, lambda: network(images))}
 
 
-def repeated(scale: Scale, work: Callable[[], Any]) -> Values:
-    """Images per second of `steps` calls, measured `repeats` times after a warm-up."""
+def repeated(scale: Scale, work: Callable[[], Any], images: int | None = None) -> Values:
+    """Images per second of `steps` calls, each of `images`, measured `repeats` times after a warm-up."""
     rates = []
     for _ in range(1 + scale.repeats):
         wait_for(scale.device)
@@ -97,26 +105,27 @@ def repeated(scale: Scale, work: Callable[[], Any]) -> Values:
         for _ in range(scale.steps):
             work()
         wait_for(scale.device)
-        rates.append(scale.steps * scale.batch / (time.perf_counter() - began))
+        rates.append(scale.steps * (images or scale.batch) / (time.perf_counter() - began))
     return spread(rates[1:])
 
 
-def onnx_rate(scale: Scale, notes: Notebook, model: str) -> Values:
+def onnx_rate(scale: Scale, notes: Notebook, model: str, execution: str) -> Values:
     try:
         import onnxruntime
     except ImportError:
         return {"skipped": "onnxruntime is not installed"}
-    provider = "CUDAExecutionProvider" if scale.device == "cuda" else "CPUExecutionProvider"
+    provider = f"{execution}ExecutionProvider"
     if provider not in onnxruntime.get_available_providers():
-        return {"skipped": "this onnxruntime has no CUDA"}
+        return {"skipped": f"this onnxruntime has no {execution}"}
     network: Network = create_network(model, 10).eval()
     file = notes.folder / "model.onnx"
     if not export_onnx(network, Preprocessing(scale.size, scale.size, "bicubic"), file):
         return {"skipped": "onnx is not installed"}
     onnxruntime.set_default_logger_severity(3)
-    session = onnxruntime.InferenceSession(str(file), providers=[provider])
+    options = {"trt_fp16_enable": True} if execution == "Tensorrt" else {}
+    session = onnxruntime.InferenceSession(str(file), providers=[(provider, options)])
     if provider not in session.get_providers():
-        return {"skipped": "onnxruntime found no CUDA libraries"}
+        return {"skipped": f"onnxruntime found no {execution} libraries"}
     images = torch.randn(scale.batch, 3, scale.size, scale.size, device=scale.device)
     binding = session.io_binding()
     binding.bind_input("images", scale.device, 0, np.float32, tuple(images.shape), images.data_ptr())

@@ -41,7 +41,7 @@ def training(scale: Scale, notes: Notebook) -> None:
             compiled = mode == "compiled"
             notes.measure(f"1 {model} {mode} plain loop", lambda m=model, c=compiled: plain_loop(scale, m, c))
             for name, augment in (("imgcls", "none"), ("imgcls, augmenting", "default")):
-                if not (compiled and augment == "default"):
+                if augment == "none" or (model, mode) == (scale.models[0], "eager"):
                     notes.measure(
                         f"1 {model} {mode} {name}",
                         lambda m=model, c=compiled, a=augment: through_imgcls(scale, notes, m, c, a),

@@ -55,7 +55,7 @@ def jpegs(photos: Path | None, count: int) -> list[bytes]:
     return found
 
 
-def write_model(name: str, size: int, folder: Path) -> None:
+def write_model(name: str, size: int, folder: Path, *, onnx: bool = True) -> None:
     """A portable model with random weights."""
     import torch
 
@@ -70,13 +70,14 @@ def write_model(name: str, size: int, folder: Path) -> None:
         class_names=[f"class {number}" for number in range(CLASSES)],
         metrics={},
         folder=folder,
+        onnx=onnx,
     )
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[int]:
+def server(folder: Path, *options: str) -> Iterator[int]:
     """Start a server in its own process and yield its port."""
-    command = [sys.executable, "-m", "imgcls.serve", f"run={folder}", "port=0"]
+    command = [sys.executable, "-m", "imgcls.serve", f"run={folder}", "port=0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

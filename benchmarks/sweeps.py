@@ -84,7 +84,8 @@ class Usual:
         torch.manual_seed(0)
         self.network = create_network("resnet50", 10, head=Mlp(hidden=[1000, 100]))
         load_weights(self.network, Path(job["weights"]))
-        self.network.eval()
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.network.to(self.device).eval()
         transform = v2.Compose(
             [
                 v2.Resize(job["side"], v2.InterpolationMode.BICUBIC),
@@ -98,7 +99,7 @@ class Usual:
                 datasets.ImageFolder(Path(job["root"]) / split, transform),
                 BATCH,
                 shuffle=split == "train",
-                num_workers=2,
+                num_workers=os.cpu_count() or 1,
                 persistent_workers=True,
             )
             for split in ("train", "val")
@@ -110,7 +111,8 @@ class Usual:
 
         for images, labels in self.pictures[split]:
             with torch.no_grad():
-                yield self.network.features(images), labels
+                features = self.network.features(images.to(self.device))
+            yield features, labels.to(self.device)  # out of no_grad, which would hold for the caller too
 
 
 def usual_training(
@@ -219,6 +221,20 @@ class Measurements:
 
 def shared_search(arguments: argparse.Namespace, place: Path) -> tuple[float, list[dict[str, str]]]:
     """(seconds, rows of sweep.csv) of imgcls's search; images and weights are written to `place` first."""
+    write_search(arguments, place)
+    overrides = ["hydra/sweeper=optuna", f"hydra.sweep.dir={place / 'sweep'}", "search=cifar10_resnet50"]
+    overrides += [
+        "search.objective=val/accuracy",
+        f"search.workers={arguments.workers}",
+        *shared_overrides(arguments, place),
+    ]
+    seconds = command(overrides, place / "cache")
+    with (place / "sweep" / "sweep.csv").open() as file:
+        return seconds, list(csv.DictReader(file))
+
+
+def write_search(arguments: argparse.Namespace, place: Path) -> None:
+    """Write the images and the weights of a search, without an earlier one, to `place`."""
     import torch
     from safetensors.torch import save_file
 
@@ -230,15 +246,6 @@ def shared_search(arguments: argparse.Namespace, place: Path) -> tuple[float, li
     if arguments.weights is None:
         torch.manual_seed(0)
         save_file(create_network("resnet50", 10).backbone.state_dict(), place / "backbone.safetensors")
-    overrides = ["hydra/sweeper=optuna", f"hydra.sweep.dir={place / 'sweep'}", "search=cifar10_resnet50"]
-    overrides += [
-        "search.objective=val/accuracy",
-        f"search.workers={arguments.workers}",
-        *shared_overrides(arguments, place),
-    ]
-    seconds = command(overrides, place / "cache")
-    with (place / "sweep" / "sweep.csv").open() as file:
-        return seconds, list(csv.DictReader(file))
 
 
 def shared_overrides(arguments: argparse.Namespace, place: Path) -> list[str]:
