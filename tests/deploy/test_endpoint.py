@@ -318,7 +318,7 @@ def test_ctrl_c_leaves_the_endpoint_and_says_so(
     with pytest.raises(KeyboardInterrupt):
         deploy()
     said = capsys.readouterr().err
-    assert "AWS continues to create imgcls-dogs, which is billed" in said
+    assert "AWS continues by itself, and imgcls-dogs is billed" in said
     assert f"python -m imgcls.deploy delete name={DOGS}" in said
     monkeypatch.undo()
 

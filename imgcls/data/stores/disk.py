@@ -24,8 +24,8 @@ from imgcls.data.sources import Split
 from imgcls.data.stores.checksums import Checker, checksums
 from imgcls.data.stores.fingerprint import fingerprint
 from imgcls.data.stores.store import ArrayStore, Recipe, decode_rows
-from imgcls.system.cache import alone, find_or_build, hold
-from imgcls.system.files import atomic_write_bytes, atomic_write_text, take_lock
+from imgcls.system.cache import find_or_build, hold
+from imgcls.system.files import atomic_write_bytes, atomic_write_text, explain_os_errors, take_lock
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +75,7 @@ def build_on_disk(folder: Path, split: Split, recipe: Recipe, workers: int) -> A
     partial = folder.with_suffix(".partial")
     with _in_this_process:
         if open_on_disk(folder, len(split), recipe) is None:
-            if not (partial / PROGRESS).is_file():
-                _begin(folder, partial, split, recipe)
+            _begin(folder, partial, split, recipe)
             with folder.with_name(f".{folder.name}.lock").open("a") as lock:
                 take_lock(lock, wait=True, shared=True)
                 if (partial / PROGRESS).is_file():  # else another process has completed it meanwhile
@@ -99,16 +98,22 @@ def build_on_disk(folder: Path, split: Split, recipe: Recipe, workers: int) -> A
 
 def _begin(folder: Path, partial: Path, split: Split, recipe: Recipe) -> None:
     """Allocate the files of a store, unless another process has done so. Raises OSError if the disk is too small."""
-    with alone(folder):
-        if (partial / PROGRESS).is_file() or open_on_disk(folder, len(split), recipe) is not None:
-            return
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
-            _allocate(partial, split, recipe)
-        except OSError:
+    with explain_os_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    while not (partial / PROGRESS).is_file() and open_on_disk(folder, len(split), recipe) is None:
+        with folder.with_name(f".{folder.name}.lock").open("a") as lock:
+            if not take_lock(lock, wait=False):  # another process begins; or it decodes already, and is not waited for
+                take_lock(lock, wait=True, shared=True)
+                continue
+            if (partial / PROGRESS).is_file() or open_on_disk(folder, len(split), recipe) is not None:
+                return
             shutil.rmtree(partial, ignore_errors=True)
-            raise
+            partial.mkdir()
+            try:
+                _allocate(partial, split, recipe)
+            except OSError:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
 
 
 def _allocate(partial: Path, split: Split, recipe: Recipe) -> None:

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from imgcls.errors import UserError
 from imgcls.pictures import ORIENTATION
 from imgcls.preprocessing import Preprocessing
 from imgcls.system.cache import cache_folder
+from imgcls.system.files import take_lock
 
 CENTRE = Recipe("centre", 8, 9, "bicubic")
 SQUASH = Recipe("squash", 10, 10, "bilinear")
@@ -220,6 +222,20 @@ def test_large_jpegs_are_decoded_at_a_part_of_their_size(tmp_path: Path) -> None
     assert 0 < abs(difference).mean() < 3
     exact = evaluation_recipe(Preprocessing(60, 70))
     assert np.array_equal(exact.read(split, 0)[0], exact.pixels(split.open(0)))
+
+
+def test_a_store_that_another_process_decodes_is_not_waited_for(files: Split, tmp_path: Path) -> None:
+    """The other process has begun between this one's look and its lock."""
+    folder, partial = tmp_path / "store", tmp_path / "store.partial"
+    with (tmp_path / ".store.lock").open("a") as other:
+        take_lock(other, wait=True)
+        begun = threading.Thread(target=disk._begin, args=(folder, partial, files, CENTRE), daemon=True)
+        begun.start()
+        partial.mkdir()
+        disk._allocate(partial, files, CENTRE)
+        take_lock(other, wait=True, shared=True)  # as a process that decodes
+        begun.join(60)
+        assert not begun.is_alive()
 
 
 def test_processes_that_start_at_once_decode_a_part_each(
