@@ -27,13 +27,14 @@ def check_before_upload(account: Account, config: Mapping[str, Any], options: Jo
     kind, offered = options.instance_type, enumeration("TrainingInstanceType")
     if offered and kind not in offered:
         raise UserError(f"launch.instance_type={kind}: SageMaker does not train on this type. {nearest(kind, offered)}")
-    size, where = _data_size(config)
-    if options.input_mode == "File" and not has_local_disk(kind) and size > options.volume_size * 1e9:
-        raise UserError(
-            f"launch.volume_size={options.volume_size}: {where} holds {size / 1e9:.0f} GB, which go to the disk "
-            f"of each instance. Give at least launch.volume_size={int(size / 1e9 * 1.2) + 10}, or "
-            "launch.input_mode=auto."
-        )
+    if options.input_mode == "File" and not has_local_disk(kind):
+        size, where = _data_size(config)
+        if size > options.volume_size * 1e9:
+            raise UserError(
+                f"launch.volume_size={options.volume_size}: {where} holds {size / 1e9:.0f} GB, which go to the disk "
+                f"of each instance. Give at least launch.volume_size={int(size / 1e9 * 1.2) + 10}, or "
+                "launch.input_mode=auto."
+            )
 
 
 def input_mode(config: Mapping[str, Any], options: JobOptions) -> str:
