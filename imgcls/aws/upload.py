@@ -14,6 +14,7 @@ from imgcls.aws.refusals import error_code, explain_refusals
 from imgcls.aws.s3 import Ledger, StoredFile, list_objects, split_folder, split_uri, transfer
 from imgcls.errors import UserError
 from imgcls.system.cache import alone, cache_folder, cache_identity
+from imgcls.system.files import sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +126,7 @@ def _entry(file: _File, etag: str) -> list[Any]:
 def upload_file(file: Path, uri: str, client: Any, *, extra: Mapping[str, str] | None = None) -> bool:
     """Make `uri` a copy of `file`; return whether it had to be uploaded. Raises UserError."""
     bucket, key = split_uri(uri)
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    digest = sha256_of(file)
     with explain_refusals(f"upload {file} to {uri}"):
         try:
             stored_digest = client.head_object(Bucket=bucket, Key=key)["Metadata"].get("sha256")

@@ -6,7 +6,6 @@ it is fetched, so that one process fetches it and the others wait.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import threading
@@ -19,7 +18,7 @@ from typing import IO, NamedTuple
 
 from imgcls.data.origins import Origin
 from imgcls.errors import UserError
-from imgcls.system.files import explain_os_errors, take_lock
+from imgcls.system.files import explain_os_errors, sha256_of, take_lock
 from imgcls.system.machine import spare_disk
 
 log = logging.getLogger(__name__)
@@ -288,7 +287,4 @@ def _lock_name(name: str) -> str:
 
 
 def _is_intact(file: Path, sha256: str) -> bool:
-    if not sha256:
-        return True
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest() == sha256
+    return not sha256 or sha256_of(file) == sha256

@@ -21,7 +21,7 @@ from imgcls.data.streams import LIST
 from imgcls.data.threads import map_with_bar
 from imgcls.errors import UserError
 from imgcls.pictures import PICTURE_SUFFIXES, BadPicture, read_member, read_size
-from imgcls.system.files import atomic_path, atomic_write_text
+from imgcls.system.files import atomic_path, atomic_write_text, sha256_of
 from imgcls.system.shares import ALL, Share
 
 SHARD_BYTES = 256 << 20
@@ -111,8 +111,7 @@ def _write(file: Path, split: Split, rows: np.ndarray, key: str) -> None:
             index.widths.append(width)
             index.heights.append(height)
             _add(tar, f"{member}.cls", label.encode())
-    with file.open("rb") as written:
-        found = {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(written, "sha256").hexdigest()}
+    found = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
     atomic_write_text(_index_of(file), json.dumps(asdict(index) | found))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from imgcls.deploy.state import (
 )
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.progress import warn_if_created
+from imgcls.system.files import sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -117,9 +117,7 @@ class Deployment:
 
     def upload(self, archive: Path) -> str:
         """Upload the archive, and return its S3 URI, which depends on its content."""
-        with archive.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        uri = archive_place(self.account, self.name, digest)
+        uri = archive_place(self.account, self.name, sha256_of(archive))
         upload_file(archive, uri, self.account.client("s3"), extra=self.account.encryption)
         return uri
 

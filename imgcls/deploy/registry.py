@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -26,6 +25,7 @@ from imgcls.errors import UserError
 from imgcls.launch.sagemaker.record import JobRecord
 from imgcls.portable import CARD, DESCRIPTION
 from imgcls.runs.reading import read_metrics
+from imgcls.system.files import sha256_of
 from imgcls.system.unpacking import extract
 
 log = logging.getLogger(__name__)
@@ -96,8 +96,7 @@ def register(
     Raises:
         UserError: AWS refuses.
     """
-    with archive.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    digest = sha256_of(archive)
     uri = archive_place(account, name, digest)
     newest = next(iter(list_packages(account, name)), None)
     if newest is not None and newest.notes.get(DIGEST) == digest[:16]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import statistics
 import time
@@ -16,6 +15,7 @@ import numpy as np
 from imgcls.errors import UserError
 from imgcls.portable.description import CARD, DESCRIPTION
 from imgcls.portable.parity import compare
+from imgcls.system.files import sha256_of
 from imgcls.system.machine import available_cores, processor_name
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def size_mb(folder: Path) -> float:
 def file_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each file that a certificate of the portable model in `folder` is about, by name."""
     files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name not in UNCERTIFIED]
-    return {file.name: _sha256(file) for file in files}
+    return {file.name: sha256_of(file) for file in files}
 
 
 def check_certificate(folder: Path) -> None:
@@ -192,8 +192,3 @@ def check_certificate(folder: Path) -> None:
         raise UserError(f"{folder}: its certificate says that it answers worse than it may. {advice}")
     if changed := [name for name, digest in file_digests(folder).items() if verified.get(name) != digest]:
         raise UserError(f"{folder}: {', '.join(changed)} changed after the certificate was written. {advice}")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

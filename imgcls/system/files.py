@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
 import secrets
@@ -100,6 +101,12 @@ def take_lock(file: IO[Any], *, wait: bool, shared: bool = False) -> bool:
             raise
         log.warning("%s cannot be locked (%s): do not use it from two processes at once.", file.name, error.strerror)
     return True
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of the content of `file`, in hexadecimal."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def overwrite_text(target: Path, content: str) -> None:
