@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
@@ -86,9 +86,9 @@ def _cut_groups(split: Split, shares: Sequence[float], seed: int, *, first_has_a
     squared distance from the shares most, relative to the size of each class and of the whole.
     """
     assert split.groups is not None
-    names = sorted(set(split.groups))
-    ids = {name: number for number, name in enumerate(names)}
-    group_of = np.array([ids[group] for group in split.groups], dtype=np.int64)
+    ids: dict[str, int] = {}
+    group_of = np.array([ids.setdefault(group, len(ids)) for group in split.groups], dtype=np.int64)
+    names = list(ids)
     strata = split.strata
     classes = int(strata.max()) + 1 if len(split) else 0
     # Flat lists of numbers, and plain loops: there may be a million groups. Those of group g have the places
@@ -115,43 +115,45 @@ def _cut_groups(split: Split, shares: Sequence[float], seed: int, *, first_has_a
             lacking[part][labels[place]] -= counts[place]
         lacking[part][classes] -= size
     if first_has_all:
-        _repair(part_of, labels, starts, sizes, shares, classes)
-    return np.array(part_of)[group_of] == np.arange(len(shares))[:, None]
+        _repair(part_of, names, labels, starts, sizes, shares)
+    parts = np.array(part_of, dtype=np.int64)
+    return parts[group_of] == np.arange(len(shares))[:, None]
 
 
 def _repair(
     part_of: list[int],
+    names: list[str],
     labels_of_all: list[int],
     starts: list[int],
     sizes: list[int],
     shares: Sequence[float],
-    classes: int,
 ) -> None:
     """Move small groups, so that the first part has every class, and then, if it can keep them, no part is empty."""
 
     def labels_of(group: int) -> list[int]:
         return labels_of_all[starts[group] : starts[group + 1]]
 
+    missing = [part for part, share in enumerate(shares) if share and part not in part_of]
+    first_has = Counter(chain.from_iterable(labels_of(group) for group, part in enumerate(part_of) if part == 0))
+    if not missing and len(first_has) == len(set(labels_of_all)):
+        return
     holders: dict[int, list[int]] = defaultdict(list)  # class to its groups, the smallest first
-    by_size = sorted(range(len(part_of)), key=sizes.__getitem__)
+    by_size = sorted(range(len(part_of)), key=lambda group: (sizes[group], names[group]))
     for group in by_size:
         for label in labels_of(group):
             holders[label].append(group)
-    first_has = [sum(part_of[group] == 0 for group in holders[label]) for label in range(classes)]
-    for label in range(classes):
-        if holders[label] and not first_has[label]:
+    for label in sorted(holders):
+        if not first_has[label]:
             moved = holders[label][0]
             part_of[moved] = 0
-            for other in labels_of(moved):
-                first_has[other] += 1
+            first_has.update(labels_of(moved))
     for part, share in enumerate(shares):
         if share and part not in part_of:
             for group in by_size:
                 labels = labels_of(group)
                 if part_of[group] == 0 and all(first_has[label] > 1 for label in labels):
                     part_of[group] = part
-                    for label in labels:
-                        first_has[label] -= 1
+                    first_has.subtract(labels)
                     break
 
 

@@ -112,6 +112,7 @@ def test_columns_by_option(tmp_path: Path) -> None:
         (["e.jpg,dog,again"], "line 6: 3 cells, but the first line has 2"),
         (["a.jpg,dog"], r"line 6: a\.jpg is 'dog' here and 'cat' in line 2"),
         (['"e\n.jpg",cat', "./a.jpg,dog"], r"line 8: a\.jpg is 'dog' here"),
+        (['"e\n.jpg",cat', "", "a.jpg"], "line 9: 1 cells, but the first line has 2"),
     ],
 )
 def test_wrong_rows_are_named_by_their_lines(rows: list[str], complaint: str, tmp_path: Path) -> None:
