@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+
+from imgcls.debug.series import Series
 
 Layers = Mapping[str, float]
 """A number per layer, by its name in the network."""
@@ -60,9 +61,9 @@ class Record:
     """Everything the rules check."""
 
     observations: tuple[Observation, ...] = ()
-    losses: tuple[float, ...] = ()
+    losses: Series = field(default_factory=Series)
     """Training loss of every optimiser step, in order."""
-    rates: tuple[float, ...] = ()
+    rates: Series = field(default_factory=Series)
     """Learning rate of every optimiser step."""
     history: tuple[Mapping[str, float], ...] = ()
     """One row per epoch, as in metrics.csv."""
@@ -73,13 +74,12 @@ class Record:
     recognised: tuple[tuple[int, int], ...] = ()
     """For each class: its images in the last validation, and how many of them were classified correctly."""
 
-    @cached_property
+    @property
     def warm_up(self) -> int | None:
         """Steps before the learning rate reached half of its peak; None while it still rises."""
         if len(self.rates) > 1 and self.rates[-1] > self.rates[-2]:
             return None
-        peak = max(self.rates, default=0.0)
-        return next((step for step, rate in enumerate(self.rates) if rate >= peak / 2), 0)
+        return self.rates.half_peak
 
     @property
     def guess_loss(self) -> float:

@@ -21,6 +21,7 @@ from imgcls.debug.activations import ActivationProbe
 from imgcls.debug.observations import Observation, Record
 from imgcls.debug.parameters import ParameterProbe
 from imgcls.debug.rules import ISSUES, Outcome, Rule
+from imgcls.debug.series import Series
 from imgcls.debug.stalls import StallWatch
 from imgcls.debug.tensor_rules import SaturatedActivation
 from imgcls.debug.training_rules import StalledTraining
@@ -74,8 +75,7 @@ class Recorder(Checkpoint):
             if name not in self.rules:
                 raise UserError(f"debug.stop_on: unknown rule {name!r}. {nearest(name, self.rules)}")
         self.observations: list[Observation] = []
-        self.losses: list[float] = []
-        self.rates: list[float] = []
+        self.losses, self.rates = Series(), Series()
         self.pauses: list[tuple[int, float]] = []
         self.stopped_by: str | None = None
         self.outcomes: dict[str, Outcome] = {}
@@ -100,8 +100,8 @@ class Recorder(Checkpoint):
         """Everything that has been read from the device."""
         return Record(
             tuple(self.observations),
-            tuple(self.losses),
-            tuple(self.rates),
+            self.losses,
+            self.rates,
             tuple(self._history),
             self.class_counts,
             tuple(self.pauses),
@@ -113,8 +113,8 @@ class Recorder(Checkpoint):
     def state_dict(self) -> dict[str, Any]:
         self._read()
         return {
-            "losses": torch.tensor(self.losses, dtype=torch.float64),
-            "rates": torch.tensor(self.rates, dtype=torch.float64),
+            "losses": torch.from_numpy(self.losses.numpy()),
+            "rates": torch.from_numpy(self.rates.numpy()),
             "pauses": [list(pause) for pause in self.pauses],
             "recognised": [list(pair) for pair in self._class_results],
             "stopped_by": self.stopped_by,
@@ -125,7 +125,7 @@ class Recorder(Checkpoint):
             self._write()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.losses, self.rates = state_dict["losses"].tolist(), state_dict["rates"].tolist()
+        self.losses, self.rates = Series(state_dict["losses"].tolist()), Series(state_dict["rates"].tolist())
         self.pauses = [(int(step), float(seconds)) for step, seconds in state_dict["pauses"]]
         self._class_results = tuple((int(count), int(correct)) for count, correct in state_dict["recognised"])
         self.stopped_by = state_dict["stopped_by"]
@@ -225,7 +225,7 @@ class Recorder(Checkpoint):
         if self._activations is not None:
             self._activations.end()
         self._activations = self._parameters = None
-        if not trainer.is_global_zero or not self.losses + self._losses:
+        if not trainer.is_global_zero or not (self.losses or self._losses):
             return
         try:  # the last observations matter most when a run fails; but a failed device cannot be read
             self._check_rules(trainer)
@@ -291,7 +291,7 @@ class Recorder(Checkpoint):
     def _read(self) -> None:
         """Copy pending values from the device to this process."""
         if self._losses:
-            self.losses += torch.stack(self._losses).double().cpu().tolist()
+            self.losses.extend(torch.stack(self._losses).double().cpu().tolist())
             self._losses = []
         pending, self._pending = self._pending, []
         self.observations += [_observation(values) for values in pending]

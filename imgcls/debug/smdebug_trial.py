@@ -13,6 +13,7 @@ import numpy as np
 
 from imgcls.aws.s3 import is_remote
 from imgcls.debug.observations import Observation, Record
+from imgcls.debug.series import Series
 from imgcls.errors import UserError
 from imgcls.system.extras import check_smdebug
 
@@ -60,7 +61,7 @@ def read_trial(path: Path | str) -> Record:
             recorded_losses.append(observations[-1].loss)
         before = weights
     history = tuple(_history(trial, modes, observations, values))
-    return Record(tuple(observations), tuple(recorded_losses), history=history)
+    return Record(tuple(observations), Series(recorded_losses), history=history)
 
 
 def _history(trial: Any, modes: Any, observations: list[Observation], values: Any) -> list[dict[str, float]]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from imgcls.debug.observations import Observation, Record
 from imgcls.debug.rules import Outcome
+from imgcls.debug.series import Series
 from imgcls.errors import UserError
 from imgcls.system.files import atomic_write_bytes, atomic_write_text
 
@@ -55,7 +56,7 @@ def read_observations(folder: Path) -> list[Observation]:
 def write_steps(folder: Path, record: Record) -> None:
     """Write `steps.npz` and `record.json` of `record`."""
     content = io.BytesIO()
-    np.savez(content, loss=np.asarray(record.losses, np.float64), rate=np.asarray(record.rates, np.float64))
+    np.savez(content, loss=record.losses.numpy(), rate=record.rates.numpy())
     atomic_write_bytes(folder / "steps.npz", content.getvalue())
     facts = {name: getattr(record, name) for name in ("class_counts", "pauses", "recognised")}
     atomic_write_text(folder / "record.json", json.dumps(facts) + "\n")
@@ -87,7 +88,7 @@ def read_record(folder: Path, history: Sequence[Mapping[str, float]]) -> Record:
         raise UserError(f"{folder} holds no record of a training. Was it run with debug=off?")
     try:
         with np.load(folder / "steps.npz", allow_pickle=False) as steps:
-            losses, rates = tuple(steps["loss"].tolist()), tuple(steps["rate"].tolist())
+            losses, rates = Series(steps["loss"].tolist()), Series(steps["rate"].tolist())
         facts = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         return Record(
             observations=tuple(

@@ -62,9 +62,9 @@ class ExplodingTensor(Rule):
             for observation in record.observations
         }
         observed = [step for step, names in tensors.items() if names]
-        is_bad = math.isnan if self.only_nan else lambda loss: not math.isfinite(loss)
-        losses = () if math.isfinite(sum(record.losses)) else record.losses  # half a million are added in no time
-        steps = sorted({*observed, *(step for step, loss in enumerate(losses) if is_bad(loss))})
+        losses = record.losses
+        bad = (step for step in losses.not_finite if not self.only_nan or math.isnan(losses[step]))
+        steps = sorted({*observed, *bad})
         datapoints = len(record.observations) + len(record.losses)
         if not steps:
             return self._healthy(datapoints)
@@ -164,7 +164,7 @@ class UnchangedTensor(Rule):
     advice: ClassVar[str] = "Raise optim.lr or optim.backbone_lr_scale, or freeze on purpose with model.freeze."
 
     def find(self, record: Record) -> Outcome:
-        warm_up = record.warm_up  # found among the rates of all steps, so only once
+        warm_up = record.warm_up
 
         def changes(observation: Observation) -> dict[str, float]:
             """How far the change of each layer exceeds the tolerance of numpy's allclose."""

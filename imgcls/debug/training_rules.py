@@ -111,7 +111,8 @@ class LossNotDecreasing(Rule):
     )
 
     def find(self, record: Record) -> Outcome:
-        means = _window_means(record.losses, self.num_steps)
+        windows = record.losses.windows(self.num_steps)
+        means = windows.means
         if (
             len(means) <= self.patience
             or not record.settled
@@ -119,12 +120,11 @@ class LossNotDecreasing(Rule):
         ):
             return self._healthy(len(means))
         fallen, risen = means[0] * (1 - self.diff_percent / 100), means[0] * (1 + self.increase_threshold_percent / 100)
-        stuck = [window for window, mean in enumerate(means) if window and not mean < fallen]
         late = range(len(means) - self.patience, len(means))
-        if len(stuck) == len(means) - 1:
-            what = "The loss has not fallen"
-        elif all(not means[window] <= risen for window in late):  # `not <=` is also true of NaN
-            stuck, what = list(late), "The loss has risen again"
+        if not windows.lowest < fallen:  # also true of NaN
+            stuck, what = range(1, len(means)), "The loss has not fallen"
+        elif all(not means[window] <= risen for window in late):
+            stuck, what = late, "The loss has risen again"
         else:
             return self._healthy(len(means))
         return self._issue(
@@ -229,7 +229,3 @@ def _epochs_without_gain(rows: Sequence[Mapping[str, float]], name: str, delta: 
     for value in (row[name] for row in rows if name in row):
         best, waited = (value, 0) if value < best - delta else (best, waited + 1)
     return waited
-
-
-def _window_means(values: Sequence[float], size: int) -> list[float]:
-    return [fmean(values[start : start + size]) for start in range(0, len(values) - size + 1, size)]

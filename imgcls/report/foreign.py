@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from imgcls.debug.profile import describe, read_profile
 from imgcls.debug.recheck import build_rules
 from imgcls.debug.rules import ISSUES, Outcome
@@ -28,7 +26,7 @@ def write_trial_page(trial: str, overrides: Sequence[str], output: Path) -> list
     rules = build_rules(overrides)
     record = read_trial(trial)
     outcomes = [rule.check(record) for rule in rules.values()]
-    steps = figures.Steps(np.asarray(record.losses), np.asarray(record.rates))
+    steps = figures.Steps(record.losses.numpy(), record.rates.numpy())
     sections: dict[str, Blocks] = {}
     if len(steps.loss) > 1 or record.history:
         chart = figures.learning_curves({trial: record.history}, steps)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import imgcls
 from imgcls.debug.observations import Observation, Record, share_below
 from imgcls.debug.rules import FAILED, ISSUES, NO_ISSUES, Rule
+from imgcls.debug.series import Series
 from imgcls.debug.storage import read_record
 from imgcls.debug.tensor_rules import DeadRelu
 from imgcls.debug.training_rules import StalledTraining
@@ -275,7 +276,7 @@ def test_rules_wait_for_the_warm_up(name: str) -> None:
     def status(steps: int, epochs: int, falling: float = 0.0) -> str:
         losses = tuple(4.8 - falling * max(0, step - 60) for step in range(steps))
         history = tuple({"epoch": float(epoch)} for epoch in range(epochs))
-        return RULES[name].check(Record((early,), losses, rates[:steps], history)).status
+        return RULES[name].check(Record((early,), Series(losses), Series(rates[:steps]), history)).status
 
     assert status(55, 0) == NO_ISSUES, "the rate still rises"
     assert status(62, 1) == NO_ISSUES, "the rate has just risen"
@@ -289,8 +290,9 @@ def test_weights_that_are_good_from_the_start_need_not_get_better(name: str) -> 
 
     def status(loss: float, last: float, metric: str = "train/accuracy") -> str:
         losses = (*(loss,) * 100, *(last,) * 100)
-        history = ({"epoch": 0.0, metric: 0.9},)
-        return RULES[name].check(Record((early,), losses, (0.1,) * 200, history, class_counts=(20, 20, 20, 20))).status
+        history, counts = ({"epoch": 0.0, metric: 0.9},), (20, 20, 20, 20)
+        record = Record((early,), Series(losses), Series((0.1,) * 200), history, class_counts=counts)
+        return RULES[name].check(record).status
 
     assert status(1.4, 1.4) == ISSUES, "the loss of a guess is 1.39"
     assert status(0.2, 0.3) == NO_ISSUES
@@ -304,7 +306,7 @@ def test_tiny_steps_of_a_warm_up_are_no_unchanged_layers() -> None:
     rising = tuple(0.01 * (step + 1) for step in range(60))
 
     def status(rates: tuple[float, ...]) -> str:
-        return RULES["UnchangedTensor"].check(Record(still, (1.0,) * len(rates), rates)).status
+        return RULES["UnchangedTensor"].check(Record(still, Series((1.0,) * len(rates)), Series(rates))).status
 
     assert status(rising[:5]) == status(rising + (0.6,) * 60) == NO_ISSUES
     assert status((0.1,) * 60) == ISSUES
