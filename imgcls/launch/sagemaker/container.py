@@ -30,7 +30,6 @@ CACHE = ML / "cache"  # on the job's volume; the root disk of the instance is sm
 START_LINE = "imgcls: the job starts"  # earlier lines of the log come from SageMaker
 MAX_REASON_LENGTH = 1000  # characters of the failure file that SageMaker shows
 JOB_FILE = "job.json"
-GRACE_SECONDS = 110  # to write a checkpoint after SIGTERM; SageMaker kills the container after 120
 # https://github.com/aws/sagemaker-python-sdk, sagemaker-train, container_drivers/common/utils.py
 RDMA_TYPES = {f"ml.{size}" for size in ("p4d.24xlarge", "p4de.24xlarge", "p5.48xlarge", "p5e.48xlarge")}
 EFA_TYPES = RDMA_TYPES | {f"ml.{size}" for size in ("g4dn.8xlarge", "g4dn.12xlarge", "g5.48xlarge", "p3dn.24xlarge")}
@@ -198,6 +197,8 @@ def train(config: dict[str, Any], overrides: list[str], folder: Path) -> int:
 
 def train_with_torchrun(config: dict[str, Any], overrides: list[str], folder: Path, host: Host) -> int:
     """Train on all hosts, in one process per device. Returns the exit code of this host."""
+    import psutil
+
     from imgcls.system.machine import threads_of_each
 
     device = config["trainer"]["devices"]
@@ -212,7 +213,6 @@ def train_with_torchrun(config: dict[str, Any], overrides: list[str], folder: Pa
         **os.environ,
         "GLOO_SOCKET_IFNAME": host.network_interface,
         "NCCL_SOCKET_IFNAME": host.network_interface,
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(GRACE_SECONDS),  # torchrun kills processes after 30 s otherwise
         **efa_variables(host.instance_type),
         "OMP_NUM_THREADS": threads_of_each(devices),
     }
@@ -228,7 +228,9 @@ def train_with_torchrun(config: dict[str, Any], overrides: list[str], folder: Pa
 
     def pass_on(signum: int, frame: FrameType | None) -> None:
         stopped.append(signum)
-        process.send_signal(signum)
+        # not to torchrun, which kills its processes 30 s later: a checkpoint has the 120 s that SageMaker waits
+        for receiver in psutil.Process(process.pid).children() or [process]:
+            receiver.send_signal(signum)
 
     signal.signal(signal.SIGTERM, pass_on)
     code = process.wait()

@@ -3,13 +3,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from imgcls.config.composition import compose, plain
-from imgcls.launch.sagemaker import container
+from imgcls.launch.sagemaker import container, worker
 from imgcls.launch.sagemaker.container import Host, JobError, configuration, export_results, install, report_failure
+from imgcls.system.interrupts import Interrupted
+from tests.launch.rehearsal.test_job import until
 
 
 def host(**changes) -> Host:
@@ -128,6 +131,57 @@ def test_processes_share_the_processors_that_the_container_may_use(
     assert container.train_with_torchrun(config, [], tmp_path, host(count=2)) == 0
     signal.signal(signal.SIGTERM, before)
     assert started == ["3"]
+
+
+LAUNCHER = """
+import subprocess, sys, signal
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("torchrun ends its processes"))
+sys.exit(subprocess.run([sys.executable, "-c", sys.argv[1], sys.argv[2]]).returncode)
+"""
+WORKER = """
+import pathlib, signal, sys
+file = pathlib.Path(sys.argv[1])
+def save(signum, frame):
+    file.write_text("checkpoint")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+file.touch()
+signal.pause()
+"""
+
+
+def test_only_sagemaker_limits_the_time_for_a_checkpoint(
+    config: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Torchrun, which would kill the process after 30 s, gets no signal."""
+    file, popen = tmp_path / "state", subprocess.Popen
+
+    def start(command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+        launcher = popen([sys.executable, "-c", LAUNCHER, WORKER, str(file)])
+        threading.Thread(target=lambda: (until(file.is_file), os.kill(os.getpid(), signal.SIGTERM))).start()
+        return launcher
+
+    monkeypatch.setattr(container.subprocess, "Popen", start)
+    monkeypatch.setattr(container, "ML", tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    assert container.train_with_torchrun(config, [], tmp_path, host(count=2)) == 128 + signal.SIGTERM
+    signal.signal(signal.SIGTERM, before)
+    assert file.read_text() == "checkpoint"
+    assert "stopped by SIGTERM; the checkpoint has been written" in capsys.readouterr().out
+
+
+def test_an_interrupted_process_is_no_failure_to_torchrun(
+    config: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(cfg: object, overrides: object) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    work = tmp_path / "work.json"
+    work.write_text(json.dumps({"config": config, "overrides": [], "folder": str(tmp_path)}))
+    monkeypatch.setattr("imgcls.training.fit.fit", interrupted)
+    monkeypatch.setattr(sys, "argv", ["worker", str(work)])
+    monkeypatch.setenv("RANK", "0")
+    assert worker.main() == 0
 
 
 def test_a_bad_bundle_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
