@@ -34,6 +34,7 @@ from imgcls.cli import Option, announce, boolean, guarded, read_options
 from imgcls.errors import UserError
 from imgcls.system.checks import flag
 from imgcls.system.files import atomic_write_text
+from imgcls.system.machine import local_processes
 from imgcls.system.positions import spread_positions
 from imgcls.system.shares import Share
 from imgcls.system.text import printable
@@ -170,7 +171,7 @@ def take_share(datamodule: ImageDataModule, share: Share) -> None:
 
     if "MASTER_ADDR" not in os.environ:
         raise UserError(f"{share.count} processes prepare a data set together if torchrun starts them.")
-    workers = max(1, datamodule.num_workers // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    workers = max(1, datamodule.num_workers // local_processes())
 
     def inspect_share() -> None:
         for split in datamodule.source.splits().values():

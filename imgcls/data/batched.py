@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from imgcls.data.loader import EvaluationPlan, Loader, Plan, TrainingPlan
 from imgcls.data.sources import Source, Split
 from imgcls.errors import UserError
 from imgcls.preprocessing import Size
+from imgcls.system.machine import local_processes
 
 
 class BatchedData(L.LightningDataModule):
@@ -164,4 +164,4 @@ class BatchedData(L.LightningDataModule):
         """Processes on this machine that open the same stores."""
         if self.trainer is not None:
             return max(1, self.trainer.world_size // self.trainer.num_nodes)
-        return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
+        return local_processes(self.world_size)

@@ -48,6 +48,11 @@ class Index:
         return len(self.widths) == len(self.names)
 
 
+def list_shards(root: Path) -> list[str]:
+    """The paths of the shards below `root`, sorted."""
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.tar"))
+
+
 def read_index(shard: Path, cache: Path, *, measured: bool = False) -> Index:
     """The index of a shard: from the file beside it, or from the cache, or from the shard.
 

@@ -19,7 +19,7 @@ from imgcls.data.imagefolder import USUAL_NAMES, ImageFolder, with_test
 from imgcls.data.loader import ShardedPlan, TrainingPlan
 from imgcls.data.members import MembersIn, StreamedMembers
 from imgcls.data.origins import is_address, is_on_web, open_origin
-from imgcls.data.shard_index import CLASS_NAMES, Index, read_index
+from imgcls.data.shard_index import CLASS_NAMES, Index, list_shards, read_index
 from imgcls.data.sources import BadFile, Source, Split, picture_name
 from imgcls.data.stores.streamed import unreadable_images
 from imgcls.data.streams import Streams
@@ -136,11 +136,6 @@ class Shards(ImageFolder):
         }
         if wrong := [option for option, value in is_set.items() if value]:
             raise UserError(f"{wrong[0]} is not for shards that are fetched in turn. Leave it out, or copy them first.")
-
-
-def list_shards(root: Path) -> list[str]:
-    """The paths of the shards below `root`, sorted."""
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.tar"))
 
 
 def split_of(shard: str) -> str:

@@ -18,7 +18,7 @@ from typing import IO
 from imgcls.data.download import MissingFileError
 from imgcls.data.origins import Bucket, Folder, Origin
 from imgcls.data.shard_cache import Shard, ShardCache
-from imgcls.data.shard_index import CLASS_NAMES, INDEX_SUFFIX, Index, load_index, read_index
+from imgcls.data.shard_index import CLASS_NAMES, INDEX_SUFFIX, Index, list_shards, load_index, read_index
 from imgcls.data.stores.disk import DISK_SHARE
 from imgcls.data.threads import map_with_bar
 from imgcls.errors import UserError
@@ -71,7 +71,7 @@ class Streams:
     def names(self) -> list[str]:
         """The paths of the shards, sorted."""
         if isinstance(self.origin, Folder):
-            return sorted(path.relative_to(self.index_folder).as_posix() for path in self.index_folder.rglob("*.tar"))
+            return list_shards(self.index_folder)
         return sorted(self._list())
 
     def index(self, name: str) -> Index:

@@ -25,9 +25,14 @@ def available_cores() -> int:
     return cores
 
 
+def local_processes(otherwise: int = 1) -> int:
+    """The number of processes that torchrun has started on this machine; `otherwise` without torchrun."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", otherwise))
+
+
 def own_cores() -> int:
     """The share of this process in the available processors, if torchrun has started several on this machine."""
-    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, available_cores() // local_processes())
 
 
 def processor_name() -> str:

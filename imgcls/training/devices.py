@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from imgcls.errors import UserError
+from imgcls.system.machine import local_processes
 
 KINDS = {"gpu": "GPU", "cuda": "CUDA device", "mps": "Apple GPU"}
 
@@ -91,7 +92,7 @@ def choose_devices(accelerator: str, devices: Any, num_nodes: int = 1) -> Device
 
 def devices_of_torchrun(accelerator: str) -> Devices:
     """A device for each process that torchrun has started, on all machines; one device without torchrun."""
-    here, everywhere = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    here, everywhere = local_processes(), int(os.environ.get("WORLD_SIZE", "1"))
     return replace(choose_devices(accelerator, "auto"), indices=here, num_nodes=everywhere // here)
 
 
