@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from imgcls.config.composition import compose, plain
 from imgcls.config.groups import config_dir
 
-RECIPES = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
+RECIPES = sorted(path.stem for path in (config_dir() / "experiment").glob("[!_]*.yaml"))
 PAGE = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
 
 

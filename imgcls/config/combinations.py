@@ -215,6 +215,7 @@ def _check_sharded(config: Mapping[str, Any]) -> None:
     """Raise UserError for options that need all weights in each process."""
     optim, model, debug = (config.get(name) or {} for name in ("optim", "model", "debug"))
     unfit = {
+        "optim=muon": str(optim.get("_target_")).endswith(".Muon"),
         "optim.ema": optim.get("ema") is not None,
         "optim.lookahead": optim.get("lookahead") is not None,
         "optim.layer_decay": optim.get("layer_decay", 1) != 1,
@@ -224,7 +225,8 @@ def _check_sharded(config: Mapping[str, Any]) -> None:
     }
     found = [name for name, there in unfit.items() if there]
     if found:
+        instead = {"debug": "debug=off", "optim=muon": "another optimiser"}.get(found[0], f"another {found[0]}")
         raise UserError(
             f"trainer.strategy=fsdp gives each process a share of the weights, which {found[0]} needs whole. "
-            f"Use {'debug=off' if found[0] == 'debug' else f'another {found[0]}'}, or trainer.strategy=ddp."
+            f"Use {instead}, or trainer.strategy=ddp."
         )

@@ -52,6 +52,7 @@ class Streams:
         key = hashlib.blake2b(origin.address.encode("utf-8", "surrogateescape"), digest_size=16)
         self.folder = cache / "streams" / key.hexdigest()
         self._held: IO[bytes] | None = None
+        self._indices: dict[str, Index] = {}  # that `prepare` has read, until they are asked for
         self._prepared = False
 
     @property
@@ -78,7 +79,7 @@ class Streams:
         """The index of a shard, with the sizes of the images."""
         if isinstance(self.origin, Folder):
             return read_index(self.origin.folder / name, self.folder.parents[1], measured=True)
-        return load_index(self.folder / f"{name}{INDEX_SUFFIX}")
+        return self._indices.pop(name, None) or load_index(self.folder / f"{name}{INDEX_SUFFIX}")
 
     def prepare(self) -> bool:
         """Fetch the index, and decide whether the shards are fetched in turn. Raises UserError where there is none."""
@@ -97,7 +98,8 @@ class Streams:
             with suppress(MissingFileError):
                 self.origin.fetch(CLASS_NAMES, self.folder / CLASS_NAMES)
             indices = self._fetch_indices()
-            total, room = sum(index.bytes for index in indices), self._limit()
+            total, room = sum(index.bytes for index in indices.values()), self._limit()
+            self._indices = indices
             stream = total > room if self.stream == "auto" else bool(self.stream)
             if stream:
                 log.info(
@@ -163,7 +165,7 @@ class Streams:
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise self._explain(f"has a {LIST} that imgcls.prepare did not write.") from error
 
-    def _fetch_indices(self) -> list[Index]:
+    def _fetch_indices(self) -> dict[str, Index]:
         listed = self._list()
         names = list(listed)
         if any(part in ("", ".", "..") for name in names for part in name.split("/")):
@@ -184,7 +186,8 @@ class Streams:
             except (OSError, ValueError, TypeError) as error:
                 raise self._explain(f"has a {name}{INDEX_SUFFIX} that imgcls.prepare did not write.") from error
 
-        return list(map_with_bar(fetch, range(len(names)), FETCHERS, f"Fetching the index of {len(names):,} shards"))
+        found = map_with_bar(fetch, range(len(names)), FETCHERS, f"Fetching the index of {len(names):,} shards")
+        return dict(zip(names, found, strict=True))
 
     def _explain(self, what: str) -> UserError:
         return UserError(f"data.root={self.origin.address} {what}")

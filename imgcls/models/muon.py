@@ -32,10 +32,15 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class MuonSGD(torch.optim.Optimizer):
-    """Orthogonalised steps with decoupled weight decay for groups with `orthogonal`, Nesterov SGD for all others."""
+    """Orthogonalised steps for groups with `orthogonal`, Nesterov SGD for all others.
 
-    def __init__(self, groups: list[dict[str, Any]], momentum: float) -> None:
-        super().__init__(groups, {"lr": 0.0, "momentum": momentum, "weight_decay": 0.0, "orthogonal": False})
+    Before such a step the weights decay by their share (decoupled weight decay), or with `fixed_norm` are scaled to the
+    norm of an orthogonal matrix, the root of its rows.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], momentum: float, fixed_norm: bool = False) -> None:
+        defaults = {"lr": 0.0, "momentum": momentum, "weight_decay": 0.0, "orthogonal": False, "fixed_norm": fixed_norm}
+        super().__init__(groups, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -49,7 +54,11 @@ class MuonSGD(torch.optim.Optimizer):
             directions = [self._direction(parameter, group) for parameter in parameters]
             if group["orthogonal"]:
                 directions = _orthogonal(directions)
-                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                if group["fixed_norm"]:
+                    for parameter, norm in zip(parameters, torch._foreach_norm(parameters), strict=True):
+                        parameter.mul_(len(parameter) ** 0.5 / norm)
+                else:
+                    torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             if parameters:
                 torch._foreach_add_(parameters, directions, alpha=-group["lr"])
         return loss
@@ -90,10 +99,13 @@ class Muon(Optim):
     Args:
         momentum: of both.
         other_lr: the learning rate of SGD.
+        fixed_norm: keep the norm of each matrix, instead of its weight decay (airbench94_muon, Jordan 2024): the rate
+            then is the angle of a step. For networks with norms, which the size of a matrix does not change.
     """
 
     momentum: float = 0.6
     other_lr: float = 0.1
+    fixed_norm: bool = False
 
     def parameter_groups(self, network: Network) -> list[dict[str, Any]]:
         names = {id(parameter): name for name, parameter in network.named_parameters()}
@@ -112,4 +124,4 @@ class Muon(Optim):
         return groups
 
     def optimizer(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
-        return MuonSGD(groups, self.momentum)
+        return MuonSGD(groups, self.momentum, self.fixed_norm)

@@ -57,6 +57,18 @@ def test_a_step_changes_a_matrix_by_the_rate_in_every_direction() -> None:
     assert 0.04 < values.min() <= values.max() < 0.13
 
 
+def test_a_fixed_norm_is_that_of_an_orthogonal_matrix_whatever_the_decay() -> None:
+    weight = torch.nn.Parameter(3 * torch.eye(4, 8))
+    rates = {"lr": 0.1, "weight_decay": 0.5, "orthogonal": True}
+    optimizer = MuonSGD([{"params": [weight], **rates}], momentum=0.0, fixed_norm=True)
+    weight.grad = torch.eye(4, 8)
+    optimizer.step()
+    assert weight[:, 4:].abs().max() < 1e-3
+    assert torch.allclose(weight[:, :4].diagonal(), torch.tensor(0.9), atol=0.05)  # 1, and a step of about 0.1
+    directions = Muon(fixed_norm=True, lr=0.1).optimizer([{"params": [weight], **rates}], fused=True)
+    assert directions.param_groups[0]["fixed_norm"]
+
+
 def test_layers_of_one_size_are_computed_together_with_the_same_result() -> None:
     torch.manual_seed(0)
     starts = [torch.randn(size) for size in [(6, 2, 3, 3), (4, 6, 1, 1), (6, 2, 3, 3), (6, 18)]]

@@ -54,7 +54,8 @@ def test_sharded_weights_give_the_numbers_of_whole_ones(tmp_path: Path) -> None:
         (["optim.ema=0.9"], "optim.ema"),
         (["model.freeze=head_first"], "model.freeze"),
         (["optim.layer_decay=0.9"], "optim.layer_decay"),
-        (["experiment=cifar10_fast"], "optim.lookahead"),
+        (["experiment=cifar10_accurate"], "optim.lookahead"),
+        (["optim=muon"], "optim=muon"),
         (["debug=default"], "debug=off"),
     ],
 )
