@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from imgcls.aws.s3 import fetch_file, list_objects, split_folder, split_uri
-from imgcls.launch.rehearsal.image import ENVIRONMENT, container_command, write_programs
+from imgcls.launch.rehearsal.image import ENVIRONMENT, container_command, hide_packages, write_programs
 from imgcls.launch.rehearsal.namespaces import host_command, unshare
 from imgcls.launch.sagemaker.progress import LOG_GROUP
 from imgcls.system.machine import threads_of_each
@@ -193,7 +193,9 @@ class RehearsedJob:
     def _environment(self, folder: Path, programs: Path) -> dict[str, str]:
         """The container's environment: this Python under the names that the SDK uses, but nothing of imgcls."""
         (folder / "tmp").mkdir(exist_ok=True)
+        image, code = self.request["AlgorithmSpecification"]["TrainingImage"], folder / "ml" / "input" / "data" / "code"
         return {
+            **hide_packages(folder, image, code),
             "PATH": f"{programs}:{os.environ.get('PATH', os.defpath)}",
             "HOME": os.environ.get("HOME", "/"),
             "TMPDIR": str(folder / "tmp"),

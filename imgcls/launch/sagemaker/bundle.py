@@ -136,10 +136,11 @@ def read_requirements(path: str) -> list[str]:
 
 
 def optional_requirements(configs: Iterable[Mapping[str, Any]], instance_type: str) -> list[str]:
-    """What else pip installs, because a configuration or the instance type needs it: loggers, ONNX, readers of data,
-    NVIDIA's library.
+    """What else pip installs, because a configuration or the instance type needs it: loggers, ONNX, LoRA, readers of
+    data, NVIDIA's library.
 
-    `export.onnx=auto` means the same as on this machine: yes if ONNX is installed here.
+    `export.onnx=auto` means the same as on this machine: yes if ONNX is installed here. So do TIFF files that need
+    tifffile.
     """
     extras: dict[str, None] = {}
     for config in configs:
@@ -149,7 +150,11 @@ def optional_requirements(configs: Iterable[Mapping[str, Any]], instance_type: s
         onnx = (config.get("export") or {}).get("onnx")
         if onnx is True or (onnx == "auto" and importlib.util.find_spec("onnx") is not None):
             extras["onnx"] = None
+        if (config.get("model") or {}).get("adapter") == "lora":
+            extras["lora"] = None
         data = config.get("data") or {}
+        if data.get("root") is not None and importlib.util.find_spec("tifffile") is not None:
+            extras["tiff"] = None
         if str(data.get("_target_")).endswith(".HuggingFace"):
             extras["huggingface"] = None
         elif str(data.get("table")).lower().endswith(".parquet"):

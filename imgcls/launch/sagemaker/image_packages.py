@@ -1,11 +1,9 @@
-"""Whether what a configuration imports is in the container: in AWS's image, or installed by the job.
-
-A rehearsal's containers have every package of this machine, so that it cannot show that one is missing in AWS.
-"""
+"""Whether what a configuration imports is in the container: in AWS's image, or installed by the job."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata as metadata
 import re
 import sys
@@ -64,14 +62,23 @@ def check_imports(config: Mapping[str, Any], code: Iterable[Path], requirements:
     wanted = {module: where for module, where in wanted.items() if module not in ignored}
     if not wanted:
         return  # what follows reads the metadata of all packages
-    distributions, there = metadata.packages_distributions(), _with_dependencies([*IMAGE, *requirements])
+    there = _with_dependencies([*IMAGE, *requirements])
     for module, where in wanted.items():
-        packages = {_normalised(name) for name in distributions.get(module, [module])}
+        packages = {_normalised(name) for name in _owners().get(module, [module])}
         if not packages & there:
             raise UserError(
                 f"{where} needs {sorted(packages)[0]}, which AWS's image does not have, and nothing installs it. "
                 "Name it in launch.requirements=FILE, or give launch.image=URI."
             )
+
+
+def absent(requirements: Iterable[str]) -> dict[str, list[str]]:
+    """The `packages` that are installed here but not in a container of AWS's image that installs `requirements`, and
+    their `modules`."""
+    there = _with_dependencies([*IMAGE, *requirements, "imgcls"])
+    packages = {_normalised(found.name) for found in metadata.distributions() if found.name} - there
+    modules = {module for module, names in _owners().items() if packages.issuperset(map(_normalised, names))}
+    return {"modules": sorted(modules - set(sys.stdlib_module_names)), "packages": sorted(packages)}
 
 
 def _imports(file: Path) -> Iterator[str]:
@@ -87,10 +94,14 @@ def _imports(file: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
+@functools.cache
+def _owners() -> Mapping[str, list[str]]:
+    """The packages here that have each top-level module."""
+    return metadata.packages_distributions()
+
+
 def _with_dependencies(requirements: Iterable[str]) -> set[str]:
     """The packages of `requirements`, and what they need as far as they are installed here."""
-    from packaging.requirements import Requirement
-
     found: set[str] = set()
     todo = [re.split(r"[^A-Za-z0-9._-]", line.strip())[0] for line in requirements]
     while todo:
@@ -98,13 +109,20 @@ def _with_dependencies(requirements: Iterable[str]) -> set[str]:
         if not name or name in found:
             continue
         found.add(name)
-        try:
-            needs = metadata.requires(name) or []
-        except metadata.PackageNotFoundError:
-            continue
-        parsed = [Requirement(line) for line in needs]
-        todo += [line.name for line in parsed if line.marker is None or line.marker.evaluate({"extra": ""})]
+        todo += _needs(name)
     return found
+
+
+@functools.cache
+def _needs(name: str) -> list[str]:
+    """The packages that an installed one needs; none if it is not installed."""
+    from packaging.requirements import Requirement
+
+    try:
+        parsed = [Requirement(line) for line in metadata.requires(name) or []]
+    except metadata.PackageNotFoundError:
+        return []
+    return [line.name for line in parsed if line.marker is None or line.marker.evaluate({"extra": ""})]
 
 
 def _normalised(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 from imgcls.errors import UserError
 from imgcls.launch.rehearsal.aws import LocalAws
+from imgcls.launch.rehearsal.image import hide_packages
 from imgcls.launch.rehearsal.job import RehearsedJob
 from imgcls.launch.rehearsal.launcher import START, remove_left_over
 from imgcls.launch.rehearsal.namespaces import check_namespaces
@@ -54,7 +56,7 @@ class Place:
             "TrainingJobName": f"imgcls-job-{len(self.jobs)}",
             "RoleArn": "arn:aws:iam::123456789012:role/r",
             "AlgorithmSpecification": {
-                "TrainingImage": "image",
+                "TrainingImage": options.pop("image", "image"),
                 "TrainingInputMode": "File",
                 "ContainerEntrypoint": ["/bin/sh"],
                 "ContainerArguments": ["-c", script],
@@ -163,6 +165,40 @@ def test_each_host_finds_what_the_container_would(place: Place, tmp_path: Path) 
     (metric,) = done["FinalMetricDataList"]
     assert (metric["MetricName"], metric["Value"]) == ("val/loss", 0.25)
     assert sorted(path.name for path in Path("/opt").iterdir()) == before
+
+
+def test_what_the_image_lacks_is_not_found(place: Place) -> None:
+    """The image of AWS has no moto: unless the job installs it, its code cannot import it, nor does pip see it."""
+    script = """
+    python3 - <<'PY'
+import importlib.metadata, importlib.util
+import numpy
+print("found" if importlib.util.find_spec("moto") else "hidden")
+try:
+    importlib.metadata.version("moto")
+except importlib.metadata.PackageNotFoundError as error:
+    print(error)
+import moto
+PY
+    """
+    aws = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch:2.14-cpu-amzn2023-sagemaker"
+    assert place.run(script, image=aws)["TrainingJobStatus"] == "Failed"
+    assert place.lines()[:2] == ["hidden", "No package metadata was found for moto"]
+    assert place.lines()[-1] == "ModuleNotFoundError: No module named 'moto'"
+    assert place.run(script)["TrainingJobStatus"] == "Completed", "of another image nothing is known"
+
+
+def test_what_the_job_installs_is_found(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    with tarfile.open(code / "source.tar.gz", "w:gz") as bundle:
+        (tmp_path / "requirements.txt").write_text("Moto[s3]==5.2\n")
+        bundle.add(tmp_path / "requirements.txt", "source/requirements.txt")
+    aws = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch:2.14-cpu-amzn2023-sagemaker"
+    place = hide_packages(tmp_path, aws, code)["PYTHONPATH"]
+    hidden = json.loads((Path(place) / "hidden.json").read_text())
+    assert "moto" not in hidden["packages"]
+    assert not {"moto", "numpy", "torch", "timm", "imgcls", "json"} & set(hidden["modules"])
 
 
 def test_a_failure_has_its_reason(place: Place) -> None:

@@ -81,6 +81,11 @@ def test_what_the_configuration_needs_travels(monkeypatch: pytest.MonkeyPatch) -
     assert names(True) == {"onnx", "onnxscript", "onnxruntime"}
     assert names(False, "imgcls.training.loggers.MLflow") == {"mlflow-skinny", "sqlalchemy", "alembic"}
     assert names(False, "imgcls.training.loggers.WeightsAndBiases") == {"wandb"}
+    lora = optional_requirements([{"model": {"adapter": "lora"}}], "ml.m5.xlarge")
+    assert [line.partition("==")[0] for line in lora] == ["peft"]
+    monkeypatch.setattr("imgcls.launch.sagemaker.bundle.importlib.util.find_spec", lambda name: object())
+    tiff = optional_requirements([{"data": {"root": "scans"}}], "ml.m5.xlarge")
+    assert [re.split("[=>]", line)[0] for line in tiff] == ["tifffile"]
     data = {"_target_": "imgcls.data.huggingface.HuggingFace"}
     for needs, package in [(data, "datasets"), ({"table": "a/labels.parquet"}, "pyarrow"), ({"table": "a.csv"}, "")]:
         lines = optional_requirements([{"data": needs}], "ml.m5.xlarge")

@@ -50,7 +50,7 @@ def test_packages_of_the_image_and_of_the_job_are_there(code: Path) -> None:
 
 def test_a_package_that_only_this_machine_has_is_named(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distributions = {**metadata.packages_distributions(), "own_helpers": ["Own.Helpers"], "albu": ["Albu_Mentations"]}
-    monkeypatch.setattr(metadata, "packages_distributions", lambda: distributions)
+    monkeypatch.setattr("imgcls.launch.sagemaker.image_packages._owners", lambda: distributions)
     code.write_text(CODE.format(extra="import albu.core"))
     with pytest.raises(UserError, match="needs albu-mentations, which AWS's image does not have, and nothing installs"):
         check_imports({}, [code], ["own-helpers"])
