@@ -127,20 +127,19 @@ def _list(account: Any, most: int) -> None:
 
 def _make_wheels(options: Mapping[str, Any]) -> None:
     """Make the folder for launch.wheels: what a job without network installs, for the Python of its image."""
-    from imgcls.launch.sagemaker.bundle import optional_requirements, requirements_text
     from imgcls.launch.sagemaker.options import JobOptions
     from imgcls.launch.sagemaker.training_job import image_uri
     from imgcls.launch.sagemaker.wheels import build_wheels, image_python
 
     if not options["to"]:
         raise UserError("Give the folder for the wheels: to=FOLDER.")
-    job = JobOptions(framework_version=options["framework_version"])
+    job = JobOptions(framework_version=options["framework_version"], requirements=options["requirements"])
     python = image_python(image_uri(job, options["region"] or "us-east-1"))
     if python is None:
         raise UserError(f"framework_version={job.framework_version}: the Python of this image is not known.")
-    also = optional_requirements([{"export": {"onnx": "auto"}}], job.instance_type)
+    lines = job.requirements_for([{"export": {"onnx": "auto"}, "data": {"root": ""}}]).splitlines()
     folder = Path(options["to"]).expanduser()
-    build_wheels(folder, requirements_text(options["requirements"], also=also).splitlines(), python)
+    build_wheels(folder, lines, python)
     print(f"{folder} holds what jobs install, for Python {python[0]}.{python[1]}: launch.wheels={folder}")
 
 

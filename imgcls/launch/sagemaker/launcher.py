@@ -16,7 +16,7 @@ from imgcls.aws.instances import has_local_disk
 from imgcls.aws.naming import base_name
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker import debugger
-from imgcls.launch.sagemaker.bundle import find_user_modules, optional_requirements, requirements_text
+from imgcls.launch.sagemaker.bundle import find_user_modules
 from imgcls.launch.sagemaker.channels import upload_channels
 from imgcls.launch.sagemaker.image_packages import check_imports
 from imgcls.launch.sagemaker.options import JobOptions, check_job
@@ -168,14 +168,14 @@ class SageMaker(JobOptions):
         return record.job
 
     def check_packages(self, image: str, configs: Sequence[dict[str, Any]]) -> None:
-        """Raise UserError if jobs of `configs` import what neither the image has nor they install."""
-        also = optional_requirements(configs, self.instance_type)
-        lines = requirements_text(self.requirements, also=also).splitlines()
+        """Raise UserError if jobs of `configs` import what neither the image has nor they bring or install."""
+        lines = self.requirements_for(configs).splitlines()
         if self.wheels_folder is not None:
             check_wheels(self.wheels_folder, lines, image)
-        if self.image is None:
-            for config in configs:
-                check_imports(config, find_user_modules(config, self.code), lines)
+        for config in configs:
+            code = find_user_modules(config, self.code)
+            if self.image is None:
+                check_imports(config, code, lines)
 
     def with_debugger(self, plan: JobPlan, account: Account) -> JobPlan:
         """The plan of a job with SageMaker Debugger. Raises UserError if its options are invalid."""

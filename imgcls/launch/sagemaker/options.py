@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from imgcls.aws.instances import has_gpu, has_local_disk
 from imgcls.aws.rules import check_bucket, check_instance_type, check_role, check_tags, check_variables
 from imgcls.aws.s3 import is_remote
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.bundle import read_requirements
+from imgcls.launch.sagemaker.bundle import optional_requirements, read_requirements, requirements_text
 from imgcls.system.checks import check_value, choice, flag, number, whole
 
 MAX_RUNTIME_SECONDS = 28 * 86400  # of a training job
@@ -80,6 +80,10 @@ class JobOptions:
     def wheels_folder(self) -> Path | None:
         """The folder of wheels to install from; None: from the network."""
         return Path(self.wheels).expanduser() if self.wheels is not None else None
+
+    def requirements_for(self, configs: Iterable[Mapping[str, Any]], more: Iterable[str] = ()) -> str:
+        """What pip installs for jobs of `configs`, besides the lines `more`; see `requirements_text`."""
+        return requirements_text(self.requirements, also=[*more, *optional_requirements(configs, self.instance_type)])
 
 
 def check_job(config: Mapping[str, Any]) -> None:

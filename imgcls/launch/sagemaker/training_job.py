@@ -20,8 +20,6 @@ from imgcls.errors import UserError, nearest
 from imgcls.launch.sagemaker.bundle import (
     BUNDLE,
     find_user_modules,
-    optional_requirements,
-    requirements_text,
     write_bundle,
 )
 from imgcls.launch.sagemaker.options import JobOptions
@@ -86,10 +84,7 @@ def create_job(account: Account, plan: JobPlan) -> str:
             bundle,
             job,
             code=find_user_modules(plan.config, options.code),
-            requirements=requirements_text(
-                options.requirements,
-                also=[*plan.requirements, *optional_requirements([plan.config], options.instance_type)],
-            ),
+            requirements=options.requirements_for([plan.config], plan.requirements),
             wheels=options.wheels_folder,
         )
         trainer = ModelTrainer(

@@ -22,8 +22,6 @@ from imgcls.config.choices import TUNING_STRATEGIES, WARM_STARTS
 from imgcls.launch.sagemaker.bundle import (
     BUNDLE,
     find_user_modules,
-    optional_requirements,
-    requirements_text,
     write_bundle,
 )
 from imgcls.launch.sagemaker.options import JobOptions
@@ -195,9 +193,7 @@ def _upload_source(account: Account, plan: TuningPlan, uri: str) -> None:
             bundle,
             job,
             code=find_user_modules(list(plan.configs.values()), options.code),
-            requirements=requirements_text(
-                options.requirements, also=optional_requirements(plan.configs.values(), options.instance_type)
-            ),
+            requirements=options.requirements_for(plan.configs.values()),
             wheels=options.wheels_folder,
             script=(SCRIPT, SCRIPT_TEXT),
         )
