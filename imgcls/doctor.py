@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from imgcls import __version__
 from imgcls.cli import announce, guarded, read_options
 from imgcls.system.extras import CORE, Extra, find_extras
+from imgcls.system.files import size_of
 from imgcls.system.machine import available_cores, free_inodes, free_memory, nearest_existing, total_memory
 
 TIMEOUT_SECONDS = 3.0  # of each address
@@ -135,7 +136,7 @@ def cache() -> Iterator[Row]:
     from imgcls.system.cache import cache_folder
 
     folder = cache_folder()
-    sizes = {part.name: _size(part) for part in sorted(folder.glob("*/"))}
+    sizes = {part.name: size_of(part) for part in sorted(folder.glob("*/"))}
     parts = [f"{name} {size / GIB:.1f} GiB" for name, size in sizes.items() if size > GIB / 20]
     yield Row("cache", f"{_room(folder)} in {folder} (IMGCLS_CACHE){': ' if parts else ''}{', '.join(parts)}")
 
@@ -211,10 +212,6 @@ def _room(folder: Path) -> str:
     usage, inodes = shutil.disk_usage(nearest_existing(folder)), free_inodes(folder)
     few = f", and inodes for only {inodes:,} files" if inodes is not None and inodes < FEW_INODES else ""
     return f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free{few}"
-
-
-def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def table(sections: dict[str, list[Row]]) -> str:

@@ -21,6 +21,7 @@ from imgcls.system.files import atomic_write_text
 
 SCHEME = "s3://"
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # includes the long names that S3 once allowed
+DELETE_BATCH = 1000  # maximum number of keys of DeleteObjects
 WORKERS = 16  # parallel transfers; they wait for the network, not for the CPU
 
 
@@ -121,6 +122,13 @@ def list_objects(client: Any, uri: str) -> Iterator[StoredFile]:
             if not _is_path(path):
                 raise UserError(f"{SCHEME}{bucket}/{key} cannot be a file in a folder. Rename it.")
             yield StoredFile(bucket, key, path, int(entry["Size"]), entry["ETag"], entry["LastModified"])
+
+
+def delete_files(client: Any, files: Sequence[StoredFile]) -> None:
+    """Delete objects of one bucket."""
+    for start in range(0, len(files), DELETE_BATCH):
+        keys = [{"Key": stored.key} for stored in files[start : start + DELETE_BATCH]]
+        client.delete_objects(Bucket=files[0].bucket, Delete={"Objects": keys, "Quiet": True})
 
 
 def fetch_file(client: Any, stored: StoredFile, target: Path) -> None:

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.aws.refusals import error_code, explain_refusals
-from imgcls.aws.s3 import Ledger, StoredFile, list_objects, split_folder, split_uri, transfer
+from imgcls.aws.s3 import Ledger, StoredFile, delete_files, list_objects, split_folder, split_uri, transfer
 from imgcls.errors import UserError
 from imgcls.system.cache import alone, cache_folder, cache_identity
 from imgcls.system.files import sha256_of
 
 log = logging.getLogger(__name__)
-
-DELETE_BATCH = 1000  # maximum number of keys of DeleteObjects
 
 
 @dataclass(frozen=True)
@@ -76,10 +74,8 @@ def upload_folder(
     with alone(ledger_file), explain_refusals(f"upload {title or folder} to {uri}"):
         remote = {stored.path: stored for stored in list_objects(client, uri)}
         ledger = Ledger(ledger_file)
-        deleted = [stored.key for path, stored in remote.items() if path not in files]
-        for start in range(0, len(deleted), DELETE_BATCH):
-            names = [{"Key": key} for key in deleted[start : start + DELETE_BATCH]]
-            client.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
+        deleted = [stored for path, stored in remote.items() if path not in files]
+        delete_files(client, deleted)
         new = [file for file in files.values() if not _is_current(file, remote.get(file.path), ledger)]
         log.info("%s: uploading %d of %d files to %s.", title or folder, len(new), len(files), uri)
 

@@ -22,9 +22,9 @@ from imgcls.aws.s3 import is_remote, list_objects, split_uri
 from imgcls.deploy.names import as_list, name_by_content, tags_of
 from imgcls.deploy.requests import Request
 from imgcls.deploy.source import MEGABYTE, REQUEST_LIMIT
-from imgcls.deploy.state import call_existing, format_duration
+from imgcls.deploy.state import call_existing, format_duration, retry
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.progress import PATIENCE_SECONDS, is_transient, warn_if_created
+from imgcls.launch.sagemaker.progress import warn_if_created
 from imgcls.pictures import PICTURE_SUFFIXES
 from imgcls.serve.refusals import BATCH
 from imgcls.system.files import atomic_write_text
@@ -164,17 +164,14 @@ def start(account: Account, name: str, request: Request, tags: Mapping[str, str]
 
 def follow(account: Account, job: str, *, poll: float, wait: Callable[[float], None] = time.sleep) -> None:
     """Wait until the job is complete. Raises UserError if it fails, or was stopped."""
-    began = answered = time.monotonic()
+    began = time.monotonic()
+
+    def describe() -> dict[str, Any]:
+        with explain_refusals(f"describe the transform job {job}"):
+            return dict(account.client("sagemaker").describe_transform_job(TransformJobName=job))
+
     while True:
-        try:
-            with explain_refusals(f"describe the transform job {job}"):
-                state = account.client("sagemaker").describe_transform_job(TransformJobName=job)
-            answered = time.monotonic()
-        except UserError as error:
-            if not is_transient(error) or time.monotonic() - answered > PATIENCE_SECONDS:
-                raise
-            wait(poll)
-            continue
+        state = retry(describe, poll, wait)
         status = state["TransformJobStatus"]
         if status == "Completed":
             log.info("%s: complete after %s.", job, format_duration(time.monotonic() - began))

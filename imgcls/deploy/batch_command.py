@@ -8,13 +8,13 @@ from pathlib import Path
 
 from imgcls.aws.account import Account
 from imgcls.aws.instances import enumeration
-from imgcls.aws.refusals import is_refusal
 from imgcls.deploy import batch
 from imgcls.deploy.endpoint import Deployment, Plan
 from imgcls.deploy.lookup import Values, connect
 from imgcls.deploy.options import Options, create_options
 from imgcls.deploy.requests import instance_type_of
 from imgcls.deploy.source import Source, source_of_job, source_of_package, source_of_run
+from imgcls.deploy.state import last_words
 from imgcls.errors import UserError, nearest
 from imgcls.serve.archive import write_archive
 
@@ -61,15 +61,11 @@ def transform(account: Account, options: Options, source: Source, place: str, *,
     if not options.wait:
         print(f"{job} is running and billed. Run the same command without wait=false for its answers.")
         return
-    try:
+    with last_words(
+        f"{job} continues and is billed. Run the same command again for its answers; to stop it:\n"
+        f"  aws sagemaker stop-transform-job --transform-job-name {job}"
+    ):
         batch.follow(account, job, poll=options.poll)
-    except (KeyboardInterrupt, SystemExit):
-        log.warning("%s", last_words(job))
-        raise
-    except UserError as error:
-        if is_refusal(error):
-            raise UserError(f"{error}\n{last_words(job)}") from error
-        raise
     found = list(batch.read_answers(account, images, output))
     good = [(uri, answer) for uri, answer in found if "error" not in answer]
     if options.test and good:
@@ -78,11 +74,3 @@ def transform(account: Account, options: Options, source: Source, place: str, *,
     batch.write_answers(answers, found)
     bad = f", {len(found) - len(good):,} of them with an error" if len(good) < len(found) else ""
     print(f"{answers}  the answers to {len(found):,} images{bad}; they are also in {output}")
-
-
-def last_words(job: str) -> str:
-    """That the job, which is not waited for any longer, is billed, and how to get its answers or end it."""
-    return (
-        f"{job} continues and is billed. Run the same command again for its answers; to stop it:\n"
-        f"  aws sagemaker stop-transform-job --transform-job-name {job}"
-    )

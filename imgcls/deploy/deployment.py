@@ -9,7 +9,6 @@ from pathlib import Path
 
 from imgcls.aws.account import Account
 from imgcls.aws.costs import hourly_price
-from imgcls.aws.refusals import is_refusal
 from imgcls.deploy import endpoint, probe
 from imgcls.deploy.endpoint import MADE, UNCHANGED, UPDATED, Deployment, Plan
 from imgcls.deploy.inventory import list_resources
@@ -20,7 +19,7 @@ from imgcls.deploy.removal import remove
 from imgcls.deploy.requests import instance_type_of, max_instance_count
 from imgcls.deploy.samples import Samples, find_samples
 from imgcls.deploy.source import Source, check_memory, describe_source, request_limit
-from imgcls.deploy.state import EndpointState
+from imgcls.deploy.state import EndpointState, last_words
 from imgcls.errors import UserError
 from imgcls.serve.archive import write_archive
 
@@ -61,22 +60,18 @@ def deploy_to(account: Account, options: Options, source: Source, *, remember: b
         EndpointRecord(source.name, account.region, options.bucket, options.prefix, options.profile).write(
             source.folder
         )
-    try:
-        with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
-            archive = None if source.package else write_archive(source.folder, Path(work) / "model.tar.gz")
-            done = deployment.put(archive)
-        before = deployment.existing.config_name if deployment.existing is not None and done == UPDATED else None
-        if not options.wait:
-            log.info("AWS continues by itself. Run the same command without wait=false to wait for it.")
-            return
+    with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
+        archive = None if source.package else write_archive(source.folder, Path(work) / "model.tar.gz")
+        done = deployment.put(archive)
+    before = deployment.existing.config_name if deployment.existing is not None and done == UPDATED else None
+    if not options.wait:
+        log.info("AWS continues by itself. Run the same command without wait=false to wait for it.")
+        return
+    with last_words(
+        f"AWS continues by itself, and {source.name} is billed. Run the same command again to resume; to delete it:\n"
+        f"  {delete_command(source.name, options)}"
+    ):
         deployment.scale(wait_until_ready(deployment, before, made=done == MADE))
-    except (KeyboardInterrupt, SystemExit):
-        log.warning("%s", last_words(source.name, options))
-        raise
-    except UserError as error:
-        if deployment.begun and is_refusal(error):
-            raise UserError(f"{error}\n{last_words(source.name, options)}") from error
-        raise
     if samples is not None:
         try:
             ask = create_ask(account, source.name, deployment.mode, poll=options.poll)
@@ -92,14 +87,6 @@ def deploy_to(account: Account, options: Options, source: Source, *, remember: b
     else:
         print(f"{source.name} answers: {settings}python -m imgcls.predict endpoint={source.name} picture.jpg")
     print(f"It is billed until you delete it: {delete_command(source.name, options)}")
-
-
-def last_words(name: str, options: Options) -> str:
-    """That the endpoint, which is not waited for any longer, is billed, and how to resume or end it."""
-    return (
-        f"AWS continues by itself, and {name} is billed. Run the same command again to resume; to delete it:\n"
-        f"  {delete_command(name, options)}"
-    )
 
 
 def memory_mb(deployment: Deployment) -> int | None:

@@ -58,8 +58,6 @@ class Deployment:
         self.existing = self._find_existing()
         self.mode = requests.select_mode(self.options, self.existing)
         self.scaled = scaling.recorded_scaling(account, self.existing) if self.existing is not None else None
-        self.begun = False
-        """Whether the endpoint is being created or updated."""
 
     def _find_existing(self) -> EndpointState | None:
         """The existing endpoint; one that failed to start is deleted, because AWS cannot update it."""
@@ -84,7 +82,6 @@ class Deployment:
         config = self.make("endpoint-config", request)
         if existing is None:
             self._create(config)
-            self.begun = True
             return MADE
         if existing.config_name == config:
             log.info("%s has this model and this configuration already.", self.name)
@@ -94,7 +91,6 @@ class Deployment:
             alarms.append(scaling.watch_errors(self.account, self.name))
         count = max(int(existing.variant.get("InitialInstanceCount") or 1), options.instance_count or 1)
         update(self.account, existing, config, requests.deployment_request(options, self.mode, count, alarms))
-        self.begun = True
         return UPDATED
 
     def make_model(self, archive: Path | None) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from imgcls.aws.account import Account
 from imgcls.aws.naming import NAME_PREFIX
 from imgcls.aws.refusals import explain_refusals
-from imgcls.aws.s3 import list_objects, split_uri
+from imgcls.aws.s3 import delete_files, list_objects, split_uri
 from imgcls.aws.upload import upload_file
 from imgcls.deploy.endpoint import archive_place
 from imgcls.deploy.names import as_list, endpoint_name, tag_text, tags_of
@@ -260,7 +260,7 @@ def remove(account: Account, packages: Sequence[Package]) -> None:
 
     Raises UserError, before anything is removed, if a model that was deployed from one of them exists.
     """
-    client, group = account.client("sagemaker"), packages[0].group
+    client, s3, group = account.client("sagemaker"), account.client("s3"), packages[0].group
     used = {package.arn: package for package in packages} | {package.archive: package for package in packages}
     with explain_refusals("list the models"):
         for page in client.get_paginator("list_models").paginate(NameContains=NAME_PREFIX):
@@ -274,9 +274,7 @@ def remove(account: Account, packages: Sequence[Package]) -> None:
                         )
     for package in packages:
         with explain_refusals(f"remove {group}/{package.version}"):
-            bucket, key = split_uri(f"{package.archive.rpartition('/')[0]}/")
-            for stored in list_objects(account.client("s3"), f"s3://{bucket}/{key}"):
-                account.client("s3").delete_object(Bucket=bucket, Key=stored.key)
+            delete_files(s3, list(list_objects(s3, package.archive.rpartition("/")[0])))
             client.delete_model_package(ModelPackageName=package.arn)
     if not list_packages(account, group):
         with explain_refusals(f"remove the model package group {group}"):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from imgcls.aws.account import Account
 from imgcls.aws.naming import TAG
-from imgcls.aws.refusals import error_code, explain_refusals
+from imgcls.aws.refusals import error_code, explain_refusals, is_refusal
 from imgcls.deploy.names import as_mapping
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.progress import PATIENCE_SECONDS, is_transient
@@ -131,6 +132,19 @@ def read_tags_of(account: Account, arn: str) -> dict[str, str]:
     return as_mapping(answer["Tags"]) if answer else {}
 
 
+def retry(ask: Callable[[], dict[str, Any]], poll: float, wait: Callable[[float], None]) -> dict[str, Any]:
+    """The answer of AWS; network errors are ridden out for half an hour, with `wait(poll)` between two attempts."""
+    began = time.monotonic()
+    while True:
+        try:
+            return ask()
+        except UserError as error:
+            if not is_transient(error) or time.monotonic() - began > PATIENCE_SECONDS:
+                raise
+            log.warning("%s Trying again; nothing changes in AWS.", error)
+            wait(poll)
+
+
 def wait_until_settled(
     account: Account, name: str, *, poll: float, wait: Callable[[float], None] = time.sleep, whole: bool = True
 ) -> EndpointState | None:
@@ -144,18 +158,10 @@ def wait_until_settled(
     Returns:
         The endpoint; None if it does not exist (any more).
     """
-    began = logged = answered = time.monotonic()
+    began = logged = time.monotonic()
     status = ""
     while True:
-        try:
-            endpoint = describe_resource(account, "Endpoint", name)
-            answered = time.monotonic()
-        except UserError as error:
-            if not is_transient(error) or time.monotonic() - answered > PATIENCE_SECONDS:
-                raise
-            log.warning("%s Trying again; the endpoint is not affected.", error)
-            wait(poll)
-            continue
+        endpoint = retry(lambda: describe_resource(account, "Endpoint", name), poll, wait)
         if not endpoint:
             return None
         previous, status = status, str(endpoint["EndpointStatus"])
@@ -168,6 +174,20 @@ def wait_until_settled(
             logged = now
             log.info("%s: %s, %s (%s).", name, status, STATUS_TEXTS[status], format_duration(now - began))
         wait(poll)
+
+
+@contextlib.contextmanager
+def last_words(text: str) -> Iterator[None]:
+    """While AWS is waited for: say `text`, what goes on and is billed, if that ends early."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        log.warning("%s", text)
+        raise
+    except UserError as error:
+        if is_refusal(error):
+            raise UserError(f"{error}\n{text}") from error
+        raise
 
 
 def format_duration(seconds: float) -> str:

@@ -109,6 +109,12 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.lstat().st_size for file in files if file.is_file())
+
+
 def overwrite_text(target: Path, content: str) -> None:
     """Replace the content of the existing `target` where no new file can be created: by a single write.
 

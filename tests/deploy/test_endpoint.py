@@ -388,4 +388,4 @@ def test_a_fault_of_the_network_is_waited_out(account: Account, run: Path, capsy
     account.aws.session = shaky
     deploy("samples=1")
     assert not faults
-    assert capsys.readouterr().err.count("Trying again; the endpoint is not affected.") == 2
+    assert capsys.readouterr().err.count("Trying again; nothing changes in AWS.") == 2

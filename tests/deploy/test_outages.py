@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imgcls.deploy import batch, deployment, state
+from imgcls.deploy import deployment, state
 from imgcls.deploy.__main__ import command
 from imgcls.errors import UserError
 from imgcls.serve.client import Client
@@ -27,7 +27,6 @@ LISTS |= {f"List{what}" for what in LISTED}
 def impatient(monkeypatch: pytest.MonkeyPatch, account: Account, run: Path) -> None:
     """What is not reachable is not waited for."""
     monkeypatch.setattr(state, "PATIENCE_SECONDS", -1.0)
-    monkeypatch.setattr(batch, "PATIENCE_SECONDS", -1.0)
     monkeypatch.setattr("imgcls.serve.client.Retry.sleep", lambda retry: None)
     monkeypatch.setattr("imgcls.deploy.registry_command.write_archive", deployment.write_archive)  # the quick one
 

@@ -10,8 +10,7 @@ from typing import Any
 from imgcls.aws.account import Account
 from imgcls.aws.naming import NAME_PREFIX
 from imgcls.aws.refusals import explain_refusals
-from imgcls.aws.s3 import list_objects
-from imgcls.aws.upload import DELETE_BATCH
+from imgcls.aws.s3 import delete_files, list_objects
 
 KINDS = ("jobs", "data", "weights")
 
@@ -64,10 +63,7 @@ def remove_leftovers(account: Account, leftovers: Iterable[Leftover]) -> None:
     for entry in leftovers:
         uri = account.places.uri(entry.kind, entry.name)
         with explain_refusals(f"remove {uri}"):
-            objects = list(list_objects(client, uri))
-            for start in range(0, len(objects), DELETE_BATCH):
-                keys = [{"Key": stored.key} for stored in objects[start : start + DELETE_BATCH]]
-                client.delete_objects(Bucket=account.places.bucket, Delete={"Objects": keys, "Quiet": True})
+            delete_files(client, list(list_objects(client, uri)))
 
 
 def _running_inputs(account: Account) -> set[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from imgcls.aws.account import Account
@@ -12,6 +11,7 @@ from imgcls.aws.instances import enumeration, has_local_disk
 from imgcls.errors import UserError, nearest
 from imgcls.launch.sagemaker.channels import data_set_folder
 from imgcls.launch.sagemaker.options import JobOptions
+from imgcls.system.files import size_of
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def _data_size(config: Mapping[str, Any]) -> tuple[int, str]:
     """Bytes of the data set of `config` and its folder; 0 for one that is in S3 or has no folder."""
     remote = str(config["data"].get("root") or "").startswith("s3://")
     folder = None if remote else data_set_folder(config)
-    return (0, "") if folder is None else (_size(folder), str(folder))
+    return (0, "") if folder is None else (size_of(folder), str(folder))
 
 
 def check_quota(account: Account, options: JobOptions) -> None:
@@ -96,8 +96,3 @@ def _quotas(client: Any, names: Sequence[str]) -> dict[str, float]:
                 break
             token = {"NextToken": page["NextToken"]}
     return found
-
-
-def _size(folder: Path) -> int:
-    """Bytes of the files in `folder`."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
