@@ -24,6 +24,7 @@ from imgcls.deploy.state import call_existing
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.record import JobRecord
 from imgcls.portable import CARD, DESCRIPTION
+from imgcls.portable.certificate import CERTIFICATE
 from imgcls.runs.reading import read_metrics
 from imgcls.system.files import sha256_of
 from imgcls.system.unpacking import extract
@@ -34,7 +35,7 @@ APPROVED, REJECTED, PENDING = "Approved", "Rejected", "PendingManualApproval"
 DIGEST, RUN, JOB = "imgcls-digest", "run", "training-job"
 KINDS = ("image/jpeg", "image/png", "application/x-image", "application/json", "application/jsonlines")
 STATISTICS, BASELINE = "evaluation.json", "reference.npz"
-DOCUMENTS = ("report.html", CARD, BASELINE)
+DOCUMENTS = ("report.html", CARD, CERTIFICATE, BASELINE)
 """What lies beside the model's archive in S3, where the run has it."""
 METRICS = {"test/accuracy": "accuracy", "test/macro_f1": "macro_f1", "test/ece": "calibration_error"}
 
@@ -107,7 +108,7 @@ def register(
     with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
         statistics = Path(work) / STATISTICS
         statistics.write_text(json.dumps(evaluation(read_metrics(run)), indent=2))
-        for file in (archive, statistics, run / "report.html", model / CARD, model / BASELINE):
+        for file in (archive, statistics, *(where / name for where in (run, model) for name in DOCUMENTS)):
             if file.is_file():
                 places[file.name] = f"{folder}/{file.name}"
                 upload_file(file, places[file.name], account.client("s3"), extra=account.encryption)

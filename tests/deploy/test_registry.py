@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,13 @@ DEPLOY = ["package=dogs", "name=front", "poll=0.01", ROLE, "pictures=pictures", 
 
 
 def test_a_version_is_registered_approved_and_deployed(
-    account: Account, run: Path, capsys: pytest.CaptureFixture[str]
+    account: Account, run: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (run / "model").unlink()
+    shutil.copytree(model, run / "model")
     (run / "report.html").write_text("<html>")
+    for name in ("certificate.json", "reference.npz"):
+        (run / "model" / name).write_text(name)
     (run / "metrics.json").write_text('{"test/accuracy": 0.875, "test/macro_f1": 0.8}')
     job = {"base": "imgcls-b", "where": "sagemaker", "region": "us-east-1", "bucket": "b", "prefix": "p"}
     (run / "job.json").write_text(json.dumps({**job, "job": "imgcls-b-20260101"}))
@@ -35,7 +40,9 @@ def test_a_version_is_registered_approved_and_deployed(
     assert notes["training-job"] == request["MetadataProperties"]["GeneratedBy"] == "imgcls-b-20260101"
     assert (notes["run"], notes["accuracy"], notes["classes"]) == ("dogs", "0.875", "3")
     s3 = account.cloud().client("s3")
-    for uri in (notes["report.html"], notes["README.md"]):
+    baseline = request["DriftCheckBaselines"]["ModelDataQuality"]["Statistics"]["S3Uri"]
+    assert baseline == notes["reference.npz"]
+    for uri in (notes["report.html"], notes["README.md"], notes["certificate.json"], baseline):
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         assert s3.get_object(Bucket=bucket, Key=key)["Body"].read()
     quality = request["ModelMetrics"]["ModelQuality"]["Statistics"]["S3Uri"].removeprefix("s3://").partition("/")
