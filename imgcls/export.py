@@ -4,8 +4,8 @@ usage: python -m imgcls.export run=DIR [format=portable|sagemaker] [checkpoint=b
                                [calibrate=true|false] [known=0.95|auto|false] [examples=true|false]
                                [reference=true] [output=FILE] [trust=true] [data.root=DIR …]
 
-usage: python -m imgcls.export run=DIR format=onnx|all [precision=fp32|fp16|int8] [output=DIR] [trust=true]
-                               [data.root=DIR …]
+usage: python -m imgcls.export run=DIR format=onnx|all [precision=fp32|fp16|int8] [preprocessing=graph] [output=DIR]
+                               [trust=true] [data.root=DIR …]
 
 format=portable writes `model/` in the run folder again, as at the end of the run, and compares it with the checkpoint
 on validation images (`data.…` gives their current place). format=sagemaker packs the existing `model/` as
@@ -18,7 +18,9 @@ format=onnx converts the existing `model/` and writes the result to `exports/onn
 `output=DIR`, with a certificate in its `model.json`: answers on up to 1,000 validation images, speed and size beside
 float32 torch. precision=int8 takes the ranges of values from training images. A model that loses more accuracy than its
 precision may (fp32: none, fp16: 0.1 points, int8: 0.5 points) is not written; of int8, the layers that do the most harm
-stay in float32 first. format=all writes all formats and precisions and prints a table, and says what is missing.
+stay in float32 first. preprocessing=graph lets the file take decoded images of any size, uint8 (N, H, W, 3), and return
+probabilities: resizing, normalisation, temperature and the unknown score are in it. format=all writes all formats and
+precisions and prints a table, and says what is missing.
 `predict`, `evaluate` and `serve` run on the folder: run=DIR/exports/onnx-int8.
 `trust=true` runs classes that are not imgcls's own, see docs/run-folder.md.
 """
@@ -47,12 +49,13 @@ def _known(text: str) -> float | bool | str:
     return False if text.lower() == "false" else text if text == "auto" else float(text)
 
 
-CALIBRATION_IMAGES, VALIDATION_IMAGES = 256, 1000
+CALIBRATION_IMAGES, VALIDATION_IMAGES, DECODED_IMAGES = 256, 1000, 100
 KNOWN = share_or("auto", False)
 OPTIONS = {
     "run": Option(),
     "format": Option("portable"),
     "precision": Option(None, choice(*PRECISIONS)),
+    "preprocessing": Option(None, choice("graph")),
     "checkpoint": Option("best"),
     "onnx": Option("auto", choice("auto", True, False), boolean),
     "calibrate": Option(True, flag, boolean),
@@ -171,6 +174,7 @@ def convert(
     output: Path | None = None,
     overrides: Sequence[str] = (),
     *,
+    in_graph: bool = False,
     trust: bool = False,
 ) -> Iterator[tuple[Path, Conversion | str]]:
     """Write the portable model of `run` in other formats, one after the other.
@@ -180,12 +184,13 @@ def convert(
         formats: names and precisions, such as ("onnx", "int8").
         output: the folder of the only format; None: `exports/onnx-int8` and so on in the run folder.
         overrides: `data.…=…`, where the data set has moved.
+        in_graph: the files do the preprocessing too.
         trust: see `export`.
 
     Yields:
         The folder of each format with what was written, or, of several, the reason why nothing was.
     """
-    from imgcls.data.samples import evaluation_batches, sample_training_images
+    from imgcls.data.samples import evaluation_batches, labelled_validation_pictures, sample_training_images
     from imgcls.evaluate import configuration_of
     from imgcls.portable.conversion import Conversions
     from imgcls.runs.run import run_in
@@ -198,12 +203,16 @@ def convert(
     split = "val" if data.source.val is not None else "train"
     model, images = run.model.to("cpu"), sample_training_images(data, CALIBRATION_IMAGES).contiguous().numpy()
     conversions = Conversions(
-        run.model_folder, model, images, lambda: evaluation_batches(data, split, VALIDATION_IMAGES)
+        run.model_folder,
+        model,
+        images,
+        lambda: evaluation_batches(data, split, VALIDATION_IMAGES),
+        lambda: (picture for picture, _ in labelled_validation_pictures(data, DECODED_IMAGES)),
     )
     for name, precision in formats:
-        folder = output or run.folder / "exports" / f"{name}-{precision}"
+        folder = output or run.folder / "exports" / f"{name}-{precision}{'-graph' if in_graph else ''}"
         try:
-            yield folder, conversions.convert(name, precision, folder)
+            yield folder, conversions.convert(name, precision, folder, in_graph=in_graph)
         except UserError as error:
             if len(formats) == 1:
                 raise
@@ -231,7 +240,10 @@ def _convert(options: Mapping[str, Any], overrides: Sequence[str]) -> None:
     announce("loading PyTorch, Lightning and timm")
     output = Path(options["output"]).expanduser() if options["output"] else None
     done = []
-    for folder, result in convert(options["run"], formats, output, overrides, trust=options["trust"]):
+    in_graph = options["preprocessing"] == "graph"
+    for folder, result in convert(
+        options["run"], formats, output, overrides, in_graph=in_graph, trust=options["trust"]
+    ):
         print(f"{folder}  {result}", flush=True)
         if not isinstance(result, str):
             done.append(result)
@@ -263,8 +275,9 @@ def _command(arguments: Sequence[str]) -> None:
     if options["format"] not in ("portable", "sagemaker"):
         _convert(options, overrides)
         return
-    if options["precision"] is not None:
-        raise UserError("precision= is for other formats: format=onnx precision=int8")
+    for name, example in {"precision": "int8", "preprocessing": "graph"}.items():
+        if options[name] is not None:
+            raise UserError(f"{name}= is for other formats: format=onnx {name}={example}")
     if options["format"] == "sagemaker":
         from imgcls.serve.archive import write_archive
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from imgcls.channels import Planes
 from imgcls.errors import UserError
 from imgcls.portable.certificate import (
     TOLERANCE_POINTS,
@@ -32,6 +35,7 @@ from imgcls.portable.exported import Exported
 from imgcls.portable.exporter import write_description
 from imgcls.portable.formats import Converter, Format, Source, find_format
 from imgcls.portable.model import PortableModel
+from imgcls.portable.parity import Parity, compare
 from imgcls.system.bars import with_bar
 from imgcls.system.files import atomic_folder
 
@@ -40,6 +44,8 @@ log = logging.getLogger(__name__)
 PROBED = 32
 """Images on which the harm of each layer is measured."""
 UNMEASURED = Speed(0.0, 0.0)
+SAME_CLASS = 0.99
+"""Of the images, at least, with preprocessing in the graph: single pixels of it differ by a grey level."""
 NAMED = 3
 """Layers that a message names."""
 
@@ -54,6 +60,7 @@ class Conversion:
         layers: number of layers that could be kept in float32.
         kept: the names of those that are.
         lost_at_first: percentage points that the accuracy lost before any layer was kept.
+        graph: the answers with the preprocessing in the graph beside those with that of Python; None: it is not there.
     """
 
     format: str
@@ -62,12 +69,16 @@ class Conversion:
     layers: int = 0
     kept: tuple[str, ...] = ()
     lost_at_first: float = 0.0
+    graph: Parity | None = None
 
     def __str__(self) -> str:
+        text = str(self.certificate)
+        if self.graph is not None:
+            text = f"{text}. Preprocessing in the graph against Pillow's: {self.graph}"
         if not self.kept:
-            return str(self.certificate)
+            return text
         return (
-            f"{self.certificate}. With all {self.layers} layers in {self.precision} it lost {self.lost_at_first:.2f} "
+            f"{text}. With all {self.layers} layers in {self.precision} it lost {self.lost_at_first:.2f} "
             f"points: {_names(self.kept)} stayed in float32"
         )
 
@@ -80,10 +91,18 @@ class Conversions:
         model: the same, loaded with torch on the CPU.
         images: normalised float32 (N, 3, S, S), training images, for the ranges of int8.
         batches: validation images.
+        pictures: decoded images of any size, on which preprocessing in the graph is compared with that of Python.
     """
 
-    def __init__(self, folder: Path, model: PortableModel, images: np.ndarray, batches: Batches) -> None:
-        self._model, self._batches = model, batches
+    def __init__(
+        self,
+        folder: Path,
+        model: PortableModel,
+        images: np.ndarray,
+        batches: Batches,
+        pictures: Callable[[], Iterable[Image.Image | Planes]] = tuple,
+    ) -> None:
+        self._model, self._batches, self._pictures = model, batches, pictures
         temperature, novelty = temperature_of(model.description), read_novelty(folder, model.description)
         self._source = Source(folder, Exported(model.network, temperature, novelty).eval(), model.preprocessing, images)
         self._before = TorchEngine(model.network, temperature, novelty)
@@ -92,8 +111,10 @@ class Conversions:
         first, _ = next(iter(batches()))
         self._probe = first[:PROBED]
 
-    def convert(self, name: str, precision: str, target: Path) -> Conversion:
+    def convert(self, name: str, precision: str, target: Path, *, in_graph: bool = False) -> Conversion:
         """Write the format `name` in `precision` into `target`, replaced whole.
+
+        With `in_graph` the files do the preprocessing too, and take decoded images of any size.
 
         Raises UserError if the format does not have the precision, a package is missing, or the accuracy on the
         validation images falls by more than TOLERANCE_POINTS allows; what was in `target` then stays.
@@ -101,8 +122,11 @@ class Conversions:
         form = find_format(name)
         if precision not in form.precisions:
             raise UserError(f"format={name} has precision={', '.join(form.precisions)}, not {precision}.")
+        if in_graph and not getattr(form, "takes_pixels", False):
+            raise UserError(f"format={name} has no preprocessing=graph; format=onnx has.")
         form.check()
-        converter, tolerance = form.converter(self._source, precision), TOLERANCE_POINTS[precision]
+        converter = form.converter(replace(self._source, in_graph=in_graph), precision)
+        tolerance = TOLERANCE_POINTS[precision]
         with atomic_folder(target) as partial:
 
             def points_lost(keep: Sequence[str]) -> float:
@@ -130,6 +154,8 @@ class Conversions:
                     f"format={name} precision={precision} loses {done.certificate.points_lost:.2f} points of accuracy "
                     f"on {done.certificate.images} validation images ({tolerance:g} are allowed): nothing was written."
                 )
+            if in_graph:
+                done = replace(done, graph=self._compare_preprocessing(form.engine(partial)))
             self._describe(done, partial)
             return done
 
@@ -144,6 +170,28 @@ class Conversions:
             name, precision, certify(self._answers, now, (self._speed, measure_speed(engine, shape)), sizes)
         )
 
+    def _compare_preprocessing(self, engine: Any) -> Parity:
+        """The answers of `engine` to decoded images, beside those to what Python makes of them.
+
+        Raises UserError if more than one of a hundred has another class.
+        """
+        preprocessing, classes = self._source.preprocessing, len(self._model.class_names)
+        outputs = [
+            (
+                engine.outputs(preprocessing.normalise(preprocessing.pixels(picture)[None])),
+                engine.image_outputs(np.asarray(picture, preprocessing.depth.type)[None]),
+            )
+            for picture in self._pictures()
+        ]
+        probabilities = [
+            self._model.activation(np.concatenate(part)[:, :classes]) if part else np.empty((0, classes), np.float32)
+            for part in ([pair[0] for pair in outputs], [pair[1] for pair in outputs])
+        ]
+        parity = compare(probabilities[0], probabilities[1])
+        if parity.agreement < SAME_CLASS:
+            raise UserError(f"preprocessing=graph answers differently: {parity}. Nothing was written.")
+        return parity
+
     def _describe(self, done: Conversion, folder: Path) -> None:
         export = {
             "format": done.format,
@@ -151,6 +199,7 @@ class Conversions:
             "layers": done.layers,
             "float32_layers": list(done.kept),
             "certificate": done.certificate.as_dict(),
+            **({"graph": asdict(done.graph)} if done.graph is not None else {}),
         }
         write_description({**self._model.description, "parity": {}, "export": export}, folder)
 

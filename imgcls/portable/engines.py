@@ -14,6 +14,7 @@ from imgcls.errors import UserError, first_line
 from imgcls.models.architecture import Architecture
 from imgcls.portable.description import DESCRIPTION, NOVELTY, ONNX, WEIGHTS, temperature_of
 from imgcls.portable.formats import Engine, open_export
+from imgcls.portable.graph_preprocessing import PIXELS, denormalise
 from imgcls.system.checks import check_value, choice
 from imgcls.system.extras import check_installed
 from imgcls.system.machine import own_cores
@@ -28,7 +29,7 @@ ENGINES = ("auto", "onnx", "torch")
 
 
 class OnnxEngine:
-    """ONNX Runtime on the CPU, for the input and output of `exporter.export_onnx`.
+    """ONNX Runtime on the CPU, for the input and output of `exporter.export_onnx`, or a graph with its preprocessing.
 
     `threads` defaults to all cores that this process may use.
     """
@@ -45,12 +46,22 @@ class OnnxEngine:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise UserError(f"{file} cannot be read: {first_line(error)}") from error
+        self._to_pixels = denormalise(self._session.get_modelmeta().custom_metadata_map)
         names = {output.name for output in self._session.get_outputs()}
         self._names = ["scores", *({"novelty"} & names)]
         self.name = f"ONNX Runtime on {options.intra_op_num_threads} threads"
 
     def outputs(self, images: np.ndarray) -> np.ndarray:
-        scores, *novelty = self._session.run(self._names, {"images": images})
+        if self._to_pixels is not None:  # of the size of the input, which the graph does not resample
+            return self.image_outputs(self._to_pixels(images))
+        return self._run("images", images)
+
+    def image_outputs(self, pixels: np.ndarray) -> np.ndarray:
+        """The same for decoded images, uint8 (N, H, W, C), of a graph with its preprocessing."""
+        return self._run(PIXELS, pixels)
+
+    def _run(self, name: str, values: np.ndarray) -> np.ndarray:
+        scores, *novelty = self._session.run(self._names, {name: values})
         return np.column_stack([scores, *novelty])
 
 

@@ -46,12 +46,14 @@ class Source:
         exported: its network on the CPU, in evaluation mode: normalised float32 (N, 3, S, S) images to the outputs.
         preprocessing: gives the size of the images.
         images: normalised float32 (N, 3, S, S), training images, on which int8 measures the ranges of values.
+        in_graph: whether the files do the preprocessing too, and take decoded images of any size.
     """
 
     folder: Path
     exported: Exported
     preprocessing: Preprocessing
     images: np.ndarray
+    in_graph: bool = False
 
 
 class Converter(Protocol):
@@ -65,7 +67,10 @@ class Converter(Protocol):
 
 
 class Format(Protocol):
-    """A format in which a model is deployed. Nothing in its files may be executed when they are read."""
+    """A format in which a model is deployed. Nothing in its files may be executed when they are read.
+
+    One whose files can do the preprocessing has `takes_pixels = True`, and its engine `image_outputs`.
+    """
 
     precisions: Sequence[str]
     """Of `PRECISIONS`, those that it has."""

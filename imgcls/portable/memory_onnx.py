@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from imgcls.models.memory import Memory, Neighbours, Prototypes
+from imgcls.portable.onnx_layers import Layers
 from imgcls.system.files import atomic_path
 
 PREFIX = "head/"
@@ -43,18 +44,18 @@ def write_with_head(model: Any, target: Path, head: Memory, temperature: float) 
     import onnx
 
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param or "batch"
-    layers = _Layers(model.graph)
-    units = layers.add("Div", FEATURES, layers.add("Max", layers.norm(FEATURES), layers.constant(np.float32(1e-12))))
+    layers = _Head(model.graph, PREFIX)
+    units = layers.add("Div", FEATURES, layers.add("Max", layers.norm(FEATURES), np.float32(1e-12)))
     products = layers.products(units, list(map(_as_array, head.blocks())), len(head.rows))
     scale = head.scale.item() / temperature
     if isinstance(head, Prototypes):
         squares = _as_array(head.squares())
-        doubled = layers.add("Mul", products, layers.constant(np.float32(2 * scale)))
-        layers.add("Sub", doubled, layers.constant(np.float32(scale) * squares), output=SCORES)
+        doubled = layers.add("Mul", products, np.float32(2 * scale))
+        layers.add("Sub", doubled, np.float32(scale) * squares, output=SCORES)
     else:
         assert isinstance(head, Neighbours)
         means = layers.nearest(products, _as_array(head.table), head.counts, head.k)
-        layers.add("Mul", means, layers.constant(np.float32(scale)), output=SCORES)
+        layers.add("Mul", means, np.float32(scale), output=SCORES)
     classes = len(head.counts) if isinstance(head, Neighbours) else len(head.rows)
     del model.graph.output[:]
     model.graph.output.append(onnx.helper.make_tensor_value_info(SCORES, onnx.TensorProto.FLOAT, [batch, classes]))
@@ -62,59 +63,35 @@ def write_with_head(model: Any, target: Path, head: Memory, temperature: float) 
         onnx.save(model, str(temporary))
 
 
-class _Layers:
-    """Adds nodes and constants to a graph."""
-
-    def __init__(self, graph: Any) -> None:
-        self.graph, self.count = graph, 0
-
-    def _name(self) -> str:
-        self.count += 1
-        return f"{PREFIX}{self.count}"
-
-    def constant(self, values: np.ndarray | np.generic) -> str:
-        """The name of a new constant."""
-        from onnx import numpy_helper
-
-        name = self._name()
-        self.graph.initializer.append(numpy_helper.from_array(np.array(values, order="C"), name))
-        return name
-
-    def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """The name of the output of a new node."""
-        from onnx import helper
-
-        name = self._name()
-        outputs = [output or name, *([f"{name}/places"] if kind == "TopK" else [])]
-        self.graph.node.append(helper.make_node(kind, list(inputs), outputs, name=name, **attributes))
-        return output or name
+class _Head(Layers):
+    """The layers of a head that keeps features."""
 
     def norm(self, features: str) -> str:
         """Lengths, (N, 1)."""
-        return self.add("ReduceL2", features, self.constant(np.array([1])), keepdims=1)
+        return self.add("ReduceL2", features, np.array([1]), keepdims=1)
 
     def products(self, units: str, blocks: Sequence[np.ndarray], rows: int) -> str:
         """Products (N, rows) with blocks of rows, in one operation each, whose shape never changes."""
-        parts = [self.add("MatMul", units, self.constant(block.T)) for block in blocks]
-        ends = [self.constant(np.array([value])) for value in (0, rows, 1)]
+        parts = [self.add("MatMul", units, block.T) for block in blocks]
+        ends = [np.array([value]) for value in (0, rows, 1)]
         return self.add("Slice", self.add("Concat", *parts, axis=1), *ends)
 
     def nearest(self, products: str, table: np.ndarray, counts: Sequence[int], k: int) -> str:
         """The mean of the k largest products of each class, (N, C)."""
         rows, (classes, width) = sum(counts), table.shape
         exists = table < rows
-        gathered = self.add("Gather", products, self.constant(np.where(exists, table, 0).reshape(-1)), axis=1)
-        shaped = self.add("Reshape", gathered, self.constant(np.array([-1, classes, width])))
-        known = self.add("Where", self.constant(exists), shaped, self.constant(np.float32(NO_IMAGE)))
-        best = self.add("TopK", known, self.constant(np.array([k])), axis=2)
+        gathered = self.add("Gather", products, np.where(exists, table, 0).reshape(-1), axis=1)
+        shaped = self.add("Reshape", gathered, np.array([-1, classes, width]))
+        known = self.add("Where", exists, shaped, np.float32(NO_IMAGE))
+        best = self.add("TopK", known, np.array([k]), axis=2)
         used = np.minimum(np.array(counts), k)
         total = ""
         for place in range(k):
-            value = self.add("Gather", best, self.constant(np.array(place)), axis=2)
-            part = self.add("Mul", value, self.constant((place < used).astype(np.float32)))
+            value = self.add("Gather", best, np.array(place), axis=2)
+            part = self.add("Mul", value, (place < used).astype(np.float32))
             total = self.add("Add", total, part) if total else part
-        mean = self.add("Div", total, self.constant(np.maximum(used, 1).astype(np.float32)))
-        return self.add("Where", self.constant(used > 0), mean, self.constant(np.float32(-1)))
+        mean = self.add("Div", total, np.maximum(used, 1).astype(np.float32))
+        return self.add("Where", used > 0, mean, np.float32(-1))
 
 
 def _as_array(values: Any) -> np.ndarray:

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from imgcls.portable.description import ONNX
+from imgcls.portable.description import ONNX, read_description
 from imgcls.portable.engines import OnnxEngine
 from imgcls.portable.formats import Converter, Source
+from imgcls.portable.graph_preprocessing import add_preprocessing
 from imgcls.system.extras import check_installed
 
 INPUT, SCORES, NOVELTY = "images", "scores", "novelty"
@@ -29,17 +30,36 @@ class OnnxFormat:
     """`model.onnx`, as it is written at the end of a run, in any precision."""
 
     precisions = ("fp32", "fp16", "int8")
+    takes_pixels = True
 
     def check(self) -> None:
         check_installed(["onnx", "onnxscript", "onnxruntime"], "onnx", "format=onnx")
 
     def converter(self, source: Source, precision: str) -> Converter:
         makers: dict[str, Callable[[Source], Converter]] = {"fp32": _Float32, "fp16": _Float16, "int8": _Int8}
-        return makers[precision](source)
+        plain = makers[precision](source)
+        return _WithPreprocessing(plain, source) if source.in_graph else plain
 
     def engine(self, folder: Path, threads: int | None = None) -> OnnxEngine:
         check_installed(["onnxruntime"], "serve", "A model of format=onnx")
         return OnnxEngine(folder / ONNX, threads)
+
+
+class _WithPreprocessing:
+    """Writes what another converter writes, with the preprocessing as its first nodes."""
+
+    def __init__(self, plain: Converter, source: Source) -> None:
+        self._plain, self.layers = plain, plain.layers
+        self._preprocessing, self._description = source.preprocessing, read_description(source.folder)
+
+    def write(self, folder: Path, keep: Sequence[str] = ()) -> None:
+        import onnx
+
+        self._plain.write(folder, keep)
+        model = onnx.load(folder / ONNX)
+        names, thresholds = self._description["class_names"], self._description["thresholds"]
+        add_preprocessing(model, self._preprocessing, names, multilabel=thresholds is not None)
+        onnx.save(model, folder / ONNX)
 
 
 class _Float32:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from imgcls import evaluate, export, portable, predict, verify
 from imgcls.errors import UserError
@@ -22,7 +23,8 @@ from imgcls.portable.engines import TorchEngine
 from imgcls.portable.formats import Source, find_format, register_format
 from imgcls.portable.novelty import Novelty
 from tests.conftest import Command
-from tests.portable.test_portable import NAMES, SHAPE, build
+from tests.inputs.images import noise
+from tests.portable.test_portable import NAMES, PIXELS, SHAPE, build
 from tests.trainings import Fit
 
 IMAGES = np.random.default_rng(0).standard_normal((40, 3, 32, 32), dtype=np.float32)
@@ -53,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def conversions(folder: Path) -> Conversions:
+def conversions(folder: Path, pictures: Sequence[Image.Image] = ()) -> Conversions:
     """Of labels that the float32 network always gets right."""
     model = portable.load(folder)
     labels = model.engine.outputs(IMAGES)[:, : len(NAMES)].argmax(axis=1)
@@ -61,7 +63,7 @@ def conversions(folder: Path) -> Conversions:
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield from ((IMAGES[start : start + 16], labels[start : start + 16]) for start in (0, 16, 32))
 
-    return Conversions(folder, model, IMAGES[:32], batches)
+    return Conversions(folder, model, IMAGES[:32], batches, lambda: pictures)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
@@ -87,6 +89,32 @@ def test_onnx_answers_as_its_certificate_says(folder: Path, tmp_path: Path, prec
     assert model.engine.name.startswith("ONNX Runtime")
     with pytest.raises(UserError, match=r"engine=torch: .* holds format=onnx alone"):
         portable.load(tmp_path / precision, engine="torch")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_preprocessing_in_the_graph_takes_decoded_images(folder: Path, tmp_path: Path, precision: str) -> None:
+    pytest.importorskip("onnxruntime")
+    pictures = [noise(*size) for size in ((1, 40), (300, 30), (32, 32), (61, 47))]
+    maker = conversions(folder, pictures)
+    done = maker.convert("onnx", precision, tmp_path / "graph", in_graph=True)
+    assert done.graph is not None
+    assert (done.graph.pictures, done.graph.agreement) == (4, 1.0)
+    assert done.graph.difference < (1e-2 if precision == "fp32" else 0.1)
+    maker.convert("onnx", precision, tmp_path / "plain")
+    graph, plain = portable.load(tmp_path / "graph"), portable.load(tmp_path / "plain")
+    # images that are resampled already, as predict, evaluate and serve have them, give the same answers to the bit
+    assert (graph.outputs(PIXELS) == plain.outputs(PIXELS)).all()
+    assert "decoded images of any size" in (tmp_path / "graph" / "README.md").read_text()
+
+
+def test_preprocessing_in_the_graph_that_answers_differently_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(conversion, "SAME_CLASS", 1.1)
+    with pytest.raises(UserError, match="preprocessing=graph answers differently"):
+        conversions(folder, [noise(61, 47)]).convert("onnx", "fp32", tmp_path / "graph", in_graph=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 HARM = {"first": 0.0, "second": 3.0, "third": 0.1, "fourth": 5.0, "last": 0.2}
