@@ -15,7 +15,7 @@ from pathlib import Path
 
 from imgcls.errors import UserError
 from imgcls.portable import CARD, DESCRIPTION, NOVELTY, ONNX, WEIGHTS
-from imgcls.portable.certificate import CERTIFICATE
+from imgcls.portable.certificate import CERTIFICATE, check_certificate
 from imgcls.serve.predictor import model_folder
 from imgcls.system.files import atomic_path
 
@@ -37,9 +37,10 @@ def write_archive(model: str | Path, target: Path) -> Path:
         target: the file to write.
 
     Raises:
-        UserError: there is no model, or timm is not installed.
+        UserError: there is no model, timm is not installed, or the model's certificate does not hold.
     """
     folder = model_folder(model)
+    check_certificate(folder)
     with (
         atomic_path(target) as temporary,
         temporary.open("wb") as raw,

@@ -20,6 +20,7 @@ import pytest
 from imgcls.errors import UserError
 from imgcls.portable.certificate import CERTIFICATE, file_digests
 from imgcls.serve.__main__ import _listen, load_predictor, serve
+from imgcls.serve.archive import write_archive
 from tests.inputs.images import encoded
 from tests.serve.conftest import picture
 
@@ -187,6 +188,8 @@ def test_a_container_starts_only_with_the_model_that_was_verified(
         certificate.write_text(content)
         with pytest.raises(UserError, match=reason):
             serve(["serve"])
+        with pytest.raises(UserError, match=reason):  # it is not deployed either
+            write_archive(folder, tmp_path / "model.tar.gz")
     certificate.write_text(json.dumps({**verified, "passed": False}))
     done = subprocess.run([sys.executable, "-m", "imgcls.serve", "serve"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
