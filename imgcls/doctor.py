@@ -31,6 +31,7 @@ FEW_INODES = 10_000
 FEATURES = {
     CORE: "prepare, train, evaluate, predict, report",
     "onnx": "model/model.onnx in each run folder",
+    "openvino": "models for Intel's processors: imgcls.export format=openvino",
     "search": "searches with Optuna: -m hydra/sweeper=optuna",
     "serve": "python -m imgcls.serve, and predict without torch",
     "parquet": "tables in Parquet: data.table=labels.parquet",

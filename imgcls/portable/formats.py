@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +68,10 @@ class Converter(Protocol):
 
 
 class Format(Protocol):
-    """A format in which a model is deployed. Nothing in its files may be executed when they are read.
+    """A format in which a model is deployed.
 
-    One whose files can do the preprocessing has `takes_pixels = True`, and its engine `image_outputs`.
+    One whose files can do the preprocessing has `takes_pixels = True`, and its engine `image_outputs`. One whose files
+    can run code when they are read has `runs_code = True`.
     """
 
     precisions: Sequence[str]
@@ -99,7 +101,11 @@ def _built_in(place: str) -> Callable[[], Format]:
     return make
 
 
-FORMATS: dict[str, Callable[[], Format]] = {"onnx": _built_in("imgcls.portable.onnx_format:OnnxFormat")}
+FORMATS: dict[str, Callable[[], Format]] = {
+    "onnx": _built_in("imgcls.portable.onnx_format:OnnxFormat"),
+    "openvino": _built_in("imgcls.portable.openvino_format:OpenVinoFormat"),
+    "torch": _built_in("imgcls.portable.torch_format:TorchFormat"),
+}
 """What makes each format, by the name that `format=` and `model.json` use."""
 
 
@@ -129,5 +135,14 @@ def find_format(name: str) -> Format:
 
 
 def open_export(folder: Path, description: Mapping[str, Any], threads: int | None = None) -> Engine:
-    """The engine of the exported `folder` with this `model.json`."""
-    return find_format(str(description["export"]["format"])).engine(folder, threads)
+    """The engine of the exported `folder` with this `model.json`.
+
+    Raises UserError where reading it can run code in it, unless the environment says IMGCLS_TRUST=1.
+    """
+    name = str(description["export"]["format"])
+    form = find_format(name)
+    if getattr(form, "runs_code", False) and os.environ.get("IMGCLS_TRUST") != "1":
+        raise UserError(
+            f"{folder}: reading format={name} can run code that is in it. If you wrote it yourself: IMGCLS_TRUST=1"
+        )
+    return form.engine(folder, threads)
