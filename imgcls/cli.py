@@ -69,11 +69,13 @@ class Option:
         default: the value where it is left out or empty.
         check: of the value; see `imgcls.system.checks`.
         parse: converts the text. What it cannot parse (ValueError) is checked as text, and so rejected.
+        many: it may be given several times; its value is then a tuple.
     """
 
     default: Any = None
     check: Check | None = None
     parse: Callable[[str], Any] = str
+    many: bool = False
 
     def read(self, name: str, text: str) -> Any:
         """The value of `name=text`. Raises UserError where it cannot be right."""
@@ -152,7 +154,10 @@ def read_options(
     for argument in arguments:
         name, equals, text = argument.partition("=")
         if equals and name in options:
-            values[name] = options[name].read(name, text)
+            value = options[name].read(name, text)
+            if options[name].many:
+                value = (*(values[name] or ()), *([value] if text else []))
+            values[name] = value
         elif equals and overrides and name.startswith(tuple(overrides)):
             passed_on.append(argument)
         elif others != 0 and Path(argument).is_file():  # an image may be called epoch=3.jpg or -x.jpg

@@ -38,7 +38,7 @@ ELSEWHERE = {
 
 NOT_COMPOSED = re.compile(
     r"s3:|hf-hub:|DIR|FILE|URI|…|^group\b|^(run|job|output|split|checkpoint|logger|model\.weights|run_dir|experiment)=|augment=mine"
-    r"|^(host|port|target|urls|url_allow|allowed_hosts|cors|api_key|access_log|examples|feedback|capture\w*|reference|engine|format|top_k|coverage|endpoint|onnx|audit)=|^data=(table|huggingface)$"
+    r"|^(host|port|target|urls|url_allow|allowed_hosts|cors|api_key|access_log|examples|feedback|capture\w*|reference|engine|format|precision|preprocessing|canary|top_k|coverage|endpoint|onnx|audit)=|^data=(table|huggingface)$"
 )
 """Options of other commands, and those that name what is not here."""
 
@@ -160,7 +160,8 @@ def test_servers_and_those_that_ask_them_have_the_options_that_are_shown(inside:
     assert {command.module for command in SERVING} == set(known)
     for command in SERVING:
         values, _, _ = read_options(command.words, known[str(command.module)], usage="", others=None)
-        assert not values["run"] or Path(values["run"]).is_dir()
+        runs = values["run"] or ()
+        assert all(Path(run).is_dir() for run in ([runs] if isinstance(runs, str) else runs))
     named = {words.partition("=")[0] for page, words in options() if page == "docs/serving.md"}
     named = {name for name in named if "." not in name}  # those of a training
     assert named <= {*serving.OPTIONS, *predict.OPTIONS, *export.OPTIONS}

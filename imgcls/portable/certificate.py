@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgcls.errors import UserError
-from imgcls.portable.description import CARD, DESCRIPTION
+from imgcls.portable.description import CARD, DESCRIPTION, WEIGHTS, read_description
 from imgcls.portable.parity import compare
 from imgcls.system.files import sha256_of
 from imgcls.system.machine import available_cores, processor_name
@@ -192,3 +192,25 @@ def check_certificate(folder: Path) -> None:
         raise UserError(f"{folder}: its certificate says that it answers worse than it may. {advice}")
     if changed := [name for name, digest in file_digests(folder).items() if verified.get(name) != digest]:
         raise UserError(f"{folder}: {', '.join(changed)} changed after the certificate was written. {advice}")
+
+
+def faster_export(folder: Path) -> Path | None:
+    """The int8 export of the portable model in `folder` of a run, if it answers faster than float32 on this machine.
+
+    Its certificate, of the same weights on this kind of processor, must say so, and that it loses no more accuracy than
+    int8 may. None: there is no such export.
+    """
+    export = folder.resolve().parent / "exports" / "onnx-int8"
+    if folder.resolve().name != "model" or not (export / DESCRIPTION).is_file():
+        return None
+    about = read_description(export).get("export", {})
+    found = about.get("certificate", {})
+    before, now = found.get("accuracy_before"), found.get("accuracy")
+    lost = 100 * (before - now) if before is not None and now is not None else 100 * (1 - found.get("same_class", 0))
+    allowed = (
+        lost <= TOLERANCE_POINTS["int8"] + 1e-9
+        and found.get("images_per_second", 0) > found.get("images_per_second_before", 0)
+        and found.get("latency_ms", 1) < found.get("latency_ms_before", 0)
+        and str(found.get("machine", "")).startswith(f"{processor_name()},")
+    )
+    return export if allowed and about.get("weights") == sha256_of(folder / WEIGHTS) else None

@@ -37,7 +37,7 @@ from imgcls.portable.formats import Converter, Format, Source, find_format
 from imgcls.portable.model import PortableModel
 from imgcls.portable.parity import Parity, compare
 from imgcls.system.bars import with_bar
-from imgcls.system.files import atomic_folder
+from imgcls.system.files import atomic_folder, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -199,6 +199,7 @@ class Conversions:
             "layers": done.layers,
             "float32_layers": list(done.kept),
             "certificate": done.certificate.as_dict(),
+            "weights": sha256_of(self._source.folder / WEIGHTS),
             **({"graph": asdict(done.graph)} if done.graph is not None else {}),
         }
         write_description({**self._model.description, "parity": {}, "export": export}, folder)

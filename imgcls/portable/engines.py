@@ -25,17 +25,33 @@ if TYPE_CHECKING:
     from imgcls.models.network import Network
     from imgcls.portable.novelty import Novelty
 
-ENGINES = ("auto", "onnx", "torch")
+PROVIDERS = {
+    "onnx": "CPUExecutionProvider",
+    "onnx-cuda": "CUDAExecutionProvider",
+    "onnx-tensorrt": "TensorrtExecutionProvider",
+    "onnx-openvino": "OpenVINOExecutionProvider",
+    "onnx-coreml": "CoreMLExecutionProvider",
+}
+"""The execution providers of ONNX Runtime, each of which is in a build of it of its own."""
+ENGINES = ("auto", *PROVIDERS, "torch")
 
 
 class OnnxEngine:
-    """ONNX Runtime on the CPU, for the input and output of `exporter.export_onnx`, or a graph with its preprocessing.
+    """ONNX Runtime, for the input and output of `exporter.export_onnx`, or a graph with its preprocessing.
 
-    `threads` defaults to all cores that this process may use.
+    `threads` defaults to all cores that this process may use; `name` is one of PROVIDERS. Raises UserError where the
+    installed ONNX Runtime or this machine does not have it.
     """
 
-    def __init__(self, file: Path, threads: int | None = None) -> None:
+    def __init__(self, file: Path, threads: int | None = None, name: str = "onnx") -> None:
         import onnxruntime
+
+        provider, available = PROVIDERS[name], onnxruntime.get_available_providers()
+        if provider not in available:
+            raise UserError(
+                f"engine={name}: the installed ONNX Runtime has {', '.join(available)}, not {provider}. Install a "
+                "build with it, such as onnxruntime-gpu or onnxruntime-openvino, in place of onnxruntime."
+            )
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -43,13 +59,16 @@ class OnnxEngine:
         # Threads that spin while they wait take cores from the threads that decode the next images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise UserError(f"{file} cannot be read: {first_line(error)}") from error
+        if (used := self._session.get_providers()[0]) != provider:  # it falls back, and says so only in its log
+            raise UserError(f"engine={name}: {provider} cannot be used on this machine, only {used}.")
         self._to_pixels = denormalise(self._session.get_modelmeta().custom_metadata_map)
         names = {output.name for output in self._session.get_outputs()}
         self._names = ["scores", *({"novelty"} & names)]
-        self.name = f"ONNX Runtime on {options.intra_op_num_threads} threads"
+        where = f"on {options.intra_op_num_threads} threads" if name == "onnx" else f"with {provider}"
+        self.name = f"ONNX Runtime {where}"
 
     def outputs(self, images: np.ndarray) -> np.ndarray:
         if self._to_pixels is not None:  # of the size of the input, which the graph does not resample
@@ -121,7 +140,7 @@ def create_engine(
     Args:
         folder: the model's folder.
         architecture: from its description.
-        name: 'onnx', 'torch', or 'auto': ONNX Runtime if it and `model.onnx` exist and there is no GPU, else torch.
+        name: one of ENGINES; 'auto' is ONNX Runtime if it and `model.onnx` exist and there is no GPU, else torch.
         device: for torch: 'cpu', 'cuda', 'cuda:1'; None: a GPU if there is one. With 'cuda', 'auto' means torch.
         threads: for ONNX Runtime.
         description: the content of `model.json`, of which torch needs temperature and novelty; `model.onnx` has them.
@@ -131,6 +150,8 @@ def create_engine(
     """
     check_value("engine", name, choice(*ENGINES))
     if description is not None and (export := description.get("export")):
+        if export["format"] == "onnx" and name in PROVIDERS and name != "onnx":
+            return OnnxEngine(folder / ONNX, threads, name)
         if name not in ("auto", export["format"]):
             raise UserError(f"engine={name}: {folder} holds format={export['format']} alone. Use engine=auto.")
         return open_export(folder, description, threads)
@@ -138,11 +159,11 @@ def create_engine(
         wants_gpu = device.startswith("cuda") if device else _has_gpu() and importlib.util.find_spec("torch")
         has_onnx = (folder / ONNX).is_file() and importlib.util.find_spec("onnxruntime")
         name = "onnx" if has_onnx and not wants_gpu else "torch"
-    if name == "onnx":
+    if name in PROVIDERS:
         if not (folder / ONNX).is_file():
-            raise UserError(f"engine=onnx: {folder} has no {ONNX}. Export it: python -m imgcls.export run=DIR")
-        check_installed(["onnxruntime"], "serve", "engine=onnx")
-        return OnnxEngine(folder / ONNX, threads)
+            raise UserError(f"engine={name}: {folder} has no {ONNX}. Export it: python -m imgcls.export run=DIR")
+        check_installed(["onnxruntime"], "serve", f"engine={name}")
+        return OnnxEngine(folder / ONNX, threads, name)
     network = read_network(folder, architecture, device)
     if description is None:
         return TorchEngine(network)

@@ -1,21 +1,27 @@
 """`python -m imgcls.serve run=DIR`: serve a run's model over HTTP.
 
-usage: python -m imgcls.serve run=DIR [port=8080] [host=127.0.0.1] [engine=auto|onnx|torch] [device=cpu|cuda]
-                              [threads=N] [urls=true] [url_allow=HOST,*.HOST] [max_batch=16] [max_requests=64]
+usage: python -m imgcls.serve run=DIR [run=DIR …] [canary=0.1] [port=8080] [host=127.0.0.1] [engine=auto]
+                              [device=cpu|cuda] [threads=N] [urls=true] [url_allow=HOST,*.HOST] [max_batch=16]
+                              [max_requests=64]
                               [allowed_hosts=HOST,*.HOST] [cors=ORIGIN,ORIGIN] [api_key=KEY] [access_log=true]
                               [examples=auto|true|false|DIR] [feedback=DIR]
                               [capture=DIR] [capture_percent=100] [capture_mb=1000]
        python -m imgcls.serve serve
 
-`run=` is the folder of a run or of a portable model. `host=0.0.0.0` lets other machines connect. `urls=true` fetches
-images from public http(s) URLs, `url_allow=` only from these hosts. `allowed_hosts=` answers only requests to these
-host names (but for /ping and /health), `cors=` lets the pages of these origins ask. `api_key=`, or IMGCLS_API_KEY in
-the environment, is what requests must carry as `Authorization: Bearer KEY`. `access_log=true` prints a line of JSON
-per request. `examples=` is a folder of images that the page offers, true: the validation images that the model keeps,
-auto: these where only this machine or an API key gets an answer. `feedback=` is a folder in which corrections made
-on the page are kept, with a labels.csv for data=table. `capture=` is a folder in which answered requests are kept for
-`python -m imgcls.monitor`: `capture_percent` of them, the newest that have room in `capture_mb` megabytes. SIGHUP loads
-the model again, without a request being lost.
+`run=` is the folder of a run, of a portable model or of an exported one. With several, the last is the default, of
+whose requests `canary=0.1` leaves all but a tenth to the one before, and `POST /models/NAME/invocations` asks the one
+whose folder is NAME. `engine=` is one of auto, onnx, onnx-cuda, onnx-tensorrt, onnx-openvino, onnx-coreml, torch: ONNX
+Runtime on the processor (onnx) or with one of its execution providers, or torch; auto is torch where there is a GPU,
+else ONNX Runtime, in int8 where the run has `exports/onnx-int8` whose certificate says that it is faster on this
+machine. `host=0.0.0.0` lets other machines connect. `urls=true` fetches images from public http(s) URLs, `url_allow=`
+only from these hosts. `allowed_hosts=` answers only requests to these host names (but for /ping and /health), `cors=`
+lets the pages of these origins ask. `api_key=`, or IMGCLS_API_KEY in the environment, is what requests must carry as
+`Authorization: Bearer KEY`. `access_log=true` prints a line of JSON per request. `examples=` is a folder of images that
+the page offers, true: the validation images that the model keeps, auto: these where only this machine or an API key
+gets an answer. `feedback=` is a folder in which corrections made on the page are kept, with a labels.csv for
+data=table. `capture=` is a folder in which answered requests are kept for `python -m imgcls.monitor`: `capture_percent`
+of them, the newest that have room in `capture_mb` megabytes. SIGHUP loads the models again, without a request being
+lost; with an API key `POST /models?name=NAME&run=DIR` adds one, and `DELETE /models/NAME` removes one.
 
 The second form is for containers: it serves /opt/ml/model on all interfaces, on the port SAGEMAKER_BIND_TO_PORT or
 8080, and reads IMGCLS_ENGINE, IMGCLS_DEVICE, IMGCLS_URLS, IMGCLS_URL_ALLOW, IMGCLS_ALLOWED_HOSTS, IMGCLS_CORS,
@@ -46,7 +52,8 @@ if TYPE_CHECKING:
     from imgcls.serve.predictor import Predictor
 
 OPTIONS = {
-    "run": Option(),
+    "run": Option(many=True),
+    "canary": Option(1.0, number(0, 1), float),
     "host": Option("127.0.0.1"),
     "port": Option(8080, whole(0, 65535), int),
     "engine": Option("auto", choice(*ENGINES)),
@@ -89,7 +96,7 @@ def serve(arguments: Sequence[str]) -> None:
         arguments = container_arguments(arguments)
     options, _, _ = read_options(arguments, OPTIONS, usage=__doc__ or "")
     options["certified"] = in_container
-    if options["run"] is None:
+    if not options["run"]:
         raise UserError("Give the run folder: run=DIR")
     check_installed(["fastapi", "fastapi_offline", "uvicorn", "prometheus_client"], "serve", "Serving")
     with _listen(options["host"], options["port"]) as listener:  # before loading the model, which takes longer
@@ -101,23 +108,35 @@ def container_arguments(arguments: Sequence[str]) -> list[str]:
     model = os.environ.get("SM_MODEL_DIR", "/opt/ml/model")
     options = [argument for argument in arguments if argument != "serve"]
     overrides = [f"{name}={os.environ[variable]}" for name, variable in ENVIRONMENT.items() if variable in os.environ]
-    return [f"run={model}", *options, "host=0.0.0.0", *overrides]
+    run = [] if any(option.startswith("run=") for option in options) else [f"run={model}"]
+    return [*run, *options, "host=0.0.0.0", *overrides]
 
 
-def load_predictor(options: Mapping[str, Any]) -> Predictor:
-    """The model for the options, loaded and warmed up."""
+def load_predictor(options: Mapping[str, Any], run: str) -> Predictor:
+    """The model in `run` for the options, loaded and warmed up."""
     from imgcls import portable
-    from imgcls.portable.certificate import check_certificate
+    from imgcls.portable.certificate import check_certificate, faster_export
     from imgcls.serve.predictor import Predictor, model_folder
     from imgcls.serve.urls import Fetcher
 
-    folder = model_folder(options["run"])
+    folder = model_folder(run)
     if options.get("certified"):
         check_certificate(folder)
+    if options["engine"] == "auto" and not (options["device"] or "").startswith("cuda"):
+        folder = faster_export(folder) or folder
     model = portable.load(folder, options["engine"], options["device"], options["threads"])
     predictor = Predictor(model, Fetcher(allow=tuple(options["url_allow"])) if options["urls"] else None)
     predictor.warm_up()
     return predictor
+
+
+def model_names(runs: Sequence[str]) -> list[str]:
+    """What the models in these folders are called: as the folder of the run. Raises UserError for one name twice."""
+    paths = [Path(run).expanduser().resolve() for run in runs]
+    names = [re.sub(r"[^\w.-]", "-", path.parent.name if path.name == "model" else path.name) for path in paths]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"run=: two models are called {twice[0]}. Rename a folder.")
+    return names
 
 
 def create_guards(options: Mapping[str, Any]) -> Guards:
@@ -166,14 +185,17 @@ def _run(options: Mapping[str, Any], listener: socket.socket) -> None:
 
     from imgcls.serve.capture import Capture
     from imgcls.serve.connections import create_config
+    from imgcls.serve.current import Current
     from imgcls.serve.feedback import Feedback
+    from imgcls.serve.metrics import Metrics
+    from imgcls.serve.models import Models
     from imgcls.serve.server import create_app
     from imgcls.serve.service import Limits, Service
     from imgcls.system.machine import available_cores
 
     guards, host = create_guards(options), options["host"]
     examples = choose_examples(
-        options["examples"], options["run"], private=guards.api_key is not None or _is_local(host)
+        options["examples"], options["run"][-1], private=guards.api_key is not None or _is_local(host)
     )
     feedback = Feedback(options["feedback"].expanduser()) if options["feedback"] else None
     capture = None
@@ -181,17 +203,25 @@ def _run(options: Mapping[str, Any], listener: socket.socket) -> None:
         capture = Capture(
             options["capture"].expanduser(), options["capture_percent"], 1_000_000 * options["capture_mb"]
         )
-    load = partial(load_predictor, options)
+    names = model_names(options["run"])
     limits = Limits(
         requests=options["max_requests"], max_batch=options["max_batch"], decoders=max(2, available_cores())
     )
-    service = Service(load(), limits)
+    metrics = Metrics()
     address = "127.0.0.1" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
-    model = service.predictor.model
-    what = f"{model.description['architecture']['name']}, {len(model.class_names)} classes, with {model.engine.name}"
-    print(f"Serving {what} on http://{address}:{listener.getsockname()[1]}", flush=True)
+    loaded = {}
+    for name, run in zip(names, options["run"], strict=True):
+        load = partial(load_predictor, options, run)
+        loaded[name] = Current(Service(load(), limits, metrics), load)
+        model = loaded[name].service.predictor.model
+        what = (
+            f"{model.description['architecture']['name']}, {len(model.class_names)} classes, with {model.engine.name}"
+        )
+        called = f"{name}: " if len(names) > 1 else ""
+        print(f"Serving {called}{what} on http://{address}:{listener.getsockname()[1]}", flush=True)
+    models = Models(loaded, partial(load_predictor, options), options["canary"])
     config = create_config(
-        create_app(service, guards, load, feedback, examples, capture),
+        create_app(models, guards, None, feedback, examples, capture),
         log_level="warning",
         access_log=False,
         timeout_keep_alive=65,  # longer than that of load balancers

@@ -54,6 +54,11 @@ class Current:
             await asyncio.sleep(0.1)
         await asyncio.to_thread(service.close)
 
+    async def drain(self) -> None:
+        """Close it after the last answer to a request that has begun."""
+        await self._close_unused(self.service)
+        await self.close()
+
     async def close(self) -> None:
         """Finish the accepted requests, then end the threads."""
         for task in list(self._leaving):

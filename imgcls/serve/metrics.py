@@ -20,6 +20,7 @@ class Metrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         self.requests = Counter("imgcls_requests", "Invocations by status of the answer", ["status"], registry=registry)
+        self.models = Counter("imgcls_model_requests", "Answered invocations by model", ["model"], registry=registry)
         self.seconds = Histogram(
             "imgcls_request_seconds", "From the head of a request to its answer", buckets=SECONDS, registry=registry
         )

@@ -13,14 +13,14 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from imgcls.portable.examples import encode_file
 from imgcls.serve.bodies import Body, refusal_response
-from imgcls.serve.current import Current
 from imgcls.serve.feedback import Feedback
+from imgcls.serve.models import Models
 from imgcls.serve.refusals import Refusal
 
 EXAMPLE_PX = 512
 
 
-def add_page(app: FastAPI, current: Current, feedback: Feedback | None, examples: Sequence[Path]) -> None:
+def add_page(app: FastAPI, models: Models, feedback: Feedback | None, examples: Sequence[Path]) -> None:
     """Add the page's routes to `app`: `/`, `/page`, `/examples/0` and so on, and `/feedback` where there is one."""
     page = resources.files("imgcls.serve").joinpath("page.html").read_text(encoding="utf-8")
     shown = [encode_file(file, EXAMPLE_PX) for file in examples]
@@ -40,10 +40,10 @@ def add_page(app: FastAPI, current: Current, feedback: Feedback | None, examples
         return Response(shown[number], media_type="image/jpeg")
 
     if feedback is not None:
-        _add_feedback(app, current, feedback)
+        _add_feedback(app, models, feedback)
 
 
-def _add_feedback(app: FastAPI, current: Current, feedback: Feedback) -> None:
+def _add_feedback(app: FastAPI, models: Models, feedback: Feedback) -> None:
     @app.post(
         "/feedback",
         summary="Keep an image with its right label",
@@ -57,7 +57,7 @@ def _add_feedback(app: FastAPI, current: Current, feedback: Feedback) -> None:
         },
     )
     async def correct(request: Request) -> Response:
-        body, service = Body(request), current.service
+        body, service = Body(request), models.service
         try:
             # A page elsewhere can post a form or a text to this server, but no image without asking first (CORS).
             kind = request.headers.get("content-type", "")

@@ -7,10 +7,11 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -26,6 +27,7 @@ from imgcls.serve.capture import Capture
 from imgcls.serve.current import Current
 from imgcls.serve.feedback import Feedback
 from imgcls.serve.guards import HEALTH, SECURITY_HEADERS, Guards
+from imgcls.serve.models import Models
 from imgcls.serve.page import add_page
 from imgcls.serve.predictor import Predictor
 from imgcls.serve.refusals import Refusal
@@ -76,31 +78,32 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(
-    service: Service,
+    served: Service | Models,
     guards: Guards | None = None,
     load: Callable[[], Predictor] | None = None,
     feedback: Feedback | None = None,
     examples: Sequence[Path] = (),
     capture: Capture | None = None,
 ) -> FastAPI:
-    """The application around `service`, which it closes when the server stops.
+    """The application around one model or several, which it closes when the server stops.
 
     Args:
-        service: answers the requests.
+        served: answers the requests.
         guards: who is answered; None: everybody.
-        load: loads the model again, on SIGHUP or `POST /reload`.
+        load: loads the only model again, on SIGHUP or `POST /reload`; those of Models load themselves.
         feedback: keeps the corrections that the page's users make; None: they make none.
         examples: images that the page offers.
         capture: keeps requests with their answers, and is closed when the server stops; None: none are kept.
     """
-    guards, current = guards or Guards(), Current(service, load)
+    guards, can_load = guards or Guards(), load is not None or isinstance(served, Models)
+    models = served if isinstance(served, Models) else Models({"model": Current(served, load)})
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if load is not None:
-            _reload_on_hangup(current)
+        if can_load:
+            _reload_on_hangup(models)
         yield
-        await current.close()
+        await models.close()
         if capture is not None:
             await asyncio.to_thread(capture.close)
 
@@ -118,20 +121,20 @@ def create_app(
     guards.install(app)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _server_error)
-    _add_routes(app, current, capture)
-    if guards.api_key is not None and load is not None:  # anybody's would be a way to keep the server busy
-        _add_reload(app, current)
-    add_page(app, current, feedback, examples)
+    _add_routes(app, models, capture)
+    if guards.api_key is not None and can_load:  # anybody's would be a way to keep the server busy
+        _add_changes(app, models)
+    add_page(app, models, feedback, examples)
     return app
 
 
-def _reload_on_hangup(current: Current) -> None:
+def _reload_on_hangup(models: Models) -> None:
     """Load the model again on SIGHUP, which Windows, and threads other than the main one, do not get."""
     loop, begun = asyncio.get_running_loop(), set()
 
     async def reload() -> None:
         with contextlib.suppress(Refusal):  # it is in the log
-            await current.reload()
+            await models.reload()
 
     def begin() -> None:
         task = loop.create_task(reload())
@@ -142,20 +145,31 @@ def _reload_on_hangup(current: Current) -> None:
         loop.add_signal_handler(signal.SIGHUP, begin)
 
 
-def _add_reload(app: FastAPI, current: Current) -> None:
-    @app.post("/reload", summary="Load the model again", responses={409: ERRORS[409]})
-    async def reload() -> Response:
+def _add_changes(app: FastAPI, models: Models) -> None:
+    async def answer(change: Coroutine[Any, Any, None], status: str) -> Response:
         try:
-            await current.reload()
+            await change
         except Refusal as refusal:
             return refusal_response(refusal)
-        return JSONResponse({"status": "loaded"})
+        return JSONResponse({"status": status})
+
+    @app.post("/reload", summary="Load the models again", responses={409: ERRORS[409]})
+    async def reload() -> Response:
+        return await answer(models.reload(), "loaded")
+
+    @app.post("/models", summary="Add a model, which becomes the default", responses={409: ERRORS[409]})
+    async def add(name: str, run: str) -> Response:
+        return await answer(models.add(name, run), "loaded")
+
+    @app.delete("/models/{name}", summary="Remove a model", responses={409: ERRORS[409]})
+    async def remove(name: str) -> Response:
+        return await answer(models.remove(name), "removed")
 
 
-def _add_routes(app: FastAPI, current: Current, capture: Capture | None) -> None:
+def _add_routes(app: FastAPI, models: Models, capture: Capture | None) -> None:
     async def health() -> Response:
         try:
-            await current.service.check_health()
+            await models.service.check_health()
         except Refusal as refusal:
             return refusal_response(refusal)
         return JSONResponse({"status": "healthy"})
@@ -166,7 +180,7 @@ def _add_routes(app: FastAPI, current: Current, capture: Capture | None) -> None
 
     @app.get("/version", summary="Which model this is, and which imgcls")
     async def version() -> dict[str, Any]:
-        description = current.service.predictor.model.description
+        description = models.service.predictor.model.description
         return {
             "imgcls": imgcls.__version__,
             "model": description["architecture"]["name"],
@@ -175,28 +189,39 @@ def _add_routes(app: FastAPI, current: Current, capture: Capture | None) -> None
         }
 
     @app.get("/models", summary="What is served")
-    async def models() -> dict[str, Any]:
-        model = current.service.predictor.model
-        about = {
-            "name": model.description["architecture"]["name"],
-            "classes": list(model.class_names),
-            "preprocessing": model.preprocessing.as_dict(),
-            "metrics": model.description["metrics"],
-            "versions": model.description["versions"],
-            "engine": model.engine.name,
-            "urls": current.service.predictor.fetcher is not None,
-            **({"known": model.known_share} if model.known_share is not None else {}),
-        }
-        return {"models": [about]}
+    async def list_models() -> dict[str, Any]:
+        return {"models": [_about(name, models) for name in models.names]}
 
     @app.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
     async def metrics() -> Response:
-        return Response(generate_latest(current.service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(models.service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.post(
-        "/invocations",
-        summary="Classify images",
-        openapi_extra={
+    async def invoke(request: Request, name: str | None = None) -> Response:
+        began, body = time.monotonic(), Body(request)
+        service = models.service
+        try:
+            name = name or models.choose()
+            service = models.find(name).service
+            with service.arrival() as count:
+                content = await body.read(service.limits.body_seconds, count)
+                kind, accept = request.headers.get("content-type"), request.headers.get("accept")
+                with service.admission():
+                    asked = (request.query_params.get(option) for option in ("top_k", "coverage"))
+                    answer, answer_kind = await service.answer(content, kind, accept, *asked)
+                if capture is not None:
+                    capture.add(content, kind, answer, answer_kind)
+                response = Response(answer, headers={"content-type": answer_kind, "x-model": quote(name)})
+                service.metrics.models.labels(name).inc()
+        except Refusal as refusal:
+            await body.drain()
+            answered = refusal.in_batch()
+            response = refusal_response(refusal) if answered is None else Response(answered, media_type=JSON)
+        service.metrics.requests.labels(str(response.status_code)).inc()
+        service.metrics.seconds.observe(time.monotonic() - began)
+        return response
+
+    about: dict[str, Any] = {
+        "openapi_extra": {
             "requestBody": {"content": BODY, "required": True},
             "parameters": [
                 {"name": "top_k", "in": "query", "schema": {"type": "integer", "minimum": 1, "default": 5}},
@@ -207,28 +232,35 @@ def _add_routes(app: FastAPI, current: Current, capture: Capture | None) -> None
                 },
             ],
         },
-        responses={200: {"content": ANSWER, "description": "The most likely classes of each image"}, **ERRORS},
-    )
+        "responses": {200: {"content": ANSWER, "description": "The most likely classes of each image"}, **ERRORS},
+    }
+
+    @app.post("/invocations", summary="Classify images", **about)
     async def invocations(request: Request) -> Response:
-        began, service = time.monotonic(), current.service
-        body = Body(request)
-        try:
-            with service.arrival() as count:
-                content = await body.read(service.limits.body_seconds, count)
-                kind, accept = request.headers.get("content-type"), request.headers.get("accept")
-                with service.admission():
-                    asked = (request.query_params.get(name) for name in ("top_k", "coverage"))
-                    answer, answer_kind = await service.answer(content, kind, accept, *asked)
-                if capture is not None:
-                    capture.add(content, kind, answer, answer_kind)
-                response = Response(answer, headers={"content-type": answer_kind})
-        except Refusal as refusal:
-            await body.drain()
-            answered = refusal.in_batch()
-            response = refusal_response(refusal) if answered is None else Response(answered, media_type=JSON)
-        service.metrics.requests.labels(str(response.status_code)).inc()
-        service.metrics.seconds.observe(time.monotonic() - began)
-        return response
+        return await invoke(request)
+
+    @app.post("/models/{name}/invoke", include_in_schema=False)  # the path of SageMaker's multi-model endpoints
+    @app.post("/models/{name}/invocations", summary="Classify images with this model", **about)
+    async def invocations_of(request: Request, name: str) -> Response:
+        return await invoke(request, name)
+
+
+def _about(name: str, models: Models) -> dict[str, Any]:
+    """What is public of the model `name`."""
+    predictor = models.find(name).service.predictor
+    model = predictor.model
+    return {
+        "model": name,
+        "default": name == models.names[-1],
+        "name": model.description["architecture"]["name"],
+        "classes": list(model.class_names),
+        "preprocessing": model.preprocessing.as_dict(),
+        "metrics": model.description["metrics"],
+        "versions": model.description["versions"],
+        "engine": model.engine.name,
+        "urls": predictor.fetcher is not None,
+        **({"known": model.known_share} if model.known_share is not None else {}),
+    }
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from imgcls.portable.conversion import Conversions
 from imgcls.portable.engines import TorchEngine
 from imgcls.portable.formats import Source, find_format, register_format
 from imgcls.portable.novelty import Novelty
+from imgcls.system.files import sha256_of
+from imgcls.system.machine import processor_name
 from tests.conftest import Command
 from tests.inputs.images import noise
 from tests.portable.test_portable import NAMES, PIXELS, SHAPE, build
@@ -89,6 +92,72 @@ def test_onnx_answers_as_its_certificate_says(folder: Path, tmp_path: Path, prec
     assert model.engine.name.startswith("ONNX Runtime")
     with pytest.raises(UserError, match=r"engine=torch: .* holds format=onnx alone"):
         portable.load(tmp_path / precision, engine="torch")
+
+
+@pytest.mark.parametrize(
+    ("form", "precision"), [("openvino", "fp32"), ("openvino", "fp16"), ("openvino", "int8"), ("torch", "fp32")]
+)
+def test_other_formats_answer_as_their_certificates_say(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, precision: str
+) -> None:
+    pytest.importorskip(form)
+    done = conversions(folder).convert(form, precision, tmp_path / "out")
+    if form == "torch":
+        with pytest.raises(UserError, match=r"reading format=torch can run code that is in it\. .* IMGCLS_TRUST=1"):
+            portable.load(tmp_path / "out")
+        monkeypatch.setenv("IMGCLS_TRUST", "1")
+    model, plain = portable.load(tmp_path / "out"), portable.load(folder)
+    found, expected = model.engine.outputs(IMAGES), plain.engine.outputs(IMAGES)
+    assert found.shape == expected.shape
+    tolerance = {"fp32": 1e-3, "fp16": 0.3, "int8": 1.0}[precision]  # of logits that a temperature of 0.05 multiplies
+    assert np.abs(found - expected).max() < tolerance
+    assert done.certificate.points_lost <= certificate.TOLERANCE_POINTS[precision]
+    assert model.engine.name.startswith({"openvino": "OpenVINO", "torch": "torch.export"}[form])
+
+
+def test_openvino_takes_decoded_images_too(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    pictures = [noise(*size) for size in ((1, 40), (300, 30), (61, 47))]
+    done = conversions(folder, pictures).convert("openvino", "fp32", tmp_path / "graph", in_graph=True)
+    assert done.graph is not None
+    assert done.graph.agreement == 1.0
+    assert np.allclose(
+        portable.load(tmp_path / "graph").outputs(PIXELS), portable.load(folder).outputs(PIXELS), atol=1e-3
+    )
+
+
+def test_a_provider_that_is_not_there_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    with pytest.raises(UserError, match=r"engine=onnx-coreml: the installed ONNX Runtime has .*, not CoreMLExecution"):
+        portable.load(folder, engine="onnx-coreml")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CoreMLExecutionProvider"])
+    with pytest.raises(UserError, match="CoreMLExecutionProvider cannot be used on this machine, only CPUExecution"):
+        portable.load(folder, engine="onnx-coreml")
+
+
+def test_the_server_prefers_an_int8_export_that_its_certificate_calls_faster(tmp_path: Path, folder: Path) -> None:
+    model, export = tmp_path / "model", tmp_path / "exports" / "onnx-int8"
+    export.mkdir(parents=True)
+    shutil.copytree(folder, model)
+    good = {
+        **{"accuracy_before": 0.9, "accuracy": 0.896, "machine": f"{processor_name()}, 2 threads"},
+        **{"images_per_second": 20, "images_per_second_before": 10, "latency_ms": 5, "latency_ms_before": 9},
+    }
+
+    def preferred(**changes: Any) -> Path | None:
+        content = json.loads((folder / "model.json").read_text())
+        content["export"] = {"certificate": {**good, **changes}, "weights": weights}
+        (export / "model.json").write_text(json.dumps(content))
+        return certificate.faster_export(model)
+
+    weights = sha256_of(model / "model.safetensors")
+    assert preferred() == export
+    assert preferred(accuracy=0.894) is None
+    assert preferred(images_per_second=9) is None
+    assert preferred(machine="another, 2 threads") is None
+    weights = "0" * 64
+    assert preferred() is None  # the run was exported again after it
+    assert certificate.faster_export(folder) is None
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

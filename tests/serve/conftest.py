@@ -17,6 +17,7 @@ from PIL import Image
 
 from imgcls import portable
 from imgcls.portable.conformal import ClassSets
+from imgcls.serve.models import Models
 from imgcls.serve.predictor import Predictor
 from imgcls.serve.service import Limits, Service
 
@@ -98,7 +99,7 @@ class Server:
 
 @contextmanager
 def serving(
-    model: portable.PortableModel,
+    model: portable.PortableModel | Models,
     limits: Limits | None = None,
     fetcher: Any = None,
     application: Mapping[str, Any] | None = None,
@@ -109,10 +110,10 @@ def serving(
     from imgcls.serve.connections import create_config
     from imgcls.serve.server import create_app
 
-    predictor = Predictor(model, fetcher)
-    service = Service(predictor, limits)
+    served = model if isinstance(model, Models) else Service(Predictor(model, fetcher), limits)
+    service = served.service if isinstance(served, Models) else served
     config = create_config(
-        create_app(service, **(application or {})),
+        create_app(served, **(application or {})),
         port=0,
         log_level="error",
         timeout_graceful_shutdown=5,

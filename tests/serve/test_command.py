@@ -175,9 +175,9 @@ def test_a_container_starts_only_with_the_model_that_was_verified(
     folder = tmp_path / "model"
     shutil.copytree(model_dir, folder)
     certificate, verified = folder / CERTIFICATE, {"passed": True, "sha256": file_digests(folder)}
-    options = {"run": str(folder), "engine": "auto", "device": None, "threads": None, "urls": False, "certified": True}
+    options = {"engine": "auto", "device": None, "threads": None, "urls": False, "certified": True}
     certificate.write_text(json.dumps(verified))
-    assert load_predictor(options).model.class_names
+    assert load_predictor(options, str(folder)).model.class_names
     monkeypatch.setenv("SM_MODEL_DIR", str(folder))
     monkeypatch.setenv("SAGEMAKER_BIND_TO_PORT", "0")
     for content, reason in [
