@@ -101,8 +101,11 @@ def ask(connection: http.client.HTTPConnection, picture: bytes) -> float:
     return time.perf_counter() - began
 
 
-def load(port: int, clients: int, requests: int, pictures: list[bytes]) -> dict[str, float]:
-    """Requests from `clients` in parallel: throughput (1/s), median and 95th percentile of the latency (s)."""
+def load(port: int, clients: int, requests: int, pictures: list[bytes], rate: float | None = None) -> dict[str, float]:
+    """Requests from `clients` in parallel: throughput (1/s), median, 95th and 99th percentile of the latency (s).
+
+    With `rate` the requests are sent at this rate (1/s), and a latency begins when its request is due.
+    """
     latencies: list[float] = []
     left, lock, errors = list(range(requests)), threading.Lock(), []
 
@@ -115,34 +118,42 @@ def load(port: int, clients: int, requests: int, pictures: list[bytes]) -> dict[
                 with lock:
                     if not left:
                         return
-                    number = left.pop()
-                latencies.append(ask(connection, pictures[number % len(pictures)]))
+                    number = left.pop(0)
+                late = 0.0
+                if rate is not None:
+                    late = time.perf_counter() - (begun[0] + number / rate)
+                    time.sleep(max(0.0, -late))
+                latencies.append(ask(connection, pictures[number % len(pictures)]) + max(0.0, late))
         except (SystemExit, OSError) as error:
             errors.append(error)
         finally:
             connection.close()
 
-    gate = threading.Barrier(clients + 1)
+    gate, begun = threading.Barrier(clients + 1), []
     threads = [threading.Thread(target=client) for _ in range(clients)]
     for thread in threads:
         thread.start()
+    begun.append(time.perf_counter())
     gate.wait()
-    began = time.perf_counter()
     for thread in threads:
         thread.join()
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - begun[0]
     if errors:
         raise SystemExit(f"{len(errors)} clients failed: {errors[0]}")
     return {
         "throughput": requests / seconds,
         "median": statistics.median(latencies),
         "p95": float(np.percentile(latencies, 95)),
+        "p99": float(np.percentile(latencies, 99)),
     }
 
 
-def load_from_outside(port: int, clients: int, requests: int, folder: Path) -> dict[str, float]:
+def load_from_outside(
+    port: int, clients: int, requests: int, folder: Path, rate: float | None = None
+) -> dict[str, float]:
     """`load` in its own process, so that it shares no lock with the measured code."""
     command = [sys.executable, __file__, "--load", str(port), str(clients), str(requests), str(folder)]
+    command += [] if rate is None else [str(rate)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found
@@ -227,7 +238,8 @@ def main() -> None:
     if sys.argv[1:2] == ["--load"]:
         port, clients, requests = map(int, sys.argv[2:5])
         pictures = [file.read_bytes() for file in sorted(Path(sys.argv[5]).iterdir())]
-        print(json.dumps(load(port, clients, requests, pictures)))
+        rate = float(sys.argv[6]) if len(sys.argv) > 6 else None
+        print(json.dumps(load(port, clients, requests, pictures, rate)))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18")
