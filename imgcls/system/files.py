@@ -68,8 +68,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 target.replace(old)
             new.replace(target)
     finally:
-        for leftover in (old, new):
-            if target.exists():
+        if target.exists() or not old.exists():  # else the next call puts the old one back
+            for leftover in (old, new):
                 shutil.rmtree(leftover, ignore_errors=True)
 
 

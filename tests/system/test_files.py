@@ -116,6 +116,12 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_failed_first_folder_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "model"):
+        raise RuntimeError("refused")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("kill_at", [0, 1, 2])
 def test_a_kill_between_the_renames_loses_nothing(tmp_path: Path, kill_at: int) -> None:
     target = tmp_path / "model"
