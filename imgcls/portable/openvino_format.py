@@ -66,7 +66,12 @@ class OpenVinoEngine:
         import openvino
 
         threads = threads or own_cores()
-        options: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+        # not pinned: a core that another process keeps busy would hold up all others
+        options: dict[str, Any] = {
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,
+        }
         try:
             model = openvino.Core().read_model(file)
             metadata = {key: _metadata(model, key) for key in (PRECISION, PREPROCESSING) if _metadata(model, key)}
