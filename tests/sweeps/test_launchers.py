@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
+from imgcls import train
+from tests.conftest import Command
 from tests.trainings import SMALL
 
-TWO_EPOCHS = [*SMALL, "trainer.max_epochs=2", "debug=off"]
-ROOT = Path(__file__).parents[2]
+Search = Callable[..., tuple[list[dict[str, str]], str]]
+ONE_EPOCH = [*SMALL, "trainer.max_epochs=1", "debug=off", "optim.lr=tag(log,interval(1e-4,1e-1))"]
 
 
-def search(folder: Path, pictures: Path, *overrides: str) -> tuple[list[dict[str, str]], str]:
-    """The rows of `sweep.csv` of a search in `folder`, and what it printed."""
-    command = [sys.executable, "-m", "imgcls.train", "-m", "hydra/sweeper=optuna", *TWO_EPOCHS, f"data.root={pictures}"]
-    command += ["hydra.sweep.dir=sweep", "optim.lr=tag(log,interval(1e-4,1e-1))", *overrides]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    with (folder / "sweep" / "sweep.csv").open() as file:
-        return list(csv.DictReader(file)), ended.stdout
+@pytest.fixture
+def search(
+    run_command: Command,
+    tmp_path: Path,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Search:
+    """Run a search in this process; the rows of its `sweep.csv`, and what it and its processes printed."""
+
+    def run(*overrides: str) -> tuple[list[dict[str, str]], str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        GlobalHydra.instance().clear()
+        words = ["-m", "hydra/sweeper=optuna", *ONE_EPOCH, f"data.root={pictures}", "hydra.sweep.dir=sweep"]
+        assert run_command(train, *words, *overrides) == 0
+        with (tmp_path / "sweep" / "sweep.csv").open() as file:
+            return list(csv.DictReader(file)), capfd.readouterr().out
+
+    return run
 
 
 def check(folder: Path, rows: list[dict[str, str]], trials: int) -> None:
@@ -37,25 +49,31 @@ def check(folder: Path, rows: list[dict[str, str]], trials: int) -> None:
     assert {path.name for path in folder.iterdir()} == {"sweep", "pictures"}
 
 
-def test_joblib(tmp_path: Path, pictures: Path) -> None:
+def test_joblib(tmp_path: Path, search: Search) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    overrides = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "search.workers=2", "search.trials=2"]
-    rows, printed = search(tmp_path, pictures, *overrides, "search/pruner=median")
+    from joblib.externals.loky import get_reusable_executor
+
+    try:
+        rows, printed = search(
+            *("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "search.workers=2", "search.trials=2"),
+            "search/pruner=median",
+        )
+    finally:
+        get_reusable_executor().shutdown()
     check(tmp_path, rows, 2)
     assert "2/2 trial" in printed
 
 
-def test_submitit(tmp_path: Path, pictures: Path) -> None:
+def test_submitit(tmp_path: Path, search: Search) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    overrides = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10", "search.trials=1"]
-    rows, _ = search(tmp_path, pictures, *overrides)
+    rows, _ = search("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10", "search.trials=1")
     check(tmp_path, rows, 1)
     assert (tmp_path / "sweep" / ".submitit").is_dir(), "it ran there"
 
 
-def test_workers(tmp_path: Path, pictures: Path) -> None:
-    rows, printed = search(tmp_path, pictures, "search.workers=2", "search.trials=4")
-    check(tmp_path, rows, 4)
-    assert printed.count(" trial ") >= 4
+def test_workers(tmp_path: Path, search: Search) -> None:
+    rows, printed = search("search.workers=2", "search.trials=3")
+    check(tmp_path, rows, 3)
+    assert printed.count(" trial ") >= 3
     for number in (1, 2):
         assert (tmp_path / "sweep" / f"worker-{number}.log").is_file()

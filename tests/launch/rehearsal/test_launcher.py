@@ -39,7 +39,7 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def test_an_interrupted_job_has_the_results_of_a_local_run(tmp_path: Path, own_temporary_folder: Path) -> None:
-    words = [*DIGITS, "trainer.max_epochs=6", "seed=3"]
+    words = [*DIGITS, "trainer.max_epochs=4", "trainer.limit_train_batches=4", "seed=3"]
     local = imgcls.fit(imgcls.compose([*words, f"run_dir={tmp_path / 'local'}"]))
     cfg = imgcls.compose([*words, f"run_dir={tmp_path / 'job'}", "launch=rehearsal", "launch.interrupt=true"])
     job = imgcls.fit(cfg, words)
@@ -49,7 +49,8 @@ def test_an_interrupted_job_has_the_results_of_a_local_run(tmp_path: Path, own_t
     assert (job.folder / "job.log").read_text().count("the checkpoint has been written") == 1
     assert job.report_file.is_file()
     assert job.config == cfg, "with the paths and the launcher of this machine"
-    assert [row["epoch"] for row in job.history] == [1, 2, 3, 4, 5, 6]
+    assert [row["epoch"] for row in job.history] == [1, 2, 3, 4]
+    assert "interrupted; waiting for another instance" in (job.folder / "launch.log").read_text()
     assert job.model.class_names == local.model.class_names
     assert json.loads((job.folder / "job.json").read_text())["where"] == "rehearsal"
     assert not list(own_temporary_folder.glob(f"{START}*"))
@@ -60,28 +61,24 @@ def test_an_interrupted_job_has_the_results_of_a_local_run(tmp_path: Path, own_t
     assert imgcls.fit(cfg).status["resumed"] == 1, "a finished run is returned as it is"
 
 
-def test_an_interrupted_cross_validation_of_images_with_several_labels(tmp_path: Path) -> None:
+def test_a_cross_validation_of_images_with_several_labels(tmp_path: Path) -> None:
     table = write(tmp_path / "pictures", 40) / "labels.csv"
     words = [*PLAIN, f"data={table}", "data.label_separator=|", "trainer.max_epochs=1", "debug=off"]
     words += ["cv.folds=2", "cv.ensemble=true"]
     local = imgcls.fit(imgcls.compose([*words, f"run_dir={tmp_path / 'local'}"]))
-    job = imgcls.fit(
-        imgcls.compose([*words, f"run_dir={tmp_path / 'job'}", "launch=rehearsal", "launch.interrupt=true"])
-    )
+    job = imgcls.fit(imgcls.compose([*words, f"run_dir={tmp_path / 'job'}", "launch=rehearsal"]))
     assert results(job) == results(local)
-    assert "interrupted; waiting for another instance" in (job.folder / "launch.log").read_text()
     assert (job.folder / "out_of_fold.csv").read_text() == (local.folder / "out_of_fold.csv").read_text()
     assert job.model.thresholds == local.model.thresholds
 
 
 def test_two_hosts_train_together(tmp_path: Path) -> None:
-    words = ["trainer.max_epochs=1", "report=false", f"run_dir={tmp_path / 'job'}"]
+    words = ["trainer.max_epochs=1", "trainer.limit_train_batches=4", "report=false", f"run_dir={tmp_path / 'job'}"]
     job = imgcls.fit(imgcls.compose([*DIGITS, *words, "launch=rehearsal", "launch.instance_count=2"]))
     lines = (job.folder / "job.log").read_text().splitlines()
     assert {line.split(" | ")[0] for line in lines} == {"algo-1", "algo-2"}
     assert len([line for line in lines if "imgcls epoch=1 " in line]) == 1
     assert "(2 processes)" in (job.folder / "log.txt").read_text()
-    assert job.metrics["test/accuracy"] > 0.1
     assert len(job.predictions) == 359
 
 
