@@ -28,17 +28,17 @@ from PIL import Image, ImageFilter
 from imgcls import portable
 from imgcls.models.backbones import create_network
 from imgcls.models.logistic import solve
-from imgcls.monitoring.detection import SIDES, class_events, estimate_accuracy, tails, watch
+from imgcls.monitoring.detection import SIDES, class_events, estimate_accuracy, odd, tails, watch
 from imgcls.monitoring.evidence import MONTH, RISK, change_evidence
 from imgcls.monitoring.measures import Measures, measure
 from imgcls.monitoring.perturbations import PERTURBATIONS
-from imgcls.monitoring.reference import Reference, Versions, fit, measure_versions
+from imgcls.monitoring.reference import Reference, Versions, fit, measure_versions, vectors
 from imgcls.pictures import open_picture
 from imgcls.portable.calibration import calibrate
 from imgcls.portable.novelty import fit_novelty
 from imgcls.preprocessing import Preprocessing
 
-BATCH = 32
+BATCH = 128
 Corruption = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
@@ -148,7 +148,9 @@ def prepare(arguments: argparse.Namespace, seed: int) -> tuple[portable.Portable
             calibration=calibrate(logits, sets[1][1].numpy()),
             novelty=fit_novelty(*(part.numpy() for part in sets[0]), sets[1][0].numpy(), 0.95, frozen=True),
         )
-    return portable.load(folder), folder
+    model = portable.load(folder)
+    model.network.to(memory_format=torch.channels_last)  # twice as fast
+    return model, folder
 
 
 def reference_of(model: portable.PortableModel, folder: Path, arguments: argparse.Namespace, seed: int) -> Reference:
@@ -216,8 +218,10 @@ def month(reference: Reference, seed: int) -> list[str]:
     """What raises a false alarm in a month of images like the reference: both drawn from a smoothed copy of it."""
     dice, images, risk = np.random.default_rng(seed), reference.images, RISK / 2 / (len(SIDES) + len(PERTURBATIONS) + 2)
     limit, found = np.log(MONTH / risk), []
-    for name, sides in SIDES.items():
-        values = getattr(images, name).astype(np.float64)
+    numbers = {name: (getattr(images, name).astype(np.float64), sides) for name, sides in SIDES.items()}
+    damage = reference.damage(vectors(odd(images)))
+    numbers |= {name: (values, (-1,)) for name, values in zip(reference.names, damage.T, strict=True)}
+    for name, (values, sides) in numbers.items():
         width = values.std() * len(values) ** -0.2
 
         def draw(count: int, values: np.ndarray = values, width: float = width) -> np.ndarray:

@@ -20,7 +20,6 @@ from imgcls.system.files import atomic_write_bytes
 
 FILE = "reference.npz"
 LEAST, MOST = 20, 2000  # images
-COPIES = 4  # of each, perturbed
 CLEAN = -1
 PENALTY = 0.05  # inverse of the weight decay of the regressions
 COMPONENTS = 64  # principal components of the features that are compared
@@ -163,9 +162,7 @@ def measure_versions(
         for number, (picture, label) in enumerate(pictures):
             yield preprocessing.pixels(picture), label, number, CLEAN
             if isinstance(picture, Image.Image):
-                for copy in range(COPIES):
-                    kind = (COPIES * number + copy) % len(PERTURBATIONS)
-                    perturb = list(PERTURBATIONS.values())[kind]
+                for kind, perturb in enumerate(PERTURBATIONS.values()):
                     worse = perturb(picture.convert("RGB"), float(dice.uniform(0.1, 1)), dice)
                     yield preprocessing.pixels(worse), label, number, kind
 
@@ -230,7 +227,7 @@ def fit_line(rows: np.ndarray, target: np.ndarray, weights: np.ndarray | None = 
     from sklearn.linear_model import LogisticRegression
 
     standard, given = ((rows - centre) / scale)[used], None if weights is None else weights[used]
-    fitted = LogisticRegression(C=PENALTY, max_iter=1000).fit(standard, target[used], given)
+    fitted = LogisticRegression(C=PENALTY, solver="newton-cholesky").fit(standard, target[used], given)
     return Line(centre, scale, fitted.coef_[0], np.asarray(fitted.intercept_[0]))
 
 
