@@ -12,6 +12,7 @@ from PIL import Image
 from imgcls import portable
 from imgcls.deploy.__main__ import command
 from imgcls.errors import UserError
+from imgcls.portable.certificate import file_digests
 from tests.aws_account import needs_moto
 from tests.conftest import DAMAGED_PNG
 from tests.deploy.conftest import ROLE, Account
@@ -27,8 +28,9 @@ def test_a_version_is_registered_approved_and_deployed(
     (run / "model").unlink()
     shutil.copytree(model, run / "model")
     (run / "report.html").write_text("<html>")
-    for name in ("certificate.json", "reference.npz"):
-        (run / "model" / name).write_text(name)
+    certificate = {"passed": True, "sha256": file_digests(run / "model")}
+    (run / "model" / "certificate.json").write_text(json.dumps(certificate))
+    (run / "model" / "reference.npz").write_text("numbers")
     (run / "metrics.json").write_text('{"test/accuracy": 0.875, "test/macro_f1": 0.8}')
     job = {"base": "imgcls-b", "where": "sagemaker", "region": "us-east-1", "bucket": "b", "prefix": "p"}
     (run / "job.json").write_text(json.dumps({**job, "job": "imgcls-b-20260101"}))
