@@ -40,10 +40,15 @@ SIGNALS_TEXT = f"""\
 unset BASH_ENV
 if [ "$$" = 1 ]; then
     train() {{
-        command train "$@" &
-        local child=$! status=0
+        local child= status=0 last
         trap 'kill -TERM "$(cat {PROCESS} 2>/dev/null || echo "$child")" 2>/dev/null' TERM
+        command train "$@" &
+        child=$!
         while wait "$child"; status=$?; kill -0 "$child" 2>/dev/null; do :; done
+        # A signal ends a wait with its own number, also if the training has ended by then.
+        wait "$child" 2>/dev/null
+        last=$?
+        [ "$last" = 127 ] || status=$last
         return "$status"
     }}
 fi
