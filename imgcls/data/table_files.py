@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,6 @@ Choose = Callable[[list[str]], Sequence[str]]
 
 IMAGES_AT_A_TIME = 64
 """Read from a Parquet file."""
-ROWS_AT_A_TIME = 500
-"""Taken from a CSV file; with thousands, Python's garbage collector would look at them again and again."""
-LINE_BREAK = re.compile(r"\r\n|\r|\n")
 CELLS_LOOKED_AT = 10_000
 """By which a column of a CSV file with many equal texts is recognised."""
 
@@ -106,23 +101,16 @@ def _rows_of_csv(file: Path, reader: Any, choose: Choose) -> Columns:
         raise UserError(f"{file} is empty. Its first line must name the columns, such as file,label.")
     chosen = choose(header)
     columns: dict[str, list[str]] = {name: [] for name in chosen}
-    places = [header.index(name) for name in columns]
     lines, width = array("q"), len(header)
-    before = reader.line_num
-    while block := list(islice(reader, ROWS_AT_A_TIME)):
-        numbers: Sequence[int] = range(before + 1, reader.line_num + 1)
-        if len(numbers) != len(block):  # cells have line breaks
-            numbers = [before := before + 1 + sum(len(LINE_BREAK.findall(cell)) for cell in row) for row in block]
-        before = reader.line_num
-        if set(map(len, block)) != {width}:
-            wrong = ((row, line) for row, line in zip(block, numbers, strict=True) if len(row) != width and any(row))
-            for row, line in wrong:
-                raise UserError(f"{file}, line {line}: {len(row)} cells, but the first line has {width}.")
-            numbers = [line for row, line in zip(block, numbers, strict=True) if len(row) == width]
-            block = [row for row in block if len(row) == width]
-        lines.extend(numbers)
-        for place, cells in zip(places, columns.values(), strict=True):
-            cells.extend([row[place] for row in block])
+    adders = [(header.index(name), cells.append) for name, cells in columns.items()]
+    for row in reader:
+        if len(row) != width:
+            if not any(row):
+                continue
+            raise UserError(f"{file}, line {reader.line_num}: {len(row)} cells, but the first line has {width}.")
+        lines.append(reader.line_num)
+        for place, add in adders:
+            add(row[place])
     return Columns({name: _texts(cells) for name, cells in columns.items()}, lines)
 
 
