@@ -73,9 +73,6 @@ class Series(Sequence[float]):
     def __eq__(self, other: Any) -> bool:
         return isinstance(other, Series) and self._values == other._values
 
-    def __hash__(self) -> int:
-        return id(self)
-
 
 class Windows:
     """Means of `size` successive numbers; those of an incomplete window at the end are left out."""

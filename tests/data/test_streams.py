@@ -181,12 +181,10 @@ def test_the_first_batch_needs_the_first_shards_alone(server: Server) -> None:
     running = iter(data.train_dataloader())
     next(running)
     running.close()
+    assert 1 <= len(server.fetched()) <= 3
     for thread in threading.enumerate():
         if thread.name.startswith("imgcls-shards"):  # what it was fetching is the last
             thread.join(60)
-    assert 1 <= len(server.fetched()) <= 4, (
-        "there is room for three; one more may have taken the place of one that is read"
-    )
     before = len(server.requests)
     picture = data.source.train.open(0)
     assert picture.size == (24, 24)
