@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from imgcls.aws.naming import Places, default_bucket
+from imgcls.aws.owner import SSO_ROLE, caller_identity
 from imgcls.aws.refusals import NO_BUCKET, PERMISSION, error_code, explain_refusals
 from imgcls.aws.s3 import client_config
 from imgcls.errors import UserError
@@ -17,7 +18,6 @@ from imgcls.system.extras import need
 
 log = logging.getLogger(__name__)
 
-SSO_ROLE = "AWSReservedSSO_"
 # Unless it is configured otherwise, the SDK sends telemetry to AWS.
 SDK_SETTINGS = {"SchemaVersion": "1.0", "SageMaker": {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}}}
 
@@ -115,6 +115,11 @@ class Account:
         with explain_refusals("sign in to AWS"):
             answer = self.client("sts").get_caller_identity()
         return str(answer["Account"]), str(answer["Arn"])
+
+    @property
+    def caller_identity(self) -> str:
+        """Who is signed in, see `imgcls.aws.owner`."""
+        return caller_identity(self.identity[1])
 
     @property
     def number(self) -> str:

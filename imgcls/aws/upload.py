@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imgcls.aws.owner import owned_name
 from imgcls.aws.refusals import error_code, explain_refusals
 from imgcls.aws.s3 import Ledger, StoredFile, delete_files, list_objects, split_folder, split_uri, transfer
 from imgcls.errors import UserError
-from imgcls.system.cache import alone, cache_folder, cache_identity
+from imgcls.system.cache import alone, cache_folder
 from imgcls.system.files import sha256_of
 
 log = logging.getLogger(__name__)
@@ -38,14 +39,17 @@ class Upload:
     removed: int
 
 
-def upload_name(folder: Path) -> str:
-    """The name in S3 of a local folder: readable, and different for every folder and cache, see `cache_identity`.
+def upload_name(folder: Path, caller: str) -> str:
+    """The name in S3 of a local folder, see `imgcls.aws.owner`.
 
     The same images under another path are uploaded again, but users never overwrite each other's folders.
     """
-    folder = folder.resolve()
-    digest = hashlib.sha256(f"{cache_identity()}:{folder}".encode()).hexdigest()[:8]
-    return f"{folder.name or 'data'}-{digest}"
+    return owned_name(folder, caller, lambda: _listing(folder))
+
+
+def _listing(folder: Path) -> str:
+    """A digest of the names and sizes of the files in a folder."""
+    return hashlib.sha256(repr([(file.path, file.size) for file in _files(folder)]).encode()).hexdigest()
 
 
 def upload_folder(

@@ -13,7 +13,7 @@ from imgcls.deploy.endpoint import Deployment, Plan
 from imgcls.deploy.lookup import Values, connect
 from imgcls.deploy.options import Options, create_options
 from imgcls.deploy.requests import instance_type_of
-from imgcls.deploy.source import Source, source_of_job, source_of_package, source_of_run
+from imgcls.deploy.source import Source, find_run, find_source
 from imgcls.deploy.state import last_words
 from imgcls.errors import UserError, nearest
 from imgcls.serve.archive import write_archive
@@ -28,10 +28,10 @@ def run(values: Values, more: list[str]) -> None:
     if place is None:
         raise UserError("Give the images: python -m imgcls.deploy batch s3://BUCKET/FOLDER run=DIR")
     options = create_options(given, more)
-    source = source_of_run(options) if options.run else None
+    if options.run:
+        find_run(options.run)  # its errors are reported before AWS is asked
     account = connect(vars(options), options.role)
-    if source is None:
-        source = source_of_package(account, options) if options.package else source_of_job(account, options)
+    source = find_source(account, options)
     transform(account, options, source, place, top_k=top_k, answers=Path(answers).expanduser())
 
 

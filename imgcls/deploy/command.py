@@ -13,7 +13,7 @@ from imgcls.deploy.deployment import deploy_to, restore_account_options
 from imgcls.deploy.lookup import Values, connect
 from imgcls.deploy.options import Options, create_options
 from imgcls.deploy.rehearsal import rehearse, serve_here
-from imgcls.deploy.source import source_of_job, source_of_package, source_of_run
+from imgcls.deploy.source import find_run, find_source
 from imgcls.errors import UserError
 from imgcls.system.logs import log_to_terminal
 
@@ -60,13 +60,13 @@ def deploy(options: Options) -> None:
     """`python -m imgcls.deploy run=…`."""
     if options.target != "aws" and not options.run:
         raise UserError(f"target={options.target} needs a local run: python -m imgcls.jobs fetch job=NAME")
-    source = source_of_run(options) if options.run else None  # its errors are reported before AWS is asked
-    if source is not None and options.target == "local":
-        serve_here(options, source)
-    elif source is not None and options.target == "rehearsal":
-        rehearse(options, source)
+    if options.run:
+        find_run(options.run)  # its errors are reported before AWS is asked
+    if options.target == "local":
+        serve_here(options)
+    elif options.target == "rehearsal":
+        rehearse(options)
     else:
-        options = restore_account_options(options, source)
+        options = restore_account_options(options)
         account = connect(vars(options), options.role)
-        find = source_of_package if options.package else source_of_job
-        deploy_to(account, options, source or find(account, options))
+        deploy_to(account, options, find_source(account, options))

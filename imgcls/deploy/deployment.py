@@ -13,12 +13,13 @@ from imgcls.deploy import endpoint, probe
 from imgcls.deploy.endpoint import MADE, UNCHANGED, UPDATED, Deployment, Plan
 from imgcls.deploy.inventory import list_resources
 from imgcls.deploy.lookup import delete_command
+from imgcls.deploy.names import endpoint_name
 from imgcls.deploy.options import ASYNCHRONOUS, SERVERLESS, Options
 from imgcls.deploy.record import EndpointRecord
 from imgcls.deploy.removal import remove
 from imgcls.deploy.requests import instance_type_of, max_instance_count
 from imgcls.deploy.samples import Samples, find_samples
-from imgcls.deploy.source import Source, check_memory, describe_source, request_limit
+from imgcls.deploy.source import Source, check_memory, describe_model, find_run, request_limit
 from imgcls.deploy.state import EndpointState, last_words
 from imgcls.errors import UserError
 from imgcls.serve.archive import write_archive
@@ -26,10 +27,10 @@ from imgcls.serve.archive import write_archive
 log = logging.getLogger("imgcls.deploy")
 
 
-def restore_account_options(options: Options, source: Source | None) -> Options:
+def restore_account_options(options: Options) -> Options:
     """The options with the region and bucket of the run's existing endpoint, where they give none."""
-    record = EndpointRecord.read(source.folder) if source is not None else None
-    if record is None or source is None or record.name != source.name:
+    record = EndpointRecord.read(find_run(options.run)[0]) if options.run else None
+    if record is None or (options.name and endpoint_name(options.name) != record.name):
         return options
     return replace(
         options,
@@ -50,10 +51,10 @@ def deploy_to(account: Account, options: Options, source: Source, *, remember: b
         UserError: AWS refuses, the endpoint fails, or its answers differ from the local model's.
     """
     deployment = Deployment(account, Plan(source.name, options, source.folder.name, source.package))
-    samples = load_samples(options, source, request_limit(deployment.mode))
+    samples = load_samples(options, source.folder, request_limit(deployment.mode))
     if deployment.mode == SERVERLESS:
         check_memory(source.model, memory_mb(deployment))
-    log.info("%s: %s, %s, %s.", source.name, describe_source(source), deployment.mode, account.region)
+    log.info("%s: %s, %s, %s.", source.name, describe_model(source.model), deployment.mode, account.region)
     log.info("%s", describe_cost(account, deployment))
     deployment.role()  # a missing role is reported before anything is created
     if remember:
@@ -108,11 +109,11 @@ def wait_until_ready(deployment: Deployment, before: str | None, *, made: bool) 
     return state
 
 
-def load_samples(options: Options, source: Source, limit: int) -> Samples | None:
+def load_samples(options: Options, run: Path, limit: int) -> Samples | None:
     """The images to test the endpoint with; None if it is not tested. Raises UserError if there are none."""
     if not (options.test and options.wait):
         return None
-    samples = find_samples(source.folder, options.pictures, options.samples, limit)
+    samples = find_samples(run, options.pictures, options.samples, limit)
     if samples.too_large:
         log.warning(
             "%d of the %d images in %s exceed the limit of a request, %d MB: the endpoint will refuse such images.",

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.aws.account import Account, Caller
-from imgcls.deploy.names import endpoint_name, name_of_run
+from imgcls.deploy.names import endpoint_name, name_of_job, name_of_run
 from imgcls.deploy.options import Options
 from imgcls.deploy.record import EndpointRecord
 from imgcls.errors import UserError
+from imgcls.launch.sagemaker.record import JobRecord
 
 Values = Mapping[str, Any]
 """The parsed options of a command by name."""
@@ -35,20 +36,29 @@ def delete_command(name: str, options: Options) -> str:
     return f"python -m imgcls.deploy delete name={name}" + "".join(f" {k}={v}" for k, v in more.items() if v)
 
 
-def resolve_endpoint(values: Values) -> tuple[str, dict[str, Any]]:
-    """The endpoint of `name=` or `run=`, and the options with its recorded region, profile and bucket."""
+def resolve_endpoint(values: Values) -> tuple[str, Account]:
+    """The endpoint of `name=` or `run=`, and the account with its recorded region, profile and bucket."""
     if (values["name"] is None) == (values["run"] is None):
         raise UserError("Give the endpoint: name=NAME or run=DIR. `python -m imgcls.deploy list` shows all endpoints.")
     if values["name"] is not None:
-        return endpoint_name(values["name"]), dict(values)
+        return endpoint_name(values["name"]), connect(values)
     folder = Path(values["run"]).expanduser()
     if not folder.is_dir():
         raise UserError(f"run={values['run']}: no such folder.")
     record = EndpointRecord.read(folder)
     if record is None:
-        return name_of_run(folder), dict(values)
+        account = connect(values)
+        return default_name(folder, account), account
     options = dict(values)
     for name in ("region", "profile", "bucket", "prefix"):
         if name in options and options[name] in (None, "imgcls"):
             options[name] = getattr(record, name)
-    return record.name, options
+    return record.name, connect(options)
+
+
+def default_name(run: Path, account: Account) -> str:
+    """The name of a run's endpoint unless it is given: from the run's training job in AWS, or from its folder."""
+    record = JobRecord.read(run)
+    if record is not None and record.where == "sagemaker" and record.job:
+        return name_of_job(record.job)
+    return name_of_run(run, account.caller_identity)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.aws.naming import NAME_PREFIX, TAG, fit_name
+from imgcls.aws.owner import owned_name
 from imgcls.aws.rules import is_name
-from imgcls.aws.upload import upload_name
 from imgcls.errors import UserError
+from imgcls.portable.description import DESCRIPTION
+from imgcls.system.files import sha256_of
 
 ENDPOINT_TAG = "imgcls:endpoint"
 """Tag of everything that belongs to an endpoint; its value is the endpoint's name."""
@@ -47,10 +49,15 @@ def endpoint_name(given: str) -> str:
     return name
 
 
-def name_of_run(folder: Path) -> str:
-    """The endpoint of a run's folder: readable, and different for every folder and user."""
-    title, _, digest = upload_name(folder).rpartition("-")
+def name_of_run(folder: Path, caller: str) -> str:
+    """The endpoint of a run's folder, see `imgcls.aws.owner`."""
+    title, _, digest = owned_name(folder, caller, lambda: _model_digest(folder)).rpartition("-")
     return fit_name(NAME_PREFIX, title, digest, MAX_NAME_LENGTH)
+
+
+def _model_digest(run: Path) -> str:
+    files = [folder / DESCRIPTION for folder in (run / "model", run)]
+    return next((sha256_of(file) for file in files if file.is_file()), "")
 
 
 def name_of_job(job: str) -> str:

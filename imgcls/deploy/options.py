@@ -10,6 +10,7 @@ from imgcls.aws.instances import enumeration
 from imgcls.aws.rules import check_arn, check_bucket, check_instance_type, check_role, check_tags, check_variables
 from imgcls.aws.s3 import split_folder
 from imgcls.cli import Option, boolean, texts
+from imgcls.deploy.names import endpoint_name
 from imgcls.errors import UserError, nearest
 from imgcls.system.checks import Check, choice, flag, local_folder, number, whole
 
@@ -138,6 +139,8 @@ def check(options: Options) -> None:
         )
     if options.package and (options.image or options.framework_version):
         raise UserError("package: a registered version has its image. Leave image and framework_version out.")
+    if options.name is not None:
+        endpoint_name(options.name)
     if options.kms_key is not None:
         check_arn("kms_key", options.kms_key, "a KMS key", "kms")
     if bool(options.subnets) != bool(options.security_groups):

@@ -12,7 +12,7 @@ from imgcls.deploy.lookup import Values, connect
 from imgcls.deploy.names import endpoint_name
 from imgcls.deploy.options import read_tags
 from imgcls.deploy.requests import FRAMEWORK, INSTANCE_TYPE, image_uri
-from imgcls.deploy.source import find_run
+from imgcls.deploy.source import find_run, source_of_run
 from imgcls.errors import UserError
 from imgcls.serve.archive import write_archive
 
@@ -21,8 +21,9 @@ def register(values: Values, more: list[str]) -> None:
     """`register run=DIR [name=…]`."""
     if values["run"] is None:
         raise UserError("Give the run to register: run=DIR.")
-    source = find_run(values["run"], values["name"])
+    find_run(values["run"])  # its errors are reported before AWS is asked
     account = connect(values)
+    source = source_of_run(account, values["run"], values["name"])
     image = values["image"] or image_uri(
         values["framework_version"] or FRAMEWORK, values["instance_type"] or INSTANCE_TYPE, account.region
     )

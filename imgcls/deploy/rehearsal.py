@@ -20,7 +20,7 @@ from imgcls.deploy.function import FunctionOptions, ask, deploy_function
 from imgcls.deploy.inventory import list_resources
 from imgcls.deploy.options import ASYNCHRONOUS, REAL_TIME, SERVERLESS, Options
 from imgcls.deploy.removal import remove
-from imgcls.deploy.source import REQUEST_LIMIT, SERVERLESS_LIMIT, Source, describe_source
+from imgcls.deploy.source import REQUEST_LIMIT, SERVERLESS_LIMIT, Source, describe_model, find_run, source_of_run
 from imgcls.errors import UserError
 from imgcls.launch.rehearsal.aws import ROLE, LocalAws
 from imgcls.launch.rehearsal.endpoints import Endpoints
@@ -33,19 +33,20 @@ log = logging.getLogger("imgcls.deploy")
 POLL_SECONDS = 0.3
 
 
-def serve_here(options: Options, source: Source) -> None:
+def serve_here(options: Options) -> None:
     """`target=local`: pack the model, serve the archive, test it; continue serving unless `wait=false`."""
-    samples = load_samples(replace(options, wait=True), source, REQUEST_LIMIT)
+    run, model = find_run(str(options.run))
+    samples = load_samples(replace(options, wait=True), run, REQUEST_LIMIT)
     with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
-        archive = write_archive(source.folder, Path(work) / "model.tar.gz")
-        log.info("%s: model.tar.gz has %.1f MB.", describe_source(source), archive.stat().st_size / 1e6)
+        archive = write_archive(run, Path(work) / "model.tar.gz")
+        log.info("%s: model.tar.gz has %.1f MB.", describe_model(model), archive.stat().st_size / 1e6)
         with serve_archive(archive, options.environment, options.port if options.wait else 0) as container:
             log.info("Serving it with %s on %s", container.caller, container.url)
             if samples is not None:
                 client = Client(container.url)
                 run_test(
                     lambda content, accept: client.invoke(content, probe.KIND, accept),
-                    source.model,
+                    model,
                     samples,
                     options.tolerance,
                 )
@@ -60,7 +61,7 @@ def serve_here(options: Options, source: Source) -> None:
             raise UserError("The process that served the model has ended.")
 
 
-def rehearse(options: Options, source: Source, then: Callable[[Account], None] | None = None) -> None:
+def rehearse(options: Options, then: Callable[[Account], None] | None = None) -> None:
     """`target=rehearsal`: the full life of an endpoint, in a simulated AWS account in this process.
 
     `then` is called with the account at the end, before it is closed.
@@ -71,6 +72,7 @@ def rehearse(options: Options, source: Source, then: Callable[[Account], None] |
         try:
             aws.add_role(str(here.role))  # a rehearsal has every role
             account = Account(aws.session(), role=here.role, prefix=here.prefix)
+            source = source_of_run(account, str(options.run), options.name)
             _step("Deploy")
             deploy_to(account, here, source, remember=False)
             _step("Update: the same model with different settings, without downtime")
@@ -100,7 +102,7 @@ def change_size(options: Options) -> Options:
 
 def _rehearse_function(account: Account, options: Options, source: Source) -> None:
     """Test a Lambda function with an image, except for asynchronous endpoints."""
-    samples = load_samples(options, source, SERVERLESS_LIMIT)
+    samples = load_samples(options, source.folder, SERVERLESS_LIMIT)
     if options.mode == ASYNCHRONOUS or samples is None:
         return
     _step("Put a Lambda function in front")
@@ -113,7 +115,7 @@ def _rehearse_function(account: Account, options: Options, source: Source) -> No
 
 def _rehearse_registry(account: Account, options: Options, source: Source) -> None:
     """Register the model, approve it, and classify the samples by a transform job of the approved version."""
-    samples = load_samples(options, source, REQUEST_LIMIT)
+    samples = load_samples(options, source.folder, REQUEST_LIMIT)
     if samples is None:
         return
     _step("Register a version, approve it, and let it classify a folder of images in S3")

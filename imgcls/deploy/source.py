@@ -9,13 +9,13 @@ from typing import Any
 
 from imgcls.aws.account import Account
 from imgcls.deploy import registry
-from imgcls.deploy.names import endpoint_name, name_of_job, name_of_run
+from imgcls.deploy.lookup import default_name
+from imgcls.deploy.names import endpoint_name, name_of_job
 from imgcls.deploy.options import MEMORY_SIZES, SERVERLESS, Options
 from imgcls.deploy.record import EndpointRecord
 from imgcls.deploy.requests import MEMORY_MB
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.progress import describe
-from imgcls.launch.sagemaker.record import JobRecord
 from imgcls.launch.sagemaker.results import fetch_job
 from imgcls.portable import DESCRIPTION, WEIGHTS
 from imgcls.runs.reading import read_status
@@ -46,26 +46,26 @@ class Source:
     package: str | None = None
 
 
-def source_of_run(options: Options) -> Source:
-    """The run of the options. Raises UserError if it has no model."""
-    return find_run(str(options.run), options.name)
-
-
-def find_run(run: str, name: str | None) -> Source:
-    """The run in this folder, with its endpoint's name unless another `name` is given. Raises UserError."""
+def find_run(run: str) -> tuple[Path, Path]:
+    """The folders of a run and of its model. Raises UserError if it has none."""
     folder = Path(run).expanduser()
     model = model_folder(folder)
-    run_folder = model.parent if model != folder else folder
-    record = EndpointRecord.read(run_folder)
-    return Source(run_folder, model, endpoint_name(name) if name else record.name if record else _name(run_folder))
+    return model.parent if model != folder else folder, model
 
 
-def _name(run: Path) -> str:
-    """The endpoint's default name: from the run's training job in AWS, or from its folder."""
-    record = JobRecord.read(run)
-    if record is not None and record.where == "sagemaker" and record.job:
-        return name_of_job(record.job)
-    return name_of_run(run)
+def source_of_run(account: Account, run: str, name: str | None) -> Source:
+    """The run in this folder, with its endpoint's name unless another `name` is given. Raises UserError."""
+    folder, model = find_run(run)
+    record = EndpointRecord.read(folder)
+    given = endpoint_name(name) if name else record.name if record else default_name(folder, account)
+    return Source(folder, model, given)
+
+
+def find_source(account: Account, options: Options) -> Source:
+    """The run, job or registered version of the options, downloaded if necessary. Raises UserError."""
+    if options.run:
+        return source_of_run(account, options.run, options.name)
+    return source_of_package(account, options) if options.package else source_of_job(account, options)
 
 
 def source_of_job(account: Account, options: Options) -> Source:
@@ -107,7 +107,7 @@ def check_memory(model: Path, memory: int | None) -> None:
         )
 
 
-def describe_source(source: Source) -> str:
-    """Architecture and number of classes as text."""
-    content: dict[str, Any] = json.loads((source.model / DESCRIPTION).read_text(encoding="utf-8"))
+def describe_model(model: Path) -> str:
+    """Architecture and number of classes of a portable model as text."""
+    content: dict[str, Any] = json.loads((model / DESCRIPTION).read_text(encoding="utf-8"))
     return f"{content['architecture']['name']}, {len(content['class_names'])} classes"

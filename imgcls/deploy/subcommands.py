@@ -19,7 +19,7 @@ from imgcls.deploy.deployment import create_ask, run_test
 from imgcls.deploy.function import FunctionOptions, ask, deploy_function
 from imgcls.deploy.inventory import Resource
 from imgcls.deploy.lookup import Values, connect, resolve_endpoint
-from imgcls.deploy.names import ALIAS, endpoint_name
+from imgcls.deploy.names import ALIAS
 from imgcls.deploy.options import ASYNCHRONOUS, SERVERLESS, read_tags
 from imgcls.deploy.removal import remove
 from imgcls.deploy.requests import ARM_TYPE, FRAMEWORK, INSTANCE_TYPE, image_uri, mode_of
@@ -41,11 +41,7 @@ def test(values: Values, more: list[str]) -> None:
         raise UserError("Give the run to compare the endpoint with: run=DIR.")
     run = Path(values["run"]).expanduser()
     model = model_folder(run)
-    if values["name"] is not None:
-        name, options = endpoint_name(values["name"]), dict(values)
-    else:
-        name, options = resolve_endpoint(values)
-    account = connect(options)
+    name, account = resolve_endpoint({**values, "run": None} if values["name"] is not None else values)
     mode = mode_of(get_endpoint(account, name).config)
     samples = find_samples(run, values["pictures"], values["samples"], request_limit(mode))
     run_test(create_ask(account, name, mode, poll=values["poll"]), model, samples, values["tolerance"])
@@ -53,8 +49,8 @@ def test(values: Values, more: list[str]) -> None:
 
 def roll_back(values: Values, more: list[str]) -> None:
     """`rollback name=…`."""
-    name, options = resolve_endpoint(values)
-    previous = endpoint.roll_back(connect(options), name, poll=values["poll"])
+    name, account = resolve_endpoint(values)
+    previous = endpoint.roll_back(account, name, poll=values["poll"])
     print(f"Rolled {name} back to {previous}. Run rollback again to undo it.")
 
 
@@ -125,8 +121,7 @@ def delete(values: Values, more: list[str]) -> None:
             raise UserError("--all deletes everything: give either --all, or name= or run=.")
         name, account = None, connect(values)
     else:
-        name, options = resolve_endpoint(values)
-        account = connect(options)
+        name, account = resolve_endpoint(values)
     hidden: list[str] = []
     try:
         resources = inventory.list_resources(account, name, hidden)
@@ -147,20 +142,19 @@ def delete(values: Values, more: list[str]) -> None:
 
 def deploy_lambda(values: Values, more: list[str]) -> None:
     """`lambda name=…`."""
-    name, account_options = resolve_endpoint(values)
+    if values["make_role"] == (values["role"] is not None):
+        raise UserError("Give the role of the function: role=NAME, or make_role=true to create one.")
+    name, account = resolve_endpoint(values)
     function = values["function"] or name
     function = function if function.startswith(NAME_PREFIX) else f"{NAME_PREFIX}{function}"
     if len(function) > MAX_FUNCTION_NAME_LENGTH:
         raise UserError(f"function={function}: must have up to {MAX_FUNCTION_NAME_LENGTH} characters.")
-    if values["make_role"] == (values["role"] is not None):
-        raise UserError("Give the role of the function: role=NAME, or make_role=true to create one.")
     options = FunctionOptions(
         name,
         function,
         tags=read_tags(more),
         **{key: values[key] for key in ("role", "make_role", "memory", "timeout", "provisioned", "url", "poll")},
     )
-    account = connect(account_options)
     get_endpoint(account, name)
     if options.url == "public":
         log.warning("url=public: anyone who knows the URL can use the function and the endpoint at your expense.")
@@ -177,11 +171,10 @@ def deploy_lambda(values: Values, more: list[str]) -> None:
 
 def print_policies(values: Values, more: list[str]) -> None:
     """`policies name=…`."""
-    name, options = resolve_endpoint(values)
     role = values["role"]
     check_role_name("role", role)
     check_role_name("function_role", values["function_role"])
-    account = connect(options)
+    name, account = resolve_endpoint(values)
     bucket = values["bucket"] or default_bucket(account.region, account.number)
     prefix = values["prefix"].strip("/")
     answers = values["output"] or f"s3://{bucket}/{prefix}/async/{name}/answers"

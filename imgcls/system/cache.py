@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 DESCRIPTIONS = {"stores": "store.json", "features": "features.json", "streams": "stream.json"}
 """The file in each folder of a kind whose time is that of the last use, and which is locked meanwhile."""
+MOUNTS = Path("/proc/self/mounts")
+LAYERED = ("overlay", "fuse-overlayfs", "fuse.fuse-overlayfs", "aufs")
+"""File systems of a container's root."""
 
 
 def cache_folder() -> Path:
@@ -97,12 +99,10 @@ def remove(entry: Entry) -> bool:
     return True
 
 
-def cache_identity() -> str:
+def cache_identity() -> str | None:
     """A random text that belongs to this cache, made once: it tells apart users whose machines are all called alike.
 
-    In SageMaker Studio every machine is `default` and every user `sagemaker-user`; a container has another host name
-    each time, but finds its own identity again if its cache is on a volume. Without a writable cache it is made of the
-    names of host and user.
+    None where it would not be found again: the cache cannot be written, or is removed with its container.
     """
     file = cache_folder() / "identity"
     try:
@@ -110,9 +110,19 @@ def cache_identity() -> str:
             with alone(file):
                 if not file.is_file():
                     atomic_write_text(file, secrets.token_hex(16))
-        return file.read_text(encoding="utf-8").strip()
+        return None if _goes_with_container(file) else file.read_text(encoding="utf-8").strip()
     except (OSError, UserError):
-        return f"{socket.gethostname()}:{os.getuid()}"
+        return None
+
+
+def _goes_with_container(file: Path) -> bool:
+    """Whether a file is in the layer that a container writes to, which is removed with it, and not on a volume."""
+    try:
+        mounts = [line.split() for line in MOUNTS.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return False  # no Linux
+    root = [kind for _, place, kind, *_ in mounts if place == "/"]
+    return bool(root) and root[-1] in LAYERED and file.stat().st_dev == Path("/").stat().st_dev
 
 
 @contextmanager

@@ -99,9 +99,10 @@ def test_arguments_become_values() -> None:
 def test_names_follow_from_run_and_content(tmp_path: Path) -> None:
     assert endpoint_name("dogs") == endpoint_name("imgcls-dogs") == "imgcls-dogs"
     long = tmp_path / ("a run's name that is far too long: " + "x" * 80)
-    assert name_of_run(long) == name_of_run(long) != name_of_run(tmp_path / "other")
-    assert len(name_of_run(long)) <= MAX_NAME_LENGTH
-    assert endpoint_name(name_of_run(long)) == name_of_run(long), "it is a name that AWS takes"
+    name = name_of_run(long, "anna")
+    assert name == name_of_run(long, "anna") != name_of_run(tmp_path / "other", "anna")
+    assert len(name) <= MAX_NAME_LENGTH
+    assert endpoint_name(name) == name, "it is a name that AWS takes"
     job = "imgcls-" + "x" * 50 + "-123"
     assert endpoint_name(name_of_job(job)) == name_of_job(job)
     assert name_by_content("imgcls-dogs", {"a": 1, "b": 2}) == name_by_content("imgcls-dogs", {"b": 2, "a": 1})

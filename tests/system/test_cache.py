@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from imgcls.system import cache
 from imgcls.system.cache import cache_folder, find_or_build
 
 FILE = "number.txt"
@@ -82,3 +83,23 @@ def test_a_user_without_a_home_has_a_cache_all_the_same(monkeypatch: pytest.Monk
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "expanduser", no_home)
     assert cache_folder().parent == Path(tempfile.gettempdir())
+
+
+def test_a_cache_that_is_removed_with_its_container_has_no_identity(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, mounts = cache.cache_identity(), tmp_path / "mounts"
+    assert mine == cache.cache_identity() is not None
+    monkeypatch.setattr(cache, "MOUNTS", mounts)
+    for kind, lost in (("ext4", False), ("overlay", True)):
+        mounts.write_text(f"rootfs / rootfs rw 0 0\n{kind} / {kind} rw 0 0\nproc /proc proc rw 0 0\n")
+        assert cache._goes_with_container(Path("/")) is lost
+        assert not cache._goes_with_container(Path("/proc/self/mounts")), "mounted from elsewhere"
+    monkeypatch.setattr(cache, "_goes_with_container", lambda file: True)
+    assert cache.cache_identity() is None
+
+
+def test_a_cache_that_cannot_be_written_has_no_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "file"))
+    assert cache.cache_identity() is None

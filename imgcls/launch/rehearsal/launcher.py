@@ -108,7 +108,7 @@ class Stage:
         account = Account(self.aws.session(), role=role, prefix=prefix)
         folder = data_set_folder(self.config)
         if folder is not None and _is_large(folder):
-            uri = account.places.uri("data", upload_name(folder))
+            uri = account.places.uri("data", upload_name(folder, account.caller_identity))
             self.links[f"{uri}/"] = folder
             account.in_place.add(uri)
             log.info("%s is large: the job reads it in place, without write access.", folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from imgcls.aws.upload import upload_file, upload_folder, upload_name
 from imgcls.data.table_files import table_root
 from imgcls.errors import UserError
 from imgcls.system.cache import data_folder
+from imgcls.system.files import sha256_of
 
 WEIGHTS = ("model/model.safetensors", "checkpoints/best.ckpt")  # of a run folder, in order of preference
 
@@ -26,7 +26,7 @@ def upload_channels(account: Account, config: Mapping[str, Any]) -> dict[str, st
     if is_remote(root := data_root(config["data"])):
         channels["data"] = str(root).rstrip("/") + "/"
     elif (folder := data_set_folder(config)) is not None:
-        uri = account.places.uri("data", upload_name(folder))
+        uri = account.places.uri("data", upload_name(folder, account.caller_identity))
         if uri not in account.in_place:
             upload_folder(folder, uri, account.client("s3"), extra=account.encryption, title="the data set")
         channels["data"] = f"{uri}/"
@@ -35,8 +35,7 @@ def upload_channels(account: Account, config: Mapping[str, Any]) -> dict[str, st
         channels["weights"] = weights
     elif weights is not None and "://" not in str(weights):
         file = weights_file(Path(str(weights)).expanduser())
-        digest = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]
-        uri = account.places.uri("weights", digest, file.name)
+        uri = account.places.uri("weights", sha256_of(file)[:16], file.name)  # which nobody overwrites with others
         upload_file(file, uri, account.client("s3"), extra=account.encryption)
         channels["weights"] = uri
     return channels
