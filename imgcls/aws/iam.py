@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from imgcls.aws.s3 import split_folder
 
 Statement = dict[str, Any]
 UNNAMED = "*"  # for actions that do not support resources
+MOST_CHARACTERS = 6144  # of a managed policy, without blanks
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Account:
         partition: aws, aws-cn, …
         account: its number.
         prefix: the folder in the bucket.
-        role: name of the role of jobs or endpoints.
+        role: the role of jobs or endpoints, `role/path/name`: without its path it would be another one.
         images: ARNs of the container repositories that may be pulled.
         kms_key: ARN of the key, if one is used.
         subnets: IDs of the subnets that jobs or endpoints are in; `*` stands for all of the account.
@@ -72,6 +74,20 @@ def allow(name: str, actions: Sequence[str], resources: Any) -> Statement:
 def policy(statements: list[Statement]) -> dict[str, Any]:
     """A policy document."""
     return {"Version": "2012-10-17", "Statement": statements}
+
+
+def split(name: str, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A policy in as few parts as IAM takes: `name`, and `name_2`, … where it is too large for one managed policy."""
+    parts: list[list[Statement]] = [[]]
+    for statement in document["Statement"]:
+        if parts[-1] and _characters(policy([*parts[-1], statement])) > MOST_CHARACTERS:
+            parts.append([])
+        parts[-1].append(statement)
+    return {f"{name}_{number}" if number > 1 else name: policy(part) for number, part in enumerate(parts, 1)}
+
+
+def _characters(document: dict[str, Any]) -> int:
+    return len(json.dumps(document, separators=(",", ":")))
 
 
 def trust(service: str, account: str | None = None) -> dict[str, Any]:

@@ -35,10 +35,10 @@ def check_role(option: str, role: str) -> None:
         raise UserError(f"{option}={role}: must be a role name or an ARN such as arn:aws:iam::<account>:role/<name>.")
 
 
-def check_role_name(option: str, role: str) -> None:
-    """Raise UserError if `role` is not a role name without a path."""
-    if not ROLE_NAME.fullmatch(role):
-        raise UserError(f"{option}={role}: give only the role name, without a path or arn:….")
+def role_resource(option: str, role: str) -> str:
+    """A role in a policy, `role/path/name`, from its name, path/name or ARN. Raises UserError for anything else."""
+    check_role(option, role)
+    return f"role/{role.rpartition(':role/')[2]}"
 
 
 def check_arn(option: str, arn: str, what: str, service: str) -> None:

@@ -77,7 +77,8 @@ def deploy_function(
         function = call_existing(client.get_function, FunctionName=options.function)
         if function is None:
             tags = {**options.tags, **tags_of("function", options.endpoint)}
-            _create(client, {**settings, "Code": {"ZipFile": code}, "Tags": tags}, options.poll, wait)
+            request = {**settings, "Code": {"ZipFile": code}, "Tags": tags}
+            _with_role(client.create_function, request, options.poll, wait)
             log.info("Created the function %s.", options.function)
         else:
             if TAG not in (function.get("Tags") or {}):
@@ -85,7 +86,7 @@ def deploy_function(
             _ready(client, options, wait)
             client.update_function_code(FunctionName=options.function, ZipFile=code)
             _ready(client, options, wait)
-            client.update_function_configuration(**settings)
+            _with_role(client.update_function_configuration, settings, options.poll, wait)
         _ready(client, options, wait)
         version = str(client.publish_version(FunctionName=options.function)["Version"])
         _point_alias(client, options.function, version)
@@ -155,12 +156,12 @@ def make_role(account: Account, options: FunctionOptions) -> str:
     return str(answer["Role"]["Arn"])
 
 
-def _create(client: Any, request: dict[str, Any], poll: float, wait: Callable[[float], None]) -> None:
-    """Create the function; Lambda may not know a new role yet."""
+def _with_role(call: Callable[..., Any], request: dict[str, Any], poll: float, wait: Callable[[float], None]) -> None:
+    """Create or update the function with its role, which Lambda may not know yet."""
     began, logged = time.monotonic(), False
     while True:
         try:
-            client.create_function(**request)
+            call(**request)
             return
         except Exception as error:
             message = str(error).lower()

@@ -29,7 +29,7 @@ class Names(Account):
     Args:
         endpoint: its name.
         function: name of the Lambda function in front.
-        function_role: name of the role of functions, which has the policy `lambda_policy`.
+        function_role: the role of functions, `role/path/name`, which has the policy `lambda_policy`.
         output: S3 URI of an asynchronous endpoint's answers; None for other endpoints.
         topics: ARNs of the SNS topics that are notified of answers.
         capture: whether requests are captured.
@@ -38,7 +38,7 @@ class Names(Account):
 
     endpoint: str
     function: str = ""
-    function_role: str = "imgcls-functions"
+    function_role: str = "role/imgcls-functions"
     output: str | None = None
     topics: Sequence[str] = ()
     capture: bool = False
@@ -68,13 +68,14 @@ def lambda_trust() -> dict[str, Any]:
 def role_policy(names: Names) -> dict[str, Any]:
     """What an endpoint needs: its model, image, log, metrics and output folders."""
     group = names.arn("logs", f"log-group:{ENDPOINT_LOGS}/{names.endpoint}:*")
+    spaces = ["AWS/SageMaker", f"{ENDPOINT_LOGS}*", *([f"{BATCH_LOGS}*"] if names.batch is not None else [])]
     statements = [
         allow("ReadModel", ["s3:GetObject"], [names.archives]),
         allow("ListBucket", ["s3:ListBucket"], [names.bucket_arn]),
         allow("WriteLog", WRITE_LOG, [group]),
         # PutMetricData does not support resources, but a condition on its namespaces.
         allow("SendMetrics", ["cloudwatch:PutMetricData"], UNNAMED)
-        | {"Condition": {"StringLike": {"cloudwatch:namespace": ["AWS/SageMaker", f"{ENDPOINT_LOGS}*"]}}},
+        | {"Condition": {"StringLike": {"cloudwatch:namespace": spaces}}},
         *container(names),
     ]
     if names.output is not None:
@@ -152,8 +153,8 @@ def _endpoints(names: Names) -> list[Statement]:
             ],
             UNNAMED,  # these have no resources
         ),
-        allow("FindRole", ["iam:GetRole"], [names.iam(f"role/{names.role}")]),
-        allow("PassRole", ["iam:PassRole"], [names.iam(f"role/{names.role}")])
+        allow("FindRole", ["iam:GetRole"], [names.iam(names.role)]),
+        allow("PassRole", ["iam:PassRole"], [names.iam(names.role)])
         | {"Condition": {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}},
     ]
 
@@ -268,7 +269,7 @@ def _function(names: Names) -> list[Statement]:
         allow("ListFunctions", ["lambda:ListFunctions"], UNNAMED),  # without resources
         allow("ListRoles", ["iam:ListRoles"], [names.iam(f"role{ROLE_PATH}")]),
         allow("ListRoleTags", ["iam:ListRoleTags"], [names.iam(f"role{ROLE_PATH}{NAME_PREFIX}*")]),
-        allow("FindFunctionRole", ["iam:GetRole"], [names.iam(f"role/{names.function_role}")]),
-        allow("PassFunctionRole", ["iam:PassRole"], [names.iam(f"role/{names.function_role}")])
+        allow("FindFunctionRole", ["iam:GetRole"], [names.iam(names.function_role)]),
+        allow("PassFunctionRole", ["iam:PassRole"], [names.iam(names.function_role)])
         | {"Condition": {"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}}},
     ]

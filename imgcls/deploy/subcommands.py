@@ -10,9 +10,10 @@ from typing import Any
 
 from imgcls.aws.account import Account
 from imgcls.aws.costs import hourly_price
+from imgcls.aws.iam import split
 from imgcls.aws.naming import NAME_PREFIX, default_bucket
 from imgcls.aws.refusals import is_denied
-from imgcls.aws.rules import check_role_name
+from imgcls.aws.rules import role_resource
 from imgcls.cli import confirm_removal
 from imgcls.deploy import endpoint, inventory, policies, registry_command
 from imgcls.deploy.deployment import create_ask, run_test
@@ -155,7 +156,8 @@ def deploy_lambda(values: Values, more: list[str]) -> None:
         tags=read_tags(more),
         **{key: values[key] for key in ("role", "make_role", "memory", "timeout", "provisioned", "url", "poll")},
     )
-    get_endpoint(account, name)
+    if mode_of(get_endpoint(account, name).config) == ASYNCHRONOUS:
+        raise UserError(f"{name} is asynchronous: it reads images from S3, so no function can ask it.")
     if options.url == "public":
         log.warning("url=public: anyone who knows the URL can use the function and the endpoint at your expense.")
     made = deploy_function(account, options)
@@ -171,9 +173,8 @@ def deploy_lambda(values: Values, more: list[str]) -> None:
 
 def print_policies(values: Values, more: list[str]) -> None:
     """`policies name=…`."""
-    role = values["role"]
-    check_role_name("role", role)
-    check_role_name("function_role", values["function_role"])
+    role = role_resource("role", values["role"])
+    function_role = role_resource("function_role", values["function_role"])
     name, account = resolve_endpoint(values)
     bucket = values["bucket"] or default_bucket(account.region, account.number)
     prefix = values["prefix"].strip("/")
@@ -194,7 +195,7 @@ def print_policies(values: Values, more: list[str]) -> None:
         function=values["function"] or name,
         images=[repository_arn(image, account.partition) for image in images],
         kms_key=values["kms_key"],
-        function_role=values["function_role"],
+        function_role=function_role,
         subnets=values["subnets"] or (["*"] if values["vpc"] else []),
         security_groups=values["security_groups"] or (["*"] if values["vpc"] else []),
         output=answers if values["mode"] == ASYNCHRONOUS else None,
@@ -206,7 +207,7 @@ def print_policies(values: Values, more: list[str]) -> None:
     parts: dict[str, Any] = {
         "trust": policies.trust_policy(names),
         "role": policies.role_policy(names),
-        "person": policies.person_policy(names),
+        **split("person", policies.person_policy(names)),
         "lambda_trust": policies.lambda_trust(),
         "lambda": policies.lambda_policy(names),
     }

@@ -25,7 +25,7 @@ KEY = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd"
             ["team", "a.b@c", "service-role/team", "arn:aws-cn:iam::123456789012:role/path/team"],
             ["", "a b", "path//team", "/team", "arn:aws:iam::12:role/x", "arn:aws:iam::123456789012:user/x", "a" * 65],
         ),
-        (rules.check_role_name, ["team"], ["path/team", "arn:aws:iam::123456789012:role/x", ""]),
+        (rules.role_resource, ["team", "path/team", "arn:aws:iam::123456789012:role/x"], ["", "/team", "user/x y"]),
         (
             lambda option, name: rules.check_tags(option, [name]),
             ["team", "cost:center", "imgclsx", "sm_cost"],

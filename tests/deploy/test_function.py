@@ -71,19 +71,23 @@ def test_everybody_comes_in_only_when_that_is_said(
         client.get_policy(FunctionName=DOGS, Qualifier="live")
 
 
+@pytest.mark.parametrize("operation", ["CreateFunction", "UpdateFunctionConfiguration"])
 def test_a_role_that_lambda_does_not_know_yet_is_waited_for(
-    account: Account, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    account: Account, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], operation: str
 ) -> None:
+    """For a new function, and for one that had another role."""
     from botocore.exceptions import ClientError
 
     deploy("test=false")
+    if operation == "UpdateFunctionConfiguration":
+        command([*FRONT, "role=imgcls-functions"])
     session, refused = account.aws.session, []
 
     def refuse(model: object, **_: object) -> None:
-        if getattr(model, "name", "") == "CreateFunction" and not refused:
+        if getattr(model, "name", "") == operation and not refused:
             refused.append(model)
             text = "The role defined for the function cannot be assumed by Lambda."
-            raise ClientError({"Error": {"Code": "InvalidParameterValueException", "Message": text}}, "CreateFunction")
+            raise ClientError({"Error": {"Code": "InvalidParameterValueException", "Message": text}}, operation)
 
     def slow(who: str = "person") -> object:
         made = session(who)
@@ -94,6 +98,13 @@ def test_a_role_that_lambda_does_not_know_yet_is_waited_for(
     command([*FRONT, "make_role=true"])
     assert refused
     assert "Waiting until Lambda knows the role." in capsys.readouterr().err
+
+
+def test_an_asynchronous_endpoint_has_no_function(account: Account, run: Path) -> None:
+    deploy("test=false", "mode=asynchronous")
+    with pytest.raises(UserError, match="imgcls-dogs is asynchronous"):
+        command([*FRONT, "make_role=true"])
+    assert not account.sent("CreateRole")
 
 
 def test_somebody_elses_role_is_left_alone(account: Account, run: Path) -> None:

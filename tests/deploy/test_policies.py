@@ -38,7 +38,7 @@ OF_THE_ROLE = BY_AWS | {
 
 
 def names(**more: Any) -> Names:
-    given = {"role": "endpoints", "function": "imgcls-dogs", "default_bucket": True, **more}
+    given = {"role": "role/endpoints", "function": "imgcls-dogs", "default_bucket": True, **more}
     return Names("aws", "us-east-1", "123456789012", "imgcls-dogs", bucket=BUCKET, **given)
 
 
@@ -52,11 +52,13 @@ def test_the_policies_hold_what_the_calls_need_and_no_more(account: Account, run
     deploy("instance_type=ml.c5.large", "samples=1")
     command(["rollback", "name=dogs", "poll=0.01"])
     command(["test", "run=runs/dogs", "samples=1", "poll=0.01"])
+    command(["list"])
+    command(["delete", "name=dogs", "yes=true", "poll=0.01"])
+    deploy("samples=1")
     front = ["lambda", "name=dogs", "poll=0.01", "role=imgcls-functions"]
     command([*front, "provisioned=1", "url=public"])
     command([*front, "url=iam"])
     command(front)
-    command(["list"])
     command(["delete", "name=dogs", "yes=true", "poll=0.01"])
     deploy("samples=1")
     command(["lambda", "name=dogs", "poll=0.01", "role=imgcls-functions", "pictures=pictures"])
@@ -125,6 +127,33 @@ def test_policies_are_printed_for_the_account(account: Account, capsys: pytest.C
     assert "arn:aws:iam::123456789012:role/imgcls-endpoints" in text
     assert "arn:aws:ecr:us-east-1:763104351884:repository/pytorch-inference" in text
     assert "endpoint/imgcls-dogs" in text
+
+
+def test_a_policy_that_is_too_large_for_iam_is_printed_in_parts(
+    account: Account, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sagemaker.core")
+    everything = ["mode=asynchronous", "kms_key=arn:aws:kms:us-east-1:123456789012:key/k", "images=s3://answers/new"]
+    for more, count in ([], 1), (everything, 2):
+        command(["policies", "name=dogs", "role=service-role/endpoints", "function_role=team/functions", *more])
+        printed = json.loads(capsys.readouterr().out)
+        parts = [document for name, document in printed.items() if name.startswith("person")]
+        assert len(parts) == count
+        assert all(len(json.dumps(part, separators=(",", ":"))) <= 6144 for part in parts)
+        for role, service in (("service-role/endpoints", "sagemaker"), ("team/functions", "lambda")):
+            passed = {"iam:PassedToService": f"{service}.amazonaws.com"}
+            question = Question("iam:PassRole", f"arn:aws:iam::123456789012:role/{role}", passed)
+            assert any(allowing(part, question) for part in parts)
+    names = [statement["Sid"] for part in parts for statement in part["Statement"]]
+    assert len(set(names)) == len(names)
+    assert {"Batches", "UseKey", "ReadAnswers", "Functions"} <= set(names)
+
+
+def test_metrics_of_batches_have_a_namespace_of_their_own() -> None:
+    for batch in (None, "s3://answers/new"):
+        context = {"cloudwatch:namespace": "/aws/sagemaker/TransformJobs"}
+        question = Question("cloudwatch:PutMetricData", "*", context)
+        assert bool(allowing(policies.role_policy(names(batch=batch)), question)) is (batch is not None)
 
 
 def test_the_person_cannot_become_an_administrator() -> None:

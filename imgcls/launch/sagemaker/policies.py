@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imgcls.aws.iam import UNNAMED, Account, allow, container, policy, trust, use_key
+from imgcls.aws.iam import UNNAMED, Account, allow, container, policy, split, trust, use_key
 from imgcls.aws.naming import NAME_PREFIX, default_bucket
-from imgcls.aws.rules import check_role_name
+from imgcls.aws.rules import role_resource
 from imgcls.aws.s3 import split_folder
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.progress import LOG_GROUP
@@ -92,8 +92,8 @@ def person_policy(names: Names) -> dict[str, Any]:
         ),
         # these do not support resources
         allow("ListJobs", ["sagemaker:ListHyperParameterTuningJobs", "sagemaker:ListTrainingJobs"], UNNAMED),
-        allow("FindRole", ["iam:GetRole"], [names.iam(f"role/{names.role}")]),
-        allow("PassRole", ["iam:PassRole"], [names.iam(f"role/{names.role}")])
+        allow("FindRole", ["iam:GetRole"], [names.iam(names.role)]),
+        allow("PassRole", ["iam:PassRole"], [names.iam(names.role)])
         | {"Condition": {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}},
         allow("ListBucket", ["s3:ListBucket"], [names.bucket_arn]),
         allow(
@@ -121,8 +121,7 @@ def print_policies(options: Mapping[str, Any]) -> None:
     from imgcls.launch.sagemaker.training_job import image_uri
 
     account = Account.connect(options["region"], options["profile"], caller=Caller(option_prefix=""))
-    role = options["role"]
-    check_role_name("role", role)
+    role = role_resource("role", options["role"])
     for address in options["data"]:
         split_folder(address, "data")
     images = (
@@ -144,7 +143,7 @@ def print_policies(options: Mapping[str, Any]) -> None:
         default_bucket=not options["bucket"],
         data=options["data"],
     )
-    parts = {"trust": trust_policy(names), "role": role_policy(names), "person": person_policy(names)}
+    parts = {"trust": trust_policy(names), "role": role_policy(names), **split("person", person_policy(names))}
     print(json.dumps(parts, indent=2))
 
 

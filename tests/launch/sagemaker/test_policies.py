@@ -28,7 +28,7 @@ def names(account: Jobs) -> Names:
         "us-east-1",
         "123456789012",
         bucket="sagemaker-us-east-1-123456789012",
-        role="trainer",
+        role="role/trainer",
         images=["arn:aws:ecr:us-east-1:763104351884:repository/pytorch-training"],
         default_bucket=True,
     )
@@ -91,6 +91,17 @@ def test_policies_are_printed_for_the_account(signed_in: Jobs, capsys: pytest.Ca
     printed = json.loads(capsys.readouterr().out)
     own = Question("ecr:BatchGetImage", "arn:aws:ecr:us-east-1:123456789012:repository/mine")
     assert allowing(printed["role"], own)
+
+
+@pytest.mark.parametrize("given", ["service-role/Trainer", "arn:aws:iam::123456789012:role/service-role/Trainer"])
+def test_a_role_keeps_its_path(signed_in: Jobs, capsys: pytest.CaptureFixture[str], given: str) -> None:
+    """As those of the console, which without their path are other roles."""
+    pytest.importorskip("sagemaker.core")
+    _main(["policies", f"role={given}"])
+    person = json.loads(capsys.readouterr().out)["person"]
+    role = "arn:aws:iam::123456789012:role/service-role/Trainer"
+    assert allowing(person, Question("iam:PassRole", role, {"iam:PassedToService": "sagemaker.amazonaws.com"}))
+    assert allowing(person, Question("iam:GetRole", role))
 
 
 def test_keys_vpcs_and_data_of_others_have_their_statements(account: Jobs) -> None:
