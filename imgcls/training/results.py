@@ -42,7 +42,7 @@ from imgcls.training.unknown import fit_known
 log = logging.getLogger(__name__)
 
 MAX_SORTED = 50_000_000  # logits, whose order takes seconds
-ROWS_AT_A_TIME = 4096  # of predictions, whose probabilities and texts take more memory than the logits
+LOGITS_AT_A_TIME = 4_000_000  # whose probabilities and texts take more memory than they themselves
 
 
 def write(
@@ -198,9 +198,10 @@ def write_predictions(folder: Path, split: Split, classifier: Classifier, temper
     network's own.
     """
     outputs, names = classifier.test_outputs, list(classifier.class_names)
+    at_once = max(1, LOGITS_AT_A_TIME // len(names))
     with atomic_path(folder / "predictions.csv") as temporary, temporary.open("wb") as file:
-        for start in range(0, max(1, len(outputs.index)), ROWS_AT_A_TIME):
-            rows = _prediction_rows(split, names, outputs, slice(start, start + ROWS_AT_A_TIME), temperature)
+        for start in range(0, max(1, len(outputs.index)), at_once):
+            rows = _prediction_rows(split, names, outputs, slice(start, start + at_once), temperature)
             text = as_csv(rows)
             file.write((text if start == 0 else text.partition("\n")[2]).encode())
     write_logits(folder, "test", outputs)
