@@ -46,8 +46,8 @@ class Recorder(Checkpoint):
     Statistics are computed on the device, in the first process only. The rules are checked at the end of each epoch,
     and after an observed step as long as this takes no more than a hundredth of the time. Reading a GPU means waiting
     for it, so a GPU is read at most every ten seconds, and other devices once twenty observations are pending. However
-    long the training is, there are a few thousand observations, and files that grow are written again within that
-    hundredth. It is a Checkpoint for Lightning only so that it runs after the metrics of the epoch are known.
+    long the training is, there are a few thousand observations, and a look and its files take the time of the new
+    steps. It is a Checkpoint for Lightning only so that it runs after the metrics of the epoch are known.
 
     Args:
         folder: `debug` in the run folder.
@@ -91,6 +91,7 @@ class Recorder(Checkpoint):
         self._activations: ActivationProbe | None = None
         self._parameters: ParameterProbe | None = None
         self._written = 0  # observations on disk
+        self._steps_written = 0
         self._content = 0, 0, 0  # of the files on disk
         self._began = self._step_began = self._last_check = time.monotonic()
         self._check_seconds = 0.0
@@ -136,7 +137,7 @@ class Recorder(Checkpoint):
         self._began = self._step_began = self._last_check = time.monotonic()
         if trainer.is_global_zero:
             storage.replace_observations(self.folder, self.observations)
-            self._written = len(self.observations)
+            self._written, self._steps_written = len(self.observations), 0
             if self._stalled is not None:
                 self._watch = StallWatch(self._stalled.threshold, self._report_stall)
                 self._watch.alive(trainer.global_step)
@@ -314,7 +315,7 @@ class Recorder(Checkpoint):
         self._check_seconds += self._last_check - began
 
     def _write(self, *, whole: bool = True) -> None:
-        """Write what is new: the observations, and if `whole` the files that grow, which are written again."""
+        """Write what is new: the observations, and if `whole` the steps and what the rules have found."""
         began = time.monotonic()
         self._read()
         content = len(self.losses), len(self.observations), id(self.outcomes)
@@ -324,7 +325,8 @@ class Recorder(Checkpoint):
         self._written = len(self.observations)
         if whole:
             self._content = content
-            storage.write_steps(self.folder, self.record)
+            storage.write_steps(self.folder, self.record, self._steps_written)
+            self._steps_written = len(self.losses)
             if self.outcomes:
                 storage.write_rules(self.folder, self.outcomes.values())
         self._check_seconds += time.monotonic() - began

@@ -3,7 +3,8 @@
 The folder `debug` of a run holds
 
 - `observations/<step>.jsonl`: observed steps, one JSON object per line, in files named by their first step;
-- `steps.npz`: `loss` and `rate` (the learning rate) of every optimiser step, float64;
+- `steps.npz`: `loss` and `rate` (the learning rate) of the first 10,000 optimiser steps, float64, and
+  `steps_<step>.npz` for each 10,000 from that step on;
 - `record.json`: `class_counts`, `pauses` and `recognised`, as in a Record;
 - `rules.json`: the outcomes of the rules, and `rules/<name>.json` for each as SageMaker writes it.
 """
@@ -24,7 +25,10 @@ from imgcls.debug.observations import Observation, Record
 from imgcls.debug.rules import Outcome
 from imgcls.debug.series import Series
 from imgcls.errors import UserError
+from imgcls.runs.reading import join_steps, step_files
 from imgcls.system.files import atomic_write_bytes, atomic_write_text
+
+STEPS_IN_A_FILE = 10_000
 
 
 def write_observations(folder: Path, observations: Sequence[Observation]) -> None:
@@ -53,11 +57,20 @@ def read_observations(folder: Path) -> list[Observation]:
     return [observations[step] for step in sorted(observations)]
 
 
-def write_steps(folder: Path, record: Record) -> None:
-    """Write `steps.npz` and `record.json` of `record`."""
-    content = io.BytesIO()
-    np.savez(content, loss=record.losses.numpy(), rate=record.rates.numpy())
-    atomic_write_bytes(folder / "steps.npz", content.getvalue())
+def write_steps(folder: Path, record: Record, written: int = 0) -> None:
+    """Write `record.json` and the steps of `record`, of which the first `written` are there: it takes their time alone.
+
+    Without any, what an earlier attempt at this training has written is replaced.
+    """
+    others = set(step_files(folder)) if not written else set()
+    for first in range(written - written % STEPS_IN_A_FILE, max(1, len(record.losses)), STEPS_IN_A_FILE):
+        part, content = slice(first, first + STEPS_IN_A_FILE), io.BytesIO()
+        np.savez(content, loss=np.array(record.losses[part]), rate=np.array(record.rates[part]))
+        file = folder / (f"steps_{first:09}.npz" if first else "steps.npz")
+        atomic_write_bytes(file, content.getvalue())
+        others.discard(file)
+    for file in others:
+        file.unlink(missing_ok=True)
     facts = {name: getattr(record, name) for name in ("class_counts", "pauses", "recognised")}
     atomic_write_text(folder / "record.json", json.dumps(facts) + "\n")
 
@@ -84,11 +97,11 @@ def read_record(folder: Path, history: Sequence[Mapping[str, float]]) -> Record:
 
     Raises UserError if there is no record, or if it cannot be read.
     """
-    if not (folder / "steps.npz").is_file():
+    if not step_files(folder):
         raise UserError(f"{folder} holds no record of a training. Was it run with debug=off?")
     try:
-        with np.load(folder / "steps.npz", allow_pickle=False) as steps:
-            losses, rates = Series(steps["loss"].tolist()), Series(steps["rate"].tolist())
+        steps = join_steps(folder)
+        losses, rates = Series(steps["loss"].tolist()), Series(steps["rate"].tolist())
         facts = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         return Record(
             observations=tuple(

@@ -45,11 +45,22 @@ def class_names(folder: Path) -> list[str]:
 
 def read_steps(folder: Path) -> Mapping[str, np.ndarray]:
     """`loss` and `rate` of every optimiser step, float64 (steps,); empty if the run was not watched."""
-    file = folder / "debug" / "steps.npz"
-    if not file.is_file():
-        return {}
-    with np.load(file, allow_pickle=False) as steps:
-        return {name: steps[name] for name in ("loss", "rate")}
+    return join_steps(folder / "debug") if step_files(folder / "debug") else {}
+
+
+def step_files(folder: Path) -> list[Path]:
+    """The files in `folder`, the `debug` of a run, that hold the steps, in their order."""
+    return sorted(folder.glob("steps*.npz"))
+
+
+def join_steps(folder: Path) -> dict[str, np.ndarray]:
+    """`loss` and `rate` in the `step_files` of `folder`, of which there are some, float64 (steps,)."""
+    columns: dict[str, list[np.ndarray]] = {"loss": [], "rate": []}
+    for file in step_files(folder):
+        with np.load(file, allow_pickle=False) as steps:
+            for name, parts in columns.items():
+                parts.append(steps[name])
+    return {name: np.concatenate(parts) for name, parts in columns.items()}
 
 
 def read_json(file: Path) -> Any:

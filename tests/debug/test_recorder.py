@@ -18,6 +18,7 @@ from imgcls.debug.activations import ActivationProbe
 from imgcls.debug.observations import Record
 from imgcls.debug.recheck import recheck
 from imgcls.debug.rules import ISSUES, Outcome
+from imgcls.debug.series import Series
 from imgcls.debug.storage import read_observations, read_record
 from imgcls.debug.tensor_rules import ExplodingTensor, SaturatedActivation, VanishingGradient
 from imgcls.errors import UserError
@@ -152,15 +153,36 @@ def test_findings_are_logged_once_or_only_written(tmp_path: Path, caplog: pytest
     assert "IssuesFound" in (tmp_path / "quiet" / "rules.json").read_text()
 
 
+def test_only_new_steps_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of steps that have been written stay; those of an earlier attempt, which came further, do not."""
+    monkeypatch.setattr(storage, "STEPS_IN_A_FILE", 10)
+
+    def write(steps: int, before: int = 0) -> list[Path]:
+        old = {file: file.stat().st_ino for file in tmp_path.glob("steps*")}
+        losses, rates = Series(range(steps)), Series(range(1, steps + 1))
+        storage.write_steps(tmp_path, Record((), losses, rates), before)
+        found = read_record(tmp_path, [])
+        assert (found.losses, found.rates) == (losses, rates)
+        return sorted(file for file in tmp_path.glob("steps*") if file.stat().st_ino != old.get(file))
+
+    names = ["steps.npz", "steps_000000010.npz", "steps_000000020.npz"]
+    files = [tmp_path / name for name in names]
+    assert write(7) == files[:1]
+    assert write(25, 7) == files
+    assert write(28, 25) == files[2:]
+    assert write(12) == files[:2]
+    assert not files[2].exists()
+
+
 def test_a_long_training_is_not_checked_and_written_more_often_than_it_can_afford(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
     write_steps, check = storage.write_steps, ExplodingTensor.find
 
-    def count_steps(folder: Path, record: Record) -> None:
+    def count_steps(folder: Path, record: Record, before: int) -> None:
         written.append(len(record.losses))
-        write_steps(folder, record)
+        write_steps(folder, record, before)
 
     def count_checks(rule: ExplodingTensor, record: Record) -> Outcome:
         checked.append(len(record.losses))
