@@ -89,7 +89,7 @@ class ShardCache:
                     place.close()
                     return None
                 is_here = file.is_file()  # and whole, since nobody is fetching it
-                if not is_here and (self._make_room(name) or is_urgent()):
+                if not is_here and (self._make_room(name) or is_urgent()) and not is_over():
                     return place
                 lock.unlink()
                 place.close()

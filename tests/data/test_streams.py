@@ -353,6 +353,17 @@ def test_closing_does_not_wait_for_a_shard(slow: Slow, tmp_path: Path) -> None:
     slow.gates["b"].set()
 
 
+def test_nothing_is_fetched_after_the_end(slow: Slow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the reading ends while room is made for the next shard."""
+    cache = cache_of(slow, tmp_path, 6)
+    monkeypatch.setattr(cache, "_make_room", lambda name: reading.stop() is None)
+    reading = shard_cache.Reading(cache, "")
+    reading._order = "ab"
+    reading._fetch_all()
+    assert not slow.fetched
+    assert not [*tmp_path.glob(".a*")], "no lock is left"
+
+
 def test_the_cache_is_listed_and_removed(shards: Path, own_cache: Path) -> None:
     data = opened(shards, stream=True)
     batches(data.val_dataloader())
