@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from imgcls.data.stores.fingerprint import file_state
+from imgcls.data.table import USUAL_COLUMNS
 from imgcls.errors import UserError, first_line
 from imgcls.pictures import PICTURE_SUFFIXES, BadPicture, read_size
 from imgcls.system.files import atomic_write_text
 
 CLASS_NAMES = "classnames.txt"
 INDEX_SUFFIX = ".index.json"  # beside a shard, after its name
-MAX_LABEL_BYTES = 1000
+MAX_LABEL_BYTES = 100_000
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Index:
     sizes: list[int]
     """Bytes of their contents."""
     labels: list[str]
-    """What the `.cls` beside each image says: a number, or the name of a class."""
+    """What is said beside each image: a number, or the name of a class; where it has several, a JSON list of them."""
     key: str = ""
     """What the shard was written from; '' where it is not known."""
     sha256: str = ""
@@ -77,6 +78,28 @@ def load_index(file: Path) -> Index:
     return Index(**json.loads(file.read_text(encoding="utf-8")))
 
 
+def parse_labels(text: str) -> list[str] | None:
+    """The labels of an image that can have several, of what is said beside it; None if that is one class.
+
+    >>> parse_labels('["cat", "sofa"]'), parse_labels("[2, 0]"), parse_labels("cat")
+    (['cat', 'sofa'], ['2', '0'], None)
+    """
+    if text.startswith("["):
+        with suppress(ValueError):
+            return [str(label) for label in json.loads(text)]
+    return None
+
+
+def _label_in_json(content: bytes) -> str:
+    """What a `.json` says of the labels, as a `.cls` does; '' if it has none of the usual names."""
+    with suppress(ValueError):
+        found = json.loads(content)
+        named = [found[name] for name in USUAL_COLUMNS["label"] if name in found] if isinstance(found, dict) else []
+        if named and named[0] is not None:
+            return json.dumps(named[0]) if isinstance(named[0], list) else str(named[0])
+    return ""
+
+
 def _scan(shard: Path, measured: bool) -> Index:
     index, labels, keys = Index(shard.stat().st_size, [], [], [], []), dict[str, str](), list[str]()
     try:
@@ -87,9 +110,13 @@ def _scan(shard: Path, measured: bool) -> Index:
                 key = folder + slash + key
                 if not member.isreg() or not dot:
                     continue
-                if suffix.lower() == "cls" and member.size <= MAX_LABEL_BYTES:
-                    content = tar.extractfile(member)
-                    labels[key] = content.read().decode().strip() if content is not None else ""
+                if suffix.lower() in ("cls", "json") and member.size <= MAX_LABEL_BYTES:
+                    opened = tar.extractfile(member)
+                    content = opened.read() if opened is not None else b""
+                    if suffix.lower() == "cls":
+                        labels[key] = content.decode().strip()
+                    elif not labels.get(key):
+                        labels[key] = _label_in_json(content)
                 elif Path(name).suffix.lower() in PICTURE_SUFFIXES:
                     keys.append(key)
                     index.names.append(member.name)

@@ -34,10 +34,8 @@ def write_shards(source: Source, folder: Path, workers: int, share: Share = ALL)
     data set. Shards that an earlier call has completed stay.
 
     Raises:
-        UserError: images have several labels, `folder` has other shards, or cannot be written.
+        UserError: `folder` has other shards, or cannot be written.
     """
-    if source.train.multilabel:
-        raise UserError("shards= is for images with one class each.")
     planned = [
         (folder / f"{name}-{number:05}.tar", split, rows)
         for name, split in source.splits().items()
@@ -98,7 +96,7 @@ def _write(file: Path, split: Split, rows: np.ndarray, key: str) -> None:
     with atomic_path(file) as temporary, tarfile.open(temporary, "w") as tar:
         for row in rows.tolist():
             content, suffix = _content(split, row)
-            label = str(split.labels[row])
+            label = str(np.flatnonzero(split.labels[row]).tolist() if split.multilabel else split.labels[row])
             member = f"{row:08}_{Path(split.names[row]).stem.replace('.', '_')}"  # the number makes it unique
             _add(tar, f"{member}{suffix}", content)
             index.names.append(f"{member}{suffix}")

@@ -8,7 +8,7 @@ all, they are fetched in turn (see `imgcls.data.streams`).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from imgcls.data.imagefolder import USUAL_NAMES, ImageFolder, with_test
 from imgcls.data.loader import ShardedPlan, TrainingPlan
 from imgcls.data.members import MembersIn, StreamedMembers
 from imgcls.data.origins import is_address, is_on_web, open_origin
-from imgcls.data.shard_index import CLASS_NAMES, Index, list_shards, read_index
+from imgcls.data.shard_index import CLASS_NAMES, Index, list_shards, parse_labels, read_index
 from imgcls.data.sources import BadFile, Source, Split, picture_name
 from imgcls.data.stores.streamed import unreadable_images
 from imgcls.data.streams import Streams
@@ -32,9 +32,10 @@ from imgcls.system.checks import bytes_or_auto, check_value, choice, whole
 class Shards(ImageFolder):
     """Images in tar files `train-….tar`, `val-….tar`, `test-….tar`, each with its class beside it.
 
-    An image `KEY.jpg` has its class in `KEY.cls`, a number or a name; the names of numbered classes are the lines of
-    `classnames.txt`, if there is such a file. Words in the paths of the shards say which split they are of; shards
-    without such words are split like a single folder of images.
+    An image `KEY.jpg` has its class in `KEY.cls`, a number or a name, or several labels, a JSON list of these. Without
+    a `.cls`, it is the value of `label`, or of another usual name of that column, in `KEY.json`. The names of numbered
+    classes are the lines of `classnames.txt`, if there is such a file. Words in the paths of the shards say which split
+    they are of; shards without such words are split like a single folder of images.
 
     Args:
         root: folder of the shards, or its address: s3://…, https://…, hf://datasets/….
@@ -90,15 +91,20 @@ class Shards(ImageFolder):
             return streams.index(shard) if streams is not None else read_index(root / shard, self.cache)
 
         indices = list(map_with_bar(index, range(len(shards)), self.num_workers, "Indexing shards"))
-        names, classes = _classes(root, indices)
-        if len(classes) < self.min_classes:
+        lists = {text: parse_labels(text) for text in {text for index in indices for text in index.labels}}
+        several = any(labels is not None for labels in lists.values())
+        labels_of = {text: [text] if labels is None else labels for text, labels in lists.items()}
+        names, classes = _classes(root, {label for labels in labels_of.values() for label in labels})
+        if len(classes) < (1 if several else self.min_classes):
             raise UserError(f"{root} has {len(classes)} classes; at least {self.min_classes} are needed.")
         if streams is not None:
             streams.open(dict(zip(shards, indices, strict=True)), self.shuffle_shards)
         parts: dict[str, list[tuple[str, Index]]] = {}
         for shard, found in zip(shards, indices, strict=True):
             parts.setdefault(split_of(shard), []).append((shard, found))
-        found_splits = {split: _split(root, part, classes, streams) for split, part in parts.items()}
+        numbers = {text: [classes[label] for label in labels] for text, labels in labels_of.items()}
+        columns = len(names) if several else None
+        found_splits = {split: _split(root, part, numbers, columns, streams) for split, part in parts.items()}
         splits = {name: split for name, (split, _) in found_splits.items()}
         bad = tuple(file for _, files in found_splits.values() for file in files)
         if "" in splits:
@@ -144,9 +150,9 @@ def split_of(shard: str) -> str:
     return next((split for split, usual in USUAL_NAMES.items() if any(word in usual for word in words)), "")
 
 
-def _classes(root: Path, indices: Sequence[Index]) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The names of the classes, and the number of each label."""
-    found = sort_names({label for index in indices for label in index.labels})
+def _classes(root: Path, labels: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The names of the classes, and the number of each of the `labels`."""
+    found = sort_names(labels)
     file = root / CLASS_NAMES
     if not file.is_file() or not all(label.isdecimal() for label in found):
         return found, {label: number for number, label in enumerate(found)}
@@ -157,9 +163,21 @@ def _classes(root: Path, indices: Sequence[Index]) -> tuple[tuple[str, ...], dic
 
 
 def _split(
-    root: Path, parts: Sequence[tuple[str, Index]], classes: dict[str, int], streams: Streams | None
+    root: Path,
+    parts: Sequence[tuple[str, Index]],
+    numbers: Mapping[str, Sequence[int]],
+    columns: int | None,
+    streams: Streams | None,
 ) -> tuple[Split, list[BadFile]]:
-    """The images of a split, and those that are left out because their size is not known."""
+    """The images of a split, and those that are left out because their size is not known.
+
+    Args:
+        root: folder of the shards, or of their index.
+        parts: the shards.
+        numbers: by what is said beside an image, the numbers of its classes.
+        columns: the number of classes, if an image can have several.
+        streams: see `Shards.streams`; None for shards that are read where they are.
+    """
     shards = [shard for shard, _ in parts]
     names = tuple(
         picture_name(f"{shard.removesuffix('.tar')}/{name}") for shard, index in parts for name in index.names
@@ -170,7 +188,13 @@ def _split(
             for number, (_, index) in enumerate(parts)
         ]
     )
-    labels = np.array([classes[label] for _, index in parts for label in index.labels], dtype=np.int64)
+    own = [numbers[text] for _, index in parts for text in index.labels]
+    if columns is None:
+        labels = np.array([number for [number] in own], dtype=np.int64)
+    else:
+        labels = np.zeros((len(own), columns), dtype=np.uint8)
+        for row, chosen in enumerate(own):
+            labels[row, chosen] = 1
     sizes = None
     if all(index.measured for _, index in parts):
         sizes = np.concatenate([np.array([index.widths, index.heights], dtype=np.int32).T for _, index in parts])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,7 @@ def test_a_killed_writing_continues(folder: Path, tmp_path: Path, monkeypatch: p
 
 
 def write_tar(file: Path, members: dict[str, bytes]) -> None:
+    file.parent.mkdir(exist_ok=True)
     with tarfile.open(file, "w") as tar:
         for name, part in members.items():
             info = tarfile.TarInfo(name)
@@ -136,6 +138,31 @@ def test_shards_of_other_programs(tmp_path: Path) -> None:
     assert [tuple(map(np.ndarray.tolist, batch[1:3])) for batch in _batches(again)] == [
         tuple(map(np.ndarray.tolist, batch[1:3])) for batch in _batches(data)
     ]
+
+
+def test_an_image_with_several_labels(tmp_path: Path) -> None:
+    """Lists in .cls, as they are written, and in .json; with the names of the classes, and for streams as well."""
+    source = ImageFolder(write_pictures(tmp_path / "pictures", {"train": 6, "test": 2}), **OPTIONS).find()
+    labels = np.random.default_rng(0).integers(0, 2, (18, 3))
+    labels[:3] = [0, 0, 0], [1, 1, 1], [1, 0, 1]
+    several = replace(source, train=replace(source.train, labels=labels), test=None)
+    write_shards(several, tmp_path / "written", 1)
+    json, foreign = {"note": 1, "tags": ["owl", "cat"]}, {}
+    for number in range(9):
+        foreign |= {f"{number}.png": png(number), f"{number}.json": str(json).replace("'", '"').encode()}
+    write_tar(tmp_path / "foreign" / "train.tar", foreign | {"9.png": png(9), "9.cls": b"[]"})
+    for stream in (False, True):
+        found = Shards(tmp_path / "written", **OPTIONS, stream=stream).find()
+        assert found.class_names == source.class_names
+        rows = [int(Path(name).name.split("_")[0]) for name in found.train.names]
+        assert sorted(rows) == [*range(18)]
+        assert np.array_equal(found.train.labels, labels[rows])
+        other = Shards(tmp_path / "foreign", **OPTIONS, stream=stream).find()
+        assert other.class_names == ("cat", "owl")
+        assert other.train.labels.tolist() == [[1, 1]] * 9 + [[0, 0]]
+    for index in (tmp_path / "written").glob("*.index.json"):
+        index.unlink()
+    assert np.array_equal(Shards(tmp_path / "written", **OPTIONS).find().train.labels, labels[rows])
 
 
 def _batches(data: Shards) -> list[list[np.ndarray]]:
