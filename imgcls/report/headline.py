@@ -21,7 +21,6 @@ METRICS = {
     "test/ece": "calibration error",
     "val/accuracy": "validation accuracy",
     "val/map": "mean average precision, validation",
-    "train/accuracy": "training accuracy",
     "best_epoch": "best epoch",
     "images_per_second": "images per second",
     "feature_vectors_per_second": "feature vectors per second",

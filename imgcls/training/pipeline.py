@@ -194,5 +194,5 @@ def _best_row(history: History, checkpoints: Checkpoints, *, solved: bool) -> di
         return {}
     epoch = checkpoints.best_epoch + 1 if checkpoints.best_epoch is not None else history.rows[-1]["epoch"]
     row = next(row for row in history.rows if row["epoch"] == epoch)
-    metrics = {name: float(value) for name, value in row.items() if name.startswith(("train/", "val/"))}
+    metrics = {name: float(value) for name, value in row.items() if name.startswith("val/")}
     return {"epochs": 0, **metrics} if solved else {"best_epoch": int(epoch), "epochs": len(history.rows), **metrics}
