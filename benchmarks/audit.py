@@ -28,6 +28,7 @@ import imgcls
 from imgcls.audit.labels import find_wrong_labels
 from imgcls.audit.out_of_fold import out_of_fold
 from imgcls.data.module import ImageDataModule
+from imgcls.models.depths import at_depths
 from imgcls.training.build import build_data, build_network
 from imgcls.training.devices import choose_devices
 from imgcls.training.frozen_backbone import compute_features
@@ -58,12 +59,12 @@ def features_of(name: str, overrides: list[str], asked: argparse.Namespace) -> t
     if not file.is_file():
         model = ["model.name=tf_efficientnet_lite0", f"model.weights={asked.weights}", "trainer.accelerator=cpu"]
         size = [f"data.image_size={asked.size}"]
-        size += [f"data.resize={asked.size}"] if name == "cifar" else []
+        size += [f"data.resize={asked.size}", "model.views=flip"] if name == "cifar" else []
         cfg = imgcls.compose([*overrides, *model, *size, "data.val_fraction=0"])
         devices = choose_devices("cpu", 1)
         images: ImageDataModule = build_data(cfg, devices, plain=True)
         images.setup()
-        stores = compute_features(images, build_network(cfg, images), device=torch.device("cpu"))
+        stores = compute_features(images, at_depths(build_network(cfg, images)), device=torch.device("cpu"))
         splits = images.source.splits()
         np.savez(
             file,

@@ -23,7 +23,7 @@ See = Callable[[np.ndarray], Tensor]
 def explain_errors(
     found: Audit,
     features: Tensor,
-    penalty: float,
+    penalty: float | None,
     predicted: np.ndarray | None = None,
     see_whole: See | None = None,
     seed: int = 0,
@@ -33,7 +33,7 @@ def explain_errors(
     Args:
         found: the audit so far.
         features: float32 (N, F), of all images.
-        penalty: of the head that measures the gains.
+        penalty: of the head that measures the gains; None: chosen by thirds of the training images.
         predicted: int64 (M,), the model's classes of the validation images; None: those of that head.
         see_whole: features of whole validation images; None: it is not asked what the crop cuts off.
         seed: of random choices.

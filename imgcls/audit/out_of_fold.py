@@ -10,11 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imgcls.models.logistic import PENALTIES, Regression
+from imgcls.models.logistic import PENALTIES, Regression, scale_of
 
 FOLDS = 5
 ENOUGH = 2000
 """The penalty is chosen by the first parts that together have this many images."""
+COMPONENTS = 1024
+"""Where there are more features, and many more images, the heads are solved on as many principal components of them."""
+SAMPLE = 20_000
+"""Images whose features these components are found by."""
 
 Layer = tuple[Tensor, Tensor]
 
@@ -37,8 +41,9 @@ def out_of_fold(
 ) -> OutOfFold:
     """Classify each of FOLDS parts of the images by a linear head that is solved on the other parts.
 
-    The first parts choose the penalty. The head of a further part starts from the first solution and is solved to the
-    same tolerance, so that it does not depend on the images it is to judge.
+    The first parts choose the penalty, which is on the weights of standardised features. The head of a further part
+    starts from the first solution and is solved to the same tolerance, so that it does not depend on the images it is
+    to judge.
 
     Args:
         features: float32 (N, F).
@@ -47,6 +52,9 @@ def out_of_fold(
         groups: int64 (N,); images of a group, such as copies of one image, are in the same part.
         seed: of the parts.
     """
+    reduced = len(labels) > 4 * COMPONENTS and features.shape[1] > COMPONENTS
+    if reduced:
+        features = principal_components(features)
     targets = torch.from_numpy(labels)
     fold_of = torch.from_numpy(deal(labels, groups, seed))
     tests = [torch.nonzero(fold_of == fold)[:, 0] for fold in range(FOLDS)]
@@ -54,7 +62,8 @@ def out_of_fold(
 
     def regression(fold: int, start: Layer | None = None) -> Regression:
         rest = torch.nonzero(fold_of != fold)[:, 0]
-        return Regression(features[rest], targets[rest], features.new_ones(len(rest)), num_classes, start)
+        ones = features.new_ones(len(rest))
+        return Regression(features[rest], targets[rest], ones, num_classes, start, standardise=not reduced)
 
     choosing = min(FOLDS, -(-ENOUGH * FOLDS // max(1, len(labels))))
     judged = torch.cat(tests[:choosing])
@@ -77,6 +86,14 @@ def out_of_fold(
     for test, layer in zip(tests, layers, strict=True):
         logits[test] = _apply(layer, features[test])
     return OutOfFold(logits.softmax(dim=1).numpy(), penalty)
+
+
+def principal_components(features: Tensor) -> Tensor:
+    """The COMPONENTS principal components of (N, F) standardised features, (N, COMPONENTS), not scaled."""
+    mean, std = scale_of(features)
+    some = (features[:: -(-len(features) // SAMPLE)] - mean) / std
+    directions = torch.linalg.eigh(some.T @ some / len(some)).eigenvectors[:, -COMPONENTS:] / std[:, None]
+    return torch.addmm(-(mean @ directions), features, directions)
 
 
 def _apply(layer: Layer, features: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ def audit(
     features: Mapping[str, np.ndarray],
     findings: Mapping[str, Findings],
     *,
+    own_features: int | None = None,
     sharpness: np.ndarray | None = None,
     input_side: int = 224,
     predicted: np.ndarray | None = None,
@@ -34,7 +35,8 @@ def audit(
 
     Args:
         source: images with one label each.
-        features: split to float32 (n, F).
+        features: split to float32 (n, F). All of them judge the labels.
+        own_features: how many of them, the last ones, are the backbone's own, by which all else is judged; None: all.
         findings: split to what is known of its files, see `checks.inspect`.
         sharpness: float32 (N,), of the images of all splits.
         input_side: shorter side of the model's input, px.
@@ -52,16 +54,18 @@ def audit(
     copies = tuple(Copy(kind, i, j, bool(labels[i] != labels[j])) for kind, i, j in find_copies(known))
     judged = out_of_fold(values, labels, classes, groups=groups_of(source, copies), seed=seed)
     suspects = find_wrong_labels(judged.probabilities, labels)
+    own = values if own_features in (None, values.shape[1]) else values[:, -own_features:].contiguous()
     found = Audit(
         source,
         judged.probabilities,
         suspects,
         copies,
         tuple(find_poor_images(known, sharpness, input_side)),
-        tuple(find_hidden_groups(values.numpy(), np.where(suspects.wrong, -1, labels), classes, seed=seed)),
+        tuple(find_hidden_groups(own.numpy(), np.where(suspects.wrong, -1, labels), classes, seed=seed)),
         None,
     )
     if source.val is None or not len(source.val):
         return found
-    errors = explain_errors(found, values, judged.penalty, predicted, see_whole, seed)
+    penalty = judged.penalty if own is values else None
+    errors = explain_errors(found, own, penalty, predicted, see_whole, seed)
     return replace(found, errors=errors)

@@ -41,7 +41,7 @@ class Worth:
         val_features: float32 (M, F), of the validation images.
         val_labels: int64 (M,).
         num_classes: number of classes.
-        penalty: of the head; see `OutOfFold`.
+        penalty: of the head, see `OutOfFold`; None: chosen by thirds of the training images.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Worth:
         val_features: Tensor,
         val_labels: np.ndarray,
         num_classes: int,
-        penalty: float,
+        penalty: float | None,
     ) -> None:
         self.features, self.labels = features, labels
         self.val_features, self.val_labels = val_features, val_labels

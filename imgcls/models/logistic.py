@@ -152,22 +152,37 @@ def _rises(scores: list[_Score]) -> bool:
     return len(losses) > PATIENCE and min(losses[:-PATIENCE]) < min(losses[-PATIENCE:])
 
 
+def scale_of(features: Tensor) -> Pair:
+    """Mean and standard deviation, (F,), to standardise (N, F) features; almost constant ones are hardly scaled up."""
+    std, mean = torch.std_mean(features, dim=0, correction=0)
+    return mean, std.clamp(min=max(CONSTANT * float(std.median()), 1e-6))
+
+
 class Regression:
     """The regression on given images, whose solution for one penalty is the start for the next.
 
     Args:
-        features: float32 (N, F), which are standardised.
+        features: float32 (N, F).
         labels: int64 (N,).
         weights: float32 (N,) of the images.
         num_classes: number of classes, C.
         start: the weight (C, F) and bias (C,) of another regression, from which the first search starts.
+        standardise: whether the penalty is on the weights of standardised features, or of the features as they are.
     """
 
     def __init__(
-        self, features: Tensor, labels: Tensor, weights: Tensor, num_classes: int, start: Pair | None = None
+        self,
+        features: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+        num_classes: int,
+        start: Pair | None = None,
+        *,
+        standardise: bool = True,
     ) -> None:
-        std, self.mean = torch.std_mean(features, dim=0, correction=0)
-        self.std = std.clamp(min=max(CONSTANT * float(std.median()), 1e-6))
+        self.mean, self.std = scale_of(features)
+        if not standardise:
+            self.std = torch.ones_like(self.std)
         self.features = (features - self.mean) / self.std
         self.weights = (weights / weights.sum())[:, None]
         self.targets = F.one_hot(labels, num_classes).to(features) * self.weights

@@ -24,6 +24,7 @@ from imgcls.data.feature_module import evaluation_features
 from imgcls.data.module import ImageDataModule
 from imgcls.data.stores.features import FeatureStore
 from imgcls.errors import UserError
+from imgcls.models.depths import at_depths
 from imgcls.models.network import Network
 from imgcls.preprocessing import sides
 from imgcls.report.report_data import MAX_DECODED, encode_jpeg
@@ -50,9 +51,10 @@ def audit_images(
 
     Args:
         images: set up.
-        network: its backbone computes the features; the best one has not been trained on these labels.
+        network: its backbone computes the features; the best one has not been trained on these labels. Several of its
+            depths judge the labels.
         device: where it runs; None: it does not run again, not even to see what the crop cuts off.
-        features: of all splits, if they are there already.
+        features: of all splits by the backbone, if they are there already and no others are to be computed.
         findings: of all splits, likewise.
         predicted: int64 (M,), the classes of the validation images by the model whose errors are explained; None: those
             of a head on the features.
@@ -63,7 +65,7 @@ def audit_images(
     if images.multilabel:
         raise UserError("The audit is for images with one label each, not for task=multilabel.")
     if features is None:
-        features = compute_features(images, network, device=device or torch.device("cpu"))
+        features = compute_features(images, at_depths(network), device=device or torch.device("cpu"))
     splits = images.source.splits()
     if findings is None:
         findings = {
@@ -75,6 +77,7 @@ def audit_images(
         images.source,
         {name: features[name].features[0] for name in splits},
         findings,
+        own_features=network.num_features,
         sharpness=measure_sharpness([images.store_of(name, evaluation=True) for name in splits]),
         input_side=min(sides(images.image_size)),
         predicted=predicted,

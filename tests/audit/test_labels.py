@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from imgcls.audit.labels import estimate_share, find_wrong_labels
-from imgcls.audit.out_of_fold import FOLDS, deal, out_of_fold
+from imgcls.audit.out_of_fold import FOLDS, deal, out_of_fold, principal_components
 from imgcls.models.logistic import Regression
 from tests.audit.features import clouds, with_wrong_labels
 
@@ -52,6 +52,23 @@ def test_an_image_has_no_part_in_its_own_probabilities() -> None:
     weight, bias = alone.layer()
     logits = features[torch.from_numpy(part)] @ weight.T + bias
     assert before.probabilities[part] == pytest.approx(logits.softmax(1).numpy(), abs=5e-3)
+
+
+def test_wide_features_are_judged_by_their_principal_components(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotated, as many components as there is something in find the same as the features themselves."""
+    features, true = clouds(1500, CLASSES)
+    given, _ = with_wrong_labels(true, CLASSES, 0.05)
+    random = torch.Generator().manual_seed(0)
+    mixed = torch.cat([features, features @ torch.randn(features.shape[1], 30, generator=random)], dim=1)
+    whole = out_of_fold(mixed, given, CLASSES)
+    monkeypatch.setattr("imgcls.audit.out_of_fold.COMPONENTS", features.shape[1])
+    found = out_of_fold(mixed, given, CLASSES)
+    assert found.penalty == whole.penalty
+    assert found.probabilities == pytest.approx(whole.probabilities, abs=5e-3)
+    components = principal_components(mixed)
+    assert components.shape == features.shape
+    covariance = torch.cov(components.T)
+    assert float((covariance - covariance.diagonal().diag()).abs().max()) < 1e-3 * float(covariance.max())
 
 
 def test_parts_are_even_and_keep_groups() -> None:
