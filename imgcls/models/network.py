@@ -50,9 +50,14 @@ class Network(nn.Module):
 
         They are twice as fast with the channels innermost; those of ConvNeXt, with layer norms, are not.
         """
-        modules = list(self.backbone.modules())
+        modules = self.backbone.modules()
         depthwise = any(isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels for module in modules)
-        return depthwise and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules)
+        return depthwise and self.has_batch_norms
+
+    @property
+    def has_batch_norms(self) -> bool:
+        """Whether it is a convolutional network like ResNet and EfficientNet, and unlike ConvNeXt and transformers."""
+        return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.backbone.modules())
 
     def features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) normalised images to (N, F) features."""

@@ -28,7 +28,7 @@ from imgcls.system.bars import with_bar
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 BATCH = 64
 
 
@@ -135,6 +135,9 @@ def run_once(
         title: of the bar.
     """
     was_training, was_frozen = network.training, network.frozen
+    # computes up to 1.6 times as fast with the channels innermost, a transformer a little slower
+    innermost = device.type != "mps" and network.has_batch_norms
+    layout = torch.channels_last if innermost else torch.contiguous_format
     network.to(device).eval()
     network.freeze(True)
     try:
@@ -146,7 +149,7 @@ def run_once(
             for raw in with_bar(loader, len(loader), named):
                 batch = datamodule.on_after_batch_transfer(move_data_to_device(raw, device), 0)
                 with torch.inference_mode():
-                    values = output(batch.images).float()
+                    values = output(batch.images.contiguous(memory_format=layout)).float()
                 seen += len(values)
                 yield values.cpu().numpy()
             if left_out := len(loader.plan.positions) - seen:
