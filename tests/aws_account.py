@@ -61,12 +61,29 @@ class Jobs:
         return Account(self.aws.session(), **{"role": "trainer", **options})
 
 
+def check_settings_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each job the SDK checks its own, unchanged settings eight times, which takes longer than all else."""
+    import jsonschema
+
+    check, checked = jsonschema.validate, set()
+
+    def once(instance: object, schema: object, **options: Any) -> None:
+        content = id(schema), json.dumps(instance, sort_keys=True, default=str)
+        if content not in checked:
+            check(instance, schema, **options)
+            checked.add(content)
+
+    monkeypatch.setattr(jsonschema, "validate", once)
+
+
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
     from imgcls.launch.rehearsal.aws import LocalAws
 
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    if SDK:
+        check_settings_once(monkeypatch)
     jobs = Jobs()
     with LocalAws(jobs.begin, jobs.stopped.append, strict=True) as jobs.aws:
         jobs.aws.add_role("trainer")
