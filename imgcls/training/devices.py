@@ -91,9 +91,32 @@ def choose_devices(accelerator: str, devices: Any, num_nodes: int = 1) -> Device
 
 
 def devices_of_torchrun(accelerator: str) -> Devices:
-    """A device for each process that torchrun has started, on all machines; one device without torchrun."""
+    """A device for each process that torchrun has started, on all machines; one device without torchrun.
+
+    Raises UserError where this machine has fewer.
+    """
     here, everywhere = local_processes(), int(os.environ.get("WORLD_SIZE", "1"))
-    return replace(choose_devices(accelerator, "auto"), indices=here, num_nodes=everywhere // here)
+    chosen = choose_devices(accelerator, "auto")
+    if chosen.accelerator != "cpu":  # which any number of processes can share
+        choose_devices(accelerator, here)
+    return replace(chosen, indices=here, num_nodes=everywhere // here)
+
+
+def devices_of_training(accelerator: str, devices: Any, num_nodes: int) -> Devices:
+    """As `choose_devices`; under torchrun, `auto` is a device for each of its processes, on all its machines.
+
+    Raises UserError too where these are not as many as torchrun's processes, each of which would train alone.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1 and devices == "auto":
+        return devices_of_torchrun(accelerator)
+    chosen = choose_devices(accelerator, devices, num_nodes)
+    if processes > 1 and chosen.total != processes:
+        raise UserError(
+            f"torchrun has started {processes} processes, but trainer.devices={devices} and trainer.num_nodes="
+            f"{num_nodes} are {chosen.total}. Leave both out: torchrun decides."
+        )
+    return chosen
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from imgcls.runs.resuming import as_begun, keep_split
 from imgcls.runs.run import Run, load
 from imgcls.system.interrupts import StopSignals
 from imgcls.system.logs import log_to_file
-from imgcls.training.devices import OutOfMemory, choose_devices, is_out_of_memory
+from imgcls.training.devices import OutOfMemory, devices_of_training, is_out_of_memory
 from imgcls.training.processes import is_worker, train_in_processes
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def _fit_with_enough_memory(cfg: DictConfig, folder: Path, recording: Recording 
 
 
 def _fit_once(cfg: DictConfig, folder: Path, micro: int | None) -> None:
-    devices = choose_devices(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
+    devices = devices_of_training(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
     if devices.total == 1 or is_worker():
         train_here(cfg, folder, micro)
     elif devices.num_nodes > 1:
@@ -131,7 +131,7 @@ def train_here(cfg: DictConfig, folder: Path, micro: int | None = None) -> None:
                 ) from error
             if not is_out_of_memory(error):
                 raise
-            devices = choose_devices(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
+            devices = devices_of_training(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
             size, reason = micro or -(-cfg.data.batch_size // devices.total), first_line(error)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -38,7 +38,7 @@ from imgcls.training.build import (
 )
 from imgcls.training.checkpoint_io import read_checkpoint
 from imgcls.training.data_identity import check_data, record_data
-from imgcls.training.devices import Devices, choose_devices
+from imgcls.training.devices import Devices, devices_of_training
 from imgcls.training.head_start import prepare_head, sees_images_once
 from imgcls.training.label_results import set_thresholds
 from imgcls.training.learning_rate import choose_learning_rate
@@ -66,7 +66,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     """
     timing = Timing()
     _set_up_torch(cfg.seed)
-    devices = choose_devices(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
+    devices = devices_of_training(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
     last = folder / "checkpoints" / LAST
     resume_from = last if last.is_file() else None
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from imgcls.errors import UserError
-from imgcls.training.devices import choose_devices, is_out_of_memory
+from imgcls.training.devices import Devices, choose_devices, devices_of_training, is_out_of_memory
 
 
 @pytest.fixture
@@ -41,6 +41,22 @@ def test_a_missing_device_is_refused(gpus: Any, there: int, accelerator: str, de
 def test_several_processes_on_the_cpu_must_be_asked_for(gpus: Any) -> None:
     gpus(0)
     assert choose_devices("cpu", 2).total == 2
+
+
+def test_torchrun_decides_how_many_processes_train_together(gpus: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each of them would train alone, in one run folder."""
+    for name, count in (("WORLD_SIZE", 4), ("LOCAL_WORLD_SIZE", 2)):
+        monkeypatch.setenv(name, str(count))
+    gpus(0)
+    assert devices_of_training("auto", "auto", 1) == Devices("cpu", 2, 2)
+    gpus(8)
+    assert devices_of_training("auto", "auto", 1) == Devices("cuda", 2, 2)
+    assert devices_of_training("auto", [3, 5], 2) == Devices("cuda", [3, 5], 2)
+    with pytest.raises(UserError, match="has started 4 processes"):
+        devices_of_training("auto", 1, 2)
+    gpus(1)
+    with pytest.raises(UserError, match="this machine has 1 CUDA device"):
+        devices_of_training("auto", "auto", 1)
 
 
 def test_automatic_values_depend_on_the_device(gpus: Any) -> None:
