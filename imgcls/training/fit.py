@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from imgcls.config.composition import check, plain
 from imgcls.errors import UserError, first_line
-from imgcls.runs.reading import read_json
+from imgcls.runs.reading import read_json, read_status
 from imgcls.runs.recording import Recording
 from imgcls.runs.resuming import as_begun, keep_split
 from imgcls.runs.run import Run, load
@@ -38,7 +38,8 @@ def fit(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
     if folds and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("cv.folds trains each fold on the devices of one machine. Start it without torchrun.")
     if rank > 0:  # started from outside, for example by torchrun: rank 0 owns the run folder
-        _fit_with_enough_memory(cfg, folder, None)
+        if read_status(folder).get("state") != "finished":  # else rank 0 does not train, and would be waited for
+            _fit_with_enough_memory(cfg, folder, None)
         return load(folder)
     with Recording(folder, plain(cfg), overrides or [], cfg.resume) as recording:
         if recording.finished:

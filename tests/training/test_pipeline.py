@@ -190,6 +190,9 @@ def test_a_finished_run_is_returned_as_it_is(fit: Fit, monkeypatch: pytest.Monke
     first = fit()
     monkeypatch.setattr("imgcls.training.pipeline.train", lambda *_: pytest.fail("it trained again"))
     assert numbers(fit()) == numbers(first)
+    monkeypatch.setenv("RANK", "1")  # the others of torchrun's processes would wait for the first one
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert fit().folder == first.folder
 
 
 def test_validation_selects_and_the_test_set_is_used_once(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
