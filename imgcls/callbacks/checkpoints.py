@@ -28,7 +28,7 @@ class Checkpoints(Checkpoint):
         top_k: number of best epochs to keep; more than one adds files `epoch_N.ckpt`.
         average: 'greedy' averages the best epochs after the training, at least MEMBERS of which are then kept; see
             imgcls.training.soup. 'start' mixes the last one with the start; see imgcls.training.mixture.
-        every_minutes: also write `last.ckpt` within an epoch, at most this often.
+        every_minutes: also write `last.ckpt` within an epoch, at most this often, where one process trains.
         rest_seconds: least time between two `last.ckpt`, except after the last epoch. An epoch within this time writes
             nothing, and its weights stay in memory if they are the best. Ignored with several processes.
         in_background: read by the trainer's builder; see imgcls.training.checkpoint_io.
