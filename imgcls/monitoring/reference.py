@@ -20,6 +20,8 @@ from imgcls.system.files import atomic_write_bytes
 
 FILE = "reference.npz"
 LEAST, MOST = 20, 2000  # images
+COPIES = 2  # of each image and kind, their strengths in as many equal parts of the range: one left too much to chance
+LEAST_STRENGTH = 0.1
 CLEAN = -1
 PENALTY = 0.05  # inverse of the weight decay of the regressions
 COMPONENTS = 64  # principal components of the features that are compared
@@ -163,8 +165,10 @@ def measure_versions(
             yield preprocessing.pixels(picture), label, number, CLEAN
             if isinstance(picture, Image.Image):
                 for kind, perturb in enumerate(PERTURBATIONS.values()):
-                    worse = perturb(picture.convert("RGB"), float(dice.uniform(0.1, 1)), dice)
-                    yield preprocessing.pixels(worse), label, number, kind
+                    for part in range(COPIES):
+                        strength = LEAST_STRENGTH + (1 - LEAST_STRENGTH) * (part + dice.random()) / COPIES
+                        worse = perturb(picture.convert("RGB"), float(strength), dice)
+                        yield preprocessing.pixels(worse), label, number, kind
 
     measured, notes = [], []
     for batch in _batches(versions()):
