@@ -12,7 +12,9 @@ from typing import Any
 
 # One of several workers of pytest-xdist has a core to itself. What their parent has set here they find in their
 # environment: more threads than cores wait for each other, and small convolutions take twenty times as long.
-os.environ["OMP_NUM_THREADS"] = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # unless who shares the machine gives another number
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np

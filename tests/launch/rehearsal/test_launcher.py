@@ -39,8 +39,8 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def test_an_interrupted_job_has_the_results_of_a_local_run(tmp_path: Path, own_temporary_folder: Path) -> None:
-    words = [*DIGITS, "trainer.max_epochs=4", "trainer.limit_train_batches=4", "seed=3"]
-    local = imgcls.fit(imgcls.compose([*words, f"run_dir={tmp_path / 'local'}"]))
+    words = [*DIGITS, "trainer.max_epochs=2", "trainer.limit_train_batches=4", "seed=3"]
+    local = imgcls.fit(imgcls.compose([*words, "report=false", f"run_dir={tmp_path / 'local'}"]))
     cfg = imgcls.compose([*words, f"run_dir={tmp_path / 'job'}", "launch=rehearsal", "launch.interrupt=true"])
     job = imgcls.fit(cfg, words)
     assert results(job) == results(local)
@@ -49,7 +49,7 @@ def test_an_interrupted_job_has_the_results_of_a_local_run(tmp_path: Path, own_t
     assert (job.folder / "job.log").read_text().count("the checkpoint has been written") == 1
     assert job.report_file.is_file()
     assert job.config == cfg, "with the paths and the launcher of this machine"
-    assert [row["epoch"] for row in job.history] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in job.history] == [1, 2]
     assert "interrupted; waiting for another instance" in (job.folder / "launch.log").read_text()
     assert job.model.class_names == local.model.class_names
     assert json.loads((job.folder / "job.json").read_text())["where"] == "rehearsal"
