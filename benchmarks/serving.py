@@ -1,11 +1,13 @@
 """The server against a plain function, one client against sixteen, and ONNX Runtime against torch, side by side.
 
     python benchmarks/serving.py [--model resnet18] [--size 224] [--photos DIR] [--repeats 3] [--json FILE]
+    python benchmarks/serving.py --memory 50000 [--model resnet18] [--size 224] [--photos DIR] [--json FILE]
 
 The server is `python -m imgcls.serve` in its own process; the load comes from another process over persistent
 connections on loopback, and each client sends its next image after the answer to the previous one. "plain" decodes the
 same JPEG files and runs the same model in a function. The repeats alternate, so that a busy machine slows all; figures
-are medians. Prints a table, the targets beside the results, and one line of JSON.
+are medians. `--memory` measures the server's memory after each tenth of so many requests by sixteen clients. Prints a
+table, the targets beside the results, and one line of JSON.
 """
 
 from __future__ import annotations
@@ -77,6 +79,13 @@ def write_model(name: str, size: int, folder: Path, *, onnx: bool = True) -> Non
 @contextmanager
 def server(folder: Path, *options: str) -> Iterator[int]:
     """Start a server in its own process and yield its port."""
+    with server_process(folder, *options) as (_, port):
+        yield port
+
+
+@contextmanager
+def server_process(folder: Path, *options: str) -> Iterator[tuple[int, int]]:
+    """Start a server and yield the number of its process, and its port."""
     command = [sys.executable, "-m", "imgcls.serve", f"run={folder}", "port=0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -85,7 +94,7 @@ def server(folder: Path, *options: str) -> Iterator[int]:
             match = re.search(r":(\d+)$", line.strip())
             if match is None:
                 raise SystemExit(f"The server did not start: {line}")
-            yield int(match[1])
+            yield process.pid, int(match[1])
         finally:
             process.terminate()
 
@@ -157,6 +166,28 @@ def load_from_outside(
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found
+
+
+def resident(process: int) -> float:
+    """Resident memory of a process, MB (Linux)."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def memory(arguments: argparse.Namespace, place: Path) -> dict[str, list[float]]:
+    """The resident memory of the server at its start and after each tenth of the requests, MB."""
+    (place / "pictures").mkdir()
+    for number, content in enumerate(jpegs(arguments.photos, 32)):
+        (place / "pictures" / f"{number:03}.jpg").write_bytes(content)
+    write_model(arguments.model, arguments.size, place / "model")
+    with server_process(place / "model") as (process, port):
+        rows: dict[str, list[float]] = {"answers": [0], "MB": [resident(process)]}
+        for part in range(1, 11):
+            load_from_outside(port, CLIENTS, arguments.memory // 10, place / "pictures")
+            rows["answers"].append(part * (arguments.memory // 10))
+            rows["MB"].append(resident(process))
+            print(f"{rows['answers'][-1]:10,.0f} answers: {rows['MB'][-1]:6.0f} MB", flush=True)
+    return rows
 
 
 def plain(model: Any, pictures: list[bytes], requests: int) -> float:
@@ -247,12 +278,16 @@ def main() -> None:
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--requests", type=int, default=100, help="requests per client in each repeat")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", type=int, help="requests after which the server's memory is measured, ten times")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as temporary:
-        rows = measure(arguments, Path(temporary))
+        rows = (memory if arguments.memory else measure)(arguments, Path(temporary))
+    if arguments.memory:
+        report(arguments, {**vars(arguments), **rows})
+        return
     found = {name: statistics.median(values) for name, values in rows.items()}
     setting = f"{arguments.model}, {arguments.size} px, {arguments.requests} requests per client"
     print(f"\n{setting}: median of {arguments.repeats} (min, max)")
@@ -274,7 +309,12 @@ def main() -> None:
         sign, target = TARGETS[name]
         reached = ratio <= target if sign == "<=" else ratio >= target
         print(f"{name:56}{ratio:6.2f}   target {sign} {target:.2f}: {'reached' if reached else 'MISSED'}")
-    line = json.dumps({**vars(arguments), **rows, "ratios": ratios}, default=str)
+    report(arguments, {**vars(arguments), **rows, "ratios": ratios})
+
+
+def report(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Print a line of JSON, and write it where it is asked for."""
+    line = json.dumps(result, default=str)
     print(line)
     if arguments.json:
         arguments.json.write_text(line + "\n")
