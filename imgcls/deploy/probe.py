@@ -18,6 +18,7 @@ from imgcls.aws.refusals import error_code, explain_refusals
 from imgcls.aws.s3 import split_uri
 from imgcls.deploy.samples import Sample
 from imgcls.errors import UserError
+from imgcls.portable.certificate import check_certificate
 from imgcls.serve.client import Client
 
 Ask = Callable[[bytes, str], bytes]
@@ -56,8 +57,10 @@ def compare(ask: Ask, model_folder: Path, samples: Sequence[Sample], tolerance: 
     Classes whose probabilities differ by less than the tolerance may change places.
 
     Raises:
-        UserError: an answer is missing, comes from another model, or differs by more than `tolerance`.
+        UserError: an answer is missing, comes from another model, or differs by more than `tolerance`; or the local model
+            has a certificate that it does not hold, so that equal answers would say nothing.
     """
+    check_certificate(model_folder)
     model = portable.load(model_folder, engine="auto")
     names, local = model.class_names, model.predict([sample.content for sample in samples])
     remote, seconds = [], []

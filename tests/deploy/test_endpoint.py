@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -174,6 +175,17 @@ def test_wrong_answers_are_found(account: Account, run: Path, after: str) -> Non
         deploy("samples=3", f"on_failure={after}")
     assert account.endpoints == ([DOGS] if after == "keep" else [])
     assert ("The endpoint was removed" if after == "undo" else f"delete name={DOGS}") in str(raised.value)
+
+
+def test_an_endpoint_is_not_compared_with_a_model_that_lost_its_certificate(
+    account: Account, run: Path, model: Path
+) -> None:
+    deploy()
+    (run / "model").unlink()
+    shutil.copytree(model, run / "model")
+    (run / "model" / "certificate.json").write_text(json.dumps({"passed": True, "sha256": {}}))
+    with pytest.raises(UserError, match="changed after the certificate was written"):
+        command(["test", f"run={run}", "name=dogs"])
 
 
 def test_an_update_that_answers_wrongly_is_rolled_back(account: Account, run: Path) -> None:
