@@ -57,8 +57,8 @@ def compare(ask: Ask, model_folder: Path, samples: Sequence[Sample], tolerance: 
     Classes whose probabilities differ by less than the tolerance may change places.
 
     Raises:
-        UserError: an answer is missing, comes from another model, or differs by more than `tolerance`; or the local model
-            has a certificate that it does not hold, so that equal answers would say nothing.
+        UserError: an answer is missing, comes from another model, or differs by more than `tolerance`; or the local
+            model has a certificate that it does not hold, so that equal answers would say nothing.
     """
     check_certificate(model_folder)
     model = portable.load(model_folder, engine="auto")

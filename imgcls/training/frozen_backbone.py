@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def compute_features(
             suffix = f" in {len(epochs)} views" if augmented else ""
             log.info("%s: computing the features of %d images%s once.", split, count, suffix)
             output = network.features if one else network.mean_features
-            parts = run_once(datamodule, network, split, epochs, device, output, "Features of")
+            parts = partial(run_once, datamodule, network, split, epochs, device, output, "Features of")
             store = build_features(folder, shape, parts)
         else:
             log.info("%s: features of %d images found in %s.", split, count, folder)

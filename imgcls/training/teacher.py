@@ -155,7 +155,7 @@ class _Model:
             epochs: Sequence[int | None] = list(range(views)) if views else [None]
             yield from run_once(seen, network, "train", epochs, self.device, output, "Answers for")
 
-        return build_features(seen.cache / "features" / key, shape, compute())
+        return build_features(seen.cache / "features" / key, shape, compute)
 
 
 def _order(path: str, theirs: Sequence[str], ours: Sequence[str]) -> Tensor:

@@ -6,6 +6,7 @@ import functools
 import json
 import multiprocessing
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,10 +141,10 @@ def parts() -> Iterator[np.ndarray]:
 def test_features_are_computed_once_and_stored_only_if_complete(tmp_path: Path) -> None:
     folder = tmp_path / "features" / "one"
     with pytest.raises(ValueError, match="6 features for 10 rows"):
-        build_features(folder, SHAPE, [next(parts())])
+        build_features(folder, SHAPE, lambda: [next(parts())])
     assert open_features(folder, SHAPE) is None
-    built = build_features(folder, SHAPE, parts())
-    again = build_features(folder, SHAPE, iter([]))  # not read
+    built = build_features(folder, SHAPE, parts)
+    again = build_features(folder, SHAPE, lambda: pytest.fail("they are there"))
     assert np.array_equal(built.features, again.features)
     assert again.gather(torch.tensor([4]), epoch=1).tolist() == [[1, 1, 1]]
     assert open_features(folder, (2, 5, 4)) is None
@@ -155,7 +156,7 @@ def _die_while_computing(folder: Path) -> None:
         yield next(parts())
         os._exit(9)
 
-    build_features(folder, SHAPE, dying())
+    build_features(folder, SHAPE, dying)
 
 
 def test_a_killed_computation_leaves_no_features(tmp_path: Path) -> None:
@@ -165,14 +166,25 @@ def test_a_killed_computation_leaves_no_features(tmp_path: Path) -> None:
     process.join()
     assert process.exitcode == 9
     assert open_features(folder, SHAPE) is None
-    assert build_features(folder, SHAPE, parts()).views == 2
+    assert build_features(folder, SHAPE, parts).views == 2
 
 
 def test_features_stay_in_memory_if_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imgcls.data.stores.features.DISK_SHARE", 0.0)
-    store = build_features(tmp_path / "one", SHAPE, parts())
+    store = build_features(tmp_path / "one", SHAPE, parts)
     assert store.gather(torch.tensor([0]), epoch=1).tolist() == [[0, 0, 0]]
     assert not (tmp_path / "one").exists()
+
+
+def test_a_disk_that_fails_meanwhile_costs_no_training(tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+
+    def losing() -> Iterator[np.ndarray]:
+        yield from parts()
+        shutil.rmtree(folder.with_suffix(".partial"), ignore_errors=True)  # before it is renamed
+
+    store = build_features(folder, SHAPE, losing)
+    assert store.gather(torch.tensor([4]), epoch=1).tolist() == [[1, 1, 1]]
 
 
 def test_two_processes_share_features_and_give_the_numbers_of_one(fit: Fit, own_cache: Path) -> None:

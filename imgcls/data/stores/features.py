@@ -6,7 +6,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
@@ -77,13 +77,16 @@ def open_features(folder: Path, shape: tuple[int, int, int]) -> FeatureStore | N
     return FeatureStore(features, held)
 
 
-def build_features(folder: Path, shape: tuple[int, int, int], parts: Iterable[np.ndarray]) -> FeatureStore:
+def build_features(
+    folder: Path, shape: tuple[int, int, int], parts: Callable[[], Iterable[np.ndarray]]
+) -> FeatureStore:
     """Open the features in `folder`, and compute them first if they are missing; in memory if the disk is too small.
 
     Args:
         folder: named after everything that the features depend on.
         shape: (V, N, F).
-        parts: float32 (n, F), in order, view after view; only iterated over if the features are missing.
+        parts: computes the features, float32 (n, F), in order, view after view; only called if they are missing, and
+            again if the disk fails meanwhile.
     """
     size = 4 * shape[0] * shape[1] * shape[2]
 
@@ -92,7 +95,7 @@ def build_features(folder: Path, shape: tuple[int, int, int], parts: Iterable[np
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         target = np.lib.format.open_memmap(partial / FEATURES, mode="w+", dtype=np.float32, shape=shape)
         reserve(partial / FEATURES)
-        _fill(target, parts)
+        _fill(target, parts())
         target.flush()
         description = {"shape": list(shape), "checksums": checksums(partial / FEATURES)}
         (partial / DESCRIPTION).write_text(json.dumps(description))
@@ -104,7 +107,7 @@ def build_features(folder: Path, shape: tuple[int, int, int], parts: Iterable[np
         return find_or_build(folder, lambda: open_features(folder, shape), build)
     except OSError as error:
         log.warning("The %.1f MB of features cannot be stored (%s): kept in memory.", size / 1e6, error)
-    return FeatureStore(_fill(np.empty(shape, dtype=np.float32), parts))
+    return FeatureStore(_fill(np.empty(shape, dtype=np.float32), parts()))
 
 
 def _fill(target: np.ndarray, parts: Iterable[np.ndarray]) -> np.ndarray:
