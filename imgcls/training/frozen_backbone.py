@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2
 BATCH = 64
+CPU_PIXELS = 400_000
+"""Of the images that go through a network at once on a CPU: the outputs of its layers for more leave the cache."""
 
 
 def compute_features(
@@ -149,8 +151,10 @@ def run_once(
             named = f"{title} {split}" + (f", view {epoch + 1} of {len(epochs)}" if epoch is not None else "")
             for raw in with_bar(loader, len(loader), named):
                 batch = datamodule.on_after_batch_transfer(move_data_to_device(raw, device), 0)
+                images = batch.images.contiguous(memory_format=layout)
+                some = max(8, CPU_PIXELS // images[0, 0].numel()) if device.type == "cpu" else BATCH
                 with torch.inference_mode():
-                    values = output(batch.images.contiguous(memory_format=layout)).float()
+                    values = torch.cat([output(part).float() for part in images.split(some)])
                 seen += len(values)
                 yield values.cpu().numpy()
             if left_out := len(loader.plan.positions) - seen:
