@@ -4,10 +4,10 @@
 
 IMAGES is a folder of photographs, from which `--count` JPEGs of 500 x 375 px are cut. Each engine reads them, in a
 process of its own, from a folder that stands for the network, through a cache with room for half of them, in batches of
-64, with one thread or in the process itself; `decoded` also decodes them to 256 px with the same function. The engines
-take turns, and the fastest of the repeats counts. Then, whether an epoch has each image once, and whether one that is
-left in the middle resumes with the images that an uninterrupted one has. LitData and WebDataset must be installed; they
-are no dependencies of imgcls. Prints a table, and a line of JSON.
+64, with one thread or in the process itself; `decoded` also decodes them to 256 px, imgcls as in a training, the others
+with Pillow. The engines take turns, and the fastest of the repeats counts. Then, whether an epoch has each image once,
+and whether one that is left in the middle resumes with the images that an uninterrupted one has. LitData and WebDataset
+must be installed; they are no dependencies of imgcls. Prints a table, and a line of JSON.
 """
 
 from __future__ import annotations
