@@ -31,7 +31,7 @@ VERSION = b"1"  # of the search and its limits, in the name of a result that is 
 DIMENSIONS = 15  # of the points among which neighbours are searched; more make a tree no quicker
 FIRST_NEIGHBOURS = 4
 MANY_CANDIDATES = 5000  # by hash; comparing this many takes as long as searching the tree
-SLACK = 1.001  # for the rounding of a lower bound
+SLACK, ROUNDING = 1.001, 0.1  # of a lower bound, which for equal images is not 0 on every processor
 ROWS_AT_A_TIME = 8192
 CHUNK_CANDIDATES = 1_000_000
 
@@ -227,7 +227,7 @@ def _find_nearest_by_colour(
                 differences[differences > MAX_RMS_DIFFERENCE] = np.inf
                 nearest = differences.min(axis=1)
                 position = np.where(differences == nearest[:, None], places, len(old)).min(axis=1)
-                done = (bounds[:, -1] > nearest * SLACK) | ~np.isfinite(bounds[:, -1]) | (count == len(old))
+                done = (bounds[:, -1] > nearest * SLACK + ROUNDING) | ~np.isfinite(bounds[:, -1]) | (count == len(old))
                 known = done & np.isfinite(nearest)
                 found |= zip(part[known].tolist(), position[known].tolist(), strict=True)
                 left.append(part[~done])
