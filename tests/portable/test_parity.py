@@ -191,7 +191,7 @@ def test_every_engine_has_the_same_novelty(tmp_path: Path, views: str) -> None:
         assert [answer.known for answer in model.top(list(PIXELS))] == (expected <= 1).tolist()
         together = model.outputs(PIXELS)  # batches of sure images, of unsure ones and of one image
         for rows in (unsure == 0, unsure > 0, *np.eye(len(PIXELS), dtype=bool)):
-            assert np.allclose(model.outputs(PIXELS[rows]), together[rows], atol=1e-3)
+            assert np.allclose(model.outputs(PIXELS[rows]), together[rows], rtol=1e-3, atol=1e-3)
     assert all(parity.sound for parity in portable.check(tmp_path / "model", PIXELS).values())
     (tmp_path / "model" / portable.NOVELTY).unlink()
     with pytest.raises(UserError, match="novelty"):
