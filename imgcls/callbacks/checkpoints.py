@@ -127,7 +127,7 @@ class Checkpoints(Checkpoint):
     def save_last(self, trainer: L.Trainer) -> None:
         """Write `last.ckpt`: everything needed to resume."""
         self._write_best(trainer)
-        trainer.save_checkpoint(self.last)
+        trainer.save_checkpoint(self.last, weights_only=False)  # unset, Lightning says so each time
         self._written_at = time.monotonic()
 
     def _keep_if_best(self, trainer: L.Trainer) -> None:
