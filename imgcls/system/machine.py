@@ -30,6 +30,11 @@ def local_processes(otherwise: int = 1) -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", otherwise))
 
 
+def all_processes() -> int:
+    """The number of processes that torchrun has started on all machines; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def own_cores() -> int:
     """The share of this process in the available processors, if torchrun has started several on this machine."""
     return max(1, available_cores() // local_processes())

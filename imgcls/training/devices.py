@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from imgcls.errors import UserError
-from imgcls.system.machine import local_processes
+from imgcls.system.machine import all_processes, local_processes
 
 KINDS = {"gpu": "GPU", "cuda": "CUDA device", "mps": "Apple GPU"}
 
@@ -95,7 +94,7 @@ def devices_of_torchrun(accelerator: str) -> Devices:
 
     Raises UserError where this machine has fewer.
     """
-    here, everywhere = local_processes(), int(os.environ.get("WORLD_SIZE", "1"))
+    here, everywhere = local_processes(), all_processes()
     chosen = choose_devices(accelerator, "auto")
     if chosen.accelerator != "cpu":  # which any number of processes can share
         choose_devices(accelerator, here)
@@ -107,7 +106,7 @@ def devices_of_training(accelerator: str, devices: Any, num_nodes: int) -> Devic
 
     Raises UserError too where these are not as many as torchrun's processes, each of which would train alone.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = all_processes()
     if processes > 1 and devices == "auto":
         return devices_of_torchrun(accelerator)
     chosen = choose_devices(accelerator, devices, num_nodes)

@@ -18,6 +18,7 @@ from imgcls.runs.resuming import as_begun, keep_split
 from imgcls.runs.run import Run, load
 from imgcls.system.interrupts import StopSignals
 from imgcls.system.logs import log_to_file
+from imgcls.system.machine import all_processes
 from imgcls.training.devices import OutOfMemory, devices_of_training, is_out_of_memory
 from imgcls.training.processes import is_worker, train_in_processes
 
@@ -35,7 +36,7 @@ def fit(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
     cfg = as_begun(keep_split(cfg, folder), folder, overrides or [])
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
     folds = (cfg.get("cv") or {}).get("folds")
-    if folds and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if folds and all_processes() > 1:
         raise UserError("cv.folds trains each fold on the devices of one machine. Start it without torchrun.")
     if rank > 0:  # started from outside, for example by torchrun: rank 0 owns the run folder
         if read_status(folder).get("state") != "finished":  # else rank 0 does not train, and would be waited for
