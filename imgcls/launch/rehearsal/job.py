@@ -65,14 +65,19 @@ class RehearsedJob:
         }
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._epochs = 0
-        self.record.training_job_status = "InProgress"
+        self.record.secondary_status_transitions = []
         self._set_state("Starting")
         self.thread = threading.Thread(target=self._run, name=f"imgcls-{self.name}", daemon=True)
 
     def _set_state(self, secondary: str, status: str = "InProgress") -> None:
+        now = datetime.now(UTC)
+        transitions = [*self.record.secondary_status_transitions]
+        if transitions:
+            transitions[-1] = {**transitions[-1], "EndTime": now}
+        self.record.secondary_status_transitions = [*transitions, {"Status": secondary, "StartTime": now}]
         self.record.secondary_status = secondary
         if status != "InProgress":
-            self.record.training_end_time = datetime.now(UTC)
+            self.record.training_end_time = now
         self.record.training_job_status = status
 
     def _run(self) -> None:

@@ -98,6 +98,7 @@ class Follower:
         self.account, self.job, self.log_file, self.say = account, job, log_file, say
         self._reader: LogReader | None = None
         self._step = ""
+        self._transitions = 0  # that have been reported
         self._description: dict[str, Any] = {}
         self._log_works = True
 
@@ -113,10 +114,7 @@ class Follower:
             multi_host = description["ResourceConfig"]["InstanceCount"] > 1
             self._reader = LogReader(self.account, self.job, self.log_file, multi_host, self.say)
         self._read_log()
-        now = STEPS.get(description.get("SecondaryStatus", ""), "")
-        if now and now != self._step:
-            self._step = now
-            log.info("%s: %s.", self.job, now)
+        self._report_steps()
         if is_running(description):
             return None
         self._read_log()
@@ -125,6 +123,17 @@ class Follower:
             for line in self._reader.last:
                 self.say(line)
         return end
+
+    def _report_steps(self) -> None:
+        """Report all steps since the last poll, also those that ended before this one."""
+        transitions = self._description.get("SecondaryStatusTransitions") or []
+        statuses = [transition["Status"] for transition in transitions[self._transitions :]]
+        self._transitions = len(transitions)
+        for status in statuses if transitions else [self._description.get("SecondaryStatus", "")]:
+            step = STEPS.get(status, "")
+            if step and step != self._step:
+                self._step = step
+                log.info("%s: %s.", self.job, step)
 
     def _read_log(self) -> None:
         """Read the log, without which a job can be followed too."""

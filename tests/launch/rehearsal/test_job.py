@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -224,6 +225,11 @@ def test_an_interrupted_job_finds_its_checkpoints(place: Place) -> None:
     done = place.run(script, interrupt_after=1)
     assert done["TrainingJobStatus"] == "Completed"
     assert place.lines()[-1] == "goes on from five"
+    passed = done["SecondaryStatusTransitions"]
+    twice = ["Downloading", "Training"]
+    states = ["Starting", *twice, "Interrupted", *twice, "Uploading", "Completed"]
+    assert [transition["Status"] for transition in passed] == states
+    assert all(before["EndTime"] == after["StartTime"] for before, after in itertools.pairwise(passed))
 
 
 @pytest.mark.parametrize("secondary", ["Stopped", "MaxRuntimeExceeded"])

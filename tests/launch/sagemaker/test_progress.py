@@ -69,6 +69,23 @@ def test_states_and_lines_are_said_once(tmp_path: Path, capsys: Any, caplog: Any
     assert caplog.messages.count(f"{JOB}: training.") == 1
 
 
+def test_a_state_that_lasts_less_than_a_poll_is_reported(tmp_path: Path, caplog: Any) -> None:
+    caplog.set_level("INFO", logger="imgcls")
+    passed = ["Starting", "LaunchingMLInstances", "Training", "Interrupted", "Starting", "Training", "Uploading"]
+    seen = iter([3, 3, 6, 7])  # of them, by one poll after another
+
+    class Passing(Account):
+        def describe_training_job(self, TrainingJobName: str) -> dict[str, Any]:  # noqa: N803
+            known = passed[: next(seen)]
+            states = {"SecondaryStatusTransitions": [{"Status": state} for state in known]}
+            return {**super().describe_training_job(TrainingJobName), "SecondaryStatus": known[-1], **states}
+
+    follow(Passing([RUNS, RUNS, RUNS, DONE]), JOB, tmp_path / "log", poll=3, wait=lambda seconds: None)
+    waiting, interrupted = "waiting for an instance", "interrupted; waiting for another instance"
+    said = [waiting, "training", interrupted, waiting, "training", "uploading the results"]
+    assert caplog.messages == [f"{JOB}: {step}." for step in said]
+
+
 def test_what_a_machine_says_of_itself_is_hidden_again_when_another_takes_over(tmp_path: Path, capsys: Any) -> None:
     lines = [SCRIPT_LINE, "+ env", START_LINE, "one", SCRIPT_LINE, "+ env", START_LINE, "two"]
     follow(
