@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from imgcls.errors import UserError
-from imgcls.system.interrupts import StopSignals
+from imgcls.system.interrupts import Interrupted, StopSignals
 from imgcls.system.lightning_internals import batches_begun, checkpoint_of_weights, is_last_batch, is_within_step
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 MEMBERS = 5
+BATCHES_BETWEEN_LOOKS = 10  # of several processes at the signals and clocks of each other, for which a GPU's host waits
 
 
 class Checkpoints(Checkpoint):
@@ -28,7 +30,7 @@ class Checkpoints(Checkpoint):
         top_k: number of best epochs to keep; more than one adds files `epoch_N.ckpt`.
         average: 'greedy' averages the best epochs after the training, at least MEMBERS of which are then kept; see
             imgcls.training.soup. 'start' mixes the last one with the start; see imgcls.training.mixture.
-        every_minutes: also write `last.ckpt` within an epoch, at most this often, where one process trains.
+        every_minutes: also write `last.ckpt` within an epoch, at most this often.
         rest_seconds: least time between two `last.ckpt`, except after the last epoch. An epoch within this time writes
             nothing, and its weights stay in memory if they are the best. Ignored with several processes.
         in_background: read by the trainer's builder; see imgcls.training.checkpoint_io.
@@ -80,12 +82,12 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if is_within_step(trainer) or is_last_batch(trainer):
             return  # in the middle of an optimiser step, or right before the validation that ends the epoch
+        if trainer.world_size > 1 and batches_begun(trainer) % BATCHES_BETWEEN_LOOKS:
+            return
         due = self.every_minutes is not None and time.monotonic() - self._written_at > 60 * self.every_minutes
-        if self._agree(trainer, self.stop.requested is not None, batches_begun(trainer)):
+        if self._any_process(trainer, due or self.stop.requested is not None):
             self.save_last(trainer)
-            self.stop.raise_if_requested()
-        elif due and trainer.world_size == 1:
-            self.save_last(trainer)
+            self.stop_together(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if trainer.world_size == 1:
@@ -99,11 +101,9 @@ class Checkpoints(Checkpoint):
         if self._validated:
             self._validated = False
             self._keep_if_best(trainer)
-        requested = self._agree(trainer, self.stop.requested is not None, 0)
-        if requested or not self._may_rest(trainer):
+        if self._any_process(trainer, self.stop.requested is not None) or not self._may_rest(trainer):
             self.save_last(trainer)
-        if requested:
-            self.stop.raise_if_requested()
+            self.stop_together(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._write_best(trainer)  # a limit of steps or time may have ended the training
@@ -111,6 +111,15 @@ class Checkpoints(Checkpoint):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self.stop.deferred = False
+
+    def stop_together(self, trainer: L.Trainer) -> None:
+        """Raise Interrupted in all processes if one of them has received a signal."""
+        if not self._any_process(trainer, self.stop.requested is not None):
+            return
+        interrupted = Interrupted(self.stop.requested or signal.SIGTERM)
+        if not trainer.is_global_zero:
+            interrupted.exit_code = 0  # torchrun ends the first process, which records the end, when another one fails
+        raise interrupted
 
     def _may_rest(self, trainer: L.Trainer) -> bool:
         """Whether this epoch may skip its checkpoints."""
@@ -162,8 +171,6 @@ class Checkpoints(Checkpoint):
         return earlier if earlier.is_file() else self.folder / f"epoch_{epoch + 1}.ckpt"
 
     @staticmethod
-    def _agree(trainer: L.Trainer, requested: bool, step: int) -> bool:
-        """Whether any process was asked to stop; several processes synchronise this every tenth step only."""
-        if trainer.world_size == 1:
-            return requested
-        return step % 10 == 0 and trainer.strategy.reduce_boolean_decision(requested, all=False)
+    def _any_process(trainer: L.Trainer, answer: bool) -> bool:
+        """Whether any process has this `answer`; all of them must ask."""
+        return answer if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(answer, all=False)

@@ -99,7 +99,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     trainer.fit(classifier, datamodule=data, ckpt_path=resume_from, weights_only=True)
 
     stop.deferred = False
-    stop.raise_if_requested()  # a signal that came after the last step
+    checkpoints.stop_together(trainer)  # for a signal that came after the last step
     tester = trainer
     if is_sharded(trainer.strategy):  # each process has a share of the weights; test and export need all
         classifier = build_classifier(cfg, build_network(cfg, images, pretrained=False), data, devices, 1.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,6 +71,8 @@ def train_in_processes(config: Mapping[str, Any], folder: Path, count: int, micr
 
 
 def _raise_outcome(outcome: Path, code: int) -> None:
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):  # one process was stopped, and stopped all
+        raise Interrupted(code - 128)
     if not outcome.is_file():
         raise RuntimeError(f"a training process ended with exit code {code}")
     failure = json.loads(outcome.read_text())

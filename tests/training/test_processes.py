@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from imgcls.callbacks.checkpoints import Checkpoints
 from imgcls.errors import UserError
+from imgcls.runs.reading import read_status
+from imgcls.runs.run import Run
+from imgcls.system.files import sha256_of
+from imgcls.system.interrupts import Interrupted
+from imgcls.system.lightning_internals import batch_number
+from imgcls.training.checkpoint_io import read_checkpoint
+from tests.processes import as_by_torchrun
 from tests.trainings import SMALL, Fit
 
 REFUSING = "data.augment.policy={_target_: tests.training.hungry.Refusing}"
@@ -39,3 +50,43 @@ def test_no_process_survives_a_killed_parent(tmp_path: Path, pictures: Path) -> 
     for process in alive:
         process.kill()
     assert not alive
+
+
+def test_torchruns_processes_end_together_within_an_epoch_and_resume_to_the_same_bits(fit: Fit, tmp_path: Path) -> None:
+    options = ["data.batch_size=4", "trainer.max_epochs=1", "debug=off"]
+    original = Checkpoints.on_train_batch_end
+
+    def stopped_and_resumed(name: str, *more: str) -> Run:
+        """Its second process gets a signal, or all crash two steps after the checkpoint of `every_minutes`."""
+        first, last = os.environ["RANK"] == "0", tmp_path / name / "checkpoints" / "last.ckpt"
+
+        def ended(self: Checkpoints, trainer: Any, *args: Any) -> None:
+            if batch_number(trainer) == 2 and not first and name == "signalled":
+                signal.raise_signal(signal.SIGTERM)
+            if batch_number(trainer) == 12:
+                raise KeyError("crashed")
+            original(self, trainer, *args)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Checkpoints, "on_train_batch_end", ended)
+            with pytest.raises((Interrupted, KeyError)) as end:
+                fit(*options, *more, name=name)
+        if name == "signalled":
+            assert isinstance(end.value, Interrupted)
+            assert end.value.exit_code == (143 if first else 0), "torchrun must not end the first one"
+        if first:
+            assert read_status(tmp_path / name)["state"] == ("interrupted" if name == "signalled" else "failed")
+            assert read_checkpoint(last)["global_step"] == 10
+        return fit(*options, *more, name=name)
+
+    def work() -> list[str]:
+        runs = [
+            fit(*options, name="whole"),
+            stopped_and_resumed("signalled"),
+            stopped_and_resumed("crashed", "checkpoint.every_minutes=1e-9"),
+        ]
+        files = [run.folder / "model" / "model.safetensors" for run in runs]
+        return [sha256_of(file) for file in files] if os.environ["RANK"] == "0" else []
+
+    whole, *others = as_by_torchrun(2, work)[0]
+    assert others == [whole, whole]
