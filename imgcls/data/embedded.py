@@ -53,16 +53,22 @@ def unpack_images(images: EmbeddedImages, cache: Path) -> tuple[Path, list[str]]
 
 def _write(folder: Path, row: int, cell: Any) -> str:
     """Write the image of a row; return its path from `folder`."""
-    content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, Mapping) else (cell, None)
+    content, path = content_of(cell)
     if not content:
-        return str(path or "")
-    name = f"{row // FILES_PER_FOLDER:03}/{row}{_suffix(content)}"
+        return path
+    name = f"{row // FILES_PER_FOLDER:03}/{row}{suffix_of(content)}"
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(content)
     return name
 
 
-def _suffix(content: bytes) -> str:
+def content_of(cell: Any) -> tuple[bytes, str]:
+    """The bytes of an image, and its path where the cell says it; each may be empty."""
+    content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, Mapping) else (cell, None)
+    return content or b"", str(path or "")
+
+
+def suffix_of(content: bytes) -> str:
     """The usual suffix of the format of an image; '.bin' for what is none, which is reported when it is decoded."""
     try:
         with Image.open(io.BytesIO(content)) as opened:

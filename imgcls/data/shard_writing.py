@@ -6,10 +6,11 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -49,8 +50,8 @@ def write_shards(source: Source, folder: Path, workers: int, share: Share = ALL)
     def write(number: int) -> Path:
         file, split, rows = own[number]
         key = _key(split, rows)
-        if not _is_complete(file, key):
-            _write(file, split, rows, key)
+        if not is_complete(file, key):
+            write_shard(file, _members(split, rows), key)
         return file
 
     written = list(map_with_bar(write, range(len(own)), workers, f"Writing {len(own):,} shards"))
@@ -79,7 +80,8 @@ def _key(split: Split, rows: np.ndarray) -> str:
     return hashlib.blake2b(content.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
-def _is_complete(file: Path, key: str) -> bool:
+def is_complete(file: Path, key: str) -> bool:
+    """Whether a shard, and its index, have been written from what `key` stands for."""
     with suppress(OSError, ValueError, TypeError):
         index = load_index(_index_of(file))
         return index.key == key and index.measured and index.bytes == file.stat().st_size
@@ -90,16 +92,25 @@ def _index_of(file: Path) -> Path:
     return file.with_name(file.name + INDEX_SUFFIX)
 
 
-def _write(file: Path, split: Split, rows: np.ndarray, key: str) -> None:
+class Member(NamedTuple):
+    """An image of a shard."""
+
+    name: str
+    """Unique in the shard, without a dot."""
+    suffix: str
+    content: bytes
+    label: str
+    """See Index.labels."""
+
+
+def write_shard(file: Path, members: Iterable[Member], key: str) -> None:
+    """Write a shard and, after it, its index, which has the `key`. Raises UserError where they cannot be written."""
     index = Index(0, [], [], [], [], key)
     _index_of(file).unlink(missing_ok=True)  # of an earlier shard
     with atomic_path(file) as temporary, tarfile.open(temporary, "w") as tar:
-        for row in rows.tolist():
-            content, suffix = _content(split, row)
-            label = str(np.flatnonzero(split.labels[row]).tolist() if split.multilabel else split.labels[row])
-            member = f"{row:08}_{Path(split.names[row]).stem.replace('.', '_')}"  # the number makes it unique
-            _add(tar, f"{member}{suffix}", content)
-            index.names.append(f"{member}{suffix}")
+        for name, suffix, content, label in members:
+            _add(tar, f"{name}{suffix}", content)
+            index.names.append(f"{name}{suffix}")
             index.starts.append(tar.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
             index.sizes.append(len(content))
             index.labels.append(label)
@@ -108,9 +119,17 @@ def _write(file: Path, split: Split, rows: np.ndarray, key: str) -> None:
                 width, height = read_size(io.BytesIO(content))
             index.widths.append(width)
             index.heights.append(height)
-            _add(tar, f"{member}.cls", label.encode())
+            _add(tar, f"{name}.cls", label.encode())
     found = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
     atomic_write_text(_index_of(file), json.dumps(asdict(index) | found))
+
+
+def _members(split: Split, rows: np.ndarray) -> Iterator[Member]:
+    for row in rows.tolist():
+        content, suffix = _content(split, row)
+        label = str(np.flatnonzero(split.labels[row]).tolist() if split.multilabel else split.labels[row])
+        name = f"{row:08}_{Path(split.names[row]).stem.replace('.', '_')}"  # the number makes it unique
+        yield Member(name, suffix, content, label)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

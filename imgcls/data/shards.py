@@ -19,6 +19,7 @@ from imgcls.data.imagefolder import USUAL_NAMES, ImageFolder, with_test
 from imgcls.data.loader import ShardedPlan, TrainingPlan
 from imgcls.data.members import MembersIn, StreamedMembers
 from imgcls.data.origins import is_address, is_on_web, open_origin
+from imgcls.data.parquet_shards import as_tars, list_parquet
 from imgcls.data.shard_index import CLASS_NAMES, Index, list_shards, parse_labels, read_index
 from imgcls.data.sources import BadFile, Source, Split, picture_name
 from imgcls.data.stores.streamed import unreadable_images
@@ -30,7 +31,7 @@ from imgcls.system.checks import bytes_or_auto, check_value, choice, whole
 
 
 class Shards(ImageFolder):
-    """Images in tar files `train-….tar`, `val-….tar`, `test-….tar`, each with its class beside it.
+    """Images in tar files `train-….tar`, `val-….tar`, `test-….tar`, each with its class beside it; or in Parquet files.
 
     An image `KEY.jpg` has its class in `KEY.cls`, a number or a name, or several labels, a JSON list of these. Without
     a `.cls`, it is the value of `label`, or of another usual name of that column, in `KEY.json`. The names of numbered
@@ -83,6 +84,11 @@ class Shards(ImageFolder):
             self._check_streamed()
         root = streams.index_folder if streams is not None else need_folder(self.root, "shards")
         shards = streams.names() if streams is not None else list_shards(root)
+        if not shards and (files := list_parquet(root)):
+            if streams is not None:
+                raise UserError(f"{root} has Parquet files, which are not fetched in turn. Set data.stream=false.")
+            root = as_tars(root, files, self.cache, self.num_workers)
+            shards = list_shards(root)
         if not shards:
             raise UserError(f"{root} has no shards: data=shards reads files such as train-00000.tar.")
 
@@ -101,7 +107,8 @@ class Shards(ImageFolder):
             streams.open(dict(zip(shards, indices, strict=True)), self.shuffle_shards)
         parts: dict[str, list[tuple[str, Index]]] = {}
         for shard, found in zip(shards, indices, strict=True):
-            parts.setdefault(split_of(shard), []).append((shard, found))
+            if found.names:
+                parts.setdefault(split_of(shard), []).append((shard, found))
         numbers = {text: [classes[label] for label in labels] for text, labels in labels_of.items()}
         columns = len(names) if several else None
         found_splits = {split: _split(root, part, numbers, columns, streams) for split, part in parts.items()}
