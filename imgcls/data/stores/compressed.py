@@ -17,12 +17,16 @@ from torch import Tensor
 
 from imgcls.data.sources import Split
 from imgcls.data.stores.store import Recipe
+from imgcls.data.stores.together import Bad, Blocks, allocate_blocks, build_together
 from imgcls.data.threads import map_with_bar, pool
 from imgcls.errors import UserError
 from imgcls.pictures import BadPicture
-from imgcls.system.cache import find_or_build, hold
+from imgcls.system.cache import hold
+from imgcls.system.files import take_lock
 
-IMAGES, INDEX, DESCRIPTION = "images.jpegs", "index.npz", "store.json"
+IMAGES, PLACES, DESCRIPTION = "images.jpegs", "places.npy", "store.json"
+PLACE = np.dtype([("start", np.int64), ("end", np.int64), ("aspect", np.float32)])  # of an image in the file of all
+BLOCK_ROWS = 1024  # images that a process compresses at a time, and that a kill loses
 EXPECTED_SHARE = 0.2  # of the decoded bytes; photographs of quality 90 take 0.1 to 0.15
 
 
@@ -40,24 +44,22 @@ class CompressedStore:
         self.recipe, self.workers = recipe, workers
         self._held: IO[bytes] = hold(folder / DESCRIPTION)
         description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
-        with np.load(folder / INDEX, allow_pickle=False) as index:
-            ends, aspects = index["ends"], index["aspects"]
+        places = np.load(folder / PLACES)
         with (folder / IMAGES).open("rb") as file:
             self._file = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if len(self._file) != description["bytes"] or ends[-1] != description["bytes"]:
+        if len(self._file) != description["bytes"]:
             raise ValueError(f"{folder} is incomplete")
         self.bad = tuple((int(position), str(reason)) for position, reason in description["bad"])
-        self.rows = np.delete(np.arange(len(ends)), [row for row, _ in self.bad])
-        self.aspects = aspects[self.rows]
-        self._starts, self._ends = np.append(0, ends[:-1]), ends
+        self._places = np.delete(places, [row for row, _ in self.bad])
+        self.aspects = self._places["aspect"].copy()
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._places)
 
     def gather(self, positions: Tensor, *, pin: bool = False) -> Tensor:
         """See `Store.gather`."""
-        rows = self.rows[positions.numpy()]
-        out = torch.empty(self.recipe.shape(len(rows)), dtype=torch.uint8, pin_memory=pin)
+        places = self._places[positions.numpy()]
+        out = torch.empty(self.recipe.shape(len(places)), dtype=torch.uint8, pin_memory=pin)
         target = out.numpy()
 
         def decode(place: int, start: int, end: int) -> None:
@@ -67,7 +69,7 @@ class CompressedStore:
             except (OSError, ValueError, SyntaxError) as error:
                 raise UserError(f"{self.folder} is damaged: {error}. Remove it.") from error
 
-        parts = range(len(rows)), self._starts[rows].tolist(), self._ends[rows].tolist()
+        parts = range(len(places)), places["start"].tolist(), places["end"].tolist()
         for _ in pool(self.workers).map(decode, *parts):
             pass
         return out.permute(0, 3, 1, 2)
@@ -84,7 +86,7 @@ def open_compressed(folder: Path, recipe: Recipe, workers: int) -> CompressedSto
 
 
 def build_compressed(folder: Path, split: Split, recipe: Recipe, workers: int, quality: int) -> CompressedStore:
-    """Open the store in `folder`, and build it first if it is missing.
+    """Open the store in `folder`; build it first, together with the other processes that need it, if it is missing.
 
     Args:
         folder: named after everything that its content depends on.
@@ -95,29 +97,65 @@ def build_compressed(folder: Path, split: Split, recipe: Recipe, workers: int, q
     Raises:
         OSError: the disk is full.
     """
+    count = len(split)
 
-    def build(partial: Path) -> None:
-        aspects = np.ones(len(split), dtype=np.float32)
+    def allocate(partial: Path) -> None:
+        (partial / IMAGES).touch()
+        np.save(partial / PLACES, np.zeros(count, dtype=PLACE))
+        allocate_blocks(partial, count, BLOCK_ROWS)
 
-        def encode(position: int) -> bytes | str:
-            try:
-                pixels, aspects[position] = recipe.read(split, position)
-            except BadPicture as error:
-                return error.reason
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality)
-            return buffer.getvalue()
+    def complete(partial: Path, bad: Bad) -> None:
+        size = (partial / IMAGES).stat().st_size
+        (partial / DESCRIPTION).write_text(json.dumps({"bytes": size, "quality": quality, "bad": bad}))
 
-        ends, bad = np.zeros(len(split), dtype=np.int64), []
-        encoded = map_with_bar(encode, range(len(split)), workers, f"Compressing {len(split):,} images")
-        with (partial / IMAGES).open("wb") as file, contextlib.closing(encoded):  # type: ignore[type-var]
-            for position, content in enumerate(encoded):
-                if isinstance(content, str):
-                    bad.append((position, content))
-                else:
-                    file.write(content)
-                ends[position] = file.tell()
-        np.savez(partial / INDEX, ends=ends, aspects=aspects)
-        (partial / DESCRIPTION).write_text(json.dumps({"bytes": int(ends[-1]), "quality": quality, "bad": bad}))
+    return build_together(
+        folder,
+        find=lambda: open_compressed(folder, recipe, workers),
+        allocate=allocate,
+        fill=lambda partial: _encode_blocks(partial, split, recipe, workers, quality),
+        complete=complete,
+    )
 
-    return find_or_build(folder, lambda: open_compressed(folder, recipe, workers), build)
+
+def _encode_blocks(partial: Path, split: Split, recipe: Recipe, workers: int, quality: int) -> None:
+    """Encode the blocks that no other process is at work on, each of which is appended to the file of all."""
+
+    def encode(row: int) -> tuple[int, bytes, float, str | None]:
+        try:
+            pixels, aspect = recipe.read(split, row)
+        except BadPicture as error:
+            return row, b"", 1.0, error.reason
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality)
+        return row, buffer.getvalue(), aspect, None
+
+    with contextlib.ExitStack() as stack:
+        places = stack.enter_context((partial / PLACES).open("r+b", buffering=0))
+        header = (partial / PLACES).stat().st_size - len(split) * PLACE.itemsize
+        blocks = stack.enter_context(Blocks(partial, len(split), BLOCK_ROWS))
+        encoded = map_with_bar(encode, blocks.claim(), workers, f"Compressing {blocks.left:,} images", blocks.left)
+        stack.enter_context(contextlib.closing(encoded))  # type: ignore[type-var]
+        images: list[bytes] = []
+        aspects: list[float] = []
+        for row, content, aspect, reason in encoded:
+            images.append(content)
+            aspects.append(aspect)
+            if (rows := blocks.completed_by(row, reason)) is not None:
+                own = np.zeros(len(images), dtype=PLACE)
+                own["end"] = _append(partial / IMAGES, b"".join(images)) + np.cumsum([len(image) for image in images])
+                own["start"] = own["end"] - [len(image) for image in images]
+                own["aspect"] = aspects
+                os.pwrite(places.fileno(), own.tobytes(), header + rows.start * PLACE.itemsize)
+                blocks.record(rows)
+                images, aspects = [], []
+
+
+def _append(file: Path, content: bytes) -> int:
+    """Write to the end of a file to which other processes write too; return where. What a killed one wrote stays."""
+    with file.open("ab") as opened:
+        take_lock(opened, wait=True)
+        start = opened.seek(0, os.SEEK_END)
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
+    return start

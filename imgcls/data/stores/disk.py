@@ -5,16 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import math
 import mmap
 import os
-import shutil
-import threading
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import PIL
@@ -24,19 +19,13 @@ from imgcls.data.sources import Split
 from imgcls.data.stores.checksums import Checker, checksums
 from imgcls.data.stores.fingerprint import fingerprint
 from imgcls.data.stores.store import ArrayStore, Recipe, decode_rows
-from imgcls.system.cache import find_or_build, hold
-from imgcls.system.files import atomic_write_bytes, atomic_write_text, explain_os_errors, take_lock
-
-log = logging.getLogger(__name__)
+from imgcls.data.stores.together import Bad, Blocks, allocate_blocks, build_together
+from imgcls.system.cache import hold
 
 FORMAT = 3
 DISK_SHARE = 0.8  # of the free space
 PIXELS, ASPECTS, DESCRIPTION = "pixels.u8", "aspects.npy", "store.json"
-PROGRESS = "progress.u8"  # of an unfinished store: a byte for each block, 1 when it is decoded, locked meanwhile
-BAD = "bad.{}.json"  # of an unfinished store: the images of a block that cannot be read
 BLOCK_ROWS = 1024
-
-_in_this_process = threading.Lock()  # the locks of blocks are those of processes, not of threads
 
 
 def store_key(split: Split, recipe: Recipe, cache: Path) -> str:
@@ -67,53 +56,23 @@ def open_on_disk(folder: Path, count: int, recipe: Recipe) -> ArrayStore | None:
 
 
 def build_on_disk(folder: Path, split: Split, recipe: Recipe, workers: int) -> ArrayStore:
-    """Open the store in `folder`, and build it first if it is missing.
+    """Open the store in `folder`; build it first, together with the other processes that need it, if it is missing.
 
-    Several processes that need it, on any machines that share the folder, decode blocks of it each; a build that was
-    killed is resumed. Raises OSError before anything is decoded if the disk is too small.
+    Raises OSError before anything is decoded if the disk is too small.
     """
-    partial = folder.with_suffix(".partial")
-    with _in_this_process:
-        if open_on_disk(folder, len(split), recipe) is None:
-            _begin(folder, partial, split, recipe)
-            with folder.with_name(f".{folder.name}.lock").open("a") as lock:
-                take_lock(lock, wait=True, shared=True)
-                if (partial / PROGRESS).is_file():  # else another process has completed it meanwhile
-                    _decode_blocks(partial, split, recipe, workers)
 
-        def build(partial: Path) -> None:
-            if not (partial / PROGRESS).is_file():
-                _allocate(partial, split, recipe)
-            _decode_blocks(partial, split, recipe, workers)  # of a process that was killed meanwhile
-            found = sorted(partial.glob(BAD.format("*")))
-            bad = sorted(pair for file in found for pair in json.loads(file.read_text()))
-            content: dict[str, object] = {"format": FORMAT, "pictures": len(split), "bad": bad}
-            content |= {"side": recipe.side, "layout": recipe.layout, "checksums": checksums(partial / PIXELS)}
-            (partial / DESCRIPTION).write_text(json.dumps(content))
-            for file in (*found, partial / PROGRESS):
-                file.unlink()
+    def complete(partial: Path, bad: Bad) -> None:
+        content: dict[str, object] = {"format": FORMAT, "pictures": len(split), "bad": bad}
+        content |= {"side": recipe.side, "layout": recipe.layout, "checksums": checksums(partial / PIXELS)}
+        (partial / DESCRIPTION).write_text(json.dumps(content))
 
-        return find_or_build(folder, lambda: open_on_disk(folder, len(split), recipe), build, resume=True)
-
-
-def _begin(folder: Path, partial: Path, split: Split, recipe: Recipe) -> None:
-    """Allocate the files of a store, unless another process has done so. Raises OSError if the disk is too small."""
-    with explain_os_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    while not (partial / PROGRESS).is_file() and open_on_disk(folder, len(split), recipe) is None:
-        with folder.with_name(f".{folder.name}.lock").open("a") as lock:
-            if not take_lock(lock, wait=False):  # another process begins; or it decodes already, and is not waited for
-                take_lock(lock, wait=True, shared=True)
-                continue
-            if (partial / PROGRESS).is_file() or open_on_disk(folder, len(split), recipe) is not None:
-                return
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            try:
-                _allocate(partial, split, recipe)
-            except OSError:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
+    return build_together(
+        folder,
+        find=lambda: open_on_disk(folder, len(split), recipe),
+        allocate=lambda partial: _allocate(partial, split, recipe),
+        fill=lambda partial: _decode_blocks(partial, split, recipe, workers),
+        complete=complete,
+    )
 
 
 def _allocate(partial: Path, split: Split, recipe: Recipe) -> None:
@@ -122,7 +81,7 @@ def _allocate(partial: Path, split: Split, recipe: Recipe) -> None:
         file.truncate(recipe.nbytes(len(split)))
     reserve(partial / PIXELS)
     np.save(partial / ASPECTS, np.ones(len(split), dtype=np.float32))
-    atomic_write_bytes(partial / PROGRESS, bytes(-(-len(split) // _block_rows(recipe))))
+    allocate_blocks(partial, len(split), _block_rows(recipe))
 
 
 def _block_rows(recipe: Recipe) -> int:
@@ -133,48 +92,18 @@ def _block_rows(recipe: Recipe) -> int:
 
 def _decode_blocks(partial: Path, split: Split, recipe: Recipe, workers: int) -> None:
     """Decode the blocks that no other process is at work on."""
-    count, size = len(split), _block_rows(recipe)
-    names = (PIXELS, ASPECTS, PROGRESS)
+    count = len(split)
     with contextlib.ExitStack() as stack:
-        file, ratios, progress = (stack.enter_context((partial / name).open("r+b", buffering=0)) for name in names)
+        file, ratios = (stack.enter_context((partial / name).open("r+b", buffering=0)) for name in (PIXELS, ASPECTS))
         pixels = np.memmap(file, dtype=recipe.depth.type, mode="r+", shape=recipe.shape(count))
         aspects = np.ones(count, dtype=np.float32)
         header = (partial / ASPECTS).stat().st_size - aspects.nbytes
-        done = progress.read().count(1)
-        left = count - min(count, done * size)
-        if done and left:
-            log.info("%s of %s images are decoded already.", f"{count - left:,}", f"{count:,}")
-
-        def claim() -> Iterator[int]:
-            for block in range(-(-count // size)):
-                if _claim(progress, block):
-                    yield from range(block * size, min(count, (block + 1) * size))
-
-        bad = []
-        for row, reason in decode_rows(split, recipe, pixels, aspects, workers, claim(), left):
-            if reason is not None:
-                bad.append((row, reason))
-            if row + 1 == count or (row + 1) % size == 0:
-                block, start = row // size, row // size * size
+        blocks = stack.enter_context(Blocks(partial, count, _block_rows(recipe)))
+        for row, reason in decode_rows(split, recipe, pixels, aspects, workers, blocks.claim(), blocks.left):
+            if (rows := blocks.completed_by(row, reason)) is not None:
                 pixels.flush()
-                os.pwrite(ratios.fileno(), aspects[start : row + 1].tobytes(), header + start * aspects.itemsize)
-                if bad:
-                    atomic_write_text(partial / BAD.format(block), json.dumps(bad))
-                bad = []
-                os.pwrite(progress.fileno(), b"\1", block)
-
-
-def _claim(progress: IO[bytes], block: int) -> bool:
-    """Lock a block until `progress` is closed; False if it is decoded, or another process is at work on it."""
-    try:
-        import fcntl
-
-        fcntl.lockf(progress, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, block)
-    except (BlockingIOError, PermissionError):
-        return False
-    except (ImportError, OSError):
-        pass  # Windows, or a file system without locks, of which `take_lock` has warned
-    return os.pread(progress.fileno(), 1, block) == b"\0"
+                os.pwrite(ratios.fileno(), aspects[rows].tobytes(), header + rows.start * aspects.itemsize)
+                blocks.record(rows)
 
 
 def reserve(file: Path) -> None:

@@ -74,7 +74,9 @@ def open_store(
             break
         if place == "jpeg":
             if _compressible(recipe) and (
-                compressed := _compress(split, recipe, cache, title, workers, quality, _because(size, full))
+                compressed := _compress(
+                    split, recipe, cache, title, max(1, workers // processes), quality, _because(size, full)
+                )
             ):
                 return compressed
             continue

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from imgcls.data import threads
 from imgcls.data.sources import Split
-from imgcls.data.stores import placement
-from imgcls.data.stores.compressed import CompressedStore
+from imgcls.data.stores import compressed, placement
+from imgcls.data.stores.compressed import CompressedStore, build_compressed
 from imgcls.data.stores.placement import open_store
 from imgcls.data.stores.store import ArrayStore, DecodingStore, Recipe
 from imgcls.errors import UserError
@@ -58,6 +63,53 @@ def test_it_is_found_again_and_quality_is_part_of_its_name(
     assert not torch.equal(pixels, poor.gather(torch.arange(9)))
     monkeypatch.setattr(placement, "build_compressed", lambda *_: pytest.fail("it was built again"))
     assert torch.equal(open_store(files, SQUASH, "jpeg", cache=tmp_path, quality=95).gather(torch.arange(9)), pixels)
+
+
+def digest(store: CompressedStore) -> str:
+    return hashlib.sha256(store.gather(torch.arange(len(store))).numpy().tobytes()).hexdigest()
+
+
+def test_processes_build_it_together_and_go_on_after_a_kill(
+    files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is killed in its third block of two images; then two share what is left."""
+    whole = build_compressed(tmp_path / "whole", files, SQUASH, 1, 95)
+    context = multiprocessing.get_context("fork")
+    both, results, read = context.Barrier(2), context.SimpleQueue(), Recipe.read
+    monkeypatch.setattr(threads, "CHUNKS_AHEAD", 1)
+
+    def build(block: int, last: int) -> None:
+        monkeypatch.setattr(compressed, "BLOCK_ROWS", block)
+        done: list[int] = []
+
+        def watched(self: Recipe, split: Split, position: int) -> Any:
+            if position == last:
+                os._exit(9)
+            if last == 99 and not done:
+                both.wait(30)
+            done.append(position)
+            return read(self, split, position)
+
+        Recipe.read = watched  # type: ignore[method-assign]
+        store = build_compressed(tmp_path / "one", files, SQUASH, 1, 95)
+        results.put((done, digest(store), store.aspects.tolist(), store.bad))
+
+    killed = context.Process(target=build, args=(2, 5))
+    killed.start()
+    killed.join(60)
+    assert killed.exitcode == 9
+    processes = [context.Process(target=build, args=(2, 99)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    first, second = results.get(), results.get()
+    assert first[0]
+    assert second[0]
+    assert sorted(first[0] + second[0]) == list(range(4, 10)), "each image that is left is compressed once"
+    assert first[1:] == second[1:] == (digest(whole), whole.aspects.tolist(), whole.bad)
+    assert sorted(file.name for file in (tmp_path / "one").iterdir()) == ["images.jpegs", "places.npy", "store.json"]
 
 
 def test_evaluation_and_what_fits_are_not_compressed(

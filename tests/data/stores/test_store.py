@@ -16,7 +16,7 @@ from PIL import Image
 from imgcls.data import threads as thread_module
 from imgcls.data.sources import Split
 from imgcls.data.stores import checksums as checksum_module
-from imgcls.data.stores import disk, placement
+from imgcls.data.stores import disk, placement, together
 from imgcls.data.stores import store as store_module
 from imgcls.data.stores.disk import build_on_disk, open_on_disk, store_key
 from imgcls.data.stores.placement import open_store
@@ -229,7 +229,8 @@ def test_a_store_that_another_process_decodes_is_not_waited_for(files: Split, tm
     folder, partial = tmp_path / "store", tmp_path / "store.partial"
     with (tmp_path / ".store.lock").open("a") as other:
         take_lock(other, wait=True)
-        begun = threading.Thread(target=disk._begin, args=(folder, partial, files, CENTRE), daemon=True)
+        find, allocate = (lambda: open_on_disk(folder, 12, CENTRE)), (lambda partial: None)
+        begun = threading.Thread(target=together._begin, args=(folder, find, allocate), daemon=True)
         begun.start()
         partial.mkdir()
         disk._allocate(partial, files, CENTRE)
