@@ -181,12 +181,19 @@ def _cost(name: str, text: str) -> str:
 
 def _handle_job(action: str, options: dict[str, Any]) -> None:
     from imgcls.aws.naming import is_tuning_name
+    from imgcls.system.interrupts import StopSignals
 
     folder, job = _find_job(options)
-    account, poll = _account(options), options["poll"]
+    account = _account(options)
     if action == "stop":
         _stop(account.client("sagemaker"), job)
-    elif is_tuning_name(job):
+        return
+    with StopSignals():
+        _follow_or_fetch(action, account, job, folder, is_tuning_name(job), options["poll"])
+
+
+def _follow_or_fetch(action: str, account: Any, job: str, folder: Path, is_tuning: bool, poll: float) -> None:
+    if is_tuning:
         from imgcls.sweeps.sagemaker.results import attach
         from imgcls.sweeps.sagemaker.state import describe_tuning, is_running
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
+import signal
 from pathlib import Path
 
 import pytest
 
 from imgcls.errors import UserError
 from imgcls.jobs import _main
+from imgcls.launch.rehearsal.aws import Call
 from imgcls.launch.sagemaker.leftovers import find_leftovers
+from imgcls.system.interrupts import Interrupted
 from tests.aws_account import Jobs, needs_moto, needs_sdk
 from tests.documents import commands
 from tests.launch.sagemaker.test_training_job import launch
@@ -58,6 +63,26 @@ def test_jobs_are_listed_followed_fetched_and_stopped(
     assert json.loads((other / "metrics.json").read_text())["val/accuracy"] == 0.5
     assert "digits" in (other / "config.yaml").read_text().lower()
     assert "50.00%" in capsys.readouterr().out
+
+
+@needs_sdk
+def test_a_signal_that_ends_the_following_leaves_the_job_and_says_so(
+    signed_in: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launch(signed_in, tmp_path / "run", WORDS)
+    name = signed_in.requests[0]["TrainingJobName"]
+    looks = itertools.count()
+
+    def stop(call: Call) -> None:
+        if call.operation == "DescribeTrainingJob" and next(looks):
+            signal.raise_signal(signal.SIGTERM)
+
+    signed_in.aws.refuse = stop
+    with pytest.raises(Interrupted):
+        _main(["attach", f"run={tmp_path / 'run'}", "poll=0.01"])
+    said = capsys.readouterr().err
+    assert re.search(rf"The job {name} is not affected: it continues and is billed until 20.* at most\.", said)
+    assert f"python -m imgcls.jobs attach job={name}" in said
 
 
 @needs_sdk

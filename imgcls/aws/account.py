@@ -60,6 +60,8 @@ class Account:
     caller: Caller = Caller()
     additions: dict[str, Callable[[str], dict[str, Any]]] = field(default_factory=dict)
     """Prefix of a job's name to a function from its full name to the request fields that ModelTrainer lacks."""
+    created: set[str] = field(default_factory=set)
+    """Names of the training jobs that AWS has answered for."""
     in_place: set[str] = field(default_factory=set)
     """Addresses that are not uploaded, because the rehearsal reads them from this machine."""
     _clients: dict[str, Any] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class Account:
     def __post_init__(self) -> None:
         events = self.session.events  # must precede the first client: clients copy the handlers
         events.register("provide-client-params.sagemaker.CreateTrainingJob", self._add_fields)
+        events.register("after-call.sagemaker.CreateTrainingJob", self._note_created)
         events.register("before-call.iam.SimulatePrincipalPolicy", _skip_simulation)
 
     @classmethod
@@ -244,6 +247,11 @@ class Account:
                         channel["InputMode"] = modes[channel["ChannelName"]]
                 params = {**params, **fields}
         return params
+
+    def _note_created(self, parsed: dict[str, Any], **_: Any) -> None:
+        """Note the job of an answer to CreateTrainingJob."""
+        if arn := parsed.get("TrainingJobArn"):
+            self.created.add(arn.rpartition("/")[2])
 
 
 def _trusts(document: Any, service: str) -> bool:

@@ -1,8 +1,9 @@
-"""The maximum cost of a running job, by AWS's price list."""
+"""The most that jobs can cost, by AWS's price list, and what they are billed for."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from importlib import import_module
 from typing import Any
@@ -42,16 +43,23 @@ def describe_cost(account: Any, job: dict[str, Any], instance_hours: float) -> s
     return f"{text}, {instance_hours * price:.2f} USD at {price:.3f} USD per hour{spot}"
 
 
-def describe_bill(job: dict[str, Any]) -> str | None:
-    """What the ended job with this description is billed for, and what spot saved; None if that is not known."""
-    billed, trained = job.get("BillableTimeInSeconds"), job.get("TrainingTimeInSeconds")
-    if billed is None:
+def describe_bill(jobs: Sequence[dict[str, Any]]) -> str | None:
+    """What ended jobs with these descriptions, on equal instances, are billed for together, and what spot saved.
+
+    None if that is not known.
+    """
+    known = [job for job in jobs if job.get("BillableTimeInSeconds") is not None]
+    if not known:
         return None
-    resources = job["ResourceConfig"]
+    billed = sum(int(job["BillableTimeInSeconds"]) for job in known)
+    trained = sum(int(job.get("TrainingTimeInSeconds") or 0) for job in known)
+    resources = known[0]["ResourceConfig"]
     count = int(resources["InstanceCount"])
-    text = f"Billed: {int(billed)} s of {f'{count} x ' if count > 1 else ''}{resources['InstanceType']}"
-    if job.get("EnableManagedSpotTraining") and trained:
-        text += f"; spot instances saved {1 - billed / trained:.0%} of {int(trained)} s"
+    text = f"Billed: {billed} s of {f'{count} x ' if count > 1 else ''}{resources['InstanceType']}"
+    if len(jobs) > 1:
+        text += f" in {len(known)} jobs"
+    if known[0].get("EnableManagedSpotTraining") and trained:
+        text += f"; spot instances saved {1 - billed / trained:.0%} of {trained} s"
     return f"{text}."
 
 

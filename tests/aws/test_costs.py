@@ -35,7 +35,9 @@ def test_costs_are_those_of_the_price_list() -> None:
 
 def test_the_bill_says_what_spot_instances_saved() -> None:
     job = {"ResourceConfig": {"InstanceCount": 2, "InstanceType": "ml.g5.xlarge"}, "BillableTimeInSeconds": 300}
-    assert describe_bill(job) == "Billed: 300 s of 2 x ml.g5.xlarge."
+    assert describe_bill([job]) == "Billed: 300 s of 2 x ml.g5.xlarge."
     spot = {**job, "EnableManagedSpotTraining": True, "TrainingTimeInSeconds": 1000}
-    assert describe_bill(spot) == "Billed: 300 s of 2 x ml.g5.xlarge; spot instances saved 70% of 1000 s."
-    assert describe_bill({"ResourceConfig": {}}) is None
+    assert describe_bill([spot]) == "Billed: 300 s of 2 x ml.g5.xlarge; spot instances saved 70% of 1000 s."
+    both = "Billed: 600 s of 2 x ml.g5.xlarge in 2 jobs; spot instances saved 70% of 2000 s."
+    assert describe_bill([spot, spot, {"ResourceConfig": {}}]) == both
+    assert describe_bill([{"ResourceConfig": {}}]) is None

@@ -25,7 +25,6 @@ from imgcls.launch.sagemaker.channels import data_root, data_set_folder
 from imgcls.launch.sagemaker.launcher import SageMaker
 from imgcls.launch.sagemaker.preflight import check_before_upload
 from imgcls.system.cache import alone, cache_folder
-from imgcls.system.interrupts import Interrupted
 
 log = logging.getLogger(__name__)
 
@@ -81,10 +80,9 @@ class Rehearsal(SageMaker):
         check_toolkit()
         return None
 
-    def left_running(self, job: str, error: BaseException) -> None:
-        """Tell the user that the job has ended with the account."""
-        if isinstance(error, Interrupted):
-            error.advice = "The job ended with the rehearsal. Run the same command again to restart it."
+    def last_words(self, job: str, description: dict[str, Any]) -> str:
+        """That it has ended with the account."""
+        return f"The job {job} ended with the rehearsal."
 
 
 class Stage:

@@ -34,7 +34,7 @@ from imgcls.launch.sagemaker.results import await_results
 from imgcls.launch.sagemaker.training_job import JobPlan, create_job, image_uri, image_version
 from imgcls.launch.sagemaker.wheels import check_wheels
 from imgcls.runs.recording import Recording
-from imgcls.system.interrupts import Interrupted, StopSignals
+from imgcls.system.interrupts import StopSignals
 from imgcls.system.logs import log_to_file
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ class SageMaker(JobOptions):
         """Create the job or find the running one, wait for it, and download its results."""
         job = self.current_job(account, folder)
         if job is None:
+            self.say_cost(account, 1)
             job = self.new_job(account, config, overrides, folder)
             log.info("Created the job %s: %d x %s.", job, self.instance_count, self.instance_type)
-            self.say_cost(account, 1)
         recording.update(job=job)
         if not self.wait:
             log.info("The job continues by itself. To wait for it: python -m imgcls.jobs attach run=%s", folder)
@@ -105,7 +105,7 @@ class SageMaker(JobOptions):
         """Log the most that `jobs` jobs can cost, each of which reaches its time limit."""
         request = {"ResourceConfig": {"InstanceType": self.instance_type}, "EnableManagedSpotTraining": self.spot}
         hours = jobs * self.instance_count * self.max_runtime / 3600
-        log.info("It is billed for %s.", describe_cost(account, request, hours).replace(" more hours", " hours"))
+        log.info("To be billed: %s.", describe_cost(account, request, hours).replace(" more hours", " hours"))
         if not self.spot and not self.keep_alive:
             log.info("launch.spot=true is much cheaper, and an interrupted job resumes to the same numbers.")
 
@@ -200,15 +200,12 @@ class SageMaker(JobOptions):
     def finish(self, account: Account, job: str, folder: Path, recording: Recording, *, quiet: bool = False) -> None:
         """Wait for the job and download its results. Raises UserError if it failed."""
         report: Callable[[str], None] = (lambda line: None) if quiet else say
-        try:
-            recording.update(**await_results(account, job, folder, poll=self.poll, say=report))
-        except (Interrupted, KeyboardInterrupt) as error:
-            self.left_running(job, error)
-            raise
+        status = await_results(account, job, folder, poll=self.poll, say=report, describe_rest=self.last_words)
+        recording.update(**status)
 
-    def left_running(self, job: str, error: BaseException) -> None:
-        """Warn the user who interrupts with `error` that the job, or tuning job, continues."""
-        log.warning("The job continues and is billed. To stop it: python -m imgcls.jobs stop job=%s", job)
+    def last_words(self, job: str, description: dict[str, Any]) -> str:
+        """What becomes of the job, or tuning job, when this command ends before it."""
+        return last_words(job, description)
 
 
 def say_versions(image: str) -> None:

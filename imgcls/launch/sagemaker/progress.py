@@ -92,10 +92,14 @@ class Follower:
     Args:
         log_file: receives all lines of the log.
         say: receives the lines of imgcls.
+        describe_rest: as `last_words`.
     """
 
-    def __init__(self, account: Account, job: str, log_file: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, account: Account, job: str, log_file: Path, say: Callable[[str], None], describe_rest: LastWords
+    ) -> None:
         self.account, self.job, self.log_file, self.say = account, job, log_file, say
+        self._describe_rest = describe_rest
         self._reader: LogReader | None = None
         self._step = ""
         self._transitions = 0  # that have been reported
@@ -105,7 +109,7 @@ class Follower:
     @property
     def last_words(self) -> str:
         """What the user must know if following ends before the job does."""
-        return last_words(self.job, self._description)
+        return self._describe_rest(self.job, self._description)
 
     def poll(self) -> Outcome | None:
         """Report what is new. Returns None while the job runs. Raises UserError if AWS does not respond."""
@@ -148,6 +152,10 @@ class Follower:
             self._log_works = False
 
 
+LastWords = Callable[[str, dict[str, Any]], str]
+"""What becomes of a job, or tuning job, that is not followed any more, given its name and what is known of it."""
+
+
 def last_words(job: str, description: dict[str, Any]) -> str:
     """That the job, or tuning job, continues and is billed, until when at most, and how to follow or stop it."""
     until = latest_end(description)
@@ -160,14 +168,26 @@ def last_words(job: str, description: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def warn_if_created(what: str, advice: str) -> Iterator[None]:
-    """Add to an error after which AWS may have created `what` that it is billed then, and what to do."""
+def say_if_interrupted(words: Callable[[], str]) -> Iterator[None]:
+    """Log `words`, what the user must know, if a signal ends the waiting for AWS."""
     try:
         yield
+    except (Interrupted, KeyboardInterrupt):
+        log.warning("%s", words())
+        raise
+
+
+@contextlib.contextmanager
+def warn_if_created(what: str, advice: str) -> Iterator[None]:
+    """Say of an error or signal after which AWS may have created `what` that it is billed then, and what to do."""
+    words = f"If {what} was created nevertheless, it is billed: {advice}"
+    try:
+        with say_if_interrupted(lambda: words):
+            yield
     except UserError as error:
         if not is_transient(error):
             raise
-        raise UserError(f"{error}\nIf {what} was created nevertheless, it is billed: {advice}") from error.__cause__
+        raise UserError(f"{error}\n{words}") from error.__cause__
 
 
 def latest_end(description: dict[str, Any]) -> datetime | None:
@@ -189,16 +209,18 @@ def follow(
     poll: float,
     wait: Callable[[float], None] = time.sleep,
     say: Callable[[str], None] = say,
+    describe_rest: LastWords = last_words,
 ) -> Outcome:
     """Report what the job does until it ends, as `Follower`; `wait` is called with `poll`, in seconds.
 
-    Rides out network errors, and waits for credentials that can be renewed. Raises UserError, which says that the job
-    continues, if AWS does not respond for half an hour.
+    Rides out network errors, and waits for credentials that can be renewed. Raises UserError if AWS does not respond
+    for half an hour. Whatever ends it before the job does, its last words are those of `describe_rest`.
     """
-    watched = Follower(account, job, log_file, say)
+    watched = Follower(account, job, log_file, say, describe_rest)
     follower = RetryingPoll(watched.poll, account, lambda: watched.last_words)
-    while (end := follower()) is None:
-        wait(poll)
+    with say_if_interrupted(lambda: watched.last_words):
+        while (end := follower()) is None:
+            wait(poll)
     return end
 
 

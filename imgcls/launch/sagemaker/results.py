@@ -17,7 +17,7 @@ from imgcls.aws.s3 import split_uri
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.debugger import rule_statuses
 from imgcls.launch.sagemaker.outputs import fetch_reports, fetch_results, fetch_traces
-from imgcls.launch.sagemaker.progress import Outcome, describe, follow, say
+from imgcls.launch.sagemaker.progress import LastWords, Outcome, describe, follow, last_words, say
 from imgcls.runs.provenance import read_configuration, read_overrides, write_configuration
 from imgcls.runs.recording import Recording
 from imgcls.system.files import explain_os_errors
@@ -30,9 +30,15 @@ Configuration = tuple[dict[str, Any], list[str]]
 
 
 def await_results(
-    account: Account, job: str, folder: Path, *, poll: float, say: Callable[[str], None] = say
+    account: Account,
+    job: str,
+    folder: Path,
+    *,
+    poll: float,
+    say: Callable[[str], None] = say,
+    describe_rest: LastWords = last_words,
 ) -> dict[str, Any]:
-    """Follow `job` until it ends, and download its results into `folder`.
+    """Follow `job` until it ends, and download its results into `folder`; arguments as for `follow`.
 
     Returns:
         The fields of the job's own status, and `state`.
@@ -40,13 +46,14 @@ def await_results(
     Raises:
         UserError: the job failed or was stopped, with the reason.
     """
-    return conclude(account, follow(account, job, folder / "job.log", poll=poll, say=say), folder)
+    end = follow(account, job, folder / "job.log", poll=poll, say=say, describe_rest=describe_rest)
+    return conclude(account, end, folder)
 
 
 def conclude(account: Account, end: Outcome, folder: Path) -> dict[str, Any]:
     """Download the results of a job that has ended. Returns and raises as `await_results`."""
     job = end.description["TrainingJobName"]
-    if (bill := describe_bill(end.description)) is not None:
+    if (bill := describe_bill([end.description])) is not None:
         log.info("%s", bill)
     for rule, outcome, details in rule_statuses(end.description):
         log.info("SageMaker Debugger, %s: %s. %s", rule, outcome, details)

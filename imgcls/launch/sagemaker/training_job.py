@@ -28,7 +28,6 @@ from imgcls.system.extras import need
 
 log = logging.getLogger(__name__)
 
-CREATE = "CreateTrainingJob"
 COMMAND = "exec python3 -m imgcls.launch.sagemaker.container"
 SCRIPT = "/opt/ml/input/data/sm_drivers/sm_train.sh"
 # With `exec` Python replaces the shells, so that it receives SIGTERM.
@@ -136,7 +135,7 @@ def create_job(account: Account, plan: JobPlan) -> str:
             try:
                 trainer.train(input_data_config=channels, wait=False, logs=False)
             except Exception as error:  # the SDK asks for more than the job
-                if not names or getattr(error, "operation_name", CREATE) == CREATE:
+                if not account.created.intersection(names):
                     raise
                 log.debug("The job was created before this: %s", error)
     return names[-1]

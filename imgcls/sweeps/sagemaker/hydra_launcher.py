@@ -67,6 +67,7 @@ def launch(
     folder = Path(str(config.hydra.sweep.dir))
     folder.mkdir(parents=True, exist_ok=True)
     with log_to_file(folder / "launch.log"), StopSignals(), launcher.account(runs[0].config) as account:
+        _say_cost(account, [run for run in runs if not (run.folder / "metrics.json").is_file()])
         _run_all(account, runs, launcher.at_once(jobs), launcher.poll)
     return [run.returned for run in runs]
 
@@ -97,6 +98,7 @@ class _Run:
     overrides: list[str]
     title: str
     _open: ExitStack = field(default_factory=ExitStack)
+    _follower: Follower | None = None
     _look: RetryingPoll[Any] | None = None
     _recording: Recording | None = None
     job: str | None = None
@@ -122,8 +124,10 @@ class _Run:
         if not self.launcher.wait:
             self._open.close()
             return False
-        watched = Follower(account, self.job, self.folder / "job.log", lambda line: None)
-        self._look = RetryingPoll(watched.poll, account, lambda: watched.last_words)
+        watched = Follower(
+            account, self.job, self.folder / "job.log", lambda line: None, describe_rest=self.launcher.last_words
+        )
+        self._follower, self._look = watched, RetryingPoll(watched.poll, account, lambda: watched.last_words)
         return True
 
     def has_ended(self, account: Account) -> bool:
@@ -135,6 +139,11 @@ class _Run:
         self._recording.update(**conclude(account, end, self.folder))
         self._end()
         return True
+
+    @property
+    def last_words(self) -> str | None:
+        """What becomes of the job when this command ends before it; None: it is not known that there is one."""
+        return self._follower.last_words if self._follower is not None else None
 
     def postpone(self) -> None:
         """Undo `begin`, which the quota of the account refused."""
@@ -180,6 +189,14 @@ def _compose_run(context: HydraContext, config: DictConfig, overrides: Sequence[
     return run
 
 
+def _say_cost(account: Account, runs: Sequence[_Run]) -> None:
+    """Log the most that the jobs of these runs can cost, of each kind of job the sum."""
+    launchers = [run.launcher for run in runs]
+    for number, launcher in enumerate(launchers):
+        if launcher not in launchers[:number]:
+            launcher.say_cost(account, launchers.count(launcher))
+
+
 def _run_all(account: Account, runs: Sequence[_Run], at_once: int, poll: float) -> None:
     waiting, running = list(runs), list[_Run]()
     try:
@@ -207,8 +224,8 @@ def _run_all(account: Account, runs: Sequence[_Run], at_once: int, poll: float) 
     except (Interrupted, KeyboardInterrupt) as error:
         for run in running:
             run.fail(error)
-            if run.job is not None:
-                run.launcher.left_running(run.job, error)
+            if run.last_words is not None:
+                log.warning("#%d: %s", run.number, run.last_words)
         raise
 
 
@@ -232,6 +249,5 @@ def _contain_errors(
         if others and error_code(error.__cause__) in QUOTA:
             raise QuotaReached from error
         run.fail(error)
-        lines = str(error).splitlines() or [type(error).__name__]
-        log.error("#%d failed (%s): %s", run.number, run.title, lines[0])
+        log.error("#%d failed (%s): %s", run.number, run.title, str(error) or type(error).__name__)
         return None

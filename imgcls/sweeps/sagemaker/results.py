@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.aws.account import Account
+from imgcls.aws.costs import describe_bill
 from imgcls.errors import UserError
-from imgcls.launch.sagemaker.progress import RetryingPoll, last_words
+from imgcls.launch.sagemaker.progress import LastWords, RetryingPoll, describe, last_words, say_if_interrupted
 from imgcls.launch.sagemaker.record import JobRecord
 from imgcls.launch.sagemaker.results import fetch_job, job_file
 from imgcls.runs.reading import read_metrics
@@ -22,11 +23,19 @@ from imgcls.sweeps.remote_search import RemoteSearch
 from imgcls.sweeps.sagemaker.ranges import Ranges
 from imgcls.sweeps.sagemaker.state import Watcher, describe_tuning
 from imgcls.sweeps.sagemaker.trial import read_configuration, space_of
+from imgcls.system.logs import log_to_file
 
 log = logging.getLogger(__name__)
 
 
-def bring_search_home(account: Account, job: str, found: RemoteSearch, overrides: Sequence[str], poll: float) -> None:
+def bring_search_home(
+    account: Account,
+    job: str,
+    found: RemoteSearch,
+    overrides: Sequence[str],
+    poll: float,
+    describe_rest: LastWords = last_words,
+) -> None:
     """Follow the tuning job `job` to its end, and fill the folder of `found` with its results.
 
     Args:
@@ -35,19 +44,22 @@ def bring_search_home(account: Account, job: str, found: RemoteSearch, overrides
         found: the search, whose trials are kept up to date.
         overrides: those that all trials share.
         poll: seconds between two requests.
+        describe_rest: gives the last words if it ends before the tuning job, see `last_words`.
 
     Raises UserError where the tuning job failed, or no trial is complete.
     """
     announce = outcome.Announcer(found, overrides)
     watcher = Watcher(account, found, job, Ranges(found.space), announce)
-    look = RetryingPoll(watcher.look, account, lambda: last_words(job, {}))
-    while (end := look()) is None:
-        time.sleep(poll)
+    look = RetryingPoll(watcher.look, account, lambda: describe_rest(job, {}))
+    with say_if_interrupted(lambda: describe_rest(job, {})):
+        while (end := look()) is None:
+            time.sleep(poll)
     status, reason = end["HyperParameterTuningJobStatus"], str(end.get("FailureReason") or "AWS gives no reason")
     if not found.trials:
         raise UserError(f"The tuning job {job} has no trials ({status.lower()}): {reason.splitlines()[0]}")
     if status != "Completed":
         log.warning("%s: %s%s", job, status.lower(), f": {reason}" if status == "Failed" else "")
+    _say_bill(account, found)
     outcome.write(found, overrides)
     for best in outcome.best_trials(found)[:1]:
         _fetch(account, found, best.number, poll)
@@ -57,6 +69,17 @@ def bring_search_home(account: Account, job: str, found: RemoteSearch, overrides
     if record is not None:
         record.finished = True
         record.write(found.folder)
+
+
+def _say_bill(account: Account, found: RemoteSearch) -> None:
+    """Log what the trials are billed for together, if AWS says so."""
+    try:
+        bill = describe_bill([describe(account, trial.user_attrs["job"]) for trial in found.trials])
+    except UserError as error:
+        log.debug("What the trials are billed for is not known: %s", error)
+        return
+    if bill is not None:
+        log.info("%s", bill)
 
 
 def attach(account: Account, job: str, folder: Path, *, poll: float) -> None:
@@ -70,7 +93,8 @@ def attach(account: Account, job: str, folder: Path, *, poll: float) -> None:
     total = int(limits["MaxNumberOfTrainingJobs"])
     options = SearchOptions(content["objectives"], trials=total, workers=int(limits["MaxParallelTrainingJobs"]))
     found = RemoteSearch(folder.name, options, space_of(content), folder, total)
-    bring_search_home(account, job, found, content["overrides"], poll)
+    with log_to_file(folder / "launch.log"):
+        bring_search_home(account, job, found, content["overrides"], poll)
 
 
 def _fetch(account: Account, found: RemoteSearch, number: int, poll: float) -> None:

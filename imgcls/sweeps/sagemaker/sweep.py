@@ -43,7 +43,7 @@ from imgcls.sweeps.sagemaker.trial import group_key
 from imgcls.sweeps.space import Space
 from imgcls.sweeps.trials import REST_SECONDS, command_overrides, is_option
 from imgcls.system.cache import alone
-from imgcls.system.interrupts import Interrupted, StopSignals
+from imgcls.system.interrupts import StopSignals
 from imgcls.system.logs import log_to_file
 
 log = logging.getLogger(__name__)
@@ -106,21 +106,17 @@ def sweep(
                 plan = TuningPlan(
                     job, space, groups, configs, epochs, overrides, launcher, options, tuning, channels, mode
                 )
+                launcher.say_cost(account, found.total)
                 with warn_if_created("the tuning job", f"python -m imgcls.jobs stop job={job}"):
                     create_tuning_job(account, plan)
                 log.info(
                     "Created the tuning job %s: %d trials, %d at a time, each on %d x %s.",
                     *(job, found.total, options.workers, launcher.instance_count, launcher.instance_type),
                 )
-                launcher.say_cost(account, found.total)
         if not launcher.wait:
             log.info("It runs without this command. Follow it: imgcls.jobs attach run=%s", outcome.relative(folder))
             return None
-        try:
-            bring_search_home(account, job, found, overrides, launcher.poll)
-        except (Interrupted, KeyboardInterrupt) as error:
-            launcher.left_running(job, error)
-            raise
+        bring_search_home(account, job, found, overrides, launcher.poll, launcher.last_words)
     if options.refit:
         refit(hydra_launcher(context, task, config), found, fixed)
     return found

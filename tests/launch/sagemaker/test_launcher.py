@@ -31,8 +31,8 @@ def test_the_most_that_jobs_can_cost_is_said(monkeypatch: pytest.MonkeyPatch, ca
         SageMaker(instance_type="ml.g5.xlarge", instance_count=2, max_runtime=7200).say_cost(account, 20)
         SageMaker(max_runtime=3600, spot=True).say_cost(account, 1)
     assert caplog.messages == [
-        "It is billed for up to 80.0 hours of ml.g5.xlarge, 120.00 USD at 1.500 USD per hour.",
+        "To be billed: up to 80.0 hours of ml.g5.xlarge, 120.00 USD at 1.500 USD per hour.",
         "launch.spot=true is much cheaper, and an interrupted job resumes to the same numbers.",
-        "It is billed for up to 1.0 hours of ml.g4dn.xlarge, 1.50 USD at 1.500 USD per hour, before the discount of a "
+        "To be billed: up to 1.0 hours of ml.g4dn.xlarge, 1.50 USD at 1.500 USD per hour, before the discount of a "
         "spot job.",
     ]

@@ -99,7 +99,7 @@ def test_a_search_is_created_and_followed(jobs: Jobs, search: Search, capsys: py
         said = capsys.readouterr().err
         assert f"({operation})" in said
         assert "Traceback" not in said
-        assert ("billed" in said) == (operation != "PutObject")
+        assert ("is billed" in said) == (operation != "PutObject")
         assert ("python -m imgcls.jobs stop job=imgcls-tune-" in said) == (operation != "PutObject")
     assert search(*command) == 0  # attaches to the one that exists
     made = [call.params["HyperParameterTuningJobName"] for call in jobs.aws.calls if call.operation == create]

@@ -35,7 +35,7 @@ class Account:
     def describe_training_job(self, TrainingJobName: str) -> dict[str, Any]:  # noqa: N803
         state = self.states[min(self.looks, len(self.states) - 1)]
         self.looks += 1
-        if isinstance(state, Exception):
+        if isinstance(state, BaseException):
             raise state
         status, secondary, reason = state
         machines = {"InstanceCount": max(1, len(self.lines))}
@@ -136,21 +136,35 @@ def test_a_log_that_cannot_be_read_does_not_end_it(tmp_path: Path, caplog: Any, 
         assert caplog.text.count("Following the job without its log.") == 1
 
 
-@pytest.mark.parametrize("error", [refusal("AccessDeniedException"), refusal("ExpiredToken"), refusal("New")])
-def test_whatever_ends_it_the_job_is_said_to_run_and_be_billed(tmp_path: Path, error: Exception) -> None:
+ENDS = [refusal("AccessDeniedException"), refusal("ExpiredToken"), refusal("New"), OSError("the disk is full")]
+SIGNALS = [KeyboardInterrupt(), Interrupted(signal.SIGTERM)]
+
+
+@pytest.mark.parametrize(
+    ("error", "while_waiting"),
+    [*((error, False) for error in (*ENDS, *SIGNALS)), *((error, True) for error in SIGNALS)],
+)
+def test_whatever_ends_it_the_job_is_said_to_run_and_be_billed(
+    tmp_path: Path, caplog: Any, error: BaseException, while_waiting: bool
+) -> None:
     class Dated(Account):
         def describe_training_job(self, TrainingJobName: str) -> dict[str, Any]:  # noqa: N803
             began = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
             limits = {"StoppingCondition": {"MaxRuntimeInSeconds": 86400}, "TrainingStartTime": began}
             return {**super().describe_training_job(TrainingJobName), **limits}
 
-    with pytest.raises(UserError) as caught:
-        follow(Dated([RUNS, error]), JOB, tmp_path / "log", poll=1, wait=lambda _: None)
-    said = str(caught.value)
+    def wait(_: float) -> None:
+        if while_waiting:
+            raise error
+
+    states = [RUNS, RUNS if while_waiting else error]
+    with pytest.raises(UserError if isinstance(error, ClientError) else type(error)) as caught:
+        follow(Dated(states), JOB, tmp_path / "log", poll=1, wait=wait)
+    said = f"{caught.value}{caplog.text}"
+    assert said.count("continues and is billed") == 1
     assert re.search(r"continues and is billed until 2026-11-29 \d\d:00 at most", said)
     assert f"python -m imgcls.jobs attach job={JOB}" in said
-    with pytest.raises(OSError, match="full"):
-        follow(Dated([RUNS, OSError("full")]), JOB, tmp_path / "log", poll=1, wait=lambda _: None)
+    assert f"python -m imgcls.jobs stop job={JOB}" in said
 
 
 def test_expired_credentials_that_can_be_renewed_are_waited_for(tmp_path: Path, caplog: Any) -> None:

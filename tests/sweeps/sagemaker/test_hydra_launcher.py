@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ from typing import Any
 import pytest
 
 import imgcls
+from imgcls.launch.rehearsal.aws import Call
 from imgcls.runs.reading import read_status
 from tests.aws_account import Jobs, Search, needs_sdk
+from tests.outages import FAILURES
 
 pytestmark = needs_sdk
 
@@ -94,6 +98,31 @@ def test_above_the_quota_a_run_waits_for_a_running_one(
     states = [read_status(tmp_path / "sweep" / str(number))["state"] for number in range(2)]
     assert states == ["finished", "finished"]
     assert "waits until one of 1 jobs has ended: the quota is used up" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "code"), [("signal", 128 + signal.SIGTERM), ("denied", 2)])
+def test_whatever_ends_the_command_each_job_is_said_to_be_billed(
+    signed_in: Jobs, search: Search, capsys: pytest.CaptureFixture[str], kind: str, code: int
+) -> None:
+    followed = set[str]()
+
+    def refuse(call: Call) -> None:
+        if call.operation == "DescribeLogStreams":
+            followed.add(call.params["logStreamNamePrefix"])
+        if call.operation == "DescribeTrainingJob" and len(followed) == 2:
+            if kind == "signal":
+                signal.raise_signal(signal.SIGTERM)
+            raise FAILURES["denied"](call)
+
+    signed_in.aws.refuse = refuse
+    assert search(*OVERRIDES, "hydra.launcher.jobs=2", "optim.lr=0.1,0.01") == code
+    printed = capsys.readouterr().err
+    assert "To be billed: up to 48.0 hours of ml.g4dn.xlarge" in printed
+    for number, request in enumerate(signed_in.requests):
+        job = request["TrainingJobName"]
+        words = rf"(?s)#{number}\b.{{0,200}}The job {job} is not affected: it continues and is billed until 20"
+        assert re.search(words, printed), printed
+        assert f"imgcls.jobs attach job={job}" in printed
 
 
 def test_optuna_chooses_the_values_of_jobs(signed_in: Jobs, search: Search, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
 import tarfile
 import time
 from collections.abc import Callable
@@ -17,8 +18,10 @@ import yaml
 import imgcls
 from imgcls.errors import UserError
 from imgcls.jobs import _main as jobs
+from imgcls.launch.rehearsal.aws import Call
 from imgcls.launch.sagemaker.training_job import METRICS, metric_definitions
 from imgcls.sweeps.sagemaker import trial
+from imgcls.system.interrupts import Interrupted
 from tests.aws_account import Jobs, Search, needs_moto
 
 pytestmark = needs_moto
@@ -43,6 +46,7 @@ def end_trials(account: Jobs, *, failing: Callable[[dict[str, str]], bool] = lam
             rate = float(values["optim_lr"].strip('"'))
             metrics = {"val/accuracy": 1 - rate, "epochs": 2, "best_epoch": 1}
             account.finish(request, metrics)
+            account.aws.job(request["TrainingJobName"]).billable_time_in_seconds = 30
 
     account.aws.run_job = begin
 
@@ -104,6 +108,10 @@ def test_a_search_becomes_a_tuning_job_and_comes_back(
 
     folder = tmp_path / "sweeps" / "s"
     rows = table(folder)
+    complete = [row for row in rows if row["state"] == "complete"]
+    log = (folder / "launch.log").read_text()
+    assert "To be billed: up to 192.0 hours of ml.g4dn.xlarge" in log
+    assert f"Billed: {30 * len(complete)} s of ml.g4dn.xlarge in {len(complete)} jobs." in log
     assert [row["trial"] for row in rows] == [str(number) for number in range(8)]
     states = {row["head"]: row["state"] for row in rows}
     assert states == {"linear": "complete", "mlp": "failed"}
@@ -191,6 +199,23 @@ def test_a_job_that_runs_is_found_again_and_stopped(
     with pytest.raises(UserError, match="No trial of the search"):
         jobs(["attach", "run=sweeps/s", "poll=0.1"])
     assert table(Path("sweeps/s"))[0]["reason"] == "ended by AWS at val/accuracy=0.7"
+
+
+def test_a_signal_leaves_the_job_and_says_so(
+    signed_in: Jobs, search: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(call: Call) -> None:
+        if call.operation == "ListTrainingJobsForHyperParameterTuningJob":
+            signal.raise_signal(signal.SIGTERM)
+
+    signed_in.aws.refuse = stop
+    assert search(*OVERRIDES, "optim.lr=interval(0.001,0.1)", "search.trials=3") == 128 + signal.SIGTERM
+    name = made(signed_in)[0]["HyperParameterTuningJobName"]
+    words = f"The job {name} is not affected: it continues and is billed.\n"
+    assert f"{words}  To follow it again: python -m imgcls.jobs attach job={name}" in capsys.readouterr().err
+    with pytest.raises(Interrupted):
+        jobs(["attach", f"job={name}"])
+    assert words in capsys.readouterr().err
 
 
 def test_a_job_without_a_complete_trial_says_so(
