@@ -81,7 +81,7 @@ def _write_pictures(folder: Path) -> None:
     shutil.copytree(pictures, folder / "corrections")
     shutil.make_archive(str(pictures), "zip", pictures)
     write_pictures(folder / "other_pictures", {"": 4}, ("zero", "one", "two"))
-    for name in ("holiday", "archive", "shards"):
+    for name in ("holiday", "archive", "shards", "food101"):
         (folder / name).mkdir()
     for name in ("picture.png", "picture.jpg", "holiday/1.jpg", "archive/1.jpg"):
         Image.new("RGB", (40, 30), (90, 120, 40)).save(folder / name)
