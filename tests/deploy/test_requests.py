@@ -38,6 +38,14 @@ def test_the_operating_system_of_the_instances_is_chosen() -> None:
         create_options({"run": "x", "inference_ami": AMI[:-1]}, [])
 
 
+def test_local_disks_take_no_key() -> None:
+    key, places = "arn:aws:kms:us-east-1:123456789012:key/k", {"output": "s3://b/o", "captured": "s3://b/c"}
+    for kind, expected in [("ml.m5.large", key), ("ml.g5.xlarge", None), ("ml.g4dn.xlarge", None)]:
+        options = create_options({"run": "x", "instance_type": kind, "kms_key": key}, [])
+        request = config_request(options, None, model="m", mode=REAL_TIME, **places)
+        assert request.get("KmsKeyId") == expected, kind
+
+
 def test_instances_follow_concurrent_requests_within_seconds() -> None:
     options = create_options({"run": "x", "max_instances": 4, "concurrent_per_instance": 2.0}, [])
     scaling = select_scaling(options, REAL_TIME, None)

@@ -15,6 +15,7 @@ from imgcls.launch.sagemaker.bundle import IMAGE_PACKAGES
 
 SOURCE_ONLY = ("antlr4-python3-runtime",)  # pure Python, but the index has no wheel of the version that Hydra needs
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "linux_x86_64")
+IMAGE_MARKERS = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix"}
 AMAZON_PYTHON = (3, 12)  # of AWS's images with PyTorch 2.11 and newer
 
 
@@ -30,11 +31,16 @@ def image_python(image: str) -> tuple[int, int] | None:
     return AMAZON_PYTHON if "-amzn2023" in image else None
 
 
-def pins(lines: Iterable[str]) -> list[str]:
-    """`lines` of a requirements.txt with everything that they need, in the versions of this machine, without torch."""
+def pins(lines: Iterable[str], python: tuple[int, int]) -> list[str]:
+    """`lines` of a requirements.txt with everything that they need in an image with this Python, without torch.
+
+    The versions are those of this machine, which may have another Python and another system than the image.
+    """
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
+    version = f"{python[0]}.{python[1]}"
+    image = {"python_version": version, "python_full_version": f"{version}.0", **IMAGE_MARKERS}
     found: dict[str, str] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
     waiting = [Requirement(line.split(" #")[0]) for line in lines if line.strip() and not line.startswith("#")]
@@ -53,7 +59,7 @@ def pins(lines: Iterable[str]) -> list[str]:
         extras = [*needed.extras, ""]
         for line in installed.requires or []:
             further = Requirement(line)
-            if further.marker is None or any(further.marker.evaluate({"extra": extra}) for extra in extras):
+            if further.marker is None or any(further.marker.evaluate({**image, "extra": extra}) for extra in extras):
                 waiting.append(further)
     return sorted(found.values())
 
@@ -64,7 +70,7 @@ def build_wheels(folder: Path, lines: Iterable[str], python: tuple[int, int]) ->
     Raises UserError with pip's reason.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    needed = pins(lines)
+    needed = pins(lines, python)
     sources = [line for line in needed if line.partition("==")[0].lower() in SOURCE_ONLY]
     with tempfile.TemporaryDirectory(prefix="imgcls-") as work:
         listed = Path(work) / "requirements.txt"
@@ -98,7 +104,7 @@ def check_wheels(folder: Path, lines: Iterable[str], image: str) -> None:
             good.add((str(name), str(version)))
         else:
             others[str(name)] = wheel.name
-    for line in pins(lines):
+    for line in pins(lines, python):
         needed = Requirement(line)
         name = canonicalize_name(needed.name)
         if any(found == name and needed.specifier.contains(version, prereleases=True) for found, version in good):

@@ -48,6 +48,8 @@ def test_an_interrupted_job_has_the_results_of_a_local_run(tmp_path: Path, own_t
     assert job.status["resumed"] == 1, "the second container went on from the checkpoints of the first"
     assert (job.folder / "job.log").read_text().count("the checkpoint has been written") == 1
     assert job.report_file.is_file()
+    kept = [sorted(path.name for path in (run.folder / "checkpoints").glob("*.ckpt")) for run in (local, job)]
+    assert kept[0] == kept[1] != [], "they come from where the job kept them: the archive of its results has none"
     assert job.config == cfg, "with the paths and the launcher of this machine"
     assert [row["epoch"] for row in job.history] == [1, 2]
     assert "interrupted; waiting for another instance" in (job.folder / "launch.log").read_text()

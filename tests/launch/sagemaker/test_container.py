@@ -117,7 +117,7 @@ def test_processes_share_the_processors_that_the_container_may_use(
 
     class Process:
         def __init__(self, command: list[str], env: dict[str, str]) -> None:
-            started.append(env["OMP_NUM_THREADS"])
+            started.append((env["OMP_NUM_THREADS"], env.get("FI_PROVIDER")))
 
         def wait(self) -> int:
             return 0
@@ -128,9 +128,10 @@ def test_processes_share_the_processors_that_the_container_may_use(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     config["trainer"]["devices"] = 2
     before = signal.getsignal(signal.SIGTERM)
-    assert container.train_with_torchrun(config, [], tmp_path, host(count=2)) == 0
+    for kind in ("ml.m5.xlarge", "ml.g5.48xlarge"):
+        assert container.train_with_torchrun(config, [], tmp_path, host(count=2, instance_type=kind)) == 0
     signal.signal(signal.SIGTERM, before)
-    assert started == ["3"]
+    assert started == [("3", None), ("3", "efa")], "which uses the fast network of its type"
 
 
 LAUNCHER = """

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from imgcls.config.composition import compose, plain
+from imgcls.errors import UserError
+from imgcls.launch.rehearsal import aws
 from imgcls.launch.sagemaker import launcher
 from imgcls.launch.sagemaker.launcher import SageMaker, say_versions
+from tests.aws_account import Jobs, needs_sdk
+from tests.conftest import write_pictures
 
 AWS = "763104351884.dkr.ecr.eu-west-1.amazonaws.com/pytorch:{}-cpu-amzn2023-sagemaker"
 
@@ -36,3 +43,32 @@ def test_the_most_that_jobs_can_cost_is_said(monkeypatch: pytest.MonkeyPatch, ca
         "To be billed: up to 1.0 hours of ml.g4dn.xlarge, 1.50 USD at 1.500 USD per hour, before the discount of a "
         "spot job.",
     ]
+
+
+@needs_sdk
+def test_nothing_is_uploaded_for_a_job_that_aws_would_refuse(
+    account: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quota = {"Quotas": [{"QuotaName": "ml.g5.xlarge for training job usage", "Value": 0}]}
+    defaults = "ServiceQuotasV20190624.ListAWSDefaultServiceQuotas"
+    monkeypatch.setitem(aws.EMPTY_ANSWERS, defaults, json.dumps(quota).encode())
+    account.aws.add_role("front", "lambda.amazonaws.com")
+    far = {"CreateBucketConfiguration": {"LocationConstraint": "eu-west-1"}}
+    account.cloud().client("s3").create_bucket(Bucket="far", **far)
+    (tmp_path / "wheels").mkdir()
+    pictures = write_pictures(tmp_path / "pictures", {"train": 1}, ("cat", "dog"))
+    config = plain(compose(["data=imagefolder", f"data.root={pictures}", "launch=sagemaker"]))
+    refused: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        ({"role": "nobody"}, {}, "There is no role nobody"),
+        ({"role": "front"}, {}, "does not trust sagemaker"),
+        ({"bucket": "far"}, {}, "this bucket is in eu-west-1"),
+        ({}, {"instance_type": "ml.m5.huge"}, "does not train on this type"),
+        ({}, {"instance_type": "ml.g5.xlarge"}, "is 0 instances"),
+        ({}, {"framework_version": "9.9"}, "has no such PyTorch training image"),
+        ({}, {"wheels": str(tmp_path / "wheels")}, "holds no wheel of"),
+    ]
+    for connection, options, said in refused:
+        with pytest.raises(UserError, match=said):
+            SageMaker(**options).new_job(account.cloud(**connection), config, [], tmp_path / "run")
+    sent = {call.operation for call in account.aws.calls}
+    assert not sent & {"PutObject", "CreateTrainingJob"}, sent

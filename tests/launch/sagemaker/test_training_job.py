@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata as metadata
 import io
 import json
 import re
@@ -67,7 +68,10 @@ def source(account: Jobs, request: dict[str, Any]) -> dict[str, bytes]:
 
 
 @needs_sdk
-def test_everything_that_was_asked_for_is_in_the_request(account: Jobs, tmp_path: Path) -> None:
+def test_everything_that_was_asked_for_is_in_the_request(
+    account: Jobs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="imgcls")
     pictures = write_pictures(tmp_path / "pictures", {"train": 2}, ("cat", "dog"))
     words = [*EVERYTHING, f"data.root={pictures}"]
     config, _ = launch(account, tmp_path / "run", words, odd=ODD)
@@ -78,6 +82,8 @@ def test_everything_that_was_asked_for_is_in_the_request(account: Jobs, tmp_path
     assert request["RoleArn"] == "arn:aws:iam::123456789012:role/trainer"
     image = request["AlgorithmSpecification"]["TrainingImage"]
     assert "/pytorch:2.14-cu" in image
+    other = not metadata.version("torch").startswith("2.14.")
+    assert ("The image of the job has PyTorch 2.14; on this machine" in caplog.text) == other
     assert request["AlgorithmSpecification"]["ContainerEntrypoint"] == ["/bin/bash"]
     assert request["AlgorithmSpecification"]["ContainerArguments"][1].endswith(
         "&& exec /opt/ml/input/data/sm_drivers/sm_train.sh"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata as metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,11 +16,26 @@ NEWEST = "x/pytorch:2.14-cpu-amzn2023-sagemaker"
 
 
 def test_everything_that_is_needed_is_pinned_without_torch() -> None:
-    found = pins(["hydra-core>=1.3", "torchmetrics  # with torch", "nowhere-at-all>=2"])
+    found = pins(["hydra-core>=1.3", "torchmetrics  # with torch", "nowhere-at-all>=2"], (3, 12))
     names = {line.partition("==")[0].partition(">")[0] for line in found}
     assert {"hydra-core", "omegaconf", "antlr4-python3-runtime", "numpy", "nowhere-at-all"} <= names
     assert not [name for name in names if name.startswith(("torch==", "nvidia", "triton"))]
     assert "torch" not in names
+
+
+def test_what_is_needed_is_what_the_image_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine may have another Python and another system."""
+    needs = ["ours; python_version >= '3.13' and sys_platform == 'linux'", "theirs; sys_platform == 'darwin'"]
+    installed = {"main": SimpleNamespace(version="1+local", requires=needs)}
+
+    def distribution(name: str) -> SimpleNamespace:
+        if name not in installed:
+            raise metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(wheels.metadata, "distribution", distribution)
+    assert pins(["main"], (3, 13)) == ["main==1", "ours"]
+    assert pins(["main"], (3, 12)) == ["main==1"]
 
 
 def test_pip_is_asked_for_the_images_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
