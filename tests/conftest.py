@@ -24,10 +24,19 @@ from PIL import Image
 pytest_plugins = ["tests.aws_account", "tests.digits", "tests.trainings"]
 
 
+@pytest.fixture(scope="session")
+def kept_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ONNX graphs of all tests, each of which torch's exporter would spend seconds on."""
+    return tmp_path_factory.mktemp("graphs")
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def own_cache(
+    tmp_path_factory: pytest.TempPathFactory, kept_graphs: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
     """Nothing is read from or written to the user's cache."""
     cache = tmp_path_factory.mktemp("cache")
+    (cache / "graphs").symlink_to(kept_graphs)
     monkeypatch.setenv("IMGCLS_CACHE", str(cache))
     yield cache
     shutil.rmtree(cache, ignore_errors=True)

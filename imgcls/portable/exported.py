@@ -11,15 +11,22 @@ from imgcls.portable.novelty import Novelty
 
 
 class Exported(nn.Module):
-    """A network whose logits are divided by a temperature, and which also returns the novelty where it has one."""
+    """A network whose logits are divided by a temperature, and which also returns the novelty where it has one.
+
+    What is fitted is in buffers, so that the graph is the same for all models of an architecture.
+    """
 
     def __init__(self, network: Network, temperature: float = 1.0, novelty: Novelty | None = None) -> None:
         super().__init__()
         self.network, self.temperature, self.novelty = network, temperature, novelty
+        fitted = {"divisor": torch.tensor(temperature)}
         if novelty is not None:
             means = torch.from_numpy(novelty.means)
-            self.register_buffer("centre", means.mean(dim=0), persistent=False)
-            self.register_buffer("means", means - means.mean(dim=0), persistent=False)
+            centre = means.mean(dim=0)
+            fitted |= {"centre": centre, "means": means - centre}
+            fitted |= {"scale": torch.tensor(novelty.scale / 2), "offset": torch.tensor(novelty.offset)}
+        for name, value in fitted.items():
+            self.register_buffer(name, value, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """(N, 3, H, W) normalised images to (N, C) logits, and to (N,) novelties."""
@@ -27,15 +34,15 @@ class Exported(nn.Module):
 
     def of_features(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """(N, F) features, the mean over the views, to the outputs of `forward`."""
-        logits = self.network.head(features).float()
+        fitted = {name: value.to(features.device) for name, value in self.named_buffers(recurse=False)}
+        logits = self.network.head(features).float() / fitted["divisor"]
         if self.novelty is None:
-            return logits / self.temperature
+            return logits
         directions = nn.functional.normalize(features.float(), dim=1)
         # 1 - cosine as half of the squared distance, from the centre of all means: 1 - x would round small angles away.
-        centre, means = (self.get_buffer(name).to(directions.device) for name in ("centre", "means"))
-        apart = directions - centre
+        apart, means = directions - fitted["centre"], fitted["means"]
         squares = (apart**2).sum(dim=1, keepdim=True) + (means**2).sum(dim=1) - 2 * apart @ means.T
-        return logits / self.temperature, self.novelty.scale / 2 * squares.amin(dim=1) + self.novelty.offset
+        return logits, fitted["scale"] * squares.amin(dim=1) + fitted["offset"]
 
 
 class MeanFeatures(nn.Module):

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import logging
 import platform
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from imgcls.portable.description import CARD, DESCRIPTION, FORMAT_VERSION, NOVEL
 from imgcls.portable.engines import OnnxEngine, as_columns, read_network, read_novelty
 from imgcls.portable.examples import write_examples
 from imgcls.portable.exported import Exported, MeanFeatures, WithUnsureImages
+from imgcls.portable.graphs import export_program
 from imgcls.portable.memory_onnx import FEATURES, SCORES, write_with_head
 from imgcls.portable.model import load, softmax
 from imgcls.portable.novelty import MEANS, Novelty
@@ -270,21 +270,8 @@ def export_onnx(
         traced, outputs = WithUnsureImages(exported), [*outputs, UNSURE]
         inputs |= {ROWS: torch.arange(3) % 2, AGAIN: torch.zeros(3, *shape)}
         sizes += [torch.export.Dim(UNSURE, min=1)] * 2
-    levels = {name: logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")}
-    for logger in levels.values():
-        logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings(), atomic_path(file) as temporary:
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            traced,
-            tuple(inputs.values()),
-            input_names=list(inputs),
-            output_names=outputs,
-            dynamic_shapes=tuple({0: size} for size in sizes),
-            dynamo=True,
-            verbose=False,
-        )
-        assert program is not None
+    program = export_program(traced, inputs, outputs, sizes, network.architecture)
+    with atomic_path(file) as temporary:
         if memory:
             write_with_head(program.model_proto, temporary, memory, temperature)
         else:

@@ -1,0 +1,165 @@
+"""The graph of a network, as torch's exporter writes it, kept in the cache without its weights.
+
+The exporter takes seconds for any network, and gives the same graph for networks that differ in their weights only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imgcls.errors import UserError, first_line
+from imgcls.models.architecture import Architecture
+from imgcls.system.cache import cache_folder
+from imgcls.system.files import atomic_path
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("imgcls", "timm", "torch", "torchvision")
+"""Whose layers are known by the version; a graph with other ones is not kept."""
+VERSIONS = ("torch", "timm", "torchvision", "onnx", "onnxscript")
+
+
+def export_program(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    sizes: Sequence[Any],
+    architecture: Architecture,
+) -> torch.onnx.ONNXProgram:
+    """The optimised ONNX graph of `module`, in evaluation mode on the CPU, with its weights.
+
+    What differs between two modules with the same architecture must be a parameter or a buffer.
+
+    Args:
+        module: takes `inputs` and returns a tensor for each of `outputs`.
+        inputs: names and examples.
+        outputs: names.
+        sizes: `torch.export.Dim` of the first axis of each input, which varies.
+        architecture: of the network in `module`.
+    """
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    file = _file(module, tensors, inputs, outputs, architecture)
+    with _quiet():
+        model = _read(file) if file is not None else None
+        if model is None:
+            program = torch.onnx.export(
+                module,
+                tuple(inputs.values()),
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes=tuple({0: size} for size in sizes),
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+            )
+            assert program is not None
+            model = program.model
+            _take_weights(model, tensors)
+            if file is not None:
+                _keep(model, file)
+                model = _read(file) or model  # the same file with and without the cache
+        _put_weights(model, tensors)
+        program = torch.onnx.ONNXProgram(model, None)
+        program.optimize()
+    return program
+
+
+def _file(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    architecture: Architecture,
+) -> Path | None:
+    """Where the graph is kept, by all that it depends on; None where that is not known."""
+    classes = sorted({type(part) for part in module.modules()}, key=lambda kind: (kind.__module__, kind.__qualname__))
+    if any(kind.__module__.split(".")[0] not in PACKAGES for kind in classes):
+        return None
+    own = {inspect.getfile(kind) for kind in classes if kind.__module__.startswith("imgcls.")}
+    identity = {
+        "architecture": architecture.as_dict(),
+        "module": type(module).__qualname__,
+        "tensors": {name: [str(value.dtype), *value.shape] for name, value in tensors.items()},
+        "inputs": {name: [str(value.dtype), *value.shape] for name, value in inputs.items()},
+        "outputs": list(outputs),
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        "sources": [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in sorted({*own, __file__})],
+    }
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    return cache_folder() / "graphs" / f"{name}.onnx"
+
+
+def _take_weights(model: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Make inputs of the initializers of `model` (`onnxscript.ir`) that are weights, and drop what else is not needed.
+
+    That is the exporter's trace of each layer, with the paths of files on this machine.
+    """
+    graph = model.graph
+    for name in [name for name in graph.initializers if name in tensors]:
+        value = graph.initializers.pop(name)
+        value.const_value = None
+        graph.inputs.append(value)
+    for node in graph.all_nodes():
+        node.metadata_props.clear()
+
+
+def _put_weights(model: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Give `model` (`onnxscript.ir`) the weights that `_take_weights` took."""
+    from onnxscript import ir
+
+    graph = model.graph
+    for value in [value for value in graph.inputs if value.name in tensors]:
+        graph.inputs.remove(value)
+        value.const_value = ir.tensor(tensors[value.name].detach().numpy(), name=value.name)
+        graph.register_initializer(value)
+
+
+def _read(file: Path) -> Any:
+    """The graph without weights (`onnxscript.ir`); None if it is missing or damaged."""
+    from google.protobuf.message import DecodeError
+    from onnxscript import ir
+
+    try:
+        model = ir.load(file)
+    except (OSError, DecodeError):
+        return None
+    return model if model.graph.outputs else None
+
+
+def _keep(model: Any, file: Path) -> None:
+    from onnxscript import ir
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(file) as temporary:
+            ir.save(model, temporary)
+    except (OSError, UserError) as error:
+        log.debug("%s is not kept: %s", file, first_line(error))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the log lines and warnings of the exporter, which are about its own work."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    before = {logger: logger.level for logger in loggers}
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in before.items():
+            logger.setLevel(level)
