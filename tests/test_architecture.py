@@ -25,7 +25,7 @@ COMMANDS = {
     "verify",
     "monitor",
 }
-SHARED = {"errors", "pictures", "channels", "preprocessing", "cli"}  # of which the commands alone import cli
+SHARED = {"errors", "jpeg", "pictures", "channels", "preprocessing", "cli"}  # of which the commands alone import cli
 # A package imports those after it, never those before it.
 ORDER = [
     *(

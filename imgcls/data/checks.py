@@ -150,13 +150,13 @@ class InspectedSplit(Split):
     def open(self, index: int) -> Image.Image:
         return self._decode(index)[0]
 
-    def open_scaled(self, index: int, side: int) -> tuple[Image.Image, float]:
+    def open_scaled(self, index: int, side: int) -> tuple[np.ndarray, float]:
         if self._is_known(index):
             return super().open_scaled(index, side)
         image, kind = self._decode(index)
         if is_scaled(kind, image.size, side):
             return super().open_scaled(index, side)
-        return image, image.width / image.height
+        return np.asarray(image), image.width / image.height
 
     def open_planes(self, index: int, depth: Depth) -> Planes:
         try:

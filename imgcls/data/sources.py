@@ -113,8 +113,11 @@ class Split:
         """The image at `index` for people, RGB. Raises BadPicture."""
         return self.open(index) if depth == RGB else self.open_planes(index, depth).preview()
 
-    def open_scaled(self, index: int, side: int) -> tuple[Image.Image, float]:
-        """The image at `index` for a square of `side` px, and its width / height; see `pictures.open_scaled`."""
+    def open_scaled(self, index: int, side: int) -> tuple[np.ndarray, float]:
+        """The pixels of the image at `index` for a square of `side` px, and its width / height.
+
+        See `pictures.open_scaled`.
+        """
         return open_scaled(self.pictures[index], side)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Split:

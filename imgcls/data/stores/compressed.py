@@ -20,6 +20,7 @@ from imgcls.data.stores.store import Recipe
 from imgcls.data.stores.together import Bad, Blocks, allocate_blocks, build_together
 from imgcls.data.threads import map_with_bar, pool
 from imgcls.errors import UserError
+from imgcls.jpeg import decode_jpeg
 from imgcls.pictures import BadPicture
 from imgcls.system.cache import hold
 from imgcls.system.files import take_lock
@@ -61,10 +62,16 @@ class CompressedStore:
         places = self._places[positions.numpy()]
         out = torch.empty(self.recipe.shape(len(places)), dtype=torch.uint8, pin_memory=pin)
         target = out.numpy()
+        _, height, width, _ = target.shape
 
         def decode(place: int, start: int, end: int) -> None:
+            content = self._file[start:end]
+            pixels = decode_jpeg(content, (width, height))
+            if pixels is not None:
+                target[place] = pixels
+                return
             try:
-                with Image.open(io.BytesIO(self._file[start:end]), formats=("JPEG",)) as image:
+                with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
                     target[place] = image
             except (OSError, ValueError, SyntaxError) as error:
                 raise UserError(f"{self.folder} is damaged: {error}. Remove it.") from error

@@ -65,25 +65,33 @@ class Recipe:
             planes = split.open_planes(position, self.depth)
             return self.pixels(planes), planes.width / planes.height
         if self.layout == "squash":  # for training alone: evaluation's pixels are exact
-            picture, aspect = split.open_scaled(position, max(sides(self.side)))
-        else:
-            picture = split.open(position)
-            aspect = picture.width / picture.height
-        return self.pixels(picture), aspect
+            pixels, aspect = split.open_scaled(position, max(sides(self.side)))
+            return self._squash(pixels), aspect
+        picture = split.open(position)
+        return self.pixels(picture), picture.width / picture.height
 
     def pixels(self, picture: Image.Image | Planes) -> np.ndarray:
         """The pixels of `picture`, uint8 (H, W, 3), or of other channels and bits."""
         if self.layout == "centre":
             return self._centre.pixels(picture)
+        if isinstance(picture, Image.Image):
+            return self._squash(np.asarray(picture))
         height, width = sides(self.side)
         if picture.size == (width, height):
             return np.asarray(picture)
-        if self.depth == RGB and self.interpolation in ("bilinear", "bicubic"):
-            # antialiased like Pillow, in half the time; training pixels need not equal the portable model's exactly
-            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
-            resized = F.interpolate(pixels, size=(height, width), mode=self.interpolation, antialias=True)
-            return resized[0].permute(1, 2, 0).numpy()
         return np.asarray(picture.resize((width, height), INTERPOLATIONS[self.interpolation]))
+
+    def _squash(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 (H, W, 3) pixels at the size of the recipe."""
+        height, width = sides(self.side)
+        if pixels.shape[:2] == (height, width):
+            return pixels
+        if self.interpolation in ("bilinear", "bicubic"):
+            # antialiased like Pillow, in half the time; training pixels need not equal the portable model's exactly
+            images = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).permute(2, 0, 1)[None]
+            resized = F.interpolate(images, size=(height, width), mode=self.interpolation, antialias=True)
+            return resized[0].permute(1, 2, 0).numpy()
+        return np.asarray(Image.fromarray(pixels).resize((width, height), INTERPOLATIONS[self.interpolation]))
 
     def shape(self, count: int) -> tuple[int, int, int, int]:
         """Shape of the array of `count` images."""

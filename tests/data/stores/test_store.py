@@ -213,10 +213,10 @@ def test_large_jpegs_are_decoded_at_a_part_of_their_size(tmp_path: Path) -> None
     exif[ORIENTATION] = 6
     Image.fromarray(photo).resize((900, 600)).save(tmp_path / "x.jpg", quality=95, exif=exif)
     split = Split(("x.jpg",), np.zeros(1), (tmp_path / "x.jpg",))
-    image, aspect = split.open_scaled(0, 60)
-    assert image.size == (150, 225)  # upright; a quarter is more than twice 60
+    pixels, aspect = split.open_scaled(0, 60)
+    assert pixels.shape == (225, 150, 3)  # upright; a quarter is more than twice 60
     assert aspect == pytest.approx(600 / 900)
-    assert split.open_scaled(0, 400)[0].size == (600, 900)
+    assert split.open_scaled(0, 400)[0].shape == (900, 600, 3)
     recipe = Recipe("squash", 60, 60, "bicubic")
     difference = recipe.read(split, 0)[0].astype(float) - recipe.pixels(split.open(0))
     assert 0 < abs(difference).mean() < 3
