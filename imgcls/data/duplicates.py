@@ -108,7 +108,7 @@ def _key(source: Source, findings: Mapping[str, Findings]) -> str:
     """32 hexadecimal digits of everything that the result depends on."""
     digest = hashlib.blake2b(VERSION, digest_size=16)
     for name, split in source.splits().items():
-        digest.update(json.dumps([name, split.names, [bool(reason) for reason in findings[name].reasons]]).encode())
+        digest.update(json.dumps([name, [*split.names], [bool(reason) for reason in findings[name].reasons]]).encode())
         for column in (split.labels, findings[name].digests, findings[name].thumbnails):
             digest.update(np.ascontiguousarray(column).data)
     return digest.hexdigest()

@@ -24,6 +24,7 @@ from imgcls.data.augment import Augment
 from imgcls.data.batch import Batch, RawBatch
 from imgcls.data.batched import BatchedData
 from imgcls.data.batches import batches_of, scaled_weights
+from imgcls.data.lists import map_names
 from imgcls.data.loader import EvaluationPlan, Loader, Plan
 from imgcls.data.normalization import normalise
 from imgcls.data.packed import is_archive, unpack_once, unpacked_folder
@@ -208,7 +209,8 @@ class ImageDataModule(BatchedData):
                 source = with_groups(source, self.group)
             source = replace(source, notes=(*source.notes, *shared_groups(source)))
             split = source.val is None and self.val_fraction
-            self.opened.source = with_validation(source, self.val_fraction, self.seed) if split else source
+            source = with_validation(source, self.val_fraction, self.seed) if split else source
+            self.opened.source = map_names(source, self.cache)
         return self.opened.source
 
     @property
@@ -390,7 +392,7 @@ class ImageDataModule(BatchedData):
                 "Repair or remove them, or set data.on_bad=skip."
             )
         log.warning("%d of %d images cannot be read and are left out: %s", len(files), len(split), examples)
-        self.opened.source = self.source.without(files)
+        self.opened.source = map_names(self.source.without(files), self.cache)
 
     def _make_loader(self, name: str, plan: Plan, *, training: bool = False) -> Loader[RawBatch | Batch]:
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")

@@ -73,7 +73,7 @@ class BadFile(NamedTuple):
 class Split:
     """The images of one split, in a fixed order."""
 
-    names: tuple[str, ...]
+    names: Sequence[str]
     """Unique and stable: the path relative to the data set's folder with forward slashes, or 'train/00012'."""
     labels: np.ndarray
     """int64 (N,), positions in the class names; or uint8 (N, C), 1 for each of an image's labels."""

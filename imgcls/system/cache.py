@@ -20,7 +20,7 @@ from imgcls.system.files import atomic_write_text, explain_os_errors, flush_fold
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-DESCRIPTIONS = {"stores": "store.json", "features": "features.json", "streams": "stream.json"}
+DESCRIPTIONS = {"stores": "store.json", "features": "features.json", "streams": "stream.json", "lists": "list.json"}
 """The file in each folder of a kind whose time is that of the last use, and which is locked meanwhile."""
 MOUNTS = Path("/proc/self/mounts")
 LAYERED = ("overlay", "fuse-overlayfs", "fuse.fuse-overlayfs", "aufs")
@@ -58,7 +58,7 @@ class Entry:
 
     folder: Path
     kind: str
-    """stores, features or streams (shards that were fetched)."""
+    """stores, features, streams (shards that were fetched) or lists (of names)."""
     nbytes: int
     """Bytes on disk."""
     used: float
