@@ -10,6 +10,7 @@ from imgcls.deploy.names import VARIANT
 from imgcls.deploy.options import ASYNCHRONOUS, REAL_TIME, SERVERLESS, Options
 from imgcls.deploy.state import EndpointState
 from imgcls.errors import UserError, nearest
+from imgcls.launch.sagemaker.wheels import image_python
 from imgcls.system.extras import need
 
 Request = dict[str, Any]
@@ -17,6 +18,7 @@ Request = dict[str, Any]
 INSTANCE_TYPE = "ml.m5.large"
 ARM_TYPE = "ml.c7g.large"  # one whose image is in a repository of its own
 FRAMEWORK = "2.6.0"
+OLDEST_PYTHON = (3, 11)
 AMI = "InferenceAmiVersion"
 ARM_IMAGE = "-arm64:"
 MEMORY_MB, CONCURRENCY, ASYNC_CONCURRENCY = 3072, 5, 4
@@ -214,12 +216,18 @@ def select_image(options: Options, existing: EndpointState | None, region: str, 
 
 
 def image_uri(version: str, kind: str, region: str) -> str:
-    """URI of AWS's PyTorch inference image. Raises UserError if there is none."""
+    """URI of AWS's PyTorch inference image. Raises UserError if there is none that imgcls runs on."""
     image_uris = need("sagemaker.core.image_uris")
 
     try:
         # Without a version of Python it is the image's: 3.12 from 2.6 on, 3.11 before.
         uri = str(image_uris.retrieve("pytorch", region, version=version, instance_type=kind, image_scope="inference"))
+        python = image_python(uri)
+        if python is not None and python < OLDEST_PYTHON:
+            raise UserError(
+                f"framework_version={version}: its image has Python {python[0]}.{python[1]}, and imgcls needs "
+                f"{OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]}. Use {FRAMEWORK}."
+            )
         if not is_graviton(kind) or ARM_IMAGE in uri:
             return uri
         message = ""  # the SDK does not know that this processor needs another image

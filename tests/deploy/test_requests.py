@@ -19,6 +19,12 @@ def test_each_version_has_its_python() -> None:
     assert image_uri("2.5.1", "ml.m5.large", REGION).endswith("pytorch-inference:2.5.1-cpu-py311")
 
 
+def test_images_with_an_older_python_are_refused() -> None:
+    for version, python in [("2.2.0", "3.10"), ("1.13.1", "3.9")]:
+        with pytest.raises(UserError, match=rf"framework_version={version}: its image has Python {python}, .* 3\.11"):
+            image_uri(version, "ml.m5.large", REGION)
+
+
 def test_arm_processors_get_an_image_for_them_or_none() -> None:
     assert "pytorch-inference-arm64:2.6.0" in image_uri("2.6.0", "ml.c7g.large", REGION)
     with pytest.raises(UserError, match=r"instance_type=ml\.m8g\.large: AWS has no PyTorch image for this type"):

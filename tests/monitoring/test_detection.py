@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from imgcls.errors import UserError
 from imgcls.monitoring.detection import estimate_accuracy, mix_kinds, watch
 from imgcls.monitoring.measures import Measures, _detail
 from imgcls.monitoring.perturbations import PERTURBATIONS, Perturbation, blur, darken, shake
-from imgcls.monitoring.reference import Reference
+from imgcls.monitoring.reference import Reference, fit_reference
 from tests.digits import Digits
 
 
@@ -65,6 +66,12 @@ def test_a_reference_is_what_was_saved(digits: Digits, tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(UserError, match="damaged"):
         Reference.load(file)
+
+
+def test_a_model_of_several_labels_has_no_reference(digits: Digits) -> None:
+    several = replace(digits.model, description={**digits.model.description, "thresholds": [0.5] * 10})
+    with pytest.raises(UserError, match="models that give each image one class"):
+        fit_reference(several, [])
 
 
 def test_measures_are_those_of_the_model(digits: Digits) -> None:
