@@ -20,9 +20,11 @@ from imgcls.sweeps import figures, outcome
 from imgcls.sweeps.figures import Point
 from imgcls.sweeps.remote_search import Search
 from imgcls.sweeps.selection import correction_of
+from imgcls.system.positions import spread_positions
 from imgcls.system.text import duration
 
 MAX_ROWS = 1000  # of the table; sweep.csv has all
+MAX_WEIGHED = 500  # trials by which importance is measured, since fANOVA takes time by their square: a minute for 2,000
 WIDE_REM = 34.0  # below which parallel coordinates cannot be read: a phone scrolls
 
 
@@ -80,12 +82,16 @@ def _charts(study: Search, points: list[Point]) -> dict[str, list[Callable[[], C
 
 
 def _importance(study: Search, name: str, place: int) -> Chart:
-    """Shares of the variance by fANOVA (Hutter, Hoos and Leyton-Brown 2014), as Optuna computes them."""
+    """Shares of the variance by fANOVA (Hutter, Hoos and Leyton-Brown 2014), as Optuna computes them, of some trials."""
+    from optuna import create_study
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
+    complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    some = create_study(directions=study.optuna.directions)
+    some.add_trials(complete[position] for position in spread_positions(len(complete), MAX_WEIGHED))
     several = len(study.options.objectives) > 1
     target = (lambda trial: trial.values[place]) if several else None
-    shares = get_param_importances(study.optuna, evaluator=FanovaImportanceEvaluator(seed=0), target=target)
+    shares = get_param_importances(some, evaluator=FanovaImportanceEvaluator(seed=0), target=target)
     return figures.importance(shares, name)
 
 

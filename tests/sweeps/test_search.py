@@ -77,6 +77,7 @@ def test_a_search_from_python(overrides: Overrides, tmp_path: Path, capsys: pyte
     page = (folder / "sweep.html").read_text()
     for part in ("History", "Importance", "Slices", "Parallel coordinates", 'href="0/report.html"', "optim.lr"):
         assert part in page, part
+    assert "cannot be drawn" not in page
     assert [row["trial"] for row in table(folder)] == ["0", "1", "2", "3"]
 
     again = imgcls.compose([str(folder / "best.yaml")])
