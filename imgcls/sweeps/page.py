@@ -82,7 +82,7 @@ def _charts(study: Search, points: list[Point]) -> dict[str, list[Callable[[], C
 
 
 def _importance(study: Search, name: str, place: int) -> Chart:
-    """Shares of the variance by fANOVA (Hutter, Hoos and Leyton-Brown 2014), as Optuna computes them, of some trials."""
+    """Shares of the variance by fANOVA (Hutter, Hoos and Leyton-Brown 2014), as Optuna computes them of some trials."""
     from optuna import create_study
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
