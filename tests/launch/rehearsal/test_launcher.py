@@ -12,7 +12,7 @@ import pytest
 
 import imgcls
 from imgcls.errors import UserError
-from imgcls.launch.rehearsal.launcher import START
+from imgcls.launch.rehearsal.launcher import START, Rehearsal
 from imgcls.launch.sagemaker.training_job import METRICS, metric_definitions
 from imgcls.runs.reading import read_status
 from tests.aws_account import needs_sdk
@@ -61,6 +61,10 @@ def test_an_interrupted_job_has_the_results_of_a_local_run(tmp_path: Path, own_t
         read = [float(value) for value in re.findall(definition["Regex"], lines)]
         assert read == [float(f"{row[definition['Name']]:.6g}") for row in job.history], definition
     assert imgcls.fit(cfg).status["resumed"] == 1, "a finished run is returned as it is"
+
+
+def test_a_job_that_ends_with_its_rehearsal_is_not_said_to_be_billed() -> None:
+    assert Rehearsal().last_words("imgcls-x-1", {}) == "The job imgcls-x-1 ended with the rehearsal."
 
 
 def test_a_cross_validation_of_images_with_several_labels(tmp_path: Path) -> None:
