@@ -21,6 +21,7 @@ from imgcls.system.files import sha256_of
 from imgcls.system.interrupts import Interrupted
 from imgcls.system.lightning_internals import batch_number
 from imgcls.training.checkpoint_io import read_checkpoint
+from imgcls.training.processes import _raise_outcome
 from tests.processes import as_by_torchrun
 from tests.trainings import SMALL, Fit
 
@@ -90,3 +91,10 @@ def test_torchruns_processes_end_together_within_an_epoch_and_resume_to_the_same
 
     whole, *others = as_by_torchrun(2, work)[0]
     assert others == [whole, whole]
+
+
+def test_a_signal_to_one_process_interrupts_the_run(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        _raise_outcome(tmp_path / "outcome.json", 128 + signal.SIGTERM)
+    with pytest.raises(RuntimeError, match="ended with exit code 1"):
+        _raise_outcome(tmp_path / "outcome.json", 1)
