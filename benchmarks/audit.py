@@ -59,7 +59,7 @@ def features_of(name: str, overrides: list[str], asked: argparse.Namespace) -> t
     if not file.is_file():
         model = ["model.name=tf_efficientnet_lite0", f"model.weights={asked.weights}", "trainer.accelerator=cpu"]
         size = [f"data.image_size={asked.size}"]
-        size += [f"data.resize={asked.size}", "model.views=flip"] if name == "cifar" else []
+        size += [f"data.resize={asked.size}"] if name == "cifar" else []
         cfg = imgcls.compose([*overrides, *model, *size, "data.val_fraction=0"])
         devices = choose_devices("cpu", 1)
         images: ImageDataModule = build_data(cfg, devices, plain=True)

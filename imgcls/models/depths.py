@@ -13,17 +13,19 @@ from imgcls.preprocessing import sides
 
 STAGES = 5
 """The most stages of a backbone that are looked at; of a transformer with more blocks, as many of them."""
-CHANNELS = 256
+CHANNELS = 384
 """The most channels of a stage; of one with more, the means of neighbouring ones."""
+QUARTERED = 2
+"""The last stages, whose means are those of each quarter of the image."""
 USUAL_SIDE = 224
 
 
 class Depths(nn.Module):
     """A timm backbone whose features are those of several depths (Head2Toe, Evci et al. 2022).
 
-    They are the means and the standard deviations of each stage's maps over their positions, and, last, the features
-    that the backbone alone would have. Early stages keep what the last one, which was trained to tell apart other
-    classes, has dropped.
+    They are the means and the standard deviations of each stage's maps over their positions, the means of the last
+    stages over each quarter of them, and, last, the features that the backbone alone would have. Early stages keep what
+    the last one, which was trained to tell apart other classes, has dropped; quarters, where in the image it is.
 
     Args:
         backbone: a timm model without its classifier, with `forward_intermediates`.
@@ -39,16 +41,20 @@ class Depths(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) normalised images to (N, num_features) features."""
         last, maps = self.backbone.forward_intermediates(images)  # type: ignore[operator]
-        parts = [_summary(stage.float()) for stage in maps[:: -(-len(maps) // STAGES)]]
+        stages = maps[:: -(-len(maps) // STAGES)]
+        whole = len(stages) - QUARTERED
+        parts = [_summary(stage.float(), 1 if index < whole else 2) for index, stage in enumerate(stages)]
         return torch.cat([*parts, self.backbone.forward_head(last).float()], dim=1)  # type: ignore[operator]
 
 
-def _summary(stage: Tensor) -> Tensor:
-    """Mean and standard deviation of (N, C, H, W) maps over their positions, (N, 2 * min(C, CHANNELS))."""
-    std, mean = torch.std_mean(stage, dim=(2, 3), correction=0)
-    if stage.shape[1] > CHANNELS:
-        mean, std = (F.adaptive_avg_pool1d(values[:, None], CHANNELS)[:, 0] for values in (mean, std))
-    return torch.cat([mean, std], dim=1)
+def _summary(stage: Tensor, side: int) -> Tensor:
+    """The means of (N, C, H, W) maps in each of `side` times `side` parts, then their standard deviations.
+
+    (N, (side * side + 1) * min(C, CHANNELS)).
+    """
+    means = F.adaptive_avg_pool2d(stage, side).flatten(2).transpose(1, 2)
+    rows = torch.cat([means, stage.flatten(2).std(dim=2, correction=0)[:, None]], dim=1)
+    return F.adaptive_avg_pool1d(rows, min(stage.shape[1], CHANNELS)).flatten(1)
 
 
 def at_depths(network: Network) -> Network:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from imgcls.models.backbones import create_network
-from imgcls.models.depths import CHANNELS, STAGES, at_depths
+from imgcls.models.depths import CHANNELS, QUARTERED, STAGES, at_depths
 
 
 @pytest.mark.parametrize(
@@ -27,20 +27,25 @@ def test_the_last_features_are_those_of_the_network(name: str, options: dict[str
     with torch.no_grad():
         features, own = deep.mean_features(images), network.mean_features(images)
     assert features.shape == (2, deep.num_features)
-    assert own.shape[1] < features.shape[1] <= own.shape[1] + STAGES * 2 * CHANNELS
+    assert own.shape[1] < features.shape[1] <= own.shape[1] + (STAGES * 2 + 3 * QUARTERED) * CHANNELS
     torch.testing.assert_close(features[:, -network.num_features :], own)
     assert torch.isfinite(features).all()
 
 
-def test_the_first_stages_summarise_their_maps() -> None:
+def test_stages_are_summarised_as_a_whole_and_the_last_ones_by_quarters() -> None:
     network = create_network("test_resnet", 3).eval()
-    images = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        stage = network.backbone.forward_intermediates(images)[1][0]  # type: ignore[operator]
+        stages = network.backbone.forward_intermediates(images)[1]  # type: ignore[operator]
         features = at_depths(network).features(images)
-    width = stage.shape[1]
-    torch.testing.assert_close(features[:, :width], stage.mean(dim=(2, 3)))
-    torch.testing.assert_close(features[:, width : 2 * width], stage.flatten(2).std(dim=2, correction=0))
+    first, last = stages[0], stages[-1]
+    width = first.shape[1]
+    torch.testing.assert_close(features[:, :width], first.mean(dim=(2, 3)))
+    torch.testing.assert_close(features[:, width : 2 * width], first.flatten(2).std(dim=2, correction=0))
+    width = last.shape[1]
+    quarters = features[:, : -network.num_features][:, -5 * width : -width].unflatten(1, (4, width))
+    assert last.shape[-2:] == (2, 2), "a quarter is one position"
+    torch.testing.assert_close(quarters, last.flatten(2).transpose(1, 2))
 
 
 def test_modes_are_those_of_the_network_and_others_stay_as_they_are() -> None:
