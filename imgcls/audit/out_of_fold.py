@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.linalg import eigh
 from torch import Tensor
 
 from imgcls.models.logistic import PENALTIES, Regression, scale_of
@@ -17,7 +18,7 @@ ENOUGH = 2000
 """The penalty is chosen by the first parts that together have this many images."""
 COMPONENTS = 1024
 """Where there are more features, and many more images, the heads are solved on as many principal components of them."""
-SAMPLE = 20_000
+SAMPLE = 10_000
 """Images whose features these components are found by."""
 
 Layer = tuple[Tensor, Tensor]
@@ -92,7 +93,10 @@ def principal_components(features: Tensor) -> Tensor:
     """The COMPONENTS principal components of (N, F) standardised features, (N, COMPONENTS), not scaled."""
     mean, std = scale_of(features)
     some = (features[:: -(-len(features) // SAMPLE)] - mean) / std
-    directions = torch.linalg.eigh(some.T @ some / len(some)).eigenvectors[:, -COMPONENTS:] / std[:, None]
+    width = features.shape[1]
+    # only the vectors that are needed, in a third of the time that torch takes for all
+    _, vectors = eigh((some.T @ some / len(some)).numpy(), subset_by_index=(width - COMPONENTS, width - 1))
+    directions = torch.from_numpy(vectors) / std[:, None]
     return torch.addmm(-(mean @ directions), features, directions)
 
 

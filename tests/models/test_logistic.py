@@ -7,7 +7,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from imgcls.models.logistic import PENALTIES, Solution, solve
+from imgcls.models.logistic import PENALTIES, Regression, Solution, solve
 
 CLASSES, WIDTH = 4, 12
 
@@ -34,6 +34,19 @@ def test_the_solution_is_that_of_scikit_learn() -> None:
     reference.fit(scaled.numpy(), labels.numpy())
     logits = (features @ found.weight.T + found.bias).softmax(1)
     assert logits.numpy() == pytest.approx(reference.predict_proba(scaled.numpy()), abs=5e-3)
+
+
+def test_features_that_are_not_standardised_are_solved_to_the_same_optimum() -> None:
+    features, labels = clouds(300, 1.5, 0)
+    features, penalty = features - features.mean(dim=0), 0.01
+    regression = Regression(features, labels, torch.ones(len(labels)), CLASSES, standardise=False)
+    regression.solve(10 * penalty)
+    regression.solve(penalty)
+    weight, bias = regression.layer()
+    reference = LogisticRegression(C=1 / (penalty * len(labels)), tol=1e-9, max_iter=100_000)
+    reference.fit(features.double().numpy(), labels.numpy())
+    found = (features @ weight.T + bias).softmax(1)
+    assert found.numpy() == pytest.approx(reference.predict_proba(features.double().numpy()), abs=2e-3)
 
 
 @pytest.mark.parametrize("with_validation", [True, False])
