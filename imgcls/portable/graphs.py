@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import inspect
 import json
 import logging
 import warnings
@@ -19,16 +18,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import imgcls
 from imgcls.errors import UserError, first_line
 from imgcls.models.architecture import Architecture
+from imgcls.portable.exported import Exported
 from imgcls.system.cache import cache_folder
 from imgcls.system.files import atomic_path
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("imgcls", "timm", "torch", "torchvision")
-"""Whose layers are known by the version; a graph with other ones is not kept."""
+"""Whose layers are known by the version, or by their code; a graph with other ones is not kept."""
 VERSIONS = ("torch", "timm", "torchvision", "onnx", "onnxscript")
+SOURCES = ("models/*.py", "portable/exported.py", "portable/graphs.py")
+"""The code of imgcls that a graph depends on."""
 
 
 def export_program(
@@ -49,7 +52,8 @@ def export_program(
         sizes: `torch.export.Dim` of the first axis of each input, which varies.
         architecture: of the network in `module`.
     """
-    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    tensors: dict[str, Tensor] = dict(module.named_buffers(remove_duplicate=False))
+    tensors.update(module.named_parameters(remove_duplicate=False))
     file = _file(module, tensors, inputs, outputs, architecture)
     with _quiet():
         model = _read(file) if file is not None else None
@@ -84,21 +88,29 @@ def _file(
     architecture: Architecture,
 ) -> Path | None:
     """Where the graph is kept, by all that it depends on; None where that is not known."""
-    classes = sorted({type(part) for part in module.modules()}, key=lambda kind: (kind.__module__, kind.__qualname__))
-    if any(kind.__module__.split(".")[0] not in PACKAGES for kind in classes):
+    if any(type(part).__module__.split(".")[0] not in PACKAGES for part in module.modules()):
         return None
-    own = {inspect.getfile(kind) for kind in classes if kind.__module__.startswith("imgcls.")}
+    own = [file for pattern in SOURCES for file in sorted(Path(imgcls.__file__).parent.glob(pattern))]
     identity = {
         "architecture": architecture.as_dict(),
-        "module": type(module).__qualname__,
+        "layers": str(module),
+        "settings": {name: _settings(part) for name, part in module.named_modules()},
         "tensors": {name: [str(value.dtype), *value.shape] for name, value in tensors.items()},
         "inputs": {name: [str(value.dtype), *value.shape] for name, value in inputs.items()},
         "outputs": list(outputs),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
-        "sources": [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in sorted({*own, __file__})],
+        "sources": [hashlib.sha256(file.read_bytes()).hexdigest() for file in own],
     }
     name = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:32]
     return cache_folder() / "graphs" / f"{name}.onnx"
+
+
+def _settings(part: nn.Module) -> dict[str, Any]:
+    """The numbers and words that a layer was made with; not those that are fitted, which `Exported` has in buffers."""
+    if isinstance(part, Exported):
+        return {}
+    kinds = (bool, int, float, str, tuple, type(None))
+    return {name: value for name, value in sorted(vars(part).items()) if isinstance(value, kinds) and name[0] != "_"}
 
 
 def _take_weights(model: Any, tensors: Mapping[str, Tensor]) -> None:

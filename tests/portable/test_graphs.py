@@ -105,11 +105,12 @@ def test_a_graph_that_may_be_another_one_is_exported(
             export_onnx(network, preprocessing, file)
     with pytest.raises(Exporting):
         export_onnx(network_of(0), PREPROCESSING, file, temperature=2.0)
-    network = network_of(0)
-    network.backbone.add_module("own", Own())
-    monkeypatch.setattr("imgcls.portable.exporter.network_from_architecture", lambda _: network)
-    with pytest.raises(Exporting):
-        export_onnx(network, PREPROCESSING, file)
+    for layer in (Own(), nn.LeakyReLU(0.2)):  # of which a head may be made, whose slope its architecture does not say
+        network = network_of(0)
+        network.backbone.add_module("own", layer)
+        monkeypatch.setattr("imgcls.portable.exporter.network_from_architecture", lambda _, network=network: network)
+        with pytest.raises(Exporting):
+            export_onnx(network, PREPROCESSING, file)
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph"])
