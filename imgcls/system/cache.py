@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from imgcls.errors import UserError
-from imgcls.system.files import atomic_write_text, explain_os_errors, flush_folder, take_lock
+from imgcls.system.files import atomic_write_text, disk_use, explain_os_errors, flush_folder, take_lock
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +76,9 @@ def entries(cache: Path) -> list[Entry]:
     for kind, description in DESCRIPTIONS.items():
         for folder in (cache / kind).glob("*"):
             if folder.is_dir():
-                files = [file.stat() for file in folder.rglob("*") if file.is_file()]
                 latest = folder / description
                 used = (latest if latest.is_file() else folder).stat().st_mtime
-                found.append(Entry(folder, kind, sum(file.st_blocks * 512 for file in files), used))
+                found.append(Entry(folder, kind, disk_use(folder), used))
     return sorted(found, key=lambda entry: (entry.used, entry.folder))
 
 

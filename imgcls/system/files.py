@@ -115,6 +115,11 @@ def size_of(path: Path) -> int:
     return sum(file.lstat().st_size for file in files if file.is_file())
 
 
+def disk_use(folder: Path) -> int:
+    """Bytes that the files below a folder take on the disk; 0 if there is none."""
+    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
+
+
 def overwrite_text(target: Path, content: str) -> None:
     """Replace the content of the existing `target` where no new file can be created: by a single write.
 

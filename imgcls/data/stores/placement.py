@@ -17,6 +17,7 @@ from imgcls.data.stores.disk import DISK_SHARE, build_on_disk, open_on_disk, sto
 from imgcls.data.stores.store import ArrayStore, DecodingStore, DeviceStore, Recipe, Store, decode_all
 from imgcls.data.stores.streamed import StreamedStore
 from imgcls.errors import UserError
+from imgcls.system.files import disk_use
 from imgcls.system.machine import free_memory, spare_disk
 from imgcls.system.text import format_bytes
 
@@ -87,9 +88,10 @@ def open_store(
                 log.info("%s: %s of decoded pixels found in %s.", title, format_bytes(size), folder)
                 return found
             free, share = spare_disk(cache), DISK_SHARE
+            needed = size - disk_use(folder.with_suffix(".partial"))
         else:
-            free, share = free_memory() // processes, MEMORY_SHARE
-        if size > share * free:
+            free, share, needed = free_memory() // processes, MEMORY_SHARE, size
+        if needed > share * free:
             full.append(f"{format_bytes(free)} of free {place}{' (imgcls cache prune)' if place == 'disk' else ''}")
             if kind != "auto":
                 log.warning("%s: data.store=%s has no room%s.", title, kind, _because(size, full[-1:]))
@@ -133,7 +135,7 @@ def _compress(
         log.info("%s: compressed images found in %s.", title, folder)
         return found
     size, free = int(EXPECTED_SHARE * recipe.nbytes(len(split))), spare_disk(cache)
-    if size > DISK_SHARE * free:
+    if size - disk_use(folder.with_suffix(".partial")) > DISK_SHARE * free:
         log.info(
             "%s: compressed images need about %s, too much for the %s of free disk.",
             title,

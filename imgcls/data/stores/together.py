@@ -51,10 +51,16 @@ def build_together(
     with _in_this_process:
         if find() is None:
             _begin(folder, find, allocate)
-            with folder.with_name(f".{folder.name}.lock").open("a") as lock:
-                take_lock(lock, wait=True, shared=True)
-                if (partial / PROGRESS).is_file():  # else another process has completed it meanwhile
-                    fill(partial)
+            try:
+                with folder.with_name(f".{folder.name}.lock").open("a") as lock:
+                    take_lock(lock, wait=True, shared=True)
+                    if (partial / PROGRESS).is_file():  # else another process has completed it meanwhile
+                        fill(partial)
+            except OSError:  # the disk is full, and others need it
+                with folder.with_name(f".{folder.name}.lock").open("a") as lock:
+                    if take_lock(lock, wait=False):  # no other process is at work
+                        shutil.rmtree(partial, ignore_errors=True)
+                raise
 
         def build(partial: Path) -> None:
             if not (partial / PROGRESS).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -124,6 +125,28 @@ def test_evaluation_and_what_fits_are_not_compressed(
     assert isinstance(open_store(files, centre, "auto", cache=tmp_path), DecodingStore)
     monkeypatch.setattr(placement, "spare_disk", lambda _: SQUASH.nbytes(1))
     assert isinstance(open_store(files, SQUASH, "auto", cache=tmp_path / "other"), DecodingStore)
+
+
+def test_a_build_that_fills_the_disk_leaves_nothing(
+    files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Path, content: bytes) -> int:
+        file.write_bytes(content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(compressed, "_append", full)
+    assert isinstance(open_store(files, SQUASH, "jpeg", cache=tmp_path), DecodingStore)
+    assert not list((tmp_path / "stores").glob("*.partial"))
+
+
+def test_what_an_unfinished_build_has_written_needs_no_room(
+    files: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "spare_disk", lambda _: 1)
+    assert isinstance(open_store(files, SQUASH, "jpeg", cache=tmp_path), DecodingStore)
+    with monkeypatch.context() as patch:
+        patch.setattr(placement, "disk_use", lambda folder: SQUASH.nbytes(10) if folder.suffix == ".partial" else 0)
+        assert isinstance(open_store(files, SQUASH, "jpeg", cache=tmp_path), CompressedStore)
 
 
 def test_damage_is_an_error_that_names_the_store(files: Split, tmp_path: Path) -> None:
