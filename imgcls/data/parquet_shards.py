@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from imgcls.data.embedded import content_of, suffix_of
 from imgcls.data.shard_writing import Member, is_complete, write_shard
@@ -17,10 +18,12 @@ from imgcls.data.stores.fingerprint import file_state
 from imgcls.data.table import USUAL_COLUMNS, choose_columns
 from imgcls.data.table_files import read_columns
 from imgcls.data.threads import map_with_bar
-from imgcls.errors import UserError
+from imgcls.errors import UserError, first_line
 from imgcls.system.cache import find_or_build
 from imgcls.system.machine import spare_disk
 from imgcls.system.text import format_bytes
+
+T = TypeVar("T")
 
 
 def list_parquet(root: Path) -> list[Path]:
@@ -79,9 +82,18 @@ def _members(file: Path) -> Iterator[Member]:
     labels = columns.values[chosen["label"]]
     if not any(label != "" for label in labels):
         return
-    for row, (cell, label) in enumerate(zip(columns.embedded[chosen["file"]].read(), labels, strict=True)):
+    cells = _read(columns.embedded[chosen["file"]].read(), file)
+    for row, (cell, label) in enumerate(zip(cells, labels, strict=True)):
         if label == "":
             raise UserError(f"{file}, row {row + 1} has no label.")
         image, path = content_of(cell)
         name = f"{row:08}_{Path(path).stem.replace('.', '_')}" if path else f"{row:08}"
         yield Member(name, suffix_of(image), image, json.dumps(label) if isinstance(label, list) else str(label))
+
+
+def _read(cells: Iterable[T], file: Path) -> Iterator[T]:
+    """`cells`. Raises UserError where their file is damaged."""
+    try:
+        yield from cells
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged: {first_line(error)}") from error

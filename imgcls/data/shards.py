@@ -83,7 +83,7 @@ class Shards(ImageFolder):
         if streams is not None:
             self._check_streamed()
         root = streams.index_folder if streams is not None else need_folder(self.root, "shards")
-        shards = streams.names() if streams is not None else list_shards(root)
+        origin, shards = root, streams.names() if streams is not None else list_shards(root)
         if not shards and (files := list_parquet(root)):
             if streams is not None:
                 raise UserError(f"{root} has Parquet files, which are not fetched in turn. Set data.stream=false.")
@@ -100,7 +100,7 @@ class Shards(ImageFolder):
         lists = {text: parse_labels(text) for text in {text for index in indices for text in index.labels}}
         several = any(labels is not None for labels in lists.values())
         labels_of = {text: [text] if labels is None else labels for text, labels in lists.items()}
-        names, classes = _classes(root, {label for labels in labels_of.values() for label in labels})
+        names, classes = _classes(origin, {label for labels in labels_of.values() for label in labels})
         if len(classes) < (1 if several else self.min_classes):
             raise UserError(f"{root} has {len(classes)} classes; at least {self.min_classes} are needed.")
         if streams is not None:

@@ -81,6 +81,34 @@ def test_they_are_written_once_and_go_on_after_a_kill(root: Path, monkeypatch: p
     assert len(Shards(root, **OPTIONS).find().train) == 20
 
 
+def test_a_damaged_file_is_named_and_the_others_are_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = parquet_shards._members
+
+    def damaged(file: Path) -> Any:
+        def cells() -> Any:
+            raise OSError("Unexpected end of stream")
+            yield
+
+        return parquet_shards._read(cells(), file) if file.name.startswith("validation") else original(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet_shards, "_members", damaged)
+        with pytest.raises(UserError, match=r"validation-00000-of-00001.parquet is damaged: Unexpected end of stream"):
+            Shards(root, **OPTIONS, num_workers=1).find()
+    seen: list[str] = []
+    monkeypatch.setattr(parquet_shards, "_members", lambda file: seen.append(file.name) or original(file))
+    Shards(root, **OPTIONS, num_workers=1).find()
+    assert seen == ["validation-00000-of-00001.parquet"]
+
+
+def test_class_names_may_be_in_a_file(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", range(6))
+    table = parquet.read_table(tmp_path / "train.parquet").replace_schema_metadata(None)
+    parquet.write_table(table, tmp_path / "train.parquet")
+    (tmp_path / "classnames.txt").write_text("lion\ntiger\nbear\n")
+    assert Shards(tmp_path, **OPTIONS).find().class_names == ("lion", "tiger", "bear")
+
+
 def test_several_labels(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", range(4), label=[[1], [], [1, 0], [2]])
     source = Shards(tmp_path, **OPTIONS).find()
