@@ -61,6 +61,7 @@ class Checkpoints(Checkpoint):
         self._unwritten: dict[str, Any] | None = None  # the best weights, if best.ckpt does not hold them yet
         self._validated = False
         self._written_at = time.monotonic()
+        self._look = 0
 
     @property
     def best_epoch(self) -> int | None:
@@ -82,8 +83,11 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if is_within_step(trainer) or is_last_batch(trainer):
             return  # in the middle of an optimiser step, or right before the validation that ends the epoch
-        if trainer.world_size > 1 and batches_begun(trainer) % BATCHES_BETWEEN_LOOKS:
-            return
+        if trainer.world_size > 1:
+            look = batches_begun(trainer) // BATCHES_BETWEEN_LOOKS
+            if look == self._look:
+                return
+            self._look = look
         due = self.every_minutes is not None and time.monotonic() - self._written_at > 60 * self.every_minutes
         if self._any_process(trainer, due or self.stop.requested is not None):
             self.save_last(trainer)

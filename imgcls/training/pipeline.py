@@ -98,8 +98,9 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
     _announce(cfg, images, devices, resuming=resume_from is not None)
     trainer.fit(classifier, datamodule=data, ckpt_path=resume_from, weights_only=True)
 
-    stop.deferred = False
     checkpoints.stop_together(trainer)  # for a signal that came after the last step
+    stop.deferred = False
+    stop.raise_if_requested()
     tester = trainer
     if is_sharded(trainer.strategy):  # each process has a share of the weights; test and export need all
         classifier = build_classifier(cfg, build_network(cfg, images, pretrained=False), data, devices, 1.0)
