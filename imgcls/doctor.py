@@ -36,7 +36,7 @@ FEATURES = {
     "serve": "python -m imgcls.serve, and predict without torch",
     "parquet": "tables in Parquet: data.table=labels.parquet",
     "lora": "low-rank adapters: model.adapter=lora",
-    "jpeg": "JPEG files decoded in half the time in training",
+    "jpeg": "JPEG files decoded faster in training",
     "tiff": "TIFF files of many bands: model.in_channels=5",
     "huggingface": "data sets of the Hugging Face hub: data=huggingface",
     "s3": "images in S3: data.root=s3://bucket/prefix",

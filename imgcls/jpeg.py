@@ -38,6 +38,6 @@ def is_installed() -> bool:
 def _library() -> Any:
     try:
         import simplejpeg
-    except ImportError:
+    except Exception:  # not installed, or built for another numpy
         return None
     return simplejpeg

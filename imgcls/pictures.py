@@ -170,7 +170,7 @@ def _open_jpeg(content: bytes, side: int) -> tuple[np.ndarray, float] | None:
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
             width, height = image.size
-            if image.mode != "RGB" or width * height > MAX_PIXELS or _orientation(image) != 1:
+            if image.format != "JPEG" or image.mode != "RGB" or width * height > MAX_PIXELS or _orientation(image) != 1:
                 return None
             image.draft(None, (SCALED_SIDES * side, SCALED_SIDES * side))
             pixels = decode_jpeg(content, image.size)

@@ -63,6 +63,15 @@ def test_images_are_upright(orientation: int, with_pillow: Callable[[], None]) -
     assert aspect == expected_aspect
 
 
+def test_the_first_of_several_images_is_not_scaled(with_pillow: Callable[[], None]) -> None:
+    buffer = io.BytesIO()
+    first, second = (Image.open(io.BytesIO(photo(600, 500))) for _ in range(2))
+    first.save(buffer, "MPO", save_all=True, append_images=[second])
+    found, _ = open_scaled(buffer.getvalue(), 64)
+    with_pillow()
+    assert np.array_equal(found, open_scaled(buffer.getvalue(), 64)[0])
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_other_colours_are_left_to_pillow(mode: str, with_pillow: Callable[[], None]) -> None:
     content = photo(40, 24, mode)
