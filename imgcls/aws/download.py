@@ -67,7 +67,8 @@ def synchronise(
         missing = [stored for stored in remote.values() if not _is_current(folder, stored, ledger)]
         current = remote.keys() - {stored.path for stored in missing}
         ledger.update({path: [remote[path].etag, remote[path].size] for path in current})
-        log.info("%s: downloading %d of %d files to %s.", address, len(missing), len(remote), folder)
+        if missing:
+            log.info("%s: downloading %d of %d files to %s.", address, len(missing), len(remote), folder)
 
         def fetch(stored: StoredFile) -> None:
             fetch_file(client, stored, folder / stored.path)

@@ -29,7 +29,7 @@ AT_A_TIME = 4096
 
 
 class MappedNames(Sequence[str]):
-    """Texts in the files of `folder`. Raises OSError, ValueError, KeyError where they are incomplete."""
+    """Texts in the files of `folder`. Raises OSError, EOFError, ValueError or KeyError if they are incomplete."""
 
     def __init__(self, folder: Path) -> None:
         self._held: IO[bytes] = hold(folder / DESCRIPTION)
@@ -95,7 +95,7 @@ def _mapped(names: Sequence[str], cache: Path) -> MappedNames:
     def find() -> MappedNames | None:
         try:
             return MappedNames(folder)
-        except (OSError, ValueError, KeyError):
+        except (OSError, EOFError, ValueError, KeyError):
             return None
 
     def build(partial: Path) -> None:

@@ -184,10 +184,16 @@ def _find(
     began = time.monotonic()
     chosen, seconds = fastest(choices, _Clock(cfg, network, data, devices, torch.Size(shape)))
     before, now = seconds[choices[0]], seconds[chosen]
+    if now == math.inf:
+        reason = ", since a step takes too long"
+    elif chosen == choices[0]:
+        reason = ", the fastest"
+    else:
+        reason = f": {before / now:.2f} times as fast as in {choices[0]}"
     log.info(
         "Computing in %s%s, in steps of %d images; measured in %.1f s.",
         chosen,
-        f": {before / now:.2f} times as fast as in {choices[0]}" if now < math.inf else ", since a step takes too long",
+        reason,
         count,
         time.monotonic() - began,
     )

@@ -289,7 +289,7 @@ class DecodingStore:
         findings = inspect_together(split.pictures, cache, max(1, workers // processes), recipe.depth, processes)
         self.bad = tuple((position, reason) for position, reason in enumerate(findings.reasons) if reason)
         good = np.delete(np.arange(len(split)), [position for position, _ in self.bad])
-        self.split = split.subset(good)
+        self.split = split.subset(good) if self.bad else split  # whose names processes may share
         self.aspects = (findings.sizes[good, 0] / findings.sizes[good, 1]).astype(np.float32)
 
     def __len__(self) -> int:

@@ -143,7 +143,9 @@ class _Run:
     @property
     def last_words(self) -> str | None:
         """What becomes of the job when this command ends before it; None: it is not known that there is one."""
-        return self._follower.last_words if self._follower is not None else None
+        if self._follower is not None:
+            return self._follower.last_words
+        return self.launcher.last_words(self.job, {}) if self.job is not None else None
 
     def postpone(self) -> None:
         """Undo `begin`, which the quota of the account refused."""
