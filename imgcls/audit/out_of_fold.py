@@ -16,7 +16,7 @@ from imgcls.models.logistic import PENALTIES, Regression, scale_of
 FOLDS = 5
 ENOUGH = 2000
 """The penalty is chosen by the first parts that together have this many images."""
-COMPONENTS = 1024
+COMPONENTS = 1536
 """Where there are more features, and many more images, the heads are solved on as many principal components of them."""
 SAMPLE = 10_000
 """Images whose features these components are found by."""
