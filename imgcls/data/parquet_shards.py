@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from imgcls.data.embedded import content_of, suffix_of
-from imgcls.data.shard_writing import Member, is_complete, write_shard
+from imgcls.data.shard_writing import Member, is_complete, member_name, write_shard
 from imgcls.data.stores.fingerprint import file_state
 from imgcls.data.table import USUAL_COLUMNS, choose_columns
 from imgcls.data.table_files import read_columns
@@ -87,8 +87,8 @@ def _members(file: Path) -> Iterator[Member]:
         if label == "":
             raise UserError(f"{file}, row {row + 1} has no label.")
         image, path = content_of(cell)
-        name = f"{row:08}_{Path(path).stem.replace('.', '_')}" if path else f"{row:08}"
-        yield Member(name, suffix_of(image), image, json.dumps(label) if isinstance(label, list) else str(label))
+        text = json.dumps(label) if isinstance(label, list) else str(label)
+        yield Member(member_name(row, path), suffix_of(image), image, text)
 
 
 def _read(cells: Iterable[T], file: Path) -> Iterator[T]:

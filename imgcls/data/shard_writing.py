@@ -103,6 +103,11 @@ class Member(NamedTuple):
     """See Index.labels."""
 
 
+def member_name(row: int, path: str) -> str:
+    """A name for the image in a row, with that of its `path` if it has one; the number makes it unique."""
+    return f"{row:08}_{Path(path).stem.replace('.', '_')}" if path else f"{row:08}"
+
+
 def write_shard(file: Path, members: Iterable[Member], key: str) -> None:
     """Write a shard and, after it, its index, which has the `key`. Raises UserError where they cannot be written."""
     index = Index(0, [], [], [], [], key)
@@ -128,8 +133,7 @@ def _members(split: Split, rows: np.ndarray) -> Iterator[Member]:
     for row in rows.tolist():
         content, suffix = _content(split, row)
         label = str(np.flatnonzero(split.labels[row]).tolist() if split.multilabel else split.labels[row])
-        name = f"{row:08}_{Path(split.names[row]).stem.replace('.', '_')}"  # the number makes it unique
-        yield Member(name, suffix, content, label)
+        yield Member(member_name(row, split.names[row]), suffix, content, label)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
