@@ -27,6 +27,17 @@ class Forked(DDPStrategy):
         super().setup_environment()
 
 
+def run_forked(work: Callable[[], object], count: int) -> None:
+    """`work` in each of `count` forked processes at a time, all of which must end without an error within a minute."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=work) for _ in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * count
+
+
 def as_by_torchrun(count: int, work: Callable[[], object]) -> list[Any]:
     """What `work` returns in each of `count` forked processes with the variables of torchrun.
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import multiprocessing
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from imgcls.data.stores.compressed import CompressedStore, build_compressed
 from imgcls.data.stores.placement import open_store
 from imgcls.data.stores.store import ArrayStore, DecodingStore, Recipe
 from imgcls.errors import UserError
+from tests.processes import run_forked
 
 SQUASH = Recipe("squash", 64, 64, "bicubic")
 
@@ -99,12 +101,7 @@ def test_processes_build_it_together_and_go_on_after_a_kill(
     killed.start()
     killed.join(60)
     assert killed.exitcode == 9
-    processes = [context.Process(target=build, args=(2, 99)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_forked(partial(build, 2, 99), 2)
     first, second = results.get(), results.get()
     assert first[0]
     assert second[0]

@@ -27,6 +27,7 @@ from imgcls.pictures import ORIENTATION
 from imgcls.preprocessing import Preprocessing
 from imgcls.system.cache import cache_folder
 from imgcls.system.files import take_lock
+from tests.processes import run_forked
 
 CENTRE = Recipe("centre", 8, 9, "bicubic")
 SQUASH = Recipe("squash", 10, 10, "bilinear")
@@ -262,12 +263,7 @@ def test_processes_that_start_at_once_decode_a_part_each(
         store = build_on_disk(tmp_path / "one", files, CENTRE, 1)
         results.put((decoded, store.pixels.tobytes(), store.aspects.tolist(), store.bad))
 
-    processes = [context.Process(target=build) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_forked(build, 2)
     first, second = results.get(), results.get()
     assert first[0]
     assert second[0]
