@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed import TCPStore
+
+from imgcls.system import interrupts
+from imgcls.system.logs import LIGHTNING
+from imgcls.training import worker
 
 HOST = "127.0.0.1"
 CLIENT = {"TORCHELASTIC_USE_AGENT_STORE": "True"}
@@ -88,6 +96,23 @@ def run_forked(work: Callable[[], object], count: int) -> None:
     assert [process.exitcode for process in processes] == [0] * count
 
 
+def run_and_kill(work: Callable[[], object], seconds: float | None = None) -> int:
+    """The exit code of `work` in a forked process, which gets `kill -9` after `seconds`."""
+
+    def alone() -> None:
+        torch.set_num_threads(1)
+        work()
+
+    process = multiprocessing.get_context("fork").Process(target=alone)
+    process.start()
+    process.join(seconds)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
 def as_by_torchrun(count: int, work: Callable[[], object]) -> list[Any]:
     """What `work` returns in each of `count` forked processes with the variables of torchrun.
 
@@ -119,3 +144,39 @@ def as_by_torchrun(count: int, work: Callable[[], object]) -> list[Any]:
         store.close()
         for process in processes:
             process.kill()
+
+
+class ForkedWorker:
+    """What torch's launcher uses of a `subprocess.Popen`, for `imgcls.training.worker` in a forked process."""
+
+    def __init__(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
+        assert command[-3:-1] == ("-m", worker.__name__)
+        self._process = multiprocessing.get_context("fork").Process(target=_work, args=(command[-1], variables))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+        os.setpgid(self.pid, self.pid)  # which the launcher sends its signals to
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float) -> None:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("imgcls.training.worker", timeout)
+
+
+def _work(job: str, variables: Mapping[str, str]) -> NoReturn:
+    """Be a new process as far as a training can tell."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_DFL)
+    interrupts.ACTIVE.clear()
+    for name in ("imgcls", *LIGHTNING):
+        logging.getLogger(name).handlers = []
+    os.environ.update(variables)
+    torch.set_num_threads(1)
+    sys.argv = [worker.__name__, job]
+    code = worker.main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -46,6 +46,19 @@ def fit(tmp_path: Path, pictures: Path) -> Fit:
     return run
 
 
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of a training with `trainer.devices=2` are forked from this one, which has imported everything.
+
+    Those of `test_no_process_survives_a_killed_parent` are started as they are for users.
+    """
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
+
+    from tests.processes import ForkedWorker
+
+    monkeypatch.setattr(SubprocessHandler, "_popen", lambda self, command, variables: ForkedWorker(command, variables))
+
+
 def compose_with(patch: pytest.MonkeyPatch, more: list[str]) -> None:
     """Whatever is composed from now on has these overrides too, last."""
     from imgcls.config.composition import compose

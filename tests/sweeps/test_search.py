@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
+import random
+import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from imgcls.data.imagefolder import ImageFolder
 from imgcls.errors import UserError
 from imgcls.runs.reading import read_metrics
 from imgcls.sweeps.python import Search
+from tests.processes import run_and_kill
 from tests.trainings import SMALL
 
 TWO_EPOCHS = [*SMALL, "trainer.max_epochs=2", "debug=off"]
@@ -218,6 +221,7 @@ def test_a_basic_sweep(command: Callable[..., int], overrides: Overrides, tmp_pa
     assert [run.parent.name for run in runs] == ["0", "1"]
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_several_devices_keep_all_files_in_the_folder_of_the_trial(
     command: Callable[..., int], overrides: Overrides, tmp_path: Path
 ) -> None:
@@ -237,18 +241,17 @@ def test_several_devices_keep_all_files_in_the_folder_of_the_trial(
 def test_a_killed_search_is_resumed(overrides: Overrides, tmp_path: Path) -> None:
     """kill -9 at random moments of real trainings."""
     folder, trials, overrides = tmp_path / "search", 4, [*overrides, "trainer.max_epochs=3"]
-    job = json.dumps({"overrides": overrides, "space": SPACE, "folder": str(folder), "trials": trials, "kills": 6})
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.sweeps.kill_searches", job], capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
-    kills, status = json.loads(done.stdout.splitlines()[-1])
+    untouched = imgcls.search(overrides, SPACE, folder=tmp_path / "whole", trials=trials)
+    dice, kills, code = random.Random(1), 0, -signal.SIGKILL
+    while kills < 6 and code == -signal.SIGKILL:
+        search = partial(imgcls.search, overrides, SPACE, folder=folder, trials=trials)
+        code = run_and_kill(search, dice.uniform(0.5, 4))
+        kills += code == -signal.SIGKILL
     found = imgcls.search(overrides, SPACE, folder=folder, trials=trials)
     assert kills >= 1
-    assert status in (-1, 0)
+    assert code in (0, -signal.SIGKILL)
     assert [trial["state"] for trial in found.trials] == ["complete"] * trials
     assert len(found.study.get_trials()) == trials
-    untouched = imgcls.search(overrides, SPACE, folder=tmp_path / "whole", trials=trials)
     for killed, whole in zip(found.trials, untouched.trials, strict=True):
         for name in ("val/accuracy", "optim.lr", "model.head.dropout", "epochs", "best_epoch"):
             assert killed[name] == whole[name], (killed["trial"], name)

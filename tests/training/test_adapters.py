@@ -81,6 +81,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         imgcls.compose(["data=imagefolder", f"data.root={tmp_path}", "model.adapter=lora"])
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_two_processes_give_the_numbers_and_the_model_of_one(fit: Fit) -> None:
     first = fit("debug=off", "trainer.max_epochs=1", name="first")
     # SGD: Adam's first steps are signs, which rounding can flip

@@ -187,6 +187,7 @@ def test_a_disk_that_fails_meanwhile_costs_no_training(tmp_path: Path) -> None:
     assert store.gather(torch.tensor([4]), epoch=1).tolist() == [[1, 1, 1]]
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_two_processes_share_features_and_give_the_numbers_of_one(fit: Fit, own_cache: Path) -> None:
     options = ["trainer.max_epochs=2", "optim=sgd", "optim.lr=0.1"]
     one = fit(*options, name="one")

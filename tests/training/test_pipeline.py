@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
-import subprocess
-import sys
 import tarfile
 import threading
+import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from omegaconf import DictConfig
 
 import imgcls
 from imgcls.callbacks.checkpoints import Checkpoints
@@ -31,7 +33,7 @@ from imgcls.system.interrupts import Interrupted
 from imgcls.system.lightning_internals import batch_number
 from imgcls.training.checkpoint_io import read_checkpoint
 from tests.conftest import write_pictures
-from tests.processes import as_by_torchrun
+from tests.processes import as_by_torchrun, run_and_kill
 from tests.trainings import SMALL, Fit
 
 TIMES = ("seconds", "images_per_second", "training_seconds", "wall_seconds", "data_wait_fraction")
@@ -244,6 +246,7 @@ def test_a_device_without_memory_for_one_image_is_refused(
     assert imgcls.load(tmp_path / "run").status["state"] == "failed"
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_two_processes_give_the_metrics_of_one(fit: Fit) -> None:
     # SGD: Adam's first steps are signs, which rounding can flip; no batch norms, which see only a process's share
     options = ["model.name=test_vit", "data.image_size=160", "data.resize=160", "data.batch_size=15", "optim=sgd"]
@@ -259,6 +262,7 @@ def test_two_processes_give_the_metrics_of_one(fit: Fit) -> None:
     assert two.metrics["test/accuracy"] == pytest.approx(one.metrics["test/accuracy"], abs=0.05)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_sigterm_stops_all_processes_and_they_resume(fit: Fit, tmp_path: Path) -> None:
     options = ["trainer.devices=2", "trainer.max_epochs=6", "trainer.check_val_every_n_epoch=1"]
     folder, ended = tmp_path / "run", threading.Event()
@@ -287,6 +291,7 @@ def test_sigterm_stops_all_processes_and_they_resume(fit: Fit, tmp_path: Path) -
     assert resumed.status["resumed"] == 1
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_out_of_memory_in_one_of_several_processes_shrinks_the_micro_batch_of_all(fit: Fit) -> None:
     hungry = "data.augment.policy={_target_: tests.training.hungry.Hungry, most: 7}"
     run = fit(hungry, "data.batch_size=15", "trainer.devices=2", "trainer.max_epochs=1")  # shares of 7 and 8
@@ -419,28 +424,38 @@ def test_the_parts_work_with_a_plain_trainer(pictures: Path) -> None:
     trainer.fit(Classifier(create_network("test_resnet", 3)), plain, plain)
 
 
-def test_kills_at_random_moments_change_nothing(tmp_path: Path, pictures: Path) -> None:
-    program = Path(__file__).parent / "kill_runs.py"
-    kills = os.environ.get("IMGCLS_TEST_KILLS", "20")
-    environment = {**os.environ, "PYTHONPATH": str(program.parents[2])}
-    ran = subprocess.run(
-        [
-            sys.executable,
-            str(program),
-            str(tmp_path / "runs"),
-            str(pictures),
-            kills,
-            *SMALL[1:],
-            "trainer.max_epochs=5",
-        ],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    result = json.loads(ran.stdout.splitlines()[-1])
-    assert result["equal"], ran.stderr[-3000:]
-    assert result["kills"] >= int(kills)
+def test_kills_at_random_moments_change_nothing(fit: Fit, tmp_path: Path, pictures: Path) -> None:
+    """`kill -9` of forked processes, which need not import anything, until there were IMGCLS_TEST_KILLS of them."""
+    fit("trainer.max_epochs=1", name="imports")
+    dice, kills, wanted = random.Random(0), 0, int(os.environ.get("IMGCLS_TEST_KILLS", "10"))
+
+    @cache
+    def composed(name: str) -> DictConfig:
+        return imgcls.compose([*SMALL, "trainer.max_epochs=5", f"data.root={pictures}", f"run_dir={tmp_path / name}"])
+
+    def attempt(name: str, most: float | None = None) -> tuple[bool, float]:
+        """Whether it ended before it was killed, and after how many seconds."""
+        cfg, began = composed(name), time.monotonic()
+        code = run_and_kill(lambda: imgcls.fit(cfg), most)
+        assert code in (0, -signal.SIGKILL)
+        return code == 0, time.monotonic() - began
+
+    _, length = attempt("whole")
+    runs = 0
+    while kills < wanted:
+        runs += 1
+        patience, (ended, seconds) = 1.0, attempt(f"killed{runs}", dice.uniform(0.1, 0.8) * length)
+        if ended:  # the machine is quicker than it was: without this, few of the next runs would be hit
+            length = min(length, seconds)
+        while not ended:
+            kills += 1
+            patience *= 1.1  # on a machine that has become slow, a run ends all the same
+            ended, _ = attempt(f"killed{runs}", dice.uniform(0.1, 0.8) * length * patience)
+    whole, *others = (imgcls.load(tmp_path / name) for name in ("whole", *(f"killed{run + 1}" for run in range(runs))))
+    for run in others:
+        assert numbers(run) == numbers(whole)
+        assert weights(run) == weights(whole)
+        assert (run.folder / "predictions.csv").read_bytes() == (whole.folder / "predictions.csv").read_bytes()
 
 
 def test_fit_works_outside_of_the_main_thread(fit: Fit) -> None:

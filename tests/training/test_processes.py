@@ -28,6 +28,7 @@ from tests.trainings import SMALL, Fit
 REFUSING = "data.augment.policy={_target_: tests.training.hungry.Refusing}"
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_an_error_of_the_user_is_one_line(fit: Fit, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"^These images are refused$"):
         fit(REFUSING, "trainer.devices=2", "debug=off")

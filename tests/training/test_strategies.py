@@ -32,6 +32,7 @@ def fit(folder: Path, *overrides: str) -> Run:
     return imgcls.fit(imgcls.compose([*SMALL, *overrides, f"run_dir={folder}"]))
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_sharded_weights_give_the_numbers_of_whole_ones(tmp_path: Path) -> None:
     one = fit(tmp_path / "one", "trainer.max_epochs=2")
     sharded = ["trainer.devices=2", "trainer.strategy=fsdp"]

@@ -189,6 +189,7 @@ def test_a_stopped_run_resumes_to_the_same_bits_and_with_no_other_teacher(
     ).read_bytes()
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_two_processes_give_the_numbers_of_one(fit: Fit, teacher: Run) -> None:
     options = (f"loss.teacher={teacher.folder}", "trainer.max_epochs=2", "optim=sgd", "optim.lr=0.01")
     options = (*options, "model.batch_norm=frozen")
