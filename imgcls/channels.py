@@ -15,11 +15,8 @@ import numpy as np
 from PIL import Image
 
 from imgcls.pictures import (
-    BITS_PER_SAMPLE,
     MAX_PIXELS,
     NPY_MAGIC,
-    PHOTOMETRIC,
-    WHITE_IS_ZERO,
     BadPicture,
     HugePicture,
     Source,
@@ -28,6 +25,7 @@ from imgcls.pictures import (
     read_member,
     read_npy,
 )
+from imgcls.rgb import BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 TOP = {8: 255, 16: 65535}

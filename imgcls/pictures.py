@@ -10,7 +10,8 @@ import math
 import re
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -20,45 +21,20 @@ from numpy.lib import format as npy_format
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from imgcls.jpeg import decode_jpeg, is_installed
+from imgcls.rgb import TRANSPOSES, is_upright_rgb, orientation_of, to_rgb
+from imgcls.signatures import JPEG_SUFFIXES, is_heic
 
 Source = Path | str | bytes | Image.Image | np.ndarray
 MAX_PIXELS = 89_478_485
 """Larger images are refused before they are decoded: a quarter of a gigabyte as RGB (Pillow's own limit)."""
 
-PICTURE_SUFFIXES: frozenset[str] = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
-    | {".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".qoi"}
-    | {".npy"}
-)
-"""Lower-case suffixes of the files that count as images when a folder is searched."""
-
 # Decoders that run in this process and recognise their files by the first bytes. Not EPS and PDF, whose decoders
 # start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO", "AVIF", "HEIF", "JPEG2000", "PPM", "DIB", "ICO", "QOI")
-ORIENTATION = 0x0112
-TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""By EXIF orientation, what turns the image upright."""
-JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 MEMBER = re.compile(r"(.+\.tar)[/\\](\d+)-(\d+)[/\\][^/\\]+", re.DOTALL)
-STRIP_PIXELS = 1 << 20
 SCALED_SIDES = 2  # Pillow's own thumbnails leave as much
-BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
-HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
 ICON_SIGNATURE = b"\0\0\x01\0"
-AVIF_BRANDS = (b"avif", b"avis")
 NPY_MAGIC = b"\x93NUMPY"
-SIGNATURES = (
-    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a"),
-    *(b"II*\0", b"MM\0*", b"qoif", b"\0\0\0\x0cjP  "),
-)
 PngImagePlugin.MAX_TEXT_CHUNK = 1 << 24  # bytes; sound files have comments and colour profiles of several MB
 
 # The checks report these files in one list; Pillow's warnings would land in the middle of a progress bar.
@@ -132,8 +108,14 @@ def as_list(pictures: Any) -> list[Any]:
 
 def decode(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, str]:
     """`open_picture(source)` and the format of its content, such as 'JPEG' or 'PNG'; '' for an array."""
-    image, kind, _ = _decode(source, max_pixels)
-    return image, kind
+    with _opened(source, max_pixels) as (image, kind, is_ours):
+        return _load(image, max_pixels, is_ours), kind
+
+
+def open_unconverted(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """As `open_picture`, in the mode of the file. Raises BadPicture."""
+    with _opened(source, max_pixels) as (image, _, is_ours):
+        return _load(image, max_pixels, is_ours, convert=lambda image: image)
 
 
 def open_scaled(source: Source, side: int) -> tuple[np.ndarray, float]:
@@ -143,13 +125,18 @@ def open_scaled(source: Source, side: int) -> tuple[np.ndarray, float]:
     time; at least `SCALED_SIDES` times `side` are left, so that the result hardly differs. Raises BadPicture.
     """
     if is_installed():
-        content = _content(source)
-        found = None if content is None else _open_jpeg(content, side)
-        if found is not None:
-            return found
-        source = source if content is None else content
-    image, _, (width, height) = _decode(source, MAX_PIXELS, side)
-    return np.asarray(image), width / height
+        source = _content(source) or source
+    with _opened(source, MAX_PIXELS) as (image, kind, is_ours):
+        width, height = image.size
+        if kind == "JPEG" and is_ours and width * height <= MAX_PIXELS:
+            image.draft(None, (SCALED_SIDES * side, SCALED_SIDES * side))
+            if isinstance(source, bytes) and is_upright_rgb(image):
+                pixels = decode_jpeg(source, image.size)
+                if pixels is not None:
+                    return pixels, width / height
+        decoded = image.size
+        rgb = _load(image, MAX_PIXELS, is_ours)
+        return np.asarray(rgb), width / height if rgb.size == decoded else height / width
 
 
 def _content(source: Source) -> bytes | None:
@@ -165,28 +152,9 @@ def _content(source: Source) -> bytes | None:
         return None
 
 
-def _open_jpeg(content: bytes, side: int) -> tuple[np.ndarray, float] | None:
-    """`open_scaled` of an upright JPEG in colour; None where Pillow has to decode it, or to say what is wrong."""
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
-            width, height = image.size
-            if image.format != "JPEG" or image.mode != "RGB" or width * height > MAX_PIXELS or _orientation(image) != 1:
-                return None
-            image.draft(None, (SCALED_SIDES * side, SCALED_SIDES * side))
-            pixels = decode_jpeg(content, image.size)
-    except Exception:  # Pillow raises many, here and when it is asked again
-        return None
-    return None if pixels is None else (pixels, width / height)
-
-
 def is_scaled(kind: str, size: tuple[int, int], side: int) -> bool:
     """Whether `open_scaled` decodes an image of a format and a size at a part of that."""
     return kind == "JPEG" and min(size) >= 2 * SCALED_SIDES * side
-
-
-def open_unconverted(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """As `open_picture`, in the mode of the file. Raises BadPicture."""
-    return _decode(source, max_pixels, convert=lambda image: image)[0]
 
 
 def read_size(file: IO[bytes]) -> tuple[int, int]:
@@ -199,7 +167,7 @@ def read_size(file: IO[bytes]) -> tuple[int, int]:
         file.seek(0)
         with Image.open(file, formats=_formats()) as image:
             width, height = image.size
-            return (height, width) if _orientation(image) >= 5 else (width, height)
+            return (height, width) if orientation_of(image) >= 5 else (width, height)
     except BadPicture:
         raise
     except Exception as error:  # Pillow's decoders raise many
@@ -227,47 +195,27 @@ def read_npy(stream: io.BytesIO) -> np.ndarray:
         raise BadPicture("not an NPY array") from error
 
 
-def _decode(
-    source: Source,
-    max_pixels: int,
-    side: int = 0,
-    convert: Callable[[Image.Image], Image.Image] | None = None,
-) -> tuple[Image.Image, str, tuple[int, int]]:
-    """The image, its format, and its full size, upright; converted to RGB if not by `convert`."""
+@contextmanager
+def _opened(source: Source, max_pixels: int) -> Iterator[tuple[Image.Image, str, bool]]:
+    """An image that is decoded inside, the format of its content, and whether it is ours alone, to change and to close.
+
+    Raises BadPicture for whatever is wrong with it, inside too.
+    """
     if isinstance(source, np.ndarray):
-        image = _load(_from_array(source, max_pixels), max_pixels, is_ours=True)
-        return image, "", image.size
+        yield _from_array(source, max_pixels), "", True
+        return
     if isinstance(source, Image.Image):
-        image = _load(source, max_pixels)
-        return image, source.format or "", image.size
-    if isinstance(source, bytes | bytearray | memoryview):
-        if not len(source):
-            raise BadPicture("empty")
-        file: io.BytesIO | str = io.BytesIO(source)
-    elif isinstance(source, str | Path):
-        file = str(source)
-        try:
-            content = read_member(file)
-        except OSError as error:
-            raise BadPicture(error.strerror or "no such file") from error
-        if content is not None:
-            return _decode(content, max_pixels, side, convert)
-    else:
-        expected = "a path, bytes, a Pillow image or a uint8 numpy array (height, width, 3)"
-        raise BadPicture(f"of type {type(source).__name__}, not {expected}")
+        yield source, source.format or "", False
+        return
+    file = _file(source)
     try:
         if _starts_with(file, NPY_MAGIC):
             stream = file if isinstance(file, io.BytesIO) else io.BytesIO(Path(file).read_bytes())
-            image = _load(_from_array(read_npy(stream), max_pixels), max_pixels, is_ours=True)
-            return image, "NPY", image.size
+            yield _from_array(read_npy(stream), max_pixels), "NPY", True
+            return
         _check_icon(file, max_pixels)
         with Image.open(file, formats=_formats()) as image:
-            width, height = image.size
-            if side and image.format == "JPEG" and width * height <= max_pixels:
-                image.draft(None, (SCALED_SIDES * side, SCALED_SIDES * side))
-            decoded, kind = image.size, image.format or ""
-            rgb = _load(image, max_pixels, is_ours=True, convert=convert)
-            return rgb, kind, (width, height) if rgb.size == decoded else (height, width)
+            yield image, image.format or "", True
     except BadPicture:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -286,6 +234,24 @@ def _decode(
         raise BadPicture(_phrase(error)) from error
 
 
+def _file(source: Any) -> io.BytesIO | str:
+    """What Pillow opens: a path, or the bytes of a file."""
+    if isinstance(source, str | Path):
+        try:
+            content = read_member(str(source))
+        except OSError as error:
+            raise BadPicture(error.strerror or "no such file") from error
+        if content is None:
+            return str(source)
+        source = content
+    if not isinstance(source, bytes | bytearray | memoryview):
+        expected = "a path, bytes, a Pillow image or a uint8 numpy array (height, width, 3)"
+        raise BadPicture(f"of type {type(source).__name__}, not {expected}")
+    if not len(source):
+        raise BadPicture("empty")
+    return io.BytesIO(source)
+
+
 def _starts_with(file: io.BytesIO | str, magic: bytes) -> bool:
     if isinstance(file, io.BytesIO):
         return bytes(file.getbuffer()[: len(magic)]) == magic
@@ -293,23 +259,6 @@ def _starts_with(file: io.BytesIO | str, magic: bytes) -> bool:
         return False  # images are not opened twice
     with Path(file).open("rb") as opened:
         return opened.read(len(magic)) == magic
-
-
-def has_picture_signature(file: Path) -> bool:
-    """Whether `file` begins like an image of a usual format, whatever its name."""
-    try:
-        if not file.is_file():
-            return False
-        with file.open("rb") as opened:
-            head = opened.read(12)
-    except OSError:
-        return False
-    is_webp, is_bmp = head[:4] == b"RIFF" and head[8:] == b"WEBP", head[:2] == b"BM" and head[6:10] == bytes(4)
-    return is_webp or is_bmp or head.startswith(SIGNATURES) or _is_heif(head)
-
-
-def _is_heif(head: bytes) -> bool:
-    return head[4:8] == b"ftyp" and head[8:12] in (*HEIC_BRANDS, *AVIF_BRANDS)
 
 
 def _unidentified(file: io.BytesIO | str) -> str:
@@ -320,13 +269,7 @@ def _unidentified(file: io.BytesIO | str) -> str:
         head = opened.read(12)
     if not head:
         return "empty"
-    is_heic = head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS
-    return "HEIC, which needs pillow-heif: pip install pillow-heif" if is_heic else "not an image"
-
-
-def is_upright_rgb(image: Image.Image) -> bool:
-    """Whether `open_picture` would leave the pixels of `image` unchanged."""
-    return image.mode == "RGB" and "transparency" not in image.info and _orientation(image) == 1
+    return "HEIC, which needs pillow-heif: pip install pillow-heif" if is_heic(head) else "not an image"
 
 
 def _load(
@@ -345,8 +288,8 @@ def _load(
         raise BadPicture("no pixels")
     try:
         image.load()
-        orientation = _orientation(image)
-        rgb = (convert or _to_rgb)(image)
+        orientation = orientation_of(image)
+        rgb = (convert or to_rgb)(image)
         if rgb is image:
             rgb = image._new(image.im) if is_ours else image.copy()
         rgb.info.clear()
@@ -378,68 +321,6 @@ def _check_icon(file: io.BytesIO | str, max_pixels: int) -> None:
             height = height if is_png else abs(height) // 2  # the mask follows
             if width * height > max_pixels:
                 raise HugePicture(f"{width}x{height}, more than {max_pixels:,} pixels")
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        orientation = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # broken metadata in an intact image
-        return 1
-    return orientation if orientation in TRANSPOSES else 1
-
-
-def _grey_of(image: Image.Image) -> np.ndarray:
-    """The uint8 grey values of an image of 9 to 16 bits, by what its file says of depth, meaning and transparency."""
-    values = np.asarray(image)
-    tags = getattr(image, "tag_v2", {})
-    bits = int(np.max(tags.get(BITS_PER_SAMPLE, 16)))
-    grey = (values >> (bits - 8)).clip(0, 255).astype(np.uint8)
-    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
-        grey = 255 - grey
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey[values == transparent] = 255
-    return grey
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """`image` in mode RGB; itself if it is. Others are converted in strips: they need up to 24 bytes per pixel."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I;16"):
-        return Image.fromarray(_grey_of(image)).convert("RGB")
-    rows = max(1, STRIP_PIXELS // image.width)
-    boxes = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
-    top_value = 0.0
-    if image.mode in ("I", "F"):
-        top_value = max(float(_finite(image.crop(box)).max()) for box in boxes)
-    rgb = Image.new("RGB", image.size)
-    for box in boxes:
-        rgb.paste(_strip_to_rgb(image.crop(box), top_value), box)
-    return rgb
-
-
-def _strip_to_rgb(strip: Image.Image, top_value: float) -> Image.Image:
-    if strip.mode in ("I", "F"):
-        return Image.fromarray(_eight_bits(_finite(strip), strip.mode == "F", top_value)).convert("RGB")
-    if strip.has_transparency_data:
-        coloured = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
-        white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, coloured).convert("RGB")
-    return strip.convert("RGB")
-
-
-def _finite(image: Image.Image) -> np.ndarray:
-    return np.nan_to_num(np.asarray(image).astype(np.float64))
-
-
-def _eight_bits(values: np.ndarray, is_float: bool, top_value: float) -> np.ndarray:
-    """Grey values as uint8; the largest value of the image decides between 0..1, 0..255 and 0..65535."""
-    if is_float and top_value <= 1.0:
-        values = values * 255.0
-    elif top_value > 255.0:
-        values = values / 257.0
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
 def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:

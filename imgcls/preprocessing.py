@@ -14,7 +14,8 @@ from PIL import Image
 
 from imgcls.channels import MAX_CHANNELS, RGB, STEP, TOP, Depth, Planes, open_planes, spread
 from imgcls.errors import UserError, nearest
-from imgcls.pictures import MAX_PIXELS, Source, is_upright_rgb, open_picture
+from imgcls.pictures import MAX_PIXELS, Source, open_picture
+from imgcls.rgb import is_upright_rgb
 
 INTERPOLATIONS = {
     name: Image.Resampling[name.upper()] for name in ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")

@@ -25,7 +25,8 @@ COMMANDS = {
     "verify",
     "monitor",
 }
-SHARED = {"errors", "jpeg", "pictures", "channels", "preprocessing", "cli"}  # of which the commands alone import cli
+SHARED = {"errors", "signatures", "jpeg", "rgb", "pictures", "channels", "preprocessing"}
+SHARED |= {"cli"}  # which the commands alone import
 # A package imports those after it, never those before it.
 ORDER = [
     *(

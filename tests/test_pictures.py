@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin, features
 
-from imgcls.pictures import ORIENTATION, BadPicture, HugePicture, as_list, decode, open_picture
+from imgcls.pictures import BadPicture, HugePicture, as_list, decode, open_picture
+from imgcls.rgb import ORIENTATION
 from tests.inputs.images import bomb, encoded, grey_tiff, icon, noise
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)

@@ -11,7 +11,7 @@ import numpy as np
 
 from imgcls.data.sources import FilesIn, Split, picture_name
 from imgcls.errors import UserError
-from imgcls.pictures import PICTURE_SUFFIXES, has_picture_signature
+from imgcls.signatures import PICTURE_SUFFIXES, has_picture_signature
 
 NO_CLASSES = frozenset({"__MACOSX", "@eaDir", "lost+found"})  # folders that other programs create
 MAX_TRIED = 200  # files without the suffix of an image that are opened to see whether they are one

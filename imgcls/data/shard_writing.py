@@ -21,7 +21,8 @@ from imgcls.data.stores.fingerprint import file_state
 from imgcls.data.streams import LIST
 from imgcls.data.threads import map_with_bar
 from imgcls.errors import UserError
-from imgcls.pictures import PICTURE_SUFFIXES, BadPicture, read_member, read_size
+from imgcls.pictures import BadPicture, read_member, read_size
+from imgcls.signatures import PICTURE_SUFFIXES
 from imgcls.system.files import atomic_path, atomic_write_text, sha256_of
 from imgcls.system.shares import ALL, Share
 

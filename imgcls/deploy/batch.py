@@ -25,8 +25,8 @@ from imgcls.deploy.source import MEGABYTE, REQUEST_LIMIT
 from imgcls.deploy.state import call_existing, format_duration, retry
 from imgcls.errors import UserError
 from imgcls.launch.sagemaker.progress import warn_if_created
-from imgcls.pictures import PICTURE_SUFFIXES
 from imgcls.serve.refusals import BATCH
+from imgcls.signatures import PICTURE_SUFFIXES
 from imgcls.system.files import atomic_write_text
 from imgcls.system.tables import as_csv
 

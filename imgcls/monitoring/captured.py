@@ -10,9 +10,9 @@ from pathlib import Path
 
 from imgcls.channels import Depth
 from imgcls.errors import UserError
-from imgcls.pictures import has_picture_signature
 from imgcls.serve.payloads import Encoded, Item, parse
 from imgcls.serve.refusals import Refusal
+from imgcls.signatures import has_picture_signature
 
 SUFFIXES = (".jsonl", ".json")
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from imgcls.errors import UserError
-from imgcls.pictures import BadPicture, has_picture_signature, open_picture
+from imgcls.pictures import BadPicture, open_picture
+from imgcls.signatures import has_picture_signature
 
 FOLDER = "examples"
 COUNT = 8

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, features
 
-from imgcls.pictures import ORIENTATION
+from imgcls.rgb import ORIENTATION
 from imgcls.serve.predictor import MAX_LARGE_BYTES, MAX_PIXELS
 from tests.inputs.images import icon
 
