@@ -36,6 +36,7 @@ from imgcls.data.sources import picture_name
 from imgcls.errors import UserError
 from imgcls.models.choices import VIEWS
 from imgcls.portable.engines import ENGINES
+from imgcls.portable.predictions import novelty_entries
 from imgcls.system.checks import choice, share, whole
 from imgcls.system.files import atomic_path, atomic_write_text, explain_os_errors, take_lock
 from imgcls.system.shares import Share, join_if_last
@@ -221,11 +222,11 @@ class Labelled(list[tuple[str, float]]):
         best: Sequence[int],
         names: Sequence[str],
         thresholds: Sequence[float] | None,
-        novelty: Sequence[float] = (),
+        novelty: float | None = None,
     ) -> Labelled:
         """From the probabilities of all classes, (C,), the `best` ones in their order, and any novelty."""
         made = cls((names[index], float(row[index])) for index in best)
-        made.novelty = next(map(float, novelty), None)
+        made.novelty = novelty
         if thresholds is None:
             made.label = made[0][0]
         else:
@@ -246,7 +247,7 @@ def _compute(
     import numpy as np
 
     from imgcls import portable
-    from imgcls.portable.model import NO_SETS, likeliest
+    from imgcls.portable.model import NO_SETS, likeliest, split_outputs
     from imgcls.portable.reading import read_batches
     from imgcls.runs.run import find_model
 
@@ -258,8 +259,8 @@ def _compute(
             readable = [image for image in pixels if not isinstance(image, str)]
             answers: list[Classes] = []
             if readable:
-                outputs, columns = model.outputs(np.stack(readable)), len(model.class_names)
-                probabilities, novelty = model.activation(outputs[:, :columns]), outputs[:, columns:]
+                logits, novelty = split_outputs(model.outputs(np.stack(readable)), len(model.class_names))
+                probabilities = model.activation(logits)
                 count = top_k or (TOP_K if model.thresholds is None else len(model.class_names))
                 chosen = likeliest(probabilities, count, model.sets, coverage)
                 for row, best, score in zip(probabilities, chosen, novelty, strict=True):
@@ -310,8 +311,8 @@ def _as_content(file: str, answer: Classes | str) -> dict[str, Any]:
     content["classes"] = [{"class": name, "probability": round(value, 6)} for name, value in answer]
     if isinstance(answer, Labelled) and isinstance(answer.label, list):
         content["classes"] = [{**entry, "above": entry["class"] in answer.label} for entry in content["classes"]]
-    if isinstance(answer, Labelled) and answer.novelty is not None:
-        content |= {"known": answer.novelty <= 1, "novelty": round(answer.novelty, 4)}
+    if isinstance(answer, Labelled):
+        content |= novelty_entries(answer.novelty)
     return content
 
 

@@ -158,8 +158,8 @@ class PortableModel:
         count = len(self.class_names)
         answers: list[Prediction] = []
         for pixels in self._read(pictures, 32):
-            outputs = self.outputs(pixels)
-            probabilities, novelty = self.activation(outputs[:, :count]), outputs[:, count:]
+            logits, novelty = split_outputs(self.outputs(pixels), count)
+            probabilities = self.activation(logits)
             for row, indices, score in zip(
                 probabilities, likeliest(probabilities, top_k, self.sets, coverage), novelty, strict=True
             ):
@@ -168,7 +168,7 @@ class PortableModel:
                     Prediction(
                         [(self.class_names[index], float(row[index])) for index in indices],
                         str(picture) if isinstance(picture, str | Path) else None,
-                        float(score[0]) if len(score) else None,
+                        score,
                     )
                 )
         return answers
@@ -180,6 +180,17 @@ def _open(picture: Any, place: int, preprocessing: Preprocessing) -> Image.Image
     except BadPicture as error:
         name = str(picture) if isinstance(picture, str | Path) else f"image {place + 1}"
         raise BadPicture(f"{name}: {error.reason}") from error
+
+
+def split_outputs(outputs: np.ndarray, classes: int) -> tuple[np.ndarray, list[float | None]]:
+    """The logits (N, C) in the outputs of an engine, and the novelty of each image, which has a further column if any.
+
+    Args:
+        outputs: float32 (N, C) or (N, C + 1).
+        classes: C.
+    """
+    novelty = outputs[:, classes].tolist() if outputs.shape[1] > classes else [None] * len(outputs)
+    return outputs[:, :classes], novelty
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -48,6 +48,11 @@ class Prediction(list[tuple[str, float]]):
         return self[0][1]
 
 
+def novelty_entries(novelty: float | None) -> dict[str, bool | float]:
+    """What an answer in JSON says of the novelty of its image; empty without one."""
+    return {} if novelty is None else {"known": novelty <= 1, "novelty": round(novelty, 4)}
+
+
 def predict_folder(model: Any, folder: Path, top_k: int = 5) -> Any:
     """The likeliest class of each image in `folder` and its subfolders; an unreadable one is logged and left out.
 

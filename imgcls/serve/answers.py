@@ -13,7 +13,8 @@ import numpy as np
 
 from imgcls.errors import UserError
 from imgcls.portable.conformal import ClassSets, check_coverage
-from imgcls.portable.model import NO_SETS, likeliest, sigmoid, softmax
+from imgcls.portable.model import NO_SETS, likeliest, sigmoid, softmax, split_outputs
+from imgcls.portable.predictions import novelty_entries
 from imgcls.serve.refusals import Refusal
 from imgcls.system.tables import table_as_csv
 
@@ -100,7 +101,7 @@ def render(
         prefix = f"Image {place + 1}: " if len(results) > 1 else ""
         raise Refusal(refusal.status, prefix + refusal.sentence, refusal.retry_after)
     outputs = np.stack([result for result in results if not isinstance(result, Refusal)])
-    scores, novelty = outputs[:, : len(class_names)], outputs[:, len(class_names) :]
+    scores, novelty = split_outputs(outputs, len(class_names))
     if wanted.kind == NPY:
         buffer = io.BytesIO()
         np.save(buffer, scores)
@@ -120,9 +121,7 @@ def render(
         [entry(row, index) for index in indices]
         for row, indices in zip(probabilities, likeliest(probabilities, count, sets, wanted.coverage), strict=True)
     ]
-    notes = [
-        {"known": bool(score[0] <= 1), "novelty": round(float(score[0]), 4)} if len(score) else {} for score in novelty
-    ]
+    notes = [novelty_entries(score) for score in novelty]
     if wanted.kind == CSV:
         return _table(predictions, notes), CSV
     answers: list[dict[str, Any]] = [
