@@ -1,11 +1,13 @@
-"""JPEG files decoded by libjpeg-turbo itself, with the extra `jpeg`: the pixels of Pillow in half the time."""
+"""JPEG files: decoded by libjpeg-turbo itself, the pixels of Pillow in half the time, and small ones for pages."""
 
 from __future__ import annotations
 
+import io
 from functools import cache
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 SMALLEST = 16
 """px; a smaller side may be as long at seven eighths of the size, which libjpeg-turbo would take then."""
@@ -29,8 +31,18 @@ def decode_jpeg(content: bytes, size: tuple[int, int]) -> np.ndarray | None:
     return pixels if pixels.shape == (height, width, 3) else None
 
 
+def encode_jpeg(image: Image.Image, side: int, quality: int, *, subsampling: int = -1) -> bytes:
+    """A JPEG of up to `side` pixels each way, without metadata; `quality` and `subsampling` as Pillow has them."""
+    small = image.convert("RGB")
+    small.thumbnail((side, side))
+    clean = Image.frombytes("RGB", small.size, small.tobytes())
+    buffer = io.BytesIO()
+    clean.save(buffer, "JPEG", quality=quality, subsampling=subsampling, optimize=True)
+    return buffer.getvalue()
+
+
 def is_installed() -> bool:
-    """Whether `decode_jpeg` has its library."""
+    """Whether `decode_jpeg` has its library, the extra `jpeg`."""
     return _library() is not None
 
 

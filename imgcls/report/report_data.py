@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import logging
 import math
@@ -19,6 +18,7 @@ from imgcls.data.checks import inspect_few
 from imgcls.data.duplicates import find_duplicates
 from imgcls.data.module import ImageDataModule
 from imgcls.data.showing import label_text
+from imgcls.jpeg import encode_jpeg
 from imgcls.models.classifier import Classifier
 from imgcls.report.gradcam import overlays
 from imgcls.report.selection import misclassified, samples, top_losses
@@ -115,7 +115,7 @@ def _collect_thumbnails(folder: Path, datamodule: ImageDataModule) -> dict[str, 
     shown, images = set(wrong[:MAX_IMAGES]), dict[str, str]()
     left = MAX_CHARACTERS
     for file in files:
-        images[file] = encode_jpeg(test.preview(index[file], datamodule.depth), side if file in shown else SIDE_PX)
+        images[file] = thumbnail(test.preview(index[file], datamodule.depth), side if file in shown else SIDE_PX)
         left -= len(images[file]) + MARKUP_CHARACTERS
         if left < 0 or len(images) > MAX_IMAGES:
             break
@@ -128,7 +128,7 @@ def _augment(datamodule: ImageDataModule) -> dict[str, Any]:
     images, labels = datamodule.training_examples(AUGMENTED)
     return {
         "pictures": [
-            {"label": label_text(datamodule.class_names, label), "image": encode_jpeg(preview(image))}
+            {"label": label_text(datamodule.class_names, label), "image": thumbnail(preview(image))}
             for image, label in zip(images, labels, strict=True)
         ]
     }
@@ -151,7 +151,7 @@ def _explain(folder: Path, datamodule: ImageDataModule, classifier: Classifier |
     return {
         "pictures": {
             row["file"]: {
-                "image": encode_jpeg(Image.fromarray(image)),
+                "image": thumbnail(Image.fromarray(image)),
                 "seen": row["predicted"],
                 "shown": row["label"],
             }
@@ -160,10 +160,6 @@ def _explain(folder: Path, datamodule: ImageDataModule, classifier: Classifier |
     }
 
 
-def encode_jpeg(image: Image.Image, side: int = SIDE_PX) -> str:
+def thumbnail(image: Image.Image, side: int = SIDE_PX) -> str:
     """A small JPEG of `image`, as base64, of at most `side` pixels each way."""
-    small = image.convert("RGB")
-    small.thumbnail((side, side))
-    buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=80, optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64.b64encode(encode_jpeg(image, side, 80)).decode()

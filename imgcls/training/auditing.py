@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from imgcls.audit.errors import See
@@ -27,7 +26,7 @@ from imgcls.errors import UserError
 from imgcls.models.depths import at_depths
 from imgcls.models.network import Network
 from imgcls.preprocessing import sides
-from imgcls.report.report_data import MAX_DECODED, encode_jpeg
+from imgcls.report.report_data import MAX_DECODED, thumbnail
 from imgcls.runs.reading import read_outputs
 from imgcls.system.files import atomic_write_text
 from imgcls.training.frozen_backbone import BATCH, compute_features
@@ -157,10 +156,9 @@ def write_audit(found: Audit, folder: Path, images: ImageDataModule, *, report: 
     atomic_write_text(file, as_table(found, images.root))
     if report:
 
-        def thumbnail(image: int) -> str:
+        def thumbnail_of(image: int) -> str:
             split, row = found.place(image)
-            picture: Image.Image = found.source.splits()[split].preview(row, images.depth)
-            return encode_jpeg(picture)
+            return thumbnail(found.source.splits()[split].preview(row, images.depth))
 
-        atomic_write_text(folder / "report_data" / "audit.json", json.dumps(as_data(found, thumbnail)) + "\n")
+        atomic_write_text(folder / "report_data" / "audit.json", json.dumps(as_data(found, thumbnail_of)) + "\n")
     return file

@@ -11,7 +11,7 @@ import numpy as np
 from imgcls.data.batched import BatchedData
 from imgcls.data.feature_module import FeatureDataModule
 from imgcls.data.module import ImageDataModule
-from imgcls.report.report_data import MARKUP_CHARACTERS, encode_jpeg
+from imgcls.report.report_data import MARKUP_CHARACTERS, thumbnail
 from imgcls.report.selection import misclassified
 from imgcls.runs.reading import read_predictions
 from imgcls.system.files import atomic_write_text
@@ -51,7 +51,7 @@ def _find(folder: Path, images: ImageDataModule, data: FeatureDataModule) -> dic
         similarity = known @ data.features["test"].features[0, index[row["file"]]] / lengths
         near = [
             {
-                "image": encode_jpeg(train.preview(int(place), images.depth), SIDE_PX),
+                "image": thumbnail(train.preview(int(place), images.depth), SIDE_PX),
                 "label": images.class_names[int(train.labels[place])],
             }
             for place in np.argsort(-similarity, kind="stable")[:NEIGHBOURS]
