@@ -29,7 +29,7 @@ from imgcls.preprocessing import sides
 from imgcls.report.report_data import MAX_DECODED, thumbnail
 from imgcls.runs.reading import read_outputs
 from imgcls.system.files import atomic_write_text
-from imgcls.training.frozen_backbone import BATCH, compute_features
+from imgcls.training.frozen_backbone import BATCH, compute_features, running
 
 log = logging.getLogger(__name__)
 
@@ -136,16 +136,13 @@ def _see_whole(images: ImageDataModule, network: Network, device: torch.device) 
     whole = replace(images.preprocessing, fit="squash")
 
     def see(rows: np.ndarray) -> Tensor:
-        was_training = network.training
-        network.to(device).eval()
-        parts = []
-        with torch.inference_mode():
+        parts = [torch.empty(0, network.num_features)]
+        with running(network, device, network.mean_features) as features:
             for start in range(0, len(rows), BATCH):
                 opened = [whole.open(val.pictures[row]) for row in rows[start : start + BATCH].tolist()]
                 pixels = np.stack([whole.pixels(picture) for picture in opened])
-                parts.append(network.mean_features(torch.from_numpy(whole.normalise(pixels)).to(device)).float().cpu())
-        network.to("cpu").train(was_training)
-        return torch.cat(parts) if parts else torch.empty(0, network.num_features)
+                parts.append(features(torch.from_numpy(whole.normalise(pixels)).to(device)))
+        return torch.cat(parts)
 
     return see
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -137,13 +138,7 @@ def run_once(
         output: from images, (n, 3, H, W).
         title: of the bar.
     """
-    was_training, was_frozen = network.training, network.frozen
-    # computes up to 1.6 times as fast with the channels innermost, a transformer a little slower
-    innermost = device.type != "mps" and network.has_batch_norms
-    layout = torch.channels_last if innermost else torch.contiguous_format
-    network.to(device).eval()
-    network.freeze(True)
-    try:
+    with running(network, device, output) as compute:
         for epoch in epochs:
             loader: Any = datamodule.in_order(split, min(BATCH, datamodule.micro_batch_size or BATCH), epoch)
             loader.finish = None
@@ -151,17 +146,39 @@ def run_once(
             named = f"{title} {split}" + (f", view {epoch + 1} of {len(epochs)}" if epoch is not None else "")
             for raw in with_bar(loader, len(loader), named):
                 batch = datamodule.on_after_batch_transfer(move_data_to_device(raw, device), 0)
-                images = batch.images.contiguous(memory_format=layout)
-                some = max(8, CPU_PIXELS // images[0, 0].numel()) if device.type == "cpu" else BATCH
-                with torch.inference_mode():
-                    values = torch.cat([output(part).float() for part in images.split(some)])
+                values = compute(batch.images)
                 seen += len(values)
-                yield values.cpu().numpy()
+                yield values.numpy()
             if left_out := len(loader.plan.positions) - seen:
                 raise UserError(
                     f"{left_out} {split} images cannot be read, as the log says, and the features of all are needed. "
                     "Write the shards again with imgcls.prepare, which leaves them out, or set model.freeze=none."
                 )
+
+
+@contextmanager
+def running(
+    network: Network, device: torch.device, output: Callable[[Tensor], Tensor]
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Computes `output`, which uses `network`, of images, (n, 3, H, W) on `device`: float32 on the CPU.
+
+    Meanwhile the network is on `device`, frozen and in evaluation mode.
+    """
+    was_training, was_frozen = network.training, network.frozen
+    # computes up to 1.6 times as fast with the channels innermost, a transformer a little slower
+    innermost = device.type != "mps" and network.has_batch_norms
+    layout = torch.channels_last if innermost else torch.contiguous_format
+
+    @torch.inference_mode()
+    def compute(images: Tensor) -> Tensor:
+        some = max(8, CPU_PIXELS // images[0, 0].numel()) if device.type == "cpu" else BATCH
+        parts = images.contiguous(memory_format=layout).split(some)
+        return torch.cat([output(part).float() for part in parts]).cpu()
+
+    network.to(device).eval()
+    network.freeze(True)
+    try:
+        yield compute
     finally:
         network.freeze(was_frozen)
         network.to("cpu").train(was_training)
