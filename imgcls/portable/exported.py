@@ -16,10 +16,12 @@ class Exported(nn.Module):
     What is fitted is in buffers, so that the graph is the same for all models of an architecture.
     """
 
+    temperature: Tensor
+
     def __init__(self, network: Network, temperature: float = 1.0, novelty: Novelty | None = None) -> None:
         super().__init__()
-        self.network, self.temperature, self.novelty = network, temperature, novelty
-        fitted = {"divisor": torch.tensor(temperature)}
+        self.network, self.novelty = network, novelty
+        fitted = {"temperature": torch.tensor(temperature)}
         if novelty is not None:
             means = torch.from_numpy(novelty.means)
             centre = means.mean(dim=0)
@@ -35,7 +37,7 @@ class Exported(nn.Module):
     def of_features(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """(N, F) features, the mean over the views, to the outputs of `forward`."""
         fitted = {name: value.to(features.device) for name, value in self.named_buffers(recurse=False)}
-        logits = self.network.head(features).float() / fitted["divisor"]
+        logits = self.network.head(features).float() / fitted["temperature"]
         if self.novelty is None:
             return logits
         directions = nn.functional.normalize(features.float(), dim=1)

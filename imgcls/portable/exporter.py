@@ -159,7 +159,7 @@ def _verify(folder: Path, exported: Exported, preprocessing: Preprocessing, pixe
             "the rules above and debug/rules.json report where it began."
         )
     architecture = exported.network.architecture
-    parities = compare_files(folder, images, architecture, trained, exported.temperature, exported.novelty)
+    parities = compare_files(folder, images, architecture, trained, float(exported.temperature), exported.novelty)
     for name, parity in parities.items():
         if not parity.sound:
             raise UserError(

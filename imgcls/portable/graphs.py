@@ -21,7 +21,6 @@ from torch import Tensor, nn
 import imgcls
 from imgcls.errors import UserError, first_line
 from imgcls.models.architecture import Architecture
-from imgcls.portable.exported import Exported
 from imgcls.system.cache import cache_folder
 from imgcls.system.files import atomic_path
 
@@ -106,9 +105,7 @@ def _file(
 
 
 def _settings(part: nn.Module) -> dict[str, Any]:
-    """The numbers and words that a layer was made with; not those that are fitted, which `Exported` has in buffers."""
-    if isinstance(part, Exported):
-        return {}
+    """The numbers and words that a layer was made with."""
     kinds = (bool, int, float, str, tuple, type(None))
     return {name: value for name, value in sorted(vars(part).items()) if isinstance(value, kinds) and name[0] != "_"}
 

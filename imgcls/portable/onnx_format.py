@@ -82,7 +82,7 @@ def write_float32(source: Source, target: Path) -> None:
     from imgcls.portable.exporter import export_onnx
 
     exported = source.exported
-    export_onnx(exported.network, source.preprocessing, target, exported.temperature, exported.novelty)
+    export_onnx(exported.network, source.preprocessing, target, float(exported.temperature), exported.novelty)
 
 
 class _Float16:
