@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,33 @@ PROVIDERS = {
 ENGINES = ("auto", *PROVIDERS, "torch")
 
 
-class OnnxEngine:
+class GraphEngine(ABC):
+    """The engine of a graph that takes normalised images or, with its preprocessing in it, decoded ones.
+
+    Args:
+        metadata: of the graph, which says whether it has its preprocessing.
+        outputs: the names of what it computes.
+    """
+
+    def __init__(self, metadata: Mapping[str, str], outputs: Iterable[str]) -> None:
+        self._to_pixels = denormalise(metadata)
+        self._names = ["scores", *({"novelty"} & set(outputs))]
+
+    def outputs(self, images: np.ndarray) -> np.ndarray:
+        if self._to_pixels is not None:  # of the size of the input, which the graph does not resample
+            return self.image_outputs(self._to_pixels(images))
+        return np.column_stack(self._run("images", images))
+
+    def image_outputs(self, pixels: np.ndarray) -> np.ndarray:
+        """The same for decoded images, uint8 (N, H, W, C), of a graph with its preprocessing."""
+        return np.column_stack(self._run(PIXELS, pixels))
+
+    @abstractmethod
+    def _run(self, name: str, values: np.ndarray) -> list[np.ndarray]:
+        """The outputs `_names` of the graph for `values` of its input `name`."""
+
+
+class OnnxEngine(GraphEngine):
     """ONNX Runtime, for the input and output of `exporter.export_onnx`, or a graph with its preprocessing.
 
     `threads` defaults to all cores that this process may use; `name` is one of PROVIDERS. Raises UserError where the
@@ -64,24 +91,13 @@ class OnnxEngine:
             raise UserError(f"{file} cannot be read: {first_line(error)}") from error
         if (used := self._session.get_providers()[0]) != provider:  # it falls back, and says so only in its log
             raise UserError(f"engine={name}: {provider} cannot be used on this machine, only {used}.")
-        self._to_pixels = denormalise(self._session.get_modelmeta().custom_metadata_map)
-        names = {output.name for output in self._session.get_outputs()}
-        self._names = ["scores", *({"novelty"} & names)]
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        super().__init__(metadata, [output.name for output in self._session.get_outputs()])
         where = f"on {options.intra_op_num_threads} threads" if name == "onnx" else f"with {provider}"
         self.name = f"ONNX Runtime {where}"
 
-    def outputs(self, images: np.ndarray) -> np.ndarray:
-        if self._to_pixels is not None:  # of the size of the input, which the graph does not resample
-            return self.image_outputs(self._to_pixels(images))
-        return self._run("images", images)
-
-    def image_outputs(self, pixels: np.ndarray) -> np.ndarray:
-        """The same for decoded images, uint8 (N, H, W, C), of a graph with its preprocessing."""
-        return self._run(PIXELS, pixels)
-
-    def _run(self, name: str, values: np.ndarray) -> np.ndarray:
-        scores, *novelty = self._session.run(self._names, {name: values})
-        return np.column_stack([scores, *novelty])
+    def _run(self, name: str, values: np.ndarray) -> list[np.ndarray]:
+        return list(self._session.run(self._names, {name: values}))
 
 
 class TorchEngine:

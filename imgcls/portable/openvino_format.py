@@ -11,10 +11,10 @@ import numpy as np
 
 from imgcls.errors import UserError, first_line
 from imgcls.portable.description import ONNX
+from imgcls.portable.engines import GraphEngine
 from imgcls.portable.formats import Converter, Source
 from imgcls.portable.graph_preprocessing import METADATA as PREPROCESSING
-from imgcls.portable.graph_preprocessing import PIXELS, denormalise
-from imgcls.portable.onnx_format import INPUT, NOVELTY, SCORES, OnnxFormat, quiet
+from imgcls.portable.onnx_format import OnnxFormat, quiet
 from imgcls.system.extras import check_installed
 from imgcls.system.machine import own_cores
 
@@ -59,7 +59,7 @@ class _Writer:
             openvino.save_model(model, folder / FILE, compress_to_fp16=self._precision == "fp16")
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(GraphEngine):
     """OpenVINO on the CPU; `threads` defaults to all cores that this process may use."""
 
     def __init__(self, file: Path, threads: int | None = None) -> None:
@@ -81,23 +81,12 @@ class OpenVinoEngine:
             self._compiled = openvino.Core().compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise UserError(f"{file} cannot be read: {first_line(error)}") from error
-        self._to_pixels = denormalise(metadata)
-        names = {name for output in self._compiled.outputs for name in output.names}
-        self._names = [SCORES, *({NOVELTY} & names)]
+        super().__init__(metadata, [name for output in self._compiled.outputs for name in output.names])
         self.name = f"OpenVINO on {threads} threads"
 
-    def outputs(self, images: np.ndarray) -> np.ndarray:
-        if self._to_pixels is not None:
-            return self.image_outputs(self._to_pixels(images))
-        return self._run(INPUT, images)
-
-    def image_outputs(self, pixels: np.ndarray) -> np.ndarray:
-        """The same for decoded images, uint8 (N, H, W, C), of a graph with its preprocessing."""
-        return self._run(PIXELS, pixels)
-
-    def _run(self, name: str, values: np.ndarray) -> np.ndarray:
+    def _run(self, name: str, values: np.ndarray) -> list[np.ndarray]:
         found = self._compiled({name: values})
-        return np.column_stack([found[name] for name in self._names])
+        return [found[output] for output in self._names]
 
 
 def _metadata(model: Any, key: str) -> str:
