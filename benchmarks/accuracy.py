@@ -11,8 +11,6 @@ one line of JSON.
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import statistics
 import time
@@ -24,6 +22,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from results import command_line, report
 from torch.utils.data import ConcatDataset, DataLoader
 from torchvision import datasets
 from torchvision.transforms import v2
@@ -89,14 +88,13 @@ def train_once(way: dict[str, Any], model: str, epochs: int, seed: int) -> tuple
 
 def main() -> None:
     """Train both ways with each seed and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--model", default="resnet10t")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
@@ -123,10 +121,7 @@ def main() -> None:
     )
     print(f"difference {difference:+.2%}, standard error {error:.2%}")
     result = {**vars(arguments), **found, "seconds": seconds, "difference": difference, "error": error}
-    line = json.dumps(result, default=str)
-    print(line)
-    if arguments.json:
-        arguments.json.write_text(line + "\n")
+    report(result, arguments.json)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from results import report
 from sklearn.metrics import roc_auc_score
 
 import imgcls
@@ -151,10 +152,7 @@ def main() -> None:
         result["large"] = {name: time_large(*size) for name, size in LARGE.items()}
         for name, (seconds, worked) in result["large"].items():
             print(f"50,000 images of 1280 features, {name}: {seconds:.1f} s, {worked:.1f} processor seconds")
-    line = json.dumps(result)
-    print(line)
-    if asked.json:
-        Path(asked.json).write_text(line + "\n")
+    report(result, asked.json)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ line of JSON.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import tempfile
@@ -26,6 +25,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
+from results import command_line, report
 
 import imgcls
 from imgcls.callbacks.history import History
@@ -112,13 +112,12 @@ def _neighbours(steps: list[float], at: int) -> list[float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
@@ -157,9 +156,7 @@ def main() -> None:
         "processor_at_5": round(processor, 5),
         "within_limit": observing + others <= MAX_SHARE,
     }
-    print(json.dumps(result))
-    if options.json:
-        options.json.write_text(json.dumps(result) + "\n")
+    report(result, options.json)
 
 
 if __name__ == "__main__":

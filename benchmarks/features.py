@@ -12,7 +12,6 @@ ones, or those of --weights. The two alternate. Prints a table and one line of J
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import shutil
@@ -25,6 +24,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from results import command_line, report
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
@@ -119,7 +119,7 @@ def train_with_imgcls(root: Path, folder: Path, arguments: argparse.Namespace, w
 
 def main() -> None:
     """Measure, and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--weights", type=Path)
@@ -128,7 +128,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit", type=int, default=160)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
@@ -162,10 +161,7 @@ def main() -> None:
         print(f"{name:20}{found[name]:9.2%}")
     result = {**vars(arguments), **rows, "again": found["usual"] / found["imgcls, again"]}
     result["first"] = found["usual"] / found["imgcls, first time"]
-    line = json.dumps(result, default=str)
-    print(line)
-    if arguments.json:
-        arguments.json.write_text(line + "\n")
+    report(result, arguments.json)
 
 
 if __name__ == "__main__":

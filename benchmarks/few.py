@@ -10,9 +10,7 @@ other training images. The penalty of the linear head is chosen on parts of them
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from results import command_line, report
 from torch import Tensor
 
 from imgcls.models.heads import Knn, Prototype
@@ -62,12 +61,11 @@ SYSTEMS = {
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True)
     parser.add_argument("--images", type=int, nargs="+", default=[1, 2, 5, 20, 100])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     (features, classes), (test, test_classes) = read(arguments.train), read(arguments.test)
     names = sorted(set(classes))
@@ -89,10 +87,7 @@ def main() -> None:
     for system, found in rows.items():
         cells = [f"{statistics.mean(each):.1f} ± {statistics.pstdev(each):.1f}" for each in found.values()]
         print(f"| {system} | {' | '.join(cells)} |")
-    line = json.dumps({"accuracy": rows, "seconds": seconds})
-    print(line)
-    if arguments.json:
-        arguments.json.write_text(line + "\n")
+    report({"accuracy": rows, "seconds": seconds}, arguments.json)
 
 
 if __name__ == "__main__":

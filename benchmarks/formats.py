@@ -11,7 +11,6 @@ in float32 and in int8, and loads them in turn, with 16 clients and at half of w
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import logging
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from results import command_line, report
 from serving import CLIENTS, jpegs, load_from_outside, server, write_model
 
 TARGETS = {"resnet18": 2.0, "resnet50": 2.0, "efficientnet_lite0": 1.3}
@@ -117,14 +117,13 @@ def one_by_one_and_together(engine: Any, size: int) -> float:
 
 def main() -> None:
     """Measure, and print the figures with their targets."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--models", default=",".join(TARGETS))
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--server", action="store_true")
     parser.add_argument("--requests", type=int, default=400)
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
@@ -158,8 +157,7 @@ def main() -> None:
             ratio = medians[f"int8, {CLIENTS} clients, 1/s"] / medians[f"fp32, {CLIENTS} clients, 1/s"]
             print(f"int8 server / fp32 server: {ratio:.2f} times the answers (target 1.8); {memory}")
             results["server"] = {"rows": served, "ratio": ratio, **memory}
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results) + "\n")
+    report(results, arguments.json)
 
 
 if __name__ == "__main__":

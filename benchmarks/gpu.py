@@ -29,9 +29,7 @@ JSON, with means and standard deviations over repeats.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import logging
 import platform
 import shutil
@@ -43,6 +41,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from results import command_line, report
 
 if TYPE_CHECKING:
     from gpu_notebook import Scale
@@ -176,7 +176,7 @@ def pairs(part: str) -> list[tuple[str, str]]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the missing measurements and print all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--cifar10", type=Path)
@@ -185,7 +185,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=9.5)
     parser.add_argument("--out", type=Path, default=Path("gpu-benchmark"))
     parser.add_argument("--fresh", action="store_true")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     if unknown := set(options.parts.split(",")) - set(TITLES):
         parser.error(f"--parts takes 1 to 8, not {', '.join(sorted(unknown))}.")
@@ -228,10 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
     print("\n".join(table(notes.values)))
     if notes.left:
         print(f"\nNot measured in {options.minutes:g} minutes: {', '.join(notes.left)}. Run the same command again.")
-    line = json.dumps({"benchmark": "gpu", **notes.facts, "results": notes.values})
-    print(line)
-    if options.json:
-        options.json.write_text(line + "\n")
+    report({"benchmark": "gpu", **notes.facts, "results": notes.values}, options.json)
     if any("error" in found for found in notes.values.values()):
         sys.exit(1)
 

@@ -16,8 +16,6 @@ line of JSON.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -28,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from results import command_line, report
 from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision.transforms import v2
@@ -197,7 +196,7 @@ def measure_photos(root: Path, limit: int, workers: int, repeats: int) -> dict[s
 
 def main() -> None:
     """Measure, and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--small", type=Path)
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--workers", type=int, default=2)
@@ -205,7 +204,6 @@ def main() -> None:
     parser.add_argument(
         "--limit", type=int, default=20000, help="largest number of small images; a tenth as many photographs"
     )
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         small = arguments.small or generate(Path(made) / "small", arguments.limit, (32, 32))
@@ -226,11 +224,9 @@ def main() -> None:
         print(f"\n{title}")
         for name, value in rows.items():
             print(f"  {name:40} {value:12,.2f}" if rows is times else f"  {name:40} {value:12,.0f}")
-    line = json.dumps({"benchmark": "loading", "workers": arguments.workers, "threads": torch.get_num_threads(),
-                       "small": at_32, "photos": at_224, "ratios": times})  # fmt: skip
-    print(line)
-    if arguments.json:
-        arguments.json.write_text(line + "\n")
+    figures = {"small": at_32, "photos": at_224, "ratios": times}
+    setting = {"benchmark": "loading", "workers": arguments.workers, "threads": torch.get_num_threads()}
+    report({**setting, **figures}, arguments.json)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ accuracy and seconds, and the ratio of the seconds.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -23,6 +21,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
+
+from results import command_line, report
 
 import imgcls
 
@@ -90,13 +90,12 @@ def summary(finishes: list[Finish]) -> dict[str, float]:
 
 def main(words: list[str] | None = None) -> None:
     """Let both run, and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--airbench", type=Path, required=True)
     parser.add_argument("--cifar10", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--targets", type=int, nargs="+", choices=sorted(ENTRANTS), default=sorted(ENTRANTS))
     parser.add_argument("--overrides", nargs="*", default=[], help="further options of imgcls's recipes")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(words)
     if not (arguments.cifar10 / BATCHES).is_dir():
         raise SystemExit(f"--cifar10={arguments.cifar10} has no folder {BATCHES}.")
@@ -117,10 +116,7 @@ def main(words: list[str] | None = None) -> None:
                 flush=True,
             )
         print(f"{target} %  ratio of the seconds: {results[str(target)]['ratio']:.2f}", flush=True)
-    line = json.dumps({"runs": arguments.runs, "results": results})
-    if arguments.json:
-        arguments.json.write_text(line + "\n")
-    print(line)
+    report({"runs": arguments.runs, "results": results}, arguments.json)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from results import command_line, report
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -328,10 +330,9 @@ def table(title: str, unit: str, figures: Sequence[Figures]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--sizes", help="instead of each part's own")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:
@@ -353,10 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "exponent": exponent(figures),
             "cpu": extrapolate(figures, PARTS[name].unit),
         }
-    line = json.dumps({"benchmark": "scale", "cpus": os.cpu_count(), "parts": found})
-    print(line)
-    if options.json:
-        options.json.write_text(line + "\n")
+    report({"benchmark": "scale", "cpus": os.cpu_count(), "parts": found}, options.json)
 
 
 if __name__ == "__main__":

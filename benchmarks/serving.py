@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from results import command_line, report
 
 CLASSES = 10
 CLIENTS = 16
@@ -272,21 +273,20 @@ def main() -> None:
         rate = float(sys.argv[6]) if len(sys.argv) > 6 else None
         print(json.dumps(load(port, clients, requests, pictures, rate)))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--requests", type=int, default=100, help="requests per client in each repeat")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", type=int, help="requests after which the server's memory is measured, ten times")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as temporary:
         rows = (memory if arguments.memory else measure)(arguments, Path(temporary))
     if arguments.memory:
-        report(arguments, {**vars(arguments), **rows})
+        report({**vars(arguments), **rows}, arguments.json)
         return
     found = {name: statistics.median(values) for name, values in rows.items()}
     setting = f"{arguments.model}, {arguments.size} px, {arguments.requests} requests per client"
@@ -309,15 +309,7 @@ def main() -> None:
         sign, target = TARGETS[name]
         reached = ratio <= target if sign == "<=" else ratio >= target
         print(f"{name:56}{ratio:6.2f}   target {sign} {target:.2f}: {'reached' if reached else 'MISSED'}")
-    report(arguments, {**vars(arguments), **rows, "ratios": ratios})
-
-
-def report(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
-    """Print a line of JSON, and write it where it is asked for."""
-    line = json.dumps(result, default=str)
-    print(line)
-    if arguments.json:
-        arguments.json.write_text(line + "\n")
+    report({**vars(arguments), **rows, "ratios": ratios}, arguments.json)
 
 
 if __name__ == "__main__":

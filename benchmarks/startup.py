@@ -9,7 +9,6 @@ of the clock, and of the processors) and a line of JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -18,6 +17,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from results import command_line, report
 
 IMPORTS = "import torch, lightning, timm"
 RUN = """
@@ -62,10 +63,9 @@ def run(command: list[str]) -> dict[str, float]:
 
 def main() -> None:
     """Measure, and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--command", nargs="+", default=["data=digits", "trainer.max_epochs=1"])
-    parser.add_argument("--json")
     asked = parser.parse_args()
     run(asked.command)
     rows: list[dict[str, float]] = []
@@ -76,10 +76,7 @@ def main() -> None:
     result["first step / imports"] = statistics.median(row["to the first step"] / row["imports"] for row in rows)
     for name, value in result.items():
         print(f"{name:32}{value:8.2f}")
-    line = json.dumps(result)
-    print(line)
-    if asked.json:
-        Path(asked.json).write_text(line + "\n")
+    report(result, asked.json)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from results import command_line, report
+
 BATCH, SIDE, SHARD = 64, 256, 8 << 20
 ENGINES = ("imgcls", "litdata", "webdataset")
 Batches = Iterator[tuple[list[int], Any]]
@@ -238,12 +240,11 @@ def run(task: str, engine: str, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("images", type=Path)
     parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--engines", default=",".join(ENGINES))
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--task", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.task:
@@ -270,10 +271,7 @@ def main() -> None:
             results[engine] |= run("check", engine, folder)
     for name in results[engines[0]]:
         print(f"{name:32}", *(f"{results[engine][name]!s:>12}" for engine in engines))
-    line = json.dumps({"images": arguments.count, "engines": results})
-    print(line)
-    if arguments.json:
-        arguments.json.write_text(line + "\n")
+    report({"images": arguments.count, "engines": results}, arguments.json)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from results import command_line, report
+
 BATCH, SIDE = 64, 32
 
 
@@ -377,7 +379,7 @@ def pruning(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("what", choices=("sharing", "accuracy", "pruning", "trial"))
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--weights", type=Path)
@@ -392,7 +394,6 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--keep", type=Path, help="folder for results: the next call resumes from it")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -402,10 +403,7 @@ def main() -> None:
     if arguments.what == "accuracy" and arguments.keep is None:
         parser.error("accuracy needs --keep DIR with the results of sharing")
     result = {"sharing": sharing, "accuracy": accuracy, "pruning": pruning}[arguments.what](arguments)
-    line = json.dumps({**vars(arguments), **result}, default=str)
-    print(line)
-    if arguments.json:
-        arguments.json.write_text(line + "\n")
+    report({**vars(arguments), **result}, arguments.json)
 
 
 if __name__ == "__main__":
