@@ -126,17 +126,17 @@ def answers(
     return Answers(np.concatenate(found), np.concatenate(known) if len(known) == len(found) else None, thresholds)
 
 
-def measure_speed(engine: Engine, shape: tuple[int, int, int], seconds: float = SECONDS) -> Speed:
+def measure_speed(engine: Engine, shape: tuple[int, int, int]) -> Speed:
     """The speed of `engine` for images of `shape` (channels, height, width)."""
     image, batch = (np.zeros((count, *shape), np.float32) for count in (1, BATCH_SIZE))
-    return Speed(1000 * _median_seconds(engine, image, seconds), BATCH_SIZE / _median_seconds(engine, batch, seconds))
+    return Speed(1000 * _median_seconds(engine, image), BATCH_SIZE / _median_seconds(engine, batch))
 
 
-def _median_seconds(engine: Engine, images: np.ndarray, seconds: float) -> float:
+def _median_seconds(engine: Engine, images: np.ndarray) -> float:
     engine.outputs(images)
     times: list[float] = []
     began = time.perf_counter()
-    while not times or time.perf_counter() - began < seconds:
+    while not times or time.perf_counter() - began < SECONDS:
         start = time.perf_counter()
         engine.outputs(images)
         times.append(time.perf_counter() - start)
