@@ -43,6 +43,15 @@ def own_cache(
 
 
 @pytest.fixture(autouse=True)
+def quick_composition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """See `tests/composing.py`."""
+    from imgcls.config import composition
+    from tests.composing import compose_quickly
+
+    monkeypatch.setattr(composition, "compose_unchecked", compose_quickly)
+
+
+@pytest.fixture(autouse=True)
 def own_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """A multirun keeps opened data sets until its process ends; here it ends with the test."""
     if sharing := sys.modules.get("imgcls.data.stores.sharing"):
