@@ -29,7 +29,7 @@ from imgcls.portable.description import CARD, DESCRIPTION, FORMAT_VERSION, NOVEL
 from imgcls.portable.engines import OnnxEngine, as_columns, read_network, read_novelty
 from imgcls.portable.examples import write_examples
 from imgcls.portable.exported import Exported, MeanFeatures, WithUnsureImages
-from imgcls.portable.graphs import export_program
+from imgcls.portable.graphs import export_graph
 from imgcls.portable.memory_onnx import FEATURES, SCORES, write_with_head
 from imgcls.portable.model import load, softmax
 from imgcls.portable.novelty import MEANS, Novelty
@@ -41,6 +41,7 @@ from imgcls.system.files import atomic_folder, atomic_path, atomic_write_text
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 8  # images that go through a network at once in a check
+MAX_ONNX_BYTES = 2**31 - 2**26  # a protobuf message has at most 2 GB; the rest is for the graph
 NOVELTY_TOLERANCE = 0.01  # of a scale on which 1 is the bound of known images
 
 
@@ -247,12 +248,16 @@ def export_onnx(
     temperature: float = 1.0,
     novelty: Novelty | None = None,
 ) -> bool:
-    """Write `file`, whose graph also divides the logits by `temperature`; False without the extra `onnx`.
+    """Write `file`, whose graph also divides the logits by `temperature`; False without the extra `onnx`, or
+    for a network of 2 GB.
 
     Input `images`: normalised float32 (N, 3, S, S); outputs `scores`: float32 (N, C), and with `novelty` also
     `novelty`: float32 (N,).
     """
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
+        return False
+    if sum(value.nbytes for value in network.state_dict().values()) > MAX_ONNX_BYTES:
+        log.warning("The network is too large for an ONNX file, which holds 2 GB at most; it is exported without one.")
         return False
     frozen = network_from_architecture(network.architecture)
     frozen.load_state_dict({name: value.float().cpu() for name, value in network.state_dict().items()}, strict=True)
@@ -270,12 +275,11 @@ def export_onnx(
         traced, outputs = WithUnsureImages(exported), [*outputs, UNSURE]
         inputs |= {ROWS: torch.arange(3) % 2, AGAIN: torch.zeros(3, *shape)}
         sizes += [torch.export.Dim(UNSURE, min=1)] * 2
-    program = export_program(traced, inputs, outputs, sizes, network.architecture)
+    change = choose_images if chooses else None
+    model = export_graph(traced, inputs, outputs, sizes, network.architecture, change)
     with atomic_path(file) as temporary:
-        if memory:
-            write_with_head(program.model_proto, temporary, memory, temperature)
+        if memory is not None:
+            write_with_head(model, temporary, memory, temperature)
         else:
-            if chooses:
-                choose_images(program.model.graph)
-            program.save(str(temporary))
+            temporary.write_bytes(model.SerializeToString(deterministic=True))
     return True

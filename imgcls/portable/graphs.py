@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,18 +29,19 @@ log = logging.getLogger(__name__)
 PACKAGES = ("imgcls", "timm", "torch", "torchvision")
 """Whose layers are known by the version, or by their code; a graph with other ones is not kept."""
 VERSIONS = ("torch", "timm", "torchvision", "onnx", "onnxscript")
-SOURCES = ("models/*.py", "portable/exported.py", "portable/graphs.py")
+SOURCES = ("models/*.py", "portable/exported.py", "portable/graphs.py", "portable/views_onnx.py")
 """The code of imgcls that a graph depends on."""
 
 
-def export_program(
+def export_graph(
     module: nn.Module,
     inputs: Mapping[str, Tensor],
     outputs: Sequence[str],
     sizes: Sequence[Any],
     architecture: Architecture,
-) -> torch.onnx.ONNXProgram:
-    """The optimised ONNX graph of `module`, in evaluation mode on the CPU, with its weights.
+    change: Callable[[Any], None] | None = None,
+) -> Any:
+    """The optimised ONNX graph (`onnx.ModelProto`) of `module`, in evaluation mode on the CPU, with its weights.
 
     What differs between two modules with the same architecture must be a parameter or a buffer.
 
@@ -50,13 +51,14 @@ def export_program(
         outputs: names.
         sizes: `torch.export.Dim` of the first axis of each input, which varies.
         architecture: of the network in `module`.
+        change: what is done to the graph (`onnxscript.ir`) in the end; the same for the same kind of `module`.
     """
     tensors: dict[str, Tensor] = dict(module.named_buffers(remove_duplicate=False))
     tensors.update(module.named_parameters(remove_duplicate=False))
     file = _file(module, tensors, inputs, outputs, architecture)
-    with _quiet():
-        model = _read(file) if file is not None else None
-        if model is None:
+    model = _read(file) if file is not None else None
+    if model is None:
+        with _quiet():
             program = torch.onnx.export(
                 module,
                 tuple(inputs.values()),
@@ -68,15 +70,15 @@ def export_program(
                 verbose=False,
             )
             assert program is not None
-            model = program.model
-            _take_weights(model, tensors)
-            if file is not None:
-                _keep(model, file)
-                model = _read(file) or model  # the same file with and without the cache
-        _put_weights(model, tensors)
-        program = torch.onnx.ONNXProgram(model, None)
-        program.optimize()
-    return program
+            _take_weights(program.model, tensors)
+            program.optimize()
+            if change is not None:
+                change(program.model.graph)
+        model = program.model_proto
+        if file is not None:
+            _keep(model, file)
+    _put_weights(model, tensors)
+    return model
 
 
 def _file(
@@ -125,35 +127,35 @@ def _take_weights(model: Any, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _put_weights(model: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Give `model` (`onnxscript.ir`) the weights that `_take_weights` took."""
-    from onnxscript import ir
+    """Give `model` (`onnx.ModelProto`) the weights that `_take_weights` took."""
+    from onnx import numpy_helper
 
     graph = model.graph
-    for value in [value for value in graph.inputs if value.name in tensors]:
-        graph.inputs.remove(value)
-        value.const_value = ir.tensor(tensors[value.name].detach().numpy(), name=value.name)
-        graph.register_initializer(value)
+    inputs = list(graph.input)
+    del graph.input[:]
+    graph.input.extend(value for value in inputs if value.name not in tensors)
+    used = {name for node in graph.node for name in node.input}
+    names = [value.name for value in inputs if value.name in tensors and value.name in used]
+    graph.initializer.extend(numpy_helper.from_array(tensors[name].detach().numpy(), name) for name in names)
 
 
 def _read(file: Path) -> Any:
-    """The graph without weights (`onnxscript.ir`); None if it is missing or damaged."""
+    """The graph without weights (`onnx.ModelProto`); None if it is missing or damaged."""
+    import onnx
     from google.protobuf.message import DecodeError
-    from onnxscript import ir
 
     try:
-        model = ir.load(file)
+        model = onnx.load(file)
     except (OSError, DecodeError):
         return None
-    return model if model.graph.outputs else None
+    return model if model.graph.output else None
 
 
 def _keep(model: Any, file: Path) -> None:
-    from onnxscript import ir
-
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(file) as temporary:
-            ir.save(model, temporary)
+            temporary.write_bytes(model.SerializeToString(deterministic=True))
     except (OSError, UserError) as error:
         log.debug("%s is not kept: %s", file, first_line(error))
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from imgcls.errors import UserError
 from imgcls.portable.description import ONNX, read_description
 from imgcls.portable.engines import OnnxEngine
 from imgcls.portable.formats import Converter, Source
@@ -82,7 +83,8 @@ def write_float32(source: Source, target: Path) -> None:
     from imgcls.portable.exporter import export_onnx
 
     exported = source.exported
-    export_onnx(exported.network, source.preprocessing, target, float(exported.temperature), exported.novelty)
+    if not export_onnx(exported.network, source.preprocessing, target, float(exported.temperature), exported.novelty):
+        raise UserError("format=onnx: no ONNX file can be written of this network. Use format=torch.")
 
 
 class _Float16:
