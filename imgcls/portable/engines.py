@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ PROVIDERS = {
     "onnx-coreml": "CoreMLExecutionProvider",
 }
 """The execution providers of ONNX Runtime, each of which is in a build of it of its own."""
-ENGINES = ("auto", *PROVIDERS, "torch")
+ENGINES = ("auto", *PROVIDERS, "torch", "torch-compiled")
 
 
 class GraphEngine(ABC):
@@ -101,24 +101,34 @@ class OnnxEngine(GraphEngine):
 
 
 class TorchEngine:
-    """A network in evaluation mode, on its current device; its logits are divided by `temperature`."""
+    """A network in evaluation mode, on its current device; its logits are divided by `temperature`.
 
-    def __init__(self, network: Network, temperature: float = 1.0, novelty: Novelty | None = None) -> None:
+    With `compiled`, it is `compiled.Compiled`.
+    """
+
+    def __init__(
+        self, network: Network, temperature: float = 1.0, novelty: Novelty | None = None, compiled: bool = False
+    ) -> None:
         from imgcls.portable.exported import Exported
 
-        self.network = network.eval()
-        self._exported = Exported(network, temperature, novelty).eval()
+        self.network, self._compiled = network.eval(), compiled
+        exported = Exported(network, temperature, novelty).eval()
+        self._compute: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]] = exported
+        if compiled:
+            from imgcls.portable.compiled import Compiled
+
+            self._compute = Compiled(exported)
 
     @property
     def name(self) -> str:
-        return f"torch on {next(self.network.parameters()).device}"
+        return f"torch on {next(self.network.parameters()).device}{', compiled' * self._compiled}"
 
     def outputs(self, images: np.ndarray) -> np.ndarray:
         import torch
 
         device = next(self.network.parameters()).device
         with torch.inference_mode():
-            return as_columns(self._exported(torch.from_numpy(images).to(device)))
+            return as_columns(self._compute(torch.from_numpy(images).to(device)))
 
 
 def as_columns(outputs: Tensor | tuple[Tensor, Tensor]) -> np.ndarray:
@@ -181,9 +191,11 @@ def create_engine(
         check_installed(["onnxruntime"], "serve", f"engine={name}")
         return OnnxEngine(folder / ONNX, threads, name)
     network = read_network(folder, architecture, device)
+    compiled = name == "torch-compiled"
     if description is None:
-        return TorchEngine(network)
-    return TorchEngine(network, temperature_of(dict(description)), read_novelty(folder, description))
+        return TorchEngine(network, compiled=compiled)
+    novelty = read_novelty(folder, description)
+    return TorchEngine(network, temperature_of(dict(description)), novelty, compiled=compiled)
 
 
 def read_network(folder: Path, architecture: Architecture, device: str | None = "cpu") -> Network:

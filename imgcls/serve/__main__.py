@@ -10,18 +10,19 @@ usage: python -m imgcls.serve run=DIR [run=DIR …] [canary=0.1] [port=8080] [ho
 
 `run=` is the folder of a run, of a portable model or of an exported one. With several, the last is the default, of
 whose requests `canary=0.1` leaves all but a tenth to the one before, and `POST /models/NAME/invocations` asks the one
-whose folder is NAME. `engine=` is one of auto, onnx, onnx-cuda, onnx-tensorrt, onnx-openvino, onnx-coreml, torch: ONNX
-Runtime on the processor (onnx) or with one of its execution providers, or torch; auto is torch where there is a GPU,
-else ONNX Runtime, in int8 where the run has `exports/onnx-int8` whose certificate says that it is faster on this
-machine. `host=0.0.0.0` lets other machines connect. `urls=true` fetches images from public http(s) URLs, `url_allow=`
-only from these hosts. `allowed_hosts=` answers only requests to these host names (but for /ping and /health), `cors=`
-lets the pages of these origins ask. `api_key=`, or IMGCLS_API_KEY in the environment, is what requests must carry as
-`Authorization: Bearer KEY`. `access_log=true` prints a line of JSON per request. `examples=` is a folder of images that
-the page offers, true: the validation images that the model keeps, auto: these where only this machine or an API key
-gets an answer. `feedback=` is a folder in which corrections made on the page are kept, with a labels.csv for
-data=table. `capture=` is a folder in which answered requests are kept for `python -m imgcls.monitor`: `capture_percent`
-of them, the newest that have room in `capture_mb` megabytes. SIGHUP loads the models again, without a request being
-lost; with an API key `POST /models?name=NAME&run=DIR` adds one, and `DELETE /models/NAME` removes one.
+whose folder is NAME. `engine=` is one of auto, onnx, onnx-cuda, onnx-tensorrt, onnx-openvino, onnx-coreml, torch,
+torch-compiled: ONNX Runtime on the processor (onnx) or with one of its execution providers, or torch, also compiled, on
+a GPU with a CUDA graph for each batch size; auto is torch where there is a GPU, else ONNX Runtime, in int8 where the
+run has `exports/onnx-int8` whose certificate says that it is faster on this machine. `host=0.0.0.0` lets other machines
+connect. `urls=true` fetches images from public http(s) URLs, `url_allow=` only from these hosts. `allowed_hosts=`
+answers only requests to these host names (but for /ping and /health), `cors=` lets the pages of these origins ask.
+`api_key=`, or IMGCLS_API_KEY in the environment, is what requests must carry as `Authorization: Bearer KEY`.
+`access_log=true` prints a line of JSON per request. `examples=` is a folder of images that the page offers, true: the
+validation images that the model keeps, auto: these where only this machine or an API key gets an answer. `feedback=` is
+a folder in which corrections made on the page are kept, with a labels.csv for data=table. `capture=` is a folder in
+which answered requests are kept for `python -m imgcls.monitor`: `capture_percent` of them, the newest that have room in
+`capture_mb` megabytes. SIGHUP loads the models again, without a request being lost; with an API key `POST
+/models?name=NAME&run=DIR` adds one, and `DELETE /models/NAME` removes one.
 
 The second form is for containers: it serves /opt/ml/model on all interfaces, on the port SAGEMAKER_BIND_TO_PORT or
 8080, and reads IMGCLS_ENGINE, IMGCLS_DEVICE, IMGCLS_URLS, IMGCLS_URL_ALLOW, IMGCLS_ALLOWED_HOSTS, IMGCLS_CORS,
@@ -126,7 +127,7 @@ def load_predictor(options: Mapping[str, Any], run: str) -> Predictor:
         folder = faster_export(folder) or folder
     model = portable.load(folder, options["engine"], options["device"], options["threads"])
     predictor = Predictor(model, Fetcher(allow=tuple(options["url_allow"])) if options["urls"] else None)
-    predictor.warm_up()
+    predictor.warm_up(options["max_batch"] if options["engine"] == "torch-compiled" else 1)
     return predictor
 
 

@@ -135,13 +135,15 @@ class Predictor:
             raise Refusal(500, NOT_FINITE)
         return outputs
 
-    def warm_up(self) -> None:
-        """Run the model once, so that the first request is not slowed by its initialisation."""
+    def warm_up(self, largest: int = 1) -> None:
+        """Run the model on batches of 1, 2, 4, … up to at least `largest` images, so that no request waits for that."""
         outputs = self.model.engine.outputs(np.zeros((1, *self.shape), dtype=np.float32))
         if outputs.shape != (1, len(self.model.class_names) + (self.model.known_share is not None)):
             raise UserError(f"The model has {outputs.shape[1]} outputs for {len(self.model.class_names)} class names.")
         if not np.isfinite(outputs).all():
             raise UserError(f"{NOT_FINITE} It cannot be served; train or export it again.")
+        for power in range(1, (largest - 1).bit_length() + 1):
+            self.model.engine.outputs(np.zeros((1 << power, *self.shape), dtype=np.float32))
 
 
 def model_folder(folder: str | Path) -> Path:
