@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgcls.cli import Option, guarded, read_options
-from imgcls.data.sources import picture_name
+from imgcls.data.names import picture_name
 from imgcls.errors import UserError
 from imgcls.predict import UnreadableError, model_state, picture_files
 from imgcls.system.checks import check_value

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls.cli import Option, guarded, read_options
-from imgcls.data.sources import picture_name
+from imgcls.data.names import picture_name
 from imgcls.errors import UserError
 from imgcls.models.choices import VIEWS
 from imgcls.portable.engines import ENGINES

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imgcls.data.sources import FilesIn, Split, picture_name
+from imgcls.data.names import picture_name
+from imgcls.data.sources import FilesIn, Split
 from imgcls.errors import UserError
 from imgcls.signatures import PICTURE_SUFFIXES, has_picture_signature
 

@@ -9,15 +9,15 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from typing import IO, overload
+from typing import IO
 
 import numpy as np
 
+from imgcls.data.names import LazyNames, PackedNames
 from imgcls.data.sources import FilesIn, Source, Split
 from imgcls.errors import UserError
 from imgcls.system.cache import DESCRIPTIONS, find_or_build, hold
@@ -25,40 +25,19 @@ from imgcls.system.cache import DESCRIPTIONS, find_or_build, hold
 MANY = 50_000
 """Images of a split from which on its names are mapped."""
 DESCRIPTION, ENDS, TEXT = DESCRIPTIONS["lists"], "ends.npy", "text.npy"
-AT_A_TIME = 4096
 
 
-class MappedNames(Sequence[str]):
-    """Texts in the files of `folder`. Raises OSError, EOFError, ValueError or KeyError if they are incomplete."""
+class MappedNames(PackedNames):
+    """Names in the files of `folder`. Raises OSError, EOFError, ValueError or KeyError if they are incomplete."""
 
     def __init__(self, folder: Path) -> None:
         self._held: IO[bytes] = hold(folder / DESCRIPTION)
         count = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["count"]
         # plain arrays, whose items are read quicker than those of np.memmap
-        self._ends, self._text = (np.asarray(np.load(folder / name, mmap_mode="r")) for name in (ENDS, TEXT))
-        if len(self._ends) != count + 1 or self._ends[-1] != len(self._text):
+        super().__init__(*(np.asarray(np.load(folder / name, mmap_mode="r")) for name in (TEXT, ENDS)))
+        if len(self.ends) != count + 1 or self.ends[-1] != len(self.text):
             raise ValueError(f"{folder} is incomplete")
         os.utime(folder / DESCRIPTION)  # the time of last use, for those who clear the cache
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
-    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
-        if isinstance(index, slice):
-            return tuple(self[place] for place in range(*index.indices(len(self))))
-        place = range(len(self))[index]
-        return _decode(self._text[self._ends[place] : self._ends[place + 1]].tobytes())
-
-    def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), AT_A_TIME):
-            ends = self._ends[start : start + AT_A_TIME + 1].tolist()
-            text = self._text[ends[0] : ends[-1]].tobytes()
-            for first, end in pairwise(ends):
-                yield _decode(text[first - ends[0] : end - ends[0]])
 
 
 def map_names(source: Source, cache: Path) -> Source:
@@ -68,7 +47,7 @@ def map_names(source: Source, cache: Path) -> Source:
 
 
 def _with_mapped(split: Split, cache: Path) -> Split:
-    if isinstance(split.names, MappedNames):
+    if isinstance(split.names, LazyNames):
         return split
     with suppress(OSError, UserError):
         names, pictures = _mapped(split.names, cache), split.pictures
@@ -82,13 +61,8 @@ def _with_mapped(split: Split, cache: Path) -> Split:
 
 def _mapped(names: Sequence[str], cache: Path) -> MappedNames:
     """`names`, mapped from files that are written if they are missing. Raises OSError, UserError."""
-    sizes, parts = np.zeros(len(names) + 1, dtype=np.int64), []
-    for start in range(0, len(names), AT_A_TIME):
-        encoded = [name.encode("utf-8", "surrogateescape") for name in names[start : start + AT_A_TIME]]
-        sizes[start + 1 : start + 1 + len(encoded)] = [len(name) for name in encoded]
-        parts.append(b"".join(encoded))
-    ends, text = np.cumsum(sizes), b"".join(parts)
-    digest = hashlib.blake2b(text, digest_size=16)
+    text, ends = PackedNames.pack(names)
+    digest = hashlib.blake2b(text.data, digest_size=16)
     digest.update(ends.data)
     folder = cache / "lists" / digest.hexdigest()
 
@@ -100,11 +74,7 @@ def _mapped(names: Sequence[str], cache: Path) -> MappedNames:
 
     def build(partial: Path) -> None:
         np.save(partial / ENDS, ends)
-        np.save(partial / TEXT, np.frombuffer(text, dtype=np.uint8))
+        np.save(partial / TEXT, text)
         (partial / DESCRIPTION).write_text(json.dumps({"count": len(names)}), encoding="utf-8")
 
     return find_or_build(folder, find, build)
-
-
-def _decode(content: bytes) -> str:
-    return content.decode("utf-8", "surrogateescape")

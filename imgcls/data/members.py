@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from imgcls.data.names import names_at
 from imgcls.data.shard_cache import Reading, ShardCache
 from imgcls.data.sources import FilesIn
 from imgcls.pictures import member_path
@@ -47,7 +48,7 @@ class MembersIn(FilesIn):
     def at(self, indices: Iterable[int]) -> MembersIn:
         """The files at `indices`, in that order."""
         chosen = list(indices)
-        return type(self)(self.folder, [self.names[index] for index in chosen], **self._options(chosen))
+        return type(self)(self.folder, names_at(self.names, chosen), **self._options(chosen))
 
 
 class StreamedMembers(MembersIn):
@@ -95,6 +96,7 @@ class StreamedMembers(MembersIn):
 
     def digest(self) -> bytes:
         """What identifies the contents, by the index."""
-        content = hashlib.blake2b("\0".join(self.keys).encode(), digest_size=16)
+        described = [*self.shards, "", *self.keys]
+        content = hashlib.blake2b("\0".join(described).encode("utf-8", "surrogateescape"), digest_size=16)
         content.update(np.ascontiguousarray(self.places).data)
         return content.digest()

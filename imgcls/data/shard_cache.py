@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,9 @@ class Shard(NamedTuple):
     bytes: int
     sha256: str = ""
     """'' where it is not known."""
+    key: str = ""
+    """What it was written from; '' where it is not known."""
+    images: int = 0
 
 
 class ShardCache:
@@ -60,11 +63,11 @@ class ShardCache:
             return self.origin.read(name, start, size)
 
     @contextmanager
-    def reading(self, uses: Iterable[str]) -> Iterator[Reading]:
+    def reading(self, uses: Mapping[str, int]) -> Iterator[Reading]:
         """Fetch the shards ahead of a sequence of images, read by the Reading.
 
         Args:
-            uses: the shard of each image, in the order in which they are read.
+            uses: how many images of each shard are read, in the order in which the shards are needed.
         """
         reading = Reading(self, uses)
         try:
@@ -154,11 +157,11 @@ class ShardCache:
 
     def _make_room(self, name: str) -> bool:
         """Whether there is room for a shard, after those that nobody uses have been removed as far as necessary."""
-        present, coming = [], 0
-        for other, shard in self.shards.items():
-            if other != name and self._is_coming(other):  # asked first: it may be there a moment later
-                coming += shard.bytes
-                continue
+        files = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*")]
+        locked = {shard for file in files if (shard := _shard_of_lock(file)) in self.shards and shard != name}
+        fetched = {shard for shard in locked if self._is_coming(shard)}  # asked first: it may be there a moment later
+        present, coming = [], sum(self.shards[other].bytes for other in fetched)
+        for other in {file for file in files if file in self.shards} - fetched:
             with suppress(FileNotFoundError):
                 status = (self.folder / other).stat()
                 present.append((status.st_mtime_ns, other, status.st_size))
@@ -195,10 +198,10 @@ class Reading:
     A shard is held from when it is there until its last image has been read.
     """
 
-    def __init__(self, cache: ShardCache, uses: Iterable[str]) -> None:
+    def __init__(self, cache: ShardCache, uses: Mapping[str, int]) -> None:
         self._cache = cache
         self._left = Counter(uses)
-        """Images of each shard that have not been read, in the order of the first."""
+        """Images of each shard that have not been read, in the order of the shards."""
         self._order: Sequence[str] = list(self._left)
         self._place = {name: place for place, name in enumerate(self._order)}
         self._next, self._turn = 0, threading.Lock()
@@ -284,6 +287,11 @@ class Reading:
 def _lock_name(name: str) -> str:
     folder, slash, file = name.rpartition("/")
     return f"{folder}{slash}.{file}.lock"
+
+
+def _shard_of_lock(file: str) -> str:
+    folder, slash, lock = file.rpartition("/")
+    return f"{folder}{slash}{lock.removeprefix('.').removesuffix('.lock')}" if lock.endswith(".lock") else ""
 
 
 def _is_intact(file: Path, sha256: str) -> bool:

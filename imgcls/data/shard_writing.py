@@ -16,14 +16,14 @@ import numpy as np
 from PIL import Image
 
 from imgcls.data.shard_index import CLASS_NAMES, INDEX_SUFFIX, Index, load_index
+from imgcls.data.shard_list import LIST, ShardList
 from imgcls.data.sources import Source, Split
 from imgcls.data.stores.fingerprint import file_state
-from imgcls.data.streams import LIST
 from imgcls.data.threads import map_with_bar
 from imgcls.errors import UserError
 from imgcls.pictures import BadPicture, read_member, read_size
 from imgcls.signatures import PICTURE_SUFFIXES
-from imgcls.system.files import atomic_path, atomic_write_text, sha256_of
+from imgcls.system.files import atomic_path, atomic_write_text, explain_os_errors, sha256_of
 from imgcls.system.shares import ALL, Share
 
 SHARD_BYTES = 256 << 20
@@ -47,6 +47,11 @@ def write_shards(source: Source, folder: Path, workers: int, share: Share = ALL)
     if others:
         raise UserError(f"{others[0]} is a shard of other images. Choose another folder, or remove it.")
     own = share.of(planned)
+    if share.rank == 0:
+        with explain_os_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / LIST).unlink(missing_ok=True)  # of earlier shards
+        atomic_write_text(folder / CLASS_NAMES, "".join(f"{name}\n" for name in source.class_names))
 
     def write(number: int) -> Path:
         file, split, rows = own[number]
@@ -56,10 +61,10 @@ def write_shards(source: Source, folder: Path, workers: int, share: Share = ALL)
         return file
 
     written = list(map_with_bar(write, range(len(own)), workers, f"Writing {len(own):,} shards"))
-    if share.rank == 0:
-        atomic_write_text(folder / CLASS_NAMES, "".join(f"{name}\n" for name in source.class_names))
-        keys = {file.name: _key(split, rows) for file, split, rows in planned}
-        atomic_write_text(folder / LIST, json.dumps({"shards": keys}, indent=0))
+    planned.sort(key=lambda shard: shard[0].name)
+    if all(is_complete(file, _key(split, rows)) for file, split, rows in planned):  # in the last process, or several
+        with explain_os_errors(folder):
+            ShardList.of((file.name, load_index(_index_of(file))) for file, _, _ in planned).write(folder)
     return written
 
 

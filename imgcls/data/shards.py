@@ -8,7 +8,7 @@ all, they are fetched in turn (see `imgcls.data.streams`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,15 @@ from imgcls.data.folders import need_folder
 from imgcls.data.imagefolder import USUAL_NAMES, ImageFolder, with_test
 from imgcls.data.loader import ShardedPlan, TrainingPlan
 from imgcls.data.members import MembersIn, StreamedMembers
+from imgcls.data.names import NamesInShards
 from imgcls.data.origins import is_address, is_on_web, open_origin
 from imgcls.data.parquet_shards import as_tars, list_parquet
-from imgcls.data.shard_index import CLASS_NAMES, Index, list_shards, parse_labels, read_index
-from imgcls.data.sources import BadFile, Source, Split, picture_name
+from imgcls.data.shard_index import CLASS_NAMES, parse_labels
+from imgcls.data.shard_list import ShardList, read_shards
+from imgcls.data.sources import BadFile, Source, Split
 from imgcls.data.stores.streamed import unreadable_images
 from imgcls.data.streams import Streams
 from imgcls.data.table import sort_names
-from imgcls.data.threads import map_with_bar
 from imgcls.errors import UserError
 from imgcls.system.checks import bytes_or_auto, check_value, choice, whole
 
@@ -82,43 +83,38 @@ class Shards(ImageFolder):
         streams = self.streams if self.streams is not None and self.streams.active else None
         if streams is not None:
             self._check_streamed()
-        root = streams.index_folder if streams is not None else need_folder(self.root, "shards")
-        origin, shards = root, streams.names() if streams is not None else list_shards(root)
-        if not shards and (files := list_parquet(root)):
-            if streams is not None:
+            root = folder = streams.index_folder
+            listed = streams.images(self.num_workers)
+        else:
+            root = folder = need_folder(self.root, "shards")
+            listed = read_shards(root, self.cache, self.num_workers)
+            if not listed.shards and (files := list_parquet(root)):
+                folder = as_tars(root, files, self.cache, self.num_workers)
+                listed = read_shards(folder, self.cache, self.num_workers)
+        if not listed.shards:
+            if streams is not None and list_parquet(root):
                 raise UserError(f"{root} has Parquet files, which are not fetched in turn. Set data.stream=false.")
-            root = as_tars(root, files, self.cache, self.num_workers)
-            shards = list_shards(root)
-        if not shards:
             raise UserError(f"{root} has no shards: data=shards reads files such as train-00000.tar.")
-
-        def index(number: int) -> Index:
-            shard = shards[number]
-            return streams.index(shard) if streams is not None else read_index(root / shard, self.cache)
-
-        indices = list(map_with_bar(index, range(len(shards)), self.num_workers, "Indexing shards"))
-        lists = {text: parse_labels(text) for text in {text for index in indices for text in index.labels}}
-        several = any(labels is not None for labels in lists.values())
-        labels_of = {text: [text] if labels is None else labels for text, labels in lists.items()}
-        names, classes = _classes(origin, {label for labels in labels_of.values() for label in labels})
+        if streams is not None:
+            streams.open(listed, self.shuffle_shards)
+        lists = [parse_labels(text) for text in listed.texts]
+        several = any(labels is not None for labels in lists)
+        labels_of = [[text] if labels is None else labels for text, labels in zip(listed.texts, lists, strict=True)]
+        names, classes = _classes(root, {label for labels in labels_of for label in labels})
         if len(classes) < (1 if several else self.min_classes):
             raise UserError(f"{root} has {len(classes)} classes; at least {self.min_classes} are needed.")
-        if streams is not None:
-            streams.open(dict(zip(shards, indices, strict=True)), self.shuffle_shards)
-        parts: dict[str, list[tuple[str, Index]]] = {}
-        for shard, found in zip(shards, indices, strict=True):
-            if found.names:
-                parts.setdefault(split_of(shard), []).append((shard, found))
-        numbers = {text: [classes[label] for label in labels] for text, labels in labels_of.items()}
+        parts: dict[str, list[str]] = {}
+        for name, shard in listed.shards.items():
+            if shard.images:
+                parts.setdefault(split_of(name), []).append(name)
+        numbers = [[classes[label] for label in labels] for labels in labels_of]
         columns = len(names) if several else None
-        found_splits = {split: _split(root, part, numbers, columns, streams) for split, part in parts.items()}
+        found_splits = {name: _split(folder, listed, part, numbers, columns, streams) for name, part in parts.items()}
         splits = {name: split for name, (split, _) in found_splits.items()}
         bad = tuple(file for _, files in found_splits.values() for file in files)
         if "" in splits:
             if len(splits) > 1:
-                raise UserError(
-                    f"{root / parts[''][0][0]}: call it train-….tar, val-….tar or test-….tar, as others are."
-                )
+                raise UserError(f"{root / parts[''][0]}: call it train-….tar, val-….tar or test-….tar, as others are.")
             return with_test(Source(names, splits[""], bad=bad), self.test_fraction, self.seed, self.group)
         if "train" not in splits:
             raise UserError(f"{root} has no shards called train-….tar.")
@@ -130,8 +126,9 @@ class Shards(ImageFolder):
         found = unreadable_images(self.streams.folder) if self.streams is not None and self.streams.active else []
         if not found:
             return self.source.bad
-        names = {name for split in self.source.splits().values() for name in split.names}
-        return [*self.source.bad, *(file for file in found if str(file.path) in names)]
+        asked = {str(file.path) for file in found}
+        own = {name for split in self.source.splits().values() for name in split.names if name in asked}
+        return [*self.source.bad, *(file for file in found if str(file.path) in own)]
 
     def _make_plan(self, labels: np.ndarray, batch_size: int, **options: Any) -> TrainingPlan:
         pictures = self._need("train").pictures
@@ -170,45 +167,41 @@ def _classes(root: Path, labels: Iterable[str]) -> tuple[tuple[str, ...], dict[s
 
 
 def _split(
-    root: Path,
-    parts: Sequence[tuple[str, Index]],
-    numbers: Mapping[str, Sequence[int]],
+    folder: Path,
+    listed: ShardList,
+    shards: Sequence[str],
+    numbers: Sequence[Sequence[int]],
     columns: int | None,
     streams: Streams | None,
 ) -> tuple[Split, list[BadFile]]:
     """The images of a split, and those that are left out because their size is not known.
 
     Args:
-        root: folder of the shards, or of their index.
-        parts: the shards.
-        numbers: by what is said beside an image, the numbers of its classes.
+        folder: of the shards.
+        listed: all shards, and their images.
+        shards: those of the split.
+        numbers: of each text beside an image, the numbers of its classes.
         columns: the number of classes, if an image can have several.
         streams: see `Shards.streams`; None for shards that are read where they are.
     """
-    shards = [shard for shard, _ in parts]
-    names = tuple(
-        picture_name(f"{shard.removesuffix('.tar')}/{name}") for shard, index in parts for name in index.names
-    )
-    places = np.concatenate(
-        [
-            np.array([np.full(len(index.names), number), index.starts, index.sizes], dtype=np.int64).T
-            for number, (_, index) in enumerate(parts)
-        ]
-    )
-    own = [numbers[text] for _, index in parts for text in index.labels]
+    rows = listed.rows(shards)
+    numbered = np.repeat(np.arange(len(shards)), [listed.shards[name].images for name in shards])
+    places = np.stack([numbered, listed.starts[rows], listed.sizes[rows]], axis=1)
+    names = NamesInShards([name.removesuffix(".tar") for name in shards], places[:, 0], listed.names, rows)
     if columns is None:
-        labels = np.array([number for [number] in own], dtype=np.int64)
+        table = np.array([number for [number] in numbers], dtype=np.int64)
     else:
-        labels = np.zeros((len(own), columns), dtype=np.uint8)
-        for row, chosen in enumerate(own):
-            labels[row, chosen] = 1
+        table = np.zeros((len(numbers), columns), dtype=np.uint8)
+        for row, chosen in enumerate(numbers):
+            table[row, chosen] = 1
+    labels = table[listed.labels[rows]]
     sizes = None
-    if all(index.measured for _, index in parts):
-        sizes = np.concatenate([np.array([index.widths, index.heights], dtype=np.int32).T for _, index in parts])
+    if listed.widths is not None and listed.heights is not None:
+        sizes = np.stack([listed.widths[rows], listed.heights[rows]], axis=1)
     if streams is None:
-        return Split(names, labels, MembersIn(root, names, shards, places, sizes)), []
+        return Split(names, labels, MembersIn(folder, names, shards, places, sizes)), []
     assert sizes is not None
-    members = StreamedMembers(root, names, shards, places, sizes, cache=streams.cache, keys=streams.keys(shards))
+    members = StreamedMembers(folder, names, shards, places, sizes, cache=streams.cache, keys=streams.keys(shards))
     split, unknown = Split(names, labels, members), sizes[:, 0] == 0
-    bad = [BadFile(Path(names[row]), "not an image") for row in np.flatnonzero(unknown)]
+    bad = [BadFile(Path(names[row]), "not an image") for row in np.flatnonzero(unknown).tolist()]
     return split.subset(np.flatnonzero(~unknown)) if bad else split, bad

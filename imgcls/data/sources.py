@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from imgcls.channels import RGB, Depth, Planes, open_planes
+from imgcls.data.names import names_at
 from imgcls.errors import UserError, nearest
 from imgcls.pictures import open_picture, open_scaled
 
@@ -51,14 +51,14 @@ class FilesIn(Sequence[Path]):
 
     def at(self, indices: Iterable[int]) -> FilesIn:
         """The files at `indices`, in that order."""
-        return FilesIn(self.folder, [self.names[index] for index in indices])
+        return FilesIn(self.folder, names_at(self.names, list(indices)))
 
     def joined(self, others: Sequence[FilesIn]) -> Sequence[Path]:
         """These and those of `others`."""
         return tuple(path for files in (self, *others) for path in files)
 
     def digest(self) -> bytes | None:
-        """What identifies the contents, where that is known without reading them."""
+        """What identifies the names and the contents, 16 bytes, where that is known without reading them."""
         return None
 
 
@@ -132,7 +132,7 @@ class Split:
         else:
             pictures = tuple(self.pictures[index] for index in places)
         return Split(
-            tuple(map(self.names.__getitem__, places)),
+            names_at(self.names, places),
             self.labels[at],
             pictures,
             groups=tuple(map(self.groups.__getitem__, places)) if self.groups is not None else None,
@@ -259,12 +259,3 @@ def _relabelled(split: Split, places: np.ndarray, num_classes: int) -> Split:
     labels = np.zeros((len(split), num_classes), dtype=np.uint8)
     labels[:, places] = split.labels
     return replace(split, labels=labels)
-
-
-def picture_name(relative: str) -> str:
-    """A relative path as a stable name: with forward slashes and composed accents, and always encodable."""
-    name = relative if os.sep == "/" else relative.replace(os.sep, "/")
-    if name.isascii():
-        return name
-    name = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return unicodedata.normalize("NFC", name)

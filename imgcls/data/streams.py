@@ -1,7 +1,7 @@
-"""Shards at an address, or in a folder that is slow: their index is fetched at once, they themselves in turn.
+"""Shards at an address, or in a folder that is slow: their list is fetched at once, they themselves in turn.
 
-Beside the shards, `imgcls.prepare shards=DIR` writes `shards.json` with their names, and an index for each: so the
-images, labels and sizes of a data set are known before any shard is fetched.
+Beside the shards, `imgcls.prepare shards=DIR` writes the list of them and of their images (see
+`imgcls.data.shard_list`), so that images, labels and sizes of a data set are known before any shard is fetched.
 """
 
 from __future__ import annotations
@@ -17,21 +17,20 @@ from typing import IO
 
 from imgcls.data.download import MissingFileError
 from imgcls.data.origins import Bucket, Folder, Origin
-from imgcls.data.shard_cache import Shard, ShardCache
-from imgcls.data.shard_index import CLASS_NAMES, INDEX_SUFFIX, Index, list_shards, load_index, read_index
+from imgcls.data.shard_cache import ShardCache
+from imgcls.data.shard_index import CLASS_NAMES, list_shards
+from imgcls.data.shard_list import LIST, Shard, ShardList, read_list, read_shards, remove_other_arrays
 from imgcls.data.stores.disk import DISK_SHARE
 from imgcls.data.threads import map_with_bar
-from imgcls.errors import UserError
+from imgcls.errors import UserError, first_line
 from imgcls.system.cache import DESCRIPTIONS, alone, hold
 from imgcls.system.checks import parse_bytes
-from imgcls.system.files import atomic_write_text
+from imgcls.system.files import atomic_write_text, sha256_of
 from imgcls.system.machine import spare_disk
 from imgcls.system.text import format_bytes
 
 log = logging.getLogger(__name__)
 
-LIST = "shards.json"
-FETCHERS = 16  # index files at a time; they are small
 DESCRIPTION = DESCRIPTIONS["streams"]
 
 
@@ -52,12 +51,11 @@ class Streams:
         key = hashlib.blake2b(origin.address.encode("utf-8", "surrogateescape"), digest_size=16)
         self.folder = cache / "streams" / key.hexdigest()
         self._held: IO[bytes] | None = None
-        self._indices: dict[str, Index] = {}  # that `prepare` has read, until they are asked for
         self._prepared = False
 
     @property
     def index_folder(self) -> Path:
-        """The folder of the index files."""
+        """The folder of what is beside the shards."""
         return self.origin.folder if isinstance(self.origin, Folder) else self.folder
 
     @property
@@ -69,37 +67,31 @@ class Streams:
             return bool(json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8"))["stream"])
         return False
 
-    def names(self) -> list[str]:
-        """The paths of the shards, sorted."""
-        if isinstance(self.origin, Folder):
-            return list_shards(self.index_folder)
-        return sorted(self._list())
-
-    def index(self, name: str) -> Index:
-        """The index of a shard, with the sizes of the images."""
-        if isinstance(self.origin, Folder):
-            return read_index(self.origin.folder / name, self.folder.parents[1], measured=True)
-        return self._indices.pop(name, None) or load_index(self.folder / f"{name}{INDEX_SUFFIX}")
+    def images(self, workers: int) -> ShardList:
+        """The images of all shards. Raises UserError where the list is damaged."""
+        if isinstance(self.origin, Folder) and not self._has_list():
+            return read_shards(self.origin.folder, self.folder.parents[1], workers, measured=True)
+        try:
+            return ShardList.read(self.folder)
+        except (OSError, ValueError) as error:
+            raise self._explain(f"has no {LIST} that imgcls.prepare wrote: {first_line(error)}.") from error
 
     def prepare(self) -> bool:
-        """Fetch the index, and decide whether the shards are fetched in turn. Raises UserError where there is none."""
-        if isinstance(self.origin, Folder):
-            return True
+        """Fetch the list, and decide whether the shards are fetched in turn. Raises UserError where there is none."""
         if self._prepared:  # Lightning asks before each of training, validation and test
             return self.active
         with alone(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                self.origin.fetch(LIST, self.folder / LIST)
+                total = self._fetch_list()
             except MissingFileError as error:
+                (self.folder / LIST).unlink(missing_ok=True)
+                if isinstance(self.origin, Folder):
+                    return self._decide(True)
                 if isinstance(self.origin, Bucket) and self.stream is not True:
                     return self._decide(False)
                 raise self._explain(f"has no {LIST}, which imgcls.prepare shards=DIR writes beside shards.") from error
-            with suppress(MissingFileError):
-                self.origin.fetch(CLASS_NAMES, self.folder / CLASS_NAMES)
-            indices = self._fetch_indices()
-            total, room = sum(index.bytes for index in indices.values()), self._limit()
-            self._indices = indices
+            room = self._limit()
             stream = total > room if self.stream == "auto" else bool(self.stream)
             if stream:
                 log.info(
@@ -111,8 +103,9 @@ class Streams:
 
     def fetch_all(self, workers: int) -> None:
         """Fetch the shards that are missing."""
-        names = self.names()
-        self.open({name: self.index(name) for name in names}, together=0)
+        listed = self.images(workers)
+        self.open(listed, together=0)
+        names = list(listed.shards)
 
         def fetch(number: int) -> None:
             claimed = None
@@ -125,15 +118,13 @@ class Streams:
         for _ in map_with_bar(fetch, range(len(names)), workers, f"Fetching {len(names):,} shards"):
             pass
 
-    def open(self, indices: Mapping[str, Index], together: int) -> None:
-        """Make the cache of the shards in `indices`, of which `together` are used at a time.
+    def open(self, listed: ShardList, together: int) -> None:
+        """Make the cache of the shards of `listed`, of which `together` are used at a time.
 
         Raises UserError where it has no room for them.
         """
-        if missing := [name for name, index in indices.items() if not index.measured]:
-            raise self._explain(f"has an index of an earlier version, {missing[0]}{INDEX_SUFFIX}. Write it again.")
-        shards = {name: Shard(index.bytes, index.sha256) for name, index in indices.items()}
-        self._keys = {name: index.sha256 or f"{index.key} {index.bytes}" for name, index in indices.items()}
+        shards = listed.shards
+        self._keys = {name: shard.sha256 or f"{shard.key} {shard.bytes}" for name, shard in shards.items()}
         limit = self._limit()
         largest = sorted((shard.bytes for shard in shards.values()), reverse=True)
         needed = sum(largest[: together + 1]) if together else 0
@@ -157,37 +148,41 @@ class Streams:
 
     # ---- inside
 
-    def _list(self) -> dict[str, str]:
-        """The name and the key of each shard."""
+    def _has_list(self) -> bool:
+        """Whether the list of a folder has been fetched, and is that of the shards in it."""
+        with suppress(OSError, ValueError):
+            return sorted(read_list(self.folder / LIST).shards) == list_shards(self.index_folder)
+        return False
+
+    def _fetch_list(self) -> int:
+        """Fetch the list and the arrays, and remove shards that are now others; return the bytes of all."""
+        fetched = self.folder / f"new-{LIST}"
+        self.origin.fetch(LIST, fetched)
         try:
-            content = json.loads((self.folder / LIST).read_text(encoding="utf-8"))
-            return {str(name): str(key) for name, key in content["shards"].items()}
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise self._explain(f"has a {LIST} that imgcls.prepare did not write.") from error
-
-    def _fetch_indices(self) -> dict[str, Index]:
-        listed = self._list()
-        names = list(listed)
-        if any(part in ("", ".", "..") for name in names for part in name.split("/")):
-            raise self._explain(f"has a {LIST} with names that are no paths.")
-
-        def fetch(number: int) -> Index:
-            name = names[number]
-            file = self.folder / f"{name}{INDEX_SUFFIX}"
-            with suppress(OSError, ValueError, TypeError):
-                index = load_index(file)
-                if index.key == listed[name]:
-                    return index
-            file.unlink(missing_ok=True)
-            (self.folder / name).unlink(missing_ok=True)  # of an earlier version of the data set
-            self.origin.fetch(file.relative_to(self.folder).as_posix(), file)
-            try:
-                return load_index(file)
-            except (OSError, ValueError, TypeError) as error:
-                raise self._explain(f"has a {name}{INDEX_SUFFIX} that imgcls.prepare did not write.") from error
-
-        found = map_with_bar(fetch, range(len(names)), FETCHERS, f"Fetching the index of {len(names):,} shards")
-        return dict(zip(names, found, strict=True))
+            now = read_list(fetched)
+        except (OSError, ValueError) as error:
+            if isinstance(self.origin, Folder):  # whose shards can be looked at
+                raise MissingFileError(str(error)) from error
+            explained = f"has a {LIST} of another version of imgcls. Run imgcls.prepare shards=DIR again."
+            raise self._explain(explained) from error
+        before: Mapping[str, Shard] = {}
+        with suppress(OSError, ValueError):
+            before = read_list(self.folder / LIST).shards
+        for file in self.folder.rglob("*.tar"):
+            name = file.relative_to(self.folder).as_posix()
+            if name not in now.shards or before.get(name) != now.shards[name]:
+                file.unlink()
+        arrays = self.folder / now.arrays
+        if not arrays.is_file():
+            self.origin.fetch(now.arrays, arrays, now.bytes)
+            if sha256_of(arrays) != now.sha256:
+                arrays.unlink()
+                raise self._explain(f"has a damaged {now.arrays}. Run imgcls.prepare shards=DIR again.")
+        with suppress(MissingFileError):
+            self.origin.fetch(CLASS_NAMES, self.folder / CLASS_NAMES)
+        fetched.replace(self.folder / LIST)
+        remove_other_arrays(self.folder, now.arrays)
+        return sum(shard.bytes for shard in now.shards.values())
 
     def _explain(self, what: str) -> UserError:
         return UserError(f"data.root={self.origin.address} {what}")

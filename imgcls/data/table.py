@@ -17,7 +17,8 @@ from imgcls.aws.s3 import is_remote
 from imgcls.data.embedded import EmbeddedImages, unpack_images
 from imgcls.data.imagefolder import USUAL_NAMES
 from imgcls.data.module import ImageDataModule
-from imgcls.data.sources import SPLITS, BadFile, FilesIn, Source, Split, picture_name
+from imgcls.data.names import picture_name
+from imgcls.data.sources import SPLITS, BadFile, FilesIn, Source, Split
 from imgcls.data.splits import cut, with_groups
 from imgcls.data.table_files import Columns, find_table, read_columns, table_root
 from imgcls.errors import UserError, nearest

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imgcls.data import lists
+from imgcls.data import lists, names
 from imgcls.data.imagefolder import ImageFolder
 from imgcls.data.lists import MappedNames, map_names
 from imgcls.data.sources import FilesIn, Source, Split
@@ -21,7 +21,7 @@ NAMES = ("a/1.png", "", "b/café 2.png", os.fsdecode(b"c/\xff.png"), "d/4.png")
 @pytest.fixture(autouse=True)
 def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lists, "MANY", 4)
-    monkeypatch.setattr(lists, "AT_A_TIME", 2)
+    monkeypatch.setattr(names, "AT_A_TIME", 2)
 
 
 def source(names: tuple[str, ...] = NAMES, paths: tuple[str, ...] = NAMES) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -64,9 +65,8 @@ def test_shards_have_the_images_of_the_folder(store: str, folder: Path, tmp_path
     assert data.class_names == original.class_names
     assert content(data) == expected
     (tmp_path / "shards" / "classnames.txt").unlink()
-    for index in (tmp_path / "shards").glob("*.index.json"):
-        index.unlink()
-    unnamed = Shards(tmp_path / "shards", **OPTIONS, store=store)
+    bare = shutil.copytree(tmp_path / "shards", tmp_path / "bare", ignore=shutil.ignore_patterns("*.json"))
+    unnamed = Shards(bare, **OPTIONS, store=store)
     assert unnamed.class_names == ("0", "1", "2")
     assert [pixels for _, pixels in content(unnamed)["train"]] == [pixels for _, pixels in expected["train"]]
 
@@ -160,9 +160,8 @@ def test_an_image_with_several_labels(tmp_path: Path) -> None:
         other = Shards(tmp_path / "foreign", **OPTIONS, stream=stream).find()
         assert other.class_names == ("cat", "owl")
         assert other.train.labels.tolist() == [[1, 1]] * 9 + [[0, 0]]
-    for index in (tmp_path / "written").glob("*.index.json"):
-        index.unlink()
-    assert np.array_equal(Shards(tmp_path / "written", **OPTIONS).find().train.labels, labels[rows])
+    bare = shutil.copytree(tmp_path / "written", tmp_path / "bare", ignore=shutil.ignore_patterns("*.json"))
+    assert np.array_equal(Shards(bare, **OPTIONS).find().train.labels, labels[rows])
 
 
 def _batches(data: Shards) -> list[list[np.ndarray]]:

@@ -6,6 +6,7 @@ import gc
 import json
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -99,6 +100,12 @@ def server(shards: Path) -> Iterator[Server]:
     server.server_close()
 
 
+def forget_lists(shards: Path) -> None:
+    """Leave only what other programs write."""
+    for file in (*shards.glob("*.index.json"), *shards.glob("shards.json")):
+        file.unlink()
+
+
 def opened(root: object, **options: Any) -> Shards:
     data = Shards(str(root), **{**OPTIONS, "store": "none", "shuffle_shards": 2, **options})
     data.prepare_data()
@@ -177,7 +184,8 @@ def test_an_epoch_resumes_in_the_middle_to_the_same_bits(stream: bool, shards: P
 def test_the_first_batch_needs_the_first_shards_alone(server: Server) -> None:
     data = opened(server.url, stream=True, stream_disk=3 * SHARD)
     assert not server.fetched(), "the index says what there is"
-    assert len(server.fetched(".index.json")) == len(list(server.folder.glob("*.tar")))
+    assert len(server.fetched(".safetensors")) == 1
+    assert not server.fetched(".index.json"), "nor is there a request for each shard"
     loader = data.train_dataloader()
     loader.ahead = 0  # which would go on to the next shards, or not yet
     running = iter(loader)
@@ -215,13 +223,24 @@ def test_what_was_fetched_is_used_again_and_what_has_changed_is_not(server: Serv
     assert len(server.fetched()) == count
     listed = json.loads((server.folder / "shards.json").read_text())
     name = "train-00000.tar"
-    index = json.loads((server.folder / f"{name}.index.json").read_text())
-    index["key"] = listed["shards"][name] = "another"
-    (server.folder / f"{name}.index.json").write_text(json.dumps(index))
+    listed["shards"][name]["key"] = "another"
     (server.folder / "shards.json").write_text(json.dumps(listed))
+    before = present(data)
     opened(server.url, stream=True)
-    assert server.fetched(".index.json").count(f"{name}.index.json") == 2
-    assert name not in present(data)
+    assert present(data) == [file for file in before if file != name] != before
+    assert len(server.fetched(".safetensors")) == 1
+
+
+def test_a_damaged_list_is_refused(server: Server) -> None:
+    (file,) = server.folder.glob("*.safetensors")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"damaged images-.*Run imgcls.prepare shards=DIR again"):
+        opened(server.url, stream=True)
+    file.write_bytes(content)
+    (server.folder / "shards.json").write_text('{"shards": {"train-00000.tar": "key"}}')
+    with pytest.raises(UserError, match=r"shards.json of another version"):
+        opened(server.url, stream=True)
 
 
 def test_a_damaged_shard_is_not_used(server: Server) -> None:
@@ -247,8 +266,7 @@ def test_unreadable_images_are_left_out_and_listed(shards: Path, tmp_path: Path)
         content = bytearray(file.read_bytes())
         content[start + at.start : start + at.stop] = bytes(at.stop - at.start)
         file.write_bytes(content)
-    for file in shards.glob("*.index.json"):
-        file.unlink()
+    forget_lists(shards)
     data = opened(shards, stream=True)
     names = local.source.train.names
     assert [str(bad.path) for bad in data.bad_files] == [names[3]]
@@ -266,10 +284,8 @@ def test_the_identity_of_a_run_is_in_the_index(server: Server, tmp_path: Path) -
     record_data(tmp_path, data)
     check_data(tmp_path, opened(server.url, stream=True))
     assert not server.fetched()
-    for file in server.folder.glob("train-*.index.json"):
-        file.write_text(file.read_text().replace('"sha256": "', '"sha256": "0'))
-    for file in data.streams.folder.glob("*.index.json"):  # type: ignore[union-attr]
-        file.unlink()
+    file = server.folder / "shards.json"
+    file.write_text(file.read_text().replace('"sha256": "', '"sha256": "0'))
     with pytest.raises(UserError, match="other train images"):
         check_data(tmp_path, opened(server.url, stream=True))
 
@@ -310,7 +326,7 @@ def cache_of(slow: Slow, folder: Path, limit: int) -> ShardCache:
 
 def test_the_least_recently_used_shard_goes_first(slow: Slow, tmp_path: Path) -> None:
     cache = cache_of(slow, tmp_path, 3)
-    with cache.reading("abcadaeaf") as reading:
+    with cache.reading(Counter("abcadaeaf")) as reading:
         for name in "abcadaeaf":
             assert reading.read(name, 0, 1) == name.encode()
             here = {file.name for file in tmp_path.glob("?")}
@@ -323,7 +339,7 @@ def test_the_least_recently_used_shard_goes_first(slow: Slow, tmp_path: Path) ->
 def test_a_shard_that_is_waited_for_needs_no_room(slow: Slow, tmp_path: Path) -> None:
     """Otherwise two processes could wait for each other: here one reader holds all the room."""
     cache, other = cache_of(slow, tmp_path, 2), cache_of(slow, tmp_path, 2)
-    with cache.reading("aabb") as first, other.reading("cd") as second:
+    with cache.reading(Counter("aabb")) as first, other.reading(Counter("cd")) as second:
         assert first.read("a", 0, 1) + first.read("b", 0, 1) == b"ab"
         assert second.read("c", 0, 1) + second.read("d", 0, 1) == b"cd"
         assert first.read("a", 0, 1) + first.read("b", 0, 1) == b"ab"
@@ -331,7 +347,7 @@ def test_a_shard_that_is_waited_for_needs_no_room(slow: Slow, tmp_path: Path) ->
 
 def test_the_floor_of_free_space_is_kept(slow: Slow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_cache, "spare_disk", lambda folder: 2 - len([*tmp_path.glob("?")]))
-    with cache_of(slow, tmp_path, 100).reading("abcdef") as reading:
+    with cache_of(slow, tmp_path, 100).reading(Counter("abcdef")) as reading:
         for name in "abcdef":
             reading.read(name, 0, 1)
             assert len([*tmp_path.glob("?")]) <= 2
@@ -339,7 +355,8 @@ def test_the_floor_of_free_space_is_kept(slow: Slow, tmp_path: Path, monkeypatch
 
 def test_a_shard_is_fetched_once_for_all(slow: Slow, tmp_path: Path) -> None:
     slow.gates["a"].clear()
-    with cache_of(slow, tmp_path, 6).reading("a") as first, cache_of(slow, tmp_path, 6).reading("a") as second:
+    caches = [cache_of(slow, tmp_path, 6) for _ in range(2)]
+    with caches[0].reading({"a": 1}) as first, caches[1].reading({"a": 1}) as second:
         slow.gates["a"].set()
         assert first.read("a", 0, 1) == second.read("a", 0, 1) == b"a"
     assert slow.fetched == ["a"]
@@ -348,7 +365,7 @@ def test_a_shard_is_fetched_once_for_all(slow: Slow, tmp_path: Path) -> None:
 
 def test_closing_does_not_wait_for_a_shard(slow: Slow, tmp_path: Path) -> None:
     slow.gates["b"].clear()
-    with cache_of(slow, tmp_path, 6).reading("ab") as reading:
+    with cache_of(slow, tmp_path, 6).reading(Counter("ab")) as reading:
         assert reading.read("a", 0, 1) == b"a"
     with pytest.raises(UserError, match="not read any more"):
         reading.read("b", 0, 1)

@@ -55,8 +55,10 @@ class StreamedStore(DecodingStore):
         Raises UserError where no image of a training batch can be read.
         """
         positions = torch.cat([part for part, _ in batches]) if batches else torch.empty(0, dtype=torch.int64)
-        shards = (self.members.shards[number] for number in self.members.places[positions.numpy(), 0].tolist())
-        with self.members.cache.reading(shards) as reading:
+        found = np.unique(self.members.places[positions.numpy(), 0], return_index=True, return_counts=True)
+        in_order = sorted(zip(*(part.tolist() for part in found), strict=True), key=lambda shard: shard[1])
+        uses = {self.members.shards[number]: count for number, _, count in in_order}
+        with self.members.cache.reading(uses) as reading:
             self.members.reading = reading
             loaded = run_ahead(lambda batch: load(batch[0], batch[1], epoch), batches, BATCHES_AHEAD)
             try:
