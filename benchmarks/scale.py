@@ -100,7 +100,7 @@ def metrics(n: int, folder: Path) -> Work:
     return work
 
 
-@part("search, 10 trials that train nothing, of a study with N trials", "trials", 20, 200, 2_000)
+@part("search: the last 10 of N trials, which train nothing", "trials", 20, 200, 2_000)
 def search(n: int, folder: Path) -> Work:
     from imgcls.sweeps.options import SearchOptions
     from imgcls.sweeps.outcome import Announcer
@@ -109,7 +109,7 @@ def search(n: int, folder: Path) -> Work:
     from imgcls.sweeps.worker import work as run_trials
 
     space = parse_space(["optim.lr=tag(log,interval(1e-3,1))", "data.batch_size=32,64"])[0]
-    options = SearchOptions(objectives={"val/accuracy": "max"}, trials=n)
+    options = SearchOptions(objectives={"val/accuracy": "max"}, trials=n + 1)
     with contextlib.redirect_stdout(sys.stderr):
         study = Study("scale", options, space, folder)
         announce = Announcer(study, [])
@@ -132,7 +132,7 @@ def search(n: int, folder: Path) -> Work:
         with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(KeyboardInterrupt):
             run_trials(study, launch, announce=announce)
 
-    work(1)  # imports the sampler
+    work(n - 10)
     return work
 
 

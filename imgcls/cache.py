@@ -1,8 +1,8 @@
-"""`python -m imgcls.cache`: what decoded images, features and fetched shards take on the disk; removing what is unused.
+"""`python -m imgcls.cache`: what is kept on the disk, such as decoded images and fetched shards; removing it if unused.
 
-usage: python -m imgcls.cache [list]                          every store, the least recently used first
-       python -m imgcls.cache prune [limit=50GB] [days=N]     remove stores until at most `limit` is left
-                                                              (default: none), of those not used for N days
+usage: python -m imgcls.cache [list]                          all that is kept, the least recently used first
+       python -m imgcls.cache prune [limit=50GB] [days=N]     remove what was not used for N days, until at most
+                                                              `limit` is left (default: nothing)
 
 What a running command uses stays. What is removed is built or fetched again when it is needed; downloaded data sets are
 not touched. The cache is in $IMGCLS_CACHE, or ~/.cache/imgcls.
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from imgcls.cli import Option, guarded, read_options
 from imgcls.errors import UserError, nearest
-from imgcls.system.cache import Entry, cache_folder, entries, remove
+from imgcls.system.cache import FILES, Entry, cache_folder, entries, remove
 from imgcls.system.checks import number, parse_bytes
 from imgcls.system.machine import free_disk
 
@@ -35,13 +35,18 @@ def cache(arguments: Sequence[str]) -> None:
         print(prune(found, options["limit"], options["days"]))
         return
     for entry in found:
-        days = (time.time() - entry.used) / 86_400
-        state = ", incomplete" if entry.is_partial else ""
-        print(f"{entry.nbytes / 1e9:9.3f} GB  used {days:6.1f} days ago  {entry.folder}{state}")
-    total = sum(entry.nbytes for entry in found)
-    print(
-        f"{total / 1e9:9.3f} GB in {len(found)} stores, {free_disk(cache_folder()) / 1e9:.1f} GB of the disk are free."
-    )
+        if entry.kind not in FILES:
+            print(_line(entry.nbytes, entry.used, f"{entry.path}{', incomplete' if entry.is_partial else ''}"))
+    for kind in FILES:
+        if files := [entry for entry in found if entry.kind == kind]:
+            use = max(entry.used for entry in files)
+            print(_line(sum(entry.nbytes for entry in files), use, f"{files[0].path.parent}, {len(files):,} files"))
+    total, free = sum(entry.nbytes for entry in found), free_disk(cache_folder())
+    print(f"{total / 1e9:9.3f} GB in {len(found):,} folders and files, {free / 1e9:.1f} GB of the disk are free.")
+
+
+def _line(nbytes: float, used: float, what: str) -> str:
+    return f"{nbytes / 1e9:9.3f} GB  used {(time.time() - used) / 86_400:6.1f} days ago  {what}"
 
 
 def prune(found: Sequence[Entry], limit: float, days: float) -> str:
@@ -62,7 +67,8 @@ def prune(found: Sequence[Entry], limit: float, days: float) -> str:
         else:
             in_use += 1
     note = f" {in_use} are in use." if in_use else ""
-    return f"Removed {count} of {len(found)} stores, {removed / 1e9:.3f} GB; {left / 1e9:.3f} GB are left.{note}"
+    done = f"Removed {count:,} of {len(found):,} folders and files, {removed / 1e9:.3f} GB"
+    return f"{done}; {left / 1e9:.3f} GB are left.{note}"
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -11,13 +12,23 @@ import pytest
 
 from imgcls.cache import cache
 from imgcls.cli import guarded
+from imgcls.data.imagefolder import ImageFolder
 from imgcls.data.sources import Split
 from imgcls.data.stores.disk import build_on_disk, open_on_disk
 from imgcls.data.stores.store import ArrayStore, Recipe
+from imgcls.system.cache import DESCRIPTIONS, FILES, entries, remove
 from imgcls.system.machine import spare_disk
+from tests.conftest import write_pictures
 
 RECIPE = Recipe("centre", 16, 16, "bicubic")
 MB = 1_000_000
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Without the graphs that all tests share."""
+    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -48,7 +59,7 @@ def test_the_list_names_every_store(
     lines = capsys.readouterr().out.splitlines()
     assert [Path(line.split()[-1].rstrip(",")).name for line in lines[1:4]] == ["0", "1", "2"]
     assert "killed.partial, incomplete" in lines[0]
-    assert "in 4 stores" in lines[4]
+    assert "in 4 folders and files" in lines[4]
 
 
 def test_the_least_recently_used_go_first(
@@ -57,7 +68,7 @@ def test_the_least_recently_used_go_first(
     stores.clear()
     assert guarded(lambda: cache(["prune", "limit=3.5MB"])) == 0
     assert left(own_cache) == ["1", "2"]
-    assert "Removed 2 of 4 stores" in capsys.readouterr().out
+    assert "Removed 2 of 4 folders and files" in capsys.readouterr().out
     assert guarded(lambda: cache(["prune", "days=1.5"])) == 0
     assert left(own_cache) == ["2"]
     assert guarded(lambda: cache(["prune"])) == 0
@@ -75,6 +86,42 @@ def test_what_is_in_use_stays(
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert left(own_cache) == ["1"]
     assert open_on_disk(own_cache / "stores" / "1", 2000, RECIPE) is not None
+
+
+def test_every_kind_is_listed_and_removed(own_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind, description in DESCRIPTIONS.items():
+        (own_cache / kind / "one").mkdir(parents=True)
+        (own_cache / kind / "one" / description).write_text("{}")
+    for kind in FILES:
+        (own_cache / kind).mkdir(parents=True)
+        for number in range(3):
+            (own_cache / kind / str(number)).write_bytes(bytes(5000))
+    (own_cache / "data").mkdir()
+    assert guarded(lambda: cache([])) == 0
+    said = capsys.readouterr().out
+    assert all(f"{own_cache / kind / 'one'}\n" in said for kind in DESCRIPTIONS)
+    assert all(f"{own_cache / kind}, 3 files\n" in said for kind in FILES)
+    assert guarded(lambda: cache(["prune"])) == 0
+    left = {path.name for path in own_cache.iterdir() if not path.is_dir() or any(path.iterdir())}
+    assert not left
+    assert (own_cache / "data").is_dir()
+
+
+def test_unpacked_images_stay_while_they_are_used(own_cache: Path, tmp_path: Path) -> None:
+    root = write_pictures(tmp_path / "pictures", {"train": 2})
+    data = ImageFolder(shutil.make_archive(str(tmp_path / "images"), "zip", root), image_size=16, val_fraction=0.5)
+    data.prepare_data()
+    assert data.source.train.files[0].is_file()
+    (entry,) = entries(own_cache)
+    assert entry.kind == "unpacked"
+    child = os.fork()
+    if child == 0:  # as another command
+        os._exit(10 + remove(entry))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
+    file = data.source.train.files[0]
+    del data
+    assert remove(entry)
+    assert not file.exists()
 
 
 def test_wrong_arguments_are_explained(capsys: pytest.CaptureFixture[str]) -> None:

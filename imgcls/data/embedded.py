@@ -8,14 +8,14 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image
 
-from imgcls.system.cache import find_or_build
+from imgcls.system.cache import DESCRIPTIONS, find_or_build, hold
 
 FILES_PER_FOLDER = 1000
-NAMES = "names.json"
+DESCRIPTION = DESCRIPTIONS["unpacked"]  # the names
 SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2"}
 
 
@@ -29,26 +29,26 @@ class EmbeddedImages:
     """Yields the cell of each row."""
 
 
-def unpack_images(images: EmbeddedImages, cache: Path) -> tuple[Path, list[str]]:
+def unpack_images(images: EmbeddedImages, cache: Path) -> tuple[Path, list[str], IO[bytes]]:
     """The folder with the files of `images`, and each row's path from there; '' for a row without an image.
 
-    Files are named by the numbers of their rows, counted from 1. An image that is only a path stays where it is.
+    The folder is kept in the cache as long as the file in the result is open. Files are named by the numbers of their
+    rows, counted from 1. An image that is only a path stays where it is.
     """
     digest = hashlib.blake2b(json.dumps([*images.key], default=str).encode("utf-8", "surrogateescape"), digest_size=16)
     folder = cache / "unpacked" / digest.hexdigest()
 
-    def find() -> list[str] | None:
+    def find() -> tuple[list[str], IO[bytes]] | None:
         try:
-            names: list[str] = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+            return json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")), hold(folder / DESCRIPTION)
         except (OSError, ValueError):
             return None
-        return names
 
     def build(partial: Path) -> None:
         names = [_write(partial, row, cell) for row, cell in enumerate(images.read(), start=1)]
-        (partial / NAMES).write_text(json.dumps(names), encoding="utf-8")
+        (partial / DESCRIPTION).write_text(json.dumps(names), encoding="utf-8")
 
-    return folder, find_or_build(folder, find, build)
+    return folder, *find_or_build(folder, find, build)
 
 
 def _write(folder: Path, row: int, cell: Any) -> str:

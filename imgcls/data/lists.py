@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -37,7 +36,6 @@ class MappedNames(PackedNames):
         super().__init__(*(np.asarray(np.load(folder / name, mmap_mode="r")) for name in (TEXT, ENDS)))
         if len(self.ends) != count + 1 or self.ends[-1] != len(self.text):
             raise ValueError(f"{folder} is incomplete")
-        os.utime(folder / DESCRIPTION)  # the time of last use, for those who clear the cache
 
 
 def map_names(source: Source, cache: Path) -> Source:

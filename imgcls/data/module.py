@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from imgcls.data.stores.store import Recipe, Store, evaluation_recipe, training_
 from imgcls.data.stores.streamed import StreamedStore
 from imgcls.errors import UserError
 from imgcls.preprocessing import FITS, IMAGENET_MEAN, IMAGENET_STD, PAD_COLOUR, Preprocessing, Size, as_size, sides
-from imgcls.system.cache import cache_folder
+from imgcls.system.cache import DESCRIPTIONS, cache_folder, hold
 from imgcls.system.checks import check_value, choice, whole
 from imgcls.system.machine import available_cores
 from imgcls.system.positions import spread_positions
@@ -58,6 +58,8 @@ class Opened:
 
     source: Source | None = None
     stores: dict[tuple[str, Recipe], Store] = field(default_factory=dict)
+    held: list[IO[bytes]] = field(default_factory=list)
+    """Open files of what the images need in the cache, which is not removed meanwhile."""
     whole: Whole | None = None
     """Where the splits are parts of the training images of another data module; see `imgcls.data.folds`."""
 
@@ -205,6 +207,8 @@ class ImageDataModule(BatchedData):
         """The splits, without the unreadable images of those decoded so far."""
         if self.opened.source is None:
             source = self.find()
+            if self.archive_file is not None and self.root is not None:
+                self.opened.held.append(hold(self.root / DESCRIPTIONS["unpacked"]))  # which unpack_once has written
             if self.group is not None and source.train.groups is None:
                 source = with_groups(source, self.group)
             source = replace(source, notes=(*source.notes, *shared_groups(source)))
@@ -340,7 +344,7 @@ class ImageDataModule(BatchedData):
         """
         self.min_classes = 1
         tested = Split.joined(list(self.source.splits().values())) if split == "all" else self._need(split)
-        self.opened = Opened(self.source.tested_on(tested, class_names))
+        self.opened = Opened(self.source.tested_on(tested, class_names), held=self.opened.held)
 
     # ---- inside
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 from imgcls.config.choices import ARCHIVE_SUFFIXES
 from imgcls.data.stores.fingerprint import file_state
 from imgcls.errors import UserError
-from imgcls.system.cache import alone
+from imgcls.system.cache import DESCRIPTIONS, alone
+from imgcls.system.files import atomic_write_text
 from imgcls.system.unpacking import extract
 
+DESCRIPTION = DESCRIPTIONS["unpacked"]
 SPLIT_NAMES = ("train", "training")
 
 
@@ -34,14 +37,17 @@ def unpack_once(archive: Path, folder: Path) -> None:
     `imgcls.system.unpacking` refuses.
     """
     with alone(folder):
-        if folder.is_dir():
+        if (folder / DESCRIPTION).is_file():
             return
-        beside = folder.with_name(f".{folder.name}.unpacking")
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier version
+        beside = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(beside, ignore_errors=True)
         try:
             extract(archive, beside)
             shutil.rmtree(beside / "__MACOSX", ignore_errors=True)
-            _innermost(beside).replace(folder)
+            images = _innermost(beside)
+            atomic_write_text(images / DESCRIPTION, json.dumps({"archive": str(archive)}))
+            images.replace(folder)
         except UserError as error:
             reason = str(error).replace(" Remove it and try again.", "")
             reason = re.sub(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from imgcls.data.embedded import content_of, suffix_of
 from imgcls.data.shard_writing import Member, is_complete, member_name, write_shard
@@ -19,10 +20,12 @@ from imgcls.data.table import USUAL_COLUMNS, choose_columns
 from imgcls.data.table_files import read_columns
 from imgcls.data.threads import map_with_bar
 from imgcls.errors import UserError, first_line
-from imgcls.system.cache import find_or_build
+from imgcls.system.cache import DESCRIPTIONS, find_or_build, hold
+from imgcls.system.files import atomic_write_text
 from imgcls.system.machine import spare_disk
 from imgcls.system.text import format_bytes
 
+DESCRIPTION = DESCRIPTIONS["unpacked"]
 T = TypeVar("T")
 
 
@@ -31,15 +34,21 @@ def list_parquet(root: Path) -> list[Path]:
     return sorted(root.rglob("*.parquet"))
 
 
-def as_tars(root: Path, files: Sequence[Path], cache: Path, workers: int) -> Path:
+def as_tars(root: Path, files: Sequence[Path], cache: Path, workers: int) -> tuple[Path, IO[bytes]]:
     """The folder with a tar file, and its index, for each of the Parquet `files` below `root`.
 
-    They are written once, in `workers` threads; a killed command continues with those that are missing. Raises
+    They are written once, in `workers` threads; a killed command continues with those that are missing. They are kept
+    in the cache as long as the file in the result is open. Raises
     UserError for a file that has no images or no labels, and where the disk has no room.
     """
     states = [(file.relative_to(root).as_posix(), file_state(file)) for file in files]
     content = json.dumps([str(root.resolve()), states]).encode("utf-8", "surrogateescape")
     folder = cache / "unpacked" / hashlib.blake2b(content, digest_size=16).hexdigest()
+
+    def find() -> IO[bytes] | None:
+        with suppress(OSError):
+            return hold(folder / DESCRIPTION)
+        return None
 
     def build(partial: Path) -> None:
         missing = [
@@ -59,9 +68,10 @@ def as_tars(root: Path, files: Sequence[Path], cache: Path, workers: int) -> Pat
 
         for _ in map_with_bar(write, range(len(missing)), workers, f"Writing {len(missing):,} Parquet files as tar"):
             pass
+        atomic_write_text(partial / DESCRIPTION, json.dumps({"root": str(root)}))
 
     try:
-        return find_or_build(folder, lambda: folder if folder.is_dir() else None, build, resume=True)
+        return folder, find_or_build(folder, find, build, resume=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from error
 

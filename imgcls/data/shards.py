@@ -89,7 +89,8 @@ class Shards(ImageFolder):
             root = folder = need_folder(self.root, "shards")
             listed = read_shards(root, self.cache, self.num_workers)
             if not listed.shards and (files := list_parquet(root)):
-                folder = as_tars(root, files, self.cache, self.num_workers)
+                folder, held = as_tars(root, files, self.cache, self.num_workers)
+                self.opened.held.append(held)
                 listed = read_shards(folder, self.cache, self.num_workers)
         if not listed.shards:
             if streams is not None and list_parquet(root):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -139,7 +138,6 @@ class Streams:
             self._decide(True)
         if self._held is None:
             self._held = hold(description)
-        os.utime(description)
         self.cache = ShardCache(self.origin, self.folder, shards, limit)
 
     def keys(self, shards: Sequence[str]) -> list[str]:

@@ -100,7 +100,9 @@ class Table(ImageDataModule):
 
     def unpack(self, cells: Mapping[str, Any]) -> tuple[Path, list[str]]:
         """The folder and the files of images that are in the table itself."""
-        return unpack_images(cells["file"], self.cache)
+        folder, names, held = unpack_images(cells["file"], self.cache)
+        self.opened.held.append(held)
+        return folder, names
 
     def read(self) -> tuple[Path, Columns, dict[str, Any]]:
         """The name of the table, its columns, and the cells of each role."""

@@ -20,8 +20,16 @@ from imgcls.system.files import atomic_write_text, disk_use, explain_os_errors, 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-DESCRIPTIONS = {"stores": "store.json", "features": "features.json", "streams": "stream.json", "lists": "list.json"}
+DESCRIPTIONS = {
+    "stores": "store.json",
+    "features": "features.json",
+    "streams": "stream.json",
+    "unpacked": ".unpacked.json",
+    "lists": "list.json",
+}
 """The file in each folder of a kind whose time is that of the last use, and which is locked meanwhile."""
+FILES = ("arithmetic", "checks", "duplicates", "fingerprints", "graphs", "shards")
+"""Kinds of small files, which are read at once and not held."""
 MOUNTS = Path("/proc/self/mounts")
 LAYERED = ("overlay", "fuse-overlayfs", "fuse.fuse-overlayfs", "aufs")
 """File systems of a container's root."""
@@ -46,9 +54,14 @@ def data_folder(class_name: str) -> Path:
 
 
 def hold(file: Path) -> IO[bytes]:
-    """Open `file`, of something that is built in the cache: while it is open, `remove` leaves that alone."""
+    """Open the description of something in the cache, which is used now: `remove` leaves that alone until it is closed.
+
+    Raises OSError if there is none.
+    """
     opened = file.open("rb")
     take_lock(opened, wait=False, shared=True)
+    with contextlib.suppress(OSError):  # of another user
+        os.utime(file)
     return opened
 
 
@@ -56,9 +69,10 @@ def hold(file: Path) -> IO[bytes]:
 class Entry:
     """Something in the cache that can be built again, or what a killed build has left of it."""
 
-    folder: Path
+    path: Path
+    """A folder; a file of the kinds in FILES."""
     kind: str
-    """stores, features, streams (shards that were fetched) or lists (of names)."""
+    """Of DESCRIPTIONS or FILES."""
     nbytes: int
     """Bytes on disk."""
     used: float
@@ -67,7 +81,7 @@ class Entry:
     @property
     def is_partial(self) -> bool:
         """Whether it is incomplete."""
-        return self.folder.suffix == ".partial"
+        return self.path.suffix == ".partial"
 
 
 def entries(cache: Path) -> list[Entry]:
@@ -79,20 +93,28 @@ def entries(cache: Path) -> list[Entry]:
                 latest = folder / description
                 used = (latest if latest.is_file() else folder).stat().st_mtime
                 found.append(Entry(folder, kind, disk_use(folder), used))
-    return sorted(found, key=lambda entry: (entry.used, entry.folder))
+    for kind in FILES:
+        for file in (cache / kind).glob("[!.]*"):
+            with contextlib.suppress(FileNotFoundError):
+                status = file.stat()
+                found.append(Entry(file, kind, status.st_blocks * 512, max(status.st_mtime, status.st_atime)))
+    return sorted(found, key=lambda entry: (entry.used, entry.path))
 
 
 def remove(entry: Entry) -> bool:
     """Remove an entry; False, and it stays, while a process builds or uses it."""
-    lock = entry.folder.with_name(f".{entry.folder.stem}.lock")
+    if entry.kind in FILES:
+        entry.path.unlink(missing_ok=True)
+        return True
+    lock = entry.path.with_name(f".{entry.path.stem}.lock")
     with contextlib.ExitStack() as locks:
-        for file in (lock, entry.folder / DESCRIPTIONS[entry.kind]):
+        for file in (lock, entry.path / DESCRIPTIONS[entry.kind]):
             if file.is_file() and not take_lock(locks.enter_context(file.open("rb")), wait=False):
                 return False
-        gone = entry.folder.with_name(f"{entry.folder.stem}.partial")
+        gone = entry.path.with_name(f"{entry.path.stem}.partial")
         if not entry.is_partial:  # a kill in the middle leaves what is known to be incomplete
             shutil.rmtree(gone, ignore_errors=True)
-            entry.folder.replace(gone)
+            entry.path.replace(gone)
         shutil.rmtree(gone)
         lock.unlink(missing_ok=True)
     return True

@@ -53,11 +53,11 @@ def test_files_are_written_once_and_again_where_they_are_incomplete(tmp_path: Pa
     [entry] = entries(tmp_path)
     assert entry.kind == "lists"
     assert not remove(entry), "while they are used"
-    before = (entry.folder / "text.npy").stat().st_ino
+    before = (entry.path / "text.npy").stat().st_ino
     assert tuple(map_names(source(), tmp_path).train.names) == NAMES
-    assert (entry.folder / "text.npy").stat().st_ino == before
+    assert (entry.path / "text.npy").stat().st_ino == before
     del first
-    np.save(entry.folder / "text.npy", np.zeros(3, dtype=np.uint8))
+    np.save(entry.path / "text.npy", np.zeros(3, dtype=np.uint8))
     assert tuple(map_names(source(), tmp_path).train.names) == NAMES
     (tmp_path / "file").touch()
     assert map_names(source(), tmp_path / "file").train.names == NAMES, "without a cache"

@@ -86,7 +86,6 @@ def open_compressed(folder: Path, recipe: Recipe, workers: int) -> CompressedSto
     """The store in `folder`; None if it is missing or incomplete."""
     try:
         store = CompressedStore(folder, recipe, workers)
-        os.utime(folder / DESCRIPTION)  # the time of last use
     except Exception:  # whatever is wrong with it, it can be built again
         return None
     return store

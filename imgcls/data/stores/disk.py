@@ -49,7 +49,6 @@ def open_on_disk(folder: Path, count: int, recipe: Recipe) -> ArrayStore | None:
         bad = [(int(position), str(reason)) for position, reason in description["bad"]]
         aspects = np.load(folder / ASPECTS)
         pixels = np.memmap(folder / PIXELS, dtype=recipe.depth.type, mode="r", shape=recipe.shape(count))
-        os.utime(folder / DESCRIPTION)  # the time of last use, for those who clear the cache
         return ArrayStore(pixels, aspects, bad, folder, checker, held)
     except Exception:  # whatever is wrong with it, it can be rebuilt
         return None

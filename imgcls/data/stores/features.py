@@ -71,7 +71,6 @@ def open_features(folder: Path, shape: tuple[int, int, int]) -> FeatureStore | N
             return None
         if not Checker(folder / FEATURES, description["checksums"]).is_sound():
             return None
-        os.utime(folder / DESCRIPTION)  # the time of last use, for those who clear the cache
     except Exception:  # whatever is wrong with them, they can be computed again
         return None
     return FeatureStore(features, held)
