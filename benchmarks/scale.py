@@ -223,6 +223,19 @@ def tables(n: int, folder: Path) -> Work:
     return lambda: Table(table=file, group="patient", cache=folder).source
 
 
+@part("a folder of images that is opened, with a thousand classes", "images", 100_000, 1_000_000)
+def folders(n: int, folder: Path) -> Work:
+    from imgcls.data.imagefolder import ImageFolder
+
+    root = folder / "images"
+    for number in range(1_000):
+        (root / f"n{number:08}").mkdir(parents=True)
+    for number in range(n):
+        (root / f"n{number % 1_000:08}" / f"n{number % 1_000:08}_{number // 1_000}.JPEG").touch()
+    data = ImageFolder(root, cache=folder / "cache")
+    return lambda: data.source
+
+
 @part("store on disk, half of the images at random, out of the page cache", "images", 4_000, 16_000)
 def cold_store(n: int, folder: Path) -> Work:
     import numpy as np

@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from imgcls.data.loader import EvaluationPlan
 from imgcls.errors import UserError
 from imgcls.system.interrupts import Interrupted, StopSignals
 from imgcls.system.lightning_internals import batches_begun, checkpoint_of_weights, is_last_batch, is_within_step
@@ -93,9 +94,19 @@ class Checkpoints(Checkpoint):
             self.save_last(trainer)
             self.stop_together(trainer)
 
-    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         if trainer.world_size == 1:
             self.stop.raise_if_requested()  # last.ckpt holds the previous epoch
+        elif (batch_idx + 1) % BATCHES_BETWEEN_LOOKS == 0 and batch_idx < _common_batches(trainer):
+            self.stop_together(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validated = not trainer.sanity_checking
@@ -178,3 +189,9 @@ class Checkpoints(Checkpoint):
     def _any_process(trainer: L.Trainer, answer: bool) -> bool:
         """Whether any process has this `answer`; all of them must ask."""
         return answer if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(answer, all=False)
+
+
+def _common_batches(trainer: L.Trainer) -> int:
+    """Number of validation batches that every process has: the last one is not in all, and must not ask the others."""
+    plan = getattr(trainer.val_dataloaders, "plan", None)
+    return plan.common if isinstance(plan, EvaluationPlan) else 0

@@ -134,6 +134,8 @@ class EvaluationPlan:
     def __init__(self, count: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
         self.positions = torch.arange(min(rank, count), count, world_size)
         self.empty = count == 0
+        self.common = -(-(count // world_size) // batch_size)
+        """Number of batches that every process has."""
         self.batch_size = batch_size
 
     def __len__(self) -> int:

@@ -124,15 +124,18 @@ class Split:
         """The images at `indices`, in that order."""
         at = np.asarray(indices, dtype=np.int64)
         places = at.tolist()
+        names = names_at(self.names, places)
         pictures: Sequence[Path] | np.ndarray
         if isinstance(self.pictures, np.ndarray):
             pictures = self.pictures[at]
         elif isinstance(self.pictures, FilesIn):
             pictures = self.pictures.at(places)
+            if self.pictures.names is self.names:
+                pictures.names = names
         else:
             pictures = tuple(self.pictures[index] for index in places)
         return Split(
-            names_at(self.names, places),
+            names,
             self.labels[at],
             pictures,
             groups=tuple(map(self.groups.__getitem__, places)) if self.groups is not None else None,

@@ -129,7 +129,7 @@ def test_streamed_images_are_those_of_the_folder(shards: Path) -> None:
     """Labels, names, classes and pixels; in an order of their own that depends on seed and epoch alone."""
     local, streamed = opened(shards), opened(shards, stream=True, stream_disk=4 * SHARD)
     assert streamed.class_names == local.class_names == ("cat", "dog", "owl")
-    assert streamed.source.train.names == local.source.train.names
+    assert [*streamed.source.train.names] == [*local.source.train.names]
     for loader in ("val_dataloader", "test_dataloader"):
         assert batches(getattr(local, loader)()) == batches(getattr(streamed, loader)())
     loader = streamed.train_dataloader()

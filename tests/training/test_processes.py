@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from imgcls.callbacks import checkpoints
 from imgcls.callbacks.checkpoints import Checkpoints
 from imgcls.errors import UserError
 from imgcls.runs.reading import read_status
@@ -56,29 +57,38 @@ def test_no_process_survives_a_killed_parent(tmp_path: Path, pictures: Path) -> 
 
 def test_torchruns_processes_end_together_within_an_epoch_and_resume_to_the_same_bits(fit: Fit, tmp_path: Path) -> None:
     options = ["data.batch_size=4", "trainer.max_epochs=1", "debug=off"]
-    original = Checkpoints.on_train_batch_end
+    original, validated = Checkpoints.on_train_batch_end, Checkpoints.on_validation_batch_end
 
     def stopped_and_resumed(name: str, *more: str) -> Run:
         """Its second process gets a signal, or all crash two steps after the checkpoint of `every_minutes`."""
+        signalled = name in ("signalled", "validating")
         first, last = os.environ["RANK"] == "0", tmp_path / name / "checkpoints" / "last.ckpt"
 
         def ended(self: Checkpoints, trainer: Any, *args: Any) -> None:
             if batch_number(trainer) == 2 and not first and name == "signalled":
                 signal.raise_signal(signal.SIGTERM)
-            if batch_number(trainer) == 12:
+            if batch_number(trainer) == 12 and name == "crashed":
                 raise KeyError("crashed")
             original(self, trainer, *args)
 
+        def validating(self: Checkpoints, *args: Any) -> None:
+            if not first and name == "validating":
+                signal.raise_signal(signal.SIGTERM)
+            validated(self, *args)
+
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Checkpoints, "on_train_batch_end", ended)
+            patch.setattr(Checkpoints, "on_validation_batch_end", validating)
+            if name == "validating":
+                patch.setattr(checkpoints, "BATCHES_BETWEEN_LOOKS", 1)
             with pytest.raises((Interrupted, KeyError)) as end:
                 fit(*options, *more, name=name)
-        if name == "signalled":
+        if signalled:
             assert isinstance(end.value, Interrupted)
             assert end.value.exit_code == (143 if first else 0), "torchrun must not end the first one"
         if first:
-            assert read_status(tmp_path / name)["state"] == ("interrupted" if name == "signalled" else "failed")
-            assert read_checkpoint(last)["global_step"] == 10
+            assert read_status(tmp_path / name)["state"] == ("interrupted" if signalled else "failed")
+            assert not last.exists() if name == "validating" else read_checkpoint(last)["global_step"] == 10
         return fit(*options, *more, name=name)
 
     def work() -> list[str]:
@@ -86,12 +96,13 @@ def test_torchruns_processes_end_together_within_an_epoch_and_resume_to_the_same
             fit(*options, name="whole"),
             stopped_and_resumed("signalled"),
             stopped_and_resumed("crashed", "checkpoint.every_minutes=1e-9"),
+            stopped_and_resumed("validating"),
         ]
         files = [run.folder / "model" / "model.safetensors" for run in runs]
         return [sha256_of(file) for file in files] if os.environ["RANK"] == "0" else []
 
     whole, *others = as_by_torchrun(2, work)[0]
-    assert others == [whole, whole]
+    assert others == [whole] * 3
 
 
 def test_a_signal_to_one_process_interrupts_the_run(tmp_path: Path) -> None:
