@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.s3 import StoredFile, fetch_file, is_remote, make_client, split_folder
 from imgcls.data.download import MissingFileError, download, public_address, read_range
-from imgcls.errors import UserError
+from imgcls.errors import UserError, first_line
 from imgcls.system.files import atomic_path
 
 WEB, HUB = ("http://", "https://"), "hf://"
@@ -165,7 +165,30 @@ class Web:
         return read_range(self._url(name), start, size, headers=self.secret_headers)
 
 
-def _on_hub(root: str) -> Web:
+@dataclass(frozen=True)
+class Hub(Web):
+    """A folder of a data set on the Hugging Face hub."""
+
+    name: str = ""
+    """Of the data set."""
+    revision: str | None = None
+    folder: str = ""
+
+    def parquet_files(self) -> dict[str, int]:
+        """The bytes of each Parquet file, by its path from the folder. Raises UserError."""
+        from huggingface_hub import HfApi
+
+        options = {"path_in_repo": self.folder or None, "recursive": True, "revision": self.revision}
+        try:
+            found = [*HfApi().list_repo_tree(self.name, repo_type="dataset", **options)]  # type: ignore[arg-type]
+        except Exception as error:  # of requests or of httpx, by the version of the package
+            raise UserError(f"data.root={self.address} cannot be listed: {first_line(error)}.") from error
+        start = len(f"{self.folder}/") if self.folder else 0
+        names = {file.path[start:]: int(getattr(file, "size", 0)) for file in found}
+        return {name: size for name, size in names.items() if name.endswith(".parquet") and ".." not in name}
+
+
+def _on_hub(root: str) -> Hub:
     """The files of a data set on the hub, with the user's token."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
@@ -176,4 +199,5 @@ def _on_hub(root: str) -> Web:
     name, revision, folder = found.groups()
     url = hf_hub_url(name, f"{folder.strip('/')}/-".strip("/"), repo_type="dataset", revision=revision)
     headers = build_hf_headers()
-    return Web(url.removesuffix("-"), {key: headers[key] for key in headers if key.lower() == "authorization"})
+    secret = {key: headers[key] for key in headers if key.lower() == "authorization"}
+    return Hub(url.removesuffix("-"), secret, name, revision, folder.strip("/"))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from imgcls.data.download import MissingFileError
-from imgcls.data.origins import Bucket, Folder, Origin
+from imgcls.data.origins import Bucket, Folder, Hub, Origin
 from imgcls.data.shard_cache import ShardCache
 from imgcls.data.shard_index import CLASS_NAMES, list_shards
 from imgcls.data.shard_list import LIST, Shard, ShardList, read_list, read_shards, remove_other_arrays
@@ -24,7 +24,7 @@ from imgcls.data.threads import map_with_bar
 from imgcls.errors import UserError, first_line
 from imgcls.system.cache import DESCRIPTIONS, alone, hold
 from imgcls.system.checks import parse_bytes
-from imgcls.system.files import atomic_write_text, sha256_of
+from imgcls.system.files import atomic_write_text, sha256_of, size_of
 from imgcls.system.machine import spare_disk
 from imgcls.system.text import format_bytes
 
@@ -87,7 +87,7 @@ class Streams:
                 (self.folder / LIST).unlink(missing_ok=True)
                 if isinstance(self.origin, Folder):
                     return self._decide(True)
-                if isinstance(self.origin, Bucket) and self.stream is not True:
+                if isinstance(self.origin, Bucket | Hub) and self.stream is not True:
                     return self._decide(False)
                 raise self._explain(f"has no {LIST}, which imgcls.prepare shards=DIR writes beside shards.") from error
             room = self._limit()
@@ -102,6 +102,9 @@ class Streams:
 
     def fetch_all(self, workers: int) -> None:
         """Fetch the shards that are missing."""
+        if isinstance(self.origin, Hub) and not (self.folder / LIST).is_file():
+            self._fetch_parquet(self.origin, workers)
+            return
         listed = self.images(workers)
         self.open(listed, together=0)
         names = list(listed.shards)
@@ -181,6 +184,24 @@ class Streams:
         fetched.replace(self.folder / LIST)
         remove_other_arrays(self.folder, now.arrays)
         return sum(shard.bytes for shard in now.shards.values())
+
+    def _fetch_parquet(self, hub: Hub, workers: int) -> None:
+        """Fetch the Parquet files that are missing."""
+        self._held = hold(self.folder / DESCRIPTION)
+        files = hub.parquet_files()
+        if not files:
+            raise self._explain(f"has neither Parquet files nor a {LIST}, which imgcls.prepare shards=DIR writes.")
+        missing = [name for name, size in files.items() if size_of(self.folder / name) != size]
+        needed, free = sum(files[name] for name in missing), spare_disk(self.folder)
+        if needed > free:
+            needs = f"needs {format_bytes(needed)} of disk for its Parquet files, and as much again for tar files"
+            raise self._explain(f"{needs}, but {format_bytes(free)} are free. Set IMGCLS_CACHE to another disk.")
+
+        def fetch(number: int) -> None:
+            self.origin.fetch(missing[number], self.folder / missing[number], files[missing[number]])
+
+        for _ in map_with_bar(fetch, range(len(missing)), workers, f"Fetching {len(missing):,} Parquet files"):
+            pass
 
     def _explain(self, what: str) -> UserError:
         return UserError(f"data.root={self.origin.address} {what}")

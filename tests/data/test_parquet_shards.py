@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from imgcls.data import parquet_shards
+from imgcls.data.parquet_shards import list_parquet
 from imgcls.data.shards import Shards
 from imgcls.data.stores.fingerprint import file_state
 from imgcls.errors import UserError
 from tests.data.test_shards import OPTIONS, png
+from tests.data.test_streams import Server
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
+constants = pytest.importorskip("huggingface_hub.constants")
 
 NAMES = ["owl", "cat", "dog"]
 
@@ -128,3 +131,31 @@ def test_what_cannot_be_used_is_refused(root: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(parquet_shards, "spare_disk", lambda folder: 100)
     with pytest.raises(UserError, match=r"but 100 bytes are free there"):
         Shards(root, **OPTIONS).find()
+
+
+def test_files_on_the_hub_are_copied_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [{"type": "file", "oid": "", "size": file.stat().st_size, "path": file.name} for file in list_parquet(root)]
+    (root / "main").write_text(json.dumps([*files, {"type": "file", "oid": "", "size": 3, "path": "README.md"}]))
+    server = Server(root)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    local = Shards(root, **OPTIONS, store="none").source
+    for _ in range(2):
+        data = Shards("hf://datasets/user/name", **OPTIONS, store="none")
+        data.prepare_data()
+        assert len(server.fetched(".parquet")) == len(files) == 4
+        assert [*data.source.train.names] == [*local.train.names]
+        assert np.array_equal(data.source.train.open(3), local.train.open(3))
+    with pytest.raises(UserError, match=r"has no shards.json, which imgcls.prepare shards=DIR writes"):
+        Shards("hf://datasets/user/name", **OPTIONS, stream=True).prepare_data()
+    monkeypatch.setattr("imgcls.data.streams.spare_disk", lambda folder: 10)
+    monkeypatch.setenv("IMGCLS_CACHE", str(root / "cache"))
+    with pytest.raises(UserError, match=r"needs .* of disk for its Parquet files, .* but 10 bytes are free"):
+        Shards("hf://datasets/user/name", **OPTIONS).prepare_data()
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match="cannot be"):
+        Shards("hf://datasets/user/name", **OPTIONS).prepare_data()
