@@ -102,6 +102,8 @@ def metrics(n: int, folder: Path) -> Work:
 
 @part("search: the last 10 of N trials, which train nothing", "trials", 20, 200, 2_000)
 def search(n: int, folder: Path) -> Work:
+    from optuna.trial import create_trial
+
     from imgcls.sweeps.options import SearchOptions
     from imgcls.sweeps.outcome import Announcer
     from imgcls.sweeps.space import parse_space
@@ -112,7 +114,6 @@ def search(n: int, folder: Path) -> Work:
     options = SearchOptions(objectives={"val/accuracy": "max"}, trials=n + 1)
     with contextlib.redirect_stdout(sys.stderr):
         study = Study("scale", options, space, folder)
-        announce = Announcer(study, [])
     left = 0
 
     def launch(claims: Sequence[Claim]) -> list[BaseException | None]:
@@ -123,17 +124,34 @@ def search(n: int, folder: Path) -> Work:
         (claim,) = claims
         claim.folder.mkdir(parents=True)
         (claim.folder / "status.json").write_text('{"state": "finished"}')
-        (claim.folder / "metrics.json").write_text('{"epochs": 2, "val/accuracy": 0.5}')
+        (claim.folder / "metrics.json").write_text(f'{{"epochs": 2, "val/accuracy": {claim.number % 7 / 10}}}')
         return [None]
 
-    def work(trials: int = 10) -> None:
+    def run(trials: int, announce: Announcer) -> None:
         nonlocal left
         left = trials
         with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(KeyboardInterrupt):
             run_trials(study, launch, announce=announce)
 
-    work(n - 10)
-    return work
+    def announcer() -> Announcer:
+        with contextlib.redirect_stdout(sys.stderr):
+            return Announcer(study, [])
+
+    run(5, announcer())  # then others like them, since 2,000 take minutes
+    last = next(trial for trial in reversed(study.optuna.get_trials()) if trial.state.is_finished())
+    for number in range(7, n - 10):
+        params = {"optim.lr": 10 ** -(number % 997 / 997), "data.batch_size": (32, 64)[number % 2]}
+        study.optuna.add_trial(
+            create_trial(
+                params={name: params.get(name, value) for name, value in last.params.items()},
+                distributions=last.distributions,
+                values=[number % 100 / 100],
+                user_attrs=last.user_attrs,
+            )
+        )
+    announce = announcer()
+    run(1, announce)  # which writes a line for each of the others
+    return lambda: run(10, announce)
 
 
 def _large_file(n: int, folder: Path) -> Path:
