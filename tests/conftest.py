@@ -29,6 +29,10 @@ def pytest_collection_finish() -> None:
     """Collecting garbage no longer looks through millions of objects of imported packages: a quarter of a second."""
     gc.collect()
     gc.freeze()
+    if torch := sys.modules.get("torch"):
+        # The first gradient decides which threads torch has. After an export it would have some that a forked process
+        # lacks, in which no network could be trained.
+        torch.ones(1, requires_grad=True).backward()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,13 +50,19 @@ def fit(tmp_path: Path, pictures: Path) -> Fit:
 def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The processes of a training with `trainer.devices=2` are forked from this one, which has imported everything.
 
-    Those of `test_no_process_survives_a_killed_parent` are started as they are for users.
+    Those of `test_no_process_survives_a_killed_parent` are started as they are for users; so are all of a machine with
+    a GPU, for which torch has threads that a forked process lacks.
     """
+    import torch
     from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 
     from tests.processes import ForkedWorker
 
-    monkeypatch.setattr(SubprocessHandler, "_popen", lambda self, command, variables: ForkedWorker(command, variables))
+    def popen(self: SubprocessHandler, command: Sequence[str], variables: Mapping[str, str]) -> ForkedWorker:
+        return ForkedWorker(command, variables)
+
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(SubprocessHandler, "_popen", popen)
 
 
 def compose_with(patch: pytest.MonkeyPatch, more: list[str]) -> None:
