@@ -39,15 +39,15 @@ def pytest_collection_finish() -> None:
 def kept_graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The ONNX graphs of all tests in all workers, each of which torch's exporter would spend seconds on.
 
-    The cache that they are in is also that of fixtures which several tests share.
+    The cache of fixtures that several tests share has them too.
     """
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    (folder / "cache" / "graphs").mkdir(parents=True, exist_ok=True)
+    folder, cache = tmp_path_factory.getbasetemp(), tmp_path_factory.mktemp("cache")
+    graphs = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "graphs"
+    graphs.mkdir(exist_ok=True)
+    (cache / "graphs").symlink_to(graphs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IMGCLS_CACHE", str(folder / "cache"))
-        yield folder / "cache" / "graphs"
+        patch.setenv("IMGCLS_CACHE", str(cache))
+        yield graphs
 
 
 @pytest.fixture(autouse=True)
@@ -62,13 +62,15 @@ def own_cache(
     shutil.rmtree(cache, ignore_errors=True)
 
 
-@pytest.fixture(autouse=True)
-def quick_composition(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def quick_composition() -> Iterator[None]:
     """See `tests/composing.py`."""
     from imgcls.config import composition
     from tests.composing import compose_quickly
 
-    monkeypatch.setattr(composition, "compose_unchecked", compose_quickly)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(composition, "compose_unchecked", compose_quickly)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -48,7 +48,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with all that the pages speak of: images, configuration files, modules, and runs that were trained."""
     folder = tmp_path_factory.mktemp("world")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IMGCLS_CACHE", str(folder / "cache"))
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
         _write_files(folder)

@@ -25,13 +25,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a backbone that knows the colours, and a model of each head on top of them, with ONNX."""
     folder = tmp_path_factory.mktemp("trained")
     write_pictures(folder / "pictures", {"train": 24, "test": 8})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IMGCLS_CACHE", str(folder / "cache"))
-        options = [*SMALL, f"data.root={folder / 'pictures'}", "debug=off", "seed=1"]
-        imgcls.fit(imgcls.compose([*options, f"run_dir={folder / 'first'}"]))
-        for head, views in HEADS.items():
-            onnx = [f"head={head}", f"model.views={views}", f"model.weights={folder / 'first'}", "export.onnx=auto"]
-            imgcls.fit(imgcls.compose([*options, *onnx, f"run_dir={folder / head}"]))
+    options = [*SMALL, f"data.root={folder / 'pictures'}", "debug=off", "seed=1"]
+    imgcls.fit(imgcls.compose([*options, f"run_dir={folder / 'first'}"]))
+    for head, views in HEADS.items():
+        onnx = [f"head={head}", f"model.views={views}", f"model.weights={folder / 'first'}", "export.onnx=auto"]
+        imgcls.fit(imgcls.compose([*options, *onnx, f"run_dir={folder / head}"]))
     return folder
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,18 +23,16 @@ LOSS = ("checkpoint.monitor=val/loss", "checkpoint.mode=min")
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three runs from the weights of a fourth, in `search`, and the images."""
     folder = tmp_path_factory.mktemp("soup")
     root = write_pictures(folder / "pictures", {"train": 24, "test": 8})
     shared = [*SMALL, f"data.root={root}", "data.val_fraction=0.3", "data.seed=0", *LOSS]
     tuned = [f"model.weights={folder / 'start'}", "trainer.max_epochs=2", "model.batch_norm=train"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IMGCLS_CACHE", str(folder / "cache"))
-        imgcls.fit(imgcls.compose([*shared, "trainer.max_epochs=8", f"run_dir={folder / 'start'}"]))
-        for name, *options in (("a", "seed=1"), ("b", "seed=2"), ("c", "optim.lr=2", "trainer.max_epochs=1")):
-            imgcls.fit(imgcls.compose([*shared, *tuned, *options, f"run_dir={folder / 'search' / name}"]))
-        yield folder
+    imgcls.fit(imgcls.compose([*shared, "trainer.max_epochs=8", f"run_dir={folder / 'start'}"]))
+    for name, *options in (("a", "seed=1"), ("b", "seed=2"), ("c", "optim.lr=2", "trainer.max_epochs=1")):
+        imgcls.fit(imgcls.compose([*shared, *tuned, *options, f"run_dir={folder / 'search' / name}"]))
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from imgcls.config import composition
+from imgcls.config.explain import compose_unchecked
+
 
 @pytest.fixture(autouse=True)
-def quick_composition() -> None:
-    """In place of the one of all other tests."""
+def plain_composition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undoes `quick_composition`."""
+    monkeypatch.setattr(composition, "compose_unchecked", compose_unchecked)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ KINDS = {
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A short training on images of one kind, whose files know unknown images and can be a teacher."""
     folder = tmp_path_factory.mktemp(request.param)
     root = write_pictures(folder / "pictures", {"train": 20, "test": 8})
@@ -35,9 +34,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             values = np.asarray(Image.open(file))
             np.save(file.with_suffix(".npy"), np.concatenate([values, 255 - values[..., :2]], axis=2))
             file.unlink()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IMGCLS_CACHE", str(folder / "cache"))
-        yield train(folder, "first", *KINDS[request.param], "export.known=0.9", "trainer.max_epochs=1")
+    return train(folder, "first", *KINDS[request.param], "export.known=0.9", "trainer.max_epochs=1")
 
 
 def train(folder: Path, name: str, *overrides: str) -> Run:

@@ -31,9 +31,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("teacher")
     root = write_pictures(folder / "pictures", {"train": 24, "test": 8})
     options = ["data.image_size=32", "data.resize=32", "trainer.max_epochs=8", "augment=none", f"data.root={root}"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IMGCLS_CACHE", str(folder / "cache"))
-        run = imgcls.fit(imgcls.compose([*SMALL, *options, f"run_dir={folder / 'run'}"]))
+    run = imgcls.fit(imgcls.compose([*SMALL, *options, f"run_dir={folder / 'run'}"]))
     assert run.metrics["test/accuracy"] > 0.9
     return run
 
