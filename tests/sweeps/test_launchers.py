@@ -54,14 +54,12 @@ def test_joblib(tmp_path: Path, search: Search) -> None:
     from joblib.externals.loky import get_reusable_executor
 
     try:
-        rows, printed = search(
-            *("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "search.workers=2", "search.trials=2"),
-            "search/pruner=median",
-        )
+        launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+        rows, printed = search(*launcher, "search.trials=1", "search/pruner=median")
     finally:
         get_reusable_executor().shutdown()
-    check(tmp_path, rows, 2)
-    assert "2/2 trial" in printed
+    check(tmp_path, rows, 1)
+    assert "1/1 trial" in printed
 
 
 def test_submitit(tmp_path: Path, search: Search) -> None:
@@ -72,8 +70,8 @@ def test_submitit(tmp_path: Path, search: Search) -> None:
 
 
 def test_workers(tmp_path: Path, search: Search) -> None:
-    rows, printed = search("search.workers=2", "search.trials=3")
-    check(tmp_path, rows, 3)
-    assert printed.count(" trial ") >= 3
+    rows, printed = search("search.workers=2", "search.trials=2")
+    check(tmp_path, rows, 2)
+    assert printed.count(" trial ") >= 2
     for number in (1, 2):
         assert (tmp_path / "sweep" / f"worker-{number}.log").is_file()

@@ -309,7 +309,9 @@ def test_early_stopping_waits_for_the_schedule_unless_asked(fit: Fit) -> None:
     assert constant.metrics["epochs"] == 2
 
 
-def test_a_learning_rate_is_found_and_stored(fit: Fit) -> None:
+def test_a_learning_rate_is_found_and_stored(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgcls.training.learning_rate.STARTS", 1)
+    monkeypatch.setattr("imgcls.training.learning_rate.STEPS", 60)
     run = fit("optim.lr=auto", "trainer.max_epochs=1")
     curve = json.loads((run.folder / "learning_rate.json").read_text())
     assert 1e-6 < curve["suggestion"] < 1
