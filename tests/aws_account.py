@@ -8,6 +8,7 @@ import json
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,19 @@ class Jobs:
         from imgcls.aws.account import Account
 
         return Account(self.aws.session(), **{"role": "trainer", **options})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def service_models() -> Iterator[None]:
+    """What each of AWS's services takes is read once, not in each session: megabytes of JSON."""
+    if not MOTO:
+        yield
+        return
+    import botocore.session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", cache(botocore.session.create_loader))
+        yield
 
 
 def check_settings_once(monkeypatch: pytest.MonkeyPatch) -> None:
