@@ -25,7 +25,11 @@ REDUCED = {
 """What stands in the place of the cell with the tag `parameters`."""
 
 QUICK = ["export.onnx=false", "trainer.limit_train_batches=2", "trainer.limit_test_batches=1"]
-SMALLER = {"inside_a_run": ["data.image_size=64"], "sagemaker": ["model.name=test_resnet"]}
+SMALLER = {
+    "inside_a_run": ["data.image_size=64"],
+    "search_and_compare": ["model.name=test_resnet"],
+    "sagemaker": ["model.name=test_resnet"],
+}
 
 
 def cells(name: str) -> list[dict[str, Any]]:
