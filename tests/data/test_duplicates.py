@@ -45,6 +45,7 @@ def nearest_of_all(new: np.ndarray, old: np.ndarray) -> dict[int, int]:
 @pytest.mark.parametrize("many", [0, 60, 10**9])
 def test_the_nearest_is_found_as_by_comparing_all(kind: str, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "MANY_CANDIDATES", many)  # by colour, by both ways, by hash
+    monkeypatch.setattr(duplicates, "MANY_OF_ALL", 10**9)
     monkeypatch.setattr(duplicates, "ROWS_AT_A_TIME", 32)
     monkeypatch.setattr(duplicates, "CHUNK_CANDIDATES", 500)
     images = thumbnails(kind)
@@ -54,8 +55,28 @@ def test_the_nearest_is_found_as_by_comparing_all(kind: str, many: int, monkeypa
     assert duplicates._find_nearest(new, old, 2) == expected
 
 
+def test_of_very_many_near_images_one_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "MANY_CANDIDATES": 0,
+        "MANY_OF_ALL": 10**9,
+        "FIRST_NEIGHBOURS": 2,
+        "ENOUGH_NEIGHBOURS": 2,
+    }.items():
+        monkeypatch.setattr(duplicates, name, value)
+    dice = np.random.default_rng(0)
+    images = np.minimum(thumbnails("objects", 20), 240).repeat(40, axis=0)
+    images += dice.integers(0, 9, (800, 1, 1, 3), dtype=np.uint8)
+    new, old = images[::2], images[1::2]
+    found, expected = duplicates._find_nearest(new, old), nearest_of_all(new, old)
+    assert found.keys() == expected.keys()
+    assert len(found) > 200
+    assert found != expected, "the nearest of two is not the nearest of all"
+    assert all(((new[i].astype(float) - old[j]) ** 2).mean() <= 15**2 for i, j in found.items())
+
+
 def test_equal_images_have_the_first_as_their_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "MANY_CANDIDATES", 0)
+    monkeypatch.setattr(duplicates, "MANY_OF_ALL", 10**9)
     old = np.repeat(thumbnails("photographs", 20), 30, axis=0)
     assert duplicates._find_nearest(old[::30], old) == {row: 30 * row for row in range(20)}
 
