@@ -69,14 +69,14 @@ def test_prepare(odd_folder: Path, own_cache: Path) -> None:
 def test_images_are_decoded_once(odd_folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One is so large that it is decoded at a part of its size for training, which is not what is inspected."""
     Image.new("RGB", (160, 200)).save(odd_folder / "train" / "cat" / "large.jpg")
-    decoded, original = Counter(), pictures._decode
+    decoded, original = Counter(), pictures._opened
 
     def count(source: Path, *args: Any) -> Any:
         decoded[source.name] += 1
         return original(source, *args)
 
-    monkeypatch.setattr(pictures, "_decode", count)
-    monkeypatch.setattr(pictures, "is_installed", lambda: False)  # libjpeg-turbo, whose decoding is not counted
+    monkeypatch.setattr(pictures, "_opened", count)
+    monkeypatch.setattr(pictures, "is_installed", lambda: False)  # which reads the file before it is opened
     options = {"image_size": 16, "resize": 16, "store": "disk", "augment": Augment(RandomResizedCrop())}
     found = prepare(ImageFolder(odd_folder, **options))
     assert found.pictures == 46
@@ -98,8 +98,8 @@ def test_processes_prepare_a_part_each(
         return ImageFolder(odd_folder, image_size=16, resize=16, store=store, num_workers=1)
 
     def work() -> list[str]:
-        decoded, original = [], pictures._decode
-        pictures._decode = lambda source, *args: (decoded.append(str(source)), original(source, *args))[1]
+        decoded, original = [], pictures._opened
+        pictures._opened = lambda source, *args: (decoded.append(str(source)), original(source, *args))[1]
         take_share(data(), Share.of_this_process())
         return decoded
 
