@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from imgcls.config import composition
 from imgcls.config.composition import compose, plain
+from imgcls.config.explain import compose_unchecked
 from imgcls.config.groups import config_dir
 from imgcls.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def plain_composition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here Hydra reads the files of `conf/` each time: undoes `quick_composition`."""
+    monkeypatch.setattr(composition, "compose_unchecked", compose_unchecked)
 
 
 @pytest.mark.parametrize(
