@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
 
@@ -25,3 +26,15 @@ def open_trial(study: Study, trial_id: int) -> Trial:
 
     study._thread_local.cached_all_trials = None
     return Trial(study, trial_id)
+
+
+def share_search_space(sampler: BaseSampler, earlier: BaseSampler) -> None:
+    """Let `sampler` know which options the trials have in common, as far as `earlier` has looked at them.
+
+    Both are of one study. By itself each sampler looks at all trials.
+    """
+    from optuna.search_space import IntersectionSearchSpace
+
+    known = getattr(earlier, "_search_space", None)
+    if isinstance(known, IntersectionSearchSpace) and type(sampler) is type(earlier):
+        sampler._search_space = known  # type: ignore[attr-defined]

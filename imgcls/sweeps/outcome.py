@@ -27,9 +27,9 @@ def best_trials(study: Search) -> list[Any]:
     def costs(trial: Any) -> list[float]:
         return [sign * value for sign, value in zip(signs, trial.values, strict=True)]
 
-    ordered = sorted(complete, key=lambda trial: (costs(trial), trial.number))
     if len(signs) == 1:
-        return ordered[:1]
+        return [min(complete, key=lambda trial: (costs(trial), trial.number))] if complete else []
+    ordered = sorted(complete, key=lambda trial: (costs(trial), trial.number))
     front: list[Any] = []
     for trial in ordered:  # what dominates a trial comes before it, and so does one of the front that dominates it
         if not any(_dominates(costs(other), costs(trial)) for other in front):
@@ -57,31 +57,34 @@ class Announcer:
         """Announce the new trials."""
         trials = self.study.trials
         new = [trial for trial in trials if trial.state.is_finished() and trial.number not in self._announced]
+        if not new:
+            return
+        best, seconds = best_trials(self.study)[:1], self._seconds_each(trials)
         for trial in sorted(new, key=lambda trial: (trial.datetime_complete, trial.number)):
             self._announced.add(trial.number)
-            print(self._line(trial, trials), flush=True)
-        if new:
-            write(self.study, self.fixed, self._lines)
+            print(self._line(trial, best, seconds), flush=True)
+        write(self.study, self.fixed, self._lines, best)
 
-    def _line(self, trial: Any, trials: Sequence[Any]) -> str:
+    def _line(self, trial: Any, best: Sequence[Any], seconds: float) -> str:
         values = zip(self.study.options.objectives, trial.values or [], strict=False)
         result = " ".join(f"{name}={value:.6g}" for name, value in values)
         if trial.state.name != "COMPLETE":
             reason = trial.user_attrs.get("reason")
             result = STATES[trial.state.name.lower()] + (f" ({reason})" if reason else "")
-        best = best_trials(self.study)
         so_far = f" | best {best[0].values[0]:.6g} (trial {best[0].number})" if best else ""
-        seconds = self._seconds_left(trials)
-        time_left = f" | about {duration(seconds)} left" if seconds else ""
+        left = self.study.total - len(self._announced)
+        time_left = f" | about {duration(seconds * left)} left" if seconds and left else ""
         place = f"{len(self._announced)}/{self.study.total} trial {trial.number}"
         return f"{place}: {result} {shown(trial.params)}{so_far}{time_left}"
 
-    def _seconds_left(self, trials: Sequence[Any]) -> float:
-        done = [trial.duration.total_seconds() for trial in trials if trial.state.is_finished() and trial.duration]
+    def _seconds_each(self, trials: Sequence[Any]) -> float:
+        """Seconds until the next trial, in the mean, of those that run at the same time."""
+        finished = [trial for trial in trials if trial.state.is_finished()]
+        done = [trial.duration.total_seconds() for trial in finished if trial.duration]
         running = sum(trial.state.name == "RUNNING" for trial in trials)
-        left = self.study.total - len(self._announced)
+        left = self.study.total - len(finished)
         at_once = min(max(1, left), max(running, self.study.options.workers))
-        return sum(done) / len(done) * left / at_once if done else 0.0
+        return sum(done) / len(done) / at_once if done else 0.0
 
 
 def shown(values: Mapping[str, Any]) -> str:
@@ -114,13 +117,19 @@ def _row(study: Search, trial: Any) -> dict[str, Any]:
     return row
 
 
-def write(study: Search, fixed: Sequence[str], lines: dict[int, tuple[Any, str]] | None = None) -> None:
+def write(
+    study: Search,
+    fixed: Sequence[str],
+    lines: dict[int, tuple[Any, str]] | None = None,
+    best: Sequence[Any] | None = None,
+) -> None:
     """Write `sweep.csv` and, once a trial is complete, `best.yaml`.
 
     Args:
         study: the search.
         fixed: the overrides that all trials share.
         lines: of `sweep.csv`, with the finished trials that they describe; kept for the next call.
+        best: of `best_trials`, if it has been asked for.
     """
     lines = {} if lines is None else lines
     head, table = "", []
@@ -132,7 +141,7 @@ def write(study: Search, fixed: Sequence[str], lines: dict[int, tuple[Any, str]]
                 lines[trial.number] = trial, line
         table.append(line)
     atomic_write_text(study.folder / "sweep.csv", "".join([head, "\n", *table]))
-    for trial in best_trials(study)[:1]:
+    for trial in (best_trials(study) if best is None else best)[:1]:
         content = {
             "overrides": [*fixed, *study.space.overrides(trial.params)],
             "values": study.space.typed(trial.params),

@@ -22,7 +22,7 @@ from imgcls.runs.provenance import hide_secrets
 from imgcls.runs.reading import read_history
 from imgcls.sweeps.liveness import ACTIVE, Watch, is_here, is_locked, me
 from imgcls.sweeps.options import SearchOptions
-from imgcls.sweeps.optuna_internals import id_of, id_of_number, open_trial
+from imgcls.sweeps.optuna_internals import id_of, id_of_number, open_trial, share_search_space
 from imgcls.sweeps.space import Choice, Dimension, Space
 from imgcls.sweeps.storage import (
     alone,
@@ -37,6 +37,7 @@ from imgcls.sweeps.storage import (
 from imgcls.system.background import repeat
 
 if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
     from optuna.study import Study as OptunaStudy
     from optuna.trial import FrozenTrial, Trial
 
@@ -86,6 +87,7 @@ class Study:
         self._watch = Watch(options.dead_after)
         self._beat = 0
         self._mine: set[int] = set()
+        self._earlier: BaseSampler | None = None  # the last sampler
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = storage_file(self.address)
         self._storage = open_storage(self.address)
@@ -102,8 +104,7 @@ class Study:
     @property
     def trials(self) -> list[FrozenTrial]:
         """The trials of this search that have been created, by number."""
-        trials = self._patiently(lambda: self._optuna.get_trials(deepcopy=False))
-        return sorted(trials, key=lambda trial: trial.number)[: self.total]
+        return self._patiently(lambda: self._optuna.get_trials(deepcopy=False))[: self.total]
 
     @property
     def total(self) -> int:
@@ -261,6 +262,9 @@ class Study:
             seed = self.options.seed  # one sequence for all trials
         samplers = self._api.samplers
         sampler = samplers.RandomSampler(seed) if self.options.grid else build(self.options.sampler, seed=seed)
+        if self._earlier is not None:
+            share_search_space(sampler, self._earlier)
+        self._earlier = sampler
         if number >= len(self.first):
             return sampler
         with without_experimental_warnings():
