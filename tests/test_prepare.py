@@ -91,7 +91,8 @@ def test_images_are_decoded_once(odd_folder: Path, own_cache: Path, monkeypatch:
 def test_processes_prepare_a_part_each(
     store: str, odd_folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "_block_rows", lambda _: 4)
+    monkeypatch.setattr(disk, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(disk, "_blocks_together", lambda _: 2)
     monkeypatch.setattr(threads, "CHUNKS_AHEAD", 1)
 
     def data() -> ImageFolder:

@@ -27,7 +27,7 @@ from imgcls.system.files import take_lock
 
 IMAGES, PLACES, DESCRIPTION = "images.jpegs", "places.npy", "store.json"
 PLACE = np.dtype([("start", np.int64), ("end", np.int64), ("aspect", np.float32)])  # of an image in the file of all
-BLOCK_ROWS = 1024  # images that a process compresses at a time, and that a kill loses
+BLOCK_ROWS = 512  # images that a process compresses at a time, and that a kill loses
 EXPECTED_SHARE = 0.2  # of the decoded bytes; photographs of quality 90 take 0.1 to 0.15
 
 

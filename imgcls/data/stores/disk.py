@@ -25,7 +25,7 @@ from imgcls.system.cache import hold
 FORMAT = 3
 DISK_SHARE = 0.8  # of the free space
 PIXELS, ASPECTS, DESCRIPTION = "pixels.u8", "aspects.npy", "store.json"
-BLOCK_ROWS = 1024
+BLOCK_ROWS = 512  # images that a kill loses, and those that are decoded ahead of them
 
 
 def store_key(split: Split, recipe: Recipe, cache: Path) -> str:
@@ -80,13 +80,12 @@ def _allocate(partial: Path, split: Split, recipe: Recipe) -> None:
         file.truncate(recipe.nbytes(len(split)))
     reserve(partial / PIXELS)
     np.save(partial / ASPECTS, np.ones(len(split), dtype=np.float32))
-    allocate_blocks(partial, len(split), _block_rows(recipe))
+    allocate_blocks(partial, len(split), BLOCK_ROWS)
 
 
-def _block_rows(recipe: Recipe) -> int:
-    """Images in a block: at least BLOCK_ROWS, and whole pages, which machines write to independently."""
-    whole = mmap.PAGESIZE // math.gcd(recipe.nbytes(1), mmap.PAGESIZE)
-    return -(-BLOCK_ROWS // whole) * whole
+def _blocks_together(recipe: Recipe) -> int:
+    """Number of blocks that are whole pages, which machines write to independently."""
+    return mmap.PAGESIZE // math.gcd(recipe.nbytes(BLOCK_ROWS), mmap.PAGESIZE)
 
 
 def _decode_blocks(partial: Path, split: Split, recipe: Recipe, workers: int) -> None:
@@ -97,7 +96,7 @@ def _decode_blocks(partial: Path, split: Split, recipe: Recipe, workers: int) ->
         pixels = np.memmap(file, dtype=recipe.depth.type, mode="r+", shape=recipe.shape(count))
         aspects = np.ones(count, dtype=np.float32)
         header = (partial / ASPECTS).stat().st_size - aspects.nbytes
-        blocks = stack.enter_context(Blocks(partial, count, _block_rows(recipe)))
+        blocks = stack.enter_context(Blocks(partial, count, BLOCK_ROWS, _blocks_together(recipe)))
         for row, reason in decode_rows(split, recipe, pixels, aspects, workers, blocks.claim(), blocks.left):
             if (rows := blocks.completed_by(row, reason)) is not None:
                 pixels.flush()

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Bad = list[tuple[int, str]]
 """Positions of images that cannot be read, and why."""
-PROGRESS = "progress.u8"  # of an unfinished store: a byte for each block, 1 when it is done, locked meanwhile
+PROGRESS = "blocks.u8"  # of an unfinished store: a byte for each block, 1 when it is done, locked meanwhile
 BAD = "bad.{}.json"  # of an unfinished store: the images of a block that cannot be read
 
 _in_this_process = threading.Lock()  # the locks of blocks are those of processes, not of threads
@@ -106,11 +106,12 @@ class Blocks:
     Args:
         partial: folder of the unfinished store.
         count: images.
-        rows: images in a block.
+        rows: images in a block, which a kill loses.
+        together: number of blocks that only one process writes to.
     """
 
-    def __init__(self, partial: Path, count: int, rows: int) -> None:
-        self.partial, self.count, self.rows = partial, count, rows
+    def __init__(self, partial: Path, count: int, rows: int, together: int = 1) -> None:
+        self.partial, self.count, self.rows, self.together = partial, count, rows, together
         self._progress = (partial / PROGRESS).open("r+b", buffering=0)
         done = self._progress.read().count(1)
         self.left = count - min(count, done * rows)
@@ -126,9 +127,9 @@ class Blocks:
         self._progress.close()
 
     def claim(self) -> Iterator[int]:
-        """The positions of the images in all blocks that this process claims, a block when its first one is taken."""
-        for block in range(-(-self.count // self.rows)):
-            if _claim(self._progress, block):
+        """The positions of the images in all blocks that this process claims, some when the first one is taken."""
+        for first in range(0, -(-self.count // self.rows), self.together):
+            for block in _claim(self._progress, first, self.together):
                 yield from range(block * self.rows, min(self.count, (block + 1) * self.rows))
 
     def completed_by(self, row: int, reason: str | None) -> slice | None:
@@ -150,14 +151,15 @@ class Blocks:
         os.pwrite(self._progress.fileno(), b"\1", block)
 
 
-def _claim(progress: IO[bytes], block: int) -> bool:
-    """Lock a block until `progress` is closed; False if it is decoded, or another process is at work on it."""
+def _claim(progress: IO[bytes], first: int, count: int) -> list[int]:
+    """Lock some blocks until `progress` is closed; those of them to be done, none if another process is at work."""
     try:
         import fcntl
 
-        fcntl.lockf(progress, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, block)
+        fcntl.lockf(progress, fcntl.LOCK_EX | fcntl.LOCK_NB, count, first)
     except (BlockingIOError, PermissionError):
-        return False
+        return []
     except (ImportError, OSError):
         pass  # Windows, or a file system without locks, of which `take_lock` has warned
-    return os.pread(progress.fileno(), 1, block) == b"\0"
+    done = os.pread(progress.fileno(), count, first)
+    return [first + place for place, byte in enumerate(done) if not byte]

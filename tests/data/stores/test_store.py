@@ -164,7 +164,8 @@ def test_a_killed_build_is_resumed_to_the_same_pixels(
 ) -> None:
     """Killed when nine of twelve images are decoded, of which eight are noted."""
     whole = build_on_disk(tmp_path / "whole", files, CENTRE, 1)
-    monkeypatch.setattr(disk, "_block_rows", lambda _: 4)
+    monkeypatch.setattr(disk, "BLOCK_ROWS", 4)
+    assert disk._blocks_together(CENTRE) > 1
 
     def build_until_nine() -> None:
         read = Recipe.read
@@ -247,7 +248,8 @@ def test_processes_that_start_at_once_decode_a_part_each(
     whole = build_on_disk(tmp_path / "whole", files, CENTRE, 1)
     context = multiprocessing.get_context("fork")
     both, results, read = context.Barrier(2), context.SimpleQueue(), Recipe.read
-    monkeypatch.setattr(disk, "_block_rows", lambda _: 2)
+    monkeypatch.setattr(disk, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(disk, "_blocks_together", lambda _: 2)
     monkeypatch.setattr(thread_module, "CHUNKS_AHEAD", 1)
 
     def build() -> None:
