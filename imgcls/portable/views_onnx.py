@@ -19,7 +19,7 @@ def choose_images(graph: Any) -> None:
     from onnxscript import ir
 
     unsure = graph.outputs.pop()
-    images, rows, again = graph.inputs
+    images, rows, again = list(graph.inputs)[:3]  # weights may follow
     values = {"zero": np.float32(0), "axis": np.array([0])}
     constants = [ir.node("Constant", [], {"value": ir.tensor(np.asarray(value))}) for value in values.values()]
     zero, axis = (constant.outputs[0] for constant in constants)
