@@ -30,6 +30,7 @@ from imgcls.models.backbones import create_network
 from imgcls.models.classifier import Classifier
 from imgcls.models.ema import WeightAveraging
 from imgcls.models.network import Network
+from imgcls.models.small_maps import use_linear_layers_for_small_maps
 from imgcls.models.whitening import INITIAL_PICTURES, FromPictures
 from imgcls.preprocessing import sides
 from imgcls.system.interrupts import StopSignals
@@ -112,6 +113,7 @@ def build_network(cfg: DictConfig, datamodule: ImageDataModule, *, pretrained: b
     )
     if pretrained and model.weights is None and isinstance(network.backbone, FromPictures):
         network.backbone.initialise_from(sample_training_images(datamodule, INITIAL_PICTURES))
+    use_linear_layers_for_small_maps(network.backbone)
     return network
 
 
