@@ -17,6 +17,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # unless who shares the machine gives another number
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "IMGCLS_TEST_GPU" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the same tests everywhere; a process that has seen a GPU cannot be forked
 
 import numpy as np
 import pytest

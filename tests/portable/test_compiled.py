@@ -63,7 +63,7 @@ def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
         compiled(network()).outputs(IMAGES)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU, and IMGCLS_TEST_GPU=1")
 def test_graphs_answer_as_the_network_does() -> None:
     plain, engine = TorchEngine(network().cuda()), compiled(network().cuda())
     for count in (5, 1, 5, 3):
