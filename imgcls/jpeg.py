@@ -31,13 +31,16 @@ def decode_jpeg(content: bytes, size: tuple[int, int]) -> np.ndarray | None:
     return pixels if pixels.shape == (height, width, 3) else None
 
 
-def encode_jpeg(image: Image.Image, side: int, quality: int, *, subsampling: int = -1) -> bytes:
-    """A JPEG of up to `side` pixels each way, without metadata; `quality` and `subsampling` as Pillow has them."""
+def encode_jpeg(image: Image.Image, side: int, quality: int, *, subsampling: int = -1, optimize: bool = False) -> bytes:
+    """A JPEG of up to `side` pixels each way, without metadata; the other options are Pillow's.
+
+    `optimize` is for low qualities: Pillow has no room for a file with more bytes than the image has pixels then.
+    """
     small = image.convert("RGB")
     small.thumbnail((side, side))
     clean = Image.frombytes("RGB", small.size, small.tobytes())
     buffer = io.BytesIO()
-    clean.save(buffer, "JPEG", quality=quality, subsampling=subsampling, optimize=True)
+    clean.save(buffer, "JPEG", quality=quality, subsampling=subsampling, optimize=optimize)
     return buffer.getvalue()
 
 

@@ -162,4 +162,4 @@ def _explain(folder: Path, datamodule: ImageDataModule, classifier: Classifier |
 
 def thumbnail(image: Image.Image, side: int = SIDE_PX) -> str:
     """A small JPEG of `image`, as base64, of at most `side` pixels each way."""
-    return base64.b64encode(encode_jpeg(image, side, 80)).decode()
+    return base64.b64encode(encode_jpeg(image, side, 80, optimize=True)).decode()

@@ -35,6 +35,11 @@ def test_an_example_is_small_and_has_no_metadata() -> None:
     assert Image.open(io.BytesIO(content)).size == (256, 128)
 
 
+def test_a_grainy_image_is_an_example_too() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    assert Image.open(io.BytesIO(encode(Image.fromarray(noise), 300))).size == (300, 300)
+
+
 def test_strangers_see_examples_only_if_asked_for(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text("{}")
     (tmp_path / "examples").mkdir()
