@@ -11,6 +11,7 @@ from imgcls.errors import UserError, first_line
 from imgcls.portable.exported import Exported
 
 Outputs = Tensor | tuple[Tensor, Tensor]
+MAX_COMPILED = 256  # sizes of batches of all models of a server; torch computes those above 8 without compilation
 RUNS_BEFORE_CAPTURE = 3  # which compile and choose kernels and take memory; as torch's documentation advises
 
 
@@ -45,10 +46,11 @@ class Compiled:
     def _prepare(self, batch: Tensor) -> Callable[[Tensor], Outputs]:
         """What computes the outputs of batches as large as `batch`."""
         try:
-            if batch.is_cuda:
-                return _capture(self._compute, batch.clone())
-            self._compute(batch)
-        except torch._dynamo.exc.TorchDynamoException as error:
+            with torch._dynamo.config.patch(recompile_limit=MAX_COMPILED):
+                if batch.is_cuda:
+                    return _capture(self._compute, batch.clone())
+                self._compute(batch)
+        except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
             cause = getattr(error, "inner_exception", error)
             raise UserError(f"engine=torch-compiled: {first_line(cause)}. Use engine=torch.") from error
         return self._compute
@@ -64,7 +66,7 @@ def _capture(compute: Callable[[Tensor], Outputs], images: Tensor) -> Callable[[
                 compute(images)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads serve other models meanwhile
             outputs = compute(images)
 
     def replay(batch: Tensor) -> Outputs:

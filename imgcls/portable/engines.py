@@ -112,7 +112,7 @@ class TorchEngine:
         from imgcls.portable.exported import Exported
 
         self.network, self._compiled = network.eval(), compiled
-        exported = Exported(network, temperature, novelty).eval()
+        exported = Exported(network, temperature, novelty).eval().to(next(network.parameters()).device)
         self._compute: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]] = exported
         if compiled:
             from imgcls.portable.compiled import Compiled

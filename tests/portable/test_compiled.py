@@ -14,6 +14,7 @@ from imgcls.models.backbones import create_network
 from imgcls.models.network import Network
 from imgcls.portable.compiled import Compiled
 from imgcls.portable.engines import TorchEngine
+from imgcls.portable.novelty import Novelty
 
 SIDE = 32
 IMAGES = np.random.default_rng(0).normal(size=(5, 3, SIDE, SIDE)).astype(np.float32)
@@ -63,8 +64,26 @@ def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
         compiled(network()).outputs(IMAGES)
 
 
+def test_sizes_of_all_models_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_sizes = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled_sizes.append(
+            next(len(value) for value in inputs if value.ndim == 4 and value.shape[2:] == (SIDE, SIDE))
+        )
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    engines = [compiled(create_network("test_resnet", classes, image_size=SIDE)) for classes in (3, 4, 5)]
+    for engine in engines:
+        for count in (1, 2, 4, 8):
+            engine.outputs(np.repeat(IMAGES[:1], count, axis=0))
+    assert sorted(compiled_sizes) == sorted([1, 2, 4, 8] * 3)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU, and IMGCLS_TEST_GPU=1")
 def test_graphs_answer_as_the_network_does() -> None:
-    plain, engine = TorchEngine(network().cuda()), compiled(network().cuda())
+    known = Novelty(np.eye(3, network().num_features, dtype=np.float32), 2.0, 0.1, 0.95, 100)
+    plain, engine = TorchEngine(network().cuda(), 2.0, known), compiled(network().cuda(), 2.0, known)
     for count in (5, 1, 5, 3):
         assert np.allclose(engine.outputs(IMAGES[:count]), plain.outputs(IMAGES[:count]), atol=1e-3)
