@@ -91,9 +91,13 @@ def run_forked(work: Callable[[], object], count: int) -> None:
     processes = [context.Process(target=work) for _ in range(count)]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * count
+    try:
+        for process in processes:
+            process.join(60)
+        assert [process.exitcode for process in processes] == [0] * count
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def run_and_kill(work: Callable[[], object], seconds: float | None = None) -> int:

@@ -18,10 +18,12 @@ class SmallMapConv2d(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) to (N, D, H', W')."""
+        if images.ndim != 4 or images.device.type != "cpu":
+            return super().forward(images)
         top, left = (int(side) for side in self.padding)
         rows = _covered(images.shape[2], self.kernel_size[0], self.stride[0], top)
         columns = _covered(images.shape[3], self.kernel_size[1], self.stride[1], left)
-        if not rows or not columns or images.device.type != "cpu":
+        if not rows or not columns:
             return super().forward(images)
         kernel = self.weight[:, :, top : top + rows, left : left + columns]
         return F.linear(images[:, :, :rows, :columns].flatten(1), kernel.flatten(1), self.bias)[..., None, None]

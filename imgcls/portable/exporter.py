@@ -256,7 +256,7 @@ def export_onnx(
     """
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         return False
-    if sum(value.nbytes for value in network.state_dict().values()) > MAX_ONNX_BYTES:
+    if 4 * sum(value.numel() for value in network.state_dict().values()) > MAX_ONNX_BYTES:
         log.warning("The network is too large for an ONNX file, which holds 2 GB at most; it is exported without one.")
         return False
     frozen = network_from_architecture(network.architecture)

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 PACKAGES = ("imgcls", "timm", "torch", "torchvision")
 """Whose layers are known by the version, or by their code; a graph with other ones is not kept."""
-VERSIONS = ("torch", "timm", "torchvision", "onnx", "onnxscript")
+VERSIONS = ("torch", "timm", "torchvision", "onnx", "onnxscript", "onnx_ir")
 SOURCES = ("models/*.py", "portable/exported.py", "portable/graphs.py", "portable/views_onnx.py")
 """The code of imgcls that a graph depends on."""
 

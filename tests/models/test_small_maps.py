@@ -77,6 +77,7 @@ def test_other_convolutions_stay(linear: list[object]) -> None:
     layer = nn.Conv2d(4, 4, 3, padding=1)
     use_linear_layers_for_small_maps(layer)
     assert layer(torch.randn(2, 4, 1, 2)).shape == (2, 4, 1, 2)
+    assert layer(torch.randn(4, 1, 1)).shape == (4, 1, 1), "an image without a batch"
     assert not linear
     with pytest.raises(RuntimeError, match="size"):
         SmallMapConv2d(4, 4, 3)(torch.randn(2, 4, 1, 1))
