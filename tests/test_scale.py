@@ -16,6 +16,7 @@ SMALL = {
     "duplicates_photographs": 60,
     "duplicates_on_white": 60,
     "tables": 2000,
+    "folders": 2000,
     "cold_store": 70,
     "cold_preadv": 70,
 }
