@@ -208,7 +208,10 @@ class ImageDataModule(BatchedData):
         if self.opened.source is None:
             source = self.find()
             if self.archive_file is not None and self.root is not None:
-                self.opened.held.append(hold(self.root / DESCRIPTIONS["unpacked"]))  # which unpack_once has written
+                try:
+                    self.opened.held.append(hold(self.root / DESCRIPTIONS["unpacked"]))  # which unpack_once has written
+                except OSError as error:
+                    raise UserError(f"{self.root} was removed meanwhile. Run the same command again.") from error
             if self.group is not None and source.train.groups is None:
                 source = with_groups(source, self.group)
             source = replace(source, notes=(*source.notes, *shared_groups(source)))

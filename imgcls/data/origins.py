@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from imgcls.aws.refusals import explain_refusals
 from imgcls.aws.s3 import StoredFile, fetch_file, is_remote, make_client, split_folder
@@ -156,13 +156,23 @@ class Web:
         place, question, query = self.url.partition("?")
         return f"{place.rstrip('/')}/{name}{question}{query}"
 
-    def fetch(self, name: str, target: Path, size: int | None = None) -> None:
-        """See Origin."""
-        download(self._url(name), target, size=size, headers=self.secret_headers, bar=False)
+    def fetch(self, name: str, target: Path, size: int | None = None, sha256: str | None = None) -> None:
+        """See Origin; a file of another `sha256` is refused as well."""
+        download(self._url(name), target, size=size, sha256=sha256, headers=self.secret_headers, bar=False)
 
     def read(self, name: str, start: int, size: int) -> bytes:
         """See Origin."""
         return read_range(self._url(name), start, size, headers=self.secret_headers)
+
+
+class HubFile(NamedTuple):
+    """What the hub says of a file."""
+
+    bytes: int
+    version: str
+    """Changes with the content."""
+    sha256: str | None
+    """None for a small file, which is in git."""
 
 
 @dataclass(frozen=True)
@@ -174,9 +184,10 @@ class Hub(Web):
     revision: str | None = None
     folder: str = ""
 
-    def parquet_files(self) -> dict[str, int]:
-        """The bytes of each Parquet file, by its path from the folder. Raises UserError."""
+    def parquet_files(self) -> dict[str, HubFile]:
+        """The Parquet files, by their paths from the folder. Raises UserError."""
         from huggingface_hub import HfApi
+        from huggingface_hub.hf_api import RepoFile
 
         options = {"path_in_repo": self.folder or None, "recursive": True, "revision": self.revision}
         try:
@@ -184,8 +195,14 @@ class Hub(Web):
         except Exception as error:  # of requests or of httpx, by the version of the package
             raise UserError(f"data.root={self.address} cannot be listed: {first_line(error)}.") from error
         start = len(f"{self.folder}/") if self.folder else 0
-        names = {file.path[start:]: int(getattr(file, "size", 0)) for file in found}
-        return {name: size for name, size in names.items() if name.endswith(".parquet") and ".." not in name}
+        files = {
+            file.path[start:]: HubFile(file.size, file.blob_id, file.lfs.sha256 if file.lfs is not None else None)
+            for file in found
+            if isinstance(file, RepoFile) and file.path.endswith(".parquet")
+        }
+        if outside := [name for name in files if ".." in name.split("/")]:
+            raise UserError(f"data.root={self.address} has a file outside of its folder: {outside[0]}.")
+        return files
 
 
 def _on_hub(root: str) -> Hub:

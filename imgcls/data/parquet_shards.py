@@ -31,15 +31,15 @@ T = TypeVar("T")
 
 def list_parquet(root: Path) -> list[Path]:
     """The Parquet files below `root`, sorted."""
-    return sorted(root.rglob("*.parquet"))
+    return sorted(file for file in root.rglob("*.parquet") if file.is_file())  # Spark calls folders so too
 
 
 def as_tars(root: Path, files: Sequence[Path], cache: Path, workers: int) -> tuple[Path, IO[bytes]]:
     """The folder with a tar file, and its index, for each of the Parquet `files` below `root`.
 
     They are written once, in `workers` threads; a killed command continues with those that are missing. They are kept
-    in the cache as long as the file in the result is open. Raises
-    UserError for a file that has no images or no labels, and where the disk has no room.
+    in the cache as long as the file in the result is open. Raises UserError for a file that has no images or no labels,
+    and where the disk has no room.
     """
     states = [(file.relative_to(root).as_posix(), file_state(file)) for file in files]
     content = json.dumps([str(root.resolve()), states]).encode("utf-8", "surrogateescape")

@@ -26,7 +26,8 @@ from imgcls.system.files import atomic_path, atomic_write_text, sha256_of
 
 LIST = "shards.json"
 ARRAYS = re.compile(r"images-[0-9a-f]{16}\.safetensors")
-COLUMNS = ("starts", "sizes", "labels", "widths", "heights")
+COLUMNS = {"starts": np.int64, "sizes": np.int64, "labels": np.int32, "widths": np.int32, "heights": np.int32}
+TYPES = {"text": np.uint8, "ends": np.int64, "texts": np.uint8, **COLUMNS}
 
 
 class Listed(NamedTuple):
@@ -129,17 +130,24 @@ class ShardList:
         arrays: dict[str, np.ndarray] = {}
         try:
             with safe_open(folder / listed.arrays, "pt") as opened:  # of torch, which maps the file
-                for name in ("text", "ends", "texts", *COLUMNS):
+                for name in TYPES:
                     arrays[name] = opened.get_tensor(name).numpy()
-        except SafetensorError as error:
+        except (SafetensorError, TypeError) as error:
             raise ValueError(f"{folder / listed.arrays}: {error}") from error
+        if any(array.dtype != TYPES[name] or array.ndim != 1 for name, array in arrays.items()):
+            raise ValueError(f"{folder / listed.arrays} has other types of numbers")
         text, ends = arrays.pop("text"), arrays.pop("ends")
         texts = [str(label) for label in json.loads(arrays.pop("texts").tobytes())]
-        count = sum(shard.images for shard in listed.shards.values())
-        if {len(ends) - 1, *map(len, arrays.values())} != {count} or ends[-1] != len(text):
+        counts = [shard.images for shard in listed.shards.values()]
+        if {len(ends) - 1, *map(len, arrays.values())} != {sum(counts)} or ends[0] != 0 or ends[-1] != len(text):
             raise ValueError(f"{folder / listed.arrays} is not the file of {LIST}")
-        if count and not 0 <= arrays["labels"].min() <= arrays["labels"].max() < len(texts):
-            raise ValueError(f"{folder / listed.arrays} has wrong labels")
+        if sum(counts):
+            if not 0 <= arrays["labels"].min() <= arrays["labels"].max() < len(texts):
+                raise ValueError(f"{folder / listed.arrays} has wrong labels")
+            room = np.repeat([shard.bytes for shard in listed.shards.values()], counts) - arrays["sizes"]
+            smallest = min(int(arrays[name].min()) for name in COLUMNS)
+            if smallest < 0 or (arrays["starts"] > room).any() or (np.diff(ends) < 0).any():
+                raise ValueError(f"{folder / listed.arrays} has places outside of the shards")
         return cls(listed.shards, PackedNames(text, ends), **arrays, texts=texts)
 
 
@@ -148,14 +156,29 @@ def read_list(file: Path) -> Listed:
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
         shards = {str(name): Shard(**shard) for name, shard in content["shards"].items()}
-        listed = Listed(shards, str(content["arrays"]), int(content["bytes"]), str(content["sha256"]))
+        listed = Listed(shards, content["arrays"], content["bytes"], content["sha256"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} was not written by imgcls.prepare") from error
-    if any(part in ("", ".", "..") for name in shards for part in name.split("/")):
+    numbers = [listed.bytes, *(number for shard in shards.values() for number in (shard.bytes, shard.images))]
+    hashes = [listed.sha256, *(text for shard in shards.values() for text in (shard.sha256, shard.key))]
+    if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
+        raise ValueError(f"{file} has counts that are no whole numbers")
+    if not all(isinstance(text, str) for text in (listed.arrays, *hashes)):
+        raise ValueError(f"{file} has hashes that are no texts")
+    if any(part in ("", ".", "..") or "\0" in part for name in shards for part in name.split("/")):
         raise ValueError(f"{file} has names that are no paths")
+    if not all(name.endswith(".tar") for name in shards):
+        raise ValueError(f"{file} has shards that are no tar files")
     if not ARRAYS.fullmatch(listed.arrays):
         raise ValueError(f"{file} has no file of arrays")
     return listed
+
+
+def are_in(root: Path, shards: Mapping[str, Shard]) -> bool:
+    """Whether the shards below `root` are these, by their names and bytes. Raises OSError."""
+    return sorted(shards) == list_shards(root) and all(
+        (root / name).stat().st_size == shard.bytes for name, shard in shards.items()
+    )
 
 
 def read_shards(root: Path, cache: Path, workers: int, *, measured: bool = False) -> ShardList:
@@ -167,13 +190,11 @@ def read_shards(root: Path, cache: Path, workers: int, *, measured: bool = False
         workers: threads.
         measured: read the header of each image too, if that has not been done.
     """
-    shards = list_shards(root)
     with suppress(OSError, ValueError):
         known = ShardList.read(root)
-        if sorted(known.shards) == shards and all(
-            (root / name).stat().st_size == shard.bytes for name, shard in known.shards.items()
-        ):
+        if are_in(root, known.shards):
             return known
+    shards = list_shards(root)
 
     def index(number: int) -> Index:
         return read_index(root / shards[number], cache, measured=measured)

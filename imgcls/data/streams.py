@@ -17,8 +17,8 @@ from typing import IO
 from imgcls.data.download import MissingFileError
 from imgcls.data.origins import Bucket, Folder, Hub, Origin
 from imgcls.data.shard_cache import ShardCache
-from imgcls.data.shard_index import CLASS_NAMES, list_shards
-from imgcls.data.shard_list import LIST, Shard, ShardList, read_list, read_shards, remove_other_arrays
+from imgcls.data.shard_index import CLASS_NAMES
+from imgcls.data.shard_list import LIST, Listed, ShardList, are_in, read_list, read_shards, remove_other_arrays
 from imgcls.data.stores.disk import DISK_SHARE
 from imgcls.data.threads import map_with_bar
 from imgcls.errors import UserError, first_line
@@ -31,6 +31,8 @@ from imgcls.system.text import format_bytes
 log = logging.getLogger(__name__)
 
 DESCRIPTION = DESCRIPTIONS["streams"]
+FETCHED = "fetched.json"
+"""Says which version of each file has been fetched, or will be."""
 
 
 class Streams:
@@ -77,33 +79,18 @@ class Streams:
 
     def prepare(self) -> bool:
         """Fetch the list, and decide whether the shards are fetched in turn. Raises UserError where there is none."""
-        if self._prepared:  # Lightning asks before each of training, validation and test
-            return self.active
-        with alone(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                total = self._fetch_list()
-            except MissingFileError as error:
-                (self.folder / LIST).unlink(missing_ok=True)
-                if isinstance(self.origin, Folder):
-                    return self._decide(True)
-                if isinstance(self.origin, Bucket | Hub) and self.stream is not True:
-                    return self._decide(False)
-                raise self._explain(f"has no {LIST}, which imgcls.prepare shards=DIR writes beside shards.") from error
-            room = self._limit()
-            stream = total > room if self.stream == "auto" else bool(self.stream)
-            if stream:
-                log.info(
-                    "%s: %s of shards are fetched in turn, up to %s are kept in %s%s.",
-                    *(self.origin.address, format_bytes(total), format_bytes(room), self.folder),
-                    " (data.stream_disk)" if total > room else "",
-                )
-            return self._decide(stream)
+        if not self._prepared:  # Lightning asks before each of training, validation and test
+            with alone(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._describe(self._decide())
+            self._prepared = True
+        return self.active
 
     def fetch_all(self, workers: int) -> None:
         """Fetch the shards that are missing."""
         if isinstance(self.origin, Hub) and not (self.folder / LIST).is_file():
-            self._fetch_parquet(self.origin, workers)
+            with alone(self.folder):
+                self._fetch_parquet(self.origin, workers)
             return
         listed = self.images(workers)
         self.open(listed, together=0)
@@ -135,12 +122,9 @@ class Streams:
                 f"Shuffling data.shuffle_shards={together} shards together needs {format_bytes(needed)} of disk, but "
                 f"they may take {format_bytes(limit)}. Set data.stream_disk higher or data.shuffle_shards lower."
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        description = self.folder / DESCRIPTION
-        if not description.is_file():
-            self._decide(True)
-        if self._held is None:
-            self._held = hold(description)
+        with alone(self.folder):
+            self._describe(self.active)
+            self._keep({name: list(shard) for name, shard in shards.items()})
         self.cache = ShardCache(self.origin, self.folder, shards, limit)
 
     def keys(self, shards: Sequence[str]) -> list[str]:
@@ -149,14 +133,48 @@ class Streams:
 
     # ---- inside
 
+    def _decide(self) -> bool:
+        """Fetch the list; return whether the shards are fetched in turn."""
+        try:
+            total = self._fetch_list()
+        except MissingFileError as error:
+            (self.folder / LIST).unlink(missing_ok=True)
+            if isinstance(self.origin, Folder):
+                return True
+            if isinstance(self.origin, Bucket | Hub) and self.stream is not True:
+                return False
+            raise self._explain(f"has no {LIST}, which imgcls.prepare shards=DIR writes beside shards.") from error
+        room = self._limit()
+        stream = total > room if self.stream == "auto" else bool(self.stream)
+        if stream:
+            log.info(
+                "%s: %s of shards are fetched in turn, up to %s are kept in %s%s.",
+                *(self.origin.address, format_bytes(total), format_bytes(room), self.folder),
+                " (data.stream_disk)" if total > room else "",
+            )
+        return stream
+
+    def _keep(self, files: Mapping[str, list[object]]) -> None:
+        """Remove what was fetched and is not one of `files`, in its version; note these. To be called `alone`."""
+        before: object = None
+        with suppress(OSError, ValueError):
+            before = json.loads((self.folder / FETCHED).read_text(encoding="utf-8"))
+        known = before if isinstance(before, dict) else {}
+        for file in (*self.folder.rglob("*.tar"), *self.folder.rglob("*.parquet")):
+            name = file.relative_to(self.folder).as_posix()
+            if file.is_file() and (name not in files or known.get(name) != files[name]):
+                file.unlink()
+        if known != files:
+            atomic_write_text(self.folder / FETCHED, json.dumps(files))
+
     def _has_list(self) -> bool:
         """Whether the list of a folder has been fetched, and is that of the shards in it."""
         with suppress(OSError, ValueError):
-            return sorted(read_list(self.folder / LIST).shards) == list_shards(self.index_folder)
+            return are_in(self.index_folder, read_list(self.folder / LIST).shards)
         return False
 
     def _fetch_list(self) -> int:
-        """Fetch the list and the arrays, and remove shards that are now others; return the bytes of all."""
+        """Fetch the list and the arrays; return the bytes of all shards."""
         fetched = self.folder / f"new-{LIST}"
         self.origin.fetch(LIST, fetched)
         try:
@@ -166,39 +184,45 @@ class Streams:
                 raise MissingFileError(str(error)) from error
             explained = f"has a {LIST} of another version of imgcls. Run imgcls.prepare shards=DIR again."
             raise self._explain(explained) from error
-        before: Mapping[str, Shard] = {}
-        with suppress(OSError, ValueError):
-            before = read_list(self.folder / LIST).shards
-        for file in self.folder.rglob("*.tar"):
-            name = file.relative_to(self.folder).as_posix()
-            if name not in now.shards or before.get(name) != now.shards[name]:
-                file.unlink()
-        arrays = self.folder / now.arrays
-        if not arrays.is_file():
+        if not self._has_arrays(now):
+            arrays = self.folder / "new-images.safetensors"
             self.origin.fetch(now.arrays, arrays, now.bytes)
             if sha256_of(arrays) != now.sha256:
                 arrays.unlink()
                 raise self._explain(f"has a damaged {now.arrays}. Run imgcls.prepare shards=DIR again.")
+            arrays.replace(self.folder / now.arrays)
         with suppress(MissingFileError):
             self.origin.fetch(CLASS_NAMES, self.folder / CLASS_NAMES)
         fetched.replace(self.folder / LIST)
         remove_other_arrays(self.folder, now.arrays)
         return sum(shard.bytes for shard in now.shards.values())
 
+    def _has_arrays(self, listed: Listed) -> bool:
+        """Whether the arrays of a list have been fetched before; they are hashed where no fetched list says so."""
+        arrays = self.folder / listed.arrays
+        if not arrays.is_file() or arrays.stat().st_size != listed.bytes:
+            return False
+        with suppress(OSError, ValueError):
+            before = read_list(self.folder / LIST)
+            if (before.arrays, before.sha256) == (listed.arrays, listed.sha256):
+                return True
+        return sha256_of(arrays) == listed.sha256
+
     def _fetch_parquet(self, hub: Hub, workers: int) -> None:
-        """Fetch the Parquet files that are missing."""
-        self._held = hold(self.folder / DESCRIPTION)
+        """Fetch the Parquet files that are missing; to be called `alone`."""
         files = hub.parquet_files()
         if not files:
             raise self._explain(f"has neither Parquet files nor a {LIST}, which imgcls.prepare shards=DIR writes.")
-        missing = [name for name, size in files.items() if size_of(self.folder / name) != size]
-        needed, free = sum(files[name] for name in missing), spare_disk(self.folder)
+        self._keep({name: [file.bytes, file.version] for name, file in files.items()})
+        missing = [name for name, file in files.items() if size_of(self.folder / name) != file.bytes]
+        needed, free = sum(files[name].bytes for name in missing), spare_disk(self.folder)
         if needed > free:
             needs = f"needs {format_bytes(needed)} of disk for its Parquet files, and as much again for tar files"
             raise self._explain(f"{needs}, but {format_bytes(free)} are free. Set IMGCLS_CACHE to another disk.")
 
         def fetch(number: int) -> None:
-            self.origin.fetch(missing[number], self.folder / missing[number], files[missing[number]])
+            name = missing[number]
+            hub.fetch(name, self.folder / name, files[name].bytes, files[name].sha256)
 
         for _ in map_with_bar(fetch, range(len(missing)), workers, f"Fetching {len(missing):,} Parquet files"):
             pass
@@ -213,11 +237,11 @@ class Streams:
         present = sum(file.stat().st_size for file in self.folder.rglob("*.tar"))
         return DISK_SHARE * (spare_disk(self.folder) + present)
 
-    def _decide(self, stream: bool) -> bool:
-        self._prepared = True
+    def _describe(self, stream: bool) -> None:
+        """Write what is in the folder, and hold it; to be called `alone`."""
         content = json.dumps({"address": self.origin.address, "stream": stream})
         file = self.folder / DESCRIPTION
         if not file.is_file() or file.read_text(encoding="utf-8") != content:
-            self.folder.mkdir(parents=True, exist_ok=True)
             atomic_write_text(file, content)
-        return stream
+        if self._held is None:
+            self._held = hold(file)

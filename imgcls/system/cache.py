@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -56,10 +57,17 @@ def data_folder(class_name: str) -> Path:
 def hold(file: Path) -> IO[bytes]:
     """Open the description of something in the cache, which is used now: `remove` leaves that alone until it is closed.
 
-    Raises OSError if there is none.
+    Raises OSError if there is none, or it is being removed.
     """
     opened = file.open("rb")
-    take_lock(opened, wait=False, shared=True)
+    try:
+        if not take_lock(opened, wait=False, shared=True) or not os.path.samestat(
+            os.fstat(opened.fileno()), file.stat()
+        ):
+            raise FileNotFoundError(errno.ENOENT, "Removed from the cache", str(file))
+    except OSError:
+        opened.close()
+        raise
     with contextlib.suppress(OSError):  # of another user
         os.utime(file)
     return opened

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -145,12 +146,21 @@ def explain_os_errors(path: Path) -> Iterator[None]:
     """Turn a full disk and a missing permission into one line that names `path`."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        code = _error_code(error)
+        if code in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{_describe_full_disk(path)}, then run the same command again.") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
-            raise UserError(f"Cannot write {path}: {error.strerror}. Choose a writable folder.") from error
+        if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
+            raise UserError(f"Cannot write {path}: {os.strerror(code)}. Choose a writable folder.") from error
         raise
+
+
+def _error_code(error: Exception) -> int | None:
+    """The number of the operating system's error; libraries in Rust, such as safetensors, have it in their text."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)$", str(error))
+    return int(found[1]) if found and not isinstance(error, UserError) else None
 
 
 def _describe_full_disk(path: Path) -> str:

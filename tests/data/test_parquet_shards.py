@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import numpy as np
 import pytest
 
 from imgcls.data import parquet_shards
+from imgcls.data.origins import Hub
 from imgcls.data.parquet_shards import list_parquet
 from imgcls.data.shards import Shards
 from imgcls.data.stores.fingerprint import file_state
 from imgcls.errors import UserError
-from tests.data.test_shards import OPTIONS, png
+from imgcls.system.files import sha256_of, take_lock
+from tests.data.test_shards import OPTIONS, png, write_tar
 from tests.data.test_streams import Server
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -33,7 +37,7 @@ def write(file: Path, numbers: range, **columns: list[Any]) -> None:
     }
     metadata = {"huggingface": json.dumps({"info": {"features": {"label": {"names": NAMES}}}})}
     table = pyarrow.table(cells | columns).replace_schema_metadata(metadata)
-    parquet.write_table(table, file, row_group_size=4)
+    parquet.write_table(table, file, row_group_size=4, compression="none")
 
 
 @pytest.fixture
@@ -133,20 +137,85 @@ def test_what_cannot_be_used_is_refused(root: Path, tmp_path: Path, monkeypatch:
         Shards(root, **OPTIONS).find()
 
 
-def test_files_on_the_hub_are_copied_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = [{"type": "file", "oid": "", "size": file.stat().st_size, "path": file.name} for file in list_parquet(root)]
-    (root / "main").write_text(json.dumps([*files, {"type": "file", "oid": "", "size": 3, "path": "README.md"}]))
+def test_a_folder_called_as_a_file_is_read_as_a_folder(tmp_path: Path) -> None:
+    """As Spark writes them."""
+    write(tmp_path / "train.parquet" / "part-00000.parquet", range(6))
+    assert len(Shards(tmp_path, **OPTIONS).find().train) == 6
+
+
+@pytest.fixture
+def server(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A hub with the files of `root`."""
     server = Server(root)
     monkeypatch.setattr(
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
     )
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def push(root: Path, paths: Mapping[str, str] | None = None) -> int:
+    """Write the answer of the hub that lists the files of `root`, some at other `paths`; return their number."""
+    files: list[dict[str, Any]] = [
+        {"type": "directory", "oid": "", "path": "train.parquet"},
+        {"type": "file", "oid": "", "size": 3, "path": "README.md"},
+    ]
+    for file in list_parquet(root):
+        digest, size, path = sha256_of(file), file.stat().st_size, (paths or {}).get(file.name, file.name)
+        lfs = {"oid": digest, "size": size, "pointerSize": 1}
+        files.append({"type": "file", "oid": digest, "size": size, "path": path, "lfs": lfs})
+    (root / "main").write_text(json.dumps(files))
+    return len(files) - 2
+
+
+def test_what_has_changed_on_the_hub_is_fetched_again(
+    server: Server, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a file of the same size, and by one process at a time; what is not there any more is removed."""
+    root = server.folder = tmp_path / "hub"
+    fetch = Hub.fetch
+
+    def fetch_alone(hub: Hub, name: str, target: Path, *options: Any) -> None:
+        [lock] = (own_cache / "streams").glob(".*.lock")
+        with lock.open("rb") as opened:
+            assert not take_lock(opened, wait=False)
+        fetch(hub, name, target, *options)
+
+    def images() -> list[int]:
+        data = Shards("hf://datasets/user/name", **OPTIONS, store="none")
+        data.prepare_data()
+        train = data.find().train
+        return sorted(train.open(row).getpixel((3, 3))[0] for row in range(len(train)))
+
+    monkeypatch.setattr(Hub, "fetch", fetch_alone)
+    write(root / "train-0.parquet", range(100, 104))
+    write(root / "a..b.parquet", range(200, 204))
+    push(root, {"a..b.parquet": "train.parquet/a..b.parquet"})
+    assert images() == [*range(100, 104), *range(200, 204)]
+    size = (root / "train-0.parquet").stat().st_size
+    write(root / "train-0.parquet", range(104, 108))
+    assert (root / "train-0.parquet").stat().st_size == size
+    (root / "a..b.parquet").rename(root / "train-1.parquet")
+    push(root)
+    assert images() == [*range(104, 108), *range(200, 204)]
+    assert Counter(server.fetched(".parquet")) == {"train-0.parquet": 2, "a..b.parquet": 1, "train-1.parquet": 1}
+    write_tar(next((own_cache / "streams").glob("*/")) / "train-0.tar", {"a.png": png(1), "a.cls": b"0"})
+    assert images() == [*range(104, 108), *range(200, 204)], "and not shards of earlier"
+    push(root, {"train-0.parquet": "../train-0.parquet"})
+    with pytest.raises(UserError, match=r"a file outside of its folder: ../train-0.parquet"):
+        images()
+
+
+def test_files_on_the_hub_are_copied_once(server: Server, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = push(root)
     local = Shards(root, **OPTIONS, store="none").source
     for _ in range(2):
         data = Shards("hf://datasets/user/name", **OPTIONS, store="none")
         data.prepare_data()
-        assert len(server.fetched(".parquet")) == len(files) == 4
+        assert len(server.fetched(".parquet")) == files == 4
         assert [*data.source.train.names] == [*local.train.names]
         assert np.array_equal(data.source.train.open(3), local.train.open(3))
     with pytest.raises(UserError, match=r"has no shards.json, which imgcls.prepare shards=DIR writes"):
@@ -155,7 +224,6 @@ def test_files_on_the_hub_are_copied_once(root: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("IMGCLS_CACHE", str(root / "cache"))
     with pytest.raises(UserError, match=r"needs .* of disk for its Parquet files, .* but 10 bytes are free"):
         Shards("hf://datasets/user/name", **OPTIONS).prepare_data()
-    server.shutdown()
-    server.server_close()
-    with pytest.raises(UserError, match="cannot be"):
+    (root / "main").unlink()
+    with pytest.raises(UserError, match="cannot be listed"):
         Shards("hf://datasets/user/name", **OPTIONS).prepare_data()

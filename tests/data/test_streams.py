@@ -21,6 +21,8 @@ from imgcls.data.imagefolder import ImageFolder
 from imgcls.data.loader import ShardedPlan
 from imgcls.data.origins import Web, open_origin
 from imgcls.data.shard_cache import Shard, ShardCache
+from imgcls.data.shard_index import Index
+from imgcls.data.shard_list import ShardList, read_list
 from imgcls.data.shard_writing import write_shards
 from imgcls.data.shards import Shards
 from imgcls.errors import UserError
@@ -231,6 +233,65 @@ def test_what_was_fetched_is_used_again_and_what_has_changed_is_not(server: Serv
     assert len(server.fetched(".safetensors")) == 1
 
 
+def test_what_was_fetched_outlives_a_list_that_is_missing_for_a_moment(server: Server) -> None:
+    """Also the arrays, which are checked again."""
+    data = opened(server.url, stream=True)
+    first, count = batches(data.val_dataloader()), len(server.fetched())
+    listed, away = server.folder / "shards.json", server.folder / "away"
+    for damaged in (False, True):
+        listed.rename(away)
+        with pytest.raises(UserError, match=r"has no shards.json"):
+            opened(server.url, stream=True)
+        away.rename(listed)
+        assert data.streams is not None
+        (arrays,) = data.streams.folder.glob("images-*.safetensors")
+        if damaged:
+            arrays.write_bytes(bytes(arrays.stat().st_size))
+        assert batches(opened(server.url, stream=True).val_dataloader()) == first
+        assert len(server.fetched()) == count
+        assert len(server.fetched(".safetensors")) == 1 + damaged
+
+
+def test_a_list_of_shards_that_were_written_anew_is_not_used(shards: Path) -> None:
+    first = batches(opened(shards).val_dataloader())
+    with (shards / "val-00000.tar").open("ab") as file:
+        file.write(bytes(10240))  # as other programs pad them
+    assert batches(opened(shards, stream=True).val_dataloader()) == first
+
+
+LISTED = {"shards": {"a.tar": {"bytes": 1}}, "arrays": f"images-{16 * '0'}.safetensors", "bytes": 1, "sha256": ""}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bytes": None},
+        {"sha256": 3},
+        {"arrays": None},
+        *({"shards": {"a.tar": shard}} for shard in ({"bytes": None}, {"bytes": -1}, {"bytes": 1, "images": 0.5})),
+        *({"shards": {name: {"bytes": 1}}} for name in ("shards.json", "../a.tar", "/a.tar", "a\0.tar")),
+    ],
+)
+def test_a_list_of_wrong_types_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "shards.json"
+    file.write_text(json.dumps(LISTED))
+    assert read_list(file).shards == {"a.tar": Shard(1)}
+    file.write_text(json.dumps(LISTED | change))
+    with pytest.raises(ValueError, match=r"shards.json"):
+        read_list(file)
+
+
+@pytest.mark.parametrize(("start", "size"), [(512, 489), (-1, 10), (512, -1)])
+def test_places_outside_of_the_shards_are_refused(start: int, size: int, tmp_path: Path) -> None:
+    for starts, sizes in (([0, 512], [10, 488]), ([0, start], [10, size])):
+        index = Index(1000, ["a.png", "b.png"], starts, sizes, ["0", "1"], widths=[1, 1], heights=[1, 1])
+        ShardList.of([("a.tar", index)]).write(tmp_path)
+        if sizes[1] == 488:
+            assert ShardList.read(tmp_path).sizes.tolist() == sizes
+    with pytest.raises(ValueError, match="places outside of the shards"):
+        ShardList.read(tmp_path)
+
+
 def test_a_damaged_list_is_refused(server: Server) -> None:
     (file,) = server.folder.glob("*.safetensors")
     content = file.read_bytes()
@@ -284,8 +345,9 @@ def test_the_identity_of_a_run_is_in_the_index(server: Server, tmp_path: Path) -
     record_data(tmp_path, data)
     check_data(tmp_path, opened(server.url, stream=True))
     assert not server.fetched()
-    file = server.folder / "shards.json"
-    file.write_text(file.read_text().replace('"sha256": "', '"sha256": "0'))
+    listed = json.loads((server.folder / "shards.json").read_text())
+    listed["shards"]["train-00000.tar"]["sha256"] = "0"
+    (server.folder / "shards.json").write_text(json.dumps(listed))
     with pytest.raises(UserError, match="other train images"):
         check_data(tmp_path, opened(server.url, stream=True))
 
@@ -384,7 +446,10 @@ def test_nothing_is_fetched_after_the_end(slow: Slow, tmp_path: Path, monkeypatc
 
 
 def test_the_cache_is_listed_and_removed(shards: Path, own_cache: Path) -> None:
-    data = opened(shards, stream=True)
+    data = Shards(str(shards), **OPTIONS, store="none", stream=True)
+    data.prepare_data()
+    assert not remove(entries(own_cache)[-1]), "from then on"
+    data.setup()
     batches(data.val_dataloader())
     [entry] = [entry for entry in entries(own_cache) if entry.kind == "streams"]
     assert entry.nbytes >= SHARD

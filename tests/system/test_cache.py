@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from imgcls.system import cache
-from imgcls.system.cache import cache_folder, find_or_build
+from imgcls.system.cache import cache_folder, find_or_build, hold
+from imgcls.system.files import take_lock
 
 FILE = "number.txt"
 
@@ -73,6 +74,16 @@ def test_a_build_that_fails_leaves_nothing_and_what_was_there(tmp_path: Path) ->
 def test_what_cannot_be_read_back_is_said(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot be read back"):
         find_or_build(tmp_path / "one", lambda: None, lambda partial: None)
+
+
+def test_what_is_being_removed_cannot_be_held(tmp_path: Path) -> None:
+    file = tmp_path / FILE
+    file.touch()
+    with file.open("rb") as removing:
+        assert take_lock(removing, wait=False)
+        with pytest.raises(OSError, match="Removed from the cache"):
+            hold(file)
+    hold(file).close()
 
 
 def test_a_user_without_a_home_has_a_cache_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from imgcls.errors import UserError, nearest
 from imgcls.system.files import atomic_folder, atomic_path, atomic_write_text, explain_os_errors, take_lock
@@ -53,6 +54,15 @@ def test_a_disk_without_inodes_is_told_from_a_full_one(monkeypatch: pytest.Monke
 
 def test_inodes_of_a_folder_that_does_not_exist_yet(tmp_path: Path) -> None:
     assert free_inodes(tmp_path / "a" / "b") == free_inodes(tmp_path)
+
+
+def test_a_full_disk_is_one_line_for_libraries_in_rust_as_well(tmp_path: Path) -> None:
+    """Their errors are no OSError; the text is that of safetensors."""
+    text = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with pytest.raises(UserError, match="No space left on the disk of"), atomic_path(tmp_path / "x"):
+        raise SafetensorError(text)
+    with pytest.raises(SafetensorError), atomic_path(tmp_path / "x"):
+        raise SafetensorError("another error")
 
 
 def test_other_os_errors_are_not_hidden() -> None:
