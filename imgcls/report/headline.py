@@ -59,7 +59,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
     start = "pretrained weights" if model.get("pretrained") else "random weights"
     frozen = ", frozen backbone" if model.get("freeze") == "backbone" else ""
     splits = run.json("data.json").get("splits") or {}
-    sizes = [f"{count} {SPLITS.get(name, name)}" for name, (count, *_) in splits.items()]
+    sizes = [f"{count:,} {SPLITS.get(name, name)}" for name, (count, *_) in splits.items()]
     name = data_name(config)
     environment, gpus = run.json("environment.json"), run.json("debug/profile/facts.json").get("gpus") or []
     device = ", ".join(gpus) if gpus else f"{environment['cpus']} CPU cores" if "cpus" in environment else ""
@@ -79,7 +79,7 @@ def headline(run: RunData) -> tuple[str, Sequence[tuple[str, ...]]]:
     metrics, status, history = run.metrics, run.status, run.history
     if "test/map" in metrics:
         count, classes = len(run.predictions), len(run.classes)
-        sentence = f"The mean average precision is {metrics['test/map']:.2%}, on {count} images of {classes} labels."
+        sentence = f"The mean average precision is {metrics['test/map']:.2%}, on {count:,} images of {classes} labels."
     elif "test/accuracy" in metrics:
         if "test/accuracy_low" not in metrics and (outputs := run.test_outputs):  # of an earlier version
             bounds = as_metrics(intervals(*outputs), "test")
@@ -122,7 +122,7 @@ def _verdict(run: RunData, metrics: Mapping[str, Any]) -> str:
     if folds := [spread for spread in run.folds if spread.name == "test/accuracy"]:
         sentence = f"The accuracy of {len(folds[0].values)} folds is {folds[0].text}"
     sentence += f" (95 % interval {ends})" if ends else ""
-    sentence += f", on {count} images of {classes} classes."
+    sentence += f", on {count:,} images of {classes} classes."
     sizes = {row["class"]: int(row["pictures"]) for row in run.table("per_class.csv")}
     largest = max(sizes, key=sizes.__getitem__, default="")
     if not largest or not sum(sizes.values()):

@@ -149,13 +149,13 @@ def _set_up_torch(seed: int) -> None:
 
 def _announce(cfg: DictConfig, images: ImageDataModule, devices: Devices, *, resuming: bool) -> None:
     log.info(
-        "%s %s on %s: %d classes, %d training and %d validation images, on %s%s.",
+        "%s %s on %s: %d classes, %s training and %s validation images, on %s%s.",
         "Resuming" if resuming else "Training",
         cfg.model.name,
         type(images).__name__,
         images.num_classes,
-        len(images.source.train),
-        len(images.source.val) if images.source.val is not None else 0,
+        f"{len(images.source.train):,}",
+        f"{len(images.source.val) if images.source.val is not None else 0:,}",
         devices.accelerator,
         f" ({devices.total} processes)" if devices.total > 1 else "",
     )
