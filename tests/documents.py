@@ -40,6 +40,8 @@ class Command:
 
     page: str
     line: str
+    block: int
+    """The place of its block among all."""
 
     @property
     def module(self) -> str | None:
@@ -72,7 +74,11 @@ def blocks(language: str | None = None) -> list[Block]:
 def commands() -> list[Command]:
     """The lines of all bash blocks; a line that ends in a backslash goes on."""
     joined = [(block.page, block.text.replace("\\\n", " ")) for block in blocks("bash")]
-    lines = [Command(page, " ".join(line.split())) for page, text in joined for line in text.splitlines()]
+    lines = [
+        Command(page, " ".join(line.split()), place)
+        for place, (page, text) in enumerate(joined)
+        for line in text.splitlines()
+    ]
     return [command for command in lines if command.line and not command.line.startswith("#")]
 
 

@@ -7,6 +7,7 @@ import runpy
 import shutil
 import sys
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,8 @@ OTHERS = [
 ]
 SERVING = [command for command in OTHERS if command.module == "serve" or "endpoint=" in command.line]
 RUN = [command for command in OTHERS if command not in SERVING]
+TOGETHER = [list(found) for _, found in groupby(RUN, key=lambda command: command.block)]
+"""Those of a block, of which one may use what an earlier one has made."""
 
 
 def test_trainings_compose(inside: Path) -> None:
@@ -136,18 +139,19 @@ def test_trainings_compose(inside: Path) -> None:
         compose(one_trial([word for word in command.words if word.partition("=")[0] not in own]))
 
 
-@pytest.mark.parametrize("command", RUN, ids=lambda command: command.line[:60])
+@pytest.mark.parametrize("together", TOGETHER, ids=lambda together: f"{together[0].page}: {together[0].line[:60]}")
 def test_commands_run(
-    command: Command, inside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    together: list[Command], inside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [f"imgcls.{command.module}", *command.words])
-    for name, value in command.environment.items():
-        monkeypatch.setenv(name, value)
-    module = f"imgcls.{command.module}"
-    monkeypatch.delitem(sys.modules, module, raising=False)  # runpy warns of a module that is there already
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    assert ended.value.code in (0, None), capsys.readouterr().err
+    for command in together:
+        monkeypatch.setattr(sys, "argv", [f"imgcls.{command.module}", *command.words])
+        for name, value in command.environment.items():
+            monkeypatch.setenv(name, value)
+        module = f"imgcls.{command.module}"
+        monkeypatch.delitem(sys.modules, module, raising=False)  # runpy warns of a module that is there already
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        assert ended.value.code in (0, None), (command.line, capsys.readouterr().err)
 
 
 def test_servers_and_those_that_ask_them_have_the_options_that_are_shown(inside: Path) -> None:
