@@ -46,9 +46,13 @@ def results(layer: nn.Conv2d, images: Tensor) -> list[Tensor]:
         (4, 4, 3, 2, 0),
         (3, 2, (3, 2), 1, 0),
         (1, 2, (3, 5), (1, 2), (1, 2)),
+        (2, 2, 3, 1, 1),
+        (1, 2, 3, 1, 1),
+        (3, 3, 5, 1, 2),
+        (4, 3, 7, (2, 1), 3),
     ],
 )
-def test_one_position_is_a_linear_layer(
+def test_a_kernel_on_the_whole_image_is_a_linear_layer(
     height: int, width: int, kernel: int, stride: int, padding: int, layout: torch.memory_format, linear: list[object]
 ) -> None:
     torch.manual_seed(0)
@@ -58,8 +62,9 @@ def test_one_position_is_a_linear_layer(
     assert not linear
     use_linear_layers_for_small_maps(layer)
     found = results(layer, images)
-    assert len(linear) == 1
-    assert found[0].shape[2:] == (1, 1)
+    several = found[0].shape[2:] != (1, 1)
+    assert len(linear) == (0 if several and layout == torch.contiguous_format else 1)
+    assert found[0].is_contiguous(memory_format=layout)
     for first, second in zip(expected, found, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5)
 
@@ -74,10 +79,13 @@ def test_other_convolutions_stay(linear: list[object]) -> None:
     )
     use_linear_layers_for_small_maps(layers)
     assert not any(isinstance(layer, SmallMapConv2d) for layer in layers)
-    layer = nn.Conv2d(4, 4, 3, padding=1)
+    layer = nn.Conv2d(4, 4, 3, padding=1).to(memory_format=torch.channels_last)
     use_linear_layers_for_small_maps(layer)
-    assert layer(torch.randn(2, 4, 1, 2)).shape == (2, 4, 1, 2)
+    assert layer(torch.randn(2, 4, 1, 3)).shape == (2, 4, 1, 3), "no kernel covers three pixels at each position"
     assert layer(torch.randn(4, 1, 1)).shape == (4, 1, 1), "an image without a batch"
+    layer = nn.Conv2d(4, 4, 3, 2, padding=1).to(memory_format=torch.channels_last)
+    use_linear_layers_for_small_maps(layer)
+    assert layer(torch.randn(2, 4, 4, 4)).shape == (2, 4, 2, 2), "the positions cover two pixels and three"
     assert not linear
     with pytest.raises(RuntimeError, match="size"):
         SmallMapConv2d(4, 4, 3)(torch.randn(2, 4, 1, 1))
