@@ -32,10 +32,10 @@ from imgcls.data.augment import Augment
 from imgcls.data.crops import RandomResizedCrop
 from imgcls.data.imagefolder import ImageFolder
 from imgcls.data.sources import Source, Split
+from imgcls.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from imgcls.models.backbones import create_network
 from imgcls.models.classifier import Classifier
 from imgcls.models.optim import AdamW
-from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 BATCH = 64
 SCALE = (0.35, 1.0)

@@ -32,10 +32,10 @@ from torchvision import datasets
 from torchvision.transforms import InterpolationMode, v2
 
 import imgcls
+from imgcls.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from imgcls.models.backbones import create_network
 from imgcls.models.network import Network
 from imgcls.models.weights import load_weights
-from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 BATCH = 32
 

@@ -22,10 +22,10 @@ from gpu_notebook import (
 )
 from race import ENTRANTS, run_published, summary
 
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.models.backbones import create_network
 from imgcls.models.network import Network
 from imgcls.portable.exporter import export_onnx
-from imgcls.preprocessing import Preprocessing
 
 
 def cifar10(scale: Scale, notes: Notebook, root: Path | None, airbench: Path | None) -> None:

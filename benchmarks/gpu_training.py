@@ -30,8 +30,8 @@ from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision.transforms import v2
 
+from imgcls.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from imgcls.models.backbones import create_network
-from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 
 def training(scale: Scale, notes: Notebook) -> None:

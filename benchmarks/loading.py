@@ -35,7 +35,7 @@ from imgcls.data.augment import Augment
 from imgcls.data.crops import PaddedCrop, RandomResizedCrop
 from imgcls.data.module import ImageDataModule
 from imgcls.data.sources import Source, Split
-from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from imgcls.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Files(ImageDataModule):

@@ -27,6 +27,8 @@ import torch
 from PIL import Image, ImageFilter
 
 from imgcls import portable
+from imgcls.images.decoding import open_picture
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.models.backbones import create_network
 from imgcls.models.logistic import solve
 from imgcls.monitoring.detection import estimate_accuracy, watch
@@ -34,10 +36,8 @@ from imgcls.monitoring.evidence import MONTH
 from imgcls.monitoring.measures import Measures, measure
 from imgcls.monitoring.perturbations import PERTURBATIONS
 from imgcls.monitoring.reference import Reference, Versions, fit, measure_versions
-from imgcls.pictures import open_picture
 from imgcls.portable.calibration import calibrate
 from imgcls.portable.novelty import fit_novelty
-from imgcls.preprocessing import Preprocessing
 
 BATCH = 128
 Corruption = Callable[[np.ndarray, np.random.Generator], np.ndarray]

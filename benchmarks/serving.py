@@ -63,8 +63,8 @@ def write_model(name: str, size: int, folder: Path, *, onnx: bool = True) -> Non
     import torch
 
     from imgcls import portable
+    from imgcls.images.preprocessing import Preprocessing
     from imgcls.models.backbones import create_network
-    from imgcls.preprocessing import Preprocessing
 
     torch.manual_seed(0)
     portable.export(

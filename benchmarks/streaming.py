@@ -53,7 +53,7 @@ def decode(content: bytes) -> Any:
     import numpy as np
     from PIL import Image
 
-    from imgcls.pictures import open_picture
+    from imgcls.images.decoding import open_picture
 
     return np.asarray(open_picture(content).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 

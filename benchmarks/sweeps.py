@@ -78,10 +78,10 @@ class Usual:
         from torchvision import datasets
         from torchvision.transforms import v2
 
+        from imgcls.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD
         from imgcls.models.backbones import create_network
         from imgcls.models.heads import Mlp
         from imgcls.models.weights import load_weights
-        from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
         torch.manual_seed(0)
         self.network = create_network("resnet50", 10, head=Mlp(hidden=[1000, 100]))

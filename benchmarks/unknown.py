@@ -28,12 +28,12 @@ import numpy as np
 import torch
 
 import imgcls
+from imgcls.images.decoding import open_picture
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.models.backbones import create_network
 from imgcls.models.logistic import solve
-from imgcls.pictures import open_picture
 from imgcls.portable.exported import Exported
 from imgcls.portable.novelty import Novelty, fit_novelty
-from imgcls.preprocessing import Preprocessing
 from imgcls.training.build import build_data
 from imgcls.training.devices import choose_devices
 

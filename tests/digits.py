@@ -39,9 +39,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
     import torch
     from sklearn.datasets import load_digits
 
+    from imgcls.images.preprocessing import Preprocessing
     from imgcls.models.backbones import create_network
     from imgcls.models.logistic import solve
-    from imgcls.preprocessing import Preprocessing
 
     found = load_digits()
     order = np.random.default_rng(0).permutation(len(found.target))

@@ -25,8 +25,7 @@ COMMANDS = {
     "verify",
     "monitor",
 }
-SHARED = {"errors", "signatures", "jpeg", "rgb", "pictures", "channels", "preprocessing"}
-SHARED |= {"cli"}  # which the commands alone import
+SHARED = {"errors", "cli"}  # cli: which the commands alone import
 # A package imports those after it, never those before it.
 ORDER = [
     *(
@@ -43,7 +42,7 @@ ORDER = [
         "audit",
         "data",
     ),
-    *("runs", "config", "aws", "models", "system"),
+    *("runs", "config", "aws", "models", "images", "system"),
 ]
 DOORS = {
     # Where a run's own methods open what is made from it: lazily, and named one by one.

@@ -25,8 +25,8 @@ from imgcls.train import main as train_main
 
 def run_folder(folder: Path) -> Path:
     """A run folder with nothing but an exported model of three classes."""
+    from imgcls.images.preprocessing import Preprocessing
     from imgcls.models.backbones import create_network
-    from imgcls.preprocessing import Preprocessing
 
     folder.mkdir()
     (folder / "config.yaml").write_text("{}")

@@ -10,9 +10,9 @@ import torch
 
 from imgcls import embed as module
 from imgcls import portable
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.models.backbones import create_network
 from imgcls.portable import reading
-from imgcls.preprocessing import Preprocessing
 from imgcls.runs.reading import read_table
 from tests.conftest import Command
 

@@ -11,7 +11,7 @@ import pytest
 import imgcls
 from imgcls import extend as module
 from imgcls import portable
-from imgcls.pictures import open_picture
+from imgcls.images.decoding import open_picture
 from imgcls.runs.run import Run
 from tests.conftest import DAMAGED_PNG, Command, write_pictures
 from tests.trainings import SMALL

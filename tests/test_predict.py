@@ -13,10 +13,10 @@ from PIL import Image
 from imgcls import portable
 from imgcls import predict as module
 from imgcls.cli import guarded
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.models.backbones import create_network
 from imgcls.portable.conformal import ClassSets
 from imgcls.predict import predict
-from imgcls.preprocessing import Preprocessing
 
 
 @pytest.fixture

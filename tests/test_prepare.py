@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from imgcls import pictures
 from imgcls.data import checks, threads
 from imgcls.data.augment import Augment
 from imgcls.data.crops import RandomResizedCrop
@@ -19,6 +18,7 @@ from imgcls.data.digits import Digits
 from imgcls.data.imagefolder import ImageFolder
 from imgcls.data.stores import disk
 from imgcls.errors import UserError
+from imgcls.images import decoding
 from imgcls.prepare import main, prepare, table, take_share
 from imgcls.system.shares import Share
 from tests.conftest import write_pictures
@@ -69,14 +69,14 @@ def test_prepare(odd_folder: Path, own_cache: Path) -> None:
 def test_images_are_decoded_once(odd_folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One is so large that it is decoded at a part of its size for training, which is not what is inspected."""
     Image.new("RGB", (160, 200)).save(odd_folder / "train" / "cat" / "large.jpg")
-    decoded, original = Counter(), pictures._opened
+    decoded, original = Counter(), decoding._opened
 
     def count(source: Path, *args: Any) -> Any:
         decoded[source.name] += 1
         return original(source, *args)
 
-    monkeypatch.setattr(pictures, "_opened", count)
-    monkeypatch.setattr(pictures, "is_installed", lambda: False)  # which reads the file before it is opened
+    monkeypatch.setattr(decoding, "_opened", count)
+    monkeypatch.setattr(decoding, "is_installed", lambda: False)  # which reads the file before it is opened
     options = {"image_size": 16, "resize": 16, "store": "disk", "augment": Augment(RandomResizedCrop())}
     found = prepare(ImageFolder(odd_folder, **options))
     assert found.pictures == 46
@@ -99,8 +99,8 @@ def test_processes_prepare_a_part_each(
         return ImageFolder(odd_folder, image_size=16, resize=16, store=store, num_workers=1)
 
     def work() -> list[str]:
-        decoded, original = [], pictures._opened
-        pictures._opened = lambda source, *args: (decoded.append(str(source)), original(source, *args))[1]
+        decoded, original = [], decoding._opened
+        decoding._opened = lambda source, *args: (decoded.append(str(source)), original(source, *args))[1]
         take_share(data(), Share.of_this_process())
         return decoded
 

@@ -18,10 +18,10 @@ import imgcls
 import imgcls.push
 from imgcls import portable
 from imgcls.errors import UserError
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.models.backbones import create_network
 from imgcls.models.heads import Head, Linear, Mlp
 from imgcls.models.network import Network
-from imgcls.preprocessing import Preprocessing
 from tests.hub import Hub, local_hub
 from tests.trainings import SMALL
 

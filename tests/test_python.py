@@ -20,8 +20,8 @@ from imgcls.config.overrides import as_overrides
 from imgcls.data.augment import Augment
 from imgcls.data.imagefolder import ImageFolder
 from imgcls.errors import UserError
+from imgcls.images.decoding import BadPicture
 from imgcls.models.classifier import Classifier
-from imgcls.pictures import BadPicture
 from imgcls.portable import Prediction
 from imgcls.predict import UnreadableError, predict
 from tests.trainings import SMALL

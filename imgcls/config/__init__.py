@@ -1,6 +1,6 @@
 """From overrides to one checked configuration: Hydra's composition, checks of values, errors in one line.
 
-May be imported by everything above; imports `aws`, `system`, `preprocessing` and what needs no torch of `models`: a
+May be imported by everything above; imports `aws`, `images`, `system` and what needs no torch of `models`: a
 misspelt option is reported at once. Hydra is imported when a configuration is composed.
 """
 

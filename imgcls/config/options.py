@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgcls.channels import MAX_CHANNELS
 from imgcls.config.choices import (
     ARCHIVE_SUFFIXES,
     NORMALIZATIONS,
@@ -20,6 +19,8 @@ from imgcls.config.choices import (
 from imgcls.config.combinations import check_combinations, check_metrics
 from imgcls.config.starts import is_multilabel
 from imgcls.errors import nearest
+from imgcls.images.channels import MAX_CHANNELS
+from imgcls.images.preprocessing import FITS, INTERPOLATIONS
 from imgcls.models.choices import (
     ACTIVATIONS,
     ADAPTERS,
@@ -33,7 +34,6 @@ from imgcls.models.choices import (
     VIEWS,
 )
 from imgcls.models.schedules import SCHEDULES
-from imgcls.preprocessing import FITS, INTERPOLATIONS
 from imgcls.system.checks import (
     Check,
     bytes_or_auto,

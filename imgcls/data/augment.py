@@ -16,7 +16,7 @@ from imgcls.data.mixing import Mixing, soft
 from imgcls.data.per_image import ImageTransform, is_per_image
 from imgcls.data.randomness import Draws
 from imgcls.errors import UserError
-from imgcls.preprocessing import Size
+from imgcls.images.preprocessing import Size
 
 Transform = Callable[[Tensor, Draws], Tensor]
 

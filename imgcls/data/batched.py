@@ -15,7 +15,7 @@ from imgcls.data.batch import Batch, RawBatch
 from imgcls.data.loader import EvaluationPlan, Loader, Plan, TrainingPlan
 from imgcls.data.sources import Source, Split
 from imgcls.errors import UserError
-from imgcls.preprocessing import Size
+from imgcls.images.preprocessing import Size
 from imgcls.system.machine import local_processes
 
 

@@ -17,7 +17,7 @@ from imgcls.data.batch import send
 from imgcls.data.randomness import Draws
 from imgcls.data.threads import in_slices
 from imgcls.errors import UserError
-from imgcls.preprocessing import Size, sides
+from imgcls.images.preprocessing import Size, sides
 from imgcls.system.checks import check_value, choice
 
 Layout = Literal["centre", "squash"]

@@ -12,7 +12,7 @@ import numpy as np
 from imgcls.data.names import picture_name
 from imgcls.data.sources import FilesIn, Split
 from imgcls.errors import UserError
-from imgcls.signatures import PICTURE_SUFFIXES, has_picture_signature
+from imgcls.images.signatures import PICTURE_SUFFIXES, has_picture_signature
 
 NO_CLASSES = frozenset({"__MACOSX", "@eaDir", "lost+found"})  # folders that other programs create
 MAX_TRIED = 200  # files without the suffix of an image that are opened to see whether they are one

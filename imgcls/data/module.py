@@ -18,7 +18,6 @@ from torch import Tensor
 
 from imgcls.aws.download import local_root, synchronise
 from imgcls.aws.s3 import is_remote
-from imgcls.channels import RGB, Depth, spread
 from imgcls.config.choices import NORMALIZATIONS, ON_BAD, SAMPLERS, STORE_KINDS
 from imgcls.data.augment import Augment
 from imgcls.data.batch import Batch, RawBatch
@@ -36,7 +35,17 @@ from imgcls.data.stores.statistics import channel_statistics
 from imgcls.data.stores.store import Recipe, Store, evaluation_recipe, training_recipe
 from imgcls.data.stores.streamed import StreamedStore
 from imgcls.errors import UserError
-from imgcls.preprocessing import FITS, IMAGENET_MEAN, IMAGENET_STD, PAD_COLOUR, Preprocessing, Size, as_size, sides
+from imgcls.images.channels import RGB, Depth, spread
+from imgcls.images.preprocessing import (
+    FITS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    PAD_COLOUR,
+    Preprocessing,
+    Size,
+    as_size,
+    sides,
+)
 from imgcls.system.cache import DESCRIPTIONS, cache_folder, hold
 from imgcls.system.checks import check_value, choice, whole
 from imgcls.system.machine import available_cores

@@ -10,7 +10,7 @@ from torch import Tensor
 from imgcls.data.batch import send
 from imgcls.data.crops import MIN_VALUES_PER_THREAD
 from imgcls.data.threads import in_slices
-from imgcls.preprocessing import Preprocessing
+from imgcls.images.preprocessing import Preprocessing
 
 
 def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -26,8 +26,8 @@ from imgcls.data.randomness import Draws
 from imgcls.data.sources import Split
 from imgcls.data.stores.store import Recipe
 from imgcls.errors import UserError, describe_users_error, first_line
-from imgcls.pictures import BadPicture
-from imgcls.preprocessing import sides
+from imgcls.images.decoding import BadPicture
+from imgcls.images.preprocessing import sides
 
 ImageTransform = Callable[[Image.Image], Any]
 """Takes an RGB image and returns one: Pillow's, uint8 or float in 0..1, as a tensor (3, H, W) or an array (H, W, 3)."""

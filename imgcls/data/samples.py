@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from imgcls.channels import Planes
 from imgcls.data.crops import resize
 from imgcls.data.module import ImageDataModule
 from imgcls.data.randomness import Draws
-from imgcls.pictures import BadPicture
+from imgcls.images.channels import Planes
+from imgcls.images.decoding import BadPicture
 from imgcls.system.positions import spread_positions
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from imgcls.data.stores.fingerprint import file_state
 from imgcls.data.table import USUAL_COLUMNS
 from imgcls.errors import UserError, first_line
-from imgcls.pictures import BadPicture, read_size
-from imgcls.signatures import PICTURE_SUFFIXES
+from imgcls.images.decoding import BadPicture, read_size
+from imgcls.images.signatures import PICTURE_SUFFIXES
 from imgcls.system.files import atomic_write_text
 
 CLASS_NAMES = "classnames.txt"

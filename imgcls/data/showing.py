@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imgcls.channels import preview
+from imgcls.images.channels import preview
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

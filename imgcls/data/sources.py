@@ -11,10 +11,10 @@ from typing import NamedTuple, overload
 import numpy as np
 from PIL import Image
 
-from imgcls.channels import RGB, Depth, Planes, open_planes
 from imgcls.data.names import names_at
 from imgcls.errors import UserError, nearest
-from imgcls.pictures import open_picture, open_scaled
+from imgcls.images.channels import RGB, Depth, Planes, open_planes
+from imgcls.images.decoding import open_picture, open_scaled
 
 SPLITS = ("train", "val", "test")
 

@@ -9,7 +9,7 @@ import numpy as np
 from imgcls.data.module import ImageDataModule
 from imgcls.data.sources import Source, Split
 from imgcls.errors import UserError
-from imgcls.preprocessing import sides
+from imgcls.images.preprocessing import sides
 
 DISTINCT_IMAGES = 256  # per split; a larger split repeats them
 

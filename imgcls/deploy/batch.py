@@ -24,9 +24,9 @@ from imgcls.deploy.requests import Request
 from imgcls.deploy.source import MEGABYTE, REQUEST_LIMIT
 from imgcls.deploy.state import call_existing, format_duration, retry
 from imgcls.errors import UserError
+from imgcls.images.signatures import PICTURE_SUFFIXES
 from imgcls.launch.sagemaker.progress import warn_if_created
 from imgcls.serve.refusals import BATCH
-from imgcls.signatures import PICTURE_SUFFIXES
 from imgcls.system.files import atomic_write_text
 from imgcls.system.tables import as_csv
 

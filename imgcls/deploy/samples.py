@@ -10,9 +10,9 @@ from pathlib import Path
 
 from imgcls.data.folders import pictures_in
 from imgcls.errors import UserError
+from imgcls.images.signatures import PICTURE_SUFFIXES, has_picture_signature
 from imgcls.runs.provenance import read_configuration
 from imgcls.runs.reading import read_predictions
-from imgcls.signatures import PICTURE_SUFFIXES, has_picture_signature
 
 
 @dataclass(frozen=True)

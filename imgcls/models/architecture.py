@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from imgcls.errors import UserError, nearest
-from imgcls.preprocessing import Size, as_size
+from imgcls.images.preprocessing import Size, as_size
 
 _OPTIONS = """
 act_layer aa_layer attn_drop_rate attn_layer attn_ratio avg_down base_width block_args block_reduce_first bn_eps

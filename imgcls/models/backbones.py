@@ -14,6 +14,7 @@ from torch import nn
 
 import imgcls.models.cifarnet  # noqa: F401 - registers its networks with timm
 from imgcls.errors import UserError, first_line, nearest
+from imgcls.images.preprocessing import Size, sides
 from imgcls.models.architecture import Architecture
 from imgcls.models.choices import STEMS, VIEWS
 from imgcls.models.ensemble import Backbones
@@ -21,7 +22,6 @@ from imgcls.models.heads import Head, Linear, head_from_dict
 from imgcls.models.hub import single_attempt
 from imgcls.models.network import Network, width_of
 from imgcls.models.weights import load_weights
-from imgcls.preprocessing import Size, sides
 from imgcls.system.checks import check_value, choice
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from imgcls.images.preprocessing import sides
 from imgcls.models.network import Network
-from imgcls.preprocessing import sides
 
 STAGES = 5
 """The most stages of a backbone that are looked at; of a transformer with more blocks, as many of them."""

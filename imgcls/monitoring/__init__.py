@@ -2,5 +2,5 @@
 right?
 
 Nothing here needs Hydra or Lightning. May be imported by `training` and the commands; imports `serve`, `report`,
-`portable`, `pictures` and `system`.
+`portable`, `images` and `system`.
 """

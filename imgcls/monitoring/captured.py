@@ -8,11 +8,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgcls.channels import Depth
 from imgcls.errors import UserError
+from imgcls.images.channels import Depth
+from imgcls.images.signatures import has_picture_signature
 from imgcls.serve.payloads import Encoded, Item, parse
 from imgcls.serve.refusals import Refusal
-from imgcls.signatures import has_picture_signature
 
 SUFFIXES = (".jsonl", ".json")
 

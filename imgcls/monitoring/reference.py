@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from imgcls.channels import Planes
 from imgcls.errors import UserError
+from imgcls.images.channels import Planes
 from imgcls.monitoring.measures import Measures, measure
 from imgcls.monitoring.perturbations import PERTURBATIONS
 from imgcls.portable import PortableModel

@@ -2,7 +2,7 @@
 
 It loads without Hydra, Lightning and the training data, with ONNX Runtime even without torch, and holds nothing that
 is executed: safetensors, ONNX and JSON. May be imported by `serve`, `report`, `training` and the commands; imports
-`models`, `preprocessing` and `system`.
+`models`, `images` and `system`.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from imgcls.images.preprocessing import sides
 from imgcls.portable.conformal import ClassSets
 from imgcls.portable.novelty import Novelty
-from imgcls.preprocessing import sides
 
 TASK = "image-classification"
 HUB_METRICS = {"test/accuracy": "accuracy", "test/macro_f1": "f1", "test/map": "mean_average_precision"}

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from imgcls.channels import Planes
 from imgcls.errors import UserError
+from imgcls.images.channels import Planes
 from imgcls.portable.certificate import (
     TOLERANCE_POINTS,
     Answers,

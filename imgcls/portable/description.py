@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.errors import UserError
-from imgcls.preprocessing import PAD_COLOUR
+from imgcls.images.preprocessing import PAD_COLOUR
 
 FORMAT_VERSION = 5
 WEIGHTS, DESCRIPTION, CARD, ONNX = "model.safetensors", "model.json", "README.md", "model.onnx"

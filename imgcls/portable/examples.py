@@ -8,9 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from imgcls.errors import UserError
-from imgcls.jpeg import encode_jpeg
-from imgcls.pictures import BadPicture, open_picture
-from imgcls.signatures import has_picture_signature
+from imgcls.images.decoding import BadPicture, open_picture
+from imgcls.images.jpeg import encode_jpeg
+from imgcls.images.signatures import has_picture_signature
 
 FOLDER = "examples"
 COUNT = 8

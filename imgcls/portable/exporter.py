@@ -18,6 +18,7 @@ from PIL import Image
 
 import imgcls
 from imgcls.errors import UserError
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.models.architecture import Architecture
 from imgcls.models.backbones import network_from_architecture
 from imgcls.models.memory import Memory
@@ -35,7 +36,6 @@ from imgcls.portable.model import load, softmax
 from imgcls.portable.novelty import MEANS, Novelty
 from imgcls.portable.parity import TOLERANCE, Parity, compare
 from imgcls.portable.views_onnx import AGAIN, IMAGES, ROWS, UNSURE, choose_images
-from imgcls.preprocessing import Preprocessing
 from imgcls.system.files import atomic_folder, atomic_path, atomic_write_text
 
 log = logging.getLogger(__name__)

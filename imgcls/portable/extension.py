@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from imgcls.errors import UserError
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.models.memory import Memory
 from imgcls.models.network import Network
 from imgcls.portable.description import ONNX, WEIGHTS, temperature_of
@@ -18,7 +19,6 @@ from imgcls.portable.exporter import export_onnx, write_description, write_weigh
 from imgcls.portable.memory_onnx import replace_head
 from imgcls.portable.model import PortableModel, softmax
 from imgcls.portable.parity import compare
-from imgcls.preprocessing import Preprocessing
 from imgcls.system.files import atomic_folder
 
 CHECKED = 4  # images that go through the new files

@@ -18,8 +18,8 @@ from imgcls.errors import UserError, nearest
 from imgcls.system.extras import import_plugins
 
 if TYPE_CHECKING:
+    from imgcls.images.preprocessing import Preprocessing
     from imgcls.portable.exported import Exported
-    from imgcls.preprocessing import Preprocessing
 
 PRECISIONS = ("fp32", "fp16", "int8")
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from imgcls.channels import STEP, TOP, spread
 from imgcls.errors import UserError
+from imgcls.images.channels import STEP, TOP, spread
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.portable.onnx_layers import Layers
-from imgcls.preprocessing import Preprocessing
 
 PIXELS, PROBABILITIES = "pixels", "probabilities"
 PREFIX = "preprocessing/"

@@ -12,13 +12,13 @@ import timm
 import torch
 
 from imgcls.errors import first_line
+from imgcls.images.preprocessing import Preprocessing, sides
 from imgcls.models.backbones import timm_options
 from imgcls.models.network import Network
 from imgcls.models.timm_names import CLASSIFIER, timm_name
 from imgcls.portable.card import model_card
 from imgcls.portable.description import CARD, DESCRIPTION, NOVELTY, ONNX, WEIGHTS
 from imgcls.portable.model import load
-from imgcls.preprocessing import Preprocessing, sides
 
 CONFIG = "config.json"
 FILES = (DESCRIPTION, WEIGHTS, ONNX, NOVELTY, CARD, CONFIG)

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from imgcls.channels import Planes
 from imgcls.errors import UserError, first_line
+from imgcls.images.channels import Planes
+from imgcls.images.decoding import BadPicture
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.models.architecture import Architecture
 from imgcls.models.choices import check_views
 from imgcls.models.hub import fetch_model, is_on_hub
-from imgcls.pictures import BadPicture
 from imgcls.portable.conformal import ClassSets
 from imgcls.portable.description import DESCRIPTION, ONNX, read_description
 from imgcls.portable.engines import Engine, TorchEngine, create_engine
 from imgcls.portable.predictions import Prediction
-from imgcls.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import torch

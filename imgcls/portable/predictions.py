@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.errors import UserError
-from imgcls.pictures import BadPicture
+from imgcls.images.decoding import BadPicture
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from imgcls.pictures import BadPicture
-from imgcls.preprocessing import Preprocessing
+from imgcls.images.decoding import BadPicture
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.system.machine import own_cores
 
 BATCH = 32

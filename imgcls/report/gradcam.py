@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from imgcls.channels import preview
+from imgcls.images.channels import preview
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.models.network import Network
-from imgcls.preprocessing import Preprocessing
 
 MIN_CELLS = 9  # of a map that is fine enough to show a region
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from imgcls.channels import preview
 from imgcls.data.checks import inspect_few
 from imgcls.data.duplicates import find_duplicates
 from imgcls.data.module import ImageDataModule
 from imgcls.data.showing import label_text
-from imgcls.jpeg import encode_jpeg
+from imgcls.images.channels import preview
+from imgcls.images.jpeg import encode_jpeg
 from imgcls.models.classifier import Classifier
 from imgcls.report.gradcam import overlays
 from imgcls.report.selection import misclassified, samples, top_losses

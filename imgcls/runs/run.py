@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls.aws.s3 import is_remote
 from imgcls.errors import UserError
+from imgcls.images.decoding import as_list
 from imgcls.models.hub import fetch_model, is_on_hub
-from imgcls.pictures import as_list
 from imgcls.runs.confusion import read_confusion
 from imgcls.runs.folds import FOLDS, OUT_OF_FOLD, SUMMARY, read_summary, summary_table
 from imgcls.runs.provenance import read_configuration

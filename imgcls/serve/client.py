@@ -16,7 +16,7 @@ from urllib3 import PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from imgcls.errors import UserError
-from imgcls.pictures import BadPicture, as_list, open_picture
+from imgcls.images.decoding import BadPicture, as_list, open_picture
 from imgcls.portable.predictions import Prediction
 from imgcls.serve.payloads import MAX_BODY_BYTES
 from imgcls.system.extras import need

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from imgcls.errors import UserError
-from imgcls.pictures import BadPicture, decode
+from imgcls.images.decoding import BadPicture, decode
 from imgcls.serve.predictor import MAX_PIXELS
 from imgcls.serve.refusals import Refusal
 from imgcls.system.files import atomic_write_bytes, atomic_write_text

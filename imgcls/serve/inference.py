@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from imgcls import portable
-from imgcls.channels import RGB
+from imgcls.images.channels import RGB
 from imgcls.portable.conformal import ClassSets
 from imgcls.serve import answers, payloads
 from imgcls.serve.predictor import Predictor, model_folder

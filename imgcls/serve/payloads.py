@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from imgcls.channels import RGB, TOP, Depth
-from imgcls.pictures import NPY_MAGIC, BadPicture, read_npy
+from imgcls.images.channels import RGB, TOP, Depth
+from imgcls.images.decoding import NPY_MAGIC, BadPicture, read_npy
 from imgcls.serve.refusals import Refusal
 
 MAX_BODY_BYTES = 6 * 1024 * 1024

@@ -12,8 +12,8 @@ import numpy as np
 
 from imgcls import portable
 from imgcls.errors import UserError
+from imgcls.images.decoding import BadPicture, HugePicture
 from imgcls.models.hub import fetch_model, is_on_hub
-from imgcls.pictures import BadPicture, HugePicture
 from imgcls.portable import PortableModel
 from imgcls.serve.batching import NOT_FINITE
 from imgcls.serve.payloads import Array, Encoded, Item, Link

@@ -26,8 +26,8 @@ from omegaconf import DictConfig
 from imgcls.data.batched import BatchedData
 from imgcls.data.module import ImageDataModule
 from imgcls.errors import UserError, first_line
+from imgcls.images.preprocessing import sides
 from imgcls.models.network import Network
-from imgcls.preprocessing import sides
 from imgcls.runs.reading import read_json
 from imgcls.system.cache import cache_folder
 from imgcls.system.files import atomic_write_text

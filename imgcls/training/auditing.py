@@ -23,9 +23,9 @@ from imgcls.data.feature_module import evaluation_features
 from imgcls.data.module import ImageDataModule
 from imgcls.data.stores.features import FeatureStore
 from imgcls.errors import UserError
+from imgcls.images.preprocessing import sides
 from imgcls.models.depths import at_depths
 from imgcls.models.network import Network
-from imgcls.preprocessing import sides
 from imgcls.report.report_data import MAX_DECODED, thumbnail
 from imgcls.runs.reading import read_outputs
 from imgcls.system.files import atomic_write_text

@@ -26,13 +26,13 @@ from imgcls.data.module import ImageDataModule, Opened
 from imgcls.data.samples import sample_training_images
 from imgcls.data.stores.sharing import recall, remember
 from imgcls.errors import UserError
+from imgcls.images.preprocessing import sides
 from imgcls.models.backbones import create_network
 from imgcls.models.classifier import Classifier
 from imgcls.models.ema import WeightAveraging
 from imgcls.models.network import Network
 from imgcls.models.small_maps import use_linear_layers_for_small_maps
 from imgcls.models.whitening import INITIAL_PICTURES, FromPictures
-from imgcls.preprocessing import sides
 from imgcls.system.interrupts import StopSignals
 from imgcls.training.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
 from imgcls.training.devices import Devices

@@ -28,8 +28,8 @@ from imgcls.data.sources import FilesIn, Source, Split
 from imgcls.data.stores.features import FeatureStore, build_features
 from imgcls.data.teaching import Teacher
 from imgcls.errors import UserError
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.portable.description import DESCRIPTION, WEIGHTS, read_description, temperature_of
-from imgcls.preprocessing import Preprocessing
 from imgcls.training.devices import Devices
 from imgcls.training.frozen_backbone import outputs_key, run_once
 from imgcls.training.own_parts import with_code

@@ -13,9 +13,9 @@ from torch import Tensor
 from imgcls.data.module import ImageDataModule
 from imgcls.data.stores.features import FeatureStore
 from imgcls.errors import UserError
+from imgcls.images.decoding import BadPicture
 from imgcls.models.memory import Memory
 from imgcls.models.network import Network
-from imgcls.pictures import BadPicture
 from imgcls.portable.novelty import Novelty, fit_novelty, minimum_images
 from imgcls.system.positions import spread_positions
 from imgcls.training.frozen_backbone import compute_features

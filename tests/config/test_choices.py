@@ -21,6 +21,7 @@ from imgcls.data.stores.placement import open_store
 from imgcls.data.stores.store import Recipe
 from imgcls.data.synthetic import Synthetic
 from imgcls.errors import UserError
+from imgcls.images.preprocessing import INTERPOLATIONS, Preprocessing
 from imgcls.models.backbones import create_network
 from imgcls.models.choices import (
     ACTIVATIONS,
@@ -36,7 +37,6 @@ from imgcls.models.classifier import Classifier
 from imgcls.models.heads import Mlp
 from imgcls.models.metrics import evaluation_metrics
 from imgcls.models.schedules import SCHEDULES, Schedule
-from imgcls.preprocessing import INTERPOLATIONS, Preprocessing
 
 Use = Callable[[Any], Any]
 
@@ -114,7 +114,7 @@ def test_what_chooses_the_best_epoch_is_what_an_epoch_is_measured_by() -> None:
 def test_choices_are_read_without_torch_and_hydra() -> None:
     program = (
         "import sys\n"
-        "import imgcls.config.choices, imgcls.models.choices, imgcls.models.schedules, imgcls.preprocessing\n"
+        "import imgcls.config.choices, imgcls.models.choices, imgcls.models.schedules, imgcls.images.preprocessing\n"
         "print({'torch', 'hydra', 'omegaconf'} & {*sys.modules})"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls.channels import Depth
 from imgcls.data import checks
 from imgcls.data.checks import Findings, bad_as_csv, find_mislabelled, inspect, inspect_together
 from imgcls.data.duplicates import difference_hashes, find_duplicates
 from imgcls.data.folders import find_split
 from imgcls.data.sources import BadFile, Source, Split
+from imgcls.images.channels import Depth
 
 
 def scene(seed: int, side: int = 96) -> Image.Image:

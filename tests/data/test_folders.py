@@ -15,7 +15,7 @@ from imgcls.data.imagefolder import find_folder, split_folders
 from imgcls.data.sources import BadFile, FilesIn, Source, Split
 from imgcls.data.splits import cut, with_validation
 from imgcls.errors import UserError
-from imgcls.signatures import has_picture_signature
+from imgcls.images.signatures import has_picture_signature
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -18,7 +18,7 @@ from imgcls.data.module import Batch, ImageDataModule
 from imgcls.data.policies import TrivialAugment
 from imgcls.data.sources import Source, Split
 from imgcls.errors import UserError
-from imgcls.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from imgcls.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 
 def split(count: int, offset: int = 0, size: int = 8) -> Split:

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from imgcls.errors import UserError
-from imgcls.pictures import open_picture
+from imgcls.images.decoding import open_picture
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.portable.graph_preprocessing import CLASS_NAMES, METADATA, PROBABILITIES, add_preprocessing, denormalise
-from imgcls.preprocessing import Preprocessing
 from tests.inputs.images import encoded, grey_tiff, noise
 
 onnx = pytest.importorskip("onnx")

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.models.backbones import create_network
 from imgcls.models.network import Network
 from imgcls.portable.engines import OnnxEngine, as_columns
 from imgcls.portable.exported import Exported
 from imgcls.portable.exporter import export_onnx
 from imgcls.portable.novelty import Novelty
-from imgcls.preprocessing import Preprocessing
 
 pytest.importorskip("onnxscript")
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from imgcls import portable
 from imgcls.errors import UserError
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.models.backbones import create_network
 from imgcls.models.network import Network
 from imgcls.models.weight_files import read_dictionaries
@@ -21,7 +22,6 @@ from imgcls.portable.calibration import Calibration, Quality
 from imgcls.portable.novelty import Novelty, fit_novelty
 from imgcls.portable.parity import Parity, compare
 from imgcls.portable.weights import read_safetensors, read_weights
-from imgcls.preprocessing import Preprocessing
 from tests.models.test_views import spread_margins
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)

@@ -15,12 +15,12 @@ from PIL import Image
 
 from imgcls import portable
 from imgcls.errors import UserError
+from imgcls.images.decoding import BadPicture
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.models.backbones import create_network
 from imgcls.models.heads import Mlp
 from imgcls.models.network import Network
-from imgcls.pictures import BadPicture
 from imgcls.portable.card import model_card
-from imgcls.preprocessing import Preprocessing
 
 NAMES = ("Äpfel", "Birnen", "Kirschen")
 SHAPE = Preprocessing(image_size=32, resize=36)

@@ -35,8 +35,8 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A portable model of three classes at 32 px, with ONNX if the packages are installed."""
     import torch
 
+    from imgcls.images.preprocessing import Preprocessing
     from imgcls.models.backbones import create_network
-    from imgcls.preprocessing import Preprocessing
 
     torch.manual_seed(0)
     network = create_network("test_resnet", len(NAMES))

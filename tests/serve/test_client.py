@@ -17,10 +17,10 @@ from PIL import Image
 
 import imgcls
 from imgcls.errors import UserError
-from imgcls.pictures import BadPicture
+from imgcls.images.decoding import BadPicture
+from imgcls.images.rgb import ORIENTATION
 from imgcls.portable import PortableModel
 from imgcls.predict import UnreadableError, predict
-from imgcls.rgb import ORIENTATION
 from imgcls.serve.client import Client, EndpointError
 from tests.inputs.images import encoded
 from tests.serve.conftest import NAMES, Server, picture

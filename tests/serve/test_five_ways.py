@@ -12,11 +12,11 @@ from PIL import Image
 import imgcls
 from imgcls import portable
 from imgcls.evaluate import measure
-from imgcls.pictures import open_picture
+from imgcls.images.decoding import open_picture
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.portable.description import temperature_of
 from imgcls.portable.model import softmax
 from imgcls.predict import predict
-from imgcls.preprocessing import Preprocessing
 from imgcls.runs.run import Run
 from tests.serve.conftest import serving
 from tests.serve.test_inference import start_container

@@ -19,10 +19,10 @@ from imgcls import portable
 from imgcls.data.table import Table
 from imgcls.errors import UserError
 from imgcls.evaluate import measure
-from imgcls.pictures import open_picture
+from imgcls.images.decoding import open_picture
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.portable.model import sigmoid
 from imgcls.predict import predict
-from imgcls.preprocessing import Preprocessing
 from imgcls.report.page import write_report
 from imgcls.report.sections.precision_recall import precision_recall
 from imgcls.runs.reading import read_outputs

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, features
 
-from imgcls.rgb import ORIENTATION
+from imgcls.images.rgb import ORIENTATION
 from imgcls.serve.predictor import MAX_LARGE_BYTES, MAX_PIXELS
 from tests.inputs.images import icon
 
@@ -18,8 +18,8 @@ PROGRAM = r"""
 import re, sys
 from pathlib import Path
 from PIL import Image
-from imgcls.pictures import open_picture
-from imgcls.preprocessing import Preprocessing
+from imgcls.images.decoding import open_picture
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.serve.predictor import MAX_PIXELS
 
 def kilobytes(name):

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from imgcls.channels import RGB, Depth
 from imgcls.data.feature_module import FeatureDataModule
+from imgcls.images.channels import RGB, Depth
 from imgcls.system.tables import as_csv
 from imgcls.training.neighbours import NEIGHBOURS, try_neighbours
 

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 import imgcls
 from imgcls.errors import UserError
 from imgcls.export import export
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.models.backbones import create_network
 from imgcls.portable import NOVELTY
-from imgcls.preprocessing import Preprocessing
 from tests.trainings import DIGITS
 
 

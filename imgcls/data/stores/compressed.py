@@ -20,8 +20,8 @@ from imgcls.data.stores.store import Recipe
 from imgcls.data.stores.together import Bad, Blocks, allocate_blocks, build_together
 from imgcls.data.threads import map_with_bar, pool
 from imgcls.errors import UserError
-from imgcls.jpeg import decode_jpeg
-from imgcls.pictures import BadPicture
+from imgcls.images.decoding import BadPicture
+from imgcls.images.jpeg import decode_jpeg
 from imgcls.system.cache import hold
 from imgcls.system.files import take_lock
 

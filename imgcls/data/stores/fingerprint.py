@@ -12,7 +12,7 @@ import numpy as np
 
 from imgcls.data.sources import FilesIn, Split
 from imgcls.errors import UserError
-from imgcls.pictures import locate
+from imgcls.images.decoding import locate
 from imgcls.system.files import atomic_write_text
 
 END_BYTES = 4096

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from imgcls.channels import RGB
 from imgcls.data.members import StreamedMembers
 from imgcls.data.sources import Split
 from imgcls.data.stores.compressed import EXPECTED_SHARE, build_compressed, open_compressed
@@ -17,6 +16,7 @@ from imgcls.data.stores.disk import DISK_SHARE, build_on_disk, open_on_disk, sto
 from imgcls.data.stores.store import ArrayStore, DecodingStore, DeviceStore, Recipe, Store, decode_all
 from imgcls.data.stores.streamed import StreamedStore
 from imgcls.errors import UserError
+from imgcls.images.channels import RGB
 from imgcls.system.files import disk_use
 from imgcls.system.machine import free_memory, spare_disk
 from imgcls.system.text import format_bytes

@@ -8,9 +8,9 @@ import json
 import numpy as np
 import torch
 
-from imgcls.channels import STEP
 from imgcls.data.stores.store import Store
 from imgcls.errors import UserError
+from imgcls.images.channels import STEP
 from imgcls.system.files import atomic_write_text
 
 CHUNK_IMAGES = 1024

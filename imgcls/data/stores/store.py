@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from imgcls.channels import RGB, STEP, Depth, Planes
 from imgcls.data.batch import send
 from imgcls.data.checks import inspect_together
 from imgcls.data.crops import Layout
@@ -31,8 +30,9 @@ from imgcls.data.stores.checksums import Checker
 from imgcls.data.stores.readahead import read_ahead
 from imgcls.data.threads import map_with_bar, pool
 from imgcls.errors import UserError
-from imgcls.pictures import BadPicture, read_member
-from imgcls.preprocessing import INTERPOLATIONS, PAD_COLOUR, Preprocessing, Size, as_size, sides
+from imgcls.images.channels import RGB, STEP, Depth, Planes
+from imgcls.images.decoding import BadPicture, read_member
+from imgcls.images.preprocessing import INTERPOLATIONS, PAD_COLOUR, Preprocessing, Size, as_size, sides
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from imgcls.data.members import StreamedMembers
 from imgcls.data.sources import BadFile, Split
 from imgcls.data.stores.store import DecodingStore, Recipe
 from imgcls.errors import UserError
-from imgcls.pictures import BadPicture
+from imgcls.images.decoding import BadPicture
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from imgcls.data.stores.placement import open_store
 from imgcls.data.stores.statistics import channel_statistics
 from imgcls.data.stores.store import ArrayStore, DecodingStore, Recipe, evaluation_recipe, training_recipe
 from imgcls.errors import UserError
-from imgcls.preprocessing import Preprocessing
-from imgcls.rgb import ORIENTATION
+from imgcls.images.preprocessing import Preprocessing
+from imgcls.images.rgb import ORIENTATION
 from imgcls.system.cache import cache_folder
 from imgcls.system.files import take_lock
 from tests.processes import run_forked

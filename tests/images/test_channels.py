@@ -14,7 +14,6 @@ from PIL import Image
 
 import imgcls
 from imgcls import portable
-from imgcls.channels import Depth, Planes, open_planes, spread
 from imgcls.data.augment import Augment
 from imgcls.data.checks import inspect
 from imgcls.data.imagefolder import ImageFolder
@@ -22,11 +21,12 @@ from imgcls.data.policies import ColorJitter, RandAugment
 from imgcls.data.randomness import Draws
 from imgcls.errors import UserError
 from imgcls.evaluate import measure
+from imgcls.images.channels import Depth, Planes, open_planes, spread
+from imgcls.images.decoding import BadPicture, open_picture
+from imgcls.images.preprocessing import Preprocessing
 from imgcls.models.backbones import create_network
-from imgcls.pictures import BadPicture, open_picture
 from imgcls.portable.model import softmax
 from imgcls.predict import predict
-from imgcls.preprocessing import Preprocessing
 from tests.serve.conftest import serving
 from tests.trainings import SMALL
 
@@ -70,7 +70,7 @@ def test_files_with_channels(tmp_path: Path) -> None:
 
 def test_bands_that_need_tifffile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as without:
-        without.setattr("imgcls.channels.importlib.util.find_spec", lambda name: None)
+        without.setattr("imgcls.images.channels.importlib.util.find_spec", lambda name: None)
         with pytest.raises(BadPicture, match=r"imgcls\[tiff\]"):
             open_planes(b"II*\0" + bytes(20), Depth(7))
     tifffile = pytest.importorskip("tifffile")

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin, features
 
-from imgcls.pictures import BadPicture, HugePicture, as_list, decode, open_picture
-from imgcls.rgb import ORIENTATION
+from imgcls.images.decoding import BadPicture, HugePicture, as_list, decode, open_picture
+from imgcls.images.rgb import ORIENTATION
 from tests.inputs.images import bomb, encoded, grey_tiff, icon, noise
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -203,7 +203,7 @@ def test_a_large_comment_is_no_fault_of_the_image() -> None:
 
 
 def test_an_image_of_a_phone_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgcls.pictures._formats", lambda: ["PNG"])
+    monkeypatch.setattr("imgcls.images.decoding._formats", lambda: ["PNG"])
     with pytest.raises(BadPicture, match="pip install pillow-heif"):
         open_picture(b"\0\0\0\x18ftypheic" + bytes(100))
 

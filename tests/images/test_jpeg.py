@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls import jpeg
-from imgcls.jpeg import decode_jpeg
-from imgcls.pictures import BadPicture, open_picture, open_scaled
+from imgcls.images import jpeg
+from imgcls.images.decoding import BadPicture, open_picture, open_scaled
+from imgcls.images.jpeg import decode_jpeg
 
 pytest.importorskip("simplejpeg")
 

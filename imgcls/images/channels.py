@@ -1,6 +1,6 @@
 """Images of any number of channels, with 8 or 16 bits: grey images, `.npy` files, TIFF files with pages or bands.
 
-Needs only Pillow and numpy; for TIFF files that Pillow does not read, tifffile.
+TIFF files that Pillow does not read need tifffile.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from imgcls.pictures import (
+from imgcls.images.decoding import (
     MAX_PIXELS,
     NPY_MAGIC,
     BadPicture,
@@ -25,7 +25,7 @@ from imgcls.pictures import (
     read_member,
     read_npy,
 )
-from imgcls.rgb import BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO
+from imgcls.images.rgb import BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 TOP = {8: 255, 16: 65535}

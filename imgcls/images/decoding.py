@@ -1,7 +1,4 @@
-"""Opening an image of any format as RGB: the one way that training, evaluation, predict and serve share.
-
-Needs only Pillow and numpy.
-"""
+"""Decoding an image of any format as RGB: the one way that training, evaluation, predict and serve share."""
 
 from __future__ import annotations
 
@@ -20,9 +17,9 @@ import numpy as np
 from numpy.lib import format as npy_format
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from imgcls.jpeg import decode_jpeg, is_installed
-from imgcls.rgb import TRANSPOSES, is_upright_rgb, orientation_of, to_rgb
-from imgcls.signatures import JPEG_SUFFIXES, is_heic
+from imgcls.images.jpeg import decode_jpeg, is_installed
+from imgcls.images.rgb import TRANSPOSES, is_upright_rgb, orientation_of, to_rgb
+from imgcls.images.signatures import JPEG_SUFFIXES, is_heic
 
 Source = Path | str | bytes | Image.Image | np.ndarray
 MAX_PIXELS = 89_478_485

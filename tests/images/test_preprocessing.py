@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from imgcls.errors import UserError
-from imgcls.preprocessing import INTERPOLATIONS, Preprocessing
+from imgcls.images.preprocessing import INTERPOLATIONS, Preprocessing
 
 
 def picture(width: int, height: int) -> Image.Image:

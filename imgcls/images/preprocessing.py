@@ -1,7 +1,4 @@
-"""From an image to the model's input: the one way that validation, test, predict and serve share.
-
-Needs only Pillow and numpy, so that a portable model can be served without torch's data stack.
-"""
+"""From an image to the model's input: the one way that validation, test, predict and serve share."""
 
 from __future__ import annotations
 
@@ -12,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from imgcls.channels import MAX_CHANNELS, RGB, STEP, TOP, Depth, Planes, open_planes, spread
 from imgcls.errors import UserError, nearest
-from imgcls.pictures import MAX_PIXELS, Source, open_picture
-from imgcls.rgb import is_upright_rgb
+from imgcls.images.channels import MAX_CHANNELS, RGB, STEP, TOP, Depth, Planes, open_planes, spread
+from imgcls.images.decoding import MAX_PIXELS, Source, open_picture
+from imgcls.images.rgb import is_upright_rgb
 
 INTERPOLATIONS = {
     name: Image.Resampling[name.upper()] for name in ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
