@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from imgcls.portable.formats import Engine, open_export
 from imgcls.portable.graph_preprocessing import PIXELS, denormalise
 from imgcls.system.checks import check_value, choice
 from imgcls.system.extras import check_installed
-from imgcls.system.machine import own_cores
+from imgcls.system.machine import gpu_count, own_cores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,7 @@ PROVIDERS = {
     "onnx-coreml": "CoreMLExecutionProvider",
 }
 """The execution providers of ONNX Runtime, each of which is in a build of it of its own."""
+ON_GPUS = ("onnx-cuda", "onnx-tensorrt")
 ENGINES = ("auto", *PROVIDERS, "torch", "torch-compiled")
 
 
@@ -66,11 +68,11 @@ class GraphEngine(ABC):
 class OnnxEngine(GraphEngine):
     """ONNX Runtime, for the input and output of `exporter.export_onnx`, or a graph with its preprocessing.
 
-    `threads` defaults to all cores that this process may use; `name` is one of PROVIDERS. Raises UserError where the
-    installed ONNX Runtime or this machine does not have it.
+    `threads` defaults to all cores that this process may use; `name` is one of PROVIDERS, and `device`, such as cuda:1,
+    the GPU of one for GPUs. Raises UserError where the installed ONNX Runtime or this machine does not have it.
     """
 
-    def __init__(self, file: Path, threads: int | None = None, name: str = "onnx") -> None:
+    def __init__(self, file: Path, threads: int | None = None, name: str = "onnx", device: str | None = None) -> None:
         import onnxruntime
 
         provider, available = PROVIDERS[name], onnxruntime.get_available_providers()
@@ -86,15 +88,17 @@ class OnnxEngine(GraphEngine):
         # Threads that spin while they wait take cores from the threads that decode the next images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
+            gpu = {"device_id": str(_gpu_number(device))} if name in ON_GPUS else {}
+            self._session = onnxruntime.InferenceSession(str(file), options, providers=[(provider, gpu)])
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise UserError(f"{file} cannot be read: {first_line(error)}") from error
         if (used := self._session.get_providers()[0]) != provider:  # it falls back, and says so only in its log
             raise UserError(f"engine={name}: {provider} cannot be used on this machine, only {used}.")
         metadata = self._session.get_modelmeta().custom_metadata_map
         super().__init__(metadata, [output.name for output in self._session.get_outputs()])
+        self.device = f"cuda:{gpu['device_id']}" if gpu else "cpu"
         where = f"on {options.intra_op_num_threads} threads" if name == "onnx" else f"with {provider}"
-        self.name = f"ONNX Runtime {where}"
+        self.name = f"ONNX Runtime {where}{f' on {self.device}' if gpu else ''}"
 
     def _run(self, name: str, values: np.ndarray) -> list[np.ndarray]:
         return list(self._session.run(self._names, {name: values}))
@@ -120,15 +124,18 @@ class TorchEngine:
             self._compute = Compiled(exported)
 
     @property
+    def device(self) -> str:
+        return str(next(self.network.parameters()).device)
+
+    @property
     def name(self) -> str:
-        return f"torch on {next(self.network.parameters()).device}{', compiled' * self._compiled}"
+        return f"torch on {self.device}{', compiled' * self._compiled}"
 
     def outputs(self, images: np.ndarray) -> np.ndarray:
         import torch
 
-        device = next(self.network.parameters()).device
         with torch.inference_mode():
-            return as_columns(self._compute(torch.from_numpy(images).to(device)))
+            return as_columns(self._compute(torch.from_numpy(images).to(self.device)))
 
 
 def as_columns(outputs: Tensor | tuple[Tensor, Tensor]) -> np.ndarray:
@@ -167,7 +174,8 @@ def create_engine(
         folder: the model's folder.
         architecture: from its description.
         name: one of ENGINES; 'auto' is ONNX Runtime if it and `model.onnx` exist and there is no GPU, else torch.
-        device: for torch: 'cpu', 'cuda', 'cuda:1'; None: a GPU if there is one. With 'cuda', 'auto' means torch.
+        device: for torch: 'cpu', 'cuda', 'cuda:1'; None: a GPU if there is one. With 'cuda', 'auto' means torch. For
+            ONNX Runtime on a GPU which one it is.
         threads: for ONNX Runtime.
         description: the content of `model.json`, of which torch needs temperature and novelty; `model.onnx` has them.
 
@@ -177,19 +185,19 @@ def create_engine(
     check_value("engine", name, choice(*ENGINES))
     if description is not None and (export := description.get("export")):
         if export["format"] == "onnx" and name in PROVIDERS and name != "onnx":
-            return OnnxEngine(folder / ONNX, threads, name)
+            return OnnxEngine(folder / ONNX, threads, name, device)
         if name not in ("auto", export["format"]):
             raise UserError(f"engine={name}: {folder} holds format={export['format']} alone. Use engine=auto.")
         return open_export(folder, description, threads)
     if name == "auto":
-        wants_gpu = device.startswith("cuda") if device else _has_gpu() and importlib.util.find_spec("torch")
+        wants_gpu = device.startswith("cuda") if device else gpu_count() and importlib.util.find_spec("torch")
         has_onnx = (folder / ONNX).is_file() and importlib.util.find_spec("onnxruntime")
         name = "onnx" if has_onnx and not wants_gpu else "torch"
     if name in PROVIDERS:
         if not (folder / ONNX).is_file():
             raise UserError(f"engine={name}: {folder} has no {ONNX}. Export it: python -m imgcls.export run=DIR")
         check_installed(["onnxruntime"], "serve", f"engine={name}")
-        return OnnxEngine(folder / ONNX, threads, name)
+        return OnnxEngine(folder / ONNX, threads, name, device)
     network = read_network(folder, architecture, device)
     compiled = name == "torch-compiled"
     if description is None:
@@ -240,6 +248,15 @@ def _check_sizes(architecture: Architecture, state: Mapping[str, Tensor]) -> Non
             raise RuntimeError(f"{name} has {tuple(state[name].shape)}, not {tuple(size)}")
 
 
-def _has_gpu() -> bool:
-    """Whether the driver lists a GPU; importing torch to find out would take seconds."""
-    return Path("/proc/driver/nvidia/version").exists() and any(Path("/dev").glob("nvidia[0-9]*"))
+def further_gpus(engine: Engine) -> list[str]:
+    """The other GPUs of this machine if `engine` computes on the first one, or else none."""
+    if getattr(engine, "device", "cpu") not in ("cuda", "cuda:0"):
+        return []
+    return [f"cuda:{number}" for number in range(1, gpu_count())]
+
+
+def _gpu_number(device: str | None) -> int:
+    kind, _, number = (device or "cuda").partition(":")
+    if kind not in ("cpu", "cuda") or not re.fullmatch(r"\d{0,3}", number):
+        raise UserError(f"device={device} is none. Write device=cuda:1 for the second GPU.")
+    return int(number or 0)

@@ -1,7 +1,7 @@
 """`python -m imgcls.serve run=DIR`: serve a run's model over HTTP.
 
 usage: python -m imgcls.serve run=DIR [run=DIR …] [canary=0.1] [port=8080] [host=127.0.0.1] [engine=auto]
-                              [device=cpu|cuda] [threads=N] [urls=true] [url_allow=HOST,*.HOST] [max_batch=16]
+                              [device=cpu|cuda:0,cuda:1] [threads=N] [urls=true] [url_allow=HOST,*.HOST] [max_batch=16]
                               [max_requests=64]
                               [allowed_hosts=HOST,*.HOST] [cors=ORIGIN,ORIGIN] [api_key=KEY] [access_log=true]
                               [examples=auto|true|false|DIR] [feedback=DIR]
@@ -13,7 +13,8 @@ whose requests `canary=0.1` leaves all but a tenth to the one before, and `POST 
 whose folder is NAME. `engine=` is one of auto, onnx, onnx-cuda, onnx-tensorrt, onnx-openvino, onnx-coreml, torch,
 torch-compiled: ONNX Runtime on the processor (onnx) or with one of its execution providers, or torch, also compiled, on
 a GPU with a CUDA graph for each batch size; auto is torch where there is a GPU, else ONNX Runtime, in int8 where the
-run has `exports/onnx-int8` whose certificate says that it is faster on this machine. `host=0.0.0.0` lets other machines
+run has `exports/onnx-int8` whose certificate says that it is faster on this machine. Of several GPUs each has its own
+worker, or those in `device=` have. `host=0.0.0.0` lets other machines
 connect. `urls=true` fetches images from public http(s) URLs, `url_allow=` only from these hosts. `allowed_hosts=`
 answers only requests to these host names (but for /ping and /health), `cors=` lets the pages of these origins ask.
 `api_key=`, or IMGCLS_API_KEY in the environment, is what requests must carry as `Authorization: Bearer KEY`.
@@ -117,6 +118,7 @@ def load_predictor(options: Mapping[str, Any], run: str) -> Predictor:
     """The model in `run` for the options, loaded and warmed up."""
     from imgcls import portable
     from imgcls.portable.certificate import check_certificate, faster_export
+    from imgcls.portable.engines import further_gpus
     from imgcls.serve.predictor import Predictor, model_folder
     from imgcls.serve.urls import Fetcher
 
@@ -125,8 +127,12 @@ def load_predictor(options: Mapping[str, Any], run: str) -> Predictor:
         check_certificate(folder)
     if options["engine"] == "auto" and not (options["device"] or "").startswith("cuda"):
         folder = faster_export(folder) or folder
-    model = portable.load(folder, options["engine"], options["device"], options["threads"])
-    predictor = Predictor(model, Fetcher(allow=tuple(options["url_allow"])) if options["urls"] else None)
+    first, *others = (options["device"] or "").split(",")
+    model = portable.load(folder, options["engine"], first or None, options["threads"])
+    others = others if first else further_gpus(model.engine)
+    copies = [portable.load(folder, options["engine"], device, options["threads"]) for device in others]
+    fetcher = Fetcher(allow=tuple(options["url_allow"])) if options["urls"] else None
+    predictor = Predictor(model, fetcher, copies=copies)
     predictor.warm_up(options["max_batch"] if options["engine"] == "torch-compiled" else 1)
     return predictor
 
@@ -214,10 +220,9 @@ def _run(options: Mapping[str, Any], listener: socket.socket) -> None:
     for name, run in zip(names, options["run"], strict=True):
         load = partial(load_predictor, options, run)
         loaded[name] = Current(Service(load(), limits, metrics), load)
-        model = loaded[name].service.predictor.model
-        what = (
-            f"{model.description['architecture']['name']}, {len(model.class_names)} classes, with {model.engine.name}"
-        )
+        predictor = loaded[name].service.predictor
+        model, engines = predictor.model, ", ".join(engine.name for engine in predictor.engines)
+        what = f"{model.description['architecture']['name']}, {len(model.class_names)} classes, with {engines}"
         called = f"{name}: " if len(names) > 1 else ""
         print(f"Serving {called}{what} on http://{address}:{listener.getsockname()[1]}", flush=True)
     models = Models(loaded, partial(load_predictor, options), options["canary"])

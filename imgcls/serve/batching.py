@@ -47,6 +47,7 @@ class Batcher:
         """time.monotonic() of the last successful batch."""
         self.failing = False
         """Whether the last batch raised, or had logits that are not finite."""
+        self._computing = 0
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="imgcls-model", daemon=True)
         self._thread.start()
@@ -66,6 +67,11 @@ class Batcher:
     def waiting(self) -> int:
         """Images that the thread has not taken yet."""
         return self._queue.qsize()
+
+    @property
+    def load(self) -> int:
+        """Images that are waiting or in the model."""
+        return self.waiting + self._computing
 
     @property
     def alive(self) -> bool:
@@ -98,7 +104,7 @@ class Batcher:
     def _run(self, batch: list[_Job]) -> None:
         began = time.monotonic()
         try:
-            scores = self.compute(np.stack([job.image for job in batch]))
+            scores = self._outputs(np.stack([job.image for job in batch]))
         except Exception as error:
             self.failing = True
             log.exception("The model failed on a batch of %d images.", len(batch))
@@ -118,3 +124,10 @@ class Batcher:
                 job.scores.set_result(row)
             else:
                 job.scores.set_exception(Refusal(500, NOT_FINITE))
+
+    def _outputs(self, images: np.ndarray) -> np.ndarray:
+        self._computing = len(images)
+        try:
+            return self.compute(images)
+        finally:
+            self._computing = 0  # before the answers, whose clients may ask again at once

@@ -15,6 +15,7 @@ from imgcls.errors import UserError
 from imgcls.images.decoding import BadPicture, HugePicture
 from imgcls.models.hub import fetch_model, is_on_hub
 from imgcls.portable import PortableModel
+from imgcls.portable.formats import Engine
 from imgcls.serve.batching import NOT_FINITE
 from imgcls.serve.payloads import Array, Encoded, Item, Link
 from imgcls.serve.refusals import Refusal
@@ -45,13 +46,20 @@ class Predictor:
         model: computes the logits.
         fetcher: fetches links; None: links are refused.
         max_pixels: larger images are refused.
+        copies: the same model on further devices, with which a server shares the images.
     """
 
     model: PortableModel
     fetcher: Fetcher | None = None
     max_pixels: int = MAX_PIXELS
+    copies: Sequence[PortableModel] = ()
     _large: threading.Lock = field(default_factory=threading.Lock)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(available_cores(), "imgcls-decode"))
+
+    @property
+    def engines(self) -> list[Engine]:
+        """One for each device."""
+        return [model.engine for model in (self.model, *self.copies)]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -136,14 +144,17 @@ class Predictor:
         return outputs
 
     def warm_up(self, largest: int = 1) -> None:
-        """Run the model on batches of 1, 2, 4, … up to at least `largest` images, so that no request waits for that."""
-        outputs = self.model.engine.outputs(np.zeros((1, *self.shape), dtype=np.float32))
-        if outputs.shape != (1, len(self.model.class_names) + (self.model.known_share is not None)):
-            raise UserError(f"The model has {outputs.shape[1]} outputs for {len(self.model.class_names)} class names.")
-        if not np.isfinite(outputs).all():
-            raise UserError(f"{NOT_FINITE} It cannot be served; train or export it again.")
-        for power in range(1, (largest - 1).bit_length() + 1):
-            self.model.engine.outputs(np.zeros((1 << power, *self.shape), dtype=np.float32))
+        """Run each engine on batches of 1, 2, 4, … up to at least `largest` images, so that no request waits for it."""
+        for engine in self.engines:
+            outputs = engine.outputs(np.zeros((1, *self.shape), dtype=np.float32))
+            if outputs.shape != (1, len(self.model.class_names) + (self.model.known_share is not None)):
+                raise UserError(
+                    f"The model has {outputs.shape[1]} outputs for {len(self.model.class_names)} class names."
+                )
+            if not np.isfinite(outputs).all():
+                raise UserError(f"{NOT_FINITE} It cannot be served; train or export it again.")
+            for power in range(1, (largest - 1).bit_length() + 1):
+                engine.outputs(np.zeros((1 << power, *self.shape), dtype=np.float32))
 
 
 def model_folder(folder: str | Path) -> Path:

@@ -55,17 +55,19 @@ class Service:
     def __init__(self, predictor: Predictor, limits: Limits | None = None, metrics: Metrics | None = None) -> None:
         self.predictor, self.limits = predictor, limits or Limits()
         self.metrics = metrics or Metrics()
-        self.batcher = Batcher(predictor.model.engine.outputs, self.limits.max_batch, self.metrics.batch)
+        self.batchers = [
+            Batcher(engine.outputs, self.limits.max_batch, self.metrics.batch) for engine in predictor.engines
+        ]
         self._decoders = ThreadPoolExecutor(self.limits.decoders, "imgcls-decode")
         self._fetchers = ThreadPoolExecutor(self.limits.fetches, "imgcls-fetch")
         # Bounds the decoded images that wait for the model.
-        self._slots = asyncio.Semaphore(max(4 * self.limits.max_batch, 2 * self.limits.decoders))
+        self._slots = asyncio.Semaphore(max(4 * self.limits.max_batch * len(self.batchers), 2 * self.limits.decoders))
         # Bounds the memory: images of many pixels are decoded one at a time.
         self._large = asyncio.Semaphore(1)
         # Bounds the fetched images; a slow host must not block images that came with their requests.
         self._links = asyncio.Semaphore(2 * self.limits.fetches)
         self._requests = self._bytes = self._arrivals = 0
-        self._probe: Future[np.ndarray] | None = None
+        self._probes: dict[Batcher, Future[np.ndarray]] = {}
 
     @contextmanager
     def arrival(self) -> Iterator[Callable[[int], None]]:
@@ -179,10 +181,11 @@ class Service:
 
     async def _compute_within(self, item: payloads.Item, max_pixels: int | None = None) -> np.ndarray:
         async with self._slots:
-            if self.batcher.waiting > 8 * self.limits.max_batch:  # of requests that timed out
+            if min(batcher.waiting for batcher in self.batchers) > 8 * self.limits.max_batch:  # requests that timed out
                 raise Refusal(503, "The model does not answer; try again later.", retry_after=10)
             image = await self._in_thread(self.predictor.image, item, max_pixels)
-            return await asyncio.wrap_future(self.batcher.submit(image))
+            least_busy = min(self.batchers, key=lambda batcher: batcher.load)
+            return await asyncio.wrap_future(least_busy.submit(image))
 
     async def _in_thread(
         self, work: Callable[..., Result], *arguments: Any, pool: ThreadPoolExecutor | None = None
@@ -191,23 +194,29 @@ class Service:
 
     async def check_health(self, seconds: float = 1.5) -> None:
         """Raise Refusal, 503, if the model cannot answer. It is asked unless it has answered in the last seconds."""
-        batcher = self.batcher
-        if not batcher.alive:
-            raise Refusal(503, "The model has stopped.")
-        if not batcher.failing and time.monotonic() - batcher.last_success < 2 * seconds:
-            return
-        if self._probe is None or self._probe.done():  # a single probe for a model that hangs
-            self._probe = batcher.submit(np.zeros(self.predictor.shape, dtype=np.float32))
+        probes = []
+        for batcher in self.batchers:
+            if not batcher.alive:
+                raise Refusal(503, "The model has stopped.")
+            if batcher.failing or time.monotonic() - batcher.last_success >= 2 * seconds:
+                probes.append(self._probe(batcher))
         try:
             async with asyncio.timeout(seconds):
-                await asyncio.shield(asyncio.wrap_future(self._probe))
+                await asyncio.shield(asyncio.gather(*map(asyncio.wrap_future, probes)))
         except TimeoutError as error:
             raise Refusal(503, "The model does not answer.") from error
         except Exception as error:
             raise Refusal(503, "The model failed.") from error
 
+    def _probe(self, batcher: Batcher) -> Future[np.ndarray]:
+        """An image that it computes or has yet to: a single one for a model that hangs."""
+        if batcher not in self._probes or self._probes[batcher].done():
+            self._probes[batcher] = batcher.submit(np.zeros(self.predictor.shape, dtype=np.float32))
+        return self._probes[batcher]
+
     def close(self) -> None:
         """Finish the accepted requests, then end the threads."""
-        self.batcher.close()
+        for batcher in self.batchers:
+            batcher.close()
         for pool in (self._decoders, self._fetchers):
             pool.shutdown(wait=False, cancel_futures=True)

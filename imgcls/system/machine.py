@@ -50,6 +50,16 @@ def processor_name() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
+def gpu_count() -> int:
+    """The number of NVIDIA GPUs that this process may use, without importing torch, which takes seconds."""
+    if not Path("/proc/driver/nvidia/version").exists():
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
 def threads_of_each(processes: int) -> str:
     """OMP_NUM_THREADS of each of several `processes` that share this one's processors; the user's value if set.
 

@@ -99,7 +99,7 @@ class Server:
 
 @contextmanager
 def serving(
-    model: portable.PortableModel | Models,
+    model: portable.PortableModel | Predictor | Models,
     limits: Limits | None = None,
     fetcher: Any = None,
     application: Mapping[str, Any] | None = None,
@@ -110,7 +110,9 @@ def serving(
     from imgcls.serve.connections import create_config
     from imgcls.serve.server import create_app
 
-    served = model if isinstance(model, Models) else Service(Predictor(model, fetcher), limits)
+    if isinstance(model, portable.PortableModel):
+        model = Predictor(model, fetcher)
+    served = model if isinstance(model, Models) else Service(model, limits)
     service = served.service if isinstance(served, Models) else served
     config = create_config(
         create_app(served, **(application or {})),

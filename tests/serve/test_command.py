@@ -14,11 +14,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from imgcls.errors import UserError
 from imgcls.portable.certificate import CERTIFICATE, file_digests
+from imgcls.portable.engines import further_gpus
 from imgcls.serve.__main__ import _listen, load_predictor, serve
 from imgcls.serve.archive import write_archive
 from tests.inputs.images import encoded
@@ -166,6 +169,20 @@ def test_mistakes_give_one_clear_line(model_dir: Path, tmp_path: Path) -> None:
         ]:
             with pytest.raises(UserError, match=message):
                 serve(arguments)
+
+
+def test_each_device_of_the_machine_gets_a_copy_of_the_model(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"engine": "torch", "device": "cpu,cpu", "threads": None, "urls": False, "max_batch": 1}
+    first, second = load_predictor(options, str(model_dir)).engines
+    images = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    assert first is not second
+    assert first.outputs(images).tolist() == second.outputs(images).tolist()
+    with pytest.raises(UserError, match="device=abacus"):
+        load_predictor({**options, "device": "cpu,abacus"}, str(model_dir))
+    monkeypatch.setattr("imgcls.portable.engines.gpu_count", lambda: 3)
+    assert len(load_predictor({**options, "device": None}, str(model_dir)).engines) == 1, "torch finds no GPU"
+    assert further_gpus(SimpleNamespace(device="cuda:0")) == ["cuda:1", "cuda:2"]  # type: ignore[arg-type]
+    assert further_gpus(SimpleNamespace(device="cpu")) == []  # type: ignore[arg-type]
 
 
 def test_a_container_starts_only_with_the_model_that_was_verified(

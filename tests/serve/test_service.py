@@ -72,7 +72,7 @@ def test_waiting_requests_go_through_the_model_together(model: PortableModel) ->
         first = clients.submit(server.post, PNG)
         assert engine.entered.wait(20)
         others = [clients.submit(server.post, encoded(picture(seed), "PNG")) for seed in range(8)]
-        wait_until(lambda: server.service.batcher.waiting == 8)
+        wait_until(lambda: server.service.batchers[0].waiting == 8)
         engine.gate.set()
         answers = [future.result() for future in (first, *others)]
     assert engine.batches == [1, 8]
@@ -112,8 +112,8 @@ def test_decoded_images_that_wait_are_bounded(model: PortableModel) -> None:
     np.save(buffer, np.zeros((300, 8, 8, 3), np.uint8))
     with gated(model, max_batch=4) as (server, engine), ThreadPoolExecutor(1) as client:
         answer = client.submit(server.post, buffer.getvalue(), "application/x-npy")
-        wait_until(lambda: server.service.batcher.waiting >= 12)
-        assert server.service.batcher.waiting <= 16
+        wait_until(lambda: server.service.batchers[0].waiting >= 12)
+        assert server.service.batchers[0].waiting <= 16
         engine.gate.set()
         assert len(answer.result().json["predictions"]) == 300
     assert max(engine.batches) == 4
@@ -240,9 +240,34 @@ def test_a_hanging_model_is_unhealthy_and_requests_time_out(model: PortableModel
         for _ in range(2):
             ping = server.ask("GET", "/ping")
             assert (ping.status, ping.json) == (503, {"error": "The model does not answer."})
-        assert server.service.batcher.waiting == 1, "a single probe for all health checks"
+        assert server.service.batchers[0].waiting == 1, "a single probe for all health checks"
         engine.gate.set()
         wait_until(lambda: server.ask("GET", "/ping").status == 200)
+
+
+def test_each_device_has_a_worker_and_the_idle_one_computes(model: PortableModel) -> None:
+    pytest.importorskip("fastapi")
+    busy, idle = GatedEngine(model), GatedEngine(model)
+    idle.gate.set()
+    predictor = Predictor(replace(model, engine=busy), copies=[replace(model, engine=idle)])
+    with serving(predictor) as server, ThreadPoolExecutor(1) as client:
+        waiting = client.submit(server.post, PNG)
+        assert busy.entered.wait(20)
+        assert [server.post(PNG).status for _ in range(4)] == [200] * 4
+        assert (busy.batches, idle.batches) == ([], [1] * 4)
+        assert server.ask("GET", "/ping").json == {"error": "The model does not answer."}, "one of them hangs"
+        busy.gate.set()
+        assert waiting.result().status == 200
+        wait_until(lambda: server.ask("GET", "/ping").status == 200)
+
+
+def test_all_devices_are_asked_for_their_health(model: PortableModel) -> None:
+    pytest.importorskip("fastapi")
+    broken = replace(model, engine=BrokenEngine(model, limit=-1.0))
+    with serving(Predictor(model, copies=[broken])) as server:
+        assert server.ask("GET", "/ping").json == {"error": "The model failed."}
+    with pytest.raises(UserError, match="not finite"):
+        Predictor(model, copies=[broken]).warm_up()
 
 
 def test_a_body_that_never_arrives(model: PortableModel) -> None:

@@ -74,3 +74,17 @@ def test_processes_share_the_processors(groups: Path, monkeypatch: pytest.Monkey
     assert [machine.threads_of_each(count) for count in (1, 4, 8)] == ["6", "1", "1"]
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert machine.threads_of_each(2) == "5"
+
+
+@pytest.mark.parametrize(("visible", "count"), [(None, 2), ("", 0), ("-1", 0), ("1", 1), ("0, 1,2", 3)])
+def test_gpus(visible: str | None, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "version"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(machine, "Path", lambda path: tmp_path / Path(path).name if "version" in path else tmp_path)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert machine.gpu_count() == count
+    (tmp_path / "version").unlink()
+    assert machine.gpu_count() == 0
