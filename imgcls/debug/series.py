@@ -50,6 +50,11 @@ class Series(Sequence[float]):
         return self._not_finite
 
     @property
+    def peak(self) -> float:
+        """The largest number; 0 if none is positive."""
+        return self._peak
+
+    @property
     def half_peak(self) -> int:
         """The first step with at least half of the largest number; 0 if none is positive."""
         return self._rise

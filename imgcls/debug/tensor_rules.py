@@ -156,7 +156,10 @@ class SaturatedActivation(Rule):
 
 @dataclass(frozen=True)
 class UnchangedTensor(Rule):
-    """A trained layer does not change over `num_steps` observed steps after the warm-up, with a rate above zero."""
+    """A trained layer does not change over `num_steps` observed steps after the warm-up, with a rate above zero.
+
+    A change is counted as it would be at the largest rate: at the end of a schedule those of all layers are tiny.
+    """
 
     num_steps: int = 3
     rtol: float = 1e-5
@@ -168,13 +171,15 @@ class UnchangedTensor(Rule):
 
         def changes(observation: Observation) -> dict[str, float]:
             """How far the change of each layer exceeds the tolerance of numpy's allclose."""
-            if observation.step < len(record.rates) and record.rates[observation.step] <= 0:
+            rate = record.rates[observation.step] if observation.step < len(record.rates) else record.rates.peak
+            if record.rates and rate <= 0:
                 return {}  # the end of a schedule
+            slowed = record.rates.peak / rate if record.rates else 1.0
             if warm_up is None or observation.step < warm_up:
                 return {}  # steps are still tiny on purpose
             sizes = {layer: observation.weight_size.get(layer, 0.0) for layer in observation.update_ratio}
             return {
-                layer: ratio * sizes[layer] - (self.atol + self.rtol * sizes[layer])
+                layer: slowed * ratio * sizes[layer] - (self.atol + self.rtol * sizes[layer])
                 for layer, ratio in observation.update_ratio.items()
             }
 

@@ -312,6 +312,16 @@ def test_tiny_steps_of_a_warm_up_are_no_unchanged_layers() -> None:
     assert status((0.1,) * 60) == ISSUES
 
 
+def test_tiny_steps_at_the_end_of_a_schedule_are_no_unchanged_layers() -> None:
+    def status(ratio: float) -> str:
+        tiny = tuple(Observation(step, 0, 1.0, update_ratio={"a": ratio}, weight_size={"a": 1.0}) for step in range(5))
+        rates = Series((0.1, *(1e-4,) * 4))
+        return RULES["UnchangedTensor"].check(Record(tiny, Series((1.0,) * 5), rates)).status
+
+    assert status(1e-6) == NO_ISSUES, "1e-3 at the largest rate"
+    assert status(1e-9) == ISSUES
+
+
 def test_shares_of_channels_come_from_quantiles() -> None:
     quantiles = torch.quantile(torch.cat([torch.zeros(60), torch.ones(40)]), torch.linspace(0, 1, 21)).tolist()
     assert share_below(quantiles, 0.01) == pytest.approx(0.6, abs=0.05)
