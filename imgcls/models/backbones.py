@@ -10,7 +10,8 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import imgcls.models.cifarnet  # noqa: F401 - registers its networks with timm
 from imgcls.errors import UserError, first_line, nearest
@@ -25,6 +26,8 @@ from imgcls.models.weights import load_weights
 from imgcls.system.checks import check_value, choice
 
 log = logging.getLogger(__name__)
+
+DRAWS = (torch.ops.aten.normal_, torch.ops.aten.uniform_, torch.ops.aten.erfinv_)  # the last for a truncated normal
 
 
 def create_network(
@@ -100,6 +103,28 @@ def network_from_architecture(
     backbone = backbones[0] if architecture.backbones == 1 else Backbones(backbones)
     head = head_from_dict(architecture.head)
     return Network(backbone, head(width_of(backbone), architecture.num_classes), architecture)
+
+
+def network_with_weights(architecture: Architecture, state: Mapping[str, Tensor]) -> Network:
+    """The network that `architecture` describes with the weights `state`; none are drawn first, which takes longer.
+
+    Raises RuntimeError if `state` has other weights than the network.
+    """
+    with _Undrawn():
+        network = network_from_architecture(architecture)
+    network.load_state_dict(state)
+    return network
+
+
+class _Undrawn(TorchDispatchMode):
+    """Tensors that would be filled with random numbers in place stay as they are."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func.overloadpacket in DRAWS:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def timm_options(architecture: Architecture) -> dict[str, Any]:

@@ -212,7 +212,7 @@ def read_network(folder: Path, architecture: Architecture, device: str | None = 
         raise UserError(f"{folder}: install onnxruntime and export {ONNX}, or install torch and timm.")
     import torch
 
-    from imgcls.models.backbones import network_from_architecture
+    from imgcls.models.backbones import network_with_weights
     from imgcls.portable.weights import read_weights
 
     own = int(os.environ.get("LOCAL_RANK", "0"))  # under torchrun each process has a GPU
@@ -220,8 +220,7 @@ def read_network(folder: Path, architecture: Architecture, device: str | None = 
     state = read_weights(folder / WEIGHTS)
     try:
         _check_sizes(architecture, state)
-        network = network_from_architecture(architecture)
-        network.load_state_dict(state)
+        network = network_with_weights(architecture, state)
     except (RuntimeError, MemoryError, OverflowError) as error:
         raise UserError(f"{folder / WEIGHTS} does not fit {DESCRIPTION}: {first_line(error)}") from error
     try:

@@ -20,7 +20,7 @@ import imgcls
 from imgcls.errors import UserError
 from imgcls.images.preprocessing import Preprocessing
 from imgcls.models.architecture import Architecture
-from imgcls.models.backbones import network_from_architecture
+from imgcls.models.backbones import network_with_weights
 from imgcls.models.memory import Memory
 from imgcls.models.network import Network
 from imgcls.portable.calibration import Calibration
@@ -259,9 +259,8 @@ def export_onnx(
     if 4 * sum(value.numel() for value in network.state_dict().values()) > MAX_ONNX_BYTES:
         log.warning("The network is too large for an ONNX file, which holds 2 GB at most; it is exported without one.")
         return False
-    frozen = network_from_architecture(network.architecture)
-    frozen.load_state_dict({name: value.float().cpu() for name, value in network.state_dict().items()}, strict=True)
-    frozen.eval()
+    state = {name: value.float().cpu() for name, value in network.state_dict().items()}
+    frozen = network_with_weights(network.architecture, state).eval()
     memory = frozen.head if isinstance(frozen.head, Memory) else None
     chooses = network.architecture.views == "where_unsure" and memory is None
     exported = Exported(frozen, temperature, novelty).eval()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from imgcls.errors import UserError
-from imgcls.models.backbones import create_network, network_from_architecture
+from imgcls.models.backbones import create_network, network_from_architecture, network_with_weights
 from imgcls.models.heads import Mlp
 
 from .helpers import CLASSES, network
@@ -28,6 +28,19 @@ def test_the_architecture_rebuilds_the_network() -> None:
     rebuilt = network_from_architecture(net.architecture)
     rebuilt.load_state_dict(net.state_dict())
     assert str(rebuilt) == str(net)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "swin_s3_tiny_224"])
+def test_a_network_with_weights_draws_none(name: str) -> None:
+    torch.manual_seed(0)
+    net = create_network(name, CLASSES, image_size=64).eval()
+    before = torch.get_rng_state()
+    copy = network_with_weights(net.architecture, net.state_dict()).eval()
+    assert torch.equal(torch.get_rng_state(), before)
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(copy(images), net(images))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        network_with_weights(net.architecture, {})
 
 
 def test_a_small_stem_keeps_the_resolution() -> None:

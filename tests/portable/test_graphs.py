@@ -108,7 +108,7 @@ def test_a_graph_that_may_be_another_one_is_exported(
     for layer in (Own(), nn.LeakyReLU(0.2)):  # of which a head may be made, whose slope its architecture does not say
         network = network_of(0)
         network.backbone.add_module("own", layer)
-        monkeypatch.setattr("imgcls.portable.exporter.network_from_architecture", lambda _, network=network: network)
+        monkeypatch.setattr("imgcls.portable.exporter.network_with_weights", lambda *_, network=network: network)
         with pytest.raises(Exporting):
             export_onnx(network, PREPROCESSING, file)
 
