@@ -31,6 +31,9 @@ from imgcls.system.text import format_bytes
 log = logging.getLogger(__name__)
 
 DESCRIPTION = DESCRIPTIONS["streams"]
+"""Says whose shards they are. Written once: a lock on a file that has been replaced would protect nothing."""
+MODE = "mode.json"
+"""Says whether they are fetched in turn, as the last process has decided."""
 FETCHED = "fetched.json"
 """Says which version of each file has been fetched, or will be."""
 
@@ -53,6 +56,7 @@ class Streams:
         self.folder = cache / "streams" / key.hexdigest()
         self._held: IO[bytes] | None = None
         self._prepared = False
+        self._active = True if isinstance(origin, Folder) else None
 
     @property
     def index_folder(self) -> Path:
@@ -61,12 +65,11 @@ class Streams:
 
     @property
     def active(self) -> bool:
-        """Whether shards are fetched in turn, as `prepare` has decided, on this machine."""
-        if isinstance(self.origin, Folder):
-            return True
-        with suppress(OSError, ValueError):
-            return bool(json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8"))["stream"])
-        return False
+        """Whether shards are fetched in turn, as `prepare` has decided, in this or another process of this machine."""
+        if self._active is None:
+            with suppress(OSError, ValueError):
+                self._active = bool(json.loads((self.folder / MODE).read_text(encoding="utf-8"))["stream"])
+        return bool(self._active)
 
     def images(self, workers: int) -> ShardList:
         """The images of all shards. Raises UserError where the list is damaged."""
@@ -82,7 +85,9 @@ class Streams:
         if not self._prepared:  # Lightning asks before each of training, validation and test
             with alone(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._describe(self._decide())
+                self._active = self._decide()
+                atomic_write_text(self.folder / MODE, json.dumps({"stream": self._active}))
+                self._describe()
             self._prepared = True
         return self.active
 
@@ -123,7 +128,7 @@ class Streams:
                 f"they may take {format_bytes(limit)}. Set data.stream_disk higher or data.shuffle_shards lower."
             )
         with alone(self.folder):
-            self._describe(self.active)
+            self._describe()
             self._keep({name: list(shard) for name, shard in shards.items()})
         self.cache = ShardCache(self.origin, self.folder, shards, limit)
 
@@ -237,11 +242,10 @@ class Streams:
         present = sum(file.stat().st_size for file in self.folder.rglob("*.tar"))
         return DISK_SHARE * (spare_disk(self.folder) + present)
 
-    def _describe(self, stream: bool) -> None:
-        """Write what is in the folder, and hold it; to be called `alone`."""
-        content = json.dumps({"address": self.origin.address, "stream": stream})
+    def _describe(self) -> None:
+        """Write whose shards are in the folder, and hold it; to be called `alone`."""
         file = self.folder / DESCRIPTION
-        if not file.is_file() or file.read_text(encoding="utf-8") != content:
-            atomic_write_text(file, content)
+        if not file.is_file():
+            atomic_write_text(file, json.dumps({"address": self.origin.address}))
         if self._held is None:
             self._held = hold(file)

@@ -460,6 +460,19 @@ def test_the_cache_is_listed_and_removed(shards: Path, own_cache: Path) -> None:
     assert "streams" not in {entry.kind for entry in entries(own_cache)}
 
 
+def test_other_settings_of_another_process_change_nothing(server: Server, own_cache: Path) -> None:
+    """What streams the shards goes on with that, and its folder is not removed when the other one has ended."""
+    streaming = opened(server.url, stream=True)
+    copying = opened(server.url, stream=False)
+    assert not copying.streams.active  # type: ignore[union-attr]
+    assert streaming.streams.active  # type: ignore[union-attr]
+    del copying
+    gc.collect()
+    [entry] = [entry for entry in entries(own_cache) if entry.kind == "streams"]
+    assert not remove(entry)
+    assert batches(streaming.val_dataloader())
+
+
 # ---- addresses
 
 
