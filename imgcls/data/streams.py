@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -119,7 +120,7 @@ class Streams:
         """
         shards = listed.shards
         self._keys = {name: shard.sha256 or f"{shard.key} {shard.bytes}" for name, shard in shards.items()}
-        limit = self._limit()
+        limit = self._limit
         largest = sorted((shard.bytes for shard in shards.values()), reverse=True)
         needed = sum(largest[: together + 1]) if together else 0
         if needed > limit:
@@ -149,7 +150,7 @@ class Streams:
             if isinstance(self.origin, Bucket | Hub) and self.stream is not True:
                 return False
             raise self._explain(f"has no {LIST}, which imgcls.prepare shards=DIR writes beside shards.") from error
-        room = self._limit()
+        room = self._limit
         stream = total > room if self.stream == "auto" else bool(self.stream)
         if stream:
             log.info(
@@ -164,13 +165,14 @@ class Streams:
         before: object = None
         with suppress(OSError, ValueError):
             before = json.loads((self.folder / FETCHED).read_text(encoding="utf-8"))
+        if before == files:
+            return
         known = before if isinstance(before, dict) else {}
-        for file in (*self.folder.rglob("*.tar"), *self.folder.rglob("*.parquet")):
+        for file in [file for file in self.folder.rglob("*") if file.suffix in (".tar", ".parquet")]:
             name = file.relative_to(self.folder).as_posix()
             if file.is_file() and (name not in files or known.get(name) != files[name]):
                 file.unlink()
-        if known != files:
-            atomic_write_text(self.folder / FETCHED, json.dumps(files))
+        atomic_write_text(self.folder / FETCHED, json.dumps(files))
 
     def _has_list(self) -> bool:
         """Whether the list of a folder has been fetched, and is that of the shards in it."""
@@ -235,11 +237,15 @@ class Streams:
     def _explain(self, what: str) -> UserError:
         return UserError(f"data.root={self.origin.address} {what}")
 
+    @cached_property
     def _limit(self) -> float:
-        """Bytes that the shards may take."""
+        """Bytes that the shards may take: a share of the disk that is free or theirs already."""
         if self._disk != "auto":
             return parse_bytes(str(self._disk))
-        present = sum(file.stat().st_size for file in self.folder.rglob("*.tar"))
+        present = 0
+        for file in self.folder.rglob("*.tar"):
+            with suppress(FileNotFoundError):  # removed by another process
+                present += file.stat().st_size
         return DISK_SHARE * (spare_disk(self.folder) + present)
 
     def _describe(self) -> None:
