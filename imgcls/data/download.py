@@ -19,6 +19,7 @@ from imgcls.errors import UserError
 from imgcls.runs.provenance import hide_secrets
 from imgcls.system.bars import byte_bar
 from imgcls.system.files import explain_os_errors
+from imgcls.system.machine import spare_disk
 from imgcls.system.unpacking import extract
 
 T = TypeVar("T")
@@ -87,13 +88,13 @@ def public_address(url: str) -> str:
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack a tar or zip file into the new `folder`, which exists only when it is complete.
 
-    Raises UserError for an archive that `imgcls.system.unpacking` refuses.
+    Raises UserError for an archive that `imgcls.system.unpacking` refuses, and where the disk has no room.
     """
     beside = folder.with_name(f".{folder.name}.unpacking")
     with explain_os_errors(folder):
         shutil.rmtree(beside, ignore_errors=True)
         try:
-            extract(archive, beside)
+            extract(archive, beside, room=spare_disk(folder))
             beside.replace(folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)

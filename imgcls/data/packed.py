@@ -13,6 +13,7 @@ from imgcls.data.stores.fingerprint import file_state
 from imgcls.errors import UserError
 from imgcls.system.cache import DESCRIPTIONS, alone
 from imgcls.system.files import atomic_write_text
+from imgcls.system.machine import spare_disk
 from imgcls.system.unpacking import extract
 
 DESCRIPTION = DESCRIPTIONS["unpacked"]
@@ -43,7 +44,7 @@ def unpack_once(archive: Path, folder: Path) -> None:
         beside = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(beside, ignore_errors=True)
         try:
-            extract(archive, beside)
+            extract(archive, beside, room=spare_disk(folder))
             shutil.rmtree(beside / "__MACOSX", ignore_errors=True)
             images = _innermost(beside)
             atomic_write_text(images / DESCRIPTION, json.dumps({"archive": str(archive)}))

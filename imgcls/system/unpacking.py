@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import shutil
 import stat
 import tarfile
@@ -16,6 +17,7 @@ from typing import IO, Any
 from imgcls.errors import UserError
 from imgcls.system.bars import with_bar
 from imgcls.system.files import explain_os_errors
+from imgcls.system.text import format_bytes
 
 MAX_FILES = 5_000_000
 MAX_BYTES = 1 << 40
@@ -35,17 +37,17 @@ class _Member:
     open: Callable[[], AbstractContextManager[IO[bytes]]]
 
 
-def extract(archive: Path, folder: Path) -> None:
-    """Unpack a tar or zip file into `folder`, which must hold no links.
+def extract(archive: Path, folder: Path, *, room: float = math.inf) -> None:
+    """Unpack a tar or zip file into `folder`, which must hold no links, within `room` bytes.
 
-    Raises UserError for a damaged archive, and for one with links, devices, paths outside the folder, or more than the
-    limits of this module.
+    Raises UserError for a damaged archive, and for one with links, devices, paths outside the folder, or more than
+    there is room for or the limits of this module.
     """
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        _extract(archive, folder)
-    except MemoryError:
+        _extract(archive, folder, room)
+    except (MemoryError, UserError):
         raise
     except Exception as error:  # the decompressors raise zlib.error, LZMAError, RuntimeError and others
         if isinstance(error, OSError) and error.errno not in DAMAGE:
@@ -54,9 +56,9 @@ def extract(archive: Path, folder: Path) -> None:
         raise UserError(f"{archive} cannot be unpacked: {error}. Remove it and try again.") from error
 
 
-def _extract(archive: Path, folder: Path) -> None:
-    limit = min(MAX_BYTES, max(UNCOUNTED_BYTES, MAX_RATIO * archive.stat().st_size))
-    total = 0
+def _extract(archive: Path, folder: Path, room: float) -> None:
+    size, total = archive.stat().st_size, 0
+    limit = min(MAX_BYTES, max(UNCOUNTED_BYTES, MAX_RATIO * size))
     packed, members = _open(archive)
     with packed:
         for count, member in enumerate(with_bar(members, None, f"unpacking {archive.name}"), start=1):
@@ -70,6 +72,11 @@ def _extract(archive: Path, folder: Path) -> None:
                 raise ValueError(
                     f"its content is larger than {limit >> 20} MB or {MAX_FILES:,} files, "
                     f"or {MAX_RATIO} times the archive. If you trust it, unpack it yourself"
+                )
+            if max(size, total) > room:  # what is packed is hardly ever smaller, so that this is known at once
+                raise UserError(
+                    f"{archive} needs more than the {format_bytes(room)} of disk that are free in {folder.parent}. "
+                    "Set IMGCLS_CACHE to a folder on another disk."
                 )
             target = folder / path
             if member.kind == "folder":

@@ -306,6 +306,19 @@ def test_a_bomb_is_refused_before_it_fills_the_disk(kind: str, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["bomb"]
 
 
+def test_a_data_set_that_the_disk_has_no_room_for_is_not_unpacked(
+    server: Server, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.content = write_tar(tmp_path / "a.tgz", (tarfile.TarInfo("a.txt"), bytes(1 << 20))).read_bytes()
+    monkeypatch.setattr("imgcls.data.download.spare_disk", lambda folder: 1 << 20)
+    with pytest.raises(UserError, match=r"needs more than the 1\.0 MB of disk that are free in .*data\. Set IMGCLS"):
+        Pictures(url=server.url).download()
+    assert sorted(path.name for path in (own_cache / "data").iterdir()) == [".pictures.lock", "pictures-archive.tar"]
+    monkeypatch.setattr("imgcls.data.download.spare_disk", lambda folder: 2 << 20)
+    Pictures(url=server.url).download()
+    assert len(server.requests) == 1, "what was downloaded is used"
+
+
 @pytest.mark.parametrize("limit", ["MAX_FILES", "MAX_BYTES"])
 def test_size_and_number_of_files_are_limited(limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpacking, limit, 2)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import imgcls
+from imgcls.data import packed
 from imgcls.data.imagefolder import ImageFolder
 from imgcls.errors import UserError
 
@@ -51,11 +52,31 @@ def test_a_folder_of_training_images_alone_stays_a_split(pictures: Path) -> None
     assert list(data.source.splits()) == ["train", "val"]
 
 
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_the_floor_of_free_space_is_kept(
+    kind: str, pictures: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where only the content is too large."""
+    (pictures / "train" / "notes.txt").write_bytes(bytes(1 << 20))
+    archive = pack(pictures, kind)
+    size = archive.stat().st_size
+    assert size < 1 << 19
+    for room in (size - 1, 1 << 20):
+        monkeypatch.setattr(packed, "spare_disk", lambda folder, room=room: room)
+        with pytest.raises(UserError, match=r"needs more than the .* of disk that are free in .*unpacked\. Set IMGCLS"):
+            ImageFolder(archive).prepare_data()
+        assert [*own_cache.rglob("*.*g")] == []
+        assert [file.name for file in (own_cache / "unpacked").iterdir() if not file.name.endswith(".lock")] == []
+    monkeypatch.setattr(packed, "spare_disk", lambda folder: 2 << 20)
+    ImageFolder(archive).prepare_data()
+    assert [*own_cache.rglob("*.*g")]
+
+
 def test_a_bad_archive_leaves_nothing(tmp_path: Path, own_cache: Path) -> None:
     damaged, outside, other = tmp_path / "a.zip", tmp_path / "b.zip", tmp_path / "c.txt"
     damaged.write_bytes(b"PK no archive")
-    with zipfile.ZipFile(outside, "w") as packed:
-        packed.writestr("../escaped.png", b"x")
+    with zipfile.ZipFile(outside, "w") as zipped:
+        zipped.writestr("../escaped.png", b"x")
     for archive in (damaged, outside):
         with pytest.raises(UserError, match=rf"{archive} cannot be unpacked: .* Or give the folder"):
             ImageFolder(archive).prepare_data()
