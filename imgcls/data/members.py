@@ -37,6 +37,10 @@ class MembersIn(FilesIn):
         super().__init__(folder, names)
         self.shards, self.places, self.sizes = shards, places, sizes
 
+    def paths(self) -> list[Path]:
+        """Of the shards."""
+        return [Path(self.folder, shard) for shard in self.shards]
+
     def _path(self, index: int) -> Path:
         shard, start, size = self.places[index].tolist()
         return Path(self.folder, member_path(self.shards[shard], start, size, self.names[index]))

@@ -95,6 +95,12 @@ class NamesInShards(LazyNames):
         chosen = np.asarray(places, dtype=np.int64)
         return NamesInShards(self._folders, self._shards[chosen], self._names, self._rows[chosen])
 
+    def parts(self) -> Iterator[bytes | memoryview]:
+        """What the names are made of, which is hashed faster than they themselves."""
+        yield "\0".join(self._folders).encode("utf-8", "surrogateescape")
+        for array in (self._shards, self._names.text, self._names.ends, self._rows):
+            yield np.ascontiguousarray(array).data
+
     def _one(self, place: int) -> str:
         return picture_name(f"{self._folders[self._shards[place]]}/{self._names[int(self._rows[place])]}")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from imgcls.data.members import MembersIn
+from imgcls.data.names import AT_A_TIME, NamesInShards
 from imgcls.data.sources import FilesIn, Split
 from imgcls.errors import UserError
 from imgcls.images.decoding import locate
@@ -23,8 +25,8 @@ def fingerprint(split: Split, cache: Path) -> str:
     """32 hexadecimal digits, equal for equal names and contents wherever the files are.
 
     Arrays are read completely. The digest of files is kept in `cache` by the state of each file (size, times of change
-    of content and status, inode), which cannot be reset, so that a second call reads no file. Shards that are not on
-    this machine are identified by their index.
+    of content and status, inode), which cannot be reset, so that a second call reads no file; that of images in shards
+    by the state of each shard, and their places. Shards that are not on this machine are identified by their index.
     """
     if isinstance(split.pictures, np.ndarray):
         pixels = np.ascontiguousarray(split.pictures)
@@ -38,7 +40,7 @@ def fingerprint(split: Split, cache: Path) -> str:
         remembered = ""
     if len(remembered) == 32:
         return remembered
-    content = _digest(_contents(split.names, split.pictures))
+    content = _digest(_contents(split))
     with contextlib.suppress(OSError, UserError):  # without the cache it only takes longer
         atomic_write_text(memory, content)
     return content
@@ -57,30 +59,62 @@ def file_state(path: Path) -> tuple[int, int, int, int]:
     return status.st_size if end is None else end - start, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-def _states(split: Split) -> Iterable[bytes]:
+def _states(split: Split) -> Iterator[bytes | memoryview]:
+    if isinstance(split.pictures, MembersIn) and isinstance(split.names, NamesInShards):
+        for shard in split.pictures.paths():
+            yield f"{shard}\0{file_state(shard)}\0".encode("utf-8", "surrogateescape")
+        yield np.ascontiguousarray(split.pictures.places).data
+        yield from split.names.parts()
+        return
     for name, path in zip(split.names, split.files, strict=True):
         yield f"{name}\0{path}\0{file_state(path)}\0".encode("utf-8", "surrogateescape")
 
 
-def _contents(names: Sequence[str], paths: Sequence[Path]) -> Iterable[bytes]:
-    for name, path in zip(names, paths, strict=True):
-        yield f"{name}\0".encode("utf-8", "surrogateescape")
-        file, start, end = locate(str(path))
-        try:
-            descriptor = os.open(file, os.O_RDONLY)
-        except OSError:
-            continue
-        try:
-            size = os.fstat(descriptor).st_size if end is None else end - start
-            yield b"%d\0" % size
-            yield os.pread(descriptor, min(size, END_BYTES), start)
-            if size > END_BYTES:
-                tail = max(END_BYTES, size - END_BYTES)
-                yield os.pread(descriptor, size - tail, start + tail)
-        except OSError:
-            continue
-        finally:
-            os.close(descriptor)
+def _contents(split: Split) -> Iterator[bytes]:
+    opened, descriptor = "", -1
+    try:
+        for name, (file, start, end) in zip(split.names, _places(split), strict=True):
+            yield f"{name}\0".encode("utf-8", "surrogateescape")
+            if file != opened:
+                _close(descriptor)
+                opened, descriptor = file, _open(file)
+            if descriptor < 0:
+                continue
+            try:
+                size = os.fstat(descriptor).st_size if end is None else end - start
+                yield b"%d\0" % size
+                yield os.pread(descriptor, min(size, END_BYTES), start)
+                if size > END_BYTES:
+                    tail = max(END_BYTES, size - END_BYTES)
+                    yield os.pread(descriptor, size - tail, start + tail)
+            except OSError:
+                continue
+    finally:
+        _close(descriptor)
+
+
+def _places(split: Split) -> Iterator[tuple[str, int, int | None]]:
+    """The file of each image, and where it begins and ends there; see `locate`."""
+    if not isinstance(split.pictures, MembersIn):
+        yield from (locate(str(path)) for path in split.files)
+        return
+    shards = [str(shard) for shard in split.pictures.paths()]
+    for first in range(0, len(split), AT_A_TIME):
+        for shard, start, size in split.pictures.places[first : first + AT_A_TIME].tolist():
+            yield shards[shard], start, start + size
+
+
+def _open(file: str) -> int:
+    """The descriptor of a file; -1 if it cannot be opened."""
+    try:
+        return os.open(file, os.O_RDONLY)
+    except OSError:
+        return -1
+
+
+def _close(descriptor: int) -> None:
+    if descriptor >= 0:
+        os.close(descriptor)
 
 
 def _digest(parts: Iterable[bytes | memoryview]) -> str:
