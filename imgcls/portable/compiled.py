@@ -10,7 +10,7 @@ from torch import Tensor
 from imgcls.errors import UserError, first_line
 from imgcls.portable.exported import Exported
 
-Outputs = Tensor | tuple[Tensor, Tensor]
+Outputs = Tensor | tuple[Tensor, ...]
 MAX_COMPILED = 256  # sizes of batches of all models of a server; torch computes those above 8 without compilation
 RUNS_BEFORE_CAPTURE = 3  # which compile and choose kernels and take memory; as torch's documentation advises
 
@@ -38,10 +38,8 @@ class Compiled:
         batch = torch.cat([images, images.new_zeros(size - len(images), *images.shape[1:])])
         if size not in self._by_size:
             self._by_size[size] = self._prepare(batch)
-        outputs = self._by_size[size](batch)
-        if isinstance(outputs, tuple):
-            return outputs[0][: len(images)], outputs[1][: len(images)]
-        return outputs[: len(images)]
+        outputs, count = self._by_size[size](batch), len(images)
+        return tuple(part[:count] for part in outputs) if isinstance(outputs, tuple) else outputs[:count]
 
     def _prepare(self, batch: Tensor) -> Callable[[Tensor], Outputs]:
         """What computes the outputs of batches as large as `batch`."""

@@ -117,7 +117,7 @@ class TorchEngine:
 
         self.network, self._compiled = network.eval(), compiled
         exported = Exported(network, temperature, novelty).eval().to(next(network.parameters()).device)
-        self._compute: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]] = exported
+        self._compute: Callable[[Tensor], Tensor | tuple[Tensor, ...]] = exported
         if compiled:
             from imgcls.portable.compiled import Compiled
 
@@ -138,7 +138,7 @@ class TorchEngine:
             return as_columns(self._compute(torch.from_numpy(images).to(self.device)))
 
 
-def as_columns(outputs: Tensor | tuple[Tensor, Tensor]) -> np.ndarray:
+def as_columns(outputs: Tensor | tuple[Tensor, ...]) -> np.ndarray:
     """The outputs of an engine from those of `Exported`."""
     parts = outputs if isinstance(outputs, tuple) else (outputs,)
     return np.column_stack([part.float().cpu().numpy() for part in parts])

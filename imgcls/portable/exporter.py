@@ -248,11 +248,13 @@ def export_onnx(
     temperature: float = 1.0,
     novelty: Novelty | None = None,
 ) -> bool:
-    """Write `file`, whose graph also divides the logits by `temperature`; False without the extra `onnx`, or
-    for a network of 2 GB.
+    """Write the ONNX file of a network, whose graph also divides the logits by `temperature`.
 
-    Input `images`: normalised float32 (N, 3, S, S); outputs `scores`: float32 (N, C), and with `novelty` also
+    Input `images`: normalised float32 (N, 3, H, W); outputs `scores`: float32 (N, C), and with `novelty` also
     `novelty`: float32 (N,).
+
+    Returns:
+        Whether it was written: not without the extra `onnx`, nor for a network of 2 GB.
     """
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         return False

@@ -34,8 +34,14 @@ def network(**options: object) -> Network:
 compiled: Any = partial(TorchEngine, compiled=True)
 
 
-def test_batches_are_filled_up_to_a_power_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, engine = TorchEngine(network(), 2.0), compiled(network(), 2.0)
+def known() -> Novelty:
+    return Novelty(np.eye(3, network().num_features, dtype=np.float32), 2.0, 0.1, 0.95, 100)
+
+
+@pytest.mark.parametrize("columns", [3, 4], ids=["scores", "scores and novelty"])
+def test_batches_are_filled_up_to_a_power_of_two(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    novelty = known() if columns == 4 else None
+    plain, engine = TorchEngine(network(), 2.0, novelty), compiled(network(), 2.0, novelty)
     sizes = []
     prepare = Compiled._prepare
 
@@ -46,7 +52,7 @@ def test_batches_are_filled_up_to_a_power_of_two(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Compiled, "_prepare", watch)
     for count in (1, 2, 3, 4, 5, 3, 1):
         outputs = engine.outputs(IMAGES[:count])
-        assert outputs.shape == (count, 3)
+        assert outputs.shape == (count, columns)
         assert np.allclose(outputs, plain.outputs(IMAGES[:count]), atol=1e-5)
     assert sizes == [1, 2, 4, 8], "each is prepared once"
     assert engine.name == "torch on cpu, compiled"
@@ -83,7 +89,6 @@ def test_sizes_of_all_models_are_compiled(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU, and IMGCLS_TEST_GPU=1")
 def test_graphs_answer_as_the_network_does() -> None:
-    known = Novelty(np.eye(3, network().num_features, dtype=np.float32), 2.0, 0.1, 0.95, 100)
-    plain, engine = TorchEngine(network().cuda(), 2.0, known), compiled(network().cuda(), 2.0, known)
+    plain, engine = TorchEngine(network().cuda(), 2.0, known()), compiled(network().cuda(), 2.0, known())
     for count in (5, 1, 5, 3):
         assert np.allclose(engine.outputs(IMAGES[:count]), plain.outputs(IMAGES[:count]), atol=1e-3)
