@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
 import torch
@@ -124,7 +124,7 @@ def as_by_torchrun(count: int, work: Callable[[], object]) -> list[Any]:
     """
     store = Store()
     context = multiprocessing.get_context("fork")
-    results = context.SimpleQueue()
+    pipes = [context.Pipe(duplex=False) for _ in range(count)]
 
     def run(rank: int) -> None:
         torch.set_num_threads(1)
@@ -132,18 +132,21 @@ def as_by_torchrun(count: int, work: Callable[[], object]) -> list[Any]:
         variables |= {"GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": HOST, "MASTER_PORT": store.port}
         variables |= CLIENT
         os.environ.update({name: str(value) for name, value in variables.items()})
-        results.put((rank, work()))
+        pipes[rank][1].send(work())
 
     processes = [context.Process(target=run, args=(rank,)) for rank in range(count)]
     for process in processes:
         process.start()
     try:
-        for process in processes:
+        found = []
+        for process, (results, _) in zip(processes, pipes, strict=True):
+            wait([results, process.sentinel], 120)
+            if results.poll():  # before the process ends, which a pipe that is full would keep it from
+                found.append(results.recv())
             process.join(120)
         if any(process.exitcode != 0 for process in processes):
             raise RuntimeError(f"exit codes {[process.exitcode for process in processes]}")
-        found = dict(results.get() for _ in processes)
-        return [found[rank] for rank in range(count)]
+        return found
     finally:
         store.close()
         for process in processes:
