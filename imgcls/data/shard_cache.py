@@ -77,10 +77,16 @@ class ShardCache:
 
     # ---- for Reading
 
-    def claim(self, name: str, is_urgent: Callable[[], bool], is_over: Callable[[], bool]) -> IO[bytes] | None:
+    def claim(
+        self,
+        name: str,
+        is_urgent: Callable[[], bool] | None = None,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> IO[bytes] | None:
         """The open shard, or its locked place if this process must fetch it; None if another process is doing so.
 
-        Waits for room until it `is_urgent`, or `is_over`: None too.
+        Waits for room until it `is_urgent`, or `is_over`: None too. Without `is_urgent` all shards are to stay, and
+        none is removed to make room.
         """
         file, lock = self.folder / name, self.folder / _lock_name(name)
         while not is_over():
@@ -92,7 +98,8 @@ class ShardCache:
                     place.close()
                     return None
                 is_here = file.is_file()  # and whole, since nobody is fetching it
-                if not is_here and (self._make_room(name) or is_urgent()) and not is_over():
+                has_room = is_here or is_urgent is None or self._make_room(name) or is_urgent()
+                if not is_here and has_room and not is_over():
                     return place
                 lock.unlink()
                 place.close()

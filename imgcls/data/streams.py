@@ -105,7 +105,7 @@ class Streams:
         def fetch(number: int) -> None:
             claimed = None
             while claimed is None:
-                claimed = self.cache.claim(names[number], lambda: True, lambda: False)
+                claimed = self.cache.claim(names[number])
                 if claimed is None:
                     self.cache.wait_for_other(names[number])
             self.cache.release(claimed if claimed.readable() else self.cache.fetch(names[number], claimed))
@@ -151,6 +151,11 @@ class Streams:
                 return False
             raise self._explain(f"has no {LIST}, which imgcls.prepare shards=DIR writes beside shards.") from error
         room = self._limit
+        if total > room and self.stream is False:
+            raise self._explain(
+                f"has {format_bytes(total)} of shards, but they may take {format_bytes(room)} of disk. "
+                "Set data.stream_disk higher, or data.stream=auto to fetch them in turn."
+            )
         stream = total > room if self.stream == "auto" else bool(self.stream)
         if stream:
             log.info(
