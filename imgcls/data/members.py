@@ -12,7 +12,7 @@ import numpy as np
 from imgcls.data.names import names_at
 from imgcls.data.shard_cache import Reading, ShardCache
 from imgcls.data.sources import FilesIn
-from imgcls.images.decoding import member_path
+from imgcls.images.paths import member_path
 
 
 class MembersIn(FilesIn):

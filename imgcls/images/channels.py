@@ -22,9 +22,9 @@ from imgcls.images.decoding import (
     Source,
     open_picture,
     open_unconverted,
-    read_member,
     read_npy,
 )
+from imgcls.images.paths import read_member
 from imgcls.images.rgb import BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 import struct
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from numpy.lib import format as npy_format
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from imgcls.images.jpeg import decode_jpeg, is_installed
+from imgcls.images.paths import read_member
 from imgcls.images.rgb import TRANSPOSES, is_upright_rgb, orientation_of, to_rgb
 from imgcls.images.signatures import JPEG_SUFFIXES, is_heic
 
@@ -28,7 +28,6 @@ MAX_PIXELS = 89_478_485
 # Decoders that run in this process and recognise their files by the first bytes. Not EPS and PDF, whose decoders
 # start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO", "AVIF", "HEIF", "JPEG2000", "PPM", "DIB", "ICO", "QOI")
-MEMBER = re.compile(r"(.+\.tar)[/\\](\d+)-(\d+)[/\\][^/\\]+", re.DOTALL)
 SCALED_SIDES = 2  # Pillow's own thumbnails leave as much
 ICON_SIGNATURE = b"\0\0\x01\0"
 NPY_MAGIC = b"\x93NUMPY"
@@ -42,27 +41,6 @@ warnings.filterwarnings(
     UserWarning,
     r"PIL\.",
 )
-
-
-def member_path(shard: str, start: int, size: int, name: str) -> str:
-    """The path under which a member of an uncompressed tar can be opened as an image, from the folder of the tar."""
-    return f"{shard}/{start}-{start + size}/{name.rpartition('/')[2]}"
-
-
-def locate(file: str) -> tuple[str, int, int | None]:
-    """The file that holds `file`, and where it begins and ends there: a `member_path` is in a tar, others are whole."""
-    found = MEMBER.fullmatch(file) if ".tar" in file else None
-    return (found[1], int(found[2]), int(found[3])) if found else (file, 0, None)
-
-
-def read_member(file: str) -> bytes | None:
-    """The content of a `member_path`; None for other files. Raises OSError."""
-    shard, start, end = locate(file)
-    if end is None:
-        return None
-    with Path(shard).open("rb", buffering=0) as opened:
-        opened.seek(start)
-        return opened.read(end - start)
 
 
 class BadPicture(ValueError):  # noqa: N818 (it is the image that is bad)

@@ -14,7 +14,7 @@ from imgcls.data.members import MembersIn
 from imgcls.data.names import AT_A_TIME, NamesInShards
 from imgcls.data.sources import FilesIn, Split
 from imgcls.errors import UserError
-from imgcls.images.decoding import locate
+from imgcls.images.paths import locate
 from imgcls.system.files import atomic_write_text
 
 END_BYTES = 4096

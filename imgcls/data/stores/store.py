@@ -31,7 +31,8 @@ from imgcls.data.stores.readahead import read_ahead
 from imgcls.data.threads import map_with_bar, pool
 from imgcls.errors import UserError
 from imgcls.images.channels import RGB, STEP, Depth, Planes
-from imgcls.images.decoding import BadPicture, read_member
+from imgcls.images.decoding import BadPicture
+from imgcls.images.paths import read_member
 from imgcls.images.preprocessing import INTERPOLATIONS, PAD_COLOUR, Preprocessing, Size, as_size, sides
 
 log = logging.getLogger(__name__)
