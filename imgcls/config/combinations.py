@@ -21,18 +21,29 @@ WITHOUT_FILES = ("imgcls.data.digits.Digits", "imgcls.data.synthetic.Synthetic")
 
 def check_combinations(config: Mapping[str, Any]) -> None:
     """Raise UserError for the first options that do not go together, each of which has a valid value."""
+    checks = (
+        *(_check_data, _check_task, _check_teacher, _check_folds, _check_frozen, _check_adapter, _check_head),
+        *(_check_extras, _check_rules, _check_mixing, _check_optim, _check_sharded, _check_loss, _check_length),
+    )
+    for check in checks:
+        check(config)
+
+
+def _check_data(config: Mapping[str, Any]) -> None:
+    """Raise UserError for data that is not there, or that other options do not fit."""
     model, data = config.get("model", {}), config.get("data", {})
-    if data.get("root") is not None and data.get("_target_") in WITHOUT_FILES:
-        name = str(data["_target_"]).rpartition(".")[2].lower()
+    target, root = str(data.get("_target_")), data.get("root")
+    if root is not None and target in WITHOUT_FILES:
+        name = target.rpartition(".")[2].lower()
         raise UserError(
-            f"data.root={data['root']}: data={name} reads no files. For your own images: data=imagefolder data.root=…"
+            f"data.root={root}: data={name} reads no files. For your own images: data=imagefolder data.root=…"
         )
-    if re.match(r"(https?|hf)://", str(data.get("root"))) and str(data.get("_target_")) != SHARDS:
-        raise UserError(f"data.root={data['root']}: only data=shards reads this address. Download the images first.")
-    if str(data.get("_target_")) == TABLE:
+    if re.match(r"(https?|hf)://", str(root)) and target != SHARDS:
+        raise UserError(f"data.root={root}: only data=shards reads this address. Download the images first.")
+    if target == TABLE:
         _check_table(data)
-    if str(data.get("_target_")) == HUGGINGFACE:
-        if (data.get("name") is None) == (data.get("root") is None):
+    if target == HUGGINGFACE:
+        if (data.get("name") is None) == (root is None):
             raise UserError("data=huggingface needs data.name=NAME of the hub, or data.root=DIR, a local copy.")
         check_installed(["datasets"], "huggingface", "data=huggingface")
     crop = (data.get("augment") or {}).get("crop") or {}
@@ -45,50 +56,76 @@ def check_combinations(config: Mapping[str, Any]) -> None:
     micro, batch = data.get("micro_batch_size"), data.get("batch_size")
     if isinstance(micro, int) and isinstance(batch, int) and micro > batch:
         raise UserError(f"data.micro_batch_size={micro}: it cannot be larger than data.batch_size={batch}.")
-    _check_task(config)
-    _check_teacher(config)
-    _check_folds(config)
-    if model.get("freeze") == "backbone" and not model.get("pretrained") and model.get("weights") is None:
+
+
+def _check_frozen(config: Mapping[str, Any]) -> None:
+    """Raise UserError for what a frozen backbone does not go with."""
+    model = config.get("model") or {}
+    if model.get("freeze") != "backbone":
+        return
+    if not model.get("pretrained") and model.get("weights") is None:
         raise UserError(
             "model.freeze=backbone freezes random weights. "
             "Load trained ones with model.pretrained=true or model.weights=FILE."
         )
-    if config.get("export", {}).get("onnx") is True:
-        check_onnx("export.onnx=true")
-    stored = model.get("freeze") == "backbone" and model.get("feature_views") is not None
-    if stored and model.get("views") == "where_unsure":
+    if _features_are_stored(model) and model.get("views") == "where_unsure":
         raise UserError(
             "model.views=where_unsure: which images are unsure depends on the head, and the features of a frozen "
             "backbone are stored before it is trained. Use model.views=flip or flip_shift, or model.feature_views=null."
         )
-    if model.get("freeze") == "backbone" and model.get("stem") == "small":
+    if model.get("stem") == "small":
         raise UserError(
             "model.stem=small with model.freeze=backbone would freeze a first convolution with random weights. "
             "Use model.freeze=head_first, or model.stem=standard."
         )
-    if model.get("adapter") == "lora":
-        _check_adapter(config)
+
+
+def _features_are_stored(model: Mapping[str, Any]) -> bool:
+    """Whether the head is trained on stored features of a frozen backbone instead of images."""
+    return model.get("freeze") == "backbone" and model.get("feature_views") is not None
+
+
+def _check_head(config: Mapping[str, Any]) -> None:
+    """Raise UserError for options that a head which keeps features, or is solved, does not go with."""
+    model = config.get("model") or {}
     memory = MEMORY.get(str((model.get("head") or {}).get("_target_")))
     if memory is not None:
         if (reason := unfit_for_memory(config)) is not None:
             raise UserError(f"head={memory} keeps features of a frozen backbone, of one view and one label. {reason}.")
     elif model.get("solve_head") is True and (reason := unsolvable(model, config.get("loss") or {})) is not None:
         raise UserError(f"model.solve_head=true: {reason}, or model.solve_head=false.")
+
+
+def _check_extras(config: Mapping[str, Any]) -> None:
+    """Raise UserError for options whose packages are missing."""
+    if (config.get("export") or {}).get("onnx") is True:
+        check_onnx("export.onnx=true")
     check_logger(config.get("logger") or {})
+    if (config.get("debug") or {}).get("smdebug") is True:
+        check_smdebug()
+
+
+def _check_rules(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a rule that is to stop the training and does not exist."""
     debug = config.get("debug") or {}
     for name in debug.get("stop_on") or []:
         if name not in debug.get("rules", {}):
             raise UserError(f"debug.stop_on: there is no rule {name!r}. {nearest(str(name), debug.get('rules', {}))}")
-    if debug.get("smdebug") is True:
-        check_smdebug()
-    mixing = (data.get("augment") or {}).get("mixing") or {}
-    mixes = mixing.get("mixup") or mixing.get("cutmix")
-    if mixes and stored:
+
+
+def _check_mixing(config: Mapping[str, Any]) -> None:
+    """Raise UserError for mixup or CutMix of features."""
+    mixing = ((config.get("data") or {}).get("augment") or {}).get("mixing") or {}
+    if (mixing.get("mixup") or mixing.get("cutmix")) and _features_are_stored(config.get("model") or {}):
         raise UserError(
             "Mixing works on images, not on the features of a frozen backbone. "
             "Use model.feature_views=null, which runs the frozen backbone in every epoch, or no mixup and cutmix."
         )
-    optim = config.get("optim", {})
+
+
+def _check_optim(config: Mapping[str, Any]) -> None:
+    """Raise UserError for options of another optimiser, or of decoupled hyperparameters without their values."""
+    optim = config.get("optim") or {}
     if "decoupled" in optim and not str(optim.get("_target_")).endswith(".SGD"):
         raise UserError(
             "optim.decoupled is an option of optim=sgd, which this recipe is tuned for. Use optim=sgd, or take its "
@@ -99,13 +136,19 @@ def check_combinations(config: Mapping[str, Any]) -> None:
             raise UserError("optim.lr=auto searches for torch's own learning rate. Use optim.decoupled=false with it.")
         if not optim.get("lr") or optim.get("momentum") == 1:
             raise UserError("optim.decoupled=true needs optim.lr above 0 and optim.momentum below 1.")
-    if config.get("trainer", {}).get("strategy") == "fsdp":
-        _check_sharded(config)
+
+
+def _check_loss(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a loss of the user's own that would get the options of the default one."""
     loss = config.get("loss") or {}
     if loss.get("_target_") is not None and {"label_smoothing", "class_weights", "focal_gamma"} <= loss.keys():
         raise UserError(f"loss._target_={loss['_target_']}: choose loss=custom, so that it gets its own options only.")
-    endless = config.get("trainer", {}).get("max_epochs") in (-1, None)
-    schedule = config.get("optim", {}).get("schedule")
+
+
+def _check_length(config: Mapping[str, Any]) -> None:
+    """Raise UserError for an endless training with a schedule that has an end."""
+    schedule = (config.get("optim") or {}).get("schedule")
+    endless = (config.get("trainer") or {}).get("max_epochs") in (-1, None)
     if endless and schedule != "constant" and not isinstance(schedule, Mapping):
         raise UserError(
             "trainer.max_epochs=-1 trains endlessly, so a schedule has no end to anneal to. "
@@ -130,6 +173,8 @@ def check_metrics(metrics: Any, *, multilabel: bool) -> None:
 def _check_adapter(config: Mapping[str, Any]) -> None:
     """Raise UserError for options that adapters do not go with, or without `peft`."""
     model = config.get("model") or {}
+    if model.get("adapter") != "lora":
+        return
     if not model.get("pretrained") and model.get("weights") is None:
         raise UserError("model.adapter=lora adapts trained weights: model.pretrained=true or model.weights=FILE.")
     if model.get("freeze") == "backbone":
@@ -176,7 +221,7 @@ def _check_teacher(config: Mapping[str, Any]) -> None:
             raise UserError(f"{name}={value}: give a folder on this machine.")
     if is_multilabel(config):
         raise UserError("loss.teacher is for images of one label each, not for task=multilabel.")
-    if model.get("freeze") == "backbone" and model.get("feature_views") is not None:
+    if _features_are_stored(model):
         raise UserError(
             "loss.teacher teaches from images, not from the features of a frozen backbone. "
             "Use model.feature_views=null, which runs the frozen backbone in every epoch, or another model.freeze."
@@ -212,7 +257,9 @@ def _check_table(data: Mapping[str, Any]) -> None:
 
 
 def _check_sharded(config: Mapping[str, Any]) -> None:
-    """Raise UserError for options that need all weights in each process."""
+    """Raise UserError for options that need all weights in each process, which FSDP does not have."""
+    if (config.get("trainer") or {}).get("strategy") != "fsdp":
+        return
     optim, model, debug = (config.get(name) or {} for name in ("optim", "model", "debug"))
     unfit = {
         "optim=muon": str(optim.get("_target_")).endswith(".Muon"),
