@@ -232,6 +232,16 @@ def test_the_choice_between_epochs_has_its_doubt(tmp_path: Path) -> None:
     assert "the choice is sure" in text(0.5, 0.6, 0.91)
 
 
+def test_a_solved_head_has_no_curve(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", NAMES)
+    (folder / "metrics.csv").write_text(as_csv([{"epoch": 1, "val/accuracy": 0.5, "val/loss": 1.0, "lr": 0.0}]))
+    (folder / "metrics.json").write_text('{"epochs": 0}')
+    (folder / "debug").mkdir(exist_ok=True)
+    np.savez(folder / "debug" / "steps.npz", loss=np.zeros(1), rate=np.zeros(1))  # the rules saw the head once
+    [text] = content(RunData(folder), "Learning curves")
+    assert text == Text("The head was solved, without epochs: there is no curve to draw.")
+
+
 def test_the_top_says_what_was_trained_and_whether_it_beats_a_guess(tmp_path: Path) -> None:
     run, _, _ = run_with_outputs(tmp_path / "run")
     (run.folder / "config.yaml").write_text(

@@ -15,8 +15,8 @@ from imgcls.runs.reading import read_steps
 
 def _make(run: RunData) -> Blocks:
     stored = read_steps(run.folder)
-    steps = figures.Steps(stored["loss"], stored["rate"]) if stored else None
-    if not run.history and (steps is None or len(steps.loss) < 2):
+    steps = figures.Steps(stored["loss"], stored["rate"]) if stored and len(stored["loss"]) > 1 else None
+    if not run.history and steps is None:
         return []
     if len(run.history) == 1 and steps is None:
         solved = "The head was solved, without epochs" if run.metrics.get("epochs") == 0 else "There was one epoch"
