@@ -32,7 +32,7 @@ def help_of_train(width: int | None = None) -> str:
     [run] = groups[""]
     lines = [USAGE, "groups:"]
     for name, about in run.groups.items():
-        choices = [group.name for group in groups.get(name, []) if group.name != COMMON]
+        choices = [group.name for group in groups.get(name, []) if not group.name.startswith("_")]
         lines += _row(f"{name}=", f"{about}: {', '.join(choices)}", width)
     lines += ["", "options of the run:"]
     for option in run.options:

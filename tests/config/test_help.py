@@ -17,6 +17,7 @@ def test_the_help_of_train_is_short_and_has_each_group_and_option_of_the_run() -
     assert "  optim=                      the optimiser and the schedule of its learning rate: adam," in text
     assert "  seed=0                      seed of all randomness" in text
     assert "_base" not in text
+    assert "_cifar10" not in text
 
 
 def test_options_are_found_by_name_by_description_and_by_group() -> None:
