@@ -51,6 +51,7 @@ FEATURES = {
     "notebooks": "the notebooks",
     "docs": "this documentation as pages: sphinx-build",
     "dev": "the tests and linters",
+    "all": "most of the above",
 }
 """What each extra is for; others are listed by name only."""
 
@@ -163,9 +164,10 @@ def features() -> Iterator[Row]:
 def _how_to_complete(extra: Extra, what: str) -> str:
     if not extra.offered:
         return f"{what}; not for Python {platform.python_version()}"
-    wants = ", ".join(extra.missing[:4]) + (" …" if extra.missing[4:] else "")
+    misfits = [lack for lack in extra.missing if "(here is" in lack]
+    why = f", for {', '.join(misfits)}" if misfits else ""
     command = f"pip install 'imgcls[{extra.name}]'" if extra.name else "pip install imgcls"
-    return f"{what}{' ' if what else ''}(needs {wants}: {command})"
+    return f"{what}{': ' if what else ''}{command}{why}"
 
 
 def weights() -> Iterator[Row]:
