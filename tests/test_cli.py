@@ -16,6 +16,7 @@ from PIL import Image
 import imgcls
 from imgcls import portable
 from imgcls.cli import Option, announce, boolean, guarded, read_options, texts, usage_of
+from imgcls.config.command_line import run_hydra
 from imgcls.errors import UserError
 from imgcls.system.checks import choice, flag, number, whole
 from imgcls.system.interrupts import Interrupted
@@ -219,6 +220,11 @@ def test_predict_explains_what_is_missing(
     ("word", "message"),
     [
         ("--hlp", "unrecognized arguments: --hlp. Did you mean --help?"),
+        ("--lr=1", "--lr=1: options are given as name=value, without dashes. Did you mean optim.lr?"),
+        (
+            "--batch-size",
+            "--batch-size: options are given as name=value, without dashes. Did you mean data.batch_size?",
+        ),
         ("--cfg=jobs", "--cfg/-c: invalid choice: 'jobs'"),
     ],
 )
@@ -231,6 +237,23 @@ def test_a_flag_that_hydra_does_not_know_is_refused_in_one_line(
     out, err = capsys.readouterr()
     assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
     assert message in err
+
+
+def test_a_run_that_begins_is_named_and_other_libraries_are_not_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.NOTSET)  # a search silences it
+    monkeypatch.setattr(
+        sys, "argv", ["train", "-m", "data=synthetic", "seed=3,4", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    )
+    run_hydra(lambda cfg: logging.getLogger("matplotlib.font_manager").info("generated new fontManager"))
+    out, err = capsys.readouterr()
+    assert "fontManager" not in out + err
+    assert [line.strip() for line in out.splitlines()] == [
+        "Launching 2 jobs locally",
+        "#0 : data=synthetic seed=3",
+        "#1 : data=synthetic seed=4",
+    ]
 
 
 def test_a_command_says_its_own_words_only(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from imgcls.config.hydra_internals import flags_of
-from imgcls.errors import UserError, nearest, users_frames
+from imgcls.errors import UserError, users_frames
 from imgcls.system.interrupts import Interrupted
 
 
@@ -36,7 +37,7 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str = "train") -> 
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # as with python -m: the user's own classes are beside their conf/
     sys.argv[1:] = expand(sys.argv[1:])
-    if _check_flags(sys.argv[1:]).help:
+    if _check_flags(sys.argv[1:], config_name).help:
         from imgcls.config.help import help_of_train
 
         print(help_of_train())
@@ -88,7 +89,7 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str = "train") -> 
             os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
-def _check_flags(arguments: list[str]) -> argparse.Namespace:
+def _check_flags(arguments: list[str], config_name: str) -> argparse.Namespace:
     """Hydra's flags among `arguments`. Raises UserError, in one line, where Hydra would print its usage."""
     from hydra.main import get_args_parser
 
@@ -97,8 +98,15 @@ def _check_flags(arguments: list[str]) -> argparse.Namespace:
 
     def refuse(message: str) -> None:
         unknown = [text for text in arguments if text.startswith("-") and text.partition("=")[0] not in flags]
-        advice = nearest(unknown[0], flags) if unknown else "--help shows the usage."
-        raise UserError(f"{message}. {advice}")
+        if not unknown:
+            raise UserError(f"{message}. --help shows the usage.")
+        name = unknown[0].partition("=")[0].lstrip("-")
+        if close := difflib.get_close_matches(name, [flag.lstrip("-") for flag in flags], n=1):
+            raise UserError(f"{message}. Did you mean --{close[0]}?")
+        from imgcls.config.explain import nearest_option
+
+        advice = nearest_option(name.replace("-", "_"), [], config_name)
+        raise UserError(f"{unknown[0]}: options are given as name=value, without dashes. {advice}")
 
     parser.error = refuse  # type: ignore[method-assign,assignment]
     flags_given: argparse.Namespace = parser.parse_args(arguments)

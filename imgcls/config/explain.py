@@ -57,10 +57,11 @@ def explain(error: Exception, overrides: list[str], config_name: str) -> UserErr
 
 def unknown_option(option: str, overrides: list[str], config_name: str = "train") -> UserError:
     """The error for an option that does not exist."""
-    return UserError(f"Unknown option {option!r}. {_nearest_option(option, overrides, config_name)}")
+    return UserError(f"Unknown option {option!r}. {nearest_option(option, overrides, config_name)}")
 
 
-def _nearest_option(option: str, overrides: list[str], config_name: str) -> str:
+def nearest_option(option: str, overrides: list[str], config_name: str) -> str:
+    """What to write in the place of `option`, which does not exist."""
     last = option.rpartition(".")[2]
     if last in OTHER_NAMES:
         return OTHER_NAMES[last]
