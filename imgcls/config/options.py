@@ -13,6 +13,7 @@ from imgcls.config.choices import (
     ON_BAD,
     SAMPLERS,
     STORE_KINDS,
+    TABLE_SUFFIXES,
     TUNING_STRATEGIES,
     WARM_STARTS,
 )
@@ -81,8 +82,10 @@ def image_root(value: Any) -> str | None:
     file = Path(str(value)).expanduser()
     if not file.is_file():
         return existing_folder(value)
-    archives = ", ".join(ARCHIVE_SUFFIXES)
-    return None if str(value).lower().endswith(ARCHIVE_SUFFIXES) else f"is a file: give a folder, or {archives}."
+    if str(value).lower().endswith(ARCHIVE_SUFFIXES):
+        return None
+    kinds = f"{', '.join(ARCHIVE_SUFFIXES)}, or data=FILE with a table: {', '.join(TABLE_SUFFIXES)}"
+    return f"is a file: give a folder, or {kinds}. Save a spreadsheet as CSV."
 
 
 def is_custom(value: Any) -> bool:

@@ -175,7 +175,9 @@ class _Rows:
     """Rows that cannot be used, and why."""
 
     def source(self, root: Path, address: str | None, min_classes: int) -> Source:
-        """The images of all rows, in their order. Raises UserError if a row is wrong."""
+        """The images of all rows, in their order. Raises UserError if a row is wrong, or there is none."""
+        if not len(self.cells["file"]):
+            raise UserError(f"{self.file} has no rows below the names of its columns.")
         names = self._names(address)
         class_names, labels = self._labels()
         splits, weights = self._splits(), self._weights()
@@ -349,7 +351,7 @@ class _Rows:
         return f"{self.columns.unit} {self.columns.lines[row]}"
 
     def _complaint(self) -> str:
-        wrong = sorted(self.wrong)
+        wrong = sorted(dict(reversed(self.wrong)).items())  # of a row with several mistakes, the first
         examples = "; ".join(f"{self._line(row)}: {reason}" for row, reason in wrong[:EXAMPLES])
         rows = "1 row is" if len(wrong) == 1 else f"{len(wrong):,} rows are"
         return f"{self.file}: {rows} wrong ({examples}{'; …' if wrong[EXAMPLES:] else ''}). Correct or remove them."

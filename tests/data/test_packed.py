@@ -84,5 +84,5 @@ def test_a_bad_archive_leaves_nothing(tmp_path: Path, own_cache: Path) -> None:
     assert left == []
     assert not list(own_cache.rglob("escaped.png"))
     other.write_text("x")
-    with pytest.raises(UserError, match=r"is a file: give a folder, or \.zip"):
+    with pytest.raises(UserError, match=r"is a file: give a folder, or \.zip.* table: \.csv.* spreadsheet"):
         imgcls.compose([f"data.root={other}"])

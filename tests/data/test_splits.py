@@ -66,6 +66,11 @@ def test_the_order_on_disk_does_not_matter(tmp_path: Path) -> None:
     assert {name: len(names) for name, names in one.items()} == {"train": 43, "val": 5, "test": 12}
 
 
+def test_classes_of_one_image_leave_none_for_validation() -> None:
+    with pytest.raises(UserError, match=r"12 training images .* each class keeps one"):
+        with_validation(Source(tuple(map(str, range(12))), named([1] * 12)), 0.1, seed=0)
+
+
 def test_validation_and_test_do_not_overlap() -> None:
     train, test = cut(named([200, 200]), [0.8, 0.2], seed=0)
     source = with_validation(Source(("a", "b"), train, test=test), 0.1, seed=0)

@@ -109,6 +109,7 @@ def test_columns_by_option(tmp_path: Path) -> None:
     ("rows", "complaint"),
     [
         (["e.jpg,", ",cat"], r"2 rows are wrong \(line 6: no label; line 7: no file\)"),
+        (["a.jpg,"], r"1 row is wrong \(line 6: no label\)"),
         (["e.jpg,dog,again"], "line 6: 3 cells, but the first line has 2"),
         (["a.jpg,dog"], r"line 6: a\.jpg is 'dog' here and 'cat' in line 2"),
         (['"e\n.jpg",cat', "./a.jpg,dog"], r"line 8: a\.jpg is 'dog' here"),
@@ -121,6 +122,11 @@ def test_wrong_rows_are_named_by_their_lines(rows: list[str], complaint: str, tm
     file.write_text("\n".join(["file,label", *ROWS, *rows]))
     with pytest.raises(UserError, match=complaint):
         table(file).find()
+
+
+def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no rows"):
+        table(write(tmp_path)).find()
 
 
 @pytest.mark.parametrize(
