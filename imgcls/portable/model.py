@@ -92,6 +92,11 @@ class PortableModel:
             yield np.stack([self.preprocessing.pixels(picture) for picture in opened])
 
     @property
+    def precision(self) -> str:
+        """Of the weights: `fp32`, or the `fp16` or `int8` of an export."""
+        return str(self.description.get("export", {}).get("precision", "fp32"))
+
+    @property
     def known_share(self) -> float | None:
         """The share of images like those of validation that are known; None: the model knows no unknown images."""
         found = self.description.get("novelty")

@@ -222,9 +222,10 @@ def _run(options: Mapping[str, Any], listener: socket.socket) -> None:
         loaded[name] = Current(Service(load(), limits, metrics), load)
         predictor = loaded[name].service.predictor
         model, engines = predictor.model, ", ".join(engine.name for engine in predictor.engines)
-        what = f"{model.description['architecture']['name']}, {len(model.class_names)} classes, with {engines}"
+        what = f"{model.description['architecture']['name']}, {len(model.class_names)} classes"
+        how = f"{'' if model.precision == 'fp32' else f'in {model.precision}, '}with {engines}"
         called = f"{name}: " if len(names) > 1 else ""
-        print(f"Serving {called}{what} on http://{address}:{listener.getsockname()[1]}", flush=True)
+        print(f"Serving {called}{what}, {how} on http://{address}:{listener.getsockname()[1]}", flush=True)
     models = Models(loaded, partial(load_predictor, options), options["canary"])
     config = create_config(
         create_app(models, guards, None, feedback, examples, capture),

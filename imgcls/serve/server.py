@@ -258,6 +258,7 @@ def _about(name: str, models: Models) -> dict[str, Any]:
         "metrics": model.description["metrics"],
         "versions": model.description["versions"],
         "engine": model.engine.name,
+        "precision": model.precision,
         "urls": predictor.fetcher is not None,
         **({"known": model.known_share} if model.known_share is not None else {}),
     }

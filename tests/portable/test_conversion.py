@@ -172,6 +172,7 @@ def test_preprocessing_in_the_graph_takes_decoded_images(folder: Path, tmp_path:
     assert done.graph.difference < (1e-2 if precision == "fp32" else 0.1)
     maker.convert("onnx", precision, tmp_path / "plain")
     graph, plain = portable.load(tmp_path / "graph"), portable.load(tmp_path / "plain")
+    assert graph.precision == plain.precision == precision
     # images that are resampled already, as predict, evaluate and serve have them, give the same answers to the bit
     assert (graph.outputs(PIXELS) == plain.outputs(PIXELS)).all()
     assert "decoded images of any size" in (tmp_path / "graph" / "README.md").read_text()

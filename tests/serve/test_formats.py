@@ -221,6 +221,7 @@ def test_the_other_routes(server: Server) -> None:
     assert model["classes"] == list(NAMES)
     assert model["preprocessing"]["image_size"] == SIDE
     assert model["metrics"] == {"test/accuracy": 0.875}
+    assert model["precision"] == "fp32"
     paths = server.ask("GET", "/openapi.json").json["paths"]
     assert {"/ping", "/health", "/version", "/invocations", "/models", "/metrics"} <= paths.keys()
     assert "image/jpeg" in paths["/invocations"]["post"]["requestBody"]["content"]
