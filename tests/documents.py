@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 
+import imgcls
 from imgcls.config.overrides import expand
 
 ROOT = Path(__file__).parent.parent
@@ -102,3 +106,17 @@ def one_trial(words: list[str]) -> list[str]:
             word = f"{override.get_key_element()}={first}"
         chosen.append(word)
     return chosen
+
+
+def run_here(command: Command, monkeypatch: pytest.MonkeyPatch) -> str | int | None:
+    """Run the command of a page in this process; return its exit code."""
+    module = f"imgcls.{command.module}"
+    monkeypatch.setattr(sys, "argv", [module, *command.words])
+    for name, value in command.environment.items():
+        monkeypatch.setenv(name, value)
+    if loaded := sys.modules.get(module):
+        monkeypatch.delitem(sys.modules, module)  # runpy warns of a module that is there already
+        monkeypatch.setattr(imgcls, str(command.module), loaded)  # as afterwards, whatever is imported meanwhile
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return ended.value.code

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import runpy
 import shutil
-import sys
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +18,7 @@ from imgcls.cli import read_options
 from imgcls.config.composition import compose
 from imgcls.serve import __main__ as serving
 from tests.conftest import write_pictures
-from tests.documents import PAGES, ROOT, Command, blocks, commands, one_trial, options
+from tests.documents import PAGES, ROOT, Command, blocks, commands, one_trial, options, run_here
 from tests.trainings import compose_with
 
 HYDRA = ("train", "prepare")
@@ -144,14 +142,7 @@ def test_commands_run(
     together: list[Command], inside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for command in together:
-        monkeypatch.setattr(sys, "argv", [f"imgcls.{command.module}", *command.words])
-        for name, value in command.environment.items():
-            monkeypatch.setenv(name, value)
-        module = f"imgcls.{command.module}"
-        monkeypatch.delitem(sys.modules, module, raising=False)  # runpy warns of a module that is there already
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-        assert ended.value.code in (0, None), (command.line, capsys.readouterr().err)
+        assert run_here(command, monkeypatch) in (0, None), (command.line, capsys.readouterr().err)
 
 
 def test_servers_and_those_that_ask_them_have_the_options_that_are_shown(inside: Path) -> None:

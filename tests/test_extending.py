@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from imgcls.models import heads
 from imgcls.portable import certificate, formats
 from imgcls.portable.conversion import Conversions
 from tests.conftest import write_pictures
-from tests.documents import blocks, commands
+from tests.documents import blocks, commands, run_here
 
 MODULES = ("named", "cosine", "guessing", "elsewhere", "programs")
 
@@ -82,14 +81,8 @@ def test_the_examples_train_together(
 
     predict = next(one for one in commands() if one.page == "docs/extending.md" and one.module == "predict")
     Image.open("pictures/beagle_000.jpg").save("picture.jpg")
-    monkeypatch.setattr(sys, "argv", ["imgcls.predict", *predict.words])
-    for name, value in predict.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delitem(sys.modules, "imgcls.predict", raising=False)
     capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module("imgcls.predict", run_name="__main__", alter_sys=True)
-    assert ended.value.code in (0, None)
+    assert run_here(predict, monkeypatch) in (0, None)
     assert "beagle" in capsys.readouterr().out
 
 
