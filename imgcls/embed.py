@@ -165,7 +165,7 @@ def _command(arguments: Sequence[str]) -> None:
         return  # an exit code would let torchrun end the others
     print(f"{output}  the features of {len(files) - len(unreadable):,} images")
     if unreadable:
-        raise UnreadableError(f"{len(unreadable)} of {len(files)} images could not be read.")
+        raise UnreadableError(f"{len(unreadable):,} of {len(files):,} images could not be read.")
 
 
 def main() -> None:

@@ -105,7 +105,7 @@ def predict(arguments: Sequence[str]) -> None:
     else:
         unreadable = _print(files, classify(files), options["format"] or "table")
     if unreadable:
-        raise UnreadableError(f"{unreadable} of {len(files)} images could not be read.")
+        raise UnreadableError(f"{unreadable:,} of {len(files):,} images could not be read.")
 
 
 def _print(files: Sequence[str], answers: Answers, form: str) -> int:

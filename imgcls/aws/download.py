@@ -68,7 +68,7 @@ def synchronise(
         current = remote.keys() - {stored.path for stored in missing}
         ledger.update({path: [remote[path].etag, remote[path].size] for path in current})
         if missing:
-            log.info("%s: downloading %d of %d files to %s.", address, len(missing), len(remote), folder)
+            log.info("%s: downloading %s of %s files to %s.", address, f"{len(missing):,}", f"{len(remote):,}", folder)
 
         def fetch(stored: StoredFile) -> None:
             fetch_file(client, stored, folder / stored.path)

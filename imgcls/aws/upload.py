@@ -81,7 +81,7 @@ def upload_folder(
         deleted = [stored for path, stored in remote.items() if path not in files]
         delete_files(client, deleted)
         new = [file for file in files.values() if not _is_current(file, remote.get(file.path), ledger)]
-        log.info("%s: uploading %d of %d files to %s.", title or folder, len(new), len(files), uri)
+        log.info("%s: uploading %s of %s files to %s.", title or folder, f"{len(new):,}", f"{len(files):,}", uri)
 
         def upload(file: _File) -> None:
             key = f"{prefix}/{file.path}"

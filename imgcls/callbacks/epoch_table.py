@@ -61,7 +61,7 @@ class EpochTable:
         total = f"/{self.epochs}" if self.epochs and self.epochs > 0 else ""
         return {
             "epoch": "solved" if self.epochs == 0 else f"{int(row['epoch'])}{total}",
-            "lr": f"{row['lr']:.1e}",
+            "lr": "-" if self.epochs == 0 else f"{row['lr']:.1e}",
             **{TITLES.get(name, name.replace("/", " ")): self._text(name, row) for name in self.columns},
             TITLES["seconds"]: f"{row['seconds']:.1f} s" if row["seconds"] < 100 else f"{row['seconds']:.0f} s",
         }

@@ -404,10 +404,12 @@ class ImageDataModule(BatchedData):
         examples = "; ".join(f"{file.path}: {file.reason}" for file in files[:3])
         if self.on_bad == "error":
             raise UserError(
-                f"{len(files)} of {len(split)} images cannot be read ({examples}{'; …' if files[3:] else ''}). "
+                f"{len(files):,} of {len(split):,} images cannot be read ({examples}{'; …' if files[3:] else ''}). "
                 "Repair or remove them, or set data.on_bad=skip."
             )
-        log.warning("%d of %d images cannot be read and are left out: %s", len(files), len(split), examples)
+        log.warning(
+            "%s of %s images cannot be read and are left out: %s", f"{len(files):,}", f"{len(split):,}", examples
+        )
         self.opened.source = map_names(self.source.without(files), self.cache)
 
     def _make_loader(self, name: str, plan: Plan, *, training: bool = False) -> Loader[RawBatch | Batch]:

@@ -58,13 +58,14 @@ class Calibration:
 
     def __str__(self) -> str:
         if self.temperature == 1:
-            return f"Calibration: no temperature improves the confidence on {self.images} validation images."
+            return f"Calibration: no temperature improves the confidence on {self.images:,} validation images."
         name, title = ("test", "Test") if "test" in self.effect else ("val", "Validation")
         changes = ", ".join(f"{metric} {old:.3g} -> {new:.3g}" for metric, (old, new) in self.changes(name).items())
         confident = "over" if self.temperature > 1 else "under"
         return (
-            f"Calibration: the network is {confident}confident on {self.images} validation images; the exported model "
-            f"divides its logits by {self.temperature:.3g}. {title} images: {changes}.{self._noise(name)}"
+            f"Calibration: the network is {confident}confident on {self.images:,} validation images; "
+            f"the exported model divides its logits by {self.temperature:.3g}. "
+            f"{title} images: {changes}.{self._noise(name)}"
         )
 
     def _noise(self, split: str) -> str:

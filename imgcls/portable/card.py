@@ -286,7 +286,7 @@ def _parity_section(parity: Mapping[str, Mapping[str, Any]]) -> str:
     files = {"safetensors": "`model.safetensors`", "onnx": "`model.onnx`"}
     lines = [
         f"{files[name]} was compared with the trained network on {values['pictures']} validation images: the same most "
-        f"likely class for {values['agreement']:.2%}, probabilities within {values['difference']:.1e}."
+        f"likely class for {values['agreement']:.2%}, probabilities within {values['difference']:.2g}."
         for name, values in parity.items()
     ]
     return "\n" + "\n".join(lines) + "\n" if lines else ""

@@ -102,8 +102,8 @@ class Certificate:
         if self.accuracy_before is not None and self.accuracy is not None:
             accuracy = f"; accuracy {self.accuracy_before:.2%} before, {self.accuracy:.2%} now"
         return (
-            f"the same class for {self.same_class:.2%} of {self.images} images, probabilities within "
-            f"{self.difference:.1e}{accuracy}; "
+            f"the same class for {self.same_class:.2%} of {self.images:,} images, probabilities within "
+            f"{self.difference:.2g}{accuracy}; "
             f"{self.latency_ms:.1f} ms for an image (torch: {self.latency_ms_before:.1f}), "
             f"{self.images_per_second:.0f} images/s (torch: {self.images_per_second_before:.0f}), "
             f"{self.megabytes:.1f} MB"

@@ -45,11 +45,11 @@ class ClassSets:
     test: tuple[float, float] | None = None
 
     def __str__(self) -> str:
-        text = f"Sets of classes, from {self.images} validation images: with coverage={TUNED_FOR}"
+        text = f"Sets of classes, from {self.images:,} validation images: with coverage={TUNED_FOR}"
         if self.test is None:
-            return f"{text} they hold the true class of as many images."
+            return f"{text} they contain the true class of as many images."
         share, size = self.test
-        return f"{text} they hold the true class of {share:.1%} of the test images; they have {size:.3g} on average."
+        return f"{text} they contain the true class of {share:.1%} of the test images; their mean size is {size:.3g}."
 
     def measured(self, probabilities: np.ndarray, labels: np.ndarray) -> ClassSets:
         """The same with their effect on (N, C) `probabilities` for test images of the classes `labels`, int (N,)."""

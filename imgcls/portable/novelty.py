@@ -40,8 +40,11 @@ class Novelty:
     test: float | None = None
 
     def __str__(self) -> str:
-        text = f"Unknown images: a novelty above 1, as that of {1 - self.share:.1%} of {self.images} other known images"
-        return f"{text}." if self.test is None else f"{text}, and of {1 - self.test:.1%} of the test images."
+        test = "" if self.test is None else f", and {1 - self.test:.1%} of the test images"
+        return (
+            "An image with a novelty above 1 counts as unknown: "
+            f"by mistake {1 - self.share:.1%} of {self.images:,} images of known classes{test}."
+        )
 
     def of(self, features: np.ndarray) -> np.ndarray:
         """float64 (N,) for (N, F) features."""

@@ -27,7 +27,7 @@ class Parity:
 
     def __str__(self) -> str:
         same_class = f"same class for {self.agreement:.2%} of {self.pictures} images"
-        return f"{same_class}, probabilities within {self.difference:.1e}"
+        return f"{same_class}, probabilities within {self.difference:.2g}"
 
 
 def compare(first: np.ndarray, second: np.ndarray) -> Parity:

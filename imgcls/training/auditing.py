@@ -71,7 +71,7 @@ def audit_images(
             name: inspect(split.pictures, images.cache, images.num_workers, images.depth)
             for name, split in splits.items()
         }
-    log.info("Auditing %d images.", sum(map(len, splits.values())))
+    log.info("Auditing %s images.", f"{sum(map(len, splits.values())):,}")
     return audit(
         images.source,
         {name: features[name].features[0] for name in splits},

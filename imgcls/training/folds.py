@@ -73,7 +73,7 @@ def cross_validate(cfg: DictConfig, overrides: Sequence[str], folder: Path, fit:
         if cfg.cv.ensemble and cfg.data.normalization == "dataset":  # the members share their preprocessing
             cfg = cfg.copy()
             cfg.data.normalization = [list(images.mean), list(images.std)]
-        log.info("Cross-validation: %d folds of %d images of %d classes.", count, len(pool), images.num_classes)
+        log.info("Cross-validation: %d folds of %s images of %d classes.", count, f"{len(pool):,}", images.num_classes)
         for number in range(1, count + 1):
             if pruning is not None and stopped.is_file():
                 return

@@ -81,12 +81,12 @@ def compute_features(
         store = open_features(folder, shape)
         if store is None:
             suffix = f" in {len(epochs)} views" if augmented else ""
-            log.info("%s: computing the features of %d images%s once.", split, count, suffix)
+            log.info("%s: computing the features of %s images%s once.", split, f"{count:,}", suffix)
             output = network.features if one else network.mean_features
             parts = partial(run_once, datamodule, network, split, epochs, device, output, "Features of")
             store = build_features(folder, shape, parts)
         else:
-            log.info("%s: features of %d images found in %s.", split, count, folder)
+            log.info("%s: features of %s images found in %s.", split, f"{count:,}", folder)
         features[split] = store
     return features
 

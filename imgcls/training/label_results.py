@@ -39,7 +39,8 @@ def set_thresholds(
     probabilities = torch.cat(parts).numpy()
     chosen = choose_thresholds(probabilities, data.source.val.labels, aim, at_least)
     classifier.thresholds.copy_(torch.from_numpy(chosen))
-    log.info("The thresholds of the labels are chosen on %d validation images: model/model.json.", len(probabilities))
+    count = f"{len(probabilities):,}"
+    log.info("The thresholds of the labels are chosen on %s validation images: model/model.json.", count)
 
 
 def write_label_predictions(folder: Path, split: Split, classifier: Classifier) -> None:

@@ -48,12 +48,12 @@ def fill_memory(
     scores, true = (part.cpu() for part in head.to(values.device).left_out(values, labels))
     head.to("cpu")
     if not len(true):
-        log.info("The head keeps %d features, one of each class.", len(labels))
+        log.info("The head keeps %s features, one of each class.", f"{len(labels):,}")
         return
     head.scale.fill_(START_SCALE / fit_temperature((START_SCALE * scores).numpy(), true.numpy()))
     accuracy = float((scores.argmax(dim=1) == true).float().mean())
     log.info(
-        "The head keeps the features of %d images; of %d of them, each by the others, %.2f %% are classified "
+        "The head keeps the features of %s images; of %s of them, each by the others, %.2f %% are classified "
         "correctly. Its scale is %.3g.",
-        *(len(labels), len(true), 100 * accuracy, head.scale.item()),
+        *(f"{len(labels):,}", f"{len(true):,}", 100 * accuracy, head.scale.item()),
     )

@@ -46,7 +46,10 @@ class Plan:
             return f"{size}: the head is solved on features."
         share = "" if self.rate_share == 1 else f", {self.rate_share:.2g} of the learning rate"
         norms = ", batch norms keep their statistics" if self.frozen_norms else ""
-        return f"{size}: {self.epochs} epochs, batches of {self.batch}{share}{norms}."
+        length = {1: "1 epoch", -1: "any number of epochs", None: "any number of epochs"}.get(
+            self.epochs, f"{self.epochs} epochs"
+        )
+        return f"{size}: {length}, batches of {self.batch}{share}{norms}."
 
 
 def follow_plan(cfg: DictConfig, images: ImageDataModule, *, solved: bool) -> DictConfig:

@@ -155,7 +155,7 @@ def write_bad_files(folder: Path, datamodule: ImageDataModule) -> None:
     content = bad_as_csv(bad)
     if bad and not (file.is_file() and file.read_text(encoding="utf-8") == content):
         atomic_write_text(file, content)
-        log.warning("%d files are left out, see %s.", len(bad), file)
+        log.warning("%s files are left out, see %s.", f"{len(bad):,}", file)
 
 
 def fit_calibration(

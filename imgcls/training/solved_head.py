@@ -76,10 +76,10 @@ def solve_head(
         if layer.bias is not None:
             layer.bias.copy_(found.bias)
     log.info(
-        "The linear head is solved on %d features in %.1f s: a penalty of %.2g, chosen on %s (accuracy %.4f).",
-        len(labels),
+        "The linear head is solved on %s features in %.1f s: a penalty of %.2g, chosen on %s (accuracy %.2f%%).",
+        f"{len(labels):,}",
         time.monotonic() - began,
         found.penalty,
-        f"{len(features['val'])} validation images" if "val" in features else "thirds of them",
-        found.accuracy,
+        f"{len(features['val']):,} validation images" if "val" in features else "thirds of them",
+        100 * found.accuracy,
     )

@@ -67,9 +67,9 @@ def add_teacher(cfg: DictConfig, images: ImageDataModule, devices: Devices) -> N
         model.key,
     )
     log.info(
-        "%s teaches %d images, in %s, with a share of %g at temperature %g.",
+        "%s teaches %s images, in %s, with a share of %g at temperature %g.",
         cfg.loss.teacher,
-        len(names),
+        f"{len(names):,}",
         f"{views} views" if views else "one view",
         cfg.loss.teacher_share,
         cfg.loss.teacher_temperature,
@@ -146,7 +146,7 @@ class _Model:
         key = outputs_key(seen, "train", f"{self.key} {self.order.tolist()} {views}", augmentation if views else None)
 
         def compute() -> Iterator[np.ndarray]:
-            log.info("The teacher sees %d images%s once.", count, f" in {views} views" if views else "")
+            log.info("The teacher sees %s images%s once.", f"{count:,}", f" in {views} views" if views else "")
             network = portable.load(self.folder).network
 
             def output(batch: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ def _add_unlabelled(images: ImageDataModule, model: _Model, folder: Path) -> Non
     joined = Split.joined([train, found])
     if train.weights is not None:
         joined = replace(joined, weights=np.append(train.weights, np.full(len(found), train.weights.mean())))
-    note = f"{len(found)} images without labels are added from {folder}."
+    note = f"{len(found):,} images without labels are added from {folder}."
     stores = {place: store for place, store in images.opened.stores.items() if place[0] != "train"}
     bad = (*source.bad, *seen.source.bad)
     images.opened = Opened(replace(source, train=joined, bad=bad, notes=(*source.notes, note)), stores)

@@ -41,7 +41,7 @@ def test_the_monitored_metric_has_a_column_and_an_epoch_without_it_is_no_best_on
 
 def test_a_solved_head_is_no_epoch() -> None:
     [_, line] = EpochTable("val/accuracy", "max", 0).lines([row(1)])
-    assert line.split()[:2] == ["*", "solved"]
+    assert line.split()[:3] == ["*", "solved", "-"]
 
 
 def test_programs_get_a_line_of_names_and_values(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,5 +84,9 @@ def test_it_is_stored_as_json_and_an_array() -> None:
     features, _ = simulate(50, 3)
     again = Novelty.from_dict(json.loads(json.dumps(novelty.as_dict())), novelty.means)
     assert np.allclose(again.of(features), novelty.of(features))
+    assert str(replace(again, share=0.95, images=1898, test=0.5)) == (
+        "An image with a novelty above 1 counts as unknown: "
+        "by mistake 5.0% of 1,898 images of known classes, and 50.0% of the test images."
+    )
     with pytest.raises(ValueError, match="finite"):
         Novelty.from_dict({**novelty.as_dict(), "scale": float("nan")}, novelty.means)

@@ -42,6 +42,12 @@ def plan(*overrides: str, images: int, classes: int = 10) -> str:
         (["preset=best"], 1_000, "preset=best for 1,000 images, 10 classes: 32 epochs, "),
         (["preset=best"], 50_000, "preset=best for 50,000 images, 10 classes: 20 epochs, batches of 32."),
         (["preset=best", "trainer.max_epochs=3"], 786, "preset=best for 786 images, 10 classes: 3 epochs, "),
+        (["trainer.max_epochs=1"], 786, "preset=good for 786 images, 10 classes: 1 epoch, batches"),
+        (
+            ["trainer.max_epochs=-1", "optim.schedule=constant"],
+            786,
+            "preset=good for 786 images, 10 classes: any number of epochs, batches",
+        ),
         (["preset=best", "trainer.max_epochs=10"], 786, "preset=best for 786 images, 10 classes: 10 epochs, "),
         (["preset=best", "model.pretrained=false"], 786, "preset=best for 786 images, 10 classes: 30 epochs, "),
         ([], 50, "preset=good for 50 images, 10 classes: 10 epochs, batches of 32, 0.5 of the learning rate, "),

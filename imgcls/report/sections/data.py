@@ -26,7 +26,7 @@ def _make(run: RunData) -> Blocks:
         fold = f"All {len(rows)} classes" if len(rows) > MAX_OPEN_ROWS else ""
         blocks.append(Table(["images of", *splits], rows, range(1, len(total)), total, fold=fold))
     if bad_files:
-        title = f"{len(bad_files)} files were left out" if bad_files[1:] else "One file was left out"
+        title = f"{len(bad_files):,} files were left out" if bad_files[1:] else "One file was left out"
         blocks.append(Table.of(bad_files, MAX_ROWS, "bad_files.csv", title))
     if duplicates.get("rows"):
         count = duplicates["found"]
