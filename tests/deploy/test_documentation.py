@@ -27,7 +27,7 @@ def test_every_action_is_shown() -> None:
 @pytest.mark.parametrize("shown", SHOWN, ids=lambda shown: shown.line[24:])
 def test_commands_are_understood(shown: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That they do what is said of them is for the other tests here."""
-    for folder in ("runs/dogs", "runs/better", "holiday"):
+    for folder in ("runs/first", "runs/dogs", "runs/better", "holiday"):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     done: list[Any] = []
