@@ -19,6 +19,7 @@ from imgcls.errors import UserError, nearest
 from imgcls.system.cache import FILES, Entry, cache_folder, entries, remove
 from imgcls.system.checks import number, parse_bytes
 from imgcls.system.machine import free_disk
+from imgcls.system.text import duration, format_bytes
 
 OPTIONS = {"limit": Option(0.0, number(0), parse_bytes), "days": Option(0.0, number(0), float)}
 ACTIONS = ("list", "prune")
@@ -40,13 +41,16 @@ def cache(arguments: Sequence[str]) -> None:
     for kind in FILES:
         if files := [entry for entry in found if entry.kind == kind]:
             use = max(entry.used for entry in files)
-            print(_line(sum(entry.nbytes for entry in files), use, f"{files[0].path.parent}, {len(files):,} files"))
+            count = "1 file" if len(files) == 1 else f"{len(files):,} files"
+            print(_line(sum(entry.nbytes for entry in files), use, f"{files[0].path.parent}, {count}"))
     total, free = sum(entry.nbytes for entry in found), free_disk(cache_folder())
-    print(f"{total / 1e9:9.3f} GB in {len(found):,} folders and files, {free / 1e9:.1f} GB of the disk are free.")
+    print(f"{format_bytes(total)} in {len(found):,} folders and files; {format_bytes(free)} of the disk are free.")
 
 
 def _line(nbytes: float, used: float, what: str) -> str:
-    return f"{nbytes / 1e9:9.3f} GB  used {(time.time() - used) / 86_400:6.1f} days ago  {what}"
+    age = max(0.0, time.time() - used)
+    ago = f"{age / 86_400:.0f} days" if age >= 2 * 86_400 else duration(age)
+    return f"{format_bytes(nbytes):>10}  used {ago:>11} ago  {what}"
 
 
 def prune(found: Sequence[Entry], limit: float, days: float) -> str:
@@ -67,8 +71,8 @@ def prune(found: Sequence[Entry], limit: float, days: float) -> str:
         else:
             in_use += 1
     note = f" {in_use} are in use." if in_use else ""
-    done = f"Removed {count:,} of {len(found):,} folders and files, {removed / 1e9:.3f} GB"
-    return f"{done}; {left / 1e9:.3f} GB are left.{note}"
+    done = f"Removed {count:,} of {len(found):,} folders and files, {format_bytes(removed)}"
+    return f"{done}; {format_bytes(left)} are left.{note}"
 
 
 def main() -> None:

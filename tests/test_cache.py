@@ -58,6 +58,7 @@ def test_the_list_names_every_store(
     assert guarded(lambda: cache([])) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [Path(line.split()[-1].rstrip(",")).name for line in lines[1:4]] == ["0", "1", "2"]
+    assert lines[1].startswith("    1.5 MB  used      3 days ago  ")
     assert "killed.partial, incomplete" in lines[0]
     assert "in 4 folders and files" in lines[4]
 
