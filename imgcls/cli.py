@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -25,8 +26,11 @@ CRASHED = 1
 def guarded(task: Callable[[], Any]) -> int:
     """Run `task`; return the exit code, with one line on stderr for every error that a user can fix.
 
-    An error in their own code (a data set, a loss) is shown with its traceback from their file on.
+    An error in their own code (a data set, a loss) is shown with its traceback from their file on. Characters that the
+    encoding of stdout does not have are escaped, as on stderr.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         task()
     except UserError as error:

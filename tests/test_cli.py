@@ -239,6 +239,13 @@ def test_a_flag_that_hydra_does_not_know_is_refused_in_one_line(
     assert message in err
 
 
+def test_a_terminal_without_unicode_shows_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii", write_through=True))
+    assert guarded(lambda: print("Käfer …")) == 0
+    assert shown.getvalue() == b"K\\xe4fer \\u2026\n"
+
+
 def test_a_run_that_begins_is_named_and_other_libraries_are_not_heard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
