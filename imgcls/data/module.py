@@ -377,7 +377,7 @@ class ImageDataModule(BatchedData):
                 on_bad=self.on_bad,
             )
             if store.bad:
-                self._leave_out(split, store.bad)
+                self._leave_out(name, split, store.bad)
         return self.opened.stores[name, recipe]
 
     def aspects_of(self, name: str) -> Tensor:
@@ -399,17 +399,13 @@ class ImageDataModule(BatchedData):
             else evaluation_recipe(self._shape)
         )
 
-    def _leave_out(self, split: Split, bad: Sequence[tuple[int, str]]) -> None:
+    def _leave_out(self, name: str, split: Split, bad: Sequence[tuple[int, str]]) -> None:
         files = [BadFile(split.files[position], reason) for position, reason in bad]
-        examples = "; ".join(f"{file.path}: {file.reason}" for file in files[:3])
+        examples = "; ".join(f"{file.path}: {file.reason}" for file in files[:3]) + ("; …" if files[3:] else "")
+        found = f"{type(self).__name__}, {name}: {len(files):,} of {len(split):,} images cannot be read"
         if self.on_bad == "error":
-            raise UserError(
-                f"{len(files):,} of {len(split):,} images cannot be read ({examples}{'; …' if files[3:] else ''}). "
-                "Repair or remove them, or set data.on_bad=skip."
-            )
-        log.warning(
-            "%s of %s images cannot be read and are left out: %s", f"{len(files):,}", f"{len(split):,}", examples
-        )
+            raise UserError(f"{found} ({examples}). Repair or remove them, or set data.on_bad=skip.")
+        log.warning("%s and are left out: %s", found, examples)
         self.opened.source = map_names(self.source.without(files), self.cache)
 
     def _make_loader(self, name: str, plan: Plan, *, training: bool = False) -> Loader[RawBatch | Batch]:

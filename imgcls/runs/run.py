@@ -151,6 +151,7 @@ class Run:
 
         Raises:
             BadPicture: an image cannot be read; those of a folder are logged and left out.
+            UserError: the run has no model yet, or no sets of classes for `coverage`.
         """
         if isinstance(pictures, str | Path) and Path(pictures).expanduser().is_dir():
             from imgcls.portable import predict_folder
