@@ -26,10 +26,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` to write to; it replaces `target` when the block ends without an error.
 
     A kill at any moment leaves the old file or the new one. The file has the permissions of the umask, whatever writes
-    it: safetensors gives its files to their owner alone. Raises UserError where the disk is full or the folder cannot
-    be written to.
+    it: safetensors gives its files to their owner alone. Raises UserError where the disk is full, the folder cannot be
+    written to, or `target` is no file that another one may replace.
     """
     target = Path(target)
+    check_replaceable(target)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with explain_os_errors(target):
@@ -45,6 +46,15 @@ def atomic_path(target: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # of a read-only mount, which must not hide the message
             temporary.unlink(missing_ok=True)
+
+
+def check_replaceable(target: Path) -> None:
+    """Raise UserError where no file may take the place of `target`: a folder, a device, a pipe, or /dev/stdout."""
+    if target.is_dir():
+        raise UserError(f"{target} is a folder: give the name of a file.")
+    is_open_file = target.is_symlink() and target.readlink().is_relative_to("/proc")  # what stdout is redirected to
+    if is_open_file or (target.exists() and not target.is_file()):
+        raise UserError(f"{target} is a device or a pipe, which a file would replace: give the name of a file.")
 
 
 @contextmanager

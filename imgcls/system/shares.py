@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from imgcls.system.files import take_lock
+from imgcls.system.files import check_replaceable, take_lock
 
 T = TypeVar("T")
 
@@ -41,7 +41,11 @@ class Share:
         return items[self.rank * len(items) // self.count : (self.rank + 1) * len(items) // self.count]
 
     def parts(self, output: Path, key: Sequence[object]) -> list[Path]:
-        """The file of each share, beside `output`, named after everything that its content depends on."""
+        """The file of each share, beside `output`, named after everything that its content depends on.
+
+        Raises UserError where no file may take the place of `output`.
+        """
+        check_replaceable(output)
         digest = hashlib.blake2b(json.dumps([*key, self.count]).encode("utf-8", "surrogateescape"), digest_size=6)
         name = f".{output.name}.{digest.hexdigest()}"
         return [output.with_name(f"{name}.{rank + 1}-of-{self.count}{output.suffix}") for rank in range(self.count)]

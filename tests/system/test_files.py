@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from imgcls.errors import UserError, nearest
 from imgcls.system.files import atomic_folder, atomic_path, atomic_write_text, explain_os_errors, take_lock
 from imgcls.system.machine import free_inodes
+from imgcls.system.shares import Share
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -94,6 +95,21 @@ def test_a_block_that_writes_nothing_leaves_the_old_file(tmp_path: Path) -> None
     with pytest.raises(UserError), atomic_path(tmp_path / "file"):
         pass
     assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_file_takes_the_place_of_files_only(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for name in ("folder", "pipe", "stdout"):
+        with pytest.raises(UserError, match="give the name of a file"):
+            atomic_write_text(tmp_path / name, "new")
+        with pytest.raises(UserError, match="give the name of a file"):
+            Share().parts(tmp_path / name, [])  # before anything is computed
+    atomic_write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "pipe", "stdout"]
 
 
 def content(folder: Path) -> dict[str, str]:
