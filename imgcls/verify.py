@@ -70,7 +70,7 @@ def verify(folder: Path, files: Sequence[str], reference: Path) -> Certificate:
     speeds = measure_speed(before.engine, shape), measure_speed(model.engine, shape)
     sizes = (reference / WEIGHTS).stat().st_size / 1e6, size_mb(folder)
     certificate = certify(expected, now, speeds, sizes)
-    precision = model.description.get("export", {}).get("precision", "fp32")
+    precision = model.precision
     passed = certificate.points_lost <= TOLERANCE_POINTS[precision] + 1e-9
     content = {
         "passed": passed,
