@@ -38,6 +38,7 @@ from imgcls.errors import UserError
 from imgcls.portable.formats import PRECISIONS
 from imgcls.system.checks import check_value, choice, flag, share_or
 from imgcls.system.extras import check_onnx
+from imgcls.system.logs import without_lightning_messages
 
 if TYPE_CHECKING:
     from imgcls.portable import Parity
@@ -67,6 +68,7 @@ OPTIONS = {
 }
 
 
+@without_lightning_messages()
 def export(
     run: Run | str | Path,
     checkpoint: str = "best",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -41,7 +43,11 @@ def test_a_frozen_backbone_knows_unknown_images_without_being_asked(
     assert [answer.known for answer in run.predict(list(noise))] == [False] * 8
     assert "of the test images" in (model / "README.md").read_text()
 
+    said = logging.StreamHandler(io.StringIO())
+    logging.getLogger("lightning.pytorch").addHandler(said)
     export(run, onnx=False)
+    logging.getLogger("lightning.pytorch").removeHandler(said)
+    assert said.stream.getvalue() == "", "Lightning's own words"
     assert json.loads((model / "model.json").read_text())["novelty"] == found, "as at the end of the run"
     export(run, onnx=False, known=False)
     assert "novelty" not in json.loads((model / "model.json").read_text())
