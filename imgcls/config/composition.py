@@ -83,7 +83,9 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("on_disk", _on_disk, replace=True)
 
 
-def _on_disk(address: str) -> str:
+def _on_disk(address: Any) -> str:
+    if not isinstance(address, str):
+        return "."  # until the check of run_dir refuses it
     if not address.startswith("s3://"):
         return address
     from imgcls.aws.mirror import local_folder

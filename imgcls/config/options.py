@@ -88,6 +88,11 @@ def image_root(value: Any) -> str | None:
     return f"is a file: give a folder, or {kinds}. Save a spreadsheet as CSV."
 
 
+def folder_name(value: Any) -> str | None:
+    """The name of a folder, which need not exist, or an address."""
+    return None if isinstance(value, str) and value else "must be the name of a folder, such as runs/1."
+
+
 def is_custom(value: Any) -> bool:
     """Whether `value` names a class or function of the user's, with its arguments."""
     return isinstance(value, Mapping) and bool(value.get("_target_"))
@@ -149,6 +154,7 @@ def devices(value: Any) -> str | None:
 
 
 OPTIONS: dict[str, Check] = {
+    "run_dir": folder_name,
     "seed": whole(0, 2**32 - 1),
     "resume": choice("auto", "last", "never"),
     "test": flag,
