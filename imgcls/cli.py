@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -45,6 +46,9 @@ def guarded(task: Callable[[], Any]) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for the interpreter's last flush
         return 0
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # of stdout; others are named
+            _print_error("No space left on the disk that is written to. Free some, then run the same command again.")
+            return UserError.exit_code
         if own := describe_users_error(error):
             print(own[0], file=sys.stderr, end="")
             _print_error(own[1])

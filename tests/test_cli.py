@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import json
@@ -237,6 +238,32 @@ def test_a_flag_that_hydra_does_not_know_is_refused_in_one_line(
     out, err = capsys.readouterr()
     assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
     assert message in err
+
+
+def test_a_full_disk_below_stdout_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    def fill() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert guarded(fill) == 2
+    assert capsys.readouterr().err.startswith("imgcls: error: No space left")
+
+
+def test_a_training_whose_reader_has_gone_ends_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def print_into_a_closed_pipe(cfg: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "argv", ["train", "data=synthetic", f"run_dir={tmp_path / 'run'}"])
+    with pytest.raises(BrokenPipeError):
+        run_hydra(print_into_a_closed_pipe)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("value", ["", "null", "5"])
+def test_a_run_needs_a_folder(value: str) -> None:
+    with pytest.raises(UserError, match=r"run_dir=.*must be the name of a folder"):
+        imgcls.compose([f"run_dir={value}"])
 
 
 def test_a_terminal_without_unicode_shows_escapes(monkeypatch: pytest.MonkeyPatch) -> None:

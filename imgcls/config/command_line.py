@@ -57,7 +57,7 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str = "train") -> 
             check_composed(cfg, [text for text in sys.argv[1:] if not text.startswith("-")], config_name)
             return task(cfg)
         except Exception as error:
-            if not isinstance(error, UserError | Interrupted) and users_frames(error) is None:
+            if not isinstance(error, UserError | Interrupted | BrokenPipeError) and users_frames(error) is None:
                 raise
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 if isinstance(error, Interrupted) and in_plain_sweep():

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from imgcls.errors import UserError
+from imgcls.errors import UserError, first_line
 from imgcls.system.tables import cell_text
 
 
@@ -64,8 +64,11 @@ def join_steps(folder: Path) -> dict[str, np.ndarray]:
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file; an empty dictionary if there is no file."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    """The content of a JSON file; an empty dictionary if there is no file. Raises UserError if it is damaged."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {first_line(error)}.") from error
 
 
 def read_origin(folder: Path) -> dict[str, str]:

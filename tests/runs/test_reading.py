@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from imgcls.callbacks.history import History
+from imgcls.errors import UserError
 from imgcls.runs import Run
 from imgcls.runs.reading import class_names, read_history, read_metrics, read_predictions, read_steps
 
@@ -17,6 +19,12 @@ def test_missing_files_are_empty(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == {}
     assert read_steps(tmp_path) == {}
     assert class_names(tmp_path) == []
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(UserError, match=r"metrics\.json is damaged: Expecting property name"):
+        read_metrics(tmp_path)
 
 
 def test_a_run_has_the_values_of_its_files(tmp_path: Path) -> None:
