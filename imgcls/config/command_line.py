@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -43,7 +42,6 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str = "train") -> 
         print(help_of_train())
         return
     register_resolvers()
-    quiet = logging.getLogger("hydra")  # `explain` reports its failures instead
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting
 
@@ -84,7 +82,6 @@ def run_hydra(task: Callable[[DictConfig], Any], config_name: str = "train") -> 
             raise
         raise explain(error, [text for text in sys.argv[1:] if not text.startswith("-")], config_name) from error
     finally:
-        quiet.disabled = False
         if before is None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
 
