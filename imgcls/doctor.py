@@ -167,7 +167,7 @@ def _how_to_complete(extra: Extra, what: str) -> str:
     misfits = [lack for lack in extra.missing if "(here is" in lack]
     why = f", for {', '.join(misfits)}" if misfits else ""
     command = f"pip install 'imgcls[{extra.name}]'" if extra.name else "pip install imgcls"
-    return f"{what}{': ' if what else ''}{command}{why}"
+    return f"{what}{' ' if what else ''}({command}{why})"
 
 
 def weights() -> Iterator[Row]:

@@ -226,6 +226,8 @@ def test_predict_explains_what_is_missing(
             "--batch-size",
             "--batch-size: options are given as name=value, without dashes. Did you mean data.batch_size?",
         ),
+        ("--data", "--data: options are given as name=value, without dashes. Write data=…"),
+        ("--optim.lr=1", "without dashes. Write optim.lr=…"),
         ("--cfg=jobs", "--cfg/-c: invalid choice: 'jobs'"),
     ],
 )

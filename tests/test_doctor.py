@@ -100,6 +100,6 @@ def test_what_is_installed_is_compared_with_what_is_declared(monkeypatch: pytest
     assert not found["other"].offered
     assert len(found["both"].missing) == 2
     told = {row.name: row.text for row in doctor.features()}
-    assert told["absent"] == "pip install 'imgcls[absent]'"
-    assert told["old"] == f"pip install 'imgcls[old]', for numpy<1.0 (here is {importlib.metadata.version('numpy')})"
+    assert told["absent"] == "(pip install 'imgcls[absent]')"
+    assert told["old"] == f"(pip install 'imgcls[old]', for numpy<1.0 (here is {importlib.metadata.version('numpy')}))"
     assert "not for Python" in told["other"]

@@ -145,7 +145,8 @@ def test_command(
     assert "twin.png,train,train/dog/001.png,True" in (tmp_path / "out" / "duplicates.csv").read_text()
 
     for words, message in [
-        (["data=imagefoldr"], "there is no data called 'imagefoldr', and no such folder. Did you mean imagefolder?"),
+        (["data=pictures/sheet.xls"], "there is no data called 'pictures/sheet.xls', and no such folder or file."),
+        (["data=imagefoldr"], "'imagefoldr', and no such folder or file. Did you mean imagefolder?"),
         (["data=imagefolder"], "data=imagefolder needs data.root=DIR"),
         (["data=imagefolder", f"data.root={tmp_path / 'none'}"], "no such folder"),
         (["nonsense"], "Unexpected argument 'nonsense'."),

@@ -101,8 +101,10 @@ def _check_flags(arguments: list[str], config_name: str) -> argparse.Namespace:
         if close := difflib.get_close_matches(name, [flag.lstrip("-") for flag in flags], n=1):
             raise UserError(f"{message}. Did you mean --{close[0]}?")
         from imgcls.config.explain import nearest_option
+        from imgcls.config.groups import is_option
 
-        advice = nearest_option(name.replace("-", "_"), [], config_name)
+        name = name.replace("-", "_")
+        advice = f"Write {name}=…" if is_option(name) else nearest_option(name, [], config_name)
         raise UserError(f"{unknown[0]}: options are given as name=value, without dashes. {advice}")
 
     parser.error = refuse  # type: ignore[method-assign,assignment]

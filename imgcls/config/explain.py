@@ -31,14 +31,15 @@ def explain(error: Exception, overrides: list[str], config_name: str) -> UserErr
     if isinstance(error, OverrideParseException):
         return UserError(f"{error.override}: this cannot be read. Write name=value; quote special characters.")
     if match := re.search(r"Could not find '([^']+)'\s*(?:Available options in '([^']+)':(.*))?", text, re.DOTALL):
-        group, _, choice = match[1].rpartition("/")
+        is_data = match[1].startswith("data/")  # whose choice may be a path
+        group, _, choice = match[1].partition("/") if is_data else match[1].rpartition("/")
         options = [name for name in (match[3] or "").split("Config search path")[0].split() if name[0] != "_"]
         advice = nearest(choice, options)
         if group == "model" and is_model(choice):
             advice = f"Give a network of timm as model.name={choice}."
         elif not advice.startswith("Did you mean") and find_options([choice]):
             advice += f" Options about it: python -m imgcls options {choice}"
-        folder = ", and no such folder" if group == "data" else ""
+        folder = ", and no such folder or file" if is_data else ""
         return UserError(f"{group}={choice}: there is no {group} called {choice!r}{folder}. {advice}")
     if match := re.search(r"Could not override '([^']+)'. No match in the defaults list", text):
         return UserError(
