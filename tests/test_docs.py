@@ -34,7 +34,7 @@ ELSEWHERE = {
 
 NOT_COMPOSED = re.compile(
     r"s3:|hf-hub:|DIR|FILE|URI|…|^group\b|^(run|job|output|split|checkpoint|logger|model\.weights|run_dir|experiment)=|augment=mine"
-    r"|^(host|port|target|urls|url_allow|allowed_hosts|cors|api_key|access_log|examples|feedback|capture\w*|reference|engine|format|precision|preprocessing|canary|top_k|coverage|endpoint|onnx|audit)=|^data=(table|huggingface)$"
+    r"|^(device|host|port|target|urls|url_allow|allowed_hosts|cors|api_key|access_log|examples|feedback|capture\w*|reference|engine|format|precision|preprocessing|canary|top_k|coverage|endpoint|onnx|audit)=|^data=(table|huggingface)$"
 )
 """Options of other commands, and those that name what is not here."""
 
