@@ -119,7 +119,7 @@ def test_long_lists_and_many_classes_are_bounded(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", names)
     (folder / "bad_files.csv").write_text(as_csv([{"path": f"{n}.jpg", "reason": "empty"} for n in range(5000)]))
     page = write_report(folder).read_text()
-    assert "5000 files were left out" in page
+    assert "5,000 files were left out" in page
     assert "and 4980 more in bad_files.csv" in page
     assert "4999.jpg" not in page
     assert "150 classes with the most errors" in page
