@@ -34,9 +34,11 @@ class SmallMapConv2d(nn.Conv2d):
         order = (0, 2, 3, 1) if innermost else (0, 1, 2, 3)
         # narrowed after the permutation, or else the gradients would be laid out in the other order
         kernel, (rows, columns) = self.weight.permute(order), (order.index(2), order.index(3))
-        covering = [kernel.narrow(rows, top, height).narrow(columns, left, width) for top in tops for left in lefts]
-        weight = torch.cat([part.flatten(1) for part in covering])
-        bias = self.bias if self.bias is None or positions == 1 else self.bias.repeat(positions)
+        parts = [kernel.narrow(rows, top, height).narrow(columns, left, width) for top in tops for left in lefts]
+        weight, bias = parts[0].flatten(1), self.bias
+        if positions > 1:
+            weight = torch.cat([part.flatten(1) for part in parts])
+            bias = None if bias is None else bias.repeat(positions)
         values = F.linear(images[:, :, :height, :width].permute(order).flatten(1), weight, bias)
         return values.unflatten(1, (len(tops), len(lefts), self.out_channels)).permute(0, 3, 1, 2)
 
