@@ -39,12 +39,12 @@ from imgcls.training.plan import freezes_norms
 log = logging.getLogger(__name__)
 
 FILE = "arithmetic.json"
-VERSION = 3  # of what is measured: other ways to compute make other choices the fastest
+VERSION = 4  # of what is measured: other ways to compute make other choices the fastest
 FLOAT32, BFLOAT16 = "32-true", "bf16-mixed"
 ROUNDS = 3
 """Timed steps of each choice, after one that is not timed; the fastest one counts."""
-MARGIN = 1.15
-"""How much faster than the rule's choice another must be: less may be noise."""
+LAYOUT_MARGIN, PRECISION_MARGIN = 1.05, 1.15
+"""How much faster than the rule's choice another must be: less may be noise, and bfloat16 rounds."""
 HOPELESS = 1.4
 """A choice that is slower than the fastest by this factor is not timed again."""
 MAX_SECONDS = 4.0
@@ -100,7 +100,7 @@ def computes_in_bfloat16() -> bool:
 def fastest(
     choices: Sequence[Arithmetic], seconds_of: Callable[[Arithmetic], float]
 ) -> tuple[Arithmetic, dict[Arithmetic, float]]:
-    """The first of `choices`, or another that is faster by MARGIN, with the seconds of a step of each.
+    """The first of `choices`, or another that is clearly faster, with the seconds of a step of each.
 
     Args:
         choices: the first is that of the rules.
@@ -119,7 +119,8 @@ def fastest(
             running = [choice for choice in running if seconds[choice] <= HOPELESS * min(seconds.values())]
     chosen = choices[0]
     for choice in choices[1:]:
-        if seconds[choice] * MARGIN < seconds[chosen] < math.inf:
+        margin = LAYOUT_MARGIN if choice.precision == chosen.precision else PRECISION_MARGIN
+        if seconds[choice] * margin < seconds[chosen] < math.inf:
             chosen = choice
     return chosen, seconds
 

@@ -27,7 +27,7 @@ def clock(seconds: dict[Arithmetic, list[float]]) -> Callable[[Arithmetic], floa
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        ([[1.0], [0.9], [0.95], [0.92]], PLAIN),  # within the margin
+        ([[1.0], [0.96], [0.9], [0.88]], PLAIN),  # within the margins
         ([[1.0], [0.8], [0.9], [0.75]], LAST),  # bfloat16 adds too little to channels last
         ([[1.0], [0.8], [0.9], [0.4]], BF16_LAST),
         ([[9.0, 1.0], [0.1, 2.0], [0.1, 2.0], [0.1, 2.0]], PLAIN),  # the first step of each warms up
