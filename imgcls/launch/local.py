@@ -21,7 +21,10 @@ class Local:
 
     def __call__(self, cfg: DictConfig, overrides: list[str] | None = None) -> Run:
         from imgcls.aws.s3 import is_remote
-        from imgcls.training.fit import fit
+        from imgcls.system.collecting import importing
+
+        with importing():
+            from imgcls.training.fit import fit
 
         if not is_remote(cfg.run_dir):
             return fit(cfg, overrides)

@@ -16,6 +16,7 @@ from imgcls.runs.reading import read_json, read_status
 from imgcls.runs.recording import Recording
 from imgcls.runs.resuming import as_begun, keep_split
 from imgcls.runs.run import Run, load
+from imgcls.system.collecting import importing
 from imgcls.system.interrupts import StopSignals
 from imgcls.system.logs import log_to_file
 from imgcls.system.machine import all_processes
@@ -46,7 +47,8 @@ def fit(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
         if recording.finished:
             log.info("%s already holds this run, finished. resume=auto does not change it.", folder)
             return load(folder)
-        import imgcls.training.pipeline  # noqa: F401 - Lightning sets up its loggers when it is imported
+        with importing():
+            import imgcls.training.pipeline  # noqa: F401 - Lightning sets up its loggers when it is imported
 
         with log_to_file(folder / "log.txt", terminal=not cfg.quiet):
             try:
