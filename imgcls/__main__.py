@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from imgcls import __version__
-from imgcls.cli import guarded
+from imgcls.cli import end_process, guarded
 from imgcls.errors import UserError, nearest
 
 COMMANDS = {
@@ -51,7 +51,7 @@ def main() -> None:
         sys.argv = [f"imgcls {name}", *rest]
         module.main()
         return
-    sys.exit(guarded(lambda: _answer(name)))
+    end_process(guarded(lambda: _answer(name)))
 
 
 def _answer(name: str) -> None:

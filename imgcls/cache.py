@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from imgcls.cli import Option, guarded, read_options
+from imgcls.cli import Option, end_process, guarded, read_options
 from imgcls.errors import UserError, nearest
 from imgcls.system.cache import FILES, Entry, cache_folder, entries, remove
 from imgcls.system.checks import number, parse_bytes
@@ -77,7 +77,7 @@ def prune(found: Sequence[Entry], limit: float, days: float) -> str:
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(guarded(lambda: cache(sys.argv[1:])))
+    end_process(guarded(lambda: cache(sys.argv[1:])))
 
 
 if __name__ == "__main__":

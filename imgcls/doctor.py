@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imgcls import __version__
-from imgcls.cli import announce, guarded, read_options
+from imgcls.cli import announce, end_process, guarded, read_options
 from imgcls.system.extras import CORE, Extra, find_extras
 from imgcls.system.files import size_of
 from imgcls.system.machine import available_cores, free_inodes, free_memory, nearest_existing, total_memory
@@ -230,7 +230,7 @@ def table(sections: dict[str, list[Row]]) -> str:
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(guarded(lambda: _command(sys.argv[1:])))
+    end_process(guarded(lambda: _command(sys.argv[1:])))
 
 
 def _command(arguments: Sequence[str]) -> None:

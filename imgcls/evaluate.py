@@ -22,7 +22,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_options
+from imgcls.cli import Option, announce, boolean, end_process, guarded, make_callable, read_options
 from imgcls.errors import UserError
 from imgcls.models.choices import VIEWS, check_views
 from imgcls.portable.description import DESCRIPTION, read_description
@@ -164,7 +164,7 @@ def configuration_of(run: Run, split: str, overrides: Sequence[str], trust: bool
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(guarded(lambda: _command(sys.argv[1:])))
+    end_process(guarded(lambda: _command(sys.argv[1:])))
 
 
 def _command(arguments: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_options
+from imgcls.cli import Option, announce, boolean, end_process, guarded, make_callable, read_options
 from imgcls.errors import UserError
 from imgcls.portable.formats import PRECISIONS
 from imgcls.system.checks import check_value, choice, flag, share_or
@@ -314,7 +314,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(guarded(lambda: _command(sys.argv[1:])))
+    end_process(guarded(lambda: _command(sys.argv[1:])))
 
 
 make_callable(__name__, export)

@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 
 from imgcls.aws.s3 import is_remote
-from imgcls.cli import Option, guarded, read_options
+from imgcls.cli import Option, end_process, guarded, read_options
 from imgcls.embed import compute_features
 from imgcls.errors import UserError
 from imgcls.models.hub import is_on_hub
@@ -84,7 +84,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(guarded(lambda: _command(sys.argv[1:])))
+    end_process(guarded(lambda: _command(sys.argv[1:])))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.cli import Option, announce, guarded, make_callable, read_options
+from imgcls.cli import Option, announce, end_process, guarded, make_callable, read_options
 from imgcls.errors import UserError
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(guarded(lambda: _command(sys.argv[1:])))
+    end_process(guarded(lambda: _command(sys.argv[1:])))
 
 
 make_callable(__name__, monitor)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from imgcls.cli import guarded, read_options
+from imgcls.cli import end_process, guarded, read_options
 from imgcls.errors import UserError
 
 
@@ -26,7 +26,7 @@ def _command() -> None:
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(guarded(_command))
+    end_process(guarded(_command))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.cli import Option, guarded, read_options
+from imgcls.cli import Option, end_process, guarded, read_options
 from imgcls.data.names import picture_name
 from imgcls.errors import UserError
 from imgcls.models.choices import VIEWS
@@ -377,7 +377,7 @@ def picture_files(paths: Iterable[str]) -> Iterator[Path]:
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(guarded(lambda: predict(sys.argv[1:])))
+    end_process(guarded(lambda: predict(sys.argv[1:])))
 
 
 if __name__ == "__main__":

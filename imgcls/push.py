@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_options
+from imgcls.cli import Option, announce, boolean, end_process, guarded, make_callable, read_options
 from imgcls.errors import UserError
 from imgcls.system.checks import flag, licence_name
 
@@ -94,7 +94,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(guarded(lambda: _command(sys.argv[1:])))
+    end_process(guarded(lambda: _command(sys.argv[1:])))
 
 
 make_callable(__name__, push)

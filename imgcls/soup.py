@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_options
+from imgcls.cli import Option, announce, boolean, end_process, guarded, make_callable, read_options
 from imgcls.errors import UserError
 from imgcls.system.checks import choice, flag
 from imgcls.system.extras import check_onnx
@@ -99,7 +99,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(guarded(lambda: _command(sys.argv[1:])))
+    end_process(guarded(lambda: _command(sys.argv[1:])))
 
 
 make_callable(__name__, soup)

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from imgcls.cli import announce, guarded
+from imgcls.cli import announce, end_process, guarded
 from imgcls.config.command_line import in_plain_sweep, overrides_of, run_hydra
 from imgcls.runs.run import print_summary
 from imgcls.system.interrupts import RESUME_ADVICE, Interrupted
@@ -67,7 +67,7 @@ def main() -> None:
     """Run the command line."""
     if all(not text.startswith("-") or text in ("-m", "--multirun") for text in sys.argv[1:]):
         announce("reading the configuration, then loading PyTorch, Lightning and timm")
-    sys.exit(guarded(_run))
+    end_process(guarded(_run))
 
 
 def _run() -> None:

@@ -21,7 +21,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.cli import Option, guarded, read_options
+from imgcls.cli import Option, end_process, guarded, read_options
 from imgcls.errors import UserError
 from imgcls.predict import picture_files
 from imgcls.system.files import atomic_write_text
@@ -127,7 +127,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(guarded(lambda: _command(sys.argv[1:])))
+    end_process(guarded(lambda: _command(sys.argv[1:])))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -66,6 +67,42 @@ def test_an_error_in_the_users_code_is_theirs_and_another_one_a_bug(capsys: pyte
     said = capsys.readouterr().err
     assert "bug in imgcls" in said
     assert "cli.py" in said
+
+
+def test_output_that_cannot_be_written_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", Full())
+        assert guarded(lambda: print("answer")) == UserError.exit_code
+    assert "No space left" in capsys.readouterr().err
+
+
+PROGRAM = """
+import atexit, sys, threading
+from imgcls.cli import end_process
+sys.modules["torch"] = sys
+atexit.register(print, "exit function")
+thread = threading.Thread(target=lambda: (threading.Event().wait(0.05), print("thread")))
+thread.start()
+print("out", end=" ")
+end_process(3)
+"""
+
+
+@pytest.mark.parametrize("name", ["imgcls.train", "imgcls.serve.__main__", "other"])
+def test_a_command_ends_after_its_threads_and_exit_functions(name: str) -> None:
+    """Of another process the interpreter is left to end as usual."""
+    program = f"import importlib.machinery\n__spec__ = importlib.machinery.ModuleSpec({name!r}, None)\n{PROGRAM}"
+    program += "print('never')"
+    left = "\nclass Left:\n    def __del__(self): print('taken apart')\nleft = Left(); left.own = left\n"
+    done = subprocess.run([sys.executable, "-c", left + program], capture_output=True, text=True, timeout=60)
+    lines = ["out thread", "exit function", *["taken apart"] * (name == "other")]
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (3, lines, "")
 
 
 OPTIONS = {

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, announce, boolean, guarded, read_options
+from imgcls.cli import Option, announce, boolean, end_process, guarded, read_options
 from imgcls.errors import UserError
 from imgcls.runs.provenance import read_configuration
 from imgcls.runs.run import checkpoint_file, run_in
@@ -92,7 +92,7 @@ def _backbone(run: Run, cfg: DictConfig, images: ImageDataModule, devices: Devic
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(guarded(lambda: _command(sys.argv[1:])))
+    end_process(guarded(lambda: _command(sys.argv[1:])))
 
 
 def _command(arguments: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, guarded, read_options
+from imgcls.cli import Option, end_process, guarded, read_options
 from imgcls.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _print_outcomes(outcomes: Sequence[Outcome]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(guarded(lambda: report(sys.argv[1:])))
+    end_process(guarded(lambda: report(sys.argv[1:])))
 
 
 if __name__ == "__main__":

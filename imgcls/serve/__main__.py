@@ -43,7 +43,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.cli import Option, boolean, guarded, read_options, texts
+from imgcls.cli import Option, boolean, end_process, guarded, read_options, texts
 from imgcls.errors import UserError
 from imgcls.portable.engines import ENGINES
 from imgcls.system.checks import choice, flag, number, whole
@@ -258,7 +258,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def main() -> None:
     """The command line."""
-    sys.exit(guarded(lambda: serve(sys.argv[1:])))
+    end_process(guarded(lambda: serve(sys.argv[1:])))
 
 
 if __name__ == "__main__":
