@@ -54,12 +54,12 @@ def end(*ignored):
         json.dump(events, opened)
     os._exit(0)
 
-import imgcls.data.shards, imgcls.data.shard_cache, imgcls.data.streams
+import imgcls.data.shards, imgcls.data.sharding.cache, imgcls.data.sharding.streams
 register_optimizer_step_post_hook(end)
-after(imgcls.data.streams.Streams, "prepare", "the list is asked for", first=True)
-after(imgcls.data.streams.Streams, "prepare", "the list is there")
+after(imgcls.data.sharding.streams.Streams, "prepare", "the list is asked for", first=True)
+after(imgcls.data.sharding.streams.Streams, "prepare", "the list is there")
 after(imgcls.data.shards.Shards, "find", "classes and splits are known")
-after(imgcls.data.shard_cache.Reading, "__init__", "shards are asked for")
+after(imgcls.data.sharding.cache.Reading, "__init__", "shards are asked for")
 runpy.run_module("imgcls.train", run_name="__main__")
 """
 
@@ -69,10 +69,10 @@ def write_data(images: Path, shards: int, classes: int, folder: Path) -> None:
     import numpy as np
 
     from imgcls.data.names import PackedNames
-    from imgcls.data.shard_cache import Shard
-    from imgcls.data.shard_index import load_index
-    from imgcls.data.shard_list import ShardList
-    from imgcls.data.shard_writing import write_shard
+    from imgcls.data.sharding.cache import Shard
+    from imgcls.data.sharding.index import load_index
+    from imgcls.data.sharding.listing import ShardList
+    from imgcls.data.sharding.writing import write_shard
 
     paths = sorted(path for path in images.rglob("*.jpg"))
     for number in range(FILES):
@@ -108,7 +108,7 @@ def members(paths: Sequence[Path], start: int) -> Iterator[Any]:
     """JPEGs of about the bytes of ImageNet's, named like these."""
     from PIL import Image
 
-    from imgcls.data.shard_writing import Member, member_name
+    from imgcls.data.sharding.writing import Member, member_name
 
     for row in range(PER_SHARD):
         with Image.open(paths[(start + row) % len(paths)]) as opened:

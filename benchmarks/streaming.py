@@ -62,12 +62,12 @@ def decode(content: bytes) -> Any:
 
 
 def write_imgcls(images: Path, folder: Path) -> None:
-    from imgcls.data import shard_writing
     from imgcls.data.imagefolder import ImageFolder
+    from imgcls.data.sharding import writing
 
-    shard_writing.SHARD_BYTES = SHARD
+    writing.SHARD_BYTES = SHARD
     source = ImageFolder(images, image_size=SIDE, test_fraction=0.0, val_fraction=0.0).source
-    shard_writing.write_shards(source, folder, 1)
+    writing.write_shards(source, folder, 1)
 
 
 def read_imgcls(folder: Path, cache: Path, decoded: bool, workers: int, skip: int = 0) -> Batches:

@@ -276,7 +276,7 @@ def _command(arguments: Sequence[str]) -> None:
         take_share(images, share)
     preparation = None if share.rank else prepare(images, duplicates=options["duplicates"])
     if options["shards"]:
-        from imgcls.data.shard_writing import write_shards
+        from imgcls.data.sharding.writing import write_shards
 
         write_shards(images.source, Path(options["shards"]).expanduser(), images.num_workers, share)
     if preparation is None:

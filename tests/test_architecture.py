@@ -144,6 +144,12 @@ def test_packages_import_downwards() -> None:
     assert upward(graph(modules())) == []
 
 
+def test_stores_import_shards_and_not_the_reverse() -> None:
+    shards = {name: targets for name, targets in graph(modules()).items() if name.startswith("imgcls.data.sharding.")}
+    assert len(shards) > 5
+    assert not [target for targets in shards.values() for target in targets if target.startswith("imgcls.data.stores")]
+
+
 def test_no_modules_import_each_other() -> None:
     assert circles(graph(modules())) == []
 

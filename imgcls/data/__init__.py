@@ -1,4 +1,5 @@
-"""Data sets, augmentation, loading, and the LightningDataModule; `stores` has decoded pixels and features.
+"""Data sets, augmentation, loading, and the LightningDataModule. `sharding` reads, writes and fetches images in
+shards; `stores` has decoded pixels and features.
 
 May be imported by everything above; imports `runs`, `config`, `aws`, `models`, `images` and `system` at most, and never
 Hydra.

@@ -21,11 +21,11 @@ import PIL
 from PIL import Image
 
 from imgcls.data.sources import BadFile, Split
-from imgcls.data.stores.fingerprint import file_state
 from imgcls.data.threads import map_with_bar
 from imgcls.errors import UserError
 from imgcls.images.channels import RGB, Depth, Planes, open_planes
 from imgcls.images.decoding import BadPicture, decode, is_scaled
+from imgcls.images.paths import file_state
 from imgcls.system.cache import alone, cache_folder
 from imgcls.system.files import atomic_path, take_lock
 from imgcls.system.machine import own_cores

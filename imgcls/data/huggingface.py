@@ -11,10 +11,10 @@ from typing import Any
 
 from imgcls.data.embedded import EmbeddedImages
 from imgcls.data.imagefolder import USUAL_NAMES
-from imgcls.data.stores.fingerprint import file_state
 from imgcls.data.table import Table, choose_columns
 from imgcls.data.table_files import Columns
 from imgcls.errors import UserError, first_line
+from imgcls.images.paths import file_state
 from imgcls.system.extras import need
 
 SAVED = ("dataset_dict.json", "state.json")

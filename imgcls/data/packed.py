@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 
 from imgcls.config.choices import ARCHIVE_SUFFIXES
-from imgcls.data.stores.fingerprint import file_state
 from imgcls.errors import UserError
+from imgcls.images.paths import file_state
 from imgcls.system.cache import DESCRIPTIONS, alone
 from imgcls.system.files import atomic_write_text
 from imgcls.system.machine import spare_disk

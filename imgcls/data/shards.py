@@ -2,7 +2,7 @@
 
 Any member of an uncompressed tar can be read by its place, so that the images of shards are used like files: stored,
 shuffled over the whole data set, and resumed to the same bits. Where they are far away and the disk has no room for
-all, they are fetched in turn (see `imgcls.data.streams`).
+all, they are fetched in turn (see `imgcls.data.sharding.streams`).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy as np
 from imgcls.data.folders import need_folder
 from imgcls.data.imagefolder import USUAL_NAMES, ImageFolder, with_test
 from imgcls.data.loader import ShardedPlan, TrainingPlan
-from imgcls.data.members import MembersIn, StreamedMembers
 from imgcls.data.names import NamesInShards
-from imgcls.data.origins import is_address, is_on_web, open_origin
-from imgcls.data.parquet_shards import as_tars, list_parquet
-from imgcls.data.shard_index import CLASS_NAMES, parse_labels
-from imgcls.data.shard_list import ShardList, read_shards
+from imgcls.data.sharding.index import CLASS_NAMES, parse_labels
+from imgcls.data.sharding.listing import ShardList, read_shards
+from imgcls.data.sharding.members import MembersIn, StreamedMembers
+from imgcls.data.sharding.origins import is_address, is_on_web, open_origin
+from imgcls.data.sharding.parquet import as_tars, list_parquet
+from imgcls.data.sharding.streams import Streams
 from imgcls.data.sources import BadFile, Source, Split
 from imgcls.data.stores.streamed import unreadable_images
-from imgcls.data.streams import Streams
 from imgcls.data.table import sort_names
 from imgcls.errors import UserError
 from imgcls.system.checks import bytes_or_auto, check_value, choice, whole

@@ -13,8 +13,8 @@ from typing import Any
 
 from imgcls.aws.s3 import is_remote
 from imgcls.data.embedded import EmbeddedImages
-from imgcls.data.stores.fingerprint import file_state
 from imgcls.errors import UserError
+from imgcls.images.paths import file_state
 from imgcls.system.extras import need
 from imgcls.system.tables import cell_text
 

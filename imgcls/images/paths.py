@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -17,6 +18,19 @@ def locate(file: str) -> tuple[str, int, int | None]:
     """The file that holds `file`, and where it begins and ends there: a `member_path` is in a tar, others are whole."""
     found = MEMBER.fullmatch(file) if ".tar" in file else None
     return (found[1], int(found[2]), int(found[3])) if found else (file, 0, None)
+
+
+def file_state(path: Path) -> tuple[int, int, int, int]:
+    """Size, times of change of content and status (ns), and inode; -1 each if there is no file.
+
+    Of an image in a shard they are those of the shard, but for its size.
+    """
+    file, start, end = locate(str(path))
+    try:
+        status = os.stat(file)  # noqa: PTH116 - for millions of files
+    except OSError:
+        return (-1, -1, -1, -1)
+    return status.st_size if end is None else end - start, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def read_member(file: str) -> bytes | None:

@@ -10,9 +10,8 @@ from importlib import import_module
 from pathlib import Path
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
-
-
 MAX_FLOOR_BYTES = 10_000_000_000
+DISK_SHARE = 0.8  # of `spare_disk`: what one store, or the shards of one data set, take at most
 
 
 def available_cores() -> int:

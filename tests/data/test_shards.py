@@ -13,14 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from imgcls.data import shard_index, shard_writing
 from imgcls.data.imagefolder import ImageFolder
-from imgcls.data.members import MembersIn
 from imgcls.data.module import ImageDataModule
-from imgcls.data.shard_writing import write_shards
+from imgcls.data.sharding import writing
+from imgcls.data.sharding.writing import write_shards
 from imgcls.data.shards import Shards
-from imgcls.data.sources import Source
-from imgcls.data.stores.fingerprint import file_state, fingerprint
+from imgcls.data.stores.fingerprint import fingerprint
 from imgcls.errors import UserError
 from imgcls.system.shares import Share
 from tests.conftest import write_pictures
@@ -37,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_writing, "SHARD_BYTES", 4000)
+    monkeypatch.setattr(writing, "SHARD_BYTES", 4000)
 
 
 def content(data: ImageDataModule) -> dict[str, list[tuple[str, bytes]]]:
@@ -69,30 +67,6 @@ def test_shards_have_the_images_of_the_folder(store: str, folder: Path, tmp_path
     unnamed = Shards(bare, **OPTIONS, store=store)
     assert unnamed.class_names == ("0", "1", "2")
     assert [pixels for _, pixels in content(unnamed)["train"]] == [pixels for _, pixels in expected["train"]]
-
-
-@pytest.mark.usefixtures("small")
-def test_a_killed_writing_continues(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, add = ImageFolder(folder, **OPTIONS).source, shard_writing._add
-    calls: list[str] = []
-
-    def dying(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-        calls.append(name)
-        if len(calls) == 20:
-            raise KeyboardInterrupt
-        add(tar, name, content)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(shard_writing, "_add", dying)
-        with pytest.raises(KeyboardInterrupt):
-            write_shards(source, tmp_path / "shards", 1)
-    complete = {file: file_state(file) for file in (tmp_path / "shards").glob("*.tar")}
-    assert complete
-    written = write_shards(source, tmp_path / "shards", 1)
-    assert {file: file_state(file) for file in complete} == complete
-    assert sorted((tmp_path / "shards").glob("*.tar")) == sorted(written)
-    with pytest.raises(UserError, match="is a shard of other images"):
-        write_shards(Source(source.class_names, source.train.subset([0, 1])), tmp_path / "shards", 1)
 
 
 def write_tar(file: Path, members: dict[str, bytes]) -> None:
@@ -167,21 +141,6 @@ def test_an_image_with_several_labels(tmp_path: Path) -> None:
 def _batches(data: Shards) -> list[list[np.ndarray]]:
     data.setup()
     return [[part.numpy() for part in batch[:3]] for batch in data.train_dataloader()]
-
-
-def test_the_index_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    members: dict[str, bytes] = {}
-    for number in range(8):
-        members |= {f"{number}.png": png(number), f"{number}.cls": b"%d" % (number % 2)}
-    write_tar(tmp_path / "train.tar", members)
-    first = Shards(tmp_path).find().train
-    assert isinstance(first.files, MembersIn)
-    assert first.files.names is first.names, "a list of millions of names is kept once"
-    with monkeypatch.context() as patched:
-        patched.setattr(shard_index, "_scan", None)
-        assert [*Shards(tmp_path).find().train.names] == [*first.names]
-    write_tar(tmp_path / "train.tar", members | {"8.png": png(8), "8.cls": b"1"})
-    assert len(Shards(tmp_path).find().train) == len(first) + 1 == 9
 
 
 @pytest.mark.parametrize(

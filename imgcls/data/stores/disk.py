@@ -23,7 +23,6 @@ from imgcls.data.stores.together import Bad, Blocks, allocate_blocks, build_toge
 from imgcls.system.cache import hold
 
 FORMAT = 3
-DISK_SHARE = 0.8  # of the free space
 PIXELS, ASPECTS, DESCRIPTION = "pixels.u8", "aspects.npy", "store.json"
 BLOCK_ROWS = 512  # images that a kill loses, and those that are decoded ahead of them
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from imgcls.data.stores.checksums import Checker, checksums
-from imgcls.data.stores.disk import DISK_SHARE, reserve
+from imgcls.data.stores.disk import reserve
 from imgcls.data.stores.readahead import read_ahead
 from imgcls.system.cache import find_or_build, hold
-from imgcls.system.machine import spare_disk
+from imgcls.system.machine import DISK_SHARE, spare_disk
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from imgcls.data.members import MembersIn
 from imgcls.data.names import AT_A_TIME, NamesInShards
+from imgcls.data.sharding.members import MembersIn
 from imgcls.data.sources import FilesIn, Split
 from imgcls.errors import UserError
-from imgcls.images.paths import locate
+from imgcls.images.paths import file_state, locate
 from imgcls.system.files import atomic_write_text
 
 END_BYTES = 4096
@@ -44,19 +44,6 @@ def fingerprint(split: Split, cache: Path) -> str:
     with contextlib.suppress(OSError, UserError):  # without the cache it only takes longer
         atomic_write_text(memory, content)
     return content
-
-
-def file_state(path: Path) -> tuple[int, int, int, int]:
-    """Size, times of change of content and status (ns), and inode; -1 each if there is no file.
-
-    Of an image in a shard they are those of the shard, but for its size.
-    """
-    file, start, end = locate(str(path))
-    try:
-        status = os.stat(file)  # noqa: PTH116 - for millions of files
-    except OSError:
-        return (-1, -1, -1, -1)
-    return status.st_size if end is None else end - start, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def _states(split: Split) -> Iterator[bytes | memoryview]:

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from imgcls.data.members import StreamedMembers
+from imgcls.data.sharding.members import StreamedMembers
 from imgcls.data.sources import Split
 from imgcls.data.stores.compressed import EXPECTED_SHARE, build_compressed, open_compressed
-from imgcls.data.stores.disk import DISK_SHARE, build_on_disk, open_on_disk, store_key
+from imgcls.data.stores.disk import build_on_disk, open_on_disk, store_key
 from imgcls.data.stores.store import ArrayStore, DecodingStore, DeviceStore, Recipe, Store, decode_all
 from imgcls.data.stores.streamed import StreamedStore
 from imgcls.errors import UserError
 from imgcls.images.channels import RGB
 from imgcls.system.files import disk_use
-from imgcls.system.machine import free_memory, spare_disk
+from imgcls.system.machine import DISK_SHARE, free_memory, spare_disk
 from imgcls.system.text import format_bytes
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from torch import Tensor
 from imgcls.data.batch import send
 from imgcls.data.checks import inspect_together
 from imgcls.data.crops import Layout
-from imgcls.data.members import MembersIn
+from imgcls.data.sharding.members import MembersIn
 from imgcls.data.sources import Split
 from imgcls.data.stores.checksums import Checker
 from imgcls.data.stores.readahead import read_ahead

@@ -17,7 +17,7 @@ from torch import Tensor
 from imgcls.data.batch import AugmentationInput, Batch, RawBatch
 from imgcls.data.batches import Load
 from imgcls.data.loader import run_ahead
-from imgcls.data.members import StreamedMembers
+from imgcls.data.sharding.members import StreamedMembers
 from imgcls.data.sources import BadFile, Split
 from imgcls.data.stores.store import DecodingStore, Recipe
 from imgcls.errors import UserError

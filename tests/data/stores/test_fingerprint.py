@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imgcls.data.members import MembersIn
 from imgcls.data.names import NamesInShards, PackedNames
+from imgcls.data.sharding.members import MembersIn
 from imgcls.data.sources import Split
 from imgcls.data.stores import fingerprint as module
 from imgcls.data.stores.fingerprint import END_BYTES, fingerprint

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imgcls.data.names import PackedNames
-from imgcls.data.shard_cache import Shard
-from imgcls.data.shard_index import Index, list_shards, read_index
+from imgcls.data.sharding.cache import Shard
+from imgcls.data.sharding.index import Index, list_shards, read_index
 from imgcls.data.threads import map_with_bar
 from imgcls.system.files import atomic_path, atomic_write_text, sha256_of
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from imgcls.data.names import names_at
-from imgcls.data.shard_cache import Reading, ShardCache
+from imgcls.data.sharding.cache import Reading, ShardCache
 from imgcls.data.sources import FilesIn
 from imgcls.images.paths import member_path
 

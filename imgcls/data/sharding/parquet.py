@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from imgcls.data.embedded import content_of, suffix_of
-from imgcls.data.shard_writing import Member, is_complete, member_name, write_shard
-from imgcls.data.stores.fingerprint import file_state
+from imgcls.data.sharding.writing import Member, is_complete, member_name, write_shard
 from imgcls.data.table import USUAL_COLUMNS, choose_columns
 from imgcls.data.table_files import read_columns
 from imgcls.data.threads import map_with_bar
 from imgcls.errors import UserError, first_line
+from imgcls.images.paths import file_state
 from imgcls.system.cache import DESCRIPTIONS, find_or_build, hold
 from imgcls.system.files import atomic_write_text
 from imgcls.system.machine import spare_disk

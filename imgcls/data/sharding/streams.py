@@ -1,7 +1,7 @@
 """Shards at an address, or in a folder that is slow: their list is fetched at once, they themselves in turn.
 
 Beside the shards, `imgcls.prepare shards=DIR` writes the list of them and of their images (see
-`imgcls.data.shard_list`), so that images, labels and sizes of a data set are known before any shard is fetched.
+`imgcls.data.sharding.listing`), so that images, labels and sizes of a data set are known before any shard is fetched.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import IO
 
 from imgcls.data.download import MissingFileError
-from imgcls.data.origins import Bucket, Folder, Hub, Origin
-from imgcls.data.shard_cache import ShardCache
-from imgcls.data.shard_index import CLASS_NAMES
-from imgcls.data.shard_list import LIST, Listed, ShardList, are_in, read_list, read_shards, remove_other_arrays
-from imgcls.data.stores.disk import DISK_SHARE
+from imgcls.data.sharding.cache import ShardCache
+from imgcls.data.sharding.index import CLASS_NAMES
+from imgcls.data.sharding.listing import LIST, Listed, ShardList, are_in, read_list, read_shards, remove_other_arrays
+from imgcls.data.sharding.origins import Bucket, Folder, Hub, Origin
 from imgcls.data.threads import map_with_bar
 from imgcls.errors import UserError, first_line
 from imgcls.system.cache import DESCRIPTIONS, alone, hold
 from imgcls.system.checks import parse_bytes
 from imgcls.system.files import atomic_write_text, sha256_of, size_of
-from imgcls.system.machine import spare_disk
+from imgcls.system.machine import DISK_SHARE, spare_disk
 from imgcls.system.text import format_bytes
 
 log = logging.getLogger(__name__)

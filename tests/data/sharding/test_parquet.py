@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imgcls.data import parquet_shards
-from imgcls.data.origins import Hub
-from imgcls.data.parquet_shards import list_parquet
+from imgcls.data.sharding import parquet as module
+from imgcls.data.sharding.origins import Hub
+from imgcls.data.sharding.parquet import list_parquet
 from imgcls.data.shards import Shards
-from imgcls.data.stores.fingerprint import file_state
 from imgcls.errors import UserError
+from imgcls.images.paths import file_state
 from imgcls.system.files import sha256_of, take_lock
+from tests.data.sharding.test_streams import Server
 from tests.data.test_shards import OPTIONS, png, write_tar
-from tests.data.test_streams import Server
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -64,7 +64,7 @@ def test_the_images_are_those_of_the_rows(root: Path) -> None:
 
 
 def test_they_are_written_once_and_go_on_after_a_kill(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = parquet_shards._members
+    original = module._members
 
     def dying(file: Path) -> Any:
         if file.name.startswith("train-00001"):
@@ -72,12 +72,12 @@ def test_they_are_written_once_and_go_on_after_a_kill(root: Path, monkeypatch: p
         return original(file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(parquet_shards, "_members", dying)
+        patch.setattr(module, "_members", dying)
         with pytest.raises(KeyboardInterrupt):
             Shards(root, **OPTIONS, num_workers=1).find()
     with monkeypatch.context() as patch:
         seen = []
-        patch.setattr(parquet_shards, "_members", lambda file: seen.append(file.name) or original(file))
+        patch.setattr(module, "_members", lambda file: seen.append(file.name) or original(file))
         first = Shards(root, **OPTIONS, num_workers=1).find()
     assert "train-00001-of-00002.parquet" in seen
     assert "test-00000-of-00001.parquet" not in seen, "which was complete"
@@ -89,21 +89,21 @@ def test_they_are_written_once_and_go_on_after_a_kill(root: Path, monkeypatch: p
 
 
 def test_a_damaged_file_is_named_and_the_others_are_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = parquet_shards._members
+    original = module._members
 
     def damaged(file: Path) -> Any:
         def cells() -> Any:
             raise OSError("Unexpected end of stream")
             yield
 
-        return parquet_shards._read(cells(), file) if file.name.startswith("validation") else original(file)
+        return module._read(cells(), file) if file.name.startswith("validation") else original(file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(parquet_shards, "_members", damaged)
+        patch.setattr(module, "_members", damaged)
         with pytest.raises(UserError, match=r"validation-00000-of-00001.parquet is damaged: Unexpected end of stream"):
             Shards(root, **OPTIONS, num_workers=1).find()
     seen: list[str] = []
-    monkeypatch.setattr(parquet_shards, "_members", lambda file: seen.append(file.name) or original(file))
+    monkeypatch.setattr(module, "_members", lambda file: seen.append(file.name) or original(file))
     Shards(root, **OPTIONS, num_workers=1).find()
     assert seen == ["validation-00000-of-00001.parquet"]
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_used_is_refused(root: Path, tmp_path: Path, monkeypatch:
     write(tmp_path / "gaps" / "train.parquet", range(3), label=[1, None, 2])
     with pytest.raises(UserError, match=r"train.parquet, row 2 has no label"):
         Shards(tmp_path / "gaps", **OPTIONS).find()
-    monkeypatch.setattr(parquet_shards, "spare_disk", lambda folder: 100)
+    monkeypatch.setattr(module, "spare_disk", lambda folder: 100)
     with pytest.raises(UserError, match=r"but 100 bytes are free there"):
         Shards(root, **OPTIONS).find()
 
@@ -220,7 +220,7 @@ def test_files_on_the_hub_are_copied_once(server: Server, root: Path, monkeypatc
         assert np.array_equal(data.source.train.open(3), local.train.open(3))
     with pytest.raises(UserError, match=r"has no shards.json, which imgcls.prepare shards=DIR writes"):
         Shards("hf://datasets/user/name", **OPTIONS, stream=True).prepare_data()
-    monkeypatch.setattr("imgcls.data.streams.spare_disk", lambda folder: 10)
+    monkeypatch.setattr("imgcls.data.sharding.streams.spare_disk", lambda folder: 10)
     monkeypatch.setenv("IMGCLS_CACHE", str(root / "cache"))
     with pytest.raises(UserError, match=r"needs .* of disk for its Parquet files, .* but 10 bytes are free"):
         Shards("hf://datasets/user/name", **OPTIONS).prepare_data()

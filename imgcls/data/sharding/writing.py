@@ -15,14 +15,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from imgcls.data.shard_index import CLASS_NAMES, INDEX_SUFFIX, Index, load_index
-from imgcls.data.shard_list import LIST, ShardList
+from imgcls.data.sharding.index import CLASS_NAMES, INDEX_SUFFIX, Index, load_index
+from imgcls.data.sharding.listing import LIST, ShardList
 from imgcls.data.sources import Source, Split
-from imgcls.data.stores.fingerprint import file_state
 from imgcls.data.threads import map_with_bar
 from imgcls.errors import UserError
 from imgcls.images.decoding import BadPicture, read_size
-from imgcls.images.paths import read_member
+from imgcls.images.paths import file_state, read_member
 from imgcls.images.signatures import PICTURE_SUFFIXES
 from imgcls.system.files import atomic_path, atomic_write_text, explain_os_errors, sha256_of
 from imgcls.system.shares import ALL, Share

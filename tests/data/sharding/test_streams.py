@@ -6,7 +6,6 @@ import gc
 import json
 import shutil
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,14 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from imgcls.data import shard_cache, shard_writing
 from imgcls.data.imagefolder import ImageFolder
 from imgcls.data.loader import ShardedPlan
-from imgcls.data.origins import Web, open_origin
-from imgcls.data.shard_cache import Shard, ShardCache
-from imgcls.data.shard_index import Index
-from imgcls.data.shard_list import ShardList, read_list
-from imgcls.data.shard_writing import write_shards
+from imgcls.data.sharding import cache, writing
+from imgcls.data.sharding.origins import Web, open_origin
+from imgcls.data.sharding.writing import write_shards
 from imgcls.data.shards import Shards
 from imgcls.errors import UserError
 from imgcls.system.cache import entries, remove
@@ -42,7 +38,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("streams")
     root = write_pictures(folder / "pictures", {"train": 16, "val": 2, "test": 2})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shard_writing, "SHARD_BYTES", 7000)
+        patch.setattr(writing, "SHARD_BYTES", 7000)
         write_shards(ImageFolder(root, **OPTIONS).source, folder / "shards", 1)
     return folder / "shards"
 
@@ -222,7 +218,7 @@ def test_no_copied_shard_is_removed_for_another(server: Server, monkeypatch: pyt
     with pytest.raises(UserError, match=r"has .* of shards, but they may take 81\.9 kB of disk\. .* data\.stream=auto"):
         opened(server.url, stream=False, stream_disk=4 * SHARD)
     assert not server.fetched()
-    monkeypatch.setattr(shard_cache, "spare_disk", lambda folder: 0)
+    monkeypatch.setattr(cache, "spare_disk", lambda folder: 0)
     data = opened(server.url)
     assert present(data) == sorted(file.name for file in server.folder.glob("*.tar"))
     assert len(data.source.train) == 48
@@ -268,39 +264,6 @@ def test_a_list_of_shards_that_were_written_anew_is_not_used(shards: Path) -> No
     with (shards / "val-00000.tar").open("ab") as file:
         file.write(bytes(10240))  # as other programs pad them
     assert batches(opened(shards, stream=True).val_dataloader()) == first
-
-
-LISTED = {"shards": {"a.tar": {"bytes": 1}}, "arrays": f"images-{16 * '0'}.safetensors", "bytes": 1, "sha256": ""}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"bytes": None},
-        {"sha256": 3},
-        {"arrays": None},
-        *({"shards": {"a.tar": shard}} for shard in ({"bytes": None}, {"bytes": -1}, {"bytes": 1, "images": 0.5})),
-        *({"shards": {name: {"bytes": 1}}} for name in ("shards.json", "../a.tar", "/a.tar", "a\0.tar")),
-    ],
-)
-def test_a_list_of_wrong_types_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
-    file = tmp_path / "shards.json"
-    file.write_text(json.dumps(LISTED))
-    assert read_list(file).shards == {"a.tar": Shard(1)}
-    file.write_text(json.dumps(LISTED | change))
-    with pytest.raises(ValueError, match=r"shards.json"):
-        read_list(file)
-
-
-@pytest.mark.parametrize(("start", "size"), [(512, 489), (-1, 10), (512, -1)])
-def test_places_outside_of_the_shards_are_refused(start: int, size: int, tmp_path: Path) -> None:
-    for starts, sizes in (([0, 512], [10, 488]), ([0, start], [10, size])):
-        index = Index(1000, ["a.png", "b.png"], starts, sizes, ["0", "1"], widths=[1, 1], heights=[1, 1])
-        ShardList.of([("a.tar", index)]).write(tmp_path)
-        if sizes[1] == 488:
-            assert ShardList.read(tmp_path).sizes.tolist() == sizes
-    with pytest.raises(ValueError, match="places outside of the shards"):
-        ShardList.read(tmp_path)
 
 
 def test_a_damaged_list_is_refused(server: Server) -> None:
@@ -363,99 +326,6 @@ def test_the_identity_of_a_run_is_in_the_index(server: Server, tmp_path: Path) -
         check_data(tmp_path, opened(server.url, stream=True))
 
 
-# ---- the cache
-
-
-class Slow:
-    """An origin whose files are there when they are let go."""
-
-    address = "slow"
-
-    def __init__(self) -> None:
-        self.gates: dict[str, threading.Event] = {}
-        self.fetched: list[str] = []
-
-    def fetch(self, name: str, target: Path, size: int | None = None) -> None:
-        assert self.gates.setdefault(name, threading.Event()).wait(30)
-        target.write_bytes(name.encode())
-        self.fetched.append(name)
-
-    def read(self, name: str, start: int, size: int) -> bytes:
-        return f"far {name}".encode()
-
-
-@pytest.fixture
-def slow() -> Slow:
-    slow = Slow()
-    for name in "abcdef":
-        slow.gates[name] = threading.Event()
-        slow.gates[name].set()
-    return slow
-
-
-def cache_of(slow: Slow, folder: Path, limit: int) -> ShardCache:
-    return ShardCache(slow, folder, {name: Shard(1) for name in "abcdef"}, limit)
-
-
-def test_the_least_recently_used_shard_goes_first(slow: Slow, tmp_path: Path) -> None:
-    cache = cache_of(slow, tmp_path, 3)
-    with cache.reading(Counter("abcadaeaf")) as reading:
-        for name in "abcadaeaf":
-            assert reading.read(name, 0, 1) == name.encode()
-            here = {file.name for file in tmp_path.glob("?")}
-            assert len(here) <= 3
-            assert "a" in here or name == "f", "which is still needed"
-    assert sorted(slow.fetched) == list("abcdef")
-    assert cache.read("b", 0, 1) == b"far b"
-
-
-def test_a_shard_that_is_waited_for_needs_no_room(slow: Slow, tmp_path: Path) -> None:
-    """Otherwise two processes could wait for each other: here one reader holds all the room."""
-    cache, other = cache_of(slow, tmp_path, 2), cache_of(slow, tmp_path, 2)
-    with cache.reading(Counter("aabb")) as first, other.reading(Counter("cd")) as second:
-        assert first.read("a", 0, 1) + first.read("b", 0, 1) == b"ab"
-        assert second.read("c", 0, 1) + second.read("d", 0, 1) == b"cd"
-        assert first.read("a", 0, 1) + first.read("b", 0, 1) == b"ab"
-
-
-def test_the_floor_of_free_space_is_kept(slow: Slow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_cache, "spare_disk", lambda folder: 2 - len([*tmp_path.glob("?")]))
-    with cache_of(slow, tmp_path, 100).reading(Counter("abcdef")) as reading:
-        for name in "abcdef":
-            reading.read(name, 0, 1)
-            assert len([*tmp_path.glob("?")]) <= 2
-
-
-def test_a_shard_is_fetched_once_for_all(slow: Slow, tmp_path: Path) -> None:
-    slow.gates["a"].clear()
-    caches = [cache_of(slow, tmp_path, 6) for _ in range(2)]
-    with caches[0].reading({"a": 1}) as first, caches[1].reading({"a": 1}) as second:
-        slow.gates["a"].set()
-        assert first.read("a", 0, 1) == second.read("a", 0, 1) == b"a"
-    assert slow.fetched == ["a"]
-    assert not [*tmp_path.glob(".a*")], "no lock is left"
-
-
-def test_closing_does_not_wait_for_a_shard(slow: Slow, tmp_path: Path) -> None:
-    slow.gates["b"].clear()
-    with cache_of(slow, tmp_path, 6).reading(Counter("ab")) as reading:
-        assert reading.read("a", 0, 1) == b"a"
-    with pytest.raises(UserError, match="not read any more"):
-        reading.read("b", 0, 1)
-    slow.gates["b"].set()
-
-
-def test_nothing_is_fetched_after_the_end(slow: Slow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the reading ends while room is made for the next shard."""
-    cache = cache_of(slow, tmp_path, 6)
-    monkeypatch.setattr(cache, "_make_room", lambda name: reading.stop() is None)
-    reading = shard_cache.Reading(cache, "")
-    reading._order = "ab"
-    reading._fetch_all()
-    assert not slow.fetched
-    assert not [*tmp_path.glob(".a*")], "no lock is left"
-
-
 def test_the_cache_is_listed_and_removed(shards: Path, own_cache: Path) -> None:
     data = Shards(str(shards), **OPTIONS, store="none", stream=True)
     data.prepare_data()
@@ -490,7 +360,7 @@ def test_other_settings_of_another_process_change_nothing(server: Server, own_ca
 @needs_moto
 def test_shards_in_a_bucket(account: Jobs, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = account.cloud().client("s3")
-    for module in ("imgcls.data.origins", "imgcls.aws.download"):
+    for module in ("imgcls.data.sharding.origins", "imgcls.aws.download"):
         monkeypatch.setattr(f"{module}.make_client", lambda option: client)
     client.create_bucket(Bucket="bucket")
     for file in shards.iterdir():

@@ -9,10 +9,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from imgcls.data.stores.fingerprint import file_state
 from imgcls.data.table import USUAL_COLUMNS
 from imgcls.errors import UserError, first_line
 from imgcls.images.decoding import BadPicture, read_size
+from imgcls.images.paths import file_state
 from imgcls.images.signatures import PICTURE_SUFFIXES
 from imgcls.system.files import atomic_write_text
 

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from imgcls.data.origins import Origin
+from imgcls.data.sharding.origins import Origin
 from imgcls.errors import UserError
 from imgcls.system.files import explain_os_errors, sha256_of, take_lock
 from imgcls.system.machine import spare_disk
