@@ -169,14 +169,13 @@ class Streams:
         before: object = None
         with suppress(OSError, ValueError):
             before = json.loads((self.folder / FETCHED).read_text(encoding="utf-8"))
-        if before == files:
-            return
         known = before if isinstance(before, dict) else {}
         for file in [file for file in self.folder.rglob("*") if file.suffix in (".tar", ".parquet")]:
             name = file.relative_to(self.folder).as_posix()
             if file.is_file() and (name not in files or known.get(name) != files[name]):
                 file.unlink()
-        atomic_write_text(self.folder / FETCHED, json.dumps(files))
+        if before != files:
+            atomic_write_text(self.folder / FETCHED, json.dumps(files))
 
     def _has_list(self) -> bool:
         """Whether the list of a folder has been fetched, and is that of the shards in it."""
