@@ -44,7 +44,8 @@ FLOAT32, BFLOAT16 = "32-true", "bf16-mixed"
 ROUNDS = 3
 """Timed steps of each choice, after one that is not timed; the fastest one counts."""
 LAYOUT_MARGIN, PRECISION_MARGIN = 1.05, 1.15
-"""How much faster than the rule's choice another must be: less may be noise, and bfloat16 rounds."""
+"""How much faster another choice must be than the best so far, at first the rule's: less may be noise, and bfloat16
+rounds."""
 HOPELESS = 1.4
 """A choice that is slower than the fastest by this factor is not timed again."""
 MAX_SECONDS = 4.0
@@ -179,7 +180,7 @@ def _find(
     }
     name = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:32]
     cached = cache_folder() / "arithmetic" / f"{name}.json"
-    with contextlib.suppress(ValueError, KeyError):  # damaged
+    with contextlib.suppress(UserError, KeyError):  # damaged
         if found := read_json(cached):
             chosen = Arithmetic(found["channels_last"], found["precision"])
             log.info("Computing in %s, the fastest for this network on this machine, as measured before.", chosen)

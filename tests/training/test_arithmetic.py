@@ -104,6 +104,19 @@ def test_the_choice_is_kept_by_the_run_and_by_the_machine(
     assert not timed, "a resumed run computes as it began"
 
 
+def test_what_the_machine_kept_and_is_damaged_is_measured_again(
+    fit: Fit, timed: list[Arithmetic], own_cache: Path
+) -> None:
+    fit("trainer.max_epochs=1", name="first")
+    [kept] = (own_cache / "arithmetic").iterdir()
+    for content in ("{", '{"precision": 1}'):
+        kept.write_text(content)
+        timed.clear()
+        fit("trainer.max_epochs=1", name=f"second{len(content)}")
+        assert timed
+        assert json.loads(kept.read_text())["precision"] == BFLOAT16
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
