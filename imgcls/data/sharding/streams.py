@@ -249,7 +249,7 @@ class Streams:
         for file in self.folder.rglob("*.tar"):
             with suppress(FileNotFoundError):  # removed by another process
                 present += file.stat().st_size
-        return DISK_SHARE * (spare_disk(self.folder) + present)
+        return max(present, DISK_SHARE * (spare_disk(self.folder) + present))
 
     def _describe(self) -> None:
         """Write whose shards are in the folder, and hold it; to be called `alone`."""

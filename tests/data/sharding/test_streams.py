@@ -17,7 +17,7 @@ import torch
 
 from imgcls.data.imagefolder import ImageFolder
 from imgcls.data.loader import ShardedPlan
-from imgcls.data.sharding import cache, writing
+from imgcls.data.sharding import cache, streams, writing
 from imgcls.data.sharding.origins import Web, open_origin
 from imgcls.data.sharding.writing import write_shards
 from imgcls.data.shards import Shards
@@ -222,6 +222,9 @@ def test_no_copied_shard_is_removed_for_another(server: Server, monkeypatch: pyt
     data = opened(server.url)
     assert present(data) == sorted(file.name for file in server.folder.glob("*.tar"))
     assert len(data.source.train) == 48
+    monkeypatch.setattr(streams, "spare_disk", lambda folder: 0)
+    again = opened(server.url, stream=False)
+    assert present(again) == present(data), "what is copied may stay however full the disk is"
 
 
 def test_what_was_fetched_is_used_again_and_what_has_changed_is_not(server: Server) -> None:
