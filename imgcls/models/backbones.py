@@ -117,12 +117,12 @@ def network_with_weights(architecture: Architecture, state: Mapping[str, Tensor]
 
 
 class _Undrawn(TorchDispatchMode):
-    """Tensors that would be filled with random numbers in place stay as they are."""
+    """Parameters are not filled with random numbers; buffers are, as they need not be in files."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func.overloadpacket in DRAWS:
+        if func.overloadpacket in DRAWS and isinstance(args[0], nn.Parameter):
             return args[0]
         return func(*args, **(kwargs or {}))
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from imgcls.errors import UserError
 from imgcls.models.backbones import create_network, network_from_architecture, network_with_weights
-from imgcls.models.heads import Mlp
+from imgcls.models.heads import Linear, Mlp
 
 from .helpers import CLASSES, network
 
@@ -41,6 +41,23 @@ def test_a_network_with_weights_draws_none(name: str) -> None:
     assert torch.equal(copy(images), net(images))
     with pytest.raises(RuntimeError, match="Missing key"):
         network_with_weights(net.architecture, {})
+
+
+def test_buffers_that_are_in_no_file_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Projection(nn.Linear):
+        def __init__(self, width: int, classes: int) -> None:
+            super().__init__(width, classes)
+            drawn = torch.empty(3).normal_(generator=torch.Generator().manual_seed(0))
+            self.register_buffer("drawn", drawn, persistent=False)
+
+    class Projecting(Linear):
+        def __call__(self, in_features: int, num_classes: int) -> nn.Module:
+            return Projection(in_features, num_classes)
+
+    monkeypatch.setattr("imgcls.models.backbones.head_from_dict", lambda _: Projecting())
+    net = create_network("test_resnet", CLASSES, head=Projecting())
+    copy = network_with_weights(net.architecture, net.state_dict())
+    assert torch.equal(copy.head.drawn, net.head.drawn)
 
 
 def test_a_small_stem_keeps_the_resolution() -> None:
