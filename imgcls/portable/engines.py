@@ -251,7 +251,12 @@ def further_gpus(engine: Engine) -> list[str]:
     """The other GPUs of this machine if `engine` computes on the first one, or else none."""
     if getattr(engine, "device", "cpu") not in ("cuda", "cuda:0"):
         return []
-    return [f"cuda:{number}" for number in range(1, gpu_count())]
+    count = gpu_count()
+    if isinstance(engine, TorchEngine):
+        import torch
+
+        count = torch.cuda.device_count()
+    return [f"cuda:{number}" for number in range(1, count)]
 
 
 def _gpu_number(device: str | None) -> int:

@@ -13,8 +13,8 @@ whose requests `canary=0.1` leaves all but a tenth to the one before, and `POST 
 whose folder is NAME. `engine=` is one of auto, onnx, onnx-cuda, onnx-tensorrt, onnx-openvino, onnx-coreml, torch,
 torch-compiled: ONNX Runtime on the processor (onnx) or with one of its execution providers, or torch, also compiled, on
 a GPU with a CUDA graph for each batch size; auto is torch where there is a GPU, else ONNX Runtime, in int8 where the
-run has `exports/onnx-int8` whose certificate says that it is faster on this machine. Of several GPUs each has its own
-worker, or those in `device=` have. `host=0.0.0.0` lets other machines
+run has `exports/onnx-int8` whose certificate says that it is faster on this machine. Each GPU, or each in `device=`,
+has its own worker. `host=0.0.0.0` lets other machines
 connect. `urls=true` fetches images from public http(s) URLs, `url_allow=` only from these hosts. `allowed_hosts=`
 answers only requests to these host names (but for /ping and /health), `cors=` lets the pages of these origins ask.
 `api_key=`, or IMGCLS_API_KEY in the environment, is what requests must carry as `Authorization: Bearer KEY`.
@@ -33,6 +33,7 @@ has a `certificate.json` of `python -m imgcls.verify` is served only if it has p
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -43,15 +44,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.cli import Option, boolean, end_process, guarded, read_options, texts
+from imgcls.cli import Option, boolean, guarded, read_options, texts
 from imgcls.errors import UserError
 from imgcls.portable.engines import ENGINES
 from imgcls.system.checks import choice, flag, number, whole
 from imgcls.system.extras import check_installed
+from imgcls.system.process import end_process
 
 if TYPE_CHECKING:
     from imgcls.serve.guards import Guards
     from imgcls.serve.predictor import Predictor
+
+log = logging.getLogger(__name__)
 
 OPTIONS = {
     "run": Option(many=True),
@@ -127,10 +131,15 @@ def load_predictor(options: Mapping[str, Any], run: str) -> Predictor:
         check_certificate(folder)
     if options["engine"] == "auto" and not (options["device"] or "").startswith("cuda"):
         folder = faster_export(folder) or folder
-    first, *others = (options["device"] or "").split(",")
-    model = portable.load(folder, options["engine"], first or None, options["threads"])
-    others = others if first else further_gpus(model.engine)
-    copies = [portable.load(folder, options["engine"], device, options["threads"]) for device in others]
+    devices = options["device"].split(",") if options["device"] else [None]
+    if "" in devices:
+        raise UserError(f"device={options['device']}: a name is missing. Write device=cuda:0,cuda:1")
+    model, *copies = (portable.load(folder, options["engine"], device, options["threads"]) for device in devices)
+    for device in further_gpus(model.engine) if devices == [None] else ():
+        try:
+            copies.append(portable.load(folder, options["engine"], device, options["threads"]))
+        except UserError as error:
+            log.warning("%s is not used: %s", device, error)
     fetcher = Fetcher(allow=tuple(options["url_allow"])) if options["urls"] else None
     predictor = Predictor(model, fetcher, copies=copies)
     predictor.warm_up(options["max_batch"] if options["engine"] == "torch-compiled" else 1)

@@ -104,7 +104,7 @@ class Batcher:
     def _run(self, batch: list[_Job]) -> None:
         began = time.monotonic()
         try:
-            scores = self._outputs(np.stack([job.image for job in batch]))
+            scores = self._outputs(batch)
         except Exception as error:
             self.failing = True
             log.exception("The model failed on a batch of %d images.", len(batch))
@@ -125,9 +125,9 @@ class Batcher:
             else:
                 job.scores.set_exception(Refusal(500, NOT_FINITE))
 
-    def _outputs(self, images: np.ndarray) -> np.ndarray:
-        self._computing = len(images)
+    def _outputs(self, batch: list[_Job]) -> np.ndarray:
+        self._computing = len(batch)
         try:
-            return self.compute(images)
+            return self.compute(np.stack([job.image for job in batch]))
         finally:
             self._computing = 0  # before the answers, whose clients may ask again at once

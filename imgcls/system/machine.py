@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import shutil
@@ -53,10 +54,11 @@ def gpu_count() -> int:
     """The number of NVIDIA GPUs that this process may use, without importing torch, which takes seconds."""
     if not Path("/proc/driver/nvidia/version").exists():
         return 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+    count, visible = len(list(Path("/dev").glob("nvidia[0-9]*"))), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return count
+    named = itertools.takewhile(lambda name: name.strip() not in ("", "-1"), visible.split(","))
+    return min(count, len(list(named)))
 
 
 def threads_of_each(processes: int) -> str:

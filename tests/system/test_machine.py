@@ -76,7 +76,7 @@ def test_processes_share_the_processors(groups: Path, monkeypatch: pytest.Monkey
     assert machine.threads_of_each(2) == "5"
 
 
-@pytest.mark.parametrize(("visible", "count"), [(None, 2), ("", 0), ("-1", 0), ("1", 1), ("0, 1,2", 3)])
+@pytest.mark.parametrize(("visible", "count"), [(None, 2), ("", 0), ("-1", 0), ("1", 1), ("0, 1,2", 2), ("0,-1,1", 1)])
 def test_gpus(visible: str | None, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("nvidia0", "nvidia1", "nvidiactl", "version"):
         (tmp_path / name).touch()
