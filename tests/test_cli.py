@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import os
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -80,29 +79,6 @@ def test_output_that_cannot_be_written_is_an_error(
         patched.setattr(sys, "stdout", Full())
         assert guarded(lambda: print("answer")) == UserError.exit_code
     assert "No space left" in capsys.readouterr().err
-
-
-PROGRAM = """
-import atexit, sys, threading
-from imgcls.cli import end_process
-sys.modules["torch"] = sys
-atexit.register(print, "exit function")
-thread = threading.Thread(target=lambda: (threading.Event().wait(0.05), print("thread")))
-thread.start()
-print("out", end=" ")
-end_process(3)
-"""
-
-
-@pytest.mark.parametrize("name", ["imgcls.train", "imgcls.serve.__main__", "other"])
-def test_a_command_ends_after_its_threads_and_exit_functions(name: str) -> None:
-    """Of another process the interpreter is left to end as usual."""
-    program = f"import importlib.machinery\n__spec__ = importlib.machinery.ModuleSpec({name!r}, None)\n{PROGRAM}"
-    program += "print('never')"
-    left = "\nclass Left:\n    def __del__(self): print('taken apart')\nleft = Left(); left.own = left\n"
-    done = subprocess.run([sys.executable, "-c", left + program], capture_output=True, text=True, timeout=60)
-    lines = ["out thread", "exit function", *["taken apart"] * (name == "other")]
-    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (3, lines, "")
 
 
 OPTIONS = {
@@ -265,6 +241,8 @@ def test_predict_explains_what_is_missing(
         ),
         ("--data", "--data: options are given as name=value, without dashes. Write data=…"),
         ("--optim.lr=1", "without dashes. Write optim.lr=…"),
+        ("--resume=never", "without dashes. Write resume=…"),
+        ("--epochs=3", "without dashes. The number of epochs is trainer.max_epochs."),
         ("--cfg=jobs", "--cfg/-c: invalid choice: 'jobs'"),
     ],
 )

@@ -98,7 +98,7 @@ def _check_flags(arguments: list[str], config_name: str) -> argparse.Namespace:
         if not unknown:
             raise UserError(f"{message}. --help shows the usage.")
         name = unknown[0].partition("=")[0].lstrip("-")
-        if close := difflib.get_close_matches(name, [flag.lstrip("-") for flag in flags], n=1):
+        if close := difflib.get_close_matches(name, [flag.lstrip("-") for flag in flags], n=1, cutoff=0.8):
             raise UserError(f"{message}. Did you mean --{close[0]}?")
         from imgcls.config.explain import nearest_option
         from imgcls.config.groups import is_option

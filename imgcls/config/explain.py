@@ -20,6 +20,7 @@ from imgcls.models.names import is_model
 
 OTHER_NAMES = {
     "accumulate_grad_batches": "data.batch_size is the effective batch; data.micro_batch_size splits it.",
+    "epochs": "The number of epochs is trainer.max_epochs.",
     "learning_rate": "The learning rate is optim.lr.",
 }
 """Names that options have in other libraries, with the advice for those who use them."""

@@ -90,7 +90,7 @@ def image_root(value: Any) -> str | None:
 
 def folder_name(value: Any) -> str | None:
     """The name of a folder, which need not exist, or an address."""
-    return None if isinstance(value, str) and value else "must be the name of a folder, such as runs/1."
+    return None if isinstance(value, str) and value else "must be the name of a folder, as text, such as runs/1."
 
 
 def is_custom(value: Any) -> bool:

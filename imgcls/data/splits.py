@@ -23,9 +23,8 @@ def with_validation(source: Source, fraction: float, seed: int) -> Source:
     if not len(val):
         grouped = "" if source.train.groups is None else f" in {len(set(source.train.groups))} groups"
         raise UserError(
-            f"The data set has no validation images, and of its {len(source.train):,} training images{grouped} "
-            f"data.val_fraction={fraction} leaves none for it, as each class keeps one for training. "
-            "Raise data.val_fraction, or add images."
+            f"The data set has no validation images, and data.val_fraction={fraction} of its {len(source.train):,} "
+            f"training images{grouped} is none (each class keeps at least one). Raise data.val_fraction, or add images."
         )
     return replace(source, train=train, val=val)
 

@@ -26,8 +26,8 @@ class Parity:
         return self.agreement == 1.0 and self.difference <= TOLERANCE
 
     def __str__(self) -> str:
-        same_class = f"same class for {self.agreement:.2%} of {self.pictures} images"
-        return f"{same_class}, probabilities within {self.difference:.2g}"
+        difference = f"probabilities within {self.difference:.2g}" if self.difference else "equal probabilities"
+        return f"same class for {self.agreement:.2%} of {self.pictures} images, {difference}"
 
 
 def compare(first: np.ndarray, second: np.ndarray) -> Parity:

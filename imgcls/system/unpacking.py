@@ -75,7 +75,7 @@ def _extract(archive: Path, folder: Path, room: float) -> None:
                 )
             if max(size, total) > room:  # what is packed is hardly ever smaller, so that this is known at once
                 raise UserError(
-                    f"{archive} needs more than the {format_bytes(room)} of disk that are free in {folder.parent}. "
+                    f"{archive} needs more than the {format_bytes(room)} of disk that it may take in {folder.parent}. "
                     "Set IMGCLS_CACHE to a folder on another disk."
                 )
             target = folder / path

@@ -30,7 +30,7 @@ def plain_composition(monkeypatch: pytest.MonkeyPatch) -> None:
         (["trainer.max_epoch=1"], ["trainer.max_epoch", "trainer.max_epochs"]),
         (["trainer.accumulate_grad_batches=2"], ["data.batch_size is the effective batch"]),
         (["optim.learning_rate=1"], ["optim.lr"]),
-        (["epochs=3"], ["Did you mean", "trainer.max_epochs"]),
+        (["epochs=3"], ["trainer.max_epochs"]),
         (["debug.rules.Overfitt.patience=2"], ["Did you mean debug.rules.Overfit.patience?"]),
         (["early_stopping.patience=3"], ["It is an option of early_stopping=patience."]),
         (["model.head.hidden=[10]"], ["It is an option of head=mlp."]),

@@ -63,7 +63,7 @@ def test_the_floor_of_free_space_is_kept(
     assert size < 1 << 19
     for room in (size - 1, 1 << 20):
         monkeypatch.setattr(packed, "spare_disk", lambda folder, room=room: room)
-        with pytest.raises(UserError, match=r"needs more than the .* of disk that are free in .*unpacked\. Set IMGCLS"):
+        with pytest.raises(UserError, match=r"needs more than the .* that it may take in .*unpacked\. Set IMGCLS"):
             ImageFolder(archive).prepare_data()
         assert [*own_cache.rglob("*.*g")] == []
         assert [file.name for file in (own_cache / "unpacked").iterdir() if not file.name.endswith(".lock")] == []
