@@ -6,8 +6,9 @@ import importlib
 import sys
 
 from imgcls import __version__
-from imgcls.cli import end_process, guarded
+from imgcls.cli import guarded
 from imgcls.errors import UserError, nearest
+from imgcls.system.process import end_process
 
 COMMANDS = {
     "prepare": "decode and check a data set before it is trained on",

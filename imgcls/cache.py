@@ -14,11 +14,12 @@ import sys
 import time
 from collections.abc import Sequence
 
-from imgcls.cli import Option, end_process, guarded, read_options
+from imgcls.cli import Option, guarded, read_options
 from imgcls.errors import UserError, nearest
 from imgcls.system.cache import FILES, Entry, cache_folder, entries, remove
 from imgcls.system.checks import number, parse_bytes
 from imgcls.system.machine import free_disk
+from imgcls.system.process import end_process
 from imgcls.system.text import duration, format_bytes
 
 OPTIONS = {"limit": Option(0.0, number(0), parse_bytes), "days": Option(0.0, number(0), float)}

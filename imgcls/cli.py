@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import errno
 import io
 import os
 import re
 import sys
 import textwrap
-import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from imgcls import __version__
 from imgcls.errors import UserError, describe_users_error, nearest
@@ -62,29 +59,6 @@ def guarded(task: Callable[[], Any]) -> int:
         _print_error("this is a bug in imgcls; please report it with the lines above.")
         return CRASHED
     return 0
-
-
-def end_process(code: int) -> NoReturn:
-    """Raise SystemExit, or, as a command that has imported torch, end at once when all threads and exit functions have.
-
-    Otherwise the interpreter would look for garbage among a million objects of modules, for a second. mypy ends so too.
-    """
-    if "torch" not in sys.modules or not _is_command():
-        sys.exit(code)
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        with contextlib.suppress(OSError, ValueError):  # closed, or without a reader; `guarded` has reported others
-            stream.flush()
-    os._exit(code)
-
-
-def _is_command() -> bool:
-    """Whether this process is `python -m imgcls…` or one of the scripts, and not a test or a notebook."""
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    name = spec.name if spec is not None else Path(getattr(main, "__file__", None) or "").stem
-    return name.partition(".")[0] in ("imgcls", "imgcls-train")
 
 
 def announce(what: str) -> None:

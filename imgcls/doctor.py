@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imgcls import __version__
-from imgcls.cli import announce, end_process, guarded, read_options
+from imgcls.cli import announce, guarded, read_options
 from imgcls.system.extras import CORE, Extra, find_extras
 from imgcls.system.files import size_of
 from imgcls.system.machine import available_cores, free_inodes, free_memory, nearest_existing, total_memory
+from imgcls.system.process import end_process
 
 TIMEOUT_SECONDS = 3.0  # of each address
 GIB = 2**30

@@ -22,7 +22,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, announce, boolean, end_process, guarded, make_callable, read_options
+from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_options
 from imgcls.errors import UserError
 from imgcls.models.choices import VIEWS, check_views
 from imgcls.portable.description import DESCRIPTION, read_description
@@ -32,6 +32,7 @@ from imgcls.runs.run import checkpoint_file, run_in
 from imgcls.system.checks import check_value, choice, flag
 from imgcls.system.files import atomic_write_text
 from imgcls.system.logs import log_to_terminal, without_lightning_messages
+from imgcls.system.process import end_process
 from imgcls.system.shares import Share
 
 if TYPE_CHECKING:

@@ -18,11 +18,12 @@ from contextlib import closing
 from pathlib import Path
 
 from imgcls.aws.s3 import is_remote
-from imgcls.cli import Option, end_process, guarded, read_options
+from imgcls.cli import Option, guarded, read_options
 from imgcls.embed import compute_features
 from imgcls.errors import UserError
 from imgcls.models.hub import is_on_hub
 from imgcls.predict import picture_files
+from imgcls.system.process import end_process
 
 OPTIONS = {"run": Option(), "class": Option(), "output": Option()}
 

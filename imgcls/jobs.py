@@ -23,9 +23,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls.cli import Option, boolean, confirm_removal, end_process, guarded, read_options, texts
+from imgcls.cli import Option, boolean, confirm_removal, guarded, read_options, texts
 from imgcls.errors import UserError, nearest
 from imgcls.system.checks import flag, number, whole
+from imgcls.system.process import end_process
 
 OPTIONS = {
     "run": Option(),

@@ -17,8 +17,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.cli import Option, announce, end_process, guarded, make_callable, read_options
+from imgcls.cli import Option, announce, guarded, make_callable, read_options
 from imgcls.errors import UserError
+from imgcls.system.process import end_process
 
 if TYPE_CHECKING:
     import numpy as np

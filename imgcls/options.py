@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import sys
 
-from imgcls.cli import end_process, guarded, read_options
+from imgcls.cli import guarded, read_options
 from imgcls.errors import UserError
+from imgcls.system.process import end_process
 
 
 def _command() -> None:

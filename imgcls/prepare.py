@@ -30,12 +30,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imgcls.cli import Option, announce, boolean, end_process, guarded, read_options
+from imgcls.cli import Option, announce, boolean, guarded, read_options
 from imgcls.errors import UserError
 from imgcls.system.checks import flag
 from imgcls.system.files import atomic_write_text
 from imgcls.system.machine import local_processes
 from imgcls.system.positions import spread_positions
+from imgcls.system.process import end_process
 from imgcls.system.shares import Share
 from imgcls.system.text import printable
 

@@ -16,9 +16,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from imgcls.cli import Option, announce, boolean, end_process, guarded, make_callable, read_options
+from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_options
 from imgcls.errors import UserError
 from imgcls.system.checks import flag, licence_name
+from imgcls.system.process import end_process
 
 OPTIONS = {
     "run": Option(),

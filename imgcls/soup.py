@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, announce, boolean, end_process, guarded, make_callable, read_options
+from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_options
 from imgcls.errors import UserError
 from imgcls.system.checks import choice, flag
 from imgcls.system.extras import check_onnx
 from imgcls.system.logs import log_to_terminal
+from imgcls.system.process import end_process
 
 if TYPE_CHECKING:
     from imgcls.runs.run import Run

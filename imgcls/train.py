@@ -10,10 +10,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from imgcls.cli import announce, end_process, guarded
+from imgcls.cli import announce, guarded
 from imgcls.config.command_line import in_plain_sweep, overrides_of, run_hydra
 from imgcls.runs.run import print_summary
 from imgcls.system.interrupts import RESUME_ADVICE, Interrupted
+from imgcls.system.process import end_process
 
 
 def train(cfg: DictConfig) -> float | None:

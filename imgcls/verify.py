@@ -21,10 +21,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.cli import Option, end_process, guarded, read_options
+from imgcls.cli import Option, guarded, read_options
 from imgcls.errors import UserError
 from imgcls.predict import picture_files
 from imgcls.system.files import atomic_write_text
+from imgcls.system.process import end_process
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, announce, boolean, end_process, guarded, read_options
+from imgcls.cli import Option, announce, boolean, guarded, read_options
 from imgcls.errors import UserError
 from imgcls.runs.provenance import read_configuration
 from imgcls.runs.run import checkpoint_file, run_in
 from imgcls.system.checks import flag
 from imgcls.system.logs import log_to_terminal
+from imgcls.system.process import end_process
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

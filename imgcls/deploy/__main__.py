@@ -29,10 +29,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from imgcls.cli import Option, boolean, end_process, guarded, read_options, texts, usage_of
+from imgcls.cli import Option, boolean, guarded, read_options, texts, usage_of
 from imgcls.deploy.options import ENDPOINT, MODES
 from imgcls.errors import UserError, nearest
 from imgcls.system.checks import choice, flag, number, whole
+from imgcls.system.process import end_process
 
 PLACE = {"region": Option(), "profile": Option()}
 STORE = {"bucket": Option(), "prefix": Option("imgcls")}

@@ -21,7 +21,7 @@ class Local:
 
     def __call__(self, cfg: DictConfig, overrides: list[str] | None = None) -> Run:
         from imgcls.aws.s3 import is_remote
-        from imgcls.system.collecting import importing
+        from imgcls.system.process import importing
 
         with importing():
             from imgcls.training.fit import fit

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, end_process, guarded, read_options
+from imgcls.cli import Option, guarded, read_options
 from imgcls.errors import UserError
+from imgcls.system.process import end_process
 
 if TYPE_CHECKING:
     from imgcls.debug.rules import Outcome

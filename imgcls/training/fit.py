@@ -16,10 +16,10 @@ from imgcls.runs.reading import read_json, read_status
 from imgcls.runs.recording import Recording
 from imgcls.runs.resuming import as_begun, keep_split
 from imgcls.runs.run import Run, load
-from imgcls.system.collecting import importing
 from imgcls.system.interrupts import StopSignals
 from imgcls.system.logs import log_to_file
 from imgcls.system.machine import all_processes
+from imgcls.system.process import importing
 from imgcls.training.devices import OutOfMemory, devices_of_training, is_out_of_memory
 from imgcls.training.processes import is_worker, train_in_processes
 
