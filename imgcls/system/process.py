@@ -40,6 +40,7 @@ def importing() -> Iterator[None]:
     finally:
         if is_command() and len(sys.modules) > before:
             gc.freeze()
+            atexit.register(gc.unfreeze)  # triton complains of what an ordinary end, without `end_process`, leaves
         if enabled:
             gc.enable()
 

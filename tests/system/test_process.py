@@ -51,12 +51,15 @@ def test_the_collector_pauses_and_is_as_before(enabled: bool) -> None:
 def test_only_in_a_command_new_modules_are_left_out_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
     frozen: list[bool] = []
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append(True))
+    at_exit: list[object] = []
+    monkeypatch.setattr("atexit.register", at_exit.append)
     for command, new, times in [(False, True, 0), (True, False, 0), (True, True, 1)]:
         monkeypatch.setattr("imgcls.system.process.is_command", lambda command=command: command)
         with monkeypatch.context() as patched, importing():
             if new:
                 patched.setitem(sys.modules, "heavy", ModuleType("heavy"))
-        assert len(frozen) == times
+        assert len(frozen) == len(at_exit) == times
+    assert at_exit == [gc.unfreeze]
 
 
 PROGRAM = """
