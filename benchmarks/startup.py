@@ -22,16 +22,19 @@ from results import command_line, report
 
 IMPORTS = "import torch, lightning, timm"
 RUN = """
-import json, runpy, sys, time
+import atexit, json, runpy, sys, time
 from torch.optim.optimizer import register_optimizer_step_post_hook
 steps = []
 register_optimizer_step_post_hook(lambda *ignored: steps.append((time.time(), time.process_time())))
 file = sys.argv.pop(1)
-try:
-    runpy.run_module("imgcls.train", run_name="__main__")
-finally:
+
+@atexit.register
+def write():
     with open(file, "w") as opened:
         json.dump([steps[0], steps[-1]], opened)
+
+sys.orig_argv = [sys.executable, "-m", "imgcls.train"]  # it ends as the command does
+runpy.run_module("imgcls.train", run_name="__main__")
 """
 
 
