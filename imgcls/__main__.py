@@ -6,9 +6,8 @@ import importlib
 import sys
 
 from imgcls import __version__
-from imgcls.cli import guarded
+from imgcls.cli import run_command
 from imgcls.errors import UserError, nearest
-from imgcls.system.process import end_process
 
 COMMANDS = {
     "prepare": "decode and check a data set before it is trained on",
@@ -52,7 +51,7 @@ def main() -> None:
         sys.argv = [f"imgcls {name}", *rest]
         module.main()
         return
-    end_process(guarded(lambda: _answer(name)))
+    run_command(lambda: _answer(name))
 
 
 def _answer(name: str) -> None:

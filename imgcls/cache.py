@@ -14,12 +14,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from imgcls.cli import Option, guarded, read_options
+from imgcls.cli import Option, read_options, run_command
 from imgcls.errors import UserError, nearest
 from imgcls.system.cache import FILES, Entry, cache_folder, entries, remove
 from imgcls.system.checks import number, parse_bytes
 from imgcls.system.machine import free_disk
-from imgcls.system.process import end_process
 from imgcls.system.text import duration, format_bytes
 
 OPTIONS = {"limit": Option(0.0, number(0), parse_bytes), "days": Option(0.0, number(0), float)}
@@ -78,7 +77,7 @@ def prune(found: Sequence[Entry], limit: float, days: float) -> str:
 
 def main() -> None:
     """Run the command line."""
-    end_process(guarded(lambda: cache(sys.argv[1:])))
+    run_command(lambda: cache(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from imgcls import __version__
 from imgcls.errors import UserError, describe_users_error, nearest
 from imgcls.system.checks import Check, check_value
 from imgcls.system.interrupts import Interrupted
+from imgcls.system.process import end_process
 from imgcls.system.text import printable
 
 CRASHED = 1
@@ -59,6 +60,11 @@ def guarded(task: Callable[[], Any]) -> int:
         _print_error("this is a bug in imgcls; please report it with the lines above.")
         return CRASHED
     return 0
+
+
+def run_command(task: Callable[[], Any]) -> NoReturn:
+    """Run `task`, see `guarded`, and end the process with its exit code."""
+    end_process(guarded(task))
 
 
 def announce(what: str) -> None:

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imgcls import __version__
-from imgcls.cli import announce, guarded, read_options
+from imgcls.cli import announce, read_options, run_command
 from imgcls.system.extras import CORE, Extra, find_extras
 from imgcls.system.files import size_of
 from imgcls.system.machine import available_cores, free_inodes, free_memory, nearest_existing, total_memory
-from imgcls.system.process import end_process
 
 TIMEOUT_SECONDS = 3.0  # of each address
 GIB = 2**30
@@ -231,7 +230,7 @@ def table(sections: dict[str, list[Row]]) -> str:
 
 def main() -> None:
     """Run the command line."""
-    end_process(guarded(lambda: _command(sys.argv[1:])))
+    run_command(lambda: _command(sys.argv[1:]))
 
 
 def _command(arguments: Sequence[str]) -> None:

@@ -17,14 +17,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, guarded, read_options
+from imgcls.cli import Option, read_options, run_command
 from imgcls.data.names import picture_name
 from imgcls.errors import UserError
 from imgcls.predict import UnreadableError, model_state, picture_files
 from imgcls.system.checks import check_value
 from imgcls.system.extras import need
 from imgcls.system.files import atomic_path
-from imgcls.system.process import end_process
 from imgcls.system.shares import Share, join_if_last
 from imgcls.system.tables import as_csv
 from imgcls.system.text import printable
@@ -171,7 +170,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    end_process(guarded(lambda: _command(sys.argv[1:])))
+    run_command(lambda: _command(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_options
+from imgcls.cli import Option, announce, boolean, make_callable, read_options, run_command
 from imgcls.errors import UserError
 from imgcls.models.choices import VIEWS, check_views
 from imgcls.portable.description import DESCRIPTION, read_description
@@ -32,7 +32,6 @@ from imgcls.runs.run import checkpoint_file, run_in
 from imgcls.system.checks import check_value, choice, flag
 from imgcls.system.files import atomic_write_text
 from imgcls.system.logs import log_to_terminal, without_lightning_messages
-from imgcls.system.process import end_process
 from imgcls.system.shares import Share
 
 if TYPE_CHECKING:
@@ -165,7 +164,7 @@ def configuration_of(run: Run, split: str, overrides: Sequence[str], trust: bool
 
 def main() -> None:
     """Run the command line."""
-    end_process(guarded(lambda: _command(sys.argv[1:])))
+    run_command(lambda: _command(sys.argv[1:]))
 
 
 def _command(arguments: Sequence[str]) -> None:

@@ -33,13 +33,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_options
+from imgcls.cli import Option, announce, boolean, make_callable, read_options, run_command
 from imgcls.errors import UserError
 from imgcls.portable.formats import PRECISIONS
 from imgcls.system.checks import check_value, choice, flag, share_or
 from imgcls.system.extras import check_onnx
 from imgcls.system.logs import without_lightning_messages
-from imgcls.system.process import end_process
 
 if TYPE_CHECKING:
     from imgcls.portable import Parity
@@ -315,7 +314,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    end_process(guarded(lambda: _command(sys.argv[1:])))
+    run_command(lambda: _command(sys.argv[1:]))
 
 
 make_callable(__name__, export)

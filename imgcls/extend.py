@@ -18,12 +18,11 @@ from contextlib import closing
 from pathlib import Path
 
 from imgcls.aws.s3 import is_remote
-from imgcls.cli import Option, guarded, read_options
+from imgcls.cli import Option, read_options, run_command
 from imgcls.embed import compute_features
 from imgcls.errors import UserError
 from imgcls.models.hub import is_on_hub
 from imgcls.predict import picture_files
-from imgcls.system.process import end_process
 
 OPTIONS = {"run": Option(), "class": Option(), "output": Option()}
 
@@ -85,7 +84,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    end_process(guarded(lambda: _command(sys.argv[1:])))
+    run_command(lambda: _command(sys.argv[1:]))
 
 
 if __name__ == "__main__":

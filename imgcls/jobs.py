@@ -23,10 +23,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls.cli import Option, boolean, confirm_removal, guarded, read_options, texts
+from imgcls.cli import Option, boolean, confirm_removal, read_options, run_command, texts
 from imgcls.errors import UserError, nearest
 from imgcls.system.checks import flag, number, whole
-from imgcls.system.process import end_process
 
 OPTIONS = {
     "run": Option(),
@@ -55,7 +54,7 @@ ACTIONS = ("list", "attach", "fetch", "stop", "clean", "wheels", "policies")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    end_process(guarded(lambda: _main(list(sys.argv[1:] if arguments is None else arguments))))
+    run_command(lambda: _main(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def _main(arguments: list[str]) -> None:

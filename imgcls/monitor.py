@@ -17,9 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.cli import Option, announce, guarded, make_callable, read_options
+from imgcls.cli import Option, announce, make_callable, read_options, run_command
 from imgcls.errors import UserError
-from imgcls.system.process import end_process
 
 if TYPE_CHECKING:
     import numpy as np
@@ -191,7 +190,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    end_process(guarded(lambda: _command(sys.argv[1:])))
+    run_command(lambda: _command(sys.argv[1:]))
 
 
 make_callable(__name__, monitor)

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import sys
 
-from imgcls.cli import guarded, read_options
+from imgcls.cli import read_options, run_command
 from imgcls.errors import UserError
-from imgcls.system.process import end_process
 
 
 def _command() -> None:
@@ -27,7 +26,7 @@ def _command() -> None:
 
 def main() -> None:
     """Run the command line."""
-    end_process(guarded(_command))
+    run_command(_command)
 
 
 if __name__ == "__main__":

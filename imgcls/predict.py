@@ -31,7 +31,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.cli import Option, guarded, read_options
+from imgcls.cli import Option, read_options, run_command
 from imgcls.data.names import picture_name
 from imgcls.errors import UserError
 from imgcls.models.choices import VIEWS
@@ -39,7 +39,6 @@ from imgcls.portable.engines import ENGINES
 from imgcls.portable.predictions import novelty_entries
 from imgcls.system.checks import choice, share, whole
 from imgcls.system.files import atomic_path, atomic_write_text, explain_os_errors, take_lock
-from imgcls.system.process import end_process
 from imgcls.system.shares import Share, join_if_last
 from imgcls.system.tables import join_labels, table_as_csv
 from imgcls.system.text import printable
@@ -378,7 +377,7 @@ def picture_files(paths: Iterable[str]) -> Iterator[Path]:
 
 def main() -> None:
     """Run the command line."""
-    end_process(guarded(lambda: predict(sys.argv[1:])))
+    run_command(lambda: predict(sys.argv[1:]))
 
 
 if __name__ == "__main__":

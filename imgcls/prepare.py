@@ -30,13 +30,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imgcls.cli import Option, announce, boolean, guarded, read_options
+from imgcls.cli import Option, announce, boolean, read_options, run_command
 from imgcls.errors import UserError
 from imgcls.system.checks import flag
 from imgcls.system.files import atomic_write_text
 from imgcls.system.machine import local_processes
 from imgcls.system.positions import spread_positions
-from imgcls.system.process import end_process
 from imgcls.system.shares import Share
 from imgcls.system.text import printable
 
@@ -261,7 +260,7 @@ def _some(lines: Iterable[str]) -> Iterator[str]:
 
 def main() -> None:
     """Run the command line."""
-    end_process(guarded(lambda: _command(sys.argv[1:])))
+    run_command(lambda: _command(sys.argv[1:]))
 
 
 def _command(arguments: Sequence[str]) -> None:

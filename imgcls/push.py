@@ -16,10 +16,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_options
+from imgcls.cli import Option, announce, boolean, make_callable, read_options, run_command
 from imgcls.errors import UserError
 from imgcls.system.checks import flag, licence_name
-from imgcls.system.process import end_process
 
 OPTIONS = {
     "run": Option(),
@@ -95,7 +94,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    end_process(guarded(lambda: _command(sys.argv[1:])))
+    run_command(lambda: _command(sys.argv[1:]))
 
 
 make_callable(__name__, push)

@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, announce, boolean, guarded, make_callable, read_options
+from imgcls.cli import Option, announce, boolean, make_callable, read_options, run_command
 from imgcls.errors import UserError
 from imgcls.system.checks import choice, flag
 from imgcls.system.extras import check_onnx
 from imgcls.system.logs import log_to_terminal
-from imgcls.system.process import end_process
 
 if TYPE_CHECKING:
     from imgcls.runs.run import Run
@@ -100,7 +99,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    end_process(guarded(lambda: _command(sys.argv[1:])))
+    run_command(lambda: _command(sys.argv[1:]))
 
 
 make_callable(__name__, soup)

@@ -10,11 +10,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from imgcls.cli import announce, guarded
+from imgcls.cli import announce, run_command
 from imgcls.config.command_line import in_plain_sweep, overrides_of, run_hydra
 from imgcls.runs.run import print_summary
 from imgcls.system.interrupts import RESUME_ADVICE, Interrupted
-from imgcls.system.process import end_process
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -68,7 +67,7 @@ def main() -> None:
     """Run the command line."""
     if all(not text.startswith("-") or text in ("-m", "--multirun") for text in sys.argv[1:]):
         announce("reading the configuration, then loading PyTorch, Lightning and timm")
-    end_process(guarded(_run))
+    run_command(_run)
 
 
 def _run() -> None:

@@ -21,11 +21,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.cli import Option, guarded, read_options
+from imgcls.cli import Option, read_options, run_command
 from imgcls.errors import UserError
 from imgcls.predict import picture_files
 from imgcls.system.files import atomic_write_text
-from imgcls.system.process import end_process
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,7 +127,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    end_process(guarded(lambda: _command(sys.argv[1:])))
+    run_command(lambda: _command(sys.argv[1:]))
 
 
 if __name__ == "__main__":

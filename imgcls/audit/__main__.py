@@ -15,13 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, announce, boolean, guarded, read_options
+from imgcls.cli import Option, announce, boolean, read_options, run_command
 from imgcls.errors import UserError
 from imgcls.runs.provenance import read_configuration
 from imgcls.runs.run import checkpoint_file, run_in
 from imgcls.system.checks import flag
 from imgcls.system.logs import log_to_terminal
-from imgcls.system.process import end_process
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -93,7 +92,7 @@ def _backbone(run: Run, cfg: DictConfig, images: ImageDataModule, devices: Devic
 
 def main() -> None:
     """Run the command line."""
-    end_process(guarded(lambda: _command(sys.argv[1:])))
+    run_command(lambda: _command(sys.argv[1:]))
 
 
 def _command(arguments: Sequence[str]) -> None:

@@ -29,11 +29,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from imgcls.cli import Option, boolean, guarded, read_options, texts, usage_of
+from imgcls.cli import Option, boolean, read_options, run_command, texts, usage_of
 from imgcls.deploy.options import ENDPOINT, MODES
 from imgcls.errors import UserError, nearest
 from imgcls.system.checks import choice, flag, number, whole
-from imgcls.system.process import end_process
 
 PLACE = {"region": Option(), "profile": Option()}
 STORE = {"bucket": Option(), "prefix": Option("imgcls")}
@@ -121,7 +120,7 @@ WITH_MORE = {"deploy": ("tags.", "environment."), "lambda": ("tags.",), "registe
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    end_process(guarded(lambda: command(list(sys.argv[1:] if arguments is None else arguments))))
+    run_command(lambda: command(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def command(arguments: list[str]) -> None:

@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls.cli import Option, guarded, read_options
+from imgcls.cli import Option, read_options, run_command
 from imgcls.errors import UserError
-from imgcls.system.process import end_process
 
 if TYPE_CHECKING:
     from imgcls.debug.rules import Outcome
@@ -74,7 +73,7 @@ def _print_outcomes(outcomes: Sequence[Outcome]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    end_process(guarded(lambda: report(sys.argv[1:])))
+    run_command(lambda: report(sys.argv[1:]))
 
 
 if __name__ == "__main__":

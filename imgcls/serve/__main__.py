@@ -44,12 +44,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.cli import Option, boolean, guarded, read_options, texts
+from imgcls.cli import Option, boolean, read_options, run_command, texts
 from imgcls.errors import UserError
 from imgcls.portable.engines import ENGINES
 from imgcls.system.checks import choice, flag, number, whole
 from imgcls.system.extras import check_installed
-from imgcls.system.process import end_process
 
 if TYPE_CHECKING:
     from imgcls.serve.guards import Guards
@@ -267,7 +266,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def main() -> None:
     """The command line."""
-    end_process(guarded(lambda: serve(sys.argv[1:])))
+    run_command(lambda: serve(sys.argv[1:]))
 
 
 if __name__ == "__main__":
