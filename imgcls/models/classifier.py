@@ -201,10 +201,12 @@ class Classifier(L.LightningModule):
         if self._distributed:
             self._broadcast_statistics()
 
-    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Update the metrics; for callbacks, return the `logits`, float32 (N, C), and `losses`, float32 (N,)."""
         logits, losses = self._evaluate(batch)
         self.last_loss = losses.mean()
         self._update(self.val_metrics, logits, batch[1], losses)
+        return {"logits": logits, "losses": losses}
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict(compute_metrics(self.val_metrics), sync_dist=self._distributed)

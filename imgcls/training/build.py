@@ -16,6 +16,7 @@ from imgcls.callbacks.checkpoints import Checkpoints
 from imgcls.callbacks.epoch_table import epoch_printer
 from imgcls.callbacks.feature_sample import FeatureSample
 from imgcls.callbacks.history import History
+from imgcls.callbacks.last_validation import LastValidation
 from imgcls.callbacks.progress_bar import ProgressBar
 from imgcls.callbacks.timing import Timing
 from imgcls.config.starts import is_multilabel
@@ -201,6 +202,7 @@ def build_callbacks(
         ProgressBar(enabled=False if solved else None),
         history,
         FeatureSample(folder / "report_data"),
+        LastValidation(),
         *_build_debug_callbacks(cfg, folder, datamodule),
         *([instantiate(cfg.early_stopping)] if cfg.early_stopping.get("_target_") else []),
         *(make(f"callbacks.{name}", callback) for name, callback in cfg.callbacks.items()),

@@ -44,7 +44,7 @@ from imgcls.training.label_results import set_thresholds
 from imgcls.training.learning_rate import choose_learning_rate
 from imgcls.training.loggers import log_figures
 from imgcls.training.neighbours import try_neighbours
-from imgcls.training.outputs import outputs_of
+from imgcls.training.outputs import outputs_for_calibration
 from imgcls.training.plan import follow_plan
 from imgcls.training.soup import average_weights
 from imgcls.training.strategies import is_sharded
@@ -112,8 +112,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         averaged = average_weights(plain, classifier, data, checkpoints)
     if images.multilabel:
         set_thresholds(classifier, data, cfg.thresholds.aim, cfg.thresholds.at_least, trainer.world_size)
-    calibrates = cfg.export.get("calibrate", True) and images.source.val is not None and not images.multilabel
-    validation = outputs_of(tester, classifier, data, "val") if calibrates else None
+    validation = outputs_for_calibration(cfg, tester, classifier, data, checkpoints)
     metrics = {
         **_best_row(history, checkpoints, solved=solved),
         **averaged,
