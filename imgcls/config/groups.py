@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from imgcls.system.files import read_yaml
+
 NEVER_SUGGESTED = ("experiment",)
 
 
@@ -78,12 +80,9 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _options_of(file: Path, choice: str) -> set[str]:
     """The dotted names of the options in `file` and in the files that its defaults list names."""
-    import yaml
-
     try:
-        text = file.read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError):
+        text, content = file.read_text(encoding="utf-8"), read_yaml(file)
+    except (OSError, ValueError):
         return set()  # a broken file of the user, which is not what was asked about
     if not isinstance(content, dict):
         return set()

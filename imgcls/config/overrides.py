@@ -15,6 +15,7 @@ from imgcls.config.choices import TABLE_SUFFIXES
 from imgcls.config.groups import config_dir, is_open, is_option
 from imgcls.errors import UserError
 from imgcls.models.hub import SCHEME, fetch_start, is_on_hub
+from imgcls.system.files import read_yaml
 
 SUFFIXES = (".yaml", ".yml")
 FLAGS_WITH_VALUE = ("-cn", "--config-name", "-cp", "--config-path", "-cd", "--config-dir", "-p", "--package")
@@ -47,13 +48,11 @@ def expand(arguments: Sequence[str]) -> list[str]:
 
 def read_overrides(file: Path) -> list[str]:
     """The overrides in `file`: a list, or a mapping with a list called `overrides`. Raises UserError."""
-    import yaml
-
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read_yaml(file)
     except FileNotFoundError:
         raise UserError(f"{file}: no such file.") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     overrides = content.get("overrides") if isinstance(content, dict) else content
     if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):

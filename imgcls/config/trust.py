@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from imgcls.config.composition import check, compose
 from imgcls.config.groups import config_dir
 from imgcls.errors import UserError, nearest
+from imgcls.system.files import read_yaml
 
 USED = {
     "model": (
@@ -135,13 +136,11 @@ def _check_classes(values: Any, place: str = "") -> None:
 
 def _own_classes() -> dict[str, list[str]]:
     """The values of the `_target_` of data sets and heads in the configuration groups of imgcls, by their places."""
-    import yaml
-
     files = {"data._target_": "data", "model.head._target_": "head"}
     own: dict[str, list[str]] = {}
     for place, group in files.items():
         for file in (config_dir() / group).glob("[!_]*.yaml"):
-            content = yaml.safe_load(file.read_text("utf-8"))
+            content = read_yaml(file)
             own.setdefault(place, []).append(content.get(group, content)["_target_"])  # some set other groups too
     return own
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from imgcls.errors import UserError
 from imgcls.runs.earlier import complete
-from imgcls.system.files import atomic_write_text
+from imgcls.system.files import atomic_write_text, read_yaml
 
 MOVED = {
     "imgcls.checkpoints.Checkpoints": "imgcls.callbacks.checkpoints.Checkpoints",
@@ -87,12 +87,10 @@ def read_configuration(folder: Path) -> dict[str, Any]:
 
     Raises UserError if it is damaged.
     """
-    import yaml
-
     file = folder / "config.yaml"
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
+        content = read_yaml(file)
+    except ValueError as error:
         raise UserError(f"{file} is damaged: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} is damaged: it holds no options.")
@@ -109,9 +107,7 @@ def _rename_targets(value: Any) -> Any:
 
 def read_overrides(folder: Path) -> list[str]:
     """The content of `overrides.yaml`."""
-    import yaml
-
-    return yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8"))
+    return read_yaml(folder / "overrides.yaml")
 
 
 def differences(before: Any, now: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

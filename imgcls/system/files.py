@@ -131,6 +131,19 @@ def disk_use(folder: Path) -> int:
     return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
 
 
+def read_yaml(file: Path) -> Any:
+    """The content of a YAML file, of plain values, read by libyaml where there is one: in a tenth of the time.
+
+    Raises OSError, or ValueError for what is no YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
 def overwrite_text(target: Path, content: str) -> None:
     """Replace the content of the existing `target` where no new file can be created: by a single write.
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors import SafetensorError
 
 from imgcls.errors import UserError, nearest
-from imgcls.system.files import atomic_folder, atomic_path, atomic_write_text, explain_os_errors, take_lock
+from imgcls.system.files import atomic_folder, atomic_path, atomic_write_text, explain_os_errors, read_yaml, take_lock
 from imgcls.system.machine import free_inodes
 from imgcls.system.shares import Share
 
@@ -192,3 +192,13 @@ def test_a_read_only_mount_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Path, "unlink", refuse)
     with pytest.raises(UserError, match="Cannot write"):
         atomic_write_text(tmp_path / "report.html", "x")
+
+
+def test_yaml_is_plain_values_or_an_error_that_names_the_place(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("lr: 1e-3\nnames: [Käfer, '2']\n", encoding="utf-8")
+    assert read_yaml(file) == {"lr": "1e-3", "names": ["Käfer", "2"]}
+    for damaged, place in (("a: [1\nb: 2", "line 2"), ("a: !!python/object/apply:os.getcwd []", "line 1")):
+        file.write_text(damaged)
+        with pytest.raises(ValueError, match=place):
+            read_yaml(file)
