@@ -54,3 +54,18 @@ def test_dollar_signs_in_names_are_drawn_as_they_are() -> None:
     history = [{"epoch": 0, "lr": 0.1, "train/loss": 1.0, "val/loss": 1.0}]
     curves = learning_curves({"run $^$": history, "$\\frac": history})
     assert ">run $^$<" in curves.as_svgs()[0]
+
+
+@pytest.mark.parametrize("name", ["one", "class with a long name", "Staffordshire bullterrier"])
+@pytest.mark.parametrize("count", [2, 12])
+def test_a_panel_fills_its_figure_and_no_text_is_cut_off(name: str, count: int) -> None:
+    chart = confusion_matrix(np.eye(count, dtype=int), [f"{name}{number}"[-22:] for number in range(count)])
+    [canvas] = chart._canvases
+    [axes] = canvas.figure.axes
+    room, content = canvas.figure.bbox, axes.get_tightbbox()
+    assert content.x0 >= 0
+    assert content.y0 >= 0
+    assert content.x1 <= room.width
+    assert content.y1 <= room.height
+    assert max(content.width / room.width, content.height / room.height) > 0.9
+    assert min(axes.bbox.size) > 0
