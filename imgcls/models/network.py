@@ -12,10 +12,13 @@ from imgcls.errors import UserError
 from imgcls.models.architecture import Architecture
 from imgcls.models.memory import Memory
 from imgcls.models.views import mean_features
+from imgcls.system.allocation import keep_freed_memory
 
 
 class Network(nn.Module):
     """Images to logits: `head(backbone(images))`.
+
+    The first one sets how this process keeps memory, see `imgcls.system.allocation`.
 
     Attributes:
         backbone: a timm model without its classifier.
@@ -28,6 +31,7 @@ class Network(nn.Module):
 
     def __init__(self, backbone: nn.Module, head: nn.Module, architecture: Architecture) -> None:
         super().__init__()
+        keep_freed_memory()
         self.backbone, self.head, self._architecture = backbone, head, architecture
         self.frozen = self.frozen_norms = self.trained_head = False
         self.dimensions = {name: parameter.ndim for name, parameter in self.named_parameters()}
