@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -25,10 +26,13 @@ def write_report(folder: Path) -> Path:
     """Write `report.html` and `figures/*.png` of the run in `folder`; return the page's path.
 
     A section that fails becomes a warning and a sentence on the page. Above a megabyte, fewer misclassified images are
-    drawn.
+    drawn. Raises UserError where the folder cannot be written.
     """
     run = RunData(folder)
     sections = {section.title: _make_section(run, section) for section in SECTIONS}
+    for block in chain.from_iterable(sections.values()):
+        if isinstance(block, Figure) and block.name:
+            atomic_write_bytes(folder / "figures" / f"{block.name}.png", block.png)
     for most in FEWER_ERRORS:
         page = _write(run, sections)
         if page.stat().st_size <= MAX_BYTES:
@@ -94,11 +98,7 @@ def write_page(
 
 def _make_section(run: RunData, section: Section) -> Blocks:
     try:
-        blocks = section.make(run)
-        for block in blocks:
-            if isinstance(block, Figure) and block.name:
-                atomic_write_bytes(run.folder / "figures" / f"{block.name}.png", block.png)
-        return blocks
+        return section.make(run)
     except Exception as error:  # a finished training must not fail on its report
         log.warning(
             "Report: the section %r of %s failed. %s: %s", section.title, run.folder, type(error).__name__, error

@@ -86,6 +86,7 @@ def log_to_file(file: Path, *, terminal: bool = True) -> Iterator[None]:
     """Send the messages of imgcls and Lightning to `file`, and imgcls's also to the terminal if `terminal`."""
     with explain_os_errors(file):
         to_file = _QuietFileHandler(file, encoding="utf-8")
+    to_file.addFilter(lambda record: not str(record.msg).startswith("💡"))  # advertisements of Lightning
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     to_terminal = _terminal_handler()
     handlers: dict[str, list[logging.Handler]] = {
