@@ -14,6 +14,7 @@ import numpy as np
 from imgcls.images.preprocessing import sides
 from imgcls.portable.conformal import ClassSets
 from imgcls.portable.novelty import Novelty
+from imgcls.portable.parity import describe_difference
 
 TASK = "image-classification"
 HUB_METRICS = {"test/accuracy": "accuracy", "test/macro_f1": "f1", "test/map": "mean_average_precision"}
@@ -286,7 +287,7 @@ def _parity_section(parity: Mapping[str, Mapping[str, Any]]) -> str:
     files = {"safetensors": "`model.safetensors`", "onnx": "`model.onnx`"}
     lines = [
         f"{files[name]} was compared with the trained network on {values['pictures']} validation images: the same most "
-        f"likely class for {values['agreement']:.2%}, probabilities within {values['difference']:.2g}."
+        f"likely class for {values['agreement']:.2%}, {describe_difference(values['difference'])}."
         for name, values in parity.items()
     ]
     return "\n" + "\n".join(lines) + "\n" if lines else ""

@@ -14,7 +14,7 @@ import numpy as np
 
 from imgcls.errors import UserError
 from imgcls.portable.description import CARD, DESCRIPTION, WEIGHTS, read_description
-from imgcls.portable.parity import compare
+from imgcls.portable.parity import compare, describe_difference
 from imgcls.system.files import sha256_of
 from imgcls.system.machine import available_cores, processor_name
 
@@ -102,8 +102,8 @@ class Certificate:
         if self.accuracy_before is not None and self.accuracy is not None:
             accuracy = f"; accuracy {self.accuracy_before:.2%} before, {self.accuracy:.2%} now"
         return (
-            f"the same class for {self.same_class:.2%} of {self.images:,} images, probabilities within "
-            f"{self.difference:.2g}{accuracy}; "
+            f"the same class for {self.same_class:.2%} of {self.images:,} images, "
+            f"{describe_difference(self.difference)}{accuracy}; "
             f"{self.latency_ms:.1f} ms for an image (torch: {self.latency_ms_before:.1f}), "
             f"{self.images_per_second:.0f} images/s (torch: {self.images_per_second_before:.0f}), "
             f"{self.megabytes:.1f} MB"

@@ -26,8 +26,16 @@ class Parity:
         return self.agreement == 1.0 and self.difference <= TOLERANCE
 
     def __str__(self) -> str:
-        difference = f"probabilities within {self.difference:.2g}" if self.difference else "equal probabilities"
-        return f"same class for {self.agreement:.2%} of {self.pictures} images, {difference}"
+        return f"same class for {self.agreement:.2%} of {self.pictures} images, {describe_difference(self.difference)}"
+
+
+def describe_difference(difference: float) -> str:
+    """What is said of the largest difference between two probabilities.
+
+    >>> describe_difference(3e-7), describe_difference(0.0)
+    ('probabilities within 3e-07', 'equal probabilities')
+    """
+    return f"probabilities within {difference:.2g}" if difference else "equal probabilities"
 
 
 def compare(first: np.ndarray, second: np.ndarray) -> Parity:

@@ -48,6 +48,7 @@ class Batcher:
         self.failing = False
         """Whether the last batch raised, or had logits that are not finite."""
         self._computing = 0
+        self._probe: Future[np.ndarray] | None = None
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="imgcls-model", daemon=True)
         self._thread.start()
@@ -57,6 +58,12 @@ class Batcher:
         job = _Job(image, Future())
         self._queue.put(job)
         return job.scores
+
+    def probe(self, image: np.ndarray) -> Future[np.ndarray]:
+        """The future logits of `image`, or of an earlier one that still waits: a model that hangs is asked once."""
+        if self._probe is None or self._probe.done():
+            self._probe = self.submit(image)
+        return self._probe
 
     def close(self, seconds: float = 10.0) -> None:
         """Finish the submitted images, then end the thread."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -67,7 +67,6 @@ class Service:
         # Bounds the fetched images; a slow host must not block images that came with their requests.
         self._links = asyncio.Semaphore(2 * self.limits.fetches)
         self._requests = self._bytes = self._arrivals = 0
-        self._probes: dict[Batcher, Future[np.ndarray]] = {}
 
     @contextmanager
     def arrival(self) -> Iterator[Callable[[int], None]]:
@@ -199,7 +198,7 @@ class Service:
             if not batcher.alive:
                 raise Refusal(503, "The model has stopped.")
             if batcher.failing or time.monotonic() - batcher.last_success >= 2 * seconds:
-                probes.append(self._probe(batcher))
+                probes.append(batcher.probe(np.zeros(self.predictor.shape, dtype=np.float32)))
         try:
             async with asyncio.timeout(seconds):
                 await asyncio.shield(asyncio.gather(*map(asyncio.wrap_future, probes)))
@@ -207,12 +206,6 @@ class Service:
             raise Refusal(503, "The model does not answer.") from error
         except Exception as error:
             raise Refusal(503, "The model failed.") from error
-
-    def _probe(self, batcher: Batcher) -> Future[np.ndarray]:
-        """An image that it computes or has yet to: a single one for a model that hangs."""
-        if batcher not in self._probes or self._probes[batcher].done():
-            self._probes[batcher] = batcher.submit(np.zeros(self.predictor.shape, dtype=np.float32))
-        return self._probes[batcher]
 
     def close(self) -> None:
         """Finish the accepted requests, then end the threads."""
