@@ -106,9 +106,9 @@ def learning_curves(
         def draw(axes: Any) -> None:
             rows = [row for history in runs.values() for row in history]
             values = np.array([row[column] for row in rows for column in columns.values() if column in row])
-            values = values[np.isfinite(values)]
-            positive = "loss" in title and len(values) and values.min() > 0
-            if positive and values.max() > LOG_SCALE_RATIO * np.median(values):
+            finite = values[np.isfinite(values)]
+            positive = "loss" in title and len(finite) and finite.min() > 0
+            if positive and finite.max() > LOG_SCALE_RATIO * np.median(finite):
                 axes.set_yscale("log")  # one bad epoch would flatten the others
             for number, (run, history) in enumerate(runs.items()):
                 for label, column in columns.items():
@@ -119,6 +119,9 @@ def learning_curves(
                         name = label if single else plain_text(run)
                         _line(axes, points, colour, name if label and not dashed else None, dashed)
             finish(axes, title)
+            if len(values) > len(finite) == 0:
+                axes.set(xticks=[], yticks=[])
+                axes.text(0.5, 0.5, "not finite", color=INK, ha="center", va="center", transform=axes.transAxes)
             if (len(columns) > 1 or not single) and axes.get_legend_handles_labels()[0]:
                 axes.legend(frameon=False, labelcolor=INK, fontsize=8)
 
@@ -179,7 +182,7 @@ def _over_steps(values: np.ndarray, title: str, colour: str = GREY) -> Callable[
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Chart:
     """The confusion matrix: rows are true classes, columns predicted ones, coloured by their share of the row."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    short = [plain_text(name if len(name) <= 22 else name[:21] + "…") for name in names]
+    short = [plain_text(_shortened(name, 22)) for name in names]
 
     def draw(axes: Any) -> None:
         axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=0.5)
@@ -261,7 +264,7 @@ def class_curves(curves: Mapping[str, Curve]) -> Chart:
                     vertical,
                     color=colours(number % colours.N),
                     linewidth=1.2,
-                    label=plain_text(name if len(name) <= 16 else name[:15] + "…"),
+                    label=plain_text(_shortened(name, 16)),
                 )
             axes.set(xlim=(-0.02, 1.02), ylim=(0, 1.04), ylabel=up.replace("_", " "))
             finish(axes, title, across.replace("_", " "), whole=False)
@@ -270,7 +273,7 @@ def class_curves(curves: Mapping[str, Curve]) -> Chart:
 
     def legend(axes: Any) -> None:
         for number, name in enumerate(curves):
-            label = plain_text(name if len(name) <= 26 else name[:25] + "…")
+            label = plain_text(_shortened(name, 26))
             axes.plot([], [], color=colours(number % colours.N), linewidth=2, label=label)
         axes.legend(loc="center left", frameon=False, labelcolor=INK, fontsize=8, ncols=1 + (len(curves) > 12))
         axes.set_axis_off()
@@ -289,8 +292,9 @@ def risk_coverage(coverage: np.ndarray, risk: np.ndarray) -> Chart:
     places = spread_positions(len(risk), MAX_POINTS)
 
     def draw(axes: Any) -> None:
-        axes.plot(100 * coverage[places], 100 * (1 - risk[places]), color=BLUE, linewidth=1.5)
-        axes.set(xlim=(0, 101), ylabel="right, %")
+        right = 100 * (1 - risk[places])
+        axes.plot(100 * coverage[places], right, color=BLUE, linewidth=1.5, clip_on=False)
+        axes.set(xlim=(0, 101), ylim=(min(99, right.min()), 100), ylabel="right, %")
         finish(axes, "accuracy of the surest answers", "answers accepted, %", whole=False)
 
     return Chart("Accuracy of the surest answers, by the share of answers that is accepted", (draw,), (6.5, 2.9))
@@ -306,7 +310,7 @@ def precision_recall(
         if point is not None:
             axes.plot(*point, color=ORANGE, marker="o", markersize=6)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.05), ylabel="precision")
-        finish(axes, f"{plain_text(name)}, average precision {average:.0%}", "recall", whole=False)
+        finish(axes, f"{plain_text(_shortened(name, 26))}, AP {average:.0%}", "recall", whole=False)
 
     return Chart(f"Precision by recall of {name}", (draw,), size=(3.2, 2.4))
 
@@ -350,6 +354,11 @@ def plain_text(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def _shortened(text: str, length: int) -> str:
+    """`text`, or its beginning, of up to `length` characters."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def _canvas(size: tuple[float, float], panel: Callable[[Any], None]) -> FigureCanvasAgg:
     """A figure of this `size`, inches, which the axes of `panel` fill with the texts around them.
 
@@ -359,7 +368,7 @@ def _canvas(size: tuple[float, float], panel: Callable[[Any], None]) -> FigureCa
     canvas = FigureCanvasAgg(figure)
     panel(axes := figure.add_subplot())
     place = axes.get_position(original=True).transformed(figure.transFigure)
-    content = axes.get_tightbbox() or place
+    content = axes.get_tightbbox(for_layout_only=True) or place  # a title may be wider than its axes
     texts = content.get_points() - place.get_points()  # how far they reach beyond the axes' corners
     room = Bbox(figure.bbox.padded(-PADDING).get_points() - texts)
     if min(room.size) > 0:
@@ -399,7 +408,7 @@ def ink(axes: Any) -> None:
     """Draw everything that is not data in the page's text colour."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(colors=INK, labelsize=8)
+    axes.tick_params(which="both", colors=INK, labelsize=8)
     for part in (axes.title, axes.xaxis.label, axes.yaxis.label):
         part.set_color(INK)
 

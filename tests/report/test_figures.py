@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls.report.figures import DPI, Chart, confusion_matrix, learning_curves
+from imgcls.report.figures import (
+    DPI,
+    INK,
+    Chart,
+    confusion_matrix,
+    learning_curves,
+    precision_recall,
+    risk_coverage,
+)
 
 
 @pytest.mark.parametrize(("first", "scale"), [(3.0, "linear"), (70.0, "log"), (float("nan"), "linear")])
@@ -69,3 +77,35 @@ def test_a_panel_fills_its_figure_and_no_text_is_cut_off(name: str, count: int) 
     assert content.y1 <= room.height
     assert max(content.width / room.width, content.height / room.height) > 0.9
     assert min(axes.bbox.size) > 0
+
+
+def test_a_log_axis_within_a_decade_has_small_numbers_in_the_colour_of_the_page() -> None:
+    history = [{"epoch": n, "val/loss": value} for n, value in enumerate([2.2, 0.5, 0.2, 0.18, 0.17, 0.16])]
+    chart = learning_curves({"run": history})
+    axes = chart._canvases[0].figure.axes[0]
+    shown = [tick.label1 for tick in axes.yaxis.get_minor_ticks() if tick.label1.get_text()]
+    assert shown
+    assert {(label.get_color(), label.get_fontsize()) for label in shown} == {(INK, 8)}
+
+
+def test_a_training_without_a_finite_loss_says_so() -> None:
+    history = [{"epoch": n, "train/loss": np.nan, "val/loss": np.nan, "lr": 0.1} for n in range(2)]
+    loss, rate = learning_curves({"run": history}).as_svgs()
+    assert ">not finite<" in loss
+    assert ">not finite<" not in rate
+
+
+@pytest.mark.parametrize("name", ["cat", "a label with a name that is far too long for its figure"])
+def test_the_title_of_a_curve_takes_no_width_from_it(name: str) -> None:
+    values = np.linspace(0, 1, 5)
+    [canvas] = precision_recall(name, values, 1 - values, None, 0.5)._canvases
+    [axes] = canvas.figure.axes
+    title = axes.title.get_window_extent()
+    assert 0 <= title.x0 <= title.x1 <= canvas.figure.bbox.width
+    assert axes.bbox.width > 0.7 * canvas.figure.bbox.width
+
+
+def test_accuracies_are_drawn_up_to_100_percent() -> None:
+    for risk in (np.zeros(9), np.linspace(0, 0.5, 9)):
+        [canvas] = risk_coverage(np.linspace(0.1, 1, 9), risk)._canvases
+        assert canvas.figure.axes[0].get_ylim() == (min(99, 100 * (1 - risk[-1])), 100)
