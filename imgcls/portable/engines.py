@@ -174,13 +174,14 @@ def create_engine(
         folder: the model's folder.
         architecture: from its description.
         name: one of ENGINES; 'auto' is ONNX Runtime if it and `model.onnx` exist and there is no GPU, else torch.
-        device: for torch: 'cpu', 'cuda', 'cuda:1'; None: a GPU if there is one. With 'cuda', 'auto' means torch. For
-            ONNX Runtime on a GPU which one it is.
+        device: for torch: 'cpu', 'cuda', 'cuda:1'; None: a GPU if there is one. With any but 'cpu', 'auto' means torch.
+            For ONNX Runtime on a GPU which one it is; what computes on the processor alone takes 'cpu' or None.
         threads: for ONNX Runtime.
         description: the content of `model.json`, of which torch needs temperature and novelty; `model.onnx` has them.
 
     Raises:
-        UserError: the engine is not installed, the weights cannot be read, or the device does not exist.
+        UserError: the engine is not installed or not for this device, the weights cannot be read, or the device does
+            not exist.
     """
     check_value("engine", name, choice(*ENGINES))
     if description is not None and (export := description.get("export")):
@@ -188,15 +189,18 @@ def create_engine(
             return OnnxEngine(folder / ONNX, threads, name, device)
         if name not in ("auto", export["format"]):
             raise UserError(f"engine={name}: {folder} holds format={export['format']} alone. Use engine=auto.")
+        _check_processor(f"format={export['format']}", device)
         return open_export(folder, description, threads)
     if name == "auto":
-        wants_gpu = device.startswith("cuda") if device else gpu_count() and importlib.util.find_spec("torch")
+        wants_gpu = device != "cpu" if device else gpu_count() and importlib.util.find_spec("torch")
         has_onnx = (folder / ONNX).is_file() and importlib.util.find_spec("onnxruntime")
         name = "onnx" if has_onnx and not wants_gpu else "torch"
     if name in PROVIDERS:
         if not (folder / ONNX).is_file():
             raise UserError(f"engine={name}: {folder} has no {ONNX}. Export it: python -m imgcls.export run=DIR")
         check_installed(["onnxruntime"], "serve", f"engine={name}")
+        if name not in ON_GPUS:
+            _check_processor(f"engine={name}", device)
         return OnnxEngine(folder / ONNX, threads, name, device)
     network = read_network(folder, architecture, device)
     compiled = name == "torch-compiled"
@@ -257,6 +261,12 @@ def further_gpus(engine: Engine) -> list[str]:
 
         count = torch.cuda.device_count()
     return [f"cuda:{number}" for number in range(1, count)]
+
+
+def _check_processor(what: str, device: str | None) -> None:
+    """Raise UserError for a `device` that is asked for and that the engine `what` would not use."""
+    if device not in (None, "cpu"):
+        raise UserError(f"device={device}: {what} takes no device. Leave it out, or use engine=torch on the run.")
 
 
 def _gpu_number(device: str | None) -> int:

@@ -128,11 +128,11 @@ def load_predictor(options: Mapping[str, Any], run: str) -> Predictor:
     folder = model_folder(run)
     if options.get("certified"):
         check_certificate(folder)
-    if options["engine"] == "auto" and not (options["device"] or "").startswith("cuda"):
-        folder = faster_export(folder) or folder
     devices = options["device"].split(",") if options["device"] else [None]
     if "" in devices:
         raise UserError(f"device={options['device']}: a name is missing. Write device=cuda:0,cuda:1")
+    if options["engine"] == "auto" and set(devices) <= {None, "cpu"}:
+        folder = faster_export(folder) or folder
     model, *copies = (portable.load(folder, options["engine"], device, options["threads"]) for device in devices)
     for device in further_gpus(model.engine) if devices == [None] else ():
         try:

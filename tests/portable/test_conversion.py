@@ -93,6 +93,8 @@ def test_onnx_answers_as_its_certificate_says(folder: Path, tmp_path: Path, prec
     assert model.engine.name.startswith("ONNX Runtime")
     with pytest.raises(UserError, match=r"engine=torch: .* holds format=onnx alone"):
         portable.load(tmp_path / precision, engine="torch")
+    with pytest.raises(UserError, match=r"device=cuda:0: format=onnx takes no device"):
+        portable.load(tmp_path / precision, device="cuda:0")
 
 
 @pytest.mark.parametrize(

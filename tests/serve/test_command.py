@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import json
 import os
 import re
@@ -179,6 +180,11 @@ def test_each_device_of_the_machine_gets_a_copy_of_the_model(model_dir: Path, mo
     assert first.outputs(images).tolist() == second.outputs(images).tolist()
     with pytest.raises(UserError, match="device=abacus"):
         load_predictor({**options, "device": "cpu,abacus"}, str(model_dir))
+    with pytest.raises(UserError, match="device=abacus"):  # not ONNX Runtime, which would not ask
+        load_predictor({**options, "engine": "auto", "device": "abacus"}, str(model_dir))
+    if importlib.util.find_spec("onnxruntime"):
+        with pytest.raises(UserError, match="device=cuda:0: engine=onnx takes no device"):
+            load_predictor({**options, "engine": "onnx", "device": "cuda:0"}, str(model_dir))
     monkeypatch.setattr("imgcls.portable.engines.gpu_count", lambda: 3)
     assert len(load_predictor({**options, "device": None}, str(model_dir)).engines) == 1, "torch finds no GPU"
     assert further_gpus(SimpleNamespace(device="cuda:0")) == ["cuda:1", "cuda:2"]  # type: ignore[arg-type]
