@@ -7,10 +7,10 @@ import functools
 import os
 from contextlib import suppress
 
-# Of malloc.h. A block of up to a gigabyte is taken from memory that was freed before, which is never given back, by all
-# threads from the same.
+# Of malloc.h. A block of up to this size is taken from memory that was freed before, which is never given back, by all
+# threads from the same. An older glibc refuses more than 32 MiB; left alone, each block from 128 KiB on would be new.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_POLICY = {_M_MMAP_THRESHOLD: 1 << 30, _M_TRIM_THRESHOLD: -1, _M_ARENA_MAX: 1}
+_LARGEST, _LARGEST_BEFORE = 1 << 30, 1 << 25
 
 
 @functools.cache
@@ -25,5 +25,7 @@ def keep_freed_memory() -> None:
         return
     with suppress(AttributeError, OSError, TypeError):  # another C library, or none
         mallopt = ctypes.CDLL(None).mallopt
-        for option, value in _POLICY.items():
-            mallopt(option, value)
+        if not mallopt(_M_MMAP_THRESHOLD, _LARGEST):
+            mallopt(_M_MMAP_THRESHOLD, _LARGEST_BEFORE)
+        mallopt(_M_TRIM_THRESHOLD, -1)
+        mallopt(_M_ARENA_MAX, 1)
