@@ -160,7 +160,7 @@ def learning_rate_finder(rates: np.ndarray, losses: np.ndarray, chosen: float) -
         axes.legend(frameon=False, labelcolor=INK, fontsize=8)
         finish(axes, "loss", "learning rate", whole=False)
 
-    return Chart(f"Loss by learning rate; the chosen rate is {chosen:.2g}", (draw,), (6.5, 2.9))
+    return Chart(f"Loss by learning rate; the chosen rate is {chosen:.2g}", (draw,))
 
 
 def _over_steps(values: np.ndarray, title: str, colour: str = GREY) -> Callable[[Any], None]:
@@ -182,7 +182,7 @@ def _over_steps(values: np.ndarray, title: str, colour: str = GREY) -> Callable[
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Chart:
     """The confusion matrix: rows are true classes, columns predicted ones, coloured by their share of the row."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    short = [plain_text(_shortened(name, 22)) for name in names]
+    short = [plain_text(shortened(name, 22)) for name in names]
 
     def draw(axes: Any) -> None:
         axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=0.5)
@@ -264,7 +264,7 @@ def class_curves(curves: Mapping[str, Curve]) -> Chart:
                     vertical,
                     color=colours(number % colours.N),
                     linewidth=1.2,
-                    label=plain_text(_shortened(name, 16)),
+                    label=plain_text(shortened(name, 16)),
                 )
             axes.set(xlim=(-0.02, 1.02), ylim=(0, 1.04), ylabel=up.replace("_", " "))
             finish(axes, title, across.replace("_", " "), whole=False)
@@ -273,7 +273,7 @@ def class_curves(curves: Mapping[str, Curve]) -> Chart:
 
     def legend(axes: Any) -> None:
         for number, name in enumerate(curves):
-            label = plain_text(_shortened(name, 26))
+            label = plain_text(shortened(name, 26))
             axes.plot([], [], color=colours(number % colours.N), linewidth=2, label=label)
         axes.legend(loc="center left", frameon=False, labelcolor=INK, fontsize=8, ncols=1 + (len(curves) > 12))
         axes.set_axis_off()
@@ -297,7 +297,7 @@ def risk_coverage(coverage: np.ndarray, risk: np.ndarray) -> Chart:
         axes.set(xlim=(0, 101), ylim=(min(99, right.min()), 100), ylabel="right, %")
         finish(axes, "accuracy of the surest answers", "answers accepted, %", whole=False)
 
-    return Chart("Accuracy of the surest answers, by the share of answers that is accepted", (draw,), (6.5, 2.9))
+    return Chart("Accuracy of the surest answers, by the share of answers that is accepted", (draw,))
 
 
 def precision_recall(
@@ -310,7 +310,7 @@ def precision_recall(
         if point is not None:
             axes.plot(*point, color=ORANGE, marker="o", markersize=6)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.05), ylabel="precision")
-        finish(axes, f"{plain_text(_shortened(name, 26))}, AP {average:.0%}", "recall", whole=False)
+        finish(axes, f"{plain_text(shortened(name, 26))}, AP {average:.0%}", "recall", whole=False)
 
     return Chart(f"Precision by recall of {name}", (draw,), size=(3.2, 2.4))
 
@@ -354,7 +354,7 @@ def plain_text(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _shortened(text: str, length: int) -> str:
+def shortened(text: str, length: int) -> str:
     """`text`, or its beginning, of up to `length` characters."""
     return text if len(text) <= length else text[: length - 1] + "…"
 

@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from imgcls.callbacks import feature_sample
 from imgcls.callbacks.feature_sample import principal_components
@@ -36,7 +37,7 @@ def test_a_run_maps_what_its_head_saw(fit: Fit, monkeypatch: pytest.MonkeyPatch)
     assert share.sum() == pytest.approx(1, abs=0.01)
     wrong = sum(row["correct"] != "1" for row in run.predictions)
     assert f"24 test images, along the two directions with {share[:2].sum():.0%}" in text_of(run.folder)
-    assert f"crosses are the {wrong} errors" in text_of(run.folder)
+    assert ("the cross is the error" if wrong == 1 else f"crosses are the {wrong} errors") in text_of(run.folder)
 
     umap, calls = ModuleType("umap"), []
     umap.__spec__ = SimpleNamespace()  # type: ignore[assignment]
@@ -60,6 +61,15 @@ def test_of_many_images_some_are_kept(fit: Fit, monkeypatch: pytest.MonkeyPatch)
         assert "features of 8 test images" in text_of(run.folder)
     finally:
         feature_map.MIN_IMAGES = before
+
+
+def test_each_class_is_seen_on_a_light_and_on_a_dark_page() -> None:
+    axes, names = Figure().add_subplot(), [f"{number}, whose name is far too long" for number in range(12)]
+    feature_map._draw(axes, np.zeros((12, 2)), np.arange(12), np.zeros(12, bool), names)
+    colours = [dots.get_facecolor()[0, :3] for dots in axes.collections if len(dots.get_offsets())]
+    assert len(colours) == 12
+    assert all(0.07 < colour @ [0.2126, 0.7152, 0.0722] < 0.9 for colour in colours)
+    assert all(len(text.get_text()) == 22 for text in axes.get_legend().get_texts())
 
 
 def test_principal_components_find_the_widest_direction() -> None:

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 
 from imgcls.report.blocks import Blocks, Figure, Text
-from imgcls.report.figures import GREY, INK, SERIES, Chart, finish, plain_text
+from imgcls.report.figures import GREY, INK, SERIES, Chart, finish, plain_text, shortened
 from imgcls.report.run_data import RunData
 from imgcls.report.sections.section import Section
 
@@ -35,12 +35,14 @@ def _make(run: RunData) -> Blocks:
     chart = Chart(
         alt=f"Map of the features of {len(files)} test images",
         panels=(lambda axes: _draw(axes, places, np.array([names.index(label) for label in labels]), wrong, names),),
-        size=(6.5, 4.6),
+        size=(5.0, 3.6),
     )
+    errors = int(wrong.sum())
+    crosses = "the cross is the error" if errors == 1 else f"crosses are the {errors} errors"
     text = (
         f"The features of {len(files)} test images, {how}: images that the network takes for similar are close to "
-        f"each other. The colour is the true class; crosses are the {int(wrong.sum())} errors. A cross amid another "
-        "class is often a wrong label; classes that overlap need more images, or larger ones."
+        f"each other. The colour is the true class; {crosses}. A cross amid another class is often a wrong label; "
+        "classes that overlap need more images, or larger ones."
     )
     return [Figure.of(chart, name="features"), Text(text)]
 
@@ -56,11 +58,12 @@ def _places(components: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, str]
 
 
 def _draw(axes: Any, places: np.ndarray, labels: np.ndarray, wrong: np.ndarray, names: list[str]) -> None:
-    colours = SERIES[:-1] if len(names) < len(SERIES) else matplotlib.colormaps["turbo"](np.linspace(0, 1, len(names)))
+    spectrum = matplotlib.colormaps["turbo"](np.linspace(0.1, 0.9, len(names)))  # its ends are black on a dark page
+    colours = SERIES[:-1] if len(names) < len(SERIES) else spectrum
     for place, name in enumerate(names):
         for errors, style in ((False, {"marker": "o", "s": 12, "linewidths": 0}), (True, {"marker": "x", "s": 30})):
             chosen = places[(labels == place) & (wrong == errors)]
-            label = None if errors else plain_text(name)
+            label = None if errors else plain_text(shortened(name, 22))
             axes.scatter(chosen[:, 0], chosen[:, 1], color=[colours[place]], alpha=0.85, label=label, **style)
     if len(names) <= NAMED_CLASSES:
         axes.legend(frameon=False, labelcolor=INK, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
