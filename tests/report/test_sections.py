@@ -22,6 +22,7 @@ from imgcls.report.page import write_report
 from imgcls.report.run_data import RunData
 from imgcls.report.sections import SECTIONS
 from imgcls.report.sections.calibration import adaptive_bins, adaptive_error
+from imgcls.report.sections.profile import profile_blocks
 from imgcls.runs.confusion import Confusion
 from imgcls.system.tables import as_csv
 from tests.report.test_report import run_folder
@@ -319,3 +320,11 @@ def test_a_page_that_would_be_too_large_draws_fewer_errors(tmp_path: Path, monke
     section = page.partition('id="misclassified-images"')[2].partition("</section>")[0]
     assert section.count("data:image/jpeg") in (30, 10)
     assert all(f">{file}<" in section for file in wrong)
+
+
+def test_rates_of_disk_and_network_are_read_in_megabytes() -> None:
+    spread = {"max": 357_700_000.0, "p99": 5e6, "p95": 12.5, "p50": 0.0, "min": 0.0}
+    system = [{"name": name, "unit": unit, **spread} for name, unit in (("disk", "bytes/s"), ("CPU", "%"))]
+    [table] = only(profile_blocks({"system": system, "summary": {"training": {"share": 1.0}}}), Table)
+    assert table.rows[0] == ["disk, MB/s", "357.7", "5", "0", "0", "0"]
+    assert table.rows[1][:2] == ["CPU, %", "3.577e+08"]

@@ -18,12 +18,16 @@ def profile_blocks(profile: Mapping[str, Any], file: str = "") -> Blocks:
     if not profile:
         return []
     outcomes = profile.get("rules", [])
-    rows = [[f"{row['name']}, {row['unit']}", *(f"{row[name]:.4g}" for name in SPREAD)] for row in profile["system"]]
     return [
         *([Findings(outcomes)] if outcomes else []),
         Figure.of(figures.profile_shares(profile), name=file),
-        Table(["resource", *SPREAD], rows, range(1, 6)),
+        Table(["resource", *SPREAD], [_row(resource) for resource in profile["system"]], range(1, 6)),
     ]
+
+
+def _row(resource: Mapping[str, Any]) -> list[str]:
+    unit, size = ("MB/s", 1e6) if resource["unit"] == "bytes/s" else (resource["unit"], 1)
+    return [f"{resource['name']}, {unit}", *(f"{round(resource[name] / size, 3):.4g}" for name in SPREAD)]
 
 
 def _make(run: RunData) -> Blocks:
