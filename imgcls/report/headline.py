@@ -104,6 +104,8 @@ def headline(run: RunData) -> tuple[str, Sequence[tuple[str, ...]]]:
         sentence += f" The run {ended}{': ' if reason else ''}{reason}."
     if stopped:
         sentence += f" The rule {stopped['rule']} ended the training: {stopped['sentence']}"
+    if metrics.get("finetuned_share", 1) < 1:
+        metrics = {name: value for name, value in metrics.items() if name != "best_epoch"}
     numbers = [
         (label, format_metric(name, metrics[name]), format_bounds(name, metrics))
         for name, label in METRICS.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import shlex
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -256,7 +257,7 @@ def print_summary(run: Run) -> None:
     if "ensemble/accuracy" in metrics:
         print(f"ensemble    test accuracy {metrics['ensemble/accuracy']:.2%}, on the data set's own test images")
     epochs = int(metrics.get("epochs", 0))
-    best = f" (the best: {int(metrics['best_epoch'])})" if epochs > 1 and "best_epoch" in metrics else ""
+    best = f" ({_weights(metrics)})" if epochs > 1 and "best_epoch" in metrics else ""
     speed = f", {metrics['images_per_second']:.0f} images/s" if "images_per_second" in metrics else ""
     length = f"{epochs} epoch{'' if epochs == 1 else 's'}{best}" if epochs else "features and the solved head"
     print(f"{length} in {duration(metrics.get('seconds', 0))}{speed if epochs else ''}")
@@ -269,6 +270,16 @@ def print_summary(run: Run) -> None:
         folder = shlex.quote(f"run={run.folder}")
         print(f"classify    python -m imgcls predict {folder} IMAGES")
         print(f"try it      python -m imgcls serve {folder}")
+
+
+def _weights(metrics: Mapping[str, float]) -> str:
+    """Which weights the model has."""
+    share = metrics.get("finetuned_share", 1)
+    if share == 1:
+        return f"the best: {int(metrics['best_epoch'])}"
+    if share == 0:
+        return "the best: the start"
+    return f"the best: {share:.0%} of epoch {int(metrics['best_epoch'])}, {1 - share:.0%} of the start"
 
 
 def checkpoint_file(run: Run, checkpoint: str) -> Path:

@@ -24,6 +24,7 @@ from imgcls.report.sections import SECTIONS
 from imgcls.report.sections.calibration import adaptive_bins, adaptive_error
 from imgcls.report.sections.profile import profile_blocks
 from imgcls.runs.confusion import Confusion
+from imgcls.runs.run import Run, print_summary
 from imgcls.system.tables import as_csv
 from tests.report.test_report import run_folder
 
@@ -231,6 +232,35 @@ def test_the_choice_between_epochs_has_its_doubt(tmp_path: Path) -> None:
     assert "3 of the 4 epochs are in that interval: which of them is best is not sure" in text(0.5, 0.88, 0.9, 0.91)
     assert "on 100 validation images, 91.0%" in text(0.5, 0.88, 0.9, 0.91)
     assert "the choice is sure" in text(0.5, 0.6, 0.91)
+
+
+@pytest.mark.parametrize(
+    ("share", "weights", "line"),
+    [
+        (1.0, "has the weights of epoch 2: no mixture", "2 epochs (the best: 2) in 3 s"),
+        (
+            0.25,
+            "are 25% those of epoch 2 and 75% those with which",
+            "2 epochs (the best: 25% of epoch 2, 75% of the start)",
+        ),
+        (0.0, "has the weights with which fine-tuning began", "2 epochs (the best: the start) in 3 s"),
+    ],
+)
+def test_a_mixture_of_weights_is_no_best_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], share: float, weights: str, line: str
+) -> None:
+    folder = run_folder(tmp_path / "run", NAMES)
+    (folder / "config.yaml").write_text("checkpoint: {monitor: val/accuracy}\n")
+    (folder / "data.json").write_text(json.dumps({"splits": {"val": [100, "x"]}}))
+    metrics = {"best_epoch": 2, "finetuned_share": share, "epochs": 2, "seconds": 3.0, "val/accuracy": 0.5}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    rows = [{"epoch": n, "val/accuracy": 0.5, "val/loss": 1.0} for n in (1, 2)]
+    (folder / "metrics.csv").write_text(as_csv(rows))
+    [text] = only(content(RunData(folder), "Learning curves"), Text)
+    assert weights in text.text
+    assert (("best epoch", "2", "") in headline(RunData(folder))[1]) == (share == 1)
+    print_summary(Run(folder))
+    assert line in capsys.readouterr().out
 
 
 def test_a_solved_head_has_no_curve(tmp_path: Path) -> None:

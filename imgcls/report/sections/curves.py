@@ -33,6 +33,8 @@ def _choice(run: RunData) -> str:
     values = [row["val/accuracy"] for row in run.history if "val/accuracy" in row]
     if not images or len(values) < 2 or (run.config.get("checkpoint") or {}).get("monitor") != "val/accuracy":
         return ""
+    if "finetuned_share" in run.metrics:
+        return _mixture(run.metrics["finetuned_share"], int(run.metrics["best_epoch"]))
     best = max(values)
     low, high = wilson(best * images, images)
     near = sum(value >= low for value in values)
@@ -43,6 +45,19 @@ def _choice(run: RunData) -> str:
     if near == 1:
         return f"{text}No other of the {len(values)} epochs is in that interval: the choice is sure."
     return f"{text}{near} of the {len(values)} epochs are in that interval: which of them is best is not sure."
+
+
+def _mixture(share: float, epoch: int) -> str:
+    """How the weights of a fine-tuning were chosen, of which `share` is that of `epoch`."""
+    start = "with which fine-tuning began"
+    if share == 1:
+        return f"The model has the weights of epoch {epoch}: no mixture of them with those {start} validates better."
+    if share == 0:
+        return f"The model has the weights {start}: no mixture of them with those of an epoch validates better."
+    return (
+        f"The model's weights are {share:.0%} those of epoch {epoch} and {1 - share:.0%} those {start}: the mixture "
+        "that validates best."
+    )
 
 
 def training_objective(config: Mapping[str, Any]) -> str:
