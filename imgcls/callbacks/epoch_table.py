@@ -30,6 +30,8 @@ class EpochTable:
     def __init__(self, monitor: str, mode: str, epochs: int | None, *, bold: bool = False) -> None:
         self.monitor, self.mode, self.epochs, self.bold = monitor, mode, epochs, bold
         names = ["train/loss", "val/loss", "val/accuracy", "val/macro_f1"]
+        if monitor == "val/map":
+            names.remove("val/accuracy")  # which images with several labels do not have
         self.columns = [*names, monitor] if monitor not in names else names
         self._headed = False
 

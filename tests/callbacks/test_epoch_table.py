@@ -39,6 +39,12 @@ def test_the_monitored_metric_has_a_column_and_an_epoch_without_it_is_no_best_on
     assert third.startswith("*")
 
 
+def test_images_with_several_labels_have_no_column_of_accuracies() -> None:
+    values = {name: value for name, value in row(1, **{"val/map": 0.9}).items() if name != "val/accuracy"}
+    titles, _ = EpochTable("val/map", "max", 3).lines([values])
+    assert titles.split()[2:] == ["train", "loss", "val", "loss", "macro", "F1", "val", "map", "time"]
+
+
 def test_a_solved_head_is_no_epoch() -> None:
     [_, line] = EpochTable("val/accuracy", "max", 0).lines([row(1)])
     assert line.split()[:3] == ["*", "solved", "-"]
