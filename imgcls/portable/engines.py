@@ -221,6 +221,12 @@ def read_network(folder: Path, architecture: Architecture, device: str | None = 
 
     own = int(os.environ.get("LOCAL_RANK", "0"))  # under torchrun each process has a GPU
     device = device or (f"cuda:{own % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
+    try:
+        real = torch.device(device).type != "meta"
+    except RuntimeError:
+        real = False
+    if not real:
+        raise UserError(f"device={device}: there is no such device. Write cpu, cuda, or cuda:1 for the second GPU.")
     state = read_weights(folder / WEIGHTS)
     try:
         _check_sizes(architecture, state)

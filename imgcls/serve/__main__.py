@@ -128,7 +128,7 @@ def load_predictor(options: Mapping[str, Any], run: str) -> Predictor:
     folder = model_folder(run)
     if options.get("certified"):
         check_certificate(folder)
-    devices = options["device"].split(",") if options["device"] else [None]
+    devices = [name.strip() for name in options["device"].split(",")] if options["device"] else [None]
     if "" in devices:
         raise UserError(f"device={options['device']}: a name is missing. Write device=cuda:0,cuda:1")
     if options["engine"] == "auto" and set(devices) <= {None, "cpu"}:

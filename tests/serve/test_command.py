@@ -178,8 +178,9 @@ def test_each_device_of_the_machine_gets_a_copy_of_the_model(model_dir: Path, mo
     images = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
     assert first is not second
     assert first.outputs(images).tolist() == second.outputs(images).tolist()
-    with pytest.raises(UserError, match="device=abacus"):
-        load_predictor({**options, "device": "cpu,abacus"}, str(model_dir))
+    for name in ("abacus", "meta", "CPU"):
+        with pytest.raises(UserError, match=f"device={name}: there is no such device"):
+            load_predictor({**options, "device": f"cpu, {name}"}, str(model_dir))
     with pytest.raises(UserError, match="device=abacus"):  # not ONNX Runtime, which would not ask
         load_predictor({**options, "engine": "auto", "device": "abacus"}, str(model_dir))
     if importlib.util.find_spec("onnxruntime"):
