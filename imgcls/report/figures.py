@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ COLOURS = {"training": BLUE, "validation": ORANGE, "": GREY}  # of a single run
 SERIES = (BLUE, ORANGE, GREEN, "#9a5fc0", "#c24b5a", "#5b8f94", "#a07c3b", GREY)
 DPI = 130
 PADDING = 0.04 * DPI  # px, around a panel
+PANELS_IN_ROW = 3  # of a file: of more, the texts are not read on the width of a page
 MAX_CLASSES = 30  # of a confusion matrix with readable labels
 MAX_POINTS = 400  # of a curve
 INTERVALS = 5  # at most, between the numbers of an axis: their texts take most of a figure's time
@@ -58,10 +60,14 @@ class Chart:
     """Width and height of a panel, inches."""
 
     def as_png(self) -> bytes:
-        """All panels beside each other, as a PNG file."""
+        """All panels in rows of up to `PANELS_IN_ROW`, as a PNG file."""
         pixels = [np.asarray(canvas.buffer_rgba())[..., :3] for canvas in self._canvases]
+        rows = math.ceil(len(pixels) / PANELS_IN_ROW)
+        columns = math.ceil(len(pixels) / rows)
+        pixels += [np.full_like(pixels[0], 255)] * (rows * columns - len(pixels))
+        lines = [np.concatenate(pixels[start : start + columns], axis=1) for start in range(0, len(pixels), columns)]
         buffer = io.BytesIO()
-        Image.fromarray(np.concatenate(pixels, axis=1)).save(buffer, "png", dpi=(DPI, DPI))
+        Image.fromarray(np.concatenate(lines)).save(buffer, "png", dpi=(DPI, DPI))
         return buffer.getvalue()
 
     def as_svgs(self) -> list[str]:

@@ -47,6 +47,8 @@ def test_a_file_holds_all_panels_and_the_page_each_one() -> None:
     red = (pixels == (255, 0, 0)).all(-1)
     assert red[:, : 3 * DPI].any()
     assert red[:, 3 * DPI :].any()
+    sizes = [Image.open(io.BytesIO(Chart("", (line(1.0),) * n, (3.0, 2.0)).as_png())).size for n in (1, 3, 4, 5)]
+    assert sizes == [(3 * DPI, 2 * DPI), (9 * DPI, 2 * DPI), (6 * DPI, 4 * DPI), (9 * DPI, 4 * DPI)]
     first, second = chart.as_svgs()
     assert "Two lines" in first
     assert "Two lines" not in second
