@@ -154,7 +154,8 @@ def _sort_header(file: Path) -> None:
 def _verify(folder: Path, exported: Exported, preprocessing: Preprocessing, pixels: np.ndarray) -> dict[str, Parity]:
     images = preprocessing.normalise(pixels)
     trained = _outputs_on_cpu(exported, images)
-    if not np.isfinite(trained).all():
+    finite = np.isfinite(trained).all()
+    if not finite:
         log.warning(
             "The network's outputs are not finite, and neither are the export's. Lower optim.lr; "
             "the rules above and debug/rules.json report where it began."
@@ -168,7 +169,8 @@ def _verify(folder: Path, exported: Exported, preprocessing: Preprocessing, pixe
                 f"(at most {TOLERANCE} is allowed). "
                 + ("export.onnx=false exports without it." if name == "onnx" else "The weights were not fully written.")
             )
-        log.info("Export, %s against the trained network: %s.", name, parity)
+        if finite:
+            log.info("Export, %s against the trained network: %s.", name, parity)
     return parities
 
 

@@ -74,6 +74,7 @@ def test_the_parity_is_in_the_description_and_on_the_card(tmp_path: Path) -> Non
 def test_a_diverged_network_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, onnx=False, diverged=True)
     assert "outputs are not finite" in caplog.text
+    assert "against the trained network" not in caplog.text, "which would be equal"
 
 
 def test_a_failed_check_fails_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
