@@ -143,6 +143,7 @@ def open_export(folder: Path, description: Mapping[str, Any], threads: int | Non
     form = find_format(name)
     if getattr(form, "runs_code", False) and os.environ.get("IMGCLS_TRUST") != "1":
         raise UserError(
-            f"{folder}: reading format={name} can run code that is in it. If you wrote it yourself: IMGCLS_TRUST=1"
+            f"{folder}: reading format={name} can run code that is in it. If you wrote it yourself, put IMGCLS_TRUST=1 "
+            "before the command."
         )
     return form.engine(folder, threads)
