@@ -391,8 +391,8 @@ class Difference:
         verdict = "the difference is real" if self.p_value < 0.05 else "the difference may be chance"
         return (
             f"{second} is {100 * self.points:+.2f} points from {first} in test accuracy (95 %: {100 * low:+.2f} to "
-            f"{100 * high:+.2f}): {self.second} images are correct in {second} only, {self.first} in {first} only, of "
-            f"{self.images}, and {self.changed} are predicted as another class; p = {self.p_value:.2g}: {verdict}."
+            f"{100 * high:+.2f}): of {self.images} images, {second} alone classifies {self.second} correctly, {first} "
+            f"alone {self.first}, and the predictions of {self.changed} differ; p = {self.p_value:.2g}: {verdict}."
         )
 
 

@@ -87,6 +87,8 @@ def test_a_difference_is_real_only_where_chance_would_not_make_it() -> None:
     assert 0 < low < 0.03 < high
     assert "the difference is real" in Difference(1000, 10, 40, 60).sentence("a", "b")
     assert "b is +3.00 points from a" in Difference(1000, 10, 40, 60).sentence("a", "b")
+    one = Difference(225, 4, 1, 5).sentence("a", "b")
+    assert "of 225 images, b alone classifies 1 correctly, a alone 4, and the predictions of 5 differ" in one
     assert "may be chance" in Difference(225, 11, 15, 30).sentence("a", "b")
     low, high = Difference(50, 0, 0, 0).interval
     assert low < 0 < high
