@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import shutil
 import threading
 from collections.abc import Sequence
@@ -29,13 +30,18 @@ SEPARATOR = ";"
 class Feedback:
     """The corrections in a folder: `images/` and `labels.csv` with the columns file, label, predicted, time.
 
-    The last correction of an image counts. At most MAX_IMAGES are kept.
+    The last correction of an image counts. At most MAX_IMAGES are kept. Raises UserError if it cannot be written to.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"feedback={folder}: {error.strerror or error}.") from error
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"feedback={folder}: cannot be written to.")
 
     def add(self, content: bytes, labels: Sequence[str], predicted: str = "") -> int:
         """Keep an image with its right labels, none if it has none; return how many images there are.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from imgcls.data.table import Table
+from imgcls.errors import UserError
 from imgcls.portable import PortableModel
 from imgcls.serve import feedback
 from imgcls.serve.feedback import Feedback
@@ -39,6 +40,12 @@ def test_what_is_no_correction_is_refused(content: bytes, label: str, message: s
     with pytest.raises(Refusal, match=message):
         Feedback(tmp_path).add(content, [label])
     assert not [*tmp_path.rglob("*.*")]
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"feedback=.*file: File exists\."):
+        Feedback(tmp_path / "file")
 
 
 def test_there_is_an_end_to_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
