@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +49,9 @@ class _Writer:
             program = torch.export.export(
                 self._source.exported, (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},)
             )
-        torch.export.save(program, folder / FILE)
+        content = io.BytesIO()
+        torch.export.save(program, content)
+        (folder / FILE).write_bytes(content.getbuffer())  # torch's own writer ends the process where the disk is full
 
 
 class ProgramEngine:

@@ -118,6 +118,13 @@ def test_other_formats_answer_as_their_certificates_say(
     assert model.engine.name.startswith({"openvino": "OpenVINO", "torch": "torch.export"}[form])
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_a_full_disk_is_no_end_of_the_process(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.pt2").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        find_format("torch").converter(conversions(folder)._source, "fp32").write(tmp_path)
+
+
 def test_openvino_takes_decoded_images_too(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     pictures = [noise(*size) for size in ((1, 40), (300, 30), (61, 47))]
