@@ -5,7 +5,8 @@
 
 imgcls augments, clips, observes the steps, applies the rules, and measures layout and precision itself. The plain loop
 has its batches normalised in memory, and is run in both layouts, in float32 and, where the processor computes in it, in
-bfloat16; the fastest counts. The repeats alternate. Prints a table and JSON.
+bfloat16; the fastest counts. Each is measured in a process of its own, since imgcls sets how a process keeps memory.
+The repeats alternate. Prints a table and JSON.
 """
 
 from __future__ import annotations
@@ -13,25 +14,28 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 import warnings
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
 
 import lightning as L
+import timm
 import torch
 from results import command_line
-from torch import Tensor, nn
+from torch import nn
 
 import imgcls
-from imgcls.models.backbones import create_network
 from imgcls.training import arithmetic
 from imgcls.training.arithmetic import BFLOAT16, FLOAT32, Arithmetic, computes_in_bfloat16
 
 MODELS = ("resnet18", "resnet50", "tf_efficientnet_lite0", "convnext_atto", "vit_tiny_patch16_224")
-Batches = list[tuple[Tensor, Tensor]]
+Result = TypeVar("Result")
 
 
 class Clock(L.Callback):
@@ -51,11 +55,19 @@ class Clock(L.Callback):
         self._last = now
 
 
-def with_plain_loop(model: str, batches: Batches, epochs: int, choice: Arithmetic) -> float:
-    """Images per second of a hand-written loop."""
+def in_new_process(function: Callable[..., Result], *arguments: Any) -> Result:
+    """What `function` returns in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def with_plain_loop(model: str, size: int, batch: int, count: int, epochs: int, choice: Arithmetic) -> float:
+    """Images per second of a hand-written loop over `count` batches."""
     torch.manual_seed(0)
-    size = batches[0][0].shape[-1]
-    network = create_network(model, 10, image_size=size).train()
+    batches = [(torch.randn(batch, 3, size, size), torch.randint(0, 10, (batch,))) for _ in range(count)]
+    network = timm.create_model(
+        model, num_classes=10, **({"img_size": size} if model.startswith("vit") else {})
+    ).train()
     if choice.channels_last:
         network.to(memory_format=torch.channels_last)
         batches = [(images.contiguous(memory_format=torch.channels_last), labels) for images, labels in batches]
@@ -79,33 +91,34 @@ def with_plain_loop(model: str, batches: Batches, epochs: int, choice: Arithmeti
 
 
 def with_imgcls(model: str, size: int, batch: int, count: int, epochs: int) -> tuple[float, str]:
-    """Images per second of `imgcls.fit` in its training batches, and what it computed in."""
+    """Images per second of `imgcls.fit` in its `count` training batches, and what it computed in."""
     import training  # this file, as Hydra imports it for the callback
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    arithmetic.MAX_SHARE = arithmetic.MAX_SECONDS = float("inf")  # these trainings are too short otherwise
     training.Clock.seconds = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        overrides = [f"model.name={model}", "data=synthetic", f"data.count={count}", f"data.image_size={size}"]
+        overrides = [f"model.name={model}", "data=synthetic", f"data.count={batch * count}", f"data.image_size={size}"]
         overrides += [f"data.batch_size={batch}", f"trainer.max_epochs={epochs}", "trainer.accelerator=cpu"]
         overrides += ["report=false", "export.onnx=false", "quiet=true", f"run_dir={folder}/run", "data.val_fraction=0"]
         run = imgcls.fit(imgcls.compose([*overrides, "+callbacks.clock._target_=training.Clock"]))
         found = json.loads((run.folder / "arithmetic.json").read_text())
         chosen = Arithmetic(found["channels_last"], found["precision"])
-        return count * (epochs - 1) / training.Clock.seconds, str(chosen)
+        return batch * count * (epochs - 1) / training.Clock.seconds, str(chosen)
 
 
 def compare(model: str, size: int, options: argparse.Namespace) -> dict[str, object]:
     """The rates of one network at one size."""
-    torch.manual_seed(0)
-    shape = (options.batch, 3, size, size)
-    batches = [(torch.randn(shape), torch.randint(0, 10, (options.batch,))) for _ in range(options.batches)]
+    work = (model, size, options.batch, options.batches, options.epochs)
     precisions = (FLOAT32, BFLOAT16) if computes_in_bfloat16() else (FLOAT32,)
     choices = [Arithmetic(last, precision) for precision in precisions for last in (False, True)]
     rates: dict[str, list[float]] = {f"plain loop, {choice}": [] for choice in choices}
     rates["imgcls"], chosen = [], ""
     for _ in range(options.repeats):
         for choice in choices:
-            rates[f"plain loop, {choice}"].append(with_plain_loop(model, batches, options.epochs, choice))
-        rate, chosen = with_imgcls(model, size, options.batch, options.batch * options.batches, options.epochs)
+            rates[f"plain loop, {choice}"].append(in_new_process(with_plain_loop, *work, choice))
+        rate, chosen = in_new_process(with_imgcls, *work)
         rates["imgcls"].append(rate)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     best = max((name for name in medians if name != "imgcls"), key=lambda name: medians[name])
@@ -135,9 +148,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
-    arithmetic.MAX_SHARE = arithmetic.MAX_SECONDS = float("inf")  # these trainings are too short otherwise
     with tempfile.TemporaryDirectory() as cache:
         os.environ["IMGCLS_CACHE"] = cache  # what another network or an earlier version has measured does not count
         results = [compare(model, size, options) for size in options.sizes for model in options.models]
