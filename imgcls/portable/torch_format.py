@@ -12,6 +12,7 @@ import numpy as np
 from imgcls.errors import UserError, first_line
 from imgcls.portable.engines import as_columns
 from imgcls.portable.formats import Converter, Source
+from imgcls.system.allocation import keep_freed_memory
 
 FILE = "model.pt2"
 
@@ -60,6 +61,7 @@ class ProgramEngine:
     def __init__(self, file: Path) -> None:
         import torch
 
+        keep_freed_memory()
         try:
             self._module = torch.export.load(file).module()
         except Exception as error:  # torch's reader raises many
