@@ -20,7 +20,7 @@ class LastValidation(L.Callback):
         self._outputs: Outputs | None = None
         self._collector: Collector | None = None
 
-    def of(self, epoch: int | None) -> Outputs | None:
+    def outputs_after(self, epoch: int | None) -> Outputs | None:
         """The outputs of the network as `epoch`, counted from 0, has left it; None if they have not been kept."""
         return self._outputs if epoch is not None and epoch == self._epoch else None
 

@@ -37,6 +37,7 @@ from imgcls.models.whitening import INITIAL_PICTURES, FromPictures
 from imgcls.system.interrupts import StopSignals
 from imgcls.training.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
 from imgcls.training.devices import Devices
+from imgcls.training.outputs import calibrates, keeps_weights
 from imgcls.training.own_parts import make, make_loss, make_metrics, make_schedule
 from imgcls.training.plan import freezes_norms
 from imgcls.training.strategies import choose_strategy
@@ -202,7 +203,7 @@ def build_callbacks(
         ProgressBar(enabled=False if solved else None),
         history,
         FeatureSample(folder / "report_data"),
-        LastValidation(),
+        *([LastValidation()] if calibrates(cfg, datamodule) and keeps_weights(cfg) else []),
         *_build_debug_callbacks(cfg, folder, datamodule),
         *([instantiate(cfg.early_stopping)] if cfg.early_stopping.get("_target_") else []),
         *(make(f"callbacks.{name}", callback) for name, callback in cfg.callbacks.items()),

@@ -25,6 +25,7 @@ from imgcls.data.stores.sharing import remember
 from imgcls.models.adapters import merge_adapters
 from imgcls.models.backbones import check_pretrained
 from imgcls.models.classifier import Classifier
+from imgcls.system.allocation import keep_freed_memory
 from imgcls.system.interrupts import StopSignals
 from imgcls.training import results
 from imgcls.training.arithmetic import choose_arithmetic
@@ -44,7 +45,7 @@ from imgcls.training.label_results import set_thresholds
 from imgcls.training.learning_rate import choose_learning_rate
 from imgcls.training.loggers import log_figures
 from imgcls.training.neighbours import try_neighbours
-from imgcls.training.outputs import outputs_for_calibration
+from imgcls.training.outputs import calibrates, outputs_for_calibration
 from imgcls.training.plan import follow_plan
 from imgcls.training.soup import average_weights
 from imgcls.training.strategies import is_sharded
@@ -112,7 +113,8 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
         averaged = average_weights(plain, classifier, data, checkpoints)
     if images.multilabel:
         set_thresholds(classifier, data, cfg.thresholds.aim, cfg.thresholds.at_least, trainer.world_size)
-    validation = outputs_for_calibration(cfg, tester, classifier, data, checkpoints)
+    best_epoch = checkpoints.best_epoch
+    validation = outputs_for_calibration(tester, classifier, data, best_epoch) if calibrates(cfg, data) else None
     metrics = {
         **_best_row(history, checkpoints, solved=solved),
         **averaged,
@@ -137,6 +139,7 @@ def train(cfg: DictConfig, folder: Path, stop: StopSignals, micro_batch_size: in
 
 
 def _set_up_torch(seed: int) -> None:
+    keep_freed_memory()  # before there are threads that decode images
     torch.set_float32_matmul_precision("high")
     # Adam's running means of weights without a gradient end as denormal numbers, which are slow on CPUs: the epochs of
     # a diverged trial took twice as long. Threads inherit this setting when they start, so it must be set early.

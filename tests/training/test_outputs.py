@@ -25,7 +25,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def validated(fit: Fit, options: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, bytes]:
     """The validation outputs of a run, and those where none are kept."""
     first = fit(*options)
-    monkeypatch.setattr(LastValidation, "of", lambda *_: None)
+    monkeypatch.setattr(LastValidation, "outputs_after", lambda *_: None)
     second = fit(*options, name="again")
     return (first.folder / VALIDATED).read_bytes(), (second.folder / VALIDATED).read_bytes()
 
@@ -45,8 +45,14 @@ def test_the_best_epochs_validation_is_not_repeated_where_it_is_the_last(
         ("trainer.max_epochs=3", "checkpoint.monitor=val/loss", "checkpoint.mode=max", "optim.lr=1e-2"),
         ("trainer.max_epochs=2", "checkpoint.average=greedy"),
         ("trainer.max_epochs=1", "+trainer.val_check_interval=3"),
+        ("trainer.max_epochs=1", "+trainer.limit_val_batches=1", "data.batch_size=4"),
     ],
-    ids=["an earlier epoch is chosen", "the model is an average", "a step came after the validation"],
+    ids=[
+        "an earlier epoch is chosen",
+        "the model is an average",
+        "a step came after the validation",
+        "it saw a part of the images",
+    ],
 )
 def test_it_is_where_the_model_has_other_weights(
     fit: Fit, passes: list[str], monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
