@@ -216,7 +216,10 @@ def confusion_figure(confusion: Confusion) -> Figure:
     errors = sum(np.bincount(part, wrong.images, count) for part in (wrong.true, wrong.predicted))
     shown = np.sort(np.argsort(-errors, kind="stable")[:MAX_CLASSES])
     chart = confusion_matrix(confusion.dense(shown), [confusion.names[place] for place in shown])
-    return _canvas(chart.size, chart.panels[0]).figure
+    figure = Figure(figsize=chart.size, layout="constrained", dpi=DPI)  # also in the size that a notebook gives it
+    FigureCanvasAgg(figure)
+    chart.panels[0](figure.add_subplot())
+    return figure
 
 
 def confusion_pixels(counts: np.ndarray) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from imgcls.errors import UserError
 from imgcls.report.blocks import Blocks, Figure, Text
 from imgcls.report.headline import facts, headline
 from imgcls.report.run_data import RunData
@@ -30,16 +31,17 @@ def write_report(folder: Path) -> Path:
     """
     run = RunData(folder)
     sections = {section.title: _make_section(run, section) for section in SECTIONS}
+    page = _write(run, sections)
+    for most in FEWER_ERRORS:
+        if page.stat().st_size <= MAX_BYTES:
+            break
+        run.most_errors = most
+        sections[errors.SECTION.title] = _make_section(run, errors.SECTION)
+        page = _write(run, sections)
     for block in chain.from_iterable(sections.values()):
         if isinstance(block, Figure) and block.name:
             atomic_write_bytes(folder / "figures" / f"{block.name}.png", block.png)
-    for most in FEWER_ERRORS:
-        page = _write(run, sections)
-        if page.stat().st_size <= MAX_BYTES:
-            return page
-        run.most_errors = most
-        sections[errors.SECTION.title] = _make_section(run, errors.SECTION)
-    return _write(run, sections)
+    return page
 
 
 def _write(run: RunData, sections: Mapping[str, Blocks]) -> Path:
@@ -53,9 +55,13 @@ def try_report(folder: Path) -> None:
     """Write the report at the end of a training, which must not fail because of it."""
     try:
         write_report(folder)
-    except Exception:
+    except Exception as error:
+        reason = str(error) if isinstance(error, UserError) else ""
         log.warning(
-            "The report could not be written. To try again: python -m imgcls.report run=%s", folder, exc_info=True
+            "The report could not be written. %sTo try again: python -m imgcls.report run=%s",
+            f"{reason} " if reason else "",
+            folder,
+            exc_info=not reason,
         )
 
 

@@ -66,21 +66,6 @@ def test_dollar_signs_in_names_are_drawn_as_they_are() -> None:
     assert ">run $^$<" in curves.as_svgs()[0]
 
 
-@pytest.mark.parametrize("name", ["one", "class with a long name", "Staffordshire bullterrier"])
-@pytest.mark.parametrize("count", [2, 12])
-def test_a_panel_fills_its_figure_and_no_text_is_cut_off(name: str, count: int) -> None:
-    chart = confusion_matrix(np.eye(count, dtype=int), [f"{name}{number}"[-22:] for number in range(count)])
-    [canvas] = chart._canvases
-    [axes] = canvas.figure.axes
-    room, content = canvas.figure.bbox, axes.get_tightbbox()
-    assert content.x0 >= 0
-    assert content.y0 >= 0
-    assert content.x1 <= room.width
-    assert content.y1 <= room.height
-    assert max(content.width / room.width, content.height / room.height) > 0.9
-    assert min(axes.bbox.size) > 0
-
-
 def test_a_log_axis_within_a_decade_has_small_numbers_in_the_colour_of_the_page() -> None:
     history = [{"epoch": n, "val/loss": value} for n, value in enumerate([2.2, 0.5, 0.2, 0.18, 0.17, 0.16])]
     chart = learning_curves({"run": history})
@@ -111,3 +96,28 @@ def test_accuracies_are_drawn_up_to_100_percent() -> None:
     for risk in (np.zeros(9), np.linspace(0, 0.5, 9)):
         [canvas] = risk_coverage(np.linspace(0.1, 1, 9), risk)._canvases
         assert canvas.figure.axes[0].get_ylim() == (min(99, 100 * (1 - risk[-1])), 100)
+
+
+HISTORY = [{"epoch": n, "lr": 1e-5, "train/loss": 10.0 ** (3 - n), "val/loss": 1e4 * n + 1.0} for n in range(5)]
+RECALL = np.linspace(0, 1, 9)
+CHARTS = {
+    "a matrix": (confusion_matrix(np.eye(2, dtype=int), ["one", "two"]), 0.5),
+    "long names": (confusion_matrix(np.eye(12, dtype=int), [f"{n} bullterriers" for n in range(12)]), 0.5),
+    "longest names": (confusion_matrix(np.eye(2, dtype=int), ["Staffordshire bullterr"] * 2), 0.2),
+    "large and small numbers": (learning_curves({"run": HISTORY}, objective="label smoothing 0.1"), 0.7),
+    "a long title": (precision_recall("a label with a very long name", RECALL, 1 - RECALL, (0.5, 0.5), 0.5), 0.6),
+}
+
+
+@pytest.mark.parametrize("kind", CHARTS)
+def test_a_panel_fills_its_figure_and_no_text_is_cut_off(kind: str) -> None:
+    chart, share = CHARTS[kind]
+    for canvas in chart._canvases:
+        [axes] = canvas.figure.axes
+        room, content = canvas.figure.bbox, axes.get_tightbbox()
+        assert content.x0 >= 0
+        assert content.y0 >= 0
+        assert content.x1 <= room.width
+        assert content.y1 <= room.height
+        assert max(content.width / room.width, content.height / room.height) > 0.9
+        assert min(axes.bbox.width / room.width, axes.bbox.height / room.height) > share
