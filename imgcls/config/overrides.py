@@ -53,7 +53,7 @@ def read_overrides(file: Path) -> list[str]:
     except FileNotFoundError:
         raise UserError(f"{file}: no such file.") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"{file} cannot be read: {error}") from error
     overrides = content.get("overrides") if isinstance(content, dict) else content
     if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
         raise UserError(

@@ -91,7 +91,7 @@ def read_configuration(folder: Path) -> dict[str, Any]:
     try:
         content = read_yaml(file)
     except ValueError as error:
-        raise UserError(f"{file} is damaged: {' '.join(str(error).split())}") from error
+        raise UserError(f"{file} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} is damaged: it holds no options.")
     return complete(_rename_targets(content))
