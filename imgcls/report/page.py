@@ -56,10 +56,10 @@ def try_report(folder: Path) -> None:
     try:
         write_report(folder)
     except Exception as error:
-        reason = str(error) if isinstance(error, UserError) else ""
+        reason = f"{error} " if isinstance(error, UserError) else ""
         log.warning(
             "The report could not be written. %sTo try again: python -m imgcls.report run=%s",
-            f"{reason} " if reason else "",
+            reason,
             folder,
             exc_info=not reason,
         )

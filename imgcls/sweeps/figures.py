@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from imgcls.report.figures import BLUE, GREY, INK, ORANGE, Chart, finish, ink, plain_text
+from imgcls.report.figures import BLUE, GREY, INK, ORANGE, Chart, finish, ink, plain_text, shortened
 from imgcls.sweeps.space import Choice, Dimension, Space
 
 MAX_LABELS = 12  # on the axis of an option
@@ -218,4 +218,4 @@ def _dots(axes: Any, points: Sequence[tuple[float, float]], label: str) -> None:
 
 
 def _short(text: str) -> str:
-    return plain_text(text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…")
+    return plain_text(shortened(text, MAX_CHARACTERS))
